@@ -1,0 +1,250 @@
+//! Whom to tell callers of: a picture of the book that sessions read without asking it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rand::Rng;
+use rand::seq::{IndexedRandom, SliceRandom};
+
+use super::entry::{Entry, PeerState};
+use crate::clock::Time;
+use crate::netgroup::Netgroup;
+use crate::route::TorState;
+
+/// Peers of one region (an IPv4 /16 or an IPv6 /56) that a list names, so that nobody fills it from one rented block.
+const PER_REGION: usize = 2;
+
+/// Onion names cost nothing, so a clearnet caller is told of so many, or a quarter of the list if that is more. A
+/// caller who came by an onion name of ours gets more of them.
+const ONIONS: usize = 10;
+const ONIONS_FOR_ONION_CALLERS: usize = 50;
+
+/// Entries in all: about 110 KB, where Fulcrum reads 256 KiB.
+const LONGEST: usize = 1000;
+
+/// How a caller came to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    Clearnet,
+    Onion,
+}
+
+/// What callers are told, drawn up when the book changed.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    pub tor: TorState,
+    fallback_onions: usize,
+    /// Verified clearnet peers in random order, no more of a region than may be told of.
+    clear: Vec<Line>,
+    /// Verified onion peers in random order.
+    onions: Vec<Line>,
+    /// Every onion peer that isn't bad, with its weight when a few are drawn.
+    known_onions: Vec<(Line, u32)>,
+}
+
+/// An entry of the list as it goes on the wire, good until that time.
+#[derive(Debug, Clone)]
+struct Line {
+    json: Box<str>,
+    until: Time,
+}
+
+impl Snapshot {
+    pub fn new<'a>(
+        entries: impl Iterator<Item = &'a Entry>,
+        tor: TorState,
+        fallback_onions: usize,
+        recent: Duration,
+        now: Time,
+        rng: &mut impl Rng,
+    ) -> Snapshot {
+        let mut entries: Vec<(&Entry, PeerState)> = entries.map(|entry| (entry, entry.state(now, recent))).collect();
+        entries.sort_unstable_by(|a, b| a.0.host.cmp(&b.0.host));
+        entries.shuffle(rng);
+        let mut snapshot = Snapshot { tor, fallback_onions, ..Snapshot::default() };
+        let mut regions: HashMap<Netgroup, usize> = HashMap::new();
+        for (entry, state) in entries {
+            let until = entry.last_success.map_or(now, |success| success + recent);
+            let line = || Line { json: serde_json::to_string(&entry.listed()).unwrap_or_default().into(), until };
+            match (entry.host.is_onion(), state) {
+                (_, PeerState::Bad) => {}
+                (true, _) => {
+                    let line = line();
+                    if state == PeerState::Verified {
+                        snapshot.onions.push(line.clone());
+                    }
+                    snapshot.known_onions.push((line, weight(entry, now)));
+                }
+                (false, PeerState::Verified) => {
+                    let in_region = entry.ip.map(|ip| regions.entry(Netgroup::region(ip)).or_default());
+                    if in_region.is_none_or(|count| {
+                        *count += 1;
+                        *count <= PER_REGION
+                    }) {
+                        snapshot.clear.push(line());
+                    }
+                }
+                (false, _) => {}
+            }
+        }
+        snapshot
+    }
+
+    /// The answer to `server.peers.subscribe`, as JSON.
+    ///
+    /// Onion names stand last in a clearnet caller's list, as Fulcrum reads on no further than to the first new one.
+    pub fn peers(&self, caller: Caller, now: Time, rng: &mut impl Rng) -> String {
+        let fit = |line: &&Line| line.until >= now;
+        let mut clear: Vec<&Line> = self.clear.iter().filter(fit).collect();
+        let onions: Vec<&Line> = if self.tor.is_ready() {
+            let most = match caller {
+                // A quarter of the whole list is a third of its other part.
+                Caller::Clearnet => ONIONS.max(clear.len() / 3),
+                Caller::Onion => ONIONS_FOR_ONION_CALLERS,
+            };
+            self.onions.iter().filter(fit).take(most).collect()
+        } else {
+            self.few_onions(rng)
+        };
+        clear.truncate(LONGEST.saturating_sub(onions.len()));
+        match caller {
+            Caller::Clearnet => join(clear.into_iter().chain(onions)),
+            Caller::Onion => join(onions.into_iter().chain(clear)),
+        }
+    }
+
+    /// Without Tor we can't know which onion peers are alive, and tell of a few that may be.
+    fn few_onions(&self, rng: &mut impl Rng) -> Vec<&Line> {
+        let few = self.known_onions.sample_weighted(rng, self.fallback_onions, |(_, weight)| f64::from(*weight));
+        few.map(|few| few.map(|(line, _)| line).collect()).unwrap_or_default()
+    }
+}
+
+/// An onion peer that was verified lately is more likely to be there still.
+fn weight(entry: &Entry, now: Time) -> u32 {
+    match entry.last_success.map(|success| now.since(success)) {
+        None => 1,
+        Some(ago) if ago <= Duration::from_hours(24) => 16,
+        Some(ago) if ago <= Duration::from_hours(24 * 7) => 8,
+        Some(_) => 4,
+    }
+}
+
+fn join<'a>(lines: impl Iterator<Item = &'a Line>) -> String {
+    let mut list = String::from("[");
+    for line in lines {
+        if list.len() > 1 {
+            list.push(',');
+        }
+        list.push_str(&line.json);
+    }
+    list.push(']');
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::super::entry::Source;
+    use super::*;
+    use crate::network::Network;
+    use crate::peer::{Host, Listing, Onion, RealName};
+
+    const NOW: Time = Time::from_secs(1_700_000_000);
+    const RECENT: Duration = Duration::from_hours(24);
+
+    fn entry(host: Host, ip: Option<&str>, success: Option<Duration>) -> Entry {
+        let name = RealName { host, version: None, pruning: None, ports: Network::Bitcoin.default_ports() };
+        let mut entry = Entry::new(name, Source::Seed, Duration::ZERO, NOW);
+        entry.ip = ip.map(|ip| ip.parse().unwrap());
+        entry.last_success = success.map(|ago| NOW - ago);
+        entry
+    }
+
+    fn onion(n: u8, success: Option<Duration>) -> Entry {
+        entry(Host::Onion(Onion::from_public_key([n; 32])), None, success)
+    }
+
+    fn clear(n: u32, ip: &str) -> Entry {
+        entry(format!("h{n}.example").parse().unwrap(), Some(ip), Some(Duration::from_hours(1)))
+    }
+
+    fn told(entries: &[Entry], tor: TorState, caller: Caller, now: Time) -> Vec<Host> {
+        let mut rng = StdRng::seed_from_u64(3);
+        let snapshot = Snapshot::new(entries.iter(), tor, 3, RECENT, NOW, &mut rng);
+        let listing = Listing::parse(&snapshot.peers(caller, now, &mut rng), Network::Bitcoin.default_ports()).unwrap();
+        listing.0.into_iter().map(|listed| listed.name.host).collect()
+    }
+
+    #[test]
+    fn two_at_most_of_one_region() {
+        let mut entries: Vec<Entry> = (0..9).map(|n| clear(n, &format!("5.9.{n}.1"))).collect();
+        entries.push(clear(9, "88.99.0.1"));
+        entries.push(clear(10, "2a01:4f8:0:1::1"));
+        entries.push(clear(11, "2a01:4f8:0:2::1"));
+        entries.push(clear(12, "2a01:4f8:0:3::1"));
+        assert_eq!(told(&entries, TorState::Ready, Caller::Clearnet, NOW).len(), 2 + 1 + 2);
+    }
+
+    #[test]
+    fn nothing_older_than_recent_is_told_of() {
+        let entries = [
+            clear(1, "5.9.0.1"),
+            entry("h2.example".parse().unwrap(), Some("88.99.0.1"), Some(Duration::from_hours(25))),
+        ];
+        assert_eq!(told(&entries, TorState::Ready, Caller::Clearnet, NOW).len(), 1);
+        // The picture grows old, and what it tells with it.
+        assert_eq!(told(&entries, TorState::Ready, Caller::Clearnet, NOW + Duration::from_hours(23)).len(), 1);
+        assert!(told(&entries, TorState::Ready, Caller::Clearnet, NOW + RECENT).is_empty());
+    }
+
+    #[test]
+    fn onions_are_few_and_last_for_clearnet_callers() {
+        let mut entries: Vec<Entry> = (0..80).map(|n| onion(n, Some(Duration::from_hours(1)))).collect();
+        entries.extend((0..60).map(|n| clear(n, &format!("{}.9.0.1", n + 20))));
+        let list = told(&entries, TorState::Ready, Caller::Clearnet, NOW);
+        assert_eq!((list.len(), list.iter().position(Host::is_onion)), (80, Some(60)));
+        let list = told(&entries, TorState::Ready, Caller::Onion, NOW);
+        assert_eq!((list.len(), list.iter().take_while(|host| host.is_onion()).count()), (110, 50));
+        let list = told(&entries[..83], TorState::Ready, Caller::Clearnet, NOW);
+        assert_eq!(list.len(), 3 + ONIONS);
+    }
+
+    #[test]
+    fn without_tor_three_at_random_of_all_known() {
+        let mut entries: Vec<Entry> = (0..20).map(|n| onion(n, None)).collect();
+        entries[0].last_success = Some(NOW - Duration::from_hours(100));
+        entries[1].bad = Some(super::super::event::Failure::Closed);
+        let bad = entries[1].host.clone();
+        let down = TorState::Down { since: NOW, why: String::new() };
+        let mut rng = StdRng::seed_from_u64(3);
+        for tor in [TorState::Off, TorState::Starting { percent: None, waits_for: String::new() }, down] {
+            let snapshot = Snapshot::new(entries.iter(), tor, 3, RECENT, NOW, &mut rng);
+            let mut seen = HashSet::new();
+            for _ in 0..200 {
+                let list = snapshot.peers(Caller::Clearnet, NOW, &mut rng);
+                let hosts = Listing::parse(&list, Network::Bitcoin.default_ports()).unwrap().0;
+                assert_eq!(hosts.len(), 3);
+                seen.extend(hosts.into_iter().map(|listed| listed.name.host));
+            }
+            assert_eq!(seen.len(), 19);
+            assert!(!seen.contains(&bad));
+        }
+    }
+
+    #[test]
+    fn onions_verified_lately_are_drawn_more_often() {
+        let mut entries: Vec<Entry> = (0..30).map(|n| onion(n, None)).collect();
+        entries[7].last_success = Some(NOW - Duration::from_hours(2));
+        let good = entries[7].host.to_string();
+        let mut rng = StdRng::seed_from_u64(3);
+        let snapshot = Snapshot::new(entries.iter(), TorState::Off, 3, RECENT, NOW, &mut rng);
+        let drawn = (0..1000).filter(|_| snapshot.peers(Caller::Clearnet, NOW, &mut rng).contains(&good)).count();
+        // Three of thirty would be a hundred.
+        assert!(drawn > 500, "{drawn}");
+    }
+}

@@ -1,0 +1,65 @@
+//! How much of something is allowed in a while.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::Duration;
+
+use crate::clock::Time;
+
+/// So many at once, and one more after each `refill`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    pub burst: u32,
+    pub refill: Duration,
+}
+
+/// A leaky bucket for each key: how far in the future it will have leaked empty is all that need be kept.
+#[derive(Debug)]
+pub struct Budget<K> {
+    allowance: Allowance,
+    empty_at: HashMap<K, Time>,
+}
+
+impl<K: Eq + Hash> Budget<K> {
+    pub fn new(allowance: Allowance) -> Budget<K> {
+        Budget { allowance, empty_at: HashMap::new() }
+    }
+
+    /// Takes one, or says when there will be one.
+    pub fn take(&mut self, key: K, now: Time) -> Result<(), Time> {
+        let Allowance { burst, refill } = self.allowance;
+        let empty_at = self.empty_at.get(&key).copied().unwrap_or(now).max(now);
+        let full_until = empty_at + refill;
+        let limit = now + refill * burst;
+        if full_until > limit {
+            return Err(now + full_until.since(limit));
+        }
+        self.empty_at.insert(key, full_until);
+        Ok(())
+    }
+
+    /// Drops the keys that have their whole allowance again.
+    pub fn sweep(&mut self, now: Time) {
+        self.empty_at.retain(|_, empty_at| *empty_at > now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bursts_are_allowed_and_paid_back() {
+        let mut budget = Budget::new(Allowance { burst: 3, refill: Duration::from_secs(10) });
+        let start = Time::from_secs(1000);
+        for _ in 0..3 {
+            assert_eq!(budget.take('a', start), Ok(()));
+        }
+        assert_eq!(budget.take('a', start), Err(start + Duration::from_secs(10)));
+        assert_eq!(budget.take('b', start), Ok(()));
+        assert_eq!(budget.take('a', start + Duration::from_secs(10)), Ok(()));
+        assert_eq!(budget.take('a', start + Duration::from_secs(15)), Err(start + Duration::from_secs(20)));
+        budget.sweep(start + Duration::from_secs(60));
+        assert!(budget.empty_at.is_empty());
+    }
+}

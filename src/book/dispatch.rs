@@ -1,0 +1,150 @@
+//! Trying peers: who is tried now, and on which addresses and ports.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rand::Rng;
+
+use super::{Action, Attempt, Book, Entry, Failure, Flight, Notice, PeerState, Source, Use, policy};
+use crate::clock::Time;
+use crate::peer::{Host, Ports};
+use crate::route::Via;
+
+/// Probes at once while we only want to find out whether a way works, and how long a peer is then left in peace.
+const TRIALS: usize = 2;
+const TRIAL_PAUSE: Duration = Duration::from_secs(30);
+
+/// A peer that was asked within this is not asked again just to find out whether the way to it works.
+const HURRY_PAUSE: Duration = Duration::from_mins(5);
+
+impl Book {
+    /// When to come back with [`Event::Tick`].
+    pub fn next_wakeup(&self) -> Time {
+        let mut next = self.next_sweep;
+        for via in Via::ALL {
+            let due = match self.usable(via) {
+                Use::Open if self.has_slot(via) => self.queue.next(via),
+                Use::Trial if self.in_flight(via) < TRIALS => Some(self.reach(via).next_trial()),
+                _ => None,
+            };
+            next = due.map_or(next, |due| due.min(next));
+        }
+        next
+    }
+
+    pub(super) fn start_due(&mut self, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+        for via in Via::ALL {
+            if self.usable(via) == Use::Trial && self.in_flight(via) < TRIALS && now >= self.reach(via).next_trial() {
+                self.reach_mut(via).tried(now);
+                if let Some(host) = self.trial_peer(via, now, rng) {
+                    self.start(&host, now, rng, actions);
+                }
+            }
+            while self.usable(via) == Use::Open && self.has_slot(via) {
+                let Some(host) = self.queue.pop_due(via, now) else { break };
+                self.start(&host, now, rng, actions);
+            }
+        }
+    }
+
+    fn start(&mut self, host: &Host, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get_mut(host) else { return };
+        self.queue.remove(entry.next, host);
+        entry.last_try = Some(now);
+        let resolving = matches!(host, Host::Dns(_));
+        self.flights.insert(host.clone(), Flight { began: now, resolving });
+        match host {
+            Host::Dns(_) => actions.push(Action::Resolve(host.clone())),
+            Host::Ip(ip) => self.dial(host, vec![*ip], now, rng, actions),
+            Host::Onion(_) => actions.push(Action::Probe(self.attempt(host, Vec::new(), rng))),
+        }
+    }
+
+    pub(super) fn resolved(
+        &mut self,
+        host: Host,
+        addresses: Result<Vec<IpAddr>, Failure>,
+        now: Time,
+        rng: &mut impl Rng,
+        actions: &mut Vec<Action>,
+    ) {
+        match self.flights.get_mut(&host) {
+            Some(flight) if flight.resolving => flight.resolving = false,
+            _ => return,
+        }
+        match addresses {
+            Ok(addresses) => self.dial(&host, addresses, now, rng, actions),
+            Err(failure) => self.probed(host, Err(failure), now, rng, actions),
+        }
+    }
+
+    /// Dials a host on these addresses, if they are fit to be dialled.
+    fn dial(&mut self, host: &Host, addresses: Vec<IpAddr>, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+        let addresses = match policy::dialable(addresses, self.settings.allow_private) {
+            Ok(addresses) => addresses,
+            Err(failure) => return self.probed(host.clone(), Err(failure), now, rng, actions),
+        };
+        if !self.hold_to_caller(host, &addresses, actions) {
+            return;
+        }
+        match self.budgets.dial(&addresses, now) {
+            Ok(()) => actions.push(Action::Probe(self.attempt(host, addresses, rng))),
+            Err(when) => {
+                self.flights.remove(host);
+                self.reschedule(host, when);
+            }
+        }
+    }
+
+    /// Drops the claims of callers who don't stand behind this host, and the host itself if nobody else told us of it.
+    fn hold_to_caller(&mut self, host: &Host, addresses: &[IpAddr], actions: &mut Vec<Action>) -> bool {
+        if let Some(claims) = self.claims.get_mut(host) {
+            claims.retain(|claim| claim.from.is_none_or(|from| addresses.contains(&from.to_canonical())));
+        }
+        let unfounded = self.entries.get(host).is_some_and(|entry| match entry.source {
+            Source::AddPeer(Some(from)) => entry.last_success.is_none() && !addresses.contains(&from.to_canonical()),
+            _ => false,
+        });
+        if unfounded {
+            self.remove(host);
+            actions.push(Action::Remove(host.clone()));
+            actions.push(Action::Notice(Notice::NotTheCaller { host: host.clone() }));
+        }
+        !unfounded
+    }
+
+    fn attempt(&self, host: &Host, addresses: Vec<IpAddr>, rng: &mut impl Rng) -> Attempt {
+        let claimed: Vec<Ports> = self.claims.get(host).into_iter().flatten().map(|claim| claim.ports).collect();
+        let doors = self.entries.get(host).map(|entry| policy::doors(entry.ports, &claimed, rng)).unwrap_or_default();
+        Attempt { host: host.clone(), via: Via::of(host), addresses, doors }
+    }
+
+    /// Somebody to find out with whether a way works: rather one who was fine lately.
+    fn trial_peer(&self, via: Via, now: Time, rng: &mut impl Rng) -> Option<Host> {
+        let rested = |entry: &&Entry| entry.last_try.is_none_or(|last| now.since(last) >= TRIAL_PAUSE);
+        let mut peers: Vec<&Entry> = self.idle(via).filter(rested).collect();
+        peers.sort_by(|a, b| a.host.cmp(&b.host));
+        let good: Vec<&Entry> = peers.iter().copied().filter(|entry| self.was_good(entry, now)).collect();
+        // Not always the good ones: they may have gone while we were away.
+        let from = if good.is_empty() || rand::RngExt::random_ratio(rng, 1, 4) { &peers } else { &good };
+        policy::pick(from, rng).map(|entry| entry.host.clone())
+    }
+
+    /// Brings forward one who was fine lately, to find out whether it was us who failed.
+    pub(super) fn hurry(&mut self, via: Via, now: Time, rng: &mut impl Rng) {
+        let rested = |entry: &&Entry| entry.last_try.is_none_or(|last| now.since(last) >= HURRY_PAUSE);
+        let mut good: Vec<&Entry> = self.idle(via).filter(rested).filter(|entry| self.was_good(entry, now)).collect();
+        good.sort_by(|a, b| a.host.cmp(&b.host));
+        if let Some(host) = policy::pick(&good, rng).map(|entry| entry.host.clone()) {
+            self.reschedule(&host, now);
+        }
+    }
+
+    fn idle(&self, via: Via) -> impl Iterator<Item = &Entry> {
+        self.entries.values().filter(move |entry| entry.via() == via && !self.flights.contains_key(&entry.host))
+    }
+
+    pub(super) fn was_good(&self, entry: &Entry, now: Time) -> bool {
+        entry.state(now, self.settings.recent) == PeerState::Verified
+    }
+}

@@ -1,0 +1,243 @@
+//! What is known of one peer.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{Failure, Verified};
+use crate::clock::Time;
+use crate::peer::{Host, Listed, Ports, RealName, Version};
+use crate::route::Via;
+
+/// SHA-256 of a certificate's public key.
+pub type KeyHash = [u8; 32];
+
+/// One peer, as it is kept in memory and on disk. Whoever changes its shape adds a migration to the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub host: Host,
+    /// Where it was last reached; None for onion services.
+    pub ip: Option<IpAddr>,
+    pub ports: Ports,
+    pub software: Option<String>,
+    /// The newest protocol it speaks.
+    pub protocol: Option<Version>,
+    pub pruning: Option<u32>,
+    pub genesis_hash: Option<String>,
+    pub key: Option<Key>,
+    pub tip: Option<u32>,
+    /// Who told us of it first.
+    pub source: Source,
+    /// Whether what stands here was said by the peer itself.
+    pub first_hand: bool,
+    pub first_seen: Time,
+    pub last_try: Option<Time>,
+    pub last_success: Option<Time>,
+    /// Since the last success.
+    pub failures: u32,
+    /// None unless it misbehaved when last reached.
+    pub bad: Option<Failure>,
+    /// The last few verifications, oldest first.
+    pub history: VecDeque<Past>,
+    /// When to try it next.
+    pub next: Time,
+    /// How long the way to it had worked in all at its last success, or when it was first seen. Its time to be
+    /// forgotten runs on that clock, which stands still during outages of ours.
+    pub reach_base: Duration,
+}
+
+/// A TLS key that we met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    pub sha256: KeyHash,
+    pub since: Time,
+    /// How often another key stood here before.
+    pub changes: u32,
+}
+
+/// One verification that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    pub at: Time,
+    /// None where it succeeded.
+    pub failure: Option<Failure>,
+    /// How long it took; zero where it failed.
+    pub millis: u32,
+}
+
+/// Who told us of a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Source {
+    Seed,
+    Operator,
+    Peer(Host),
+    /// A call of `server.add_peer`, from this address unless it came through Tor.
+    AddPeer(Option<IpAddr>),
+    Irc,
+}
+
+/// How a peer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerState {
+    /// Verified recently: fit to be told of.
+    Verified,
+    /// Verified once, but not recently.
+    Stale,
+    /// Never verified.
+    Candidate,
+    /// It misbehaved.
+    Bad,
+}
+
+impl Entry {
+    /// Outcomes that are kept.
+    const HISTORY: usize = 16;
+
+    pub fn new(name: RealName, source: Source, reach_base: Duration, now: Time) -> Entry {
+        let ip = match name.host {
+            Host::Ip(ip) => Some(ip),
+            Host::Onion(_) | Host::Dns(_) => None,
+        };
+        Entry {
+            host: name.host,
+            ip,
+            ports: name.ports,
+            software: None,
+            protocol: name.version,
+            pruning: name.pruning,
+            genesis_hash: None,
+            key: None,
+            tip: None,
+            source,
+            first_hand: false,
+            first_seen: now,
+            last_try: None,
+            last_success: None,
+            failures: 0,
+            bad: None,
+            history: VecDeque::new(),
+            next: now,
+            reach_base,
+        }
+    }
+
+    pub fn via(&self) -> Via {
+        Via::of(&self.host)
+    }
+
+    pub fn state(&self, now: Time, recent: Duration) -> PeerState {
+        match (self.bad, self.last_success) {
+            (Some(_), _) => PeerState::Bad,
+            (None, Some(success)) if now.since(success) <= recent => PeerState::Verified,
+            (None, Some(_)) => PeerState::Stale,
+            (None, None) => PeerState::Candidate,
+        }
+    }
+
+    pub fn listed(&self) -> Listed {
+        let name =
+            RealName { host: self.host.clone(), version: self.protocol, pruning: self.pruning, ports: self.ports };
+        Listed { ip: self.ip, name }
+    }
+
+    /// The middle one of the times that its successes took.
+    pub fn latency(&self) -> Option<Duration> {
+        let mut millis: Vec<u32> =
+            self.history.iter().filter(|past| past.failure.is_none()).map(|past| past.millis).collect();
+        millis.sort_unstable();
+        millis.get(millis.len() / 2).map(|millis| Duration::from_millis(u64::from(*millis)))
+    }
+
+    /// Takes over what the peer said of itself. Whether its key is another than before is the answer.
+    pub fn verified(&mut self, verified: &Verified, reach: Duration, now: Time) -> bool {
+        let Verified { report, .. } = verified;
+        self.ip = verified.ip;
+        let met = Ports::only(verified.transport, verified.port);
+        if !self.ports.iter().any(|door| door == (verified.transport, verified.port)) {
+            self.ports = met;
+        }
+        self.protocol = Some(report.agreed);
+        if let Some(features) = &report.features {
+            self.ports = features.ports_of(&self.host).flatten().unwrap_or(self.ports);
+            self.protocol = features.protocol_max.or(self.protocol);
+            self.pruning = features.pruning;
+            self.genesis_hash = features.genesis_hash.clone().or(self.genesis_hash.take());
+            self.first_hand = true;
+        }
+        self.software = report.software.clone();
+        self.tip = report.tip;
+        self.last_success = Some(now);
+        self.failures = 0;
+        self.bad = None;
+        self.reach_base = reach;
+        self.remember(None, verified.took, now);
+        verified.key.is_some_and(|key| self.meet_key(key, now))
+    }
+
+    /// Counts a failure that is the peer's own.
+    pub fn failed(&mut self, failure: Failure, now: Time) {
+        self.failures = self.failures.saturating_add(1);
+        // What misbehaved stays bad while it can't be reached, until it behaves.
+        if matches!(failure, Failure::Bad(_) | Failure::NotPublic) {
+            self.bad = Some(failure);
+        }
+        self.remember(Some(failure), Duration::ZERO, now);
+    }
+
+    fn meet_key(&mut self, sha256: KeyHash, now: Time) -> bool {
+        match &mut self.key {
+            Some(known) if known.sha256 == sha256 => false,
+            Some(known) => {
+                *known = Key { sha256, since: now, changes: known.changes.saturating_add(1) };
+                true
+            }
+            None => {
+                self.key = Some(Key { sha256, since: now, changes: 0 });
+                false
+            }
+        }
+    }
+
+    fn remember(&mut self, failure: Option<Failure>, took: Duration, at: Time) {
+        if self.history.len() >= Self::HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(Past { at, failure, millis: u32::try_from(took.as_millis()).unwrap_or(u32::MAX) });
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Seed => f.write_str("seed"),
+            Source::Operator => f.write_str("operator"),
+            Source::Peer(host) => write!(f, "peer {host}"),
+            Source::AddPeer(Some(ip)) => write!(f, "add_peer from {ip}"),
+            Source::AddPeer(None) => f.write_str("add_peer through Tor"),
+            Source::Irc => f.write_str("IRC"),
+        }
+    }
+}
+
+impl PeerState {
+    pub const ALL: [PeerState; 4] = [PeerState::Verified, PeerState::Stale, PeerState::Candidate, PeerState::Bad];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            PeerState::Verified => "verified",
+            PeerState::Stale => "stale",
+            PeerState::Candidate => "candidate",
+            PeerState::Bad => "bad",
+        }
+    }
+}
+
+impl fmt::Display for PeerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}

@@ -1,0 +1,138 @@
+//! Letting names in.
+
+use std::net::IpAddr;
+
+use rand::Rng;
+
+use super::policy::Refusal;
+use super::schedule::jittered;
+use super::{Action, Book, Claim, Entry, PeerState, Settings, Source, Use};
+use crate::clock::Time;
+use crate::peer::{Features, Host, RealName};
+use crate::route::Via;
+
+/// Names of one `add_peer` call that are looked at.
+const MAX_INTRODUCED: usize = 4;
+
+/// Claims about the ports of one host that are kept until it is tried.
+const MAX_CLAIMS: usize = 2;
+
+impl Book {
+    /// A call of `server.add_peer`: nothing it says changes what we know, it only brings a verification on.
+    pub fn add_peer(
+        &mut self,
+        features: &Features,
+        from: Option<IpAddr>,
+        now: Time,
+        rng: &mut impl Rng,
+    ) -> Result<Vec<Action>, Refusal> {
+        if features.genesis_hash.as_deref().is_some_and(|hash| hash != self.settings.network.genesis_hash()) {
+            return Err(Refusal::WrongGenesis);
+        }
+        let mut outcome = Err(Refusal::NoHost);
+        let mut actions = Vec::new();
+        for name in features.real_names().take(MAX_INTRODUCED) {
+            let taken = self.introduce_one(name, Source::AddPeer(from), now, rng, &mut actions);
+            outcome = outcome.or(taken);
+        }
+        outcome?;
+        self.start_due(now, rng, &mut actions);
+        Ok(actions)
+    }
+
+    /// A name that the operator gave.
+    pub fn add(&mut self, name: RealName, now: Time, rng: &mut impl Rng) -> Result<Vec<Action>, Refusal> {
+        let mut actions = Vec::new();
+        self.introduce_one(name, Source::Operator, now, rng, &mut actions)?;
+        self.start_due(now, rng, &mut actions);
+        Ok(actions)
+    }
+
+    pub(super) fn introduce_one(
+        &mut self,
+        name: RealName,
+        source: Source,
+        now: Time,
+        rng: &mut impl Rng,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Refusal> {
+        let trusted = matches!(source, Source::Seed | Source::Operator);
+        let from = match source {
+            Source::AddPeer(from) if !name.host.is_onion() => from,
+            _ => None,
+        };
+        if self.settings.own.contains(&name.host) {
+            return Err(Refusal::OurOwn);
+        }
+        if !self.settings.allow_private && !name.host.is_public() && !trusted {
+            return Err(Refusal::NotPublic);
+        }
+        match (&name.host, from) {
+            (Host::Ip(ip), Some(from)) if *ip != from.to_canonical() => return Err(Refusal::NotTheCaller),
+            _ => {}
+        }
+        if self.entries.contains_key(&name.host) {
+            return self.hear_again(name, from, trusted, now, rng);
+        }
+        if !trusted && self.candidates() >= self.settings.candidates {
+            return Err(Refusal::Full);
+        }
+        self.budgets.introduce(&source, &name.host, now)?;
+        let via = Via::of(&name.host);
+        if let Some(from) = from {
+            self.claims.insert(name.host.clone(), vec![Claim { ports: name.ports, from: Some(from) }]);
+        }
+        let entry = Entry::new(name, source, self.reach(via).total(), now);
+        self.queue.insert(entry.next, entry.host.clone());
+        actions.push(Action::Save(Box::new(entry.clone())));
+        if entry.host.is_onion() {
+            // Without Tor, one more of whom a caller may be told.
+            actions.push(Action::Publish);
+        }
+        self.entries.insert(entry.host.clone(), entry);
+        if self.usable(via) == Use::Trial {
+            self.reach_mut(via).try_soon(now);
+        }
+        Ok(())
+    }
+
+    /// A name that is known already, heard from elsewhere.
+    fn hear_again(
+        &mut self,
+        name: RealName,
+        from: Option<IpAddr>,
+        trusted: bool,
+        now: Time,
+        rng: &mut impl Rng,
+    ) -> Result<(), Refusal> {
+        let Settings { recent, retry, .. } = self.settings;
+        let Some(entry) = self.entries.get(&name.host) else { return Ok(()) };
+        let state = entry.state(now, recent);
+        if state == PeerState::Bad && !trusted {
+            return Err(Refusal::Bad);
+        }
+        let differs = entry.ports != name.ports;
+        if state == PeerState::Verified && !differs && !trusted {
+            return Ok(());
+        }
+        if differs {
+            let claims = self.claims.entry(name.host.clone()).or_default();
+            claims.retain(|claim| claim.ports != name.ports);
+            claims.truncate(MAX_CLAIMS - 1);
+            claims.insert(0, Claim { ports: name.ports, from });
+        }
+        // Soon, but not sooner after the last try than a failed one would be repeated.
+        let soonest = match (trusted, entry.last_try) {
+            (false, Some(last)) => (last + jittered(retry, rng)).max(now),
+            _ => now,
+        };
+        if soonest < entry.next {
+            self.reschedule(&name.host, soonest);
+        }
+        Ok(())
+    }
+
+    fn candidates(&self) -> usize {
+        self.entries.values().filter(|entry| entry.last_success.is_none()).count()
+    }
+}

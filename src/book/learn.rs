@@ -1,0 +1,235 @@
+//! Learning from what became of an attempt, and from what is heard of Tor.
+
+use rand::Rng;
+
+use super::reach::{Company, Suspect, Verdict};
+use super::schedule::{after_failure, after_success, jittered};
+use super::{Action, Blame, Book, Entry, Failure, Notice, PeerState, SWEEP, Settings, Source, Verified, policy};
+use crate::clock::Time;
+use crate::peer::{Host, RealName};
+use crate::route::{TorSign, TorState, Via};
+
+impl Book {
+    pub(super) fn probed(
+        &mut self,
+        host: Host,
+        outcome: Result<Verified, Failure>,
+        now: Time,
+        rng: &mut impl Rng,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(flight) = self.flights.remove(&host) else { return };
+        let via = Via::of(&host);
+        match outcome {
+            Ok(verified) => {
+                self.proven(via, now, rng, actions);
+                self.succeeded(&host, verified, now, rng, actions);
+            }
+            Err(failure) => match failure.blame() {
+                Blame::Peer => {
+                    self.proven(via, now, rng, actions);
+                    self.failed(&host, failure, now, rng, actions);
+                }
+                Blame::PeerUnreached => self.failed(&host, failure, now, rng, actions),
+                Blame::Us => {
+                    if failure == Failure::OurTor {
+                        self.tor_gone("it doesn't take our connections".to_owned(), now, actions);
+                    }
+                    self.excused(&host, now, rng);
+                }
+                Blame::Unclear => self.unclear(&host, failure, flight.began, now, rng, actions),
+            },
+        }
+    }
+
+    fn succeeded(&mut self, host: &Host, verified: Verified, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+        let Settings { recheck, recent, retry, .. } = self.settings;
+        let reach = self.reach(Via::of(host)).total();
+        self.claims.remove(host);
+        let Some(entry) = self.entries.get_mut(host) else { return };
+        let was_good = entry.state(now, recent) == PeerState::Verified;
+        let new_key = entry.verified(&verified, reach, now);
+        let door_stands = entry.ports.iter().any(|door| door == (verified.transport, verified.port));
+        // What it says of its ports stands, but a port that we haven't met is looked at soon.
+        let pause = if door_stands { after_success(recheck, recent, rng) } else { jittered(retry, rng) };
+        entry.next = now + pause;
+        self.queue.insert(entry.next, host.clone());
+        actions.push(Action::Save(Box::new(entry.clone())));
+        actions.push(Action::Publish);
+        if !was_good {
+            let software = entry.software.clone();
+            actions.push(Action::Notice(Notice::Verified { host: host.clone(), software }));
+        }
+        if new_key {
+            actions.push(Action::Notice(Notice::KeyChanged { host: host.clone() }));
+        }
+        let names = policy::pick_candidates(verified.report.listing, |host| !self.entries.contains_key(host), rng);
+        for name in names {
+            // Hearsay that the rules turn away is nothing to report.
+            let _ = self.introduce_one(name, Source::Peer(host.clone()), now, rng, actions);
+        }
+    }
+
+    fn failed(&mut self, host: &Host, failure: Failure, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+        let Settings { recheck, recent, retry, .. } = self.settings;
+        // What a stranger claimed was tried along with the rest.
+        self.claims.remove(host);
+        let in_flight = self.flights.contains_key(host);
+        let Some(entry) = self.entries.get_mut(host) else { return };
+        let was_bad = entry.bad.is_some();
+        // It is lost at the first failure after its last success stopped being recent.
+        let lapsed = entry.last_success.map(|success| success + recent).filter(|until| *until < now);
+        let tried_since = entry.history.back().is_some_and(|past| lapsed.is_some_and(|until| past.at > until));
+        entry.failed(failure, now);
+        let pause = match entry.bad {
+            Some(_) => jittered(recheck, rng),
+            None => after_failure(entry.failures, retry, recheck, rng),
+        };
+        self.queue.remove(entry.next, host);
+        entry.next = now + pause;
+        if !in_flight {
+            self.queue.insert(entry.next, host.clone());
+        }
+        actions.push(Action::Save(Box::new(entry.clone())));
+        if entry.bad.is_some() && !was_bad {
+            actions.push(Action::Notice(Notice::Bad { host: host.clone(), why: failure }));
+            actions.push(Action::Publish);
+        } else if lapsed.is_some() && !tried_since && !was_bad {
+            actions.push(Action::Notice(Notice::Lost { host: host.clone(), why: failure }));
+        }
+    }
+
+    /// An attempt that counts for nothing.
+    fn excused(&mut self, host: &Host, now: Time, rng: &mut impl Rng) {
+        let pause = jittered(self.settings.retry, rng);
+        self.reschedule(host, now + pause);
+    }
+
+    fn unclear(
+        &mut self,
+        host: &Host,
+        failure: Failure,
+        began: Time,
+        now: Time,
+        rng: &mut impl Rng,
+        actions: &mut Vec<Action>,
+    ) {
+        let via = Via::of(host);
+        let mut company = Company { known: 0, good: 0 };
+        for entry in self.entries.values().filter(|entry| entry.via() == via) {
+            company.known += 1;
+            company.good += usize::from(self.was_good(entry, now));
+        }
+        let good = self.entries.get(host).is_some_and(|entry| self.was_good(entry, now));
+        let suspect = Suspect { host: host.clone(), failure, good, began, ended: now };
+        let verdict = self.reach_mut(via).failed(suspect, company);
+        match verdict {
+            Verdict::Guilty => return self.failed(host, failure, now, rng, actions),
+            Verdict::WayDown => self.way_down(via, now, actions),
+            Verdict::Held => {}
+        }
+        self.excused(host, now, rng);
+        if self.reach(via).in_doubt() {
+            self.hurry(via, now, rng);
+        }
+    }
+
+    /// Something got through on this way.
+    fn proven(&mut self, via: Via, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+        let was_down = self.reach(via).is_down();
+        let guilty = self.reach_mut(via).proven(now);
+        match via {
+            Via::Direct if was_down => actions.push(Action::Notice(Notice::NetworkUp)),
+            Via::Tor if !self.tor.is_ready() => self.set_tor(TorState::Ready, actions),
+            _ => {}
+        }
+        for (host, failure) in guilty {
+            self.failed(&host, failure, now, rng, actions);
+        }
+        if let Some(total) = self.reach_mut(via).take_unsaved() {
+            actions.push(Action::SaveReach(via, total));
+        }
+    }
+
+    fn way_down(&mut self, via: Via, now: Time, actions: &mut Vec<Action>) {
+        match via {
+            Via::Direct => actions.push(Action::Notice(Notice::NetworkDown)),
+            Via::Tor => {
+                let why = "it reaches no onion service any more".to_owned();
+                self.set_tor(TorState::Down { since: now, why }, actions);
+            }
+        }
+    }
+
+    pub(super) fn tor_said(&mut self, sign: TorSign, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+        if sign == self.tor_sign {
+            return;
+        }
+        self.tor_sign = sign.clone();
+        match sign {
+            TorSign::Off => self.set_tor(TorState::Off, actions),
+            TorSign::Gone { why } => self.tor_gone(why, now, actions),
+            TorSign::Starting { percent, waits_for } => {
+                self.set_tor(TorState::Starting { percent: Some(percent), waits_for }, actions);
+            }
+            TorSign::Answers => {
+                self.tor_reach.try_soon(now);
+                if !self.tor.is_ready() {
+                    let waits_for = "the first answer of an onion service".to_owned();
+                    self.set_tor(TorState::Starting { percent: None, waits_for }, actions);
+                }
+            }
+            TorSign::Ready => self.proven(Via::Tor, now, rng, actions),
+        }
+    }
+
+    fn tor_gone(&mut self, why: String, now: Time, actions: &mut Vec<Action>) {
+        self.tor_reach.give_up(now);
+        let since = match self.tor {
+            TorState::Down { since, .. } => since,
+            _ => now,
+        };
+        self.set_tor(TorState::Down { since, why }, actions);
+    }
+
+    fn set_tor(&mut self, state: TorState, actions: &mut Vec<Action>) {
+        if self.tor != state {
+            self.tor = state.clone();
+            actions.push(Action::Notice(Notice::Tor(state)));
+            actions.push(Action::Publish);
+        }
+    }
+
+    pub(super) fn sweep(&mut self, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+        self.next_sweep = now + SWEEP;
+        self.budgets.sweep(now);
+        self.direct.sweep(now);
+        self.tor_reach.sweep(now);
+        let forget = self.settings.forget;
+        let expired = |entry: &&Entry| self.reach(entry.via()).total().saturating_sub(entry.reach_base) >= forget;
+        let mut expired: Vec<Host> = self.entries.values().filter(expired).map(|entry| entry.host.clone()).collect();
+        expired.sort();
+        for host in expired {
+            if self.remove(&host) {
+                actions.push(Action::Remove(host.clone()));
+                actions.push(Action::Notice(Notice::Forgotten { host }));
+                actions.push(Action::Publish);
+            }
+        }
+        if !self.entries.values().any(|entry| self.was_good(entry, now)) {
+            self.seed_again(now, rng, actions);
+        }
+    }
+
+    /// With nobody left, those it all began with are asked once more.
+    fn seed_again(&mut self, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+        let missing = |name: &RealName| !self.entries.contains_key(&name.host);
+        let seeds: Vec<RealName> = self.settings.seeds.iter().filter(|name| missing(name)).cloned().collect();
+        if !seeds.is_empty() {
+            actions.push(Action::Notice(Notice::SeedsAgain));
+        }
+        for name in seeds {
+            let _ = self.introduce_one(name, Source::Seed, now, rng, actions);
+        }
+    }
+}

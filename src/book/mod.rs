@@ -1,0 +1,295 @@
+//! What is known of every peer, and what to do next: events in, actions out.
+//!
+//! The book asks no clock and draws no lots of its own; it is handed both. So a simulator can lead it through months.
+
+mod answer;
+mod budget;
+mod dispatch;
+mod entry;
+mod event;
+mod introduce;
+mod learn;
+mod policy;
+mod reach;
+mod schedule;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rand::Rng;
+
+use policy::Budgets;
+use reach::Reach;
+use schedule::Queue;
+
+pub use answer::{Caller, Snapshot};
+pub use entry::{Entry, Key, KeyHash, Past, PeerState, Source};
+pub use event::{Action, Attempt, Blame, Event, Failure, Notice, Verified};
+pub use policy::{FROM_ONE_ANSWER, Refusal};
+
+use crate::clock::Time;
+use crate::network::Network;
+use crate::peer::{Host, Ports, RealName};
+use crate::route::{TorSign, TorState, Via};
+
+/// How the book is kept.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub network: Network,
+    /// Where an empty book begins.
+    pub seeds: Vec<RealName>,
+    /// Names of ours, which are nobody else's.
+    pub own: Vec<Host>,
+    /// A good peer is connected to again within this.
+    pub recheck: Duration,
+    /// Verified within this: fit to be told of.
+    pub recent: Duration,
+    /// No success for this long: removed.
+    pub forget: Duration,
+    /// From the first failure to the next try.
+    pub retry: Duration,
+    /// Onion peers told of when Tor is unavailable.
+    pub fallback_onions: usize,
+    /// Whether loopback and private addresses may be peers.
+    pub allow_private: bool,
+    /// Probes at once.
+    pub probes: usize,
+    /// Those of them that go through Tor.
+    pub onion_probes: usize,
+    /// Names that were never verified; beyond that none is taken in.
+    pub candidates: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        let day = Duration::from_hours(24);
+        Settings {
+            network: Network::default(),
+            seeds: Network::default().built_in_peers(),
+            own: Vec::new(),
+            recheck: day,
+            recent: day,
+            forget: day * 14,
+            retry: Duration::from_mins(5),
+            fallback_onions: 3,
+            allow_private: false,
+            probes: 32,
+            onion_probes: 8,
+            candidates: 5000,
+        }
+    }
+}
+
+/// Between two looks for what is to be forgotten.
+const SWEEP: Duration = Duration::from_hours(1);
+
+#[derive(Debug)]
+pub struct Book {
+    settings: Settings,
+    entries: HashMap<Host, Entry>,
+    /// Each entry is in the queue at its `next`, or in flight.
+    queue: Queue,
+    flights: HashMap<Host, Flight>,
+    /// What others say of a peer's ports, to be tried as well.
+    claims: HashMap<Host, Vec<Claim>>,
+    direct: Reach,
+    tor_reach: Reach,
+    tor: TorState,
+    tor_sign: TorSign,
+    budgets: Budgets,
+    next_sweep: Time,
+}
+
+#[derive(Debug)]
+struct Flight {
+    began: Time,
+    /// The addresses have yet to be looked up.
+    resolving: bool,
+}
+
+#[derive(Debug)]
+struct Claim {
+    ports: Ports,
+    /// The host must mean this address, or the claim is nothing.
+    from: Option<IpAddr>,
+}
+
+/// How much a way out may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Open,
+    /// Only to find out whether it works.
+    Trial,
+    Closed,
+}
+
+/// How many peers stand how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Counts {
+    pub verified: usize,
+    pub stale: usize,
+    pub candidate: usize,
+    pub bad: usize,
+    /// Verified onion peers, counted above as well.
+    pub verified_onion: usize,
+    pub probing: usize,
+}
+
+impl Book {
+    /// A book with what was kept of it: the entries, and how long each way out has worked in all.
+    pub fn new(settings: Settings, entries: Vec<Entry>, direct: Duration, tor: Duration, now: Time) -> Book {
+        let mut book = Book {
+            settings,
+            entries: HashMap::new(),
+            queue: Queue::default(),
+            flights: HashMap::new(),
+            claims: HashMap::new(),
+            direct: Reach::new(direct),
+            tor_reach: Reach::new(tor),
+            tor: TorState::Off,
+            tor_sign: TorSign::Off,
+            budgets: Budgets::default(),
+            next_sweep: now + SWEEP,
+        };
+        for mut entry in entries {
+            // A clock that was set back must not make a peer wait for years, nor seem fresh for as long.
+            entry.next = entry.next.min(now + book.settings.recheck);
+            entry.last_success = entry.last_success.map(|success| success.min(now));
+            book.queue.insert(entry.next, entry.host.clone());
+            book.entries.insert(entry.host.clone(), entry);
+        }
+        book
+    }
+
+    /// Takes in the seeds that are not known. To be called once, before the first event, where the book is empty.
+    pub fn seed(&mut self, now: Time, rng: &mut impl Rng) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for name in self.settings.seeds.clone() {
+            // Seeds are the operator's own choice: nothing but a place of its own in the table is asked of them.
+            let _ = self.introduce_one(name, Source::Seed, now, rng, &mut actions);
+        }
+        self.start_due(now, rng, &mut actions);
+        actions
+    }
+
+    pub fn handle(&mut self, event: Event, now: Time, rng: &mut impl Rng) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Tick => {}
+            Event::Resolved { host, addresses } => self.resolved(host, addresses, now, rng, &mut actions),
+            Event::Probed { host, outcome } => self.probed(host, *outcome, now, rng, &mut actions),
+            Event::Tor(sign) => self.tor_said(sign, now, rng, &mut actions),
+        }
+        if now >= self.next_sweep {
+            self.sweep(now, rng, &mut actions);
+        }
+        self.start_due(now, rng, &mut actions);
+        actions
+    }
+
+    /// Drops a peer at the operator's wish; None where it isn't known.
+    pub fn forget(&mut self, host: &Host) -> Option<Vec<Action>> {
+        self.remove(host).then(|| vec![Action::Remove(host.clone()), Action::Publish])
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    pub fn tor(&self) -> &TorState {
+        &self.tor
+    }
+
+    /// Whether the way through our own network seems to work.
+    pub fn network_is_down(&self) -> bool {
+        self.direct.is_down()
+    }
+
+    pub fn counts(&self, now: Time) -> Counts {
+        let mut counts = Counts { probing: self.flights.len(), ..Counts::default() };
+        for entry in self.entries.values() {
+            match entry.state(now, self.settings.recent) {
+                PeerState::Verified => {
+                    counts.verified += 1;
+                    counts.verified_onion += usize::from(entry.host.is_onion());
+                }
+                PeerState::Stale => counts.stale += 1,
+                PeerState::Candidate => counts.candidate += 1,
+                PeerState::Bad => counts.bad += 1,
+            }
+        }
+        counts
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub fn snapshot(&self, now: Time, rng: &mut impl Rng) -> Snapshot {
+        let Settings { fallback_onions, recent, .. } = self.settings;
+        Snapshot::new(self.entries.values(), self.tor.clone(), fallback_onions, recent, now, rng)
+    }
+}
+
+/// Small parts.
+impl Book {
+    fn usable(&self, via: Via) -> Use {
+        match (via, &self.tor_sign) {
+            (Via::Direct, _) if self.direct.is_down() => Use::Trial,
+            (Via::Direct, _) => Use::Open,
+            (Via::Tor, TorSign::Off | TorSign::Gone { .. } | TorSign::Starting { .. }) => Use::Closed,
+            (Via::Tor, TorSign::Answers | TorSign::Ready) if self.tor.is_ready() => Use::Open,
+            (Via::Tor, TorSign::Answers | TorSign::Ready) => Use::Trial,
+        }
+    }
+
+    fn has_slot(&self, via: Via) -> bool {
+        let free = self.flights.len() < self.settings.probes;
+        match via {
+            Via::Direct => free,
+            Via::Tor => free && self.in_flight(Via::Tor) < self.settings.onion_probes,
+        }
+    }
+
+    fn in_flight(&self, via: Via) -> usize {
+        self.flights.keys().filter(|host| Via::of(host) == via).count()
+    }
+
+    fn reach(&self, via: Via) -> &Reach {
+        match via {
+            Via::Direct => &self.direct,
+            Via::Tor => &self.tor_reach,
+        }
+    }
+
+    fn reach_mut(&mut self, via: Via) -> &mut Reach {
+        match via {
+            Via::Direct => &mut self.direct,
+            Via::Tor => &mut self.tor_reach,
+        }
+    }
+
+    /// Sets when an entry that isn't in flight is tried next.
+    fn reschedule(&mut self, host: &Host, at: Time) {
+        if self.flights.contains_key(host) {
+            return;
+        }
+        if let Some(entry) = self.entries.get_mut(host) {
+            self.queue.remove(entry.next, host);
+            entry.next = at;
+            self.queue.insert(at, host.clone());
+        }
+    }
+
+    fn remove(&mut self, host: &Host) -> bool {
+        self.flights.remove(host);
+        self.claims.remove(host);
+        let Some(entry) = self.entries.remove(host) else { return false };
+        self.queue.remove(entry.next, host);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! What is let into the book, and what is dialled: nobody may use us as a weapon, and nobody may fill our tables.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rand::Rng;
+use rand::seq::{IndexedRandom, IteratorRandom};
+
+use super::budget::{Allowance, Budget};
+use super::entry::Source;
+use super::event::Failure;
+use crate::clock::Time;
+use crate::netgroup::{self, Netgroup};
+use crate::peer::{Host, Listing, Port, RealName, Transport};
+
+/// New names that are taken from one peer's list.
+pub const FROM_ONE_ANSWER: usize = 2;
+
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 4;
+
+/// Why a name was not taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("it names no host with a port")]
+    NoHost,
+    #[error("it serves another chain")]
+    WrongGenesis,
+    #[error("the host isn't public")]
+    NotPublic,
+    #[error("the host is another address than the caller's")]
+    NotTheCaller,
+    #[error("the host is our own")]
+    OurOwn,
+    #[error("it misbehaved when last tried")]
+    Bad,
+    #[error("too many names from the same source")]
+    SourceBudget,
+    #[error("too many new onion names")]
+    OnionBudget,
+    #[error("too many new names")]
+    OverallBudget,
+    #[error("the book holds too many names that were never verified")]
+    Full,
+}
+
+/// What strangers may still introduce, and where we may still dial.
+#[derive(Debug)]
+pub struct Budgets {
+    peers: Budget<Host>,
+    callers: Budget<Netgroup>,
+    onions: Budget<()>,
+    overall: Budget<()>,
+    sites: Budget<Netgroup>,
+}
+
+impl Default for Budgets {
+    fn default() -> Budgets {
+        let allowance = |burst, refill| Allowance { burst, refill };
+        Budgets {
+            // A peer is asked about once a day, and now and then more often while it is flaky.
+            peers: Budget::new(allowance(4, Duration::from_hours(3))),
+            callers: Budget::new(allowance(5, Duration::from_hours(1))),
+            // Onion names prove nothing of where they come from, so all their callers share one budget.
+            onions: Budget::new(allowance(5, Duration::from_mins(2))),
+            overall: Budget::new(allowance(200, Duration::from_secs(10))),
+            // 720 connections a day: enough for a hosting company's full /24, and no flood for anybody else.
+            sites: Budget::new(allowance(8, Duration::from_mins(2))),
+        }
+    }
+}
+
+impl Budgets {
+    pub fn introduce(&mut self, source: &Source, host: &Host, now: Time) -> Result<(), Refusal> {
+        match source {
+            Source::Seed | Source::Operator => return Ok(()),
+            Source::Peer(peer) => self.peers.take(peer.clone(), now).map_err(|_| Refusal::SourceBudget)?,
+            Source::AddPeer(_) if host.is_onion() => self.onions.take((), now).map_err(|_| Refusal::OnionBudget)?,
+            Source::AddPeer(Some(ip)) => {
+                self.callers.take(Netgroup::site(*ip), now).map_err(|_| Refusal::SourceBudget)?;
+            }
+            Source::AddPeer(None) | Source::Irc => {}
+        }
+        self.overall.take((), now).map_err(|_| Refusal::OverallBudget)
+    }
+
+    /// Takes leave to dial each neighbourhood once, or says when there will be.
+    pub fn dial(&mut self, addresses: &[IpAddr], now: Time) -> Result<(), Time> {
+        let mut sites: Vec<Netgroup> = addresses.iter().map(|ip| Netgroup::site(*ip)).collect();
+        sites.sort_unstable();
+        sites.dedup();
+        sites.into_iter().try_for_each(|site| self.sites.take(site, now))
+    }
+
+    pub fn sweep(&mut self, now: Time) {
+        self.peers.sweep(now);
+        self.callers.sweep(now);
+        self.onions.sweep(now);
+        self.overall.sweep(now);
+        self.sites.sweep(now);
+    }
+}
+
+/// The addresses to dial: all of them fit for it, or none is. A name that means a public address beside a private one
+/// is a trick.
+pub fn dialable(mut addresses: Vec<IpAddr>, allow_private: bool) -> Result<Vec<IpAddr>, Failure> {
+    addresses.iter_mut().for_each(|ip| *ip = ip.to_canonical());
+    let fit = |ip: &IpAddr| {
+        if allow_private { !ip.is_unspecified() && !ip.is_multicast() } else { netgroup::is_public(*ip) }
+    };
+    if addresses.is_empty() {
+        return Err(Failure::NotFound);
+    }
+    if !addresses.iter().all(fit) {
+        return Err(Failure::NotPublic);
+    }
+    addresses.truncate(MAX_ADDRESSES);
+    Ok(addresses)
+}
+
+/// The doors of a peer in the order in which to try them: what it is believed to have, TLS before TCP nine times of
+/// ten, then what others claim of it.
+pub fn doors(
+    believed: crate::peer::Ports,
+    claimed: &[crate::peer::Ports],
+    rng: &mut impl Rng,
+) -> Vec<(Transport, Port)> {
+    let tls_first = rand::RngExt::random_ratio(rng, 9, 10);
+    let mut doors: Vec<(Transport, Port)> = believed.iter().collect();
+    if !tls_first {
+        doors.reverse();
+    }
+    for door in claimed.iter().flat_map(|ports| ports.iter()) {
+        if !doors.contains(&door) {
+            doors.push(door);
+        }
+    }
+    doors
+}
+
+/// Of a peer's list, the few names that are taken up: unknown ones, at random, so that no peer can steer us by order.
+pub fn pick_candidates(listing: Listing, unknown: impl Fn(&Host) -> bool, rng: &mut impl Rng) -> Vec<RealName> {
+    let mut names: Vec<RealName> =
+        listing.0.into_iter().map(|listed| listed.name).filter(|name| unknown(&name.host)).collect();
+    names.sort_by(|a, b| a.host.cmp(&b.host));
+    names.dedup_by(|a, b| a.host == b.host);
+    names.into_iter().sample(rng, FROM_ONE_ANSWER)
+}
+
+/// One of several, if there are any.
+pub fn pick<'a, T>(of: &'a [T], rng: &mut impl Rng) -> Option<&'a T> {
+    of.choose(rng)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::network::Network;
+
+    #[test]
+    fn one_private_address_spoils_all() {
+        let dial = |texts: &[&str]| dialable(texts.iter().map(|text| text.parse().unwrap()).collect(), false);
+        assert_eq!(dial(&["5.9.0.1", "::ffff:88.99.0.2"]).unwrap().len(), 2);
+        assert_eq!(dial(&["5.9.0.1", "10.0.0.1"]), Err(Failure::NotPublic));
+        assert_eq!(dial(&["::ffff:127.0.0.1"]), Err(Failure::NotPublic));
+        assert_eq!(dial(&["64:ff9b::a00:1"]), Err(Failure::NotPublic));
+        assert_eq!(dial(&[]), Err(Failure::NotFound));
+        assert_eq!(dial(&["5.9.0.1"; 20]).unwrap().len(), MAX_ADDRESSES);
+        assert!(dialable(vec!["127.0.0.1".parse().unwrap()], true).is_ok());
+        assert_eq!(dialable(vec!["0.0.0.0".parse().unwrap()], true), Err(Failure::NotPublic));
+    }
+
+    #[test]
+    fn tls_goes_first_nine_times_of_ten() {
+        let mut rng = StdRng::seed_from_u64(7);
+        let ports = Network::Bitcoin.default_ports();
+        let tls_first = (0..10_000).filter(|_| doors(ports, &[], &mut rng)[0].0 == Transport::Tls).count();
+        assert!((8_800..9_200).contains(&tls_first), "{tls_first}");
+        let claimed = [ports, Network::Regtest.default_ports()];
+        assert_eq!(doors(ports, &claimed, &mut rng).len(), 4);
+    }
+
+    #[test]
+    fn a_site_is_not_dialled_without_end() {
+        let mut budgets = Budgets::default();
+        let addresses = ["5.9.0.1".parse().unwrap(), "5.9.0.2".parse().unwrap()];
+        let mut now = Time::from_secs(1_000_000);
+        let mut dialled = 0;
+        for _ in 0..24 * 60 {
+            dialled += u32::from(budgets.dial(&addresses, now).is_ok());
+            now = now + Duration::from_mins(1);
+        }
+        assert!((700..740).contains(&dialled), "{dialled}");
+    }
+
+    #[test]
+    fn two_names_at_most_from_one_list() {
+        let mut rng = StdRng::seed_from_u64(7);
+        let entry = |n: u32| format!("[\"5.9.0.1\",\"h{n}.example\",[\"t\"]]");
+        let list = (0..100).map(|n| entry(n / 2)).collect::<Vec<_>>().join(",");
+        let listing = Listing::parse(&format!("[{list}]"), Network::Bitcoin.default_ports()).unwrap();
+        let known: Host = "h1.example".parse().unwrap();
+        let picked = pick_candidates(listing, |host| *host != known, &mut rng);
+        assert_eq!(picked.len(), FROM_ONE_ANSWER);
+        assert_ne!(picked[0].host, picked[1].host);
+    }
+}

@@ -1,0 +1,114 @@
+//! When a peer is tried next.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rand::{Rng, RngExt};
+
+use crate::clock::Time;
+use crate::peer::Host;
+use crate::route::Via;
+
+/// Who is due when, on each way out.
+#[derive(Debug, Default)]
+pub struct Queue {
+    direct: BTreeSet<(Time, Host)>,
+    tor: BTreeSet<(Time, Host)>,
+}
+
+impl Queue {
+    pub fn insert(&mut self, at: Time, host: Host) {
+        self.way(Via::of(&host)).insert((at, host));
+    }
+
+    pub fn remove(&mut self, at: Time, host: &Host) {
+        self.way(Via::of(host)).remove(&(at, host.clone()));
+    }
+
+    /// When the next one is due.
+    pub fn next(&self, via: Via) -> Option<Time> {
+        let queue = match via {
+            Via::Direct => &self.direct,
+            Via::Tor => &self.tor,
+        };
+        queue.first().map(|(at, _)| *at)
+    }
+
+    /// Takes out the one that has been due for longest.
+    pub fn pop_due(&mut self, via: Via, now: Time) -> Option<Host> {
+        if self.next(via)? > now {
+            return None;
+        }
+        self.way(via).pop_first().map(|(_, host)| host)
+    }
+
+    fn way(&mut self, via: Via) -> &mut BTreeSet<(Time, Host)> {
+        match via {
+            Via::Direct => &mut self.direct,
+            Via::Tor => &mut self.tor,
+        }
+    }
+}
+
+/// From one success to the next verification: early enough that a few retries fit in before the peer is no longer
+/// recent, and spread out, so that nobody can tell from the time of one connection when the next will be.
+pub fn after_success(recheck: Duration, recent: Duration, rng: &mut impl Rng) -> Duration {
+    recheck.min(recent).mul_f64(rng.random_range(0.6..0.8))
+}
+
+/// From the `failures`th failure in a row to the next try: doubling from `retry` up to `recheck`.
+pub fn after_failure(failures: u32, retry: Duration, recheck: Duration, rng: &mut impl Rng) -> Duration {
+    let doubled = retry.saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+    jittered(doubled.min(recheck), rng)
+}
+
+/// About this long.
+pub fn jittered(pause: Duration, rng: &mut impl Rng) -> Duration {
+    pause.mul_f64(rng.random_range(0.8..1.2))
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    const RETRY: Duration = Duration::from_mins(5);
+    const DAY: Duration = Duration::from_hours(24);
+
+    #[test]
+    fn failures_back_off_to_a_day() {
+        let mut rng = StdRng::seed_from_u64(1);
+        for (failures, expected) in
+            [(1, RETRY), (2, RETRY * 2), (5, RETRY * 16), (9, RETRY * 256), (10, DAY), (u32::MAX, DAY)]
+        {
+            let pause = after_failure(failures, RETRY, DAY, &mut rng);
+            assert!(pause >= expected.mul_f64(0.8) && pause <= expected.mul_f64(1.2), "{failures}: {pause:?}");
+        }
+    }
+
+    #[test]
+    fn a_good_peer_is_tried_again_while_it_is_recent() {
+        let mut rng = StdRng::seed_from_u64(1);
+        for _ in 0..1000 {
+            let pause = after_success(DAY, DAY, &mut rng);
+            // A first retry and four doublings of it fit into what is left of the day.
+            assert!(pause + RETRY.mul_f64(1.2) * 31 < DAY, "{pause:?}");
+        }
+    }
+
+    #[test]
+    fn the_queue_gives_out_the_longest_due() {
+        let host = |text: &str| text.parse::<Host>().unwrap();
+        let mut queue = Queue::default();
+        queue.insert(Time::from_secs(5), host("b.example"));
+        queue.insert(Time::from_secs(3), host("a.example"));
+        queue.insert(Time::from_secs(4), host("c.example"));
+        queue.remove(Time::from_secs(4), &host("c.example"));
+        assert_eq!(queue.next(Via::Direct), Some(Time::from_secs(3)));
+        assert_eq!(queue.pop_due(Via::Direct, Time::from_secs(4)), Some(host("a.example")));
+        assert_eq!(queue.pop_due(Via::Direct, Time::from_secs(4)), None);
+        assert_eq!(queue.next(Via::Tor), None);
+    }
+}

@@ -1,0 +1,309 @@
+//! The end that asks: what we say to a peer to find out whether it is one.
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::peer::{Features, Host, Listing, Ports, Scalar, Version};
+use crate::protocol::{self, Answer, NEWEST, OLDEST, SOFTWARE};
+
+/// What a peer is held against.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    /// The host that was dialled, which the peer must know itself by.
+    pub host: Host,
+    pub genesis_hash: &'static str,
+    pub default_ports: Ports,
+}
+
+/// What a peer told of itself and others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub software: Option<String>,
+    /// What was agreed on; 1.0 where the answer was of that protocol.
+    pub agreed: Version,
+    /// None where it doesn't know the method.
+    pub features: Option<Features>,
+    pub listing: Listing,
+    /// The height of its chain.
+    pub tip: Option<u32>,
+}
+
+/// The questions, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Version,
+    /// The same once more, as the first protocol put it.
+    FirstVersion,
+    Features,
+    Peers,
+    Headers,
+}
+
+/// What makes a peer bad, as opposed to unreachable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Fault {
+    #[error("it serves another chain")]
+    WrongGenesis,
+    #[error("its features don't name the host we dialled")]
+    NotItself,
+    #[error("an answer of the wrong shape")]
+    Malformed,
+    #[error("it refuses server.version")]
+    NoVersion,
+    #[error("an answer that is too long")]
+    TooLong,
+    #[error("it goes on talking of other things")]
+    Chatter,
+}
+
+/// What to do after a line.
+#[derive(Debug)]
+pub enum Next {
+    Send(Vec<u8>),
+    /// That line answered nothing; read on.
+    Wait,
+    Done(Box<Report>),
+}
+
+/// One conversation with one peer.
+#[derive(Debug)]
+pub struct Client {
+    expected: Expected,
+    step: Step,
+    id: u64,
+    ignored: u32,
+    report: Report,
+}
+
+impl Client {
+    /// Notifications and the like that are let pass.
+    const MAX_IGNORED: u32 = 100;
+
+    /// The conversation, and the line that opens it.
+    pub fn new(expected: Expected) -> (Client, Vec<u8>) {
+        let report = Report { software: None, agreed: OLDEST, features: None, listing: Listing::default(), tip: None };
+        let client = Client { expected, step: Step::Version, id: 0, ignored: 0, report };
+        let line = client.question();
+        (client, line)
+    }
+
+    /// The question that waits for its answer.
+    pub fn step(&self) -> Step {
+        self.step
+    }
+
+    pub fn line(&mut self, line: &str) -> Result<Next, Fault> {
+        let answer = match protocol::parse_answer(line).map_err(|_| Fault::Malformed)? {
+            Answer::Result { id, result } if id == self.id => Some(result),
+            Answer::Error { id } if id == self.id => None,
+            _ => return self.ignore(),
+        };
+        match answer {
+            Some(result) => self.hear(result.get())?,
+            // Refusing to say which version is refusing to talk; a server too old to know the rest is still a server.
+            None if self.step == Step::FirstVersion => return Err(Fault::NoVersion),
+            None => {}
+        }
+        let next = match self.step {
+            Step::Version if answer.is_none() => Step::FirstVersion,
+            Step::Version | Step::FirstVersion => Step::Features,
+            Step::Features => Step::Peers,
+            Step::Peers => Step::Headers,
+            Step::Headers => return Ok(Next::Done(Box::new(self.report.clone()))),
+        };
+        self.step = next;
+        self.id += 1;
+        Ok(Next::Send(self.question()))
+    }
+
+    fn question(&self) -> Vec<u8> {
+        let params = match self.step {
+            Step::Version => json!([SOFTWARE, [OLDEST.to_string(), NEWEST.to_string()]]),
+            Step::FirstVersion => json!([SOFTWARE, OLDEST.to_string()]),
+            _ => json!([]),
+        };
+        protocol::request(self.id, self.step.method(), &params)
+    }
+
+    fn ignore(&mut self) -> Result<Next, Fault> {
+        self.ignored += 1;
+        if self.ignored > Self::MAX_IGNORED { Err(Fault::Chatter) } else { Ok(Next::Wait) }
+    }
+
+    fn hear(&mut self, result: &str) -> Result<(), Fault> {
+        let malformed = |_| Fault::Malformed;
+        match self.step {
+            Step::Version | Step::FirstVersion => self.hear_version(result),
+            Step::Features => {
+                let features = serde_json::from_str(result).map_err(malformed)?;
+                self.check(&features)?;
+                self.report.features = Some(features);
+                Ok(())
+            }
+            Step::Peers => {
+                self.report.listing = Listing::parse(result, self.expected.default_ports).map_err(malformed)?;
+                Ok(())
+            }
+            Step::Headers => {
+                let headers: Headers = protocol::dictionary(result).map_err(malformed)?;
+                self.report.tip = headers.height.number().or_else(|| headers.block_height.number());
+                Ok(())
+            }
+        }
+    }
+
+    /// A pair of software and version; in the first protocol the software alone.
+    fn hear_version(&mut self, result: &str) -> Result<(), Fault> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Greeting {
+            Pair(String, String),
+            First(String),
+        }
+        let (software, agreed) = match serde_json::from_str(result).map_err(|_| Fault::Malformed)? {
+            Greeting::Pair(software, version) => (software, version.parse().map_err(|_| Fault::Malformed)?),
+            Greeting::First(software) => (software, OLDEST),
+        };
+        self.report.software = printable(&software);
+        self.report.agreed = agreed;
+        Ok(())
+    }
+
+    fn check(&self, features: &Features) -> Result<(), Fault> {
+        match &features.genesis_hash {
+            Some(hash) if hash != self.expected.genesis_hash => return Err(Fault::WrongGenesis),
+            _ => {}
+        }
+        features.ports_of(&self.expected.host).map(|_| ()).ok_or(Fault::NotItself)
+    }
+}
+
+impl Step {
+    pub fn method(self) -> &'static str {
+        match self {
+            Step::Version | Step::FirstVersion => "server.version",
+            Step::Features => "server.features",
+            Step::Peers => "server.peers.subscribe",
+            Step::Headers => "blockchain.headers.subscribe",
+        }
+    }
+}
+
+/// Today's `height`, or the first protocol's `block_height`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Headers {
+    height: Scalar,
+    block_height: Scalar,
+}
+
+/// A stranger's text on its way to a log and a terminal: short, and without control codes.
+fn printable(text: &str) -> Option<String> {
+    let text: String = text.chars().filter(|c| !c.is_control()).take(60).collect();
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::network::Network;
+
+    const GENESIS: &str = Network::Bitcoin.genesis_hash();
+
+    fn client() -> Client {
+        let host = "a.example".parse().unwrap();
+        let default_ports = Network::Bitcoin.default_ports();
+        Client::new(Expected { host, genesis_hash: GENESIS, default_ports }).0
+    }
+
+    /// Answers each question with the next of `results`, `None` being an error.
+    fn converse(results: &[Option<&str>]) -> Result<Report, Fault> {
+        let mut client = client();
+        for (id, result) in results.iter().enumerate() {
+            let line = match result {
+                Some(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
+                None => format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"unknown"}}}}"#),
+            };
+            if let Next::Done(report) = client.line(&line)? {
+                return Ok(*report);
+            }
+        }
+        panic!("still at {:?}", client.step());
+    }
+
+    const VERSION: Option<&str> = Some(r#"["ElectrumX 2.0.0","1.4"]"#);
+    const PEERS: Option<&str> = Some(r#"[["5.9.0.1","b.example",["v1.4","s50002"]]]"#);
+    const HEADERS: Option<&str> = Some(r#"{"hex":"00","height":900000}"#);
+
+    fn features(genesis: &str, host: &str) -> String {
+        format!(r#"{{"genesis_hash":"{genesis}","hosts":{{"{host}":{{"ssl_port":50002}}}}}}"#)
+    }
+
+    #[test]
+    fn a_peer_of_today_reports_all() {
+        let report = converse(&[VERSION, Some(&features(GENESIS, "A.example")), PEERS, HEADERS]).unwrap();
+        assert_eq!(report.software.as_deref(), Some("ElectrumX 2.0.0"));
+        assert_eq!(report.agreed, Version::new(1, 4));
+        assert_eq!(report.tip, Some(900_000));
+        assert_eq!(report.listing.0.len(), 1);
+    }
+
+    #[test]
+    fn a_peer_of_the_first_protocol_is_no_worse() {
+        let report = converse(&[None, Some(r#""ElectrumServer 1.0""#), None, Some("[]"), None]).unwrap();
+        assert_eq!(report.agreed, OLDEST);
+        assert_eq!(report.features, None);
+        let block = Some(r#"{"block_height":7,"version":1}"#);
+        assert_eq!(converse(&[Some(r#""x""#), None, None, block]).unwrap().tip, Some(7));
+    }
+
+    #[test]
+    fn bad_peers_are_found_out() {
+        let bad = |results: &[Option<&str>]| converse(results).unwrap_err();
+        let other = Network::Testnet4.genesis_hash();
+        assert_eq!(bad(&[VERSION, Some(&features(other, "a.example"))]), Fault::WrongGenesis);
+        assert_eq!(bad(&[VERSION, Some(&features(GENESIS, "b.example"))]), Fault::NotItself);
+        assert_eq!(bad(&[VERSION, Some(r#"{"hosts":{}}"#)]), Fault::NotItself);
+        assert_eq!(bad(&[VERSION, Some("[]")]), Fault::Malformed);
+        assert_eq!(bad(&[VERSION, None, Some("{}")]), Fault::Malformed);
+        assert_eq!(bad(&[VERSION, None, PEERS, Some("[]")]), Fault::Malformed);
+        assert_eq!(bad(&[Some("7")]), Fault::Malformed);
+        assert_eq!(bad(&[None, None]), Fault::NoVersion);
+    }
+
+    #[test]
+    fn a_missing_genesis_hash_is_forgiven() {
+        assert!(converse(&[VERSION, Some("{}"), None, None]).is_ok());
+    }
+
+    #[test]
+    fn talk_of_other_things_is_let_pass_for_a_while() {
+        let mut client = client();
+        for _ in 0..Client::MAX_IGNORED {
+            let line = r#"{"method":"blockchain.headers.subscribe","params":[]}"#;
+            assert!(matches!(client.line(line), Ok(Next::Wait)));
+        }
+        assert!(matches!(client.line(r#"{"id":77,"result":1}"#), Err(Fault::Chatter)));
+        assert!(matches!(client.line("nonsense"), Err(Fault::Malformed)));
+    }
+
+    #[test]
+    fn names_are_made_fit_to_print() {
+        assert_eq!(printable("\u{1b}[31mred\n"), Some("[31mred".to_owned()));
+        assert_eq!(printable("\r\n"), None);
+        assert_eq!(printable(&"x".repeat(500)).unwrap().len(), 60);
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_heard_without_panic(lines in proptest::collection::vec("\\PC{0,60}", 0..5), id in 0..3u8) {
+            let mut client = client();
+            for line in lines {
+                let _ = client.line(&line);
+                let _ = client.line(&format!("{{\"id\":{id},\"result\":{line}}}"));
+            }
+        }
+    }
+}

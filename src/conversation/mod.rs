@@ -1,0 +1,4 @@
+//! Both ends of an Electrum connection, without the connection: lines in, lines out.
+
+pub mod client;
+pub mod server;

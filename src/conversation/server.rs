@@ -1,0 +1,322 @@
+//! The end that answers: what a caller says, and what it gets back.
+
+use std::sync::Arc;
+
+use rand::Rng;
+use serde_json::json;
+
+use crate::book::{Caller, Snapshot};
+use crate::clock::Time;
+use crate::network::Network;
+use crate::peer::{Features, HASH_FUNCTION, Host, Ports, Version};
+use crate::protocol::{
+    Call, Dialect, Id, Incoming, MAX_BATCH, NEWEST, OLDEST, Request, RpcError, SOFTWARE, VersionRange, pad, parse_line,
+    response,
+};
+
+/// What we say of ourselves.
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
+    pub network: Network,
+    /// Our name and ports on clearnet, if we have one.
+    pub clearnet: Option<(Host, Ports)>,
+    /// Our onion service.
+    pub onion: Option<(Host, Ports)>,
+    pub banner: String,
+    pub donation_address: String,
+}
+
+/// One caller's connection.
+#[derive(Debug)]
+pub struct Session {
+    identity: Arc<Identity>,
+    caller: Caller,
+    /// What `server.version` agreed on.
+    agreed: Option<(Version, String)>,
+    introduced: bool,
+}
+
+/// What becomes of a line: its calls' answers in order, some of them yet to be found out, and whether the connection
+/// is over afterwards.
+#[derive(Debug)]
+pub struct Turn {
+    pub parts: Vec<Part>,
+    pub batch: bool,
+    pub close: bool,
+}
+
+#[derive(Debug)]
+pub enum Part {
+    /// An answer, ready to be sent.
+    Answer(Vec<u8>),
+    /// A peer introduces itself; only the book can say whether it is let in.
+    AddPeer(Introduction),
+}
+
+/// A call of `server.add_peer` that waits for its answer.
+#[derive(Debug)]
+pub struct Introduction {
+    pub features: Box<Features>,
+    id: Option<String>,
+    dialect: Dialect,
+}
+
+impl Session {
+    pub fn new(identity: Arc<Identity>, caller: Caller) -> Session {
+        Session { identity, caller, agreed: None, introduced: false }
+    }
+
+    /// A line too long to be read, or no text at all.
+    pub fn unreadable(error: &RpcError) -> Turn {
+        let answer = response(Id::Absent, Dialect::V2, Err(error));
+        Turn { parts: vec![Part::Answer(answer)], batch: false, close: true }
+    }
+
+    pub fn line(&mut self, line: &str, snapshot: &Snapshot, now: Time, rng: &mut impl Rng) -> Turn {
+        let mut turn = Turn { parts: Vec::new(), batch: false, close: false };
+        match parse_line(line) {
+            Ok(Incoming::Single(request)) => turn.extend(self.request(request, snapshot, now, rng)),
+            Ok(Incoming::Batch(batch)) => {
+                turn.batch = true;
+                for request in batch.requests().take(MAX_BATCH) {
+                    turn.extend(self.request(request, snapshot, now, rng));
+                    if turn.close {
+                        break;
+                    }
+                }
+            }
+            Err(error) => return Session::unreadable(&error),
+        }
+        turn
+    }
+
+    fn request(
+        &mut self,
+        request: Result<Request<'_>, crate::protocol::Invalid<'_>>,
+        snapshot: &Snapshot,
+        now: Time,
+        rng: &mut impl Rng,
+    ) -> (Option<Part>, bool) {
+        let request = match request {
+            Ok(request) => request,
+            Err(invalid) => {
+                let answer = response(invalid.id, invalid.dialect, Err(&invalid.error));
+                return (Some(Part::Answer(answer)), false);
+            }
+        };
+        let outcome = match Call::parse(&request) {
+            Ok(Call::AddPeer(features)) if !self.introduced => {
+                // The protocol's text suggests one a connection, and servers have no use for a second.
+                self.introduced = true;
+                return (Some(Part::AddPeer(Introduction::new(features, &request))), false);
+            }
+            Ok(call) => self.answer(call, snapshot, now, rng),
+            Err(error) => Err(error),
+        };
+        let close = outcome == Err(RpcError::UnsupportedVersion);
+        if request.is_notification() {
+            return (None, close);
+        }
+        let answer = response(request.id, request.dialect, outcome.as_ref().map(String::as_bytes));
+        (Some(Part::Answer(answer)), close)
+    }
+
+    fn answer(&mut self, call: Call, snapshot: &Snapshot, now: Time, rng: &mut impl Rng) -> Result<String, RpcError> {
+        Ok(match call {
+            Call::Version(range) => self.version(&range)?,
+            Call::Features => json!(self.features()).to_string(),
+            Call::Peers => snapshot.peers(self.caller, now, rng),
+            Call::AddPeer(_) => "false".to_owned(),
+            Call::Ping => "null".to_owned(),
+            Call::Banner => json!(self.identity.banner).to_string(),
+            Call::DonationAddress => json!(self.identity.donation_address).to_string(),
+        })
+    }
+
+    /// Old clients keep a connection alive by asking again; the first agreement stands.
+    fn version(&mut self, range: &VersionRange) -> Result<String, RpcError> {
+        if self.agreed.is_none() {
+            let (version, spelled) = range.negotiate()?;
+            self.agreed = Some((version, spelled.into_owned()));
+        }
+        Ok(match &self.agreed {
+            Some((version, spelled)) if version.cmp_release(&OLDEST).is_gt() => json!([SOFTWARE, spelled]).to_string(),
+            // The first protocol answers with the software alone.
+            _ => json!(SOFTWARE).to_string(),
+        })
+    }
+
+    /// Who came by one of our names hears nothing of the other.
+    fn features(&self) -> Features {
+        let name = match self.caller {
+            Caller::Clearnet => &self.identity.clearnet,
+            Caller::Onion => &self.identity.onion,
+        };
+        Features {
+            hosts: Some(name.iter().map(|(host, ports)| (host.clone(), Some(*ports))).collect()),
+            genesis_hash: Some(self.identity.network.genesis_hash().to_owned()),
+            hash_function: Some(HASH_FUNCTION.to_owned()),
+            server_version: Some(SOFTWARE.to_owned()),
+            protocol_min: Some(OLDEST),
+            protocol_max: Some(NEWEST),
+            pruning: None,
+        }
+    }
+}
+
+impl Turn {
+    fn extend(&mut self, (part, close): (Option<Part>, bool)) {
+        self.parts.extend(part);
+        self.close |= close;
+    }
+}
+
+impl Introduction {
+    fn new(features: Box<Features>, request: &Request<'_>) -> Introduction {
+        let id = match request.id {
+            Id::Given(id) => Some(id.get().to_owned()),
+            Id::Absent => None,
+        };
+        Introduction { features, id, dialect: request.dialect }
+    }
+
+    /// The answer, once it is known; None if the caller waits for none.
+    pub fn answer(&self, accepted: bool) -> Option<Vec<u8>> {
+        let result: &[u8] = if accepted { b"true" } else { b"false" };
+        match &self.id {
+            Some(id) => {
+                let id = serde_json::from_str(id).ok()?;
+                Some(response(Id::Given(id), self.dialect, Ok(result)))
+            }
+            None => (self.dialect == Dialect::V1).then(|| response(Id::Absent, self.dialect, Ok(result))),
+        }
+    }
+}
+
+/// The answers of one line as they go on the wire, with the line's end; nothing if nobody waits for any.
+pub fn assemble(answers: Vec<Vec<u8>>, batch: bool) -> Option<Vec<u8>> {
+    let mut line = match (batch, answers.len()) {
+        (_, 0) => return None,
+        (false, _) => answers.concat(),
+        (true, _) => {
+            let mut list = answers.join(&b',');
+            list.insert(0, b'[');
+            list.push(b']');
+            list
+        }
+    };
+    pad(&mut line);
+    line.push(b'\n');
+    Some(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn session(caller: Caller) -> Session {
+        let name = |host: &str| Some((host.parse().unwrap(), Network::Bitcoin.default_ports()));
+        let onion = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
+        let identity = Identity { clearnet: name("wp.example"), onion: name(onion), ..Identity::default() };
+        Session::new(Arc::new(identity), caller)
+    }
+
+    /// The answer to a line, and whether the connection is over.
+    fn say(session: &mut Session, line: &str) -> (Value, bool) {
+        let mut rng = StdRng::seed_from_u64(1);
+        let turn = session.line(line, &Snapshot::default(), Time::default(), &mut rng);
+        let answers = turn.parts.iter().filter_map(|part| match part {
+            Part::Answer(answer) => Some(answer.clone()),
+            Part::AddPeer(introduction) => introduction.answer(true),
+        });
+        let value = match assemble(answers.collect(), turn.batch) {
+            Some(line) => {
+                assert!(line.len().is_power_of_two(), "{}", line.len());
+                serde_json::from_slice(&line).unwrap()
+            }
+            None => Value::Null,
+        };
+        (value, turn.close)
+    }
+
+    fn result(line: &str) -> Value {
+        say(&mut session(Caller::Clearnet), line).0["result"].take()
+    }
+
+    #[test]
+    fn versions_are_answered_in_their_protocols_way() {
+        let ask = |params: &str| result(&format!(r#"{{"id":1,"method":"server.version","params":{params}}}"#));
+        assert_eq!(ask(r#"["x","1.0"]"#), json!(SOFTWARE));
+        assert_eq!(ask(r#"["x","1.1"]"#), json!([SOFTWARE, "1.1"]));
+        assert_eq!(ask(r#"["x",["1.4","1.6"]]"#), json!([SOFTWARE, "1.6"]));
+    }
+
+    #[test]
+    fn without_a_common_version_the_connection_ends() {
+        let line = r#"{"id":1,"method":"server.version","params":["x","2.0"]}"#;
+        let (answer, close) = say(&mut session(Caller::Clearnet), line);
+        assert_eq!((answer["error"]["code"].as_i64(), close), (Some(1), true));
+    }
+
+    #[test]
+    fn the_first_agreement_stands() {
+        let mut session = session(Caller::Clearnet);
+        let ask = |version: &str| format!(r#"{{"id":1,"method":"server.version","params":["x","{version}"]}}"#);
+        assert_eq!(say(&mut session, &ask("1.4")).0["result"][1], "1.4");
+        assert_eq!(say(&mut session, &ask("1.2")).0["result"][1], "1.4");
+    }
+
+    #[test]
+    fn each_identity_is_told_to_its_own_callers() {
+        let line = r#"{"jsonrpc":"2.0","id":"a","method":"server.features"}"#;
+        let (clearnet, _) = say(&mut session(Caller::Clearnet), line);
+        let (onion, _) = say(&mut session(Caller::Onion), line);
+        assert_eq!(clearnet["result"]["hosts"]["wp.example"], json!({"tcp_port": 50001, "ssl_port": 50002}));
+        assert!(!clearnet.to_string().contains(".onion"));
+        assert!(!onion.to_string().contains("wp.example"));
+        assert_eq!(clearnet["result"]["hash_function"], "sha256");
+        assert_eq!(clearnet["result"]["pruning"], Value::Null);
+    }
+
+    #[test]
+    fn batches_are_answered_in_order() {
+        let line = r#"[{"id":1,"method":"server.ping"},{"jsonrpc":"2.0","method":"server.ping"},7,
+            {"jsonrpc":"2.0","id":2,"method":"nope"},{"id":3,"method":"server.add_peer","params":[{}]}]"#;
+        let (answer, close) = say(&mut session(Caller::Clearnet), &line.replace('\n', ""));
+        assert!(!close);
+        let list = answer.as_array().unwrap();
+        let codes: Vec<Option<i64>> = list.iter().map(|answer| answer["error"]["code"].as_i64()).collect();
+        assert_eq!(codes, [None, Some(-32600), Some(-32601), None]);
+        assert_eq!(list[3], json!({"error": null, "result": true, "id": 3}));
+    }
+
+    #[test]
+    fn a_second_introduction_is_turned_down() {
+        let mut session = session(Caller::Clearnet);
+        let line = r#"{"id":1,"method":"server.add_peer","params":[{}]}"#;
+        assert_eq!(say(&mut session, line).0["result"], true);
+        assert_eq!(say(&mut session, line).0["result"], false);
+    }
+
+    #[test]
+    fn broken_lines_end_the_connection() {
+        for line in ["", "{", "[]", "nonsense"] {
+            let (answer, close) = say(&mut session(Caller::Clearnet), line);
+            assert!(close && answer["error"]["code"].is_i64(), "{line}");
+        }
+        let notification = r#"{"jsonrpc":"2.0","method":"server.ping"}"#;
+        assert_eq!(say(&mut session(Caller::Clearnet), notification), (Value::Null, false));
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_answered_or_ends_the_connection(line in "\\PC{0,80}|[\\[\\]{}\",:a-z0-9. ]{0,120}") {
+            let _ = say(&mut session(Caller::Onion), &line);
+        }
+    }
+}

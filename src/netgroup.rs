@@ -1,0 +1,135 @@
+//! Addresses by neighbourhood: which are public, and which belong together.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// A block of addresses that one party is likely to hold in whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Netgroup(IpNet);
+
+impl Netgroup {
+    /// Those that count as one neighbour when load is shared out: an IPv4 /24 or an IPv6 /48.
+    pub fn site(ip: IpAddr) -> Netgroup {
+        Netgroup::truncated(ip, 24, 48)
+    }
+
+    /// Those of which a list of peers names two at most: an IPv4 /16 or an IPv6 /56, as ElectrumX groups them.
+    pub fn region(ip: IpAddr) -> Netgroup {
+        Netgroup::truncated(ip, 16, 56)
+    }
+
+    fn truncated(ip: IpAddr, v4_bits: u8, v6_bits: u8) -> Netgroup {
+        let (ip, bits) = match ip.to_canonical() {
+            ip @ IpAddr::V4(_) => (ip, v4_bits),
+            ip @ IpAddr::V6(_) => (ip, v6_bits),
+        };
+        Netgroup(IpNet::new_assert(ip, bits).trunc())
+    }
+}
+
+impl fmt::Display for Netgroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Whether an address may be anybody's on the open internet, and reaches nobody nearer by a detour.
+pub fn is_public(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => is_public_v4(ip),
+        IpAddr::V6(ip) => is_public_v6(ip),
+    }
+}
+
+/// IANA's special-purpose registry for IPv4, less the few blocks that are reachable from everywhere.
+fn is_public_v4(ip: Ipv4Addr) -> bool {
+    const SPECIAL: [Ipv4Net; 15] = [
+        v4([0, 0, 0, 0], 8),
+        v4([10, 0, 0, 0], 8),
+        v4([100, 64, 0, 0], 10),
+        v4([127, 0, 0, 0], 8),
+        v4([169, 254, 0, 0], 16),
+        v4([172, 16, 0, 0], 12),
+        v4([192, 0, 0, 0], 24),
+        v4([192, 0, 2, 0], 24),
+        v4([192, 88, 99, 0], 24),
+        v4([192, 168, 0, 0], 16),
+        v4([198, 18, 0, 0], 15),
+        v4([198, 51, 100, 0], 24),
+        v4([203, 0, 113, 0], 24),
+        v4([224, 0, 0, 0], 4),
+        v4([240, 0, 0, 0], 4),
+    ];
+    !SPECIAL.iter().any(|net| net.contains(&ip))
+}
+
+/// Only 2000::/3 is handed out to anybody. Of that, what wraps an IPv4 address (6to4, Teredo) or documents is refused.
+fn is_public_v6(ip: Ipv6Addr) -> bool {
+    const GLOBAL: Ipv6Net = v6([0x2000, 0, 0], 3);
+    const SPECIAL: [Ipv6Net; 4] =
+        [v6([0x2001, 0, 0], 23), v6([0x2001, 0xdb8, 0], 32), v6([0x2002, 0, 0], 16), v6([0x3fff, 0, 0], 20)];
+    GLOBAL.contains(&ip) && !SPECIAL.iter().any(|net| net.contains(&ip))
+}
+
+const fn v4(octets: [u8; 4], bits: u8) -> Ipv4Net {
+    let [a, b, c, d] = octets;
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), bits)
+}
+
+const fn v6(segments: [u16; 3], bits: u8) -> Ipv6Net {
+    let [a, b, c] = segments;
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn special_addresses_are_not_public_in_any_dress() {
+        for text in [
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.31.255.255",
+            "192.168.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:8.8.8.8%0".trim_end_matches("%0"),
+            "fe80::1",
+            "fc00::1",
+            "fd12::1",
+            "ff02::1",
+            "64:ff9b::7f00:1",
+            "64:ff9b:1::1",
+            "2002:7f00:1::1",
+            "2001:0::1",
+            "2001:db8::1",
+            "100::1",
+        ] {
+            let expected = text == "::ffff:8.8.8.8";
+            assert_eq!(is_public(ip(text)), expected, "{text}");
+        }
+        for text in ["5.9.0.1", "172.32.0.1", "88.99.0.2", "2a01:4f8::1", "2606:4700::1"] {
+            assert!(is_public(ip(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn neighbours_share_a_group() {
+        assert_eq!(Netgroup::region(ip("5.9.1.1")), Netgroup::region(ip("::ffff:5.9.200.7")));
+        assert_ne!(Netgroup::site(ip("5.9.1.1")), Netgroup::site(ip("5.9.2.1")));
+        assert_eq!(Netgroup::site(ip("2a01:4f8:1::1")).to_string(), "2a01:4f8:1::/48");
+    }
+}

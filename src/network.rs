@@ -1,0 +1,135 @@
+//! The chains that Electrum servers serve, and what differs between them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::peer::{Port, Ports, RealName};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    #[default]
+    Bitcoin,
+    Testnet3,
+    Testnet4,
+    Signet,
+    Regtest,
+}
+
+impl Network {
+    pub const ALL: [Network; 5] =
+        [Network::Bitcoin, Network::Testnet3, Network::Testnet4, Network::Signet, Network::Regtest];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Network::Bitcoin => "bitcoin",
+            Network::Testnet3 => "testnet3",
+            Network::Testnet4 => "testnet4",
+            Network::Signet => "signet",
+            Network::Regtest => "regtest",
+        }
+    }
+
+    /// The hash of the first block, as servers write it.
+    pub const fn genesis_hash(self) -> &'static str {
+        match self {
+            Network::Bitcoin => "000000000019d6689c085ae165831e934ff763ae46a2a6c172b3f1b60a8ce26f",
+            Network::Testnet3 => "000000000933ea01ad0ee984209779baaec3ced90fa3f408719526f8d77f4943",
+            Network::Testnet4 => "00000000da84f2bafbbc53dee25a72ae507ff4914b867c565be350b0da8bf043",
+            Network::Signet => "00000008819873e925422c1ff0f99f7cc9bbb232af63a077a480a3633bee1ef6",
+            Network::Regtest => "0f9188f13cb7b2c71f2a335e3a4fc328bf5beb436012afca590b1a11466e2206",
+        }
+    }
+
+    /// What a bare `t` or `s` means.
+    pub fn default_ports(self) -> Ports {
+        let (tcp, tls) = match self {
+            Network::Bitcoin => (50001, 50002),
+            _ => (51001, 51002),
+        };
+        // Neither is zero.
+        Ports::new(Port::new(tcp), Port::new(tls)).unwrap_or(Ports::only(crate::peer::Transport::Tcp, Port::MIN))
+    }
+
+    /// Where an empty book begins: servers that the Electrum wallet has shipped for years.
+    pub fn built_in_peers(self) -> Vec<RealName> {
+        let lines: &[&str] = match self {
+            Network::Bitcoin => &[
+                "electrum.blockstream.info v1.4 s50002 t50001",
+                "electrum.emzy.de v1.4.2 s50002",
+                "electrum.bitaroo.net v1.4.2 s50002 t50001",
+                "electrum.jhoenicke.de v1.6 s50002 t50001",
+                "fortress.qtornado.com v1.5 s443",
+                "bitcoin.lu.ke v1.4.2 s50002 t50001",
+                "bitcoin.aranguren.org v1.4.2 s50002 t50001",
+                "blackie.c3-soft.com v1.4.5 s57002 t57001",
+                "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion v1.4 t110",
+                "kittycp2gatrqhlwpmbczk5rblw62enrpo2rzwtkfrrr27hq435d4vid.onion v1.4.2 s50002 t50001",
+                "qly7g5n5t3f3h23xvbp44vs6vpmayurno4basuu5rcvrupli7y2jmgid.onion v1.4.2 s50002 t50001",
+                "rzspa374ob3hlyjptkdgz6a62wim2mpanuw6m3shlwn2cxg2smy3p7yd.onion v1.4.2 s50004 t50003",
+                "udfpzbte2hommnvag5f3qlouqkhvp3xybhlus2yvfeqdwlhjroe4bbyd.onion v1.4.5 s60002 t60001",
+            ],
+            Network::Testnet3 => &[
+                "electrum.blockstream.info v1.4 s60002 t60001",
+                "blackie.c3-soft.com v1.4.5 s57006 t57005",
+                "testnet.aranguren.org v1.6 s51002 t51001",
+                "testnet.qtornado.com v1.6.0 s51002 t51001",
+                "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion v1.4 t143",
+                "gsw6sn27quwf6u3swgra6o7lrp5qau6kt3ymuyoxgkth6wntzm2bjwyd.onion v1.6 s51002 t51001",
+            ],
+            Network::Testnet4 => &[
+                "blackie.c3-soft.com v1.6 s57010 t57009",
+                "testnet4.qtornado.com v1.6.0 s51012 t51011",
+                "bitcoin.stagemole.eu v1.6.0 s5010 t5000",
+                "gsw6sn27quwf6u3swgra6o7lrp5qau6kt3ymuyoxgkth6wntzm2bjwyd.onion v1.5.3 s52002 t52001",
+            ],
+            Network::Signet => &[
+                "electrum.emzy.de v1.4 s53002",
+                "mempool.space v1.4 s60602",
+                "signet-electrumx.wakiyamap.dev v1.4 s50002 t50001",
+            ],
+            Network::Regtest => &[],
+        };
+        lines.iter().filter_map(|line| RealName::parse(line, self.default_ports()).ok()).collect()
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no network of that name: there are bitcoin, testnet3, testnet4, signet and regtest")]
+pub struct NetworkError;
+
+impl FromStr for Network {
+    type Err = NetworkError;
+
+    fn from_str(text: &str) -> Result<Network, NetworkError> {
+        Network::ALL.into_iter().find(|network| network.name() == text).ok_or(NetworkError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_line_is_read() {
+        let counts = Network::ALL.map(|network| network.built_in_peers().len());
+        assert_eq!(counts, [13, 6, 4, 3, 0]);
+        let onions = Network::Bitcoin.built_in_peers().iter().filter(|name| name.host.is_onion()).count();
+        assert_eq!(onions, 5);
+    }
+
+    #[test]
+    fn default_ports_are_the_usual_ones() {
+        let name = |network: Network| RealName::parse("a.example s t", network.default_ports()).unwrap().to_string();
+        assert_eq!(name(Network::Bitcoin), "a.example s50002 t50001");
+        assert_eq!(name(Network::Regtest), "a.example s51002 t51001");
+    }
+}

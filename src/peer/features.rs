@@ -1,0 +1,312 @@
+//! The dictionary that `server.features` answers with and `server.add_peer` takes.
+
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use super::{Host, Port, Ports, RealName, Scalar, Version};
+
+/// The one hash function of the script hashes that the protocol knows.
+pub const HASH_FUNCTION: &str = "sha256";
+
+/// What a server says of itself.
+///
+/// Servers write it in many ways: ports as numbers or texts, null or missing, the first protocol's `protocol_version`
+/// for today's pair. A value that can't be used counts as absent; only what isn't a dictionary at all is an error.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Features {
+    /// None where the key is missing. Unreadable names are left out, and of many the first [`Features::MAX_HOSTS`] kept.
+    pub hosts: Option<Vec<(Host, Option<Ports>)>>,
+    /// In lower case.
+    pub genesis_hash: Option<String>,
+    pub hash_function: Option<String>,
+    pub server_version: Option<String>,
+    pub protocol_min: Option<Version>,
+    pub protocol_max: Option<Version>,
+    pub pruning: Option<u32>,
+}
+
+impl Features {
+    /// Nobody runs more names than this; Fulcrum turns away whoever has more than four.
+    pub const MAX_HOSTS: usize = 32;
+
+    /// What is said of one host: None where `hosts` is there and doesn't name it.
+    pub fn ports_of(&self, host: &Host) -> Option<Option<Ports>> {
+        match &self.hosts {
+            None => Some(None),
+            Some(hosts) => hosts.iter().find(|(named, _)| named == host).map(|(_, ports)| *ports),
+        }
+    }
+
+    /// A line for each host that has a port.
+    pub fn real_names(&self) -> impl Iterator<Item = RealName> {
+        self.hosts.iter().flatten().filter_map(|(host, ports)| {
+            Some(RealName { host: host.clone(), version: self.protocol_max, pruning: self.pruning, ports: (*ports)? })
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Features {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Features, D::Error> {
+        deserializer.deserialize_map(FeaturesVisitor)
+    }
+}
+
+/// A dictionary and nothing else: a derived implementation would take a list of values as well.
+struct FeaturesVisitor;
+
+impl<'de> Visitor<'de> for FeaturesVisitor {
+    type Value = Features;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a dictionary of features")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Features, A::Error> {
+        let raw = Raw::deserialize(MapAccessDeserializer::new(map))?;
+        let version = |scalar: Scalar| scalar.text().and_then(|text| text.parse::<Version>().ok());
+        let first_protocol = version(raw.protocol_version);
+        Ok(Features {
+            hosts: raw.hosts.0,
+            genesis_hash: raw.genesis_hash.text().map(|hash| hash.to_ascii_lowercase()),
+            hash_function: raw.hash_function.text(),
+            server_version: raw.server_version.text(),
+            protocol_min: version(raw.protocol_min).or(first_protocol),
+            protocol_max: version(raw.protocol_max).or(first_protocol),
+            pruning: raw.pruning.number().filter(|limit| *limit > 0),
+        })
+    }
+}
+
+impl Serialize for Features {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        let mut text = |key: &str, value: Option<String>| match value {
+            Some(value) => map.serialize_entry(key, &value),
+            None => Ok(()),
+        };
+        text("genesis_hash", self.genesis_hash.clone())?;
+        text("hash_function", self.hash_function.clone())?;
+        text("server_version", self.server_version.clone())?;
+        text("protocol_min", self.protocol_min.map(|version| version.to_string()))?;
+        text("protocol_max", self.protocol_max.map(|version| version.to_string()))?;
+        if let Some(hosts) = &self.hosts {
+            map.serialize_entry("hosts", &PrintHosts(hosts))?;
+        }
+        map.serialize_entry("pruning", &self.pruning)?;
+        map.end()
+    }
+}
+
+/// The keys that count, each as whatever value came.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Raw {
+    hosts: Hosts,
+    genesis_hash: Scalar,
+    hash_function: Scalar,
+    server_version: Scalar,
+    protocol_min: Scalar,
+    protocol_max: Scalar,
+    protocol_version: Scalar,
+    pruning: Scalar,
+}
+
+#[derive(Default)]
+struct Hosts(Option<Vec<(Host, Option<Ports>)>>);
+
+impl<'de> Deserialize<'de> for Hosts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Hosts, D::Error> {
+        deserializer.deserialize_any(HostsVisitor)
+    }
+}
+
+struct HostsVisitor;
+
+impl<'de> Visitor<'de> for HostsVisitor {
+    type Value = Hosts;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a dictionary of hosts")
+    }
+
+    fn visit_unit<E>(self) -> Result<Hosts, E> {
+        Ok(Hosts(None))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Hosts, A::Error> {
+        let mut hosts: Vec<(Host, Option<Ports>)> = Vec::new();
+        while let Some(name) = map.next_key::<Scalar>()? {
+            let HostPorts(ports) = map.next_value()?;
+            let Some(Ok(host)) = name.text().map(|name| name.parse::<Host>()) else { continue };
+            if hosts.len() < Features::MAX_HOSTS && !hosts.iter().any(|(known, _)| *known == host) {
+                hosts.push((host, ports));
+            }
+        }
+        Ok(Hosts(Some(hosts)))
+    }
+}
+
+/// `{"tcp_port": 50001, "ssl_port": null}`, or anything else in its place, which has no ports.
+struct HostPorts(Option<Ports>);
+
+impl<'de> Deserialize<'de> for HostPorts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<HostPorts, D::Error> {
+        deserializer.deserialize_any(HostPortsVisitor)
+    }
+}
+
+struct HostPortsVisitor;
+
+impl<'de> Visitor<'de> for HostPortsVisitor {
+    type Value = HostPorts;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a dictionary of ports")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<HostPorts, A::Error> {
+        let (mut tcp, mut tls) = (None, None);
+        while let Some(key) = map.next_key::<Scalar>()? {
+            let value: Scalar = map.next_value()?;
+            let port = || value.number::<u16>().and_then(Port::new);
+            match key.text().as_deref() {
+                Some("tcp_port") => tcp = port(),
+                Some("ssl_port") => tls = port(),
+                _ => {}
+            }
+        }
+        Ok(HostPorts(Ports::new(tcp, tls)))
+    }
+
+    fn visit_unit<E>(self) -> Result<HostPorts, E> {
+        Ok(HostPorts(None))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<HostPorts, E> {
+        Ok(HostPorts(None))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<HostPorts, E> {
+        Ok(HostPorts(None))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<HostPorts, E> {
+        Ok(HostPorts(None))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<HostPorts, E> {
+        Ok(HostPorts(None))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<HostPorts, E> {
+        Ok(HostPorts(None))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<HostPorts, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(HostPorts(None))
+    }
+}
+
+struct PrintHosts<'a>(&'a [(Host, Option<Ports>)]);
+
+impl Serialize for PrintHosts<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(serde::Serialize)]
+        struct PrintPorts {
+            tcp_port: Option<Port>,
+            ssl_port: Option<Port>,
+        }
+        serializer.collect_map(self.0.iter().map(|(host, ports)| {
+            let ports = PrintPorts { tcp_port: ports.and_then(|p| p.tcp()), ssl_port: ports.and_then(|p| p.tls()) };
+            (host, ports)
+        }))
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::super::host::tests::any_host;
+    use super::super::ports::tests::any_ports;
+    use super::super::version::tests::any_version;
+    use super::*;
+
+    pub fn any_features() -> impl Strategy<Value = Features> {
+        let hosts = vec((any_host(), option::of(any_ports())), 0..4).prop_map(|mut hosts| {
+            hosts.sort();
+            hosts.dedup_by(|a, b| a.0 == b.0);
+            hosts
+        });
+        let texts = (option::of("[0-9a-f]{64}"), option::of(Just(HASH_FUNCTION.to_owned())), option::of("\\PC{0,20}"));
+        let versions = option::of((any_version(), any_version()));
+        (option::of(hosts), texts, versions, option::of(1u32..)).prop_map(|(hosts, texts, versions, pruning)| {
+            Features {
+                hosts,
+                genesis_hash: texts.0,
+                hash_function: texts.1,
+                server_version: texts.2,
+                protocol_min: versions.map(|v| v.0),
+                protocol_max: versions.map(|v| v.1),
+                pruning,
+            }
+        })
+    }
+
+    fn parse(json: &str) -> Features {
+        serde_json::from_str(json).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn parse_undoes_print(features in any_features()) {
+            prop_assert_eq!(parse(&serde_json::to_string(&features).unwrap()), features);
+        }
+
+        #[test]
+        fn any_bytes_are_parsed_or_refused(bytes in vec(any::<u8>(), 0..200)) {
+            let _ = serde_json::from_slice::<Features>(&bytes);
+        }
+
+        #[test]
+        fn any_values_are_passed_over(
+            key in "hosts|pruning|genesis_hash|protocol_max|server_version",
+            value in "null|true|-1|1e9|\"x\"|\\[\\[1\\],2\\]|\\{\"tcp_port\":\\{\\}\\}|\\{\"a[.]example\":[0-9]\\}",
+        ) {
+            let json = format!("{{\"{key}\":{value}}}");
+            // A `hosts` that isn't a dictionary is the one wrong shape within.
+            prop_assert!(serde_json::from_str::<Features>(&json).is_ok() || key == "hosts");
+        }
+    }
+
+    #[test]
+    fn todays_dictionary_is_read() {
+        let features = parse(
+            r#"{"genesis_hash": "000000000019D6689C085AE165831E934FF763AE46A2A6C172B3F1B60A8CE26F",
+                "hosts": {"Ecdsa.net": {"tcp_port": "50001", "ssl_port": 110}, "b.example": {"tcp_port": null}, "?": {}},
+                "protocol_max": "1.4.2", "protocol_min": "1.2", "pruning": null, "server_version": "ElectrumX 1.16.0",
+                "hash_function": "sha256", "services": ["tcp://x:1"]}"#,
+        );
+        let names: Vec<String> = features.real_names().map(|name| name.to_string()).collect();
+        assert_eq!(names, ["ecdsa.net v1.4.2 s110 t50001"]);
+        assert_eq!(features.ports_of(&"b.example".parse().unwrap()), Some(None));
+        assert_eq!(features.ports_of(&"c.example".parse().unwrap()), None);
+        assert!(features.genesis_hash.unwrap().starts_with("000000000019d6"));
+        assert_eq!(features.pruning, None);
+    }
+
+    #[test]
+    fn the_first_protocols_dictionary_is_read() {
+        let features = parse(r#"{"protocol_version": "1.0", "server_version": "ElectrumX 0.10", "pruning": "10000"}"#);
+        assert_eq!(features.protocol_min, Some(Version::new(1, 0)));
+        assert_eq!(features.protocol_max, Some(Version::new(1, 0)));
+        assert_eq!(features.pruning, Some(10000));
+        assert_eq!(features.ports_of(&"a.example".parse().unwrap()), Some(None));
+    }
+}

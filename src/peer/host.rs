@@ -1,0 +1,277 @@
+//! A server's name: an onion service, a DNS name or an address.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+use data_encoding::BASE32_NOPAD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use sha3::{Digest, Sha3_256};
+
+/// Where a peer is to be found.
+///
+/// The same place always has the same spelling: names are lower case without a final dot, an IPv4 address dressed as
+/// an IPv6 one is undressed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Host {
+    Onion(Onion),
+    Dns(DnsName),
+    Ip(IpAddr),
+}
+
+/// A version 3 onion service, by its public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Onion([u8; 32]);
+
+/// A DNS name in its ASCII form.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DnsName(Box<str>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    #[error("an empty host name")]
+    Empty,
+    #[error("not a host name")]
+    Malformed,
+    #[error("a host name of more than 253 characters")]
+    TooLong,
+    #[error("a number that is not an IP address")]
+    Number,
+    #[error("an onion name that is not of version 3")]
+    OnionVersion,
+    #[error("an onion name whose checksum is wrong")]
+    OnionChecksum,
+}
+
+impl Host {
+    pub fn is_onion(&self) -> bool {
+        matches!(self, Host::Onion(_))
+    }
+
+    /// Whether the name could be anybody's on the open internet: not an address or name that means this machine or
+    /// this network. Says nothing of what a DNS name resolves to.
+    pub fn is_public(&self) -> bool {
+        match self {
+            Host::Onion(_) => true,
+            Host::Dns(name) => name.is_public(),
+            Host::Ip(ip) => crate::netgroup::is_public(*ip),
+        }
+    }
+}
+
+impl FromStr for Host {
+    type Err = HostError;
+
+    fn from_str(text: &str) -> Result<Host, HostError> {
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        if let Ok(ip) = bare.unwrap_or(text).parse::<Ipv6Addr>() {
+            return Ok(Host::Ip(IpAddr::V6(ip).to_canonical()));
+        }
+        let name = ascii_name(text)?;
+        if let Ok(ip) = name.parse::<IpAddr>() {
+            return Ok(Host::Ip(ip));
+        }
+        match name.strip_suffix(".onion") {
+            Some(label) => Onion::from_label(label).map(Host::Onion),
+            None => DnsName::from_ascii(name).map(Host::Dns),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Onion(onion) => onion.fmt(f),
+            Host::Dns(name) => f.write_str(&name.0),
+            Host::Ip(ip) => ip.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Host {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Host {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Host, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Onion {
+    const VERSION: u8 = 3;
+
+    pub const fn from_public_key(key: [u8; 32]) -> Onion {
+        Onion(key)
+    }
+
+    fn from_label(label: &str) -> Result<Onion, HostError> {
+        if label.len() != 56 {
+            return Err(HostError::OnionVersion);
+        }
+        let bytes = BASE32_NOPAD.decode(label.to_ascii_uppercase().as_bytes()).map_err(|_| HostError::Malformed)?;
+        let (key, tail) = bytes.split_first_chunk::<32>().ok_or(HostError::Malformed)?;
+        let onion = Onion(*key);
+        match tail {
+            [_, _, version] if *version != Self::VERSION => Err(HostError::OnionVersion),
+            [a, b, _] if [*a, *b] == onion.checksum() => Ok(onion),
+            _ => Err(HostError::OnionChecksum),
+        }
+    }
+
+    /// rend-spec-v3, section 6: the first two bytes of a hash over key and version.
+    fn checksum(&self) -> [u8; 2] {
+        let hash = Sha3_256::new()
+            .chain_update(b".onion checksum")
+            .chain_update(self.0)
+            .chain_update([Self::VERSION])
+            .finalize();
+        let [a, b, ..]: [u8; 32] = hash.into();
+        [a, b]
+    }
+}
+
+impl fmt::Display for Onion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = [0; 35];
+        bytes[..32].copy_from_slice(&self.0);
+        bytes[32..34].copy_from_slice(&self.checksum());
+        bytes[34] = Self::VERSION;
+        let mut label = BASE32_NOPAD.encode(&bytes);
+        label.make_ascii_lowercase();
+        write!(f, "{label}.onion")
+    }
+}
+
+impl DnsName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn from_ascii(name: String) -> Result<DnsName, HostError> {
+        let well_formed = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        if !name.split('.').all(well_formed) {
+            return Err(HostError::Malformed);
+        }
+        // Resolvers read `127.1`, `2130706433` and `0x7f000001` as addresses. A name whose last label is a number is
+        // one of those, and never a name.
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let hexadecimal = last.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        if hexadecimal || last.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(HostError::Number);
+        }
+        Ok(DnsName(name.into()))
+    }
+
+    fn is_public(&self) -> bool {
+        // RFC 6761, RFC 6762, RFC 7686, RFC 8375, RFC 9476 and ICANN's `internal`. `example` stays out of this list:
+        // nobody can be harmed by it, and test networks are named so.
+        const SPECIAL: [&str; 9] =
+            ["localhost", "local", "internal", "invalid", "test", "onion", "alt", "home.arpa", "localdomain"];
+        let name = self.as_str();
+        let within = |zone: &str| name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        name.contains('.') && !SPECIAL.into_iter().any(within)
+    }
+}
+
+/// The name in lower case ASCII without a final dot. IDNA's mapping comes first, as it turns full-width digits and
+/// dots into those that an address is written with.
+fn ascii_name(text: &str) -> Result<String, HostError> {
+    let name = if text.is_ascii() {
+        text.to_ascii_lowercase()
+    } else if text.len() > 1024 {
+        return Err(HostError::TooLong);
+    } else {
+        idna::domain_to_ascii(text).map_err(|_| HostError::Malformed)?
+    };
+    let name = name.strip_suffix('.').unwrap_or(&name);
+    match name.len() {
+        0 => Err(HostError::Empty),
+        254.. => Err(HostError::TooLong),
+        _ => Ok(name.to_owned()),
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub fn any_host() -> impl Strategy<Value = Host> {
+        prop_oneof![
+            any::<[u8; 32]>().prop_map(|key| Host::Onion(Onion::from_public_key(key))),
+            any::<IpAddr>().prop_map(|ip| Host::Ip(ip.to_canonical())),
+            "[a-z][a-z0-9]{0,12}(-[a-z0-9]{1,5})?(\\.[a-z][a-z0-9]{0,8}){0,3}"
+                .prop_filter_map("reserved for onions", |name| name.parse().ok()),
+        ]
+    }
+
+    fn parse(text: &str) -> Result<Host, HostError> {
+        text.parse()
+    }
+
+    proptest! {
+        #[test]
+        fn parse_undoes_print(host in any_host()) {
+            prop_assert_eq!(parse(&host.to_string()), Ok(host));
+        }
+
+        #[test]
+        fn printing_what_was_parsed_changes_nothing_more(text in "\\PC{0,80}") {
+            if let Ok(host) = parse(&text) {
+                prop_assert_eq!(parse(&host.to_string()), Ok(host));
+            }
+        }
+    }
+
+    #[test]
+    fn onion_names_are_held_to_their_checksum() {
+        let good = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
+        assert_eq!(parse(good).unwrap().to_string(), good);
+        assert_eq!(parse(&good.to_ascii_uppercase()).unwrap().to_string(), good);
+        assert_eq!(parse(&good.replace("explorer", "explorex")), Err(HostError::OnionChecksum));
+        assert_eq!(parse("expyuzz4wqqyqhjn.onion"), Err(HostError::OnionVersion));
+        assert_eq!(parse(&format!("www.{good}")), Err(HostError::OnionVersion));
+        assert_eq!(parse(&good.replace("lid.onion", "lif.onion")), Err(HostError::OnionVersion));
+    }
+
+    #[test]
+    fn one_place_has_one_spelling() {
+        assert_eq!(parse("Electrum.Example.ORG."), parse("electrum.example.org"));
+        assert_eq!(parse("[2001:DB8:0::1]"), parse("2001:db8::1"));
+        assert_eq!(parse("::ffff:5.9.0.1"), parse("5.9.0.1"));
+        assert_eq!(parse("bücher.example"), parse("xn--bcher-kva.example"));
+        assert_eq!(parse("１２７.0.0.1"), parse("127.0.0.1"));
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        for text in ["", ".", "a..b", "-a.example", "a-.example", "a_b.example", "a b", "a/b", "a\0b", "fe80::1%eth0"] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+        for text in ["127.1", "2130706433", "0x7f000001", "0x7f.0x1", "1.2.3.4.5", "256.1.1.1", "0177.0.0.1"] {
+            assert_eq!(parse(text), Err(HostError::Number), "{text:?}");
+        }
+        assert_eq!(parse(&"a.".repeat(200)), Err(HostError::TooLong));
+    }
+
+    #[test]
+    fn names_of_this_machine_are_not_public() {
+        for text in
+            ["localhost", "LOCALHOST.", "db.localhost", "nas.local", "router", "127.0.0.1", "::1", "::ffff:10.0.0.1"]
+        {
+            assert!(!parse(text).unwrap().is_public(), "{text:?}");
+        }
+        for text in ["electrum.emzy.de", "notlocal.org", "5.9.0.1", "2a01:4f8::1"] {
+            assert!(parse(text).unwrap().is_public(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The ports that a server answers on.
+
+use std::num::NonZeroU16;
+
+use serde::{Deserialize, Serialize};
+
+pub type Port = NonZeroU16;
+
+/// How a server is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    Tcp,
+    Tls,
+}
+
+/// The ports of one server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Ports {
+    // At least one of the two is there.
+    tcp: Option<Port>,
+    tls: Option<Port>,
+}
+
+impl Ports {
+    /// None where there is neither.
+    pub fn new(tcp: Option<Port>, tls: Option<Port>) -> Option<Ports> {
+        (tcp.is_some() || tls.is_some()).then_some(Ports { tcp, tls })
+    }
+
+    pub fn only(transport: Transport, port: Port) -> Ports {
+        match transport {
+            Transport::Tcp => Ports { tcp: Some(port), tls: None },
+            Transport::Tls => Ports { tcp: None, tls: Some(port) },
+        }
+    }
+
+    pub fn tcp(&self) -> Option<Port> {
+        self.tcp
+    }
+
+    pub fn tls(&self) -> Option<Port> {
+        self.tls
+    }
+
+    /// TLS before TCP.
+    pub fn iter(&self) -> impl Iterator<Item = (Transport, Port)> {
+        let tls = self.tls.map(|port| (Transport::Tls, port));
+        let tcp = self.tcp.map(|port| (Transport::Tcp, port));
+        tls.into_iter().chain(tcp)
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub fn any_ports() -> impl Strategy<Value = Ports> {
+        any::<(Option<Port>, Option<Port>)>().prop_filter_map("no port", |(tcp, tls)| Ports::new(tcp, tls))
+    }
+
+    #[test]
+    fn there_is_at_least_one() {
+        assert_eq!(Ports::new(None, None), None);
+    }
+}

@@ -1,0 +1,188 @@
+//! The calls that we serve, with their parameters by position and by name.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::{NEWEST, OLDEST, Request, RpcError};
+use crate::peer::{Features, Scalar, Version};
+
+/// A call whose parameters have been read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Call {
+    Version(VersionRange),
+    Features,
+    Peers,
+    AddPeer(Box<Features>),
+    Ping,
+    Banner,
+    DonationAddress,
+}
+
+/// The protocol versions that a caller speaks.
+#[derive(Debug, PartialEq, Eq)]
+pub struct VersionRange {
+    min: Version,
+    max: Version,
+    /// `max` in the caller's own spelling.
+    spelled: String,
+}
+
+impl Call {
+    pub fn parse(request: &Request<'_>) -> Result<Call, RpcError> {
+        let params = request.params;
+        match request.method.as_ref() {
+            "server.version" => version(params).map(Call::Version),
+            "server.features" => none(params, Call::Features),
+            "server.peers.subscribe" => none(params, Call::Peers),
+            "server.add_peer" => add_peer(params).map(|features| Call::AddPeer(Box::new(features))),
+            // Later versions of the protocol give it parameters; none of them matters to an answer of null.
+            "server.ping" => Ok(Call::Ping),
+            "server.banner" => none(params, Call::Banner),
+            "server.donation_address" => none(params, Call::DonationAddress),
+            _ => Err(RpcError::UnknownMethod),
+        }
+    }
+}
+
+impl VersionRange {
+    /// The newest version that both sides speak, as the caller spells it: Electrum 4.3 closes the connection when it is
+    /// told 1.4.2 where it asked for 1.4.
+    pub fn negotiate(&self) -> Result<(Version, Cow<'_, str>), RpcError> {
+        let spoken = |version: &Version| version.cmp_release(&OLDEST).is_ge() && version.cmp_release(&NEWEST).is_le();
+        if spoken(&self.max) && self.min.cmp_release(&self.max).is_le() {
+            Ok((self.max, Cow::Borrowed(&self.spelled)))
+        } else if spoken(&NEWEST) && self.min.cmp_release(&NEWEST).is_le() && self.max.cmp_release(&NEWEST).is_gt() {
+            Ok((NEWEST, Cow::Owned(NEWEST.to_string())))
+        } else {
+            Err(RpcError::UnsupportedVersion)
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct VersionParams {
+    #[allow(dead_code, reason = "its place must be taken, whatever stands there")]
+    client_name: Scalar,
+    protocol_version: Wanted,
+}
+
+/// One version, or the oldest and the newest of a range.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Wanted {
+    One(String),
+    Range(String, String),
+}
+
+impl Default for Wanted {
+    /// What the protocol says a caller means who says nothing.
+    fn default() -> Wanted {
+        Wanted::One("1.4".to_owned())
+    }
+}
+
+#[derive(Deserialize)]
+struct AddPeerParams {
+    features: Features,
+}
+
+fn version(params: Option<&RawValue>) -> Result<VersionRange, RpcError> {
+    const WHY: &str = "expected a client name and a protocol version, or a pair of them";
+    let params: VersionParams = match params {
+        Some(params) => read(params, WHY)?,
+        None => VersionParams::default(),
+    };
+    let (min, max) = match params.protocol_version {
+        Wanted::One(version) => (version.clone(), version),
+        Wanted::Range(min, max) => (min, max),
+    };
+    let parse = |text: &str| text.parse::<Version>().map_err(|_| RpcError::InvalidParams(WHY));
+    Ok(VersionRange { min: parse(&min)?, max: parse(&max)?, spelled: max })
+}
+
+fn add_peer(params: Option<&RawValue>) -> Result<Features, RpcError> {
+    const WHY: &str = "expected a dictionary of features";
+    let params: AddPeerParams = read(params.ok_or(RpcError::InvalidParams(WHY))?, WHY)?;
+    Ok(params.features)
+}
+
+/// For calls without parameters.
+fn none(params: Option<&RawValue>, call: Call) -> Result<Call, RpcError> {
+    let params: String = params.map(RawValue::get).unwrap_or_default().split_ascii_whitespace().collect();
+    match params.as_str() {
+        "" | "[]" | "{}" => Ok(call),
+        _ => Err(RpcError::InvalidParams("this call takes none")),
+    }
+}
+
+/// A struct is read from a list by its fields' order and from a dictionary by their names, which is just what
+/// parameters by position and by name are.
+fn read<P: DeserializeOwned>(params: &RawValue, why: &'static str) -> Result<P, RpcError> {
+    serde_json::from_str(params.get()).map_err(|_| RpcError::InvalidParams(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Incoming, parse_line};
+    use super::*;
+
+    fn call(method: &str, params: &str) -> Result<Call, RpcError> {
+        let line = format!(r#"{{"id":1,"method":"{method}","params":{params}}}"#);
+        match parse_line(&line) {
+            Ok(Incoming::Single(Ok(request))) => Call::parse(&request),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn negotiated(params: &str) -> Result<String, RpcError> {
+        match call("server.version", params)? {
+            Call::Version(range) => range.negotiate().map(|(_, spelled)| spelled.into_owned()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn versions_are_negotiated_in_the_callers_spelling() {
+        assert_eq!(negotiated(r#"["electrum/4.3.4","1.4"]"#).unwrap(), "1.4");
+        assert_eq!(negotiated(r#"["x",["1.2","1.4.2"]]"#).unwrap(), "1.4.2");
+        assert_eq!(negotiated(r#"["x",["1.4","1.7.0"]]"#).unwrap(), "1.6");
+        assert_eq!(negotiated(r#"["x",["1.4","1.6.0"]]"#).unwrap(), "1.6.0");
+        assert_eq!(negotiated(r#"{"protocol_version":"1.0","client_name":"x"}"#).unwrap(), "1.0");
+        assert_eq!(negotiated("[]").unwrap(), "1.4");
+        assert_eq!(negotiated("{}").unwrap(), "1.4");
+        assert_eq!(negotiated(r#"[null]"#).unwrap(), "1.4");
+    }
+
+    #[test]
+    fn without_a_common_version_there_is_none() {
+        for params in [r#"["x","0.9"]"#, r#"["x","1.7"]"#, r#"["x",["1.7","2.0"]]"#, r#"["x",["1.6","1.4"]]"#] {
+            assert_eq!(negotiated(params), Err(RpcError::UnsupportedVersion), "{params}");
+        }
+        for params in [r#"["x",[]]"#, r#"["x",["1.4"]]"#, r#"["x",1.4]"#, r#"["x","one"]"#, "7", r#"["x","1.4","z"]"#] {
+            assert!(matches!(negotiated(params), Err(RpcError::InvalidParams(_))), "{params}");
+        }
+    }
+
+    #[test]
+    fn parameters_come_by_position_and_by_name() {
+        let features = r#"{"hosts":{"a.example":{"tcp_port":1}}}"#;
+        let by_name = call("server.add_peer", &format!(r#"{{"features":{features}}}"#));
+        assert_eq!(by_name, call("server.add_peer", &format!("[{features}]")));
+        assert!(matches!(by_name, Ok(Call::AddPeer(_))));
+        for params in ["[]", "{}", "[1]", r#"["x"]"#, r#"[{"hosts":[]}]"#, r#"[{},{}]"#, "null"] {
+            assert!(matches!(call("server.add_peer", params), Err(RpcError::InvalidParams(_))), "{params}");
+        }
+    }
+
+    #[test]
+    fn calls_without_parameters_take_none() {
+        assert_eq!(call("server.banner", "[ ]"), Ok(Call::Banner));
+        assert!(matches!(call("server.banner", "[1]"), Err(RpcError::InvalidParams(_))));
+        assert!(matches!(call("server.banner", "12"), Err(RpcError::InvalidParams(_))));
+        assert_eq!(call("blockchain.headers.subscribe", "[]"), Err(RpcError::UnknownMethod));
+    }
+}

@@ -1,0 +1,29 @@
+//! Bytes to JSON-RPC and back: one message a line, in version 1.0 or 2.0, alone or in batches.
+
+mod error;
+mod message;
+mod method;
+mod padding;
+
+pub use error::RpcError;
+pub use message::{
+    Answer, Batch, Dialect, Id, Incoming, Invalid, MAX_BATCH, Request, dictionary, parse_answer, parse_line, request,
+    response,
+};
+pub use method::{Call, VersionRange};
+pub use padding::pad;
+
+use crate::peer::Version;
+
+/// The protocol versions that we speak, with callers and with peers.
+pub const OLDEST: Version = Version::new(1, 0);
+pub const NEWEST: Version = Version::new(1, 6);
+
+/// What we are called where the protocol asks for a software's name.
+pub const SOFTWARE: &str = concat!("Waypost ", env!("CARGO_PKG_VERSION"));
+
+/// A caller's line may be this long: the longest call we serve is an `add_peer`, of a few hundred bytes.
+pub const MAX_CALL: usize = 64 * 1024;
+
+/// An answer that we ask for may be this long.
+pub const MAX_ANSWER: usize = 2 * 1024 * 1024;
