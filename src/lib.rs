@@ -3,10 +3,20 @@
 //! ARCHITECTURE.md shows the layers and which way the arrows go.
 
 pub mod book;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod control;
 pub mod conversation;
+pub mod daemon;
+pub mod dial;
+pub mod inbox;
 pub mod netgroup;
 pub mod network;
 pub mod peer;
+pub mod probe;
 pub mod protocol;
 pub mod route;
+pub mod serve;
+pub mod store;
+pub mod tor;

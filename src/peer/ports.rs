@@ -1,5 +1,6 @@
 //! The ports that a server answers on.
 
+use std::fmt;
 use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,15 @@ pub type Port = NonZeroU16;
 pub enum Transport {
     Tcp,
     Tls,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Tcp => "TCP",
+            Transport::Tls => "TLS",
+        })
+    }
 }
 
 /// The ports of one server.

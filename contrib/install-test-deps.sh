@@ -1,0 +1,59 @@
+# What the tests and the playground need, for bash scripts to source after they have gone to the repository's root.
+#
+#   heading TEXT           one line between steps
+#   install_test_deps      Debian packages that are missing, with apt-get (through sudo where that is needed and there);
+#                          then cargo is looked for, and ElectrumX put into target/lab-venv. Quick when nothing is missing.
+#
+# No program of the machine's is started or stopped: the tests run Tor processes of their own.
+
+export LAB_VENV=${LAB_VENV:-$PWD/target/lab-venv}
+export PATH="$PATH:/usr/sbin:/sbin"
+
+heading() { printf '\n== %s\n' "$1"; }
+
+missing_packages() {
+  has() { command -v "$1" >/dev/null; }
+  { has tor && has tor-gencert; } || echo tor
+  has ip || echo iproute2
+  { has unshare && has flock; } || echo util-linux
+  has mount || echo mount
+  has openssl || echo openssl
+  has gcc || echo gcc libc6-dev
+  if [ -x "$LAB_VENV/bin/python" ]; then return; fi   # the rest is for making it
+  has g++ || echo g++
+  /usr/bin/python3 -c 'import venv, ensurepip' 2>/dev/null || python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3 python3-venv
+  # For plyvel where PyPI has no binary of it for this machine.
+  [ -e /usr/include/leveldb/db.h ] || echo libleveldb-dev
+  compgen -G '/usr/include/python3*/Python.h' >/dev/null || echo python3-dev
+}
+
+install_packages() { # PACKAGE...
+  local as_root=() policy=/usr/sbin/policy-rc.d
+  if ! command -v apt-get >/dev/null; then
+    echo "These are missing (by their Debian names): $*. There is no apt-get here: please install them." >&2; return 1
+  fi
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || { echo "Please install as root: apt-get install $*" >&2; return 1; }
+    as_root=(sudo)
+  fi
+  heading "apt-get install $*"
+  # Debian starts a daemon as soon as it is installed, and a Tor nobody asked for should not join the public network:
+  # a policy that says no, for the time of this installation, unless the machine has a policy of its own.
+  if [ -e $policy ]; then policy=; else
+    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee $policy >/dev/null; "${as_root[@]}" chmod 755 $policy
+  fi
+  local status=0
+  { "${as_root[@]}" apt-get update -qq &&
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } || status=$?
+  [ -z "$policy" ] || "${as_root[@]}" rm -f "$policy"
+  return $status
+}
+
+install_test_deps() {
+  local packages; read -ra packages <<<"$(missing_packages | tr '\n' ' ')"
+  [ ${#packages[@]} = 0 ] || install_packages "${packages[@]}" || { echo "Could not install: ${packages[*]}" >&2; return 1; }
+  if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then PATH="$PATH:$HOME/.cargo/bin"; fi
+  command -v cargo >/dev/null || { echo "cargo is missing: install Rust first, from https://rustup.rs" >&2; return 1; }
+  heading "ElectrumX in $LAB_VENV"
+  tests/lab/electrumx.sh install "$(dirname "$LAB_VENV")"
+}

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# A look at Waypost at work, for the curious: a small Electrum server network with a Tor network of its own, all on this machine
+# and cut off from the world, and a Waypost in it that finds the servers by itself.
+#
+#   contrib/playground.sh         until Ctrl-C, or for PLAYGROUND_SECONDS if that is set
+#
+# Waypost is told of ex1.example.com and first.example.com; ex1 tells it of ex2.example.com and of an onion service.
+# WAYPOST=PROGRAM shows that one instead of building this repository's.
+set -euo pipefail
+cd "$(dirname "$(realpath "$0")")/.."
+
+inside() { # DIR: in the namespace
+  local dir=$1 config=$1/waypost.toml waypost end=
+  tests/lab/up.sh "$dir"
+  cat >"$config" <<CONFIG
+network = "regtest"
+data_dir = "$dir/data"
+
+[listen]
+tcp = ["127.0.0.1:50001"]
+
+[tor]
+mode = "socks"
+socks = "$(cat "$dir/tor/socks")"
+
+[discovery]
+seeds = ["ex1.example.com t51001", "first.example.com t50001"]
+CONFIG
+  heading "waypost run --config FILE, with this FILE:"
+  cat "$config"
+  "$WAYPOST" run --config "$config" >"$dir/waypost.log" 2>&1 & waypost=$!
+  if [ "${PLAYGROUND_SECONDS:-}" ]; then end=$((SECONDS + PLAYGROUND_SECONDS)); fi
+  while [ -z "$end" ] || [ $SECONDS -lt "$end" ]; do
+    sleep 3
+    kill -0 $waypost 2>/dev/null || { echo "waypost has ended; the end of its log:" >&2; tail -n 20 "$dir/waypost.log" >&2; exit 1; }
+    heading "waypost peers, $(date +%T)"
+    "$WAYPOST" peers --config "$config" || true   # its control socket may not be there yet
+  done
+  kill $waypost; wait $waypost || true
+  heading "the end of Waypost's log"
+  tail -n 10 "$dir/waypost.log"
+}
+
+. contrib/install-test-deps.sh
+if [ "${1:-}" = --inside ]; then inside "$2"; exit; fi
+
+install_test_deps
+if [ -z "${WAYPOST:-}" ]; then
+  heading "cargo build --release"
+  cargo build --release
+  WAYPOST=${CARGO_TARGET_DIR:-target}/release/waypost
+fi
+WAYPOST=$(realpath "$WAYPOST"); export WAYPOST
+
+dir=$(mktemp -d) lab=
+leave() { # killing enter.sh ends everything that runs in its namespace
+  trap '' INT TERM
+  if [ "$lab" ]; then kill -KILL "$lab" 2>/dev/null || true; wait "$lab" 2>/dev/null || true; fi
+  rm -rf "$dir" 2>/dev/null || { sleep 1; rm -rf "$dir"; }   # the namespace may take a moment to die
+}
+trap leave EXIT
+trap 'exit 130' INT TERM
+heading "the lab, in a namespace of its own (some 20 seconds)"
+tests/lab/enter.sh contrib/playground.sh --inside "$dir" & lab=$!
+status=0; wait $lab || status=$?
+lab=; exit $status

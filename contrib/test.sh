@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Everything that has to pass: formatting, lints, and all tests, those against real Tor and ElectrumX processes included.
+#
+#   contrib/test.sh
+#
+# Installs what is missing first (see install-test-deps.sh). The tests talk to nothing outside this machine; only
+# installing and cargo's downloads do.
+set -euo pipefail
+cd "$(dirname "$(realpath "$0")")/.."
+. contrib/install-test-deps.sh
+
+install_test_deps
+heading "cargo fmt"
+cargo fmt --check
+heading "cargo clippy"
+cargo clippy --all-targets -- -D warnings
+heading "cargo test"
+cargo test
+heading "all passed"

@@ -1,0 +1,189 @@
+//! The command line.
+
+mod probe;
+mod table;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{self, Config, ConfigError, LogFormat, Raw, TorMode};
+use crate::network::Network;
+use crate::{control, daemon};
+
+/// Wrong usage is 2, which clap sees to.
+const FAILED: u8 = 1;
+const WRONG_CONFIGURATION: u8 = 78;
+
+/// A Tor-aware peer-discovery proxy for the Electrum server network.
+#[derive(Debug, Parser)]
+#[command(name = "waypost", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Settings that may come before or after the command.
+#[derive(Debug, Args)]
+struct Settings {
+    /// Read this TOML file.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Keep the book and the control socket here.
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// bitcoin, testnet3, testnet4, signet or regtest.
+    #[arg(long, global = true)]
+    network: Option<Network>,
+    /// Use the Tor on this SOCKS port.
+    #[arg(long, global = true, value_name = "IP:PORT")]
+    socks: Option<SocketAddr>,
+    /// error, warn, info, debug or trace.
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log: Option<String>,
+    /// How log lines are written.
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormatArg>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormatArg {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon.
+    Run {
+        /// Take callers in here; may be given more than once.
+        #[arg(long, value_name = "IP:PORT")]
+        listen: Vec<SocketAddr>,
+    },
+    /// Check the configuration and print what it comes to.
+    CheckConfig,
+    /// Show a running daemon's state.
+    Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the peers that a running daemon knows.
+    Peers(table::PeersArgs),
+    /// Verify one server now, showing each step; needs no daemon.
+    Probe(probe::ProbeArgs),
+    /// Have a running daemon take in a server, as "host s50002 t50001".
+    Add {
+        /// The host and its ports; quotes may be left out.
+        #[arg(required = true, value_name = "REALNAME")]
+        name: Vec<String>,
+    },
+    /// Have a running daemon drop a server.
+    Forget { host: String },
+}
+
+/// Does what the arguments say.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "a command's last word, with or without a log")]
+            {
+                eprintln!("waypost: {error:#}");
+            }
+            let wrong_configuration = error.is::<ConfigError>();
+            ExitCode::from(if wrong_configuration { WRONG_CONFIGURATION } else { FAILED })
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let file = cli.settings.config.clone();
+    let mut flags = flags(cli.settings);
+    if let Command::Run { listen } = &cli.command
+        && !listen.is_empty()
+    {
+        flags.listen.tcp = Some(listen.clone());
+    }
+    let config = config::load(file.as_deref(), std::env::vars_os(), flags)?;
+    match cli.command {
+        Command::Run { .. } => {
+            start_log(&config);
+            Ok(runtime()?.block_on(daemon::run(config))?)
+        }
+        Command::CheckConfig => {
+            print(&toml::to_string(&config.effective())?);
+            Ok(())
+        }
+        Command::Probe(args) => runtime()?.block_on(probe::run(args, &config)),
+        Command::Status { json } => {
+            let status = call(&config, "status", &[])?;
+            if json {
+                print(&serde_json::to_string_pretty(&status)?);
+            } else {
+                print(&table::status(&serde_json::from_value(status)?));
+            }
+            Ok(())
+        }
+        Command::Peers(args) => {
+            let rows = call(&config, "peers", &[])?;
+            print(&table::peers(serde_json::from_value(rows)?, &args)?);
+            Ok(())
+        }
+        Command::Add { name } => {
+            let name = name.join(" ");
+            call(&config, "add", &[&name])?;
+            print(&format!("added; `waypost peers` shows what becomes of it: {name}"));
+            Ok(())
+        }
+        Command::Forget { host } => {
+            call(&config, "forget", &[&host])?;
+            print(&format!("forgot {host}"));
+            Ok(())
+        }
+    }
+}
+
+/// The flags as keys, to be laid over everything else.
+fn flags(settings: Settings) -> Raw {
+    let mut raw = Raw { network: settings.network, data_dir: settings.data_dir, ..Raw::default() };
+    raw.tor.socks = settings.socks;
+    raw.tor.mode = settings.socks.map(|_| TorMode::Socks);
+    raw.log.level = settings.log;
+    raw.log.format = settings.log_format.map(|format| match format {
+        LogFormatArg::Text => LogFormat::Text,
+        LogFormatArg::Json => LogFormat::Json,
+    });
+    raw
+}
+
+fn start_log(config: &Config) {
+    let filter = EnvFilter::builder().parse_lossy(&config.log_level);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match config.log_format {
+        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+fn call(config: &Config, method: &str, params: &[&str]) -> anyhow::Result<serde_json::Value> {
+    Ok(runtime()?.block_on(control::call(&config.control_path(), method, params))?)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")
+}
+
+/// A command's answer. A reader that went away, as `head` does, is no failure.
+fn print(text: &str) {
+    use std::io::Write;
+    let text = text.trim_end_matches('\n');
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}

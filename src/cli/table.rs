@@ -1,0 +1,227 @@
+//! What the client commands show.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use comfy_table::{ContentArrangement, Table, presets};
+
+use crate::book::PeerState;
+use crate::clock::{self, Time};
+use crate::control::{PeerRow, Status};
+
+#[derive(Debug, Args)]
+pub struct PeersArgs {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Only onion services.
+    #[arg(long, conflicts_with = "clearnet")]
+    onion: bool,
+    /// Only clearnet servers.
+    #[arg(long)]
+    clearnet: bool,
+    /// Only peers in this state.
+    #[arg(long, value_enum)]
+    state: Option<StateArg>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StateArg {
+    Verified,
+    Stale,
+    Candidate,
+    Bad,
+}
+
+impl StateArg {
+    fn state(self) -> PeerState {
+        match self {
+            StateArg::Verified => PeerState::Verified,
+            StateArg::Stale => PeerState::Stale,
+            StateArg::Candidate => PeerState::Candidate,
+            StateArg::Bad => PeerState::Bad,
+        }
+    }
+}
+
+/// The peers that were asked for: verified ones first, those seen alive last before the others.
+pub fn peers(mut rows: Vec<PeerRow>, args: &PeersArgs) -> anyhow::Result<String> {
+    rows.retain(|row| {
+        let onion = row.host.ends_with(".onion");
+        (!args.onion || onion)
+            && (!args.clearnet || !onion)
+            && args.state.is_none_or(|state| state.state() == row.state)
+    });
+    rows.sort_by(|a, b| (a.state, b.last_success, &a.host).cmp(&(b.state, a.last_success, &b.host)));
+    if args.json {
+        return Ok(serde_json::to_string_pretty(&rows)?);
+    }
+    if rows.is_empty() {
+        return Ok("no such peers".to_owned());
+    }
+    let now = clock::now();
+    let mut table =
+        table(&["HOST", "STATE", "PORTS", "PROTOCOL", "SOFTWARE", "LATENCY", "VERIFIED", "FROM", "TROUBLE"]);
+    for row in &rows {
+        table.add_row(cells(row, now));
+    }
+    Ok(table.to_string())
+}
+
+/// A daemon's state in a few lines.
+pub fn status(status: &Status) -> String {
+    let Status { peers, callers, .. } = status;
+    let mut table = table(&[]);
+    let uptime = humantime::format_duration(Duration::from_secs(status.uptime_secs)).to_string();
+    let mut line = |name: &str, value: String| {
+        table.add_row([name.to_owned(), value]);
+    };
+    line("waypost", format!("{} on {}, up {uptime}", status.version, status.network));
+    line("tor", status.tor.to_string());
+    if status.network_down {
+        line("network", "seems to be down: nobody answers directly".to_owned());
+    }
+    line("listening", status.listeners.join(", "));
+    line(
+        "peers",
+        format!(
+            "{} verified ({} of them onion), {} stale, {} candidates, {} bad",
+            peers.verified, peers.verified_onion, peers.stale, peers.candidate, peers.bad
+        ),
+    );
+    line("probing", format!("{} now, next {}", peers.probing, until(status.next_probe)));
+    line(
+        "callers",
+        format!("{} sessions, {} since the start, {} calls", callers.open_sessions, callers.sessions, callers.requests),
+    );
+    line(
+        "store",
+        match (status.store.failing, status.store.waiting) {
+            (true, waiting) => format!("can't be written! {waiting} records wait"),
+            (false, 0) => "all is on disk".to_owned(),
+            (false, waiting) => format!("{waiting} records on their way to disk"),
+        },
+    );
+    table.to_string()
+}
+
+fn cells(row: &PeerRow, now: Time) -> [String; 9] {
+    let port = |letter: char, port: Option<u16>| port.map(|port| format!("{letter}{port}"));
+    let ports: Vec<String> = [port('s', row.ssl_port), port('t', row.tcp_port)].into_iter().flatten().collect();
+    [
+        row.host.clone(),
+        row.state.to_string(),
+        ports.join(" "),
+        row.protocol.clone().unwrap_or_default(),
+        row.software.clone().unwrap_or_default(),
+        row.latency_ms.map(|ms| format!("{ms} ms")).unwrap_or_default(),
+        row.last_success.map(|at| ago(now.since(at))).unwrap_or_default(),
+        row.source.clone(),
+        row.trouble.clone().unwrap_or_default(),
+    ]
+}
+
+/// Columns without lines between them, as narrow as the terminal asks for.
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    if !header.is_empty() {
+        table.set_header(header.iter().copied());
+    }
+    table
+}
+
+/// The largest unit is precise enough: `3m`, `17h`, `4d`.
+fn ago(time: Duration) -> String {
+    match time.as_secs() {
+        secs @ 0..60 => format!("{secs}s ago"),
+        secs @ 60..3600 => format!("{}m ago", secs / 60),
+        secs @ 3600..172_800 => format!("{}h ago", secs / 3600),
+        secs => format!("{}d ago", secs / 86_400),
+    }
+}
+
+fn until(time: Time) -> String {
+    match time.since(clock::now()).as_secs() {
+        0 => "at once".to_owned(),
+        secs => format!("in {}", humantime::format_duration(Duration::from_secs(secs))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::book::Counts;
+    use crate::control::{CallerStatus, StoreStatus};
+    use crate::network::Network;
+    use crate::route::TorState;
+
+    fn row(host: &str, state: PeerState, last_success: Option<Time>) -> PeerRow {
+        PeerRow {
+            host: host.to_owned(),
+            state,
+            ip: None,
+            tcp_port: Some(50001),
+            ssl_port: Some(50002),
+            protocol: Some("1.4.2".to_owned()),
+            pruning: None,
+            software: Some("ElectrumX 1.16.0".to_owned()),
+            genesis_hash: None,
+            key: None,
+            key_since: None,
+            key_changes: 0,
+            tip: None,
+            source: "seed".to_owned(),
+            first_hand: true,
+            first_seen: Time::default(),
+            last_try: None,
+            last_success,
+            next_try: Time::default(),
+            failures: 0,
+            trouble: (state == PeerState::Bad).then(|| "it serves another chain".to_owned()),
+            latency_ms: Some(87),
+            history: vec![true],
+        }
+    }
+
+    #[test]
+    fn peers_are_sorted_and_chosen() {
+        let now = clock::now();
+        let rows = vec![
+            row("bad.example", PeerState::Bad, None),
+            row("old.example", PeerState::Verified, Some(now - Duration::from_hours(5))),
+            row("new.example", PeerState::Verified, Some(now - Duration::from_mins(5))),
+            row("x.onion", PeerState::Candidate, None),
+        ];
+        let args = PeersArgs { json: false, onion: false, clearnet: true, state: None };
+        insta::assert_snapshot!(peers(rows.clone(), &args).unwrap());
+        let args = PeersArgs { json: true, onion: true, clearnet: false, state: Some(StateArg::Candidate) };
+        let json: Vec<PeerRow> = serde_json::from_str(&peers(rows, &args).unwrap()).unwrap();
+        assert_eq!(json.len(), 1);
+    }
+
+    #[test]
+    fn a_status_is_a_few_lines() {
+        let shown = status(&Status {
+            version: "0.1.0".to_owned(),
+            network: Network::Signet,
+            uptime_secs: 3720,
+            tor: TorState::Starting { percent: None, waits_for: "the first answer of an onion service".to_owned() },
+            network_down: true,
+            listeners: vec!["tcp://127.0.0.1:50001".to_owned()],
+            peers: Counts { verified: 12, stale: 1, candidate: 3, bad: 2, verified_onion: 4, probing: 5 },
+            next_probe: Time::default(),
+            store: StoreStatus { failing: false, waiting: 0 },
+            callers: CallerStatus {
+                open_sessions: 2,
+                sessions: 40,
+                refused_sessions: 0,
+                broken_sessions: 0,
+                requests: 99,
+                unreadable_lines: 0,
+                slow_lines: 0,
+            },
+        });
+        insta::assert_snapshot!(shown);
+    }
+}

@@ -1,0 +1,126 @@
+//! Settings from flags, environment and file, in that order, and what they come to.
+//!
+//! No module below knows of this one: each has a settings struct of its own, which is filled here.
+
+mod period;
+mod raw;
+mod resolved;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use period::Period;
+pub use raw::{Discovery, IdentityKeys, LimitKeys, Listen, Log, LogFormat, Raw, Tor, TorMode};
+pub use resolved::{Config, TorPlan};
+
+/// Prefix of the environment variables that set a key: `WAYPOST_TOR__MODE` is `tor.mode`.
+pub const PREFIX: &str = "WAYPOST_";
+
+/// What is wrong with the configuration, and where that was said.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("can't read the configuration {}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    /// toml's own account names line, column and key.
+    #[error("{}: {error}", path.display())]
+    File { path: PathBuf, error: Box<toml::de::Error> },
+    #[error("environment variable {name}: {why}")]
+    Environment { name: String, why: String },
+    #[error("{place}: {wrong}")]
+    Value { place: Place, wrong: Wrong },
+}
+
+/// A key whose value can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {why}")]
+pub struct Wrong {
+    /// As `discovery.seeds`.
+    pub key: &'static str,
+    pub why: String,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    File(PathBuf, Option<usize>),
+    Environment(String),
+    FlagsOrDefaults,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File(path, Some(line)) => write!(f, "{}, line {line}", path.display()),
+            Place::File(path, None) => write!(f, "{}", path.display()),
+            Place::Environment(name) => write!(f, "environment variable {name}"),
+            Place::FlagsOrDefaults => f.write_str("configuration"),
+        }
+    }
+}
+
+/// Reads the file, if there is one, and lays environment and flags over it.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+    flags: Raw,
+) -> Result<Config, ConfigError> {
+    let text = match file {
+        Some(path) => {
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?
+        }
+        None => String::new(),
+    };
+    let from_file: Raw = toml::from_str(&text).map_err(|error| ConfigError::File {
+        path: file.unwrap_or(Path::new("configuration")).to_owned(),
+        error: Box::new(error),
+    })?;
+    let mut raw = from_file;
+    let mut set_by_environment = Vec::new();
+    for (name, value) in environment {
+        let (Ok(name), Ok(value)) = (name.into_string(), value.into_string()) else { continue };
+        if let Some(key) = name.strip_prefix(PREFIX) {
+            let key = key.to_ascii_lowercase().replace("__", ".");
+            let over =
+                from_environment(&key, &value).map_err(|why| ConfigError::Environment { name: name.clone(), why })?;
+            raw = raw.overlaid(over);
+            set_by_environment.push((key, name));
+        }
+    }
+    Config::resolve(raw.overlaid(flags)).map_err(|wrong| {
+        let by_environment = set_by_environment.into_iter().find(|(key, _)| *key == wrong.key);
+        let place = match (by_environment, file) {
+            (Some((_, name)), _) => Place::Environment(name),
+            (None, Some(path)) => Place::File(path.to_owned(), line_of(&text, wrong.key)),
+            (None, None) => Place::FlagsOrDefaults,
+        };
+        ConfigError::Value { place, wrong }
+    })
+}
+
+/// A single key as if it stood in a file. Its value may be written as TOML, or as bare text.
+fn from_environment(key: &str, value: &str) -> Result<Raw, String> {
+    let known =
+        key.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+    if !known {
+        return Err("no key has such a name".to_owned());
+    }
+    let quoted = toml::Value::String(value.to_owned()).to_string();
+    let read = |value: &str| toml::from_str::<Raw>(&format!("{key} = {value}"));
+    read(value).or_else(|_| read(&quoted)).map_err(|error| error.message().to_owned())
+}
+
+/// The line on which a key's value begins.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let document = toml::de::DeTable::parse(text).ok()?;
+    let mut parts = key.split('.');
+    let mut value = document.get_ref().get(parts.next()?)?;
+    for part in parts {
+        value = value.get_ref().as_table()?.get(part)?;
+    }
+    let before = text.get(..value.span().start)?;
+    Some(before.matches('\n').count() + 1)
+}
+
+#[cfg(test)]
+mod tests;

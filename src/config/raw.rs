@@ -1,0 +1,156 @@
+//! The keys as they are written. All of them may be left out; what they default to stands beside each.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Period;
+use crate::network::Network;
+use crate::peer::{Host, Port};
+
+/// Declares a table of optional keys, and how one is laid over another.
+macro_rules! keys {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $($(#[$field_doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,)*
+        }
+
+        impl $name {
+            /// This, with the keys that `over` sets replaced by its.
+            pub fn overlaid(self, over: $name) -> $name {
+                $name { $($field: over.$field.or(self.$field),)* }
+            }
+        }
+    };
+}
+
+/// Everything that may be set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Raw {
+    /// The chain whose servers are looked for. Default: bitcoin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// Where the book and the control socket are kept. Default: $XDG_DATA_HOME/waypost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    pub listen: Listen,
+    pub identity: IdentityKeys,
+    pub tor: Tor,
+    pub discovery: Discovery,
+    pub limits: LimitKeys,
+    pub log: Log,
+}
+
+keys! {
+    /// Where callers find us.
+    Listen {
+        /// Default: 127.0.0.1:50001.
+        tcp: Vec<SocketAddr>,
+    }
+}
+
+keys! {
+    /// What we tell others of ourselves. Default: nothing.
+    IdentityKeys {
+        /// Our name on clearnet, with at least one of the ports.
+        host: Host,
+        tcp_port: Port,
+        ssl_port: Port,
+        /// Shown by wallets that ask for it.
+        banner: String,
+        donation_address: String,
+    }
+}
+
+keys! {
+    /// How onion peers are reached.
+    Tor {
+        /// Default: auto.
+        mode: TorMode,
+        /// The SOCKS port of a Tor. Default: 127.0.0.1:9050, then 127.0.0.1:9150.
+        socks: SocketAddr,
+    }
+}
+
+keys! {
+    /// How peers are looked for and kept.
+    Discovery {
+        /// Real names; replaces the built-in list.
+        seeds: Vec<String>,
+        /// A good peer is connected to again within this. Default: 24h.
+        recheck: Period,
+        /// Verified within this: fit to be told of. Default: 24h.
+        recent: Period,
+        /// No success for this long: removed. Default: 14d.
+        forget: Period,
+        /// From the first failure to the next try; doubles, with jitter, up to `recheck`. Default: 5m.
+        retry: Period,
+        /// Onion peers told of when Tor is unavailable. Default: 3.
+        fallback_onions: usize,
+        /// Whether loopback and private addresses may be peers, for test networks. Default: false.
+        allow_private: bool,
+        /// Verifications at once. Default: 32.
+        probes: usize,
+        /// Those of them that go through Tor. Default: 8.
+        onion_probes: usize,
+    }
+}
+
+keys! {
+    /// What callers may use.
+    LimitKeys {
+        /// Sessions at once. Default: 10000.
+        sessions: usize,
+    }
+}
+
+keys! {
+    /// What is written to standard error.
+    Log {
+        /// error, warn, info, debug or trace, or tracing's filter syntax. Default: info.
+        level: String,
+        /// Default: text.
+        format: LogFormat,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TorMode {
+    /// The SOCKS port, if a Tor answers there, now or later.
+    #[default]
+    Auto,
+    /// The SOCKS port that `tor.socks` names.
+    Socks,
+    /// No onion peer is contacted.
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+impl Raw {
+    /// This, with the keys that `over` sets replaced by its.
+    pub fn overlaid(self, over: Raw) -> Raw {
+        Raw {
+            network: over.network.or(self.network),
+            data_dir: over.data_dir.or(self.data_dir),
+            listen: self.listen.overlaid(over.listen),
+            identity: self.identity.overlaid(over.identity),
+            tor: self.tor.overlaid(over.tor),
+            discovery: self.discovery.overlaid(over.discovery),
+            limits: self.limits.overlaid(over.limits),
+            log: self.log.overlaid(over.log),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What the keys come to: the settings of each module, checked and complete.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Discovery, IdentityKeys, LimitKeys, Listen, Log, LogFormat, Period, Raw, Tor, TorMode, Wrong};
+use crate::book;
+use crate::conversation::server::Identity;
+use crate::network::Network;
+use crate::peer::{Host, Ports, RealName};
+use crate::serve::Limits;
+
+/// The configuration, resolved.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub listen: Vec<SocketAddr>,
+    pub identity: Identity,
+    pub tor: TorPlan,
+    pub book: book::Settings,
+    pub limits: Limits,
+    pub log_level: String,
+    pub log_format: LogFormat,
+}
+
+/// Which Tor is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TorPlan {
+    pub mode: TorMode,
+    /// SOCKS addresses to look at, in this order; none where Tor is off.
+    pub socks: Vec<SocketAddr>,
+}
+
+const BANNER: &str = "This node serves Electrum peer discovery: it tells which servers are alive.";
+
+impl Config {
+    pub fn resolve(raw: Raw) -> Result<Config, Wrong> {
+        let Raw { network, data_dir, listen, identity, tor, discovery, limits, log } = raw;
+        let network = network.unwrap_or_default();
+        let data_dir = data_dir.or_else(default_data_dir).ok_or_else(|| {
+            wrong("data_dir", "set it: there is neither XDG_DATA_HOME nor HOME to put a default below".to_owned())
+        })?;
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listen = listen.tcp.unwrap_or_else(|| vec![loopback(50001)]);
+        let identity = resolve_identity(identity, network)?;
+        let own = identity.clearnet.iter().map(|(host, _)| host.clone()).collect();
+        let tor = resolve_tor(tor, [loopback(9050), loopback(9150)])?;
+        let book = resolve_book(discovery, network, own)?;
+        let sessions = within("limits.sessions", limits.sessions, Limits::default().sessions, 1..=1_000_000)?;
+        let log_level = log.level.unwrap_or_else(|| "info".to_owned());
+        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&log_level) {
+            return Err(wrong("log.level", error.to_string()));
+        }
+        Ok(Config {
+            data_dir,
+            listen,
+            identity,
+            tor,
+            book,
+            limits: Limits { sessions, ..Limits::default() },
+            log_level,
+            log_format: log.format.unwrap_or_default(),
+        })
+    }
+
+    pub fn store_path(&self) -> PathBuf {
+        self.data_dir.join("peers.redb")
+    }
+
+    pub fn control_path(&self) -> PathBuf {
+        self.data_dir.join("control.sock")
+    }
+
+    /// The same as keys, every one of them set: what `check-config` prints, and reads again to the same end.
+    pub fn effective(&self) -> Raw {
+        let Config { book, identity, limits, .. } = self;
+        let clearnet = identity.clearnet.as_ref();
+        let period = |duration| Some(Period(duration));
+        Raw {
+            network: Some(book.network),
+            data_dir: Some(self.data_dir.clone()),
+            listen: Listen { tcp: Some(self.listen.clone()) },
+            identity: IdentityKeys {
+                host: clearnet.map(|(host, _)| host.clone()),
+                tcp_port: clearnet.and_then(|(_, ports)| ports.tcp()),
+                ssl_port: clearnet.and_then(|(_, ports)| ports.tls()),
+                banner: Some(identity.banner.clone()),
+                donation_address: Some(identity.donation_address.clone()),
+            },
+            tor: Tor {
+                mode: Some(self.tor.mode),
+                socks: self.tor.socks.first().copied().filter(|_| self.tor.socks.len() == 1),
+            },
+            discovery: Discovery {
+                seeds: Some(book.seeds.iter().map(RealName::to_string).collect()),
+                recheck: period(book.recheck),
+                recent: period(book.recent),
+                forget: period(book.forget),
+                retry: period(book.retry),
+                fallback_onions: Some(book.fallback_onions),
+                allow_private: Some(book.allow_private),
+                probes: Some(book.probes),
+                onion_probes: Some(book.onion_probes),
+            },
+            limits: LimitKeys { sessions: Some(limits.sessions) },
+            log: Log { level: Some(self.log_level.clone()), format: Some(self.log_format) },
+        }
+    }
+}
+
+fn resolve_identity(keys: IdentityKeys, network: Network) -> Result<Identity, Wrong> {
+    let ports = Ports::new(keys.tcp_port, keys.ssl_port);
+    let clearnet = match (keys.host, ports) {
+        (Some(Host::Onion(_)), _) => {
+            return Err(wrong("identity.host", "an onion name can't be our name on clearnet".to_owned()));
+        }
+        (Some(_), None) => {
+            return Err(wrong("identity.host", "set identity.tcp_port or identity.ssl_port as well".to_owned()));
+        }
+        (None, Some(_)) => {
+            let key = if keys.tcp_port.is_some() { "identity.tcp_port" } else { "identity.ssl_port" };
+            return Err(wrong(key, "set identity.host as well".to_owned()));
+        }
+        (Some(host), Some(ports)) => Some((host, ports)),
+        (None, None) => None,
+    };
+    Ok(Identity {
+        network,
+        clearnet,
+        onion: None,
+        banner: keys.banner.unwrap_or_else(|| BANNER.to_owned()),
+        donation_address: keys.donation_address.unwrap_or_default(),
+    })
+}
+
+fn resolve_tor(keys: Tor, usual: [SocketAddr; 2]) -> Result<TorPlan, Wrong> {
+    let mode = keys.mode.unwrap_or_default();
+    let socks = match (mode, keys.socks) {
+        (TorMode::Off, Some(_)) => {
+            return Err(wrong("tor.socks", "tor.mode is off; leave one of the two out".to_owned()));
+        }
+        (TorMode::Off, None) => Vec::new(),
+        (TorMode::Auto | TorMode::Socks, Some(address)) => vec![address],
+        (TorMode::Auto | TorMode::Socks, None) => usual.to_vec(),
+    };
+    Ok(TorPlan { mode, socks })
+}
+
+fn resolve_book(keys: Discovery, network: Network, own: Vec<Host>) -> Result<book::Settings, Wrong> {
+    let default = book::Settings::default();
+    let seeds = match keys.seeds {
+        None => network.built_in_peers(),
+        Some(lines) => lines.iter().map(|line| seed(line, network)).collect::<Result<_, _>>()?,
+    };
+    let period = |key, period: Option<Period>, default: Duration| {
+        let Period(period) = period.unwrap_or(Period(default));
+        if period < Duration::from_secs(1) || period > Duration::from_hours(24 * 3650) {
+            return Err(wrong(key, "must lie between 1s and 3650d".to_owned()));
+        }
+        Ok(period)
+    };
+    let settings = book::Settings {
+        network,
+        seeds,
+        own,
+        recheck: period("discovery.recheck", keys.recheck, default.recheck)?,
+        recent: period("discovery.recent", keys.recent, default.recent)?,
+        forget: period("discovery.forget", keys.forget, default.forget)?,
+        retry: period("discovery.retry", keys.retry, default.retry)?,
+        fallback_onions: within("discovery.fallback_onions", keys.fallback_onions, default.fallback_onions, 0..=50)?,
+        allow_private: keys.allow_private.unwrap_or(default.allow_private),
+        probes: within("discovery.probes", keys.probes, default.probes, 1..=1000)?,
+        onion_probes: within("discovery.onion_probes", keys.onion_probes, default.onion_probes, 1..=1000)?,
+        candidates: default.candidates,
+    };
+    if settings.retry > settings.recheck {
+        return Err(wrong("discovery.retry", "must not be longer than discovery.recheck".to_owned()));
+    }
+    if settings.forget < settings.recent {
+        return Err(wrong("discovery.forget", "must not be shorter than discovery.recent".to_owned()));
+    }
+    Ok(settings)
+}
+
+fn seed(line: &str, network: Network) -> Result<RealName, Wrong> {
+    RealName::parse(line, network.default_ports())
+        .map_err(|error| wrong("discovery.seeds", format!("{line:?} is no real name: {error}")))
+}
+
+fn within(
+    key: &'static str,
+    value: Option<usize>,
+    default: usize,
+    range: std::ops::RangeInclusive<usize>,
+) -> Result<usize, Wrong> {
+    let value = value.unwrap_or(default);
+    if range.contains(&value) {
+        Ok(value)
+    } else {
+        Err(wrong(key, format!("must lie between {} and {}", range.start(), range.end())))
+    }
+}
+
+fn wrong(key: &'static str, why: String) -> Wrong {
+    Wrong { key, why }
+}
+
+fn default_data_dir() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
+    base.map(|base| base.join("waypost"))
+}

@@ -1,0 +1,77 @@
+use super::*;
+use crate::network::Network;
+
+fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("waypost.toml");
+    std::fs::write(&path, format!("data_dir = \"/d\"\n{text}")).unwrap();
+    let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    load(Some(&path), environment, Raw::default())
+}
+
+/// The error without the path, which differs from run to run.
+fn error(text: &str, environment: &[(&str, &str)]) -> String {
+    let text = load_text(text, environment).unwrap_err().to_string();
+    text.split_once("waypost.toml").map_or(text.clone(), |(_, rest)| rest.to_owned())
+}
+
+#[test]
+fn without_a_file_there_are_defaults() {
+    let flags = Raw { data_dir: Some("/d".into()), ..Raw::default() };
+    let config = load(None, std::iter::empty(), flags).unwrap();
+    assert_eq!(config.listen, ["127.0.0.1:50001".parse().unwrap()]);
+    assert_eq!(config.book.seeds.len(), 13);
+    assert_eq!(config.tor.socks.len(), 2);
+}
+
+#[test]
+fn flags_beat_environment_beats_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("waypost.toml");
+    std::fs::write(&path, "network = \"signet\"\ndata_dir = \"/file\"\n[discovery]\nprobes = 5").unwrap();
+    let environment = [("WAYPOST_NETWORK", "testnet4"), ("WAYPOST_DATA_DIR", "/environment"), ("PATH", "/bin")];
+    let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let flags = Raw { network: Some(Network::Regtest), ..Raw::default() };
+    let config = load(Some(&path), environment, flags).unwrap();
+    assert_eq!(config.book.network, Network::Regtest);
+    assert_eq!(config.data_dir, Path::new("/environment"));
+    assert_eq!(config.book.probes, 5);
+}
+
+#[test]
+fn the_environment_takes_any_key() {
+    let environment = [
+        ("WAYPOST_LISTEN__TCP", "[\"0.0.0.0:1\"]"),
+        ("WAYPOST_TOR__MODE", "off"),
+        ("WAYPOST_DISCOVERY__RETRY", "1m"),
+        ("WAYPOST_DISCOVERY__ALLOW_PRIVATE", "true"),
+    ];
+    let config = load_text("", &environment).unwrap();
+    assert_eq!(config.listen, ["0.0.0.0:1".parse().unwrap()]);
+    assert_eq!(config.tor.mode, TorMode::Off);
+    assert_eq!(config.book.retry.as_secs(), 60);
+    assert!(config.book.allow_private);
+}
+
+#[test]
+fn errors_name_file_line_and_key() {
+    insta::assert_snapshot!(error("[discovery]\nrechek = \"1h\"\n", &[]));
+    insta::assert_snapshot!(error("[discovery]\nretry = \"soon\"\n", &[]));
+    insta::assert_snapshot!(error("[tor]\nmode = \"on\"\n", &[]));
+    insta::assert_snapshot!(error("\n[discovery]\nseeds = [\"a.example\"]\n", &[]));
+    insta::assert_snapshot!(error("[identity]\nhost = \"a.example\"\n", &[]));
+    insta::assert_snapshot!(error("[discovery]\nprobes = 0\n", &[]));
+    insta::assert_snapshot!(error("", &[("WAYPOST_DISCOVERY__PROBES", "0")]));
+    insta::assert_snapshot!(error("", &[("WAYPOST_NETWROK", "bitcoin")]));
+    insta::assert_snapshot!(error("[log]\nlevel = \"lou,d=er=\"\n", &[]));
+}
+
+#[test]
+fn the_effective_configuration_is_the_same_again() {
+    let text =
+        "network = \"regtest\"\n[identity]\nhost = \"wp.example.com\"\ntcp_port = 1\n[tor]\nsocks = \"127.0.0.1:7\"";
+    let config = load_text(text, &[]).unwrap();
+    let printed = toml::to_string(&config.effective()).unwrap();
+    let again = Config::resolve(toml::from_str(&printed).unwrap()).unwrap();
+    assert_eq!(again.effective(), config.effective());
+}

@@ -1,0 +1,188 @@
+//! The operator's way to a running daemon: a Unix socket that speaks the same JSON-RPC as everything else.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::codec::{Framed, LinesCodec};
+
+use crate::book::{Counts, PeerState};
+use crate::clock::Time;
+use crate::inbox::{Ask, Inbox, Input};
+use crate::network::Network;
+use crate::protocol::{Incoming, parse_line};
+use crate::route::TorState;
+
+/// A book of ten thousand peers is about six megabytes of this.
+const LONGEST: usize = 64 * 1024 * 1024;
+
+/// The book answers at once, whatever else it does.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// The daemon's state, as `status` shows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub network: Network,
+    pub uptime_secs: u64,
+    pub tor: TorState,
+    /// Nothing answered directly for a while, not even peers that were fine lately.
+    pub network_down: bool,
+    pub listeners: Vec<String>,
+    pub peers: Counts,
+    /// When the book wants to be woken next.
+    pub next_probe: Time,
+    pub store: StoreStatus,
+    pub callers: CallerStatus,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// The last write failed, for want of room perhaps.
+    pub failing: bool,
+    /// Records that are not on disk yet.
+    pub waiting: u64,
+}
+
+/// What callers did since the start.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CallerStatus {
+    pub open_sessions: u64,
+    pub sessions: u64,
+    pub refused_sessions: u64,
+    pub broken_sessions: u64,
+    pub requests: u64,
+    pub unreadable_lines: u64,
+    pub slow_lines: u64,
+}
+
+/// One peer, as `peers` shows it. Times are in milliseconds since 1970.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerRow {
+    pub host: String,
+    pub state: PeerState,
+    pub ip: Option<String>,
+    pub tcp_port: Option<u16>,
+    pub ssl_port: Option<u16>,
+    pub protocol: Option<String>,
+    pub pruning: Option<u32>,
+    pub software: Option<String>,
+    pub genesis_hash: Option<String>,
+    /// SHA-256 of the TLS certificate's key, since when, and how often it was another before.
+    pub key: Option<String>,
+    pub key_since: Option<Time>,
+    pub key_changes: u32,
+    pub tip: Option<u32>,
+    pub source: String,
+    /// Whether the peer itself said what stands here.
+    pub first_hand: bool,
+    pub first_seen: Time,
+    pub last_try: Option<Time>,
+    pub last_success: Option<Time>,
+    pub next_try: Time,
+    pub failures: u32,
+    /// What went wrong at the last try, or why it is bad.
+    pub trouble: Option<String>,
+    pub latency_ms: Option<u64>,
+    /// The last outcomes, oldest first: true for a success.
+    pub history: Vec<bool>,
+}
+
+/// Takes the socket's place in the file system. One that a dead daemon left there is replaced; the store's lock has
+/// shown by then that no living one uses it.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves operators until it is dropped.
+pub async fn serve(listener: UnixListener, inbox: Inbox) {
+    let mut sessions = JoinSet::new();
+    loop {
+        while sessions.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                sessions.spawn(session(stream, inbox.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "can't take a control connection for the moment");
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("no daemon answers on {}: {source}; is `waypost run` running with this data_dir?", path.display())]
+    NoDaemon { path: PathBuf, source: io::Error },
+    #[error("the daemon's answer can't be read: {0}")]
+    Unreadable(String),
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// One call to the daemon whose socket this is.
+pub async fn call(path: &Path, method: &str, params: &[&str]) -> Result<Value, CallError> {
+    let no_daemon = |source| CallError::NoDaemon { path: path.to_owned(), source };
+    let unreadable = |error: &dyn std::fmt::Display| CallError::Unreadable(error.to_string());
+    let stream = UnixStream::connect(path).await.map_err(no_daemon)?;
+    let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(LONGEST));
+    let request = json!({ "jsonrpc": "2.0", "id": 0, "method": method, "params": params });
+    lines.send(request.to_string()).await.map_err(|error| unreadable(&error))?;
+    let line = timeout(ANSWER, lines.next()).await.map_err(|error| unreadable(&error))?;
+    let line = line.ok_or_else(|| unreadable(&"it closed the connection"))?.map_err(|error| unreadable(&error))?;
+    let mut answer: Value = serde_json::from_str(&line).map_err(|error| unreadable(&error))?;
+    match answer.pointer("/error/message").and_then(Value::as_str) {
+        Some(why) => Err(CallError::Refused(why.to_owned())),
+        None => Ok(answer.get_mut("result").map(Value::take).unwrap_or_default()),
+    }
+}
+
+async fn session(stream: UnixStream, inbox: Inbox) {
+    let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(64 * 1024));
+    while let Some(Ok(line)) = lines.next().await {
+        let answer = match answer(&line, &inbox).await {
+            Ok(result) => json!({ "jsonrpc": "2.0", "id": 0, "result": result }),
+            Err(why) => json!({ "jsonrpc": "2.0", "id": 0, "error": { "code": 1, "message": why } }),
+        };
+        if lines.send(answer.to_string()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn answer(line: &str, inbox: &Inbox) -> Result<Value, String> {
+    let request = match parse_line(line) {
+        Ok(Incoming::Single(Ok(request))) => request,
+        _ => return Err("expected one JSON-RPC call a line".to_owned()),
+    };
+    let mut params: Vec<String> = match request.params {
+        Some(params) => serde_json::from_str(params.get()).map_err(|_| "expected texts as parameters".to_owned())?,
+        None => Vec::new(),
+    };
+    let ask = match (request.method.as_ref(), params.pop(), params.is_empty()) {
+        ("status", None, _) => Ask::Status,
+        ("peers", None, _) => Ask::Peers,
+        ("add", Some(name), true) => Ask::Add(name),
+        ("forget", Some(host), true) => Ask::Forget(host),
+        _ => return Err("expected status, peers, add with a real name, or forget with a host".to_owned()),
+    };
+    let (reply, answer) = oneshot::channel();
+    let busy = |_| "the daemon is going down".to_owned();
+    inbox.send(Input::Ask { ask, reply }).await.map_err(|_| "the daemon is going down".to_owned())?;
+    answer.await.map_err(busy)?
+}

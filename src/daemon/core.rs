@@ -1,0 +1,238 @@
+//! The task that owns the book, its generator and the way to the store: it hands the book what happens, and has done
+//! what the book wants.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+use super::notice;
+use crate::book::{Action, Attempt, Book, Event, Failure, Snapshot};
+use crate::clock::{self, Time};
+use crate::control::{CallerStatus, Status, StoreStatus};
+use crate::conversation::client::Expected;
+use crate::dial::{self, Dialer};
+use crate::inbox::{Ask, Input};
+use crate::peer::{Features, Host, RealName};
+use crate::probe::{Deadlines, probe};
+use crate::route::Via;
+use crate::serve::Counters;
+use crate::store::{Change, Changes, WriterStatus};
+
+/// Changes in what callers are told are gathered for this long, as drawing it up anew costs a look at every peer.
+const GATHER: Duration = Duration::from_millis(500);
+
+/// The book is woken after this at the latest, since the wall clock may be set while we sleep by another one.
+const LONGEST_SLEEP: Duration = Duration::from_mins(1);
+
+/// What `status` tells beside the book's own account.
+#[derive(Debug)]
+pub struct Facts {
+    pub started: Time,
+    pub listeners: Vec<String>,
+    pub counters: Arc<Counters>,
+    pub store: Arc<WriterStatus>,
+}
+
+#[derive(Debug)]
+pub struct Core {
+    book: Book,
+    rng: StdRng,
+    store: Changes,
+    dialer: Dialer,
+    facts: Facts,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    /// When what callers are told is drawn up anew.
+    publish_at: Option<Instant>,
+    /// Look-ups and verifications under way, and whom each is about.
+    flights: JoinSet<Event>,
+    about: HashMap<Id, Host>,
+}
+
+impl Core {
+    /// The task, and the picture of the book that it keeps up to date.
+    pub fn new(
+        book: Book,
+        first: Vec<Action>,
+        store: Changes,
+        dialer: Dialer,
+        facts: Facts,
+        mut rng: StdRng,
+    ) -> (Core, watch::Receiver<Arc<Snapshot>>) {
+        let (snapshot, watcher) = watch::channel(Arc::new(book.snapshot(facts.started, &mut rng)));
+        let (flights, about) = (JoinSet::new(), HashMap::new());
+        let mut core = Core { book, rng, store, dialer, facts, snapshot, publish_at: None, flights, about };
+        core.act(first);
+        (core, watcher)
+    }
+
+    /// Runs until told to stop. What is under way then is dropped, and counts for nothing.
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut stop: oneshot::Receiver<()>) {
+        loop {
+            let wakeup = self.wakeup();
+            tokio::select! {
+                _ = &mut stop => return,
+                Some(input) = inputs.recv() => self.input(input),
+                Some(landed) = self.flights.join_next_with_id() => self.landed(landed),
+                () = sleep_until(wakeup) => self.handle(Event::Tick),
+            }
+            if self.publish_at.is_some_and(|at| at <= Instant::now()) {
+                self.publish_at = None;
+                self.snapshot.send_replace(Arc::new(self.book.snapshot(clock::now(), &mut self.rng)));
+            }
+        }
+    }
+
+    fn wakeup(&self) -> Instant {
+        let now = clock::now();
+        let tick = Instant::now() + self.book.next_wakeup().since(now).min(LONGEST_SLEEP);
+        self.publish_at.map_or(tick, |at| at.min(tick))
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Event(event) => self.handle(event),
+            Input::AddPeer { features, from, reply } => {
+                // A caller who left meanwhile has its peer verified all the same.
+                let _ = reply.send(self.add_peer(&features, from));
+            }
+            Input::Ask { ask, reply } => {
+                let _ = reply.send(self.answer(ask));
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let actions = self.book.handle(event, clock::now(), &mut self.rng);
+        self.act(actions);
+    }
+
+    fn add_peer(&mut self, features: &Features, from: Option<IpAddr>) -> bool {
+        match self.book.add_peer(features, from, clock::now(), &mut self.rng) {
+            Ok(actions) => {
+                self.act(actions);
+                true
+            }
+            Err(refusal) => {
+                tracing::debug!(%refusal, "an add_peer was refused");
+                false
+            }
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) -> Result<Value, String> {
+        let now = clock::now();
+        match ask {
+            Ask::Status => serde_json::to_value(self.status(now)).map_err(|error| error.to_string()),
+            Ask::Peers => {
+                let recent = self.book.settings().recent;
+                Ok(self.book.entries().map(|entry| json!(notice::row(entry, recent, now))).collect())
+            }
+            Ask::Add(line) => {
+                let name = RealName::parse(&line, self.book.settings().network.default_ports());
+                let name = name.map_err(|error| format!("{line:?} is no real name: {error}"))?;
+                let actions = self.book.add(name, now, &mut self.rng).map_err(|refusal| refusal.to_string())?;
+                self.act(actions);
+                Ok(Value::Bool(true))
+            }
+            Ask::Forget(host) => {
+                let host: Host = host.parse().map_err(|error| format!("{host:?} is no host: {error}"))?;
+                let actions = self.book.forget(&host).ok_or_else(|| format!("no peer {host} is known"))?;
+                self.act(actions);
+                Ok(Value::Bool(true))
+            }
+        }
+    }
+
+    fn status(&self, now: Time) -> Status {
+        let Facts { started, listeners, counters, store } = &self.facts;
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            network: self.book.settings().network,
+            uptime_secs: now.since(*started).as_secs(),
+            tor: self.book.tor().clone(),
+            network_down: self.book.network_is_down(),
+            listeners: listeners.clone(),
+            peers: self.book.counts(now),
+            next_probe: self.book.next_wakeup().max(now),
+            store: StoreStatus { failing: store.is_failing(), waiting: store.waiting() },
+            callers: CallerStatus {
+                open_sessions: counters.open.value(),
+                sessions: counters.sessions.value(),
+                refused_sessions: counters.refused_sessions.value(),
+                broken_sessions: counters.broken_sessions.value(),
+                requests: counters.requests.value(),
+                unreadable_lines: counters.unreadable_lines.value(),
+                slow_lines: counters.slow_lines.value(),
+            },
+        }
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Resolve(host) => self.resolve(host),
+                Action::Probe(attempt) => self.probe(attempt),
+                Action::Save(entry) => self.store.write(Change::Save(entry)),
+                Action::Remove(host) => self.store.write(Change::Remove(host)),
+                Action::SaveReach(via, total) => self.store.write(Change::Reach(via, total)),
+                Action::Publish => {
+                    self.publish_at.get_or_insert_with(|| Instant::now() + GATHER);
+                }
+                Action::Notice(notice) => notice::log(&notice),
+            }
+        }
+    }
+
+    fn resolve(&mut self, host: Host) {
+        let Host::Dns(name) = host.clone() else { return };
+        let about = host.clone();
+        let handle = self.flights.spawn(async move {
+            let addresses = dial::resolve(&name).await;
+            Event::Resolved { host, addresses }
+        });
+        self.about.insert(handle.id(), about);
+    }
+
+    fn probe(&mut self, attempt: Attempt) {
+        let dialer = self.dialer.clone();
+        let network = self.book.settings().network;
+        let expected = Expected {
+            host: attempt.host.clone(),
+            genesis_hash: network.genesis_hash(),
+            default_ports: network.default_ports(),
+        };
+        let about = attempt.host.clone();
+        let handle = self.flights.spawn(async move {
+            let deadlines = Deadlines::of(Via::of(&attempt.host));
+            let host = attempt.host.clone();
+            let outcome = probe(&dialer, &attempt, &expected, deadlines, |progress| {
+                tracing::trace!(%host, ?progress, "probing");
+            });
+            let outcome = Box::new(outcome.await);
+            tracing::debug!(host = %attempt.host, failure = ?outcome.as_ref().as_ref().err(), "probed");
+            Event::Probed { host: attempt.host, outcome }
+        });
+        self.about.insert(handle.id(), about);
+    }
+
+    fn landed(&mut self, landed: Result<(Id, Event), JoinError>) {
+        match landed {
+            Ok((id, event)) => {
+                self.about.remove(&id);
+                self.handle(event);
+            }
+            Err(error) => {
+                let Some(host) = self.about.remove(&error.id()) else { return };
+                tracing::error!(%host, "a probe broke down; the panic before this line says where");
+                self.handle(Event::Probed { host, outcome: Box::new(Err(Failure::Internal)) });
+            }
+        }
+    }
+}

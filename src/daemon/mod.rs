@@ -1,0 +1,203 @@
+//! The daemon: everything wired up, watched over and taken down again.
+
+mod core;
+mod notice;
+
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use self::core::{Core, Facts};
+use crate::book::Book;
+use crate::clock;
+use crate::config::Config;
+use crate::dial::{Dialer, Tls};
+use crate::inbox::{self, Inbox};
+use crate::serve::{self, Counters, Shared};
+use crate::store::{Changes, Kept, Store, StoreError, Writer};
+use crate::{control, tor};
+
+/// What is left to be written must be on disk within this when we are told to stop.
+const GOODBYE: Duration = Duration::from_secs(9);
+
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error("can't make the data directory {}: {source}; choose another data_dir, or make it for this user", path.display())]
+    MakeDirectory { path: PathBuf, source: std::io::Error },
+    #[error("the data directory {} belongs to another user; choose another data_dir, or run as its owner", .0.display())]
+    OthersDirectory(PathBuf),
+    #[error("can't listen on {address}: {source}; is another server running there? listen.tcp chooses the address")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("can't make the control socket {}: {source}", path.display())]
+    Control { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("can't start: {0}")]
+    Start(String),
+    #[error("{0} ended, which it never should; start the daemon again, and report the lines before this one")]
+    Ended(&'static str),
+}
+
+/// Runs until it is told to stop, or something that must never end does.
+pub async fn run(config: Config) -> Result<(), DaemonError> {
+    let mut rng = generator();
+    data_directory(&config.data_dir)?;
+    let (store, kept) = Store::open(&config.store_path(), clock::now())?;
+    let listeners = listen(&config.listen).await?;
+    let control_path = config.control_path();
+    let control =
+        control::bind(&control_path).map_err(|source| DaemonError::Control { path: control_path.clone(), source })?;
+    let stop = stop_signals().map_err(|error| DaemonError::Start(error.to_string()))?;
+    let (writer, changes) = Writer::spawn(store).map_err(|error| DaemonError::Start(error.to_string()))?;
+    let (inbox, inputs) = mpsc::channel(inbox::CAPACITY);
+    let (found_tor, socks) = watch::channel(None);
+    let tls = Tls::new().map_err(|error| DaemonError::Start(error.to_string()))?;
+    let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect::<Vec<_>>();
+    tracing::info!(
+        network = %config.book.network, peers = kept.entries.len(), listening = ?addresses,
+        "waypost {} is up", env!("CARGO_PKG_VERSION")
+    );
+    let counters = Arc::new(Counters::default());
+    let facts = Facts {
+        started: clock::now(),
+        listeners: addresses.iter().map(|address| format!("tcp://{address}")).collect(),
+        counters: Arc::clone(&counters),
+        store: writer.status(),
+    };
+    let (core, snapshot) = begin(&config, kept, changes, Dialer { tls, socks }, facts, &mut rng);
+    let identity = Arc::new(config.identity.clone());
+    let shared = Shared { identity, snapshot, inbox: inbox.clone(), limits: config.limits.clone(), counters };
+
+    let mut tasks: JoinSet<&'static str> = JoinSet::new();
+    let (stop_core, core_stops) = oneshot::channel();
+    let core = tokio::spawn(core.run(inputs, core_stops));
+    for listener in listeners {
+        let session = serve::serve(listener, shared.clone(), StdRng::seed_from_u64(rng.next_u64()));
+        tasks.spawn(async move {
+            session.await;
+            "a listener"
+        });
+    }
+    spawn_rest(&mut tasks, &config, control, inbox, found_tor, &mut rng);
+    let ended = tokio::select! {
+        name = stop => {
+            tracing::info!(signal = name, "stopping");
+            None
+        }
+        ended = tasks.join_next() => Some(ended.and_then(Result::ok).unwrap_or("a task")),
+    };
+    tasks.shutdown().await;
+    let _ = stop_core.send(());
+    let core = timeout(GOODBYE, core).await;
+    let written = timeout(GOODBYE, tokio::task::spawn_blocking(move || writer.finish())).await;
+    let _ = std::fs::remove_file(&control_path);
+    match (ended, core) {
+        (Some(name), _) => Err(DaemonError::Ended(name)),
+        (None, Ok(Ok(()))) if written.is_ok() => Ok(()),
+        (None, _) => Err(DaemonError::Ended("the book's task")),
+    }
+}
+
+/// The book's task, ready to run, with the first picture of what it knows.
+fn begin(
+    config: &Config,
+    kept: Kept,
+    changes: Changes,
+    dialer: Dialer,
+    facts: Facts,
+    rng: &mut StdRng,
+) -> (Core, watch::Receiver<Arc<crate::book::Snapshot>>) {
+    let now = facts.started;
+    if let Some((aside, why)) = &kept.moved_aside {
+        tracing::warn!(kept_as = %aside.display(), why, "the store was damaged; it was moved aside and a new one begun");
+    }
+    if kept.unreadable > 0 {
+        tracing::warn!(records = kept.unreadable, "the store has records that can't be read; they are left alone");
+    }
+    let empty = kept.entries.is_empty();
+    let mut book = Book::new(config.book.clone(), kept.entries, kept.direct, kept.tor, now);
+    let first = if empty { book.seed(now, rng) } else { Vec::new() };
+    Core::new(book, first, changes, dialer, facts, StdRng::seed_from_u64(rng.next_u64()))
+}
+
+fn spawn_rest(
+    tasks: &mut JoinSet<&'static str>,
+    config: &Config,
+    control: tokio::net::UnixListener,
+    inbox: Inbox,
+    found_tor: watch::Sender<Option<crate::dial::Socks>>,
+    rng: &mut StdRng,
+) {
+    let operators = inbox.clone();
+    tasks.spawn(async move {
+        control::serve(control, operators).await;
+        "the control socket"
+    });
+    let (addresses, secret) = (config.tor.socks.clone(), rng.random());
+    if !addresses.is_empty() {
+        tasks.spawn(async move {
+            tor::watch(addresses, secret, found_tor, inbox).await;
+            "the watch on Tor"
+        });
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one generator that all others descend from")]
+fn generator() -> StdRng {
+    rand::make_rng()
+}
+
+/// Makes the data directory for us alone, or sees that it is ours.
+fn data_directory(path: &Path) -> Result<(), DaemonError> {
+    let failed = |source| DaemonError::MakeDirectory { path: path.to_owned(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(failed)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if !metadata.is_dir() {
+        return Err(failed(std::io::ErrorKind::NotADirectory.into()));
+    }
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(DaemonError::OthersDirectory(path.to_owned()));
+    }
+    if metadata.permissions().mode() & 0o077 != 0 {
+        tracing::warn!(path = %path.display(), "others may look into the data directory; `chmod 700` it");
+    }
+    Ok(())
+}
+
+async fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = TcpListener::bind(address).await;
+        listeners.push(listener.map_err(|source| DaemonError::Listen { address: *address, source })?);
+    }
+    Ok(listeners)
+}
+
+/// Resolves when we are told to stop, with the name of how.
+fn stop_signals() -> std::io::Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}

@@ -1,0 +1,58 @@
+//! What the book has to say, put into the words of a log line or a table's row.
+
+use std::time::Duration;
+
+use crate::book::{Entry, Notice};
+use crate::clock::Time;
+use crate::control::PeerRow;
+use crate::route::TorState;
+
+/// One line for what an operator wants to know; nothing of callers at this level.
+pub fn log(notice: &Notice) {
+    match notice {
+        Notice::Verified { host, software } => {
+            tracing::info!(%host, software = software.as_deref().unwrap_or("unknown"), "verified");
+        }
+        Notice::Lost { host, why } => tracing::info!(%host, %why, "lost: not told of any more"),
+        Notice::Bad { host, why } => tracing::info!(%host, %why, "bad: not told of"),
+        Notice::Forgotten { host } => tracing::info!(%host, "forgotten: no success for too long"),
+        Notice::NotTheCaller { host } => tracing::debug!(%host, "an add_peer named a host of another address"),
+        Notice::KeyChanged { host } => tracing::info!(%host, "its TLS key has changed"),
+        Notice::NetworkDown => {
+            tracing::warn!("nobody answers, not even peers that were fine lately: our own network seems to be down");
+        }
+        Notice::NetworkUp => tracing::info!("our network is back"),
+        Notice::Tor(state @ TorState::Down { .. }) => tracing::warn!("Tor is {state}"),
+        Notice::Tor(state) => tracing::info!("Tor is {state}"),
+        Notice::SeedsAgain => tracing::info!("no verified peer is left; asking the seeds again"),
+    }
+}
+
+pub fn row(entry: &Entry, recent: Duration, now: Time) -> PeerRow {
+    let trouble = entry.bad.or_else(|| entry.history.back().and_then(|past| past.failure));
+    PeerRow {
+        host: entry.host.to_string(),
+        state: entry.state(now, recent),
+        ip: entry.ip.map(|ip| ip.to_string()),
+        tcp_port: entry.ports.tcp().map(Into::into),
+        ssl_port: entry.ports.tls().map(Into::into),
+        protocol: entry.protocol.map(|version| version.to_string()),
+        pruning: entry.pruning,
+        software: entry.software.clone(),
+        genesis_hash: entry.genesis_hash.clone(),
+        key: entry.key.map(|key| hex::encode(key.sha256)),
+        key_since: entry.key.map(|key| key.since),
+        key_changes: entry.key.map_or(0, |key| key.changes),
+        tip: entry.tip,
+        source: entry.source.to_string(),
+        first_hand: entry.first_hand,
+        first_seen: entry.first_seen,
+        last_try: entry.last_try,
+        last_success: entry.last_success,
+        next_try: entry.next,
+        failures: entry.failures,
+        trouble: trouble.map(|failure| failure.to_string()),
+        latency_ms: entry.latency().and_then(|latency| u64::try_from(latency.as_millis()).ok()),
+        history: entry.history.iter().map(|past| past.failure.is_none()).collect(),
+    }
+}

@@ -1,0 +1,134 @@
+//! TLS to servers whose certificates nobody signed.
+//!
+//! Any certificate is taken, and its key remembered. That the server holds the key is still verified: else what is
+//! remembered would be worth nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerMisbehaved, SignatureScheme};
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use webpki::RawPublicKeyEntity;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::Stream;
+use crate::book::{Failure, KeyHash};
+use crate::peer::Host;
+
+/// Longer than any circuit takes for the four ways that a handshake makes.
+const HANDSHAKE: Duration = Duration::from_secs(20);
+
+#[derive(Clone)]
+pub struct Tls {
+    connector: TlsConnector,
+}
+
+impl Tls {
+    pub fn new() -> Result<Tls, Error> {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = Arc::new(AnyCertificate { algorithms: provider.signature_verification_algorithms });
+        let config = ClientConfig::builder_with_provider(provider as Arc<CryptoProvider>)
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        Ok(Tls { connector: TlsConnector::from(Arc::new(config)) })
+    }
+
+    /// The encrypted stream, and the server's key.
+    pub async fn connect<S: Stream>(&self, host: &Host, stream: S) -> Result<(TlsStream<S>, Option<KeyHash>), Failure> {
+        let name = match host {
+            Host::Ip(ip) => ServerName::from(*ip),
+            Host::Onion(_) | Host::Dns(_) => ServerName::try_from(host.to_string()).map_err(|_| Failure::Tls)?,
+        };
+        let stream = match timeout(HANDSHAKE, self.connector.connect(name, stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(_)) => return Err(Failure::Tls),
+            Err(_) => return Err(Failure::Silent),
+        };
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let key = certificate.and_then(public_key).map(|spki| Sha256::digest(spki.as_ref()).into());
+        Ok((stream, key))
+    }
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+/// Checks signatures by the key alone. webpki wouldn't do: it reads no certificate of version 1, and that is what
+/// openssl's plainest recipe for a self-signed one makes, which many operators followed.
+#[derive(Debug)]
+struct AnyCertificate {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl AnyCertificate {
+    fn verify(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let spki = public_key(certificate).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let key = RawPublicKeyEntity::try_from(&spki)
+            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let algorithms = self.algorithms.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme);
+        let (_, algorithms) =
+            algorithms.ok_or(Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme))?;
+        let valid = |algorithm: &&_| key.verify_signature(**algorithm, message, signed.signature()).is_ok();
+        if algorithms.iter().any(|algorithm| valid(&algorithm)) {
+            Ok(HandshakeSignatureValid::assertion())
+        } else {
+            Err(Error::InvalidCertificate(CertificateError::BadSignature))
+        }
+    }
+}
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verify(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verify(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+fn public_key(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(SubjectPublicKeyInfoDer::from(certificate.tbs_certificate.subject_pki.raw.to_vec()))
+}

@@ -1,0 +1,132 @@
+//! One verification: a conversation over a dialled stream, within its deadlines.
+
+use std::io;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::bytes::Bytes;
+use tokio_util::codec::{BytesCodec, FramedRead, FramedWrite, LinesCodec, LinesCodecError};
+
+use crate::book::{Attempt, Blame, Failure, Verified};
+use crate::conversation::client::{Client, Expected, Fault, Next, Step};
+use crate::dial::{Dialer, Dialled};
+use crate::peer::{Port, Transport};
+use crate::protocol::MAX_ANSWER;
+use crate::route::Via;
+
+/// How long a peer may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// For each answer.
+    pub answer: Duration,
+    /// For all of it, from the first packet, other doors included.
+    pub whole: Duration,
+}
+
+impl Deadlines {
+    /// ElectrumX waits 30 seconds for an answer, and 120 for one through Tor. We ask for less in each, as who answers so
+    /// slowly serves nobody.
+    pub fn of(via: Via) -> Deadlines {
+        let secs = Duration::from_secs;
+        match via {
+            Via::Direct => Deadlines { answer: secs(15), whole: secs(60) },
+            Via::Tor => Deadlines { answer: secs(30), whole: secs(150) },
+        }
+    }
+}
+
+/// What a probe is at, for whoever watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    Dialling(Transport, Port),
+    Connected,
+    Answered(Step),
+    Failed(Failure),
+}
+
+/// Tries the doors of a peer one after the other, until one leads to a whole conversation.
+pub async fn probe(
+    dialer: &Dialer,
+    attempt: &Attempt,
+    expected: &Expected,
+    deadlines: Deadlines,
+    mut watch: impl FnMut(Progress),
+) -> Result<Verified, Failure> {
+    let end = Instant::now() + deadlines.whole;
+    let mut worst: Option<Failure> = None;
+    for door in &attempt.doors {
+        watch(Progress::Dialling(door.0, door.1));
+        let failure = match through(dialer, attempt, *door, expected, deadlines, end, &mut watch).await {
+            Ok(verified) => return Ok(verified),
+            Err(failure) => failure,
+        };
+        watch(Progress::Failed(failure));
+        worst = Some(worst.map_or(failure, |worst| plainer(worst, failure)));
+        // It spoke, and it is bad; or we can't dial at all. No other door changes that.
+        if matches!(failure, Failure::Bad(_) | Failure::OurTor) || Instant::now() >= end {
+            break;
+        }
+    }
+    Err(worst.unwrap_or(Failure::Unreachable))
+}
+
+async fn through(
+    dialer: &Dialer,
+    attempt: &Attempt,
+    door: (Transport, Port),
+    expected: &Expected,
+    deadlines: Deadlines,
+    end: Instant,
+    watch: &mut impl FnMut(Progress),
+) -> Result<Verified, Failure> {
+    let began = Instant::now();
+    let Dialled { stream, ip, key } =
+        timeout_at(end, dialer.dial(attempt, door)).await.unwrap_or(Err(Failure::Unreachable))?;
+    watch(Progress::Connected);
+    let (reader, writer) = tokio::io::split(stream);
+    let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_ANSWER));
+    let mut out = FramedWrite::new(writer, BytesCodec::new());
+    let (mut client, mut question) = Client::new(expected.clone());
+    loop {
+        let deadline = end.min(Instant::now() + deadlines.answer);
+        let sent = timeout_at(deadline, out.send(Bytes::from(question))).await;
+        sent.map_err(|_| Failure::Silent)?.map_err(|_: io::Error| Failure::Closed)?;
+        question = loop {
+            let line = timeout_at(deadline, lines.next()).await.map_err(|_| Failure::Silent)?;
+            let line = line.ok_or(Failure::Closed)?.map_err(|error| unreadable(&error))?;
+            let step = client.step();
+            match client.line(&line).map_err(Failure::Bad)? {
+                Next::Wait => continue,
+                Next::Send(next) => {
+                    watch(Progress::Answered(step));
+                    break next;
+                }
+                Next::Done(report) => {
+                    watch(Progress::Answered(step));
+                    let (transport, port) = door;
+                    return Ok(Verified { ip, transport, port, key, took: began.elapsed(), report: *report });
+                }
+            }
+        };
+    }
+}
+
+/// Of the failures at two doors, the one that says more plainly whose fault it was.
+fn plainer(one: Failure, other: Failure) -> Failure {
+    let plainness = |failure: Failure| match failure.blame() {
+        Blame::Us => 3,
+        Blame::Peer => 2,
+        Blame::PeerUnreached => 1,
+        Blame::Unclear => 0,
+    };
+    if plainness(other) > plainness(one) { other } else { one }
+}
+
+fn unreadable(error: &LinesCodecError) -> Failure {
+    match error {
+        LinesCodecError::MaxLineLengthExceeded => Failure::Bad(Fault::TooLong),
+        LinesCodecError::Io(error) if error.kind() == io::ErrorKind::InvalidData => Failure::Bad(Fault::Malformed),
+        LinesCodecError::Io(_) => Failure::Closed,
+    }
+}

@@ -1,0 +1,208 @@
+//! The book on disk: one redb file, a record for each peer, written in batches.
+
+mod schema;
+mod writer;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use redb::{Builder, Database, ReadableDatabase, ReadableTable};
+
+pub use writer::{Change, Changes, Writer, WriterStatus};
+
+use crate::book::Entry;
+use crate::clock::Time;
+use crate::route::Via;
+use schema::{PEERS, REACH};
+
+/// redb's cache. The whole book is in memory anyway, so only what a batch touches is worth keeping.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// An open store. Another process can't open it meanwhile.
+pub struct Store {
+    open: Box<dyn Fn() -> Result<Database, redb::Error> + Send>,
+    /// None after a failed write, until the file has been opened anew.
+    database: Option<Database>,
+}
+
+/// What a store held when it was opened.
+#[derive(Debug, Default)]
+pub struct Kept {
+    pub entries: Vec<Entry>,
+    /// How long each way out has worked in all.
+    pub direct: Duration,
+    pub tor: Duration,
+    /// Records that can't be read; they are left where they are.
+    pub unreadable: usize,
+    /// Where a damaged store was moved to, and why.
+    pub moved_aside: Option<(PathBuf, String)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the store {} is in use: another waypost runs on this data directory; stop it, or choose another data_dir", .0.display())]
+    Locked(PathBuf),
+    #[error("the store {} is of a newer waypost (schema {found}, this one knows {known}); run the newer one, or move the file away", path.display())]
+    Newer { path: PathBuf, found: u64, known: u64 },
+    #[error("can't open the store {}: {source}; see that this user may write there and that the disk isn't full", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("the store {} is damaged ({why}), and can't be moved aside: {source}", path.display())]
+    Stuck { path: PathBuf, why: String, source: std::io::Error },
+    #[error("can't use the store {}: {source}", path.display())]
+    Other { path: PathBuf, source: Box<redb::Error> },
+}
+
+impl Store {
+    /// Opens or begins the store at `path`, and reads all of it. A damaged one is moved aside, not deleted, and a new
+    /// one begun in its place.
+    pub fn open(path: &Path, now: Time) -> Result<(Store, Kept), StoreError> {
+        let why = match Store::try_open(path) {
+            Ok(opened) => return Ok(opened),
+            Err(Trouble::Damaged(why)) => why,
+            Err(Trouble::Error(error)) => return Err(error),
+        };
+        let aside = aside(path, now);
+        std::fs::rename(path, &aside).map_err(|source| StoreError::Stuck {
+            path: path.to_owned(),
+            why: why.clone(),
+            source,
+        })?;
+        match Store::try_open(path) {
+            Ok((store, kept)) => Ok((store, Kept { moved_aside: Some((aside, why)), ..kept })),
+            Err(Trouble::Error(error)) => Err(error),
+            Err(Trouble::Damaged(why)) => {
+                let source = std::io::Error::other("a new store in its place was damaged as well");
+                Err(StoreError::Stuck { path: path.to_owned(), why, source })
+            }
+        }
+    }
+
+    fn try_open(path: &Path) -> Result<(Store, Kept), Trouble> {
+        let file = path.to_owned();
+        let open = move || {
+            let mut builder = Builder::new();
+            builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+            Ok(builder.create(&file)?)
+        };
+        // What was damaged cleverly enough may still make redb panic; the file is to blame, not the daemon.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let database = open()?;
+            schema::migrate(&database)?;
+            let kept = load(&database)?;
+            Ok((database, kept))
+        }));
+        match opened {
+            Ok(Ok((database, kept))) => Ok((Store { open: Box::new(open), database: Some(database) }, kept)),
+            Ok(Err(error)) => Err(Trouble::sort(error, path)),
+            Err(_) => Err(Trouble::Damaged("it breaks the database".to_owned())),
+        }
+    }
+
+    /// Writes a batch, all of it or nothing. It is on disk when this returns.
+    pub fn write<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>) -> Result<(), redb::Error> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => (self.open)()?,
+        };
+        write(&database, changes)?;
+        // After a failure redb wants its file opened anew, so only a success puts it back.
+        self.database = Some(database);
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn with_opener(open: impl Fn() -> Result<Database, redb::Error> + Send + 'static) -> Result<Store, schema::Error> {
+        let database = open()?;
+        schema::migrate(&database)?;
+        Ok(Store { open: Box::new(open), database: Some(database) })
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("open", &self.database.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// Why a store didn't open, as far as it matters for what to do then.
+enum Trouble {
+    Damaged(String),
+    Error(StoreError),
+}
+
+impl Trouble {
+    fn sort(error: schema::Error, path: &Path) -> Trouble {
+        let path = path.to_owned();
+        match error {
+            schema::Error::Newer { found, known } => Trouble::Error(StoreError::Newer { path, found, known }),
+            schema::Error::Redb(error) => match *error {
+                redb::Error::DatabaseAlreadyOpen => Trouble::Error(StoreError::Locked(path)),
+                redb::Error::Io(source) if source.kind() != std::io::ErrorKind::InvalidData => {
+                    Trouble::Error(StoreError::Io { path, source })
+                }
+                error @ (redb::Error::Io(_)
+                | redb::Error::Corrupted(_)
+                | redb::Error::TableTypeMismatch { .. }
+                | redb::Error::TableIsMultimap(_)
+                | redb::Error::UpgradeRequired(_)) => Trouble::Damaged(error.to_string()),
+                error => Trouble::Error(StoreError::Other { path, source: Box::new(error) }),
+            },
+        }
+    }
+}
+
+/// A name beside the store's that tells when it was found damaged.
+fn aside(path: &Path, now: Time) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".damaged-{}", now.to_string().replace([':', '-'], "")));
+    path.with_file_name(name)
+}
+
+fn load(database: &Database) -> Result<Kept, redb::Error> {
+    let read = database.begin_read()?;
+    let mut kept = Kept::default();
+    for record in read.open_table(PEERS)?.iter()? {
+        let (_, value) = record?;
+        match postcard::from_bytes(value.value()) {
+            Ok(entry) => kept.entries.push(entry),
+            Err(_) => kept.unreadable += 1,
+        }
+    }
+    let reach = read.open_table(REACH)?;
+    let total = |via| -> Result<Duration, redb::Error> {
+        let millis = reach.get(schema::reach_key(via))?.map_or(0, |millis| millis.value());
+        Ok(Duration::from_millis(millis))
+    };
+    kept.direct = total(Via::Direct)?;
+    kept.tor = total(Via::Tor)?;
+    Ok(kept)
+}
+
+fn write<'a>(database: &Database, changes: impl IntoIterator<Item = &'a Change>) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut peers = transaction.open_table(PEERS)?;
+        let mut reach = transaction.open_table(REACH)?;
+        for change in changes {
+            match change {
+                Change::Save(entry) => {
+                    let Ok(record) = postcard::to_stdvec(entry) else { continue };
+                    peers.insert(entry.host.to_string().as_str(), record.as_slice())?;
+                }
+                Change::Remove(host) => {
+                    peers.remove(host.to_string().as_str())?;
+                }
+                Change::Reach(via, total) => {
+                    let millis = u64::try_from(total.as_millis()).unwrap_or(u64::MAX);
+                    reach.insert(schema::reach_key(*via), millis)?;
+                }
+            }
+        }
+    }
+    Ok(transaction.commit()?)
+}
+
+#[cfg(test)]
+mod tests;

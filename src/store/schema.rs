@@ -1,0 +1,87 @@
+//! The tables, and how an older store becomes a newer one.
+
+use redb::{Database, ReadableDatabase, TableDefinition, TableError, WriteTransaction};
+
+use crate::route::Via;
+
+/// Hosts to their entries, in postcard's encoding.
+pub const PEERS: TableDefinition<&str, &[u8]> = TableDefinition::new("peers");
+
+/// For each way out, how many milliseconds it has worked in all.
+pub const REACH: TableDefinition<&str, u64> = TableDefinition::new("reach");
+
+/// The number of migrations that a store went through.
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const VERSION: &str = "schema";
+
+/// Each makes a store of the version that is its place in the list one of the next. A store begins as version 0, which
+/// is an empty file. Once released, an entry never changes: whoever alters what is kept appends another.
+const MIGRATIONS: &[Migration] = &[begin];
+
+type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
+
+#[derive(Debug)]
+pub enum Error {
+    Newer { found: u64, known: u64 },
+    Redb(Box<redb::Error>),
+}
+
+impl<E: Into<redb::Error>> From<E> for Error {
+    fn from(error: E) -> Error {
+        Error::Redb(Box::new(error.into()))
+    }
+}
+
+/// Brings a store up to date, in one transaction. One that is newer than this program is left alone.
+pub fn migrate(database: &Database) -> Result<(), Error> {
+    let known = MIGRATIONS.len() as u64;
+    let found = version(database)?;
+    if found > known {
+        return Err(Error::Newer { found, known });
+    }
+    let missing = usize::try_from(found).ok().and_then(|found| MIGRATIONS.get(found..)).unwrap_or_default();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let transaction = database.begin_write()?;
+    for migration in missing {
+        migration(&transaction)?;
+    }
+    transaction.open_table(META)?.insert(VERSION, known)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+pub fn reach_key(via: Via) -> &'static str {
+    match via {
+        Via::Direct => "direct",
+        Via::Tor => "tor",
+    }
+}
+
+fn version(database: &Database) -> Result<u64, redb::Error> {
+    match database.begin_read()?.open_table(META) {
+        Ok(meta) => Ok(meta.get(VERSION)?.map_or(0, |version| version.value())),
+        Err(TableError::TableDoesNotExist(_)) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// From nothing to the first version.
+fn begin(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    transaction.open_table(PEERS)?;
+    transaction.open_table(REACH)?;
+    Ok(())
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Makes a store look like one of another version.
+    pub fn set_version(database: &Database, version: u64) {
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(META).unwrap().insert(VERSION, version).unwrap();
+        transaction.commit().unwrap();
+    }
+}

@@ -1,0 +1,210 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use proptest::prelude::*;
+use redb::StorageBackend;
+use redb::backends::InMemoryBackend;
+
+use super::*;
+use crate::book::{Failure, Key, Past, Source};
+use crate::network::Network;
+use crate::peer::{RealName, Version};
+
+const NOW: Time = Time::from_secs(1_700_000_000);
+
+fn entry(n: u32) -> Entry {
+    let line = format!("h{n}.example v1.4.2 p100 s50002 t50001");
+    let name = RealName::parse(&line, Network::Bitcoin.default_ports()).unwrap();
+    let source = Source::Peer("5.9.0.1".parse().unwrap());
+    let mut entry = Entry::new(name, source, Duration::from_secs(5), NOW);
+    entry.key = Some(Key { sha256: [7; 32], since: NOW, changes: 1 });
+    entry.history.push_back(Past { at: NOW, failure: Some(Failure::Silent), millis: 0 });
+    entry.last_success = Some(NOW);
+    entry
+}
+
+fn open(path: &Path) -> (Store, Kept) {
+    Store::open(path, NOW).unwrap()
+}
+
+#[test]
+fn what_is_written_is_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("peers.redb");
+    let (mut store, kept) = open(&path);
+    assert!(kept.entries.is_empty());
+    let changes = [Change::Save(Box::new(entry(1))), Change::Save(Box::new(entry(2)))];
+    store.write(&changes).unwrap();
+    store.write(&[Change::Remove(entry(1).host), Change::Reach(Via::Tor, Duration::from_millis(77))]).unwrap();
+    drop(store);
+    let (_, kept) = open(&path);
+    assert_eq!(kept.entries, [entry(2)]);
+    assert_eq!((kept.direct, kept.tor), (Duration::ZERO, Duration::from_millis(77)));
+}
+
+#[test]
+fn the_record_keeps_its_shape() {
+    // Stores in the field hold this. If it changes, a migration is missing.
+    let record = hex::encode(postcard::to_stdvec(&entry(1)).unwrap());
+    insta::assert_snapshot!(record);
+    let bytes = hex::decode(record).unwrap();
+    let read: Entry = postcard::from_bytes(&bytes).unwrap();
+    assert_eq!(read.protocol, Some("1.4.2".parse::<Version>().unwrap()));
+}
+
+#[test]
+fn a_damaged_store_is_moved_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("peers.redb");
+    std::fs::write(&path, b"this is no database, and never was").unwrap();
+    let (_, kept) = open(&path);
+    let (aside, why) = kept.moved_aside.unwrap();
+    assert!(!why.is_empty());
+    assert_eq!(std::fs::read(aside).unwrap(), b"this is no database, and never was");
+    assert!(kept.entries.is_empty());
+    assert!(open(&dir.path().join("other.redb")).1.moved_aside.is_none());
+}
+
+#[test]
+fn damage_in_the_middle_is_found_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("peers.redb");
+    let (mut store, _) = open(&path);
+    let changes: Vec<Change> = (0..500).map(|n| Change::Save(Box::new(entry(n)))).collect();
+    store.write(&changes).unwrap();
+    drop(store);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.windows(8).rposition(|window| window.starts_with(b"h250.exa")).unwrap();
+    bytes[middle] ^= 0xff;
+    std::fs::write(&path, &bytes).unwrap();
+    let (_, kept) = open(&path);
+    assert!(kept.moved_aside.is_some());
+}
+
+#[test]
+fn a_store_in_use_is_not_opened_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("peers.redb");
+    let _first = open(&path);
+    assert!(matches!(Store::open(&path, NOW), Err(StoreError::Locked(_))));
+}
+
+#[test]
+fn a_newer_store_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("peers.redb");
+    let (store, _) = open(&path);
+    schema::tests::set_version(store.database.as_ref().unwrap(), 99);
+    drop(store);
+    assert!(matches!(Store::open(&path, NOW), Err(StoreError::Newer { found: 99, known: 1, .. })));
+    assert!(path.exists());
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_an_error() {
+    let error = Store::open(Path::new("/proc/peers.redb"), NOW).unwrap_err();
+    assert!(matches!(error, StoreError::Io { .. }), "{error}");
+}
+
+/// A disk that is full while the switch is on.
+#[derive(Debug)]
+struct Disk {
+    inner: Arc<InMemoryBackend>,
+    full: Arc<AtomicBool>,
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> Result<u64, std::io::Error> {
+        self.inner.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
+        self.inner.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
+        self.check()?;
+        self.inner.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), std::io::Error> {
+        self.check()?;
+        self.inner.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+        self.check()?;
+        self.inner.write(offset, data)
+    }
+}
+
+impl Disk {
+    fn check(&self) -> Result<(), std::io::Error> {
+        let full = self.full.load(Ordering::Relaxed);
+        if full { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+/// A store on such a disk, and the opener that finds again what was written.
+fn on_disk(full: &Arc<AtomicBool>) -> (Store, impl Fn() -> Result<Database, redb::Error> + Clone + use<>) {
+    let (inner, full) = (Arc::new(InMemoryBackend::new()), Arc::clone(full));
+    let opener = move || {
+        let disk = Disk { inner: Arc::clone(&inner), full: Arc::clone(&full) };
+        Ok(Builder::new().create_with_backend(disk)?)
+    };
+    (Store::with_opener(opener.clone()).unwrap(), opener)
+}
+
+#[test]
+fn nothing_is_lost_on_a_full_disk() {
+    let full = Arc::new(AtomicBool::new(false));
+    let (store, opener) = on_disk(&full);
+    let (writer, changes) = Writer::spawn(store).unwrap();
+    let status = writer.status();
+    full.store(true, Ordering::Relaxed);
+    changes.write(Change::Save(Box::new(entry(1))));
+    wait_for(|| status.is_failing());
+    changes.write(Change::Save(Box::new(entry(2))));
+    full.store(false, Ordering::Relaxed);
+    wait_for(|| !status.is_failing() && status.waiting() == 0);
+    drop(changes);
+    writer.finish();
+    let mut hosts: Vec<String> = load(&opener().unwrap()).unwrap().entries.iter().map(|e| e.host.to_string()).collect();
+    hosts.sort();
+    assert_eq!(hosts, ["h1.example", "h2.example"]);
+}
+
+fn wait_for(condition: impl Fn() -> bool) {
+    for _ in 0..200 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("waited in vain");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Whatever is written and however writing fails, what was written is what is found.
+    #[test]
+    fn the_store_is_a_map(steps in proptest::collection::vec((0..6u32, any::<bool>(), 0..4u8), 1..30)) {
+        let full = Arc::new(AtomicBool::new(false));
+        let (mut store, opener) = on_disk(&full);
+        let mut model = std::collections::BTreeMap::new();
+        for (n, save, trouble) in steps {
+            full.store(trouble == 0, Ordering::Relaxed);
+            let change = if save { Change::Save(Box::new(entry(n))) } else { Change::Remove(entry(n).host) };
+            let written = store.write([&change]);
+            prop_assert_eq!(written.is_ok(), trouble != 0);
+            if written.is_ok() {
+                if save { model.insert(n, entry(n)); } else { model.remove(&n); }
+            }
+        }
+        drop(store);
+        full.store(false, Ordering::Relaxed);
+        let kept = load(&opener().unwrap()).unwrap();
+        prop_assert_eq!(kept.entries, model.into_values().collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,180 @@
+//! The thread that writes: it gathers changes for a moment and puts them on disk in one transaction.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::Store;
+use crate::book::Entry;
+use crate::peer::Host;
+use crate::route::Via;
+
+/// Changes are gathered for this long. A sync of a slow disk fits into what is left of a second.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// A failed write is repeated after the first of these, then after twice as long, up to the second.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
+/// Something to be kept.
+#[derive(Debug)]
+pub enum Change {
+    Save(Box<Entry>),
+    Remove(Host),
+    Reach(Via, Duration),
+}
+
+/// How writing goes, for whoever asks.
+#[derive(Debug, Default)]
+pub struct WriterStatus {
+    failing: AtomicBool,
+    batches: AtomicU64,
+    waiting: AtomicU64,
+}
+
+/// Takes changes for the thread to write.
+#[derive(Debug, Clone)]
+pub struct Changes(Sender<Change>);
+
+impl Changes {
+    /// Never waits: whatever the disk does, the book goes on.
+    pub fn write(&self, change: Change) {
+        // The thread ends only when nobody is left to call this.
+        let _ = self.0.send(change);
+    }
+}
+
+/// The writing thread.
+#[derive(Debug)]
+pub struct Writer {
+    thread: JoinHandle<()>,
+    status: Arc<WriterStatus>,
+}
+
+impl Writer {
+    /// Begins the thread, which ends when its `Changes` and all their clones are gone.
+    pub fn spawn(store: Store) -> std::io::Result<(Writer, Changes)> {
+        let (sender, changes) = mpsc::channel();
+        let status = Arc::new(WriterStatus::default());
+        let work = Work { store, pending: HashMap::new(), status: Arc::clone(&status) };
+        let thread = thread::Builder::new().name("store".to_owned()).spawn(move || work.run(&changes))?;
+        Ok((Writer { thread, status }, Changes(sender)))
+    }
+
+    /// Waits until everything is written that ever will be.
+    pub fn finish(self) {
+        // A panic in it was printed; there is nothing left to be done.
+        let _ = self.thread.join();
+    }
+
+    pub fn status(&self) -> Arc<WriterStatus> {
+        Arc::clone(&self.status)
+    }
+}
+
+impl WriterStatus {
+    /// Whether the last write failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Transactions so far.
+    pub fn batches(&self) -> u64 {
+        self.batches.load(Ordering::Relaxed)
+    }
+
+    /// Records that are not on disk yet.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// What a change is about. Of several about the same thing only the last is written, so what waits can't outgrow the
+/// book.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum About {
+    Peer(Host),
+    Reach(Via),
+}
+
+struct Work {
+    store: Store,
+    pending: HashMap<About, Change>,
+    status: Arc<WriterStatus>,
+}
+
+impl Work {
+    fn run(mut self, changes: &Receiver<Change>) {
+        let mut retry = FIRST_RETRY;
+        loop {
+            if self.pending.is_empty() {
+                match changes.recv() {
+                    Ok(change) => self.gather(change),
+                    Err(_) => return,
+                }
+                thread::sleep(GATHER);
+            }
+            changes.try_iter().for_each(|change| self.gather(change));
+            match self.store.write(self.pending.values()) {
+                Ok(()) => {
+                    self.written();
+                    retry = FIRST_RETRY;
+                }
+                Err(error) => {
+                    self.failed(&error);
+                    if !self.wait(changes, retry) {
+                        tracing::error!(records = self.pending.len(), "ending with records that could not be written");
+                        return;
+                    }
+                    retry = (retry * 2).min(LAST_RETRY);
+                }
+            }
+        }
+    }
+
+    fn gather(&mut self, change: Change) {
+        let about = match &change {
+            Change::Save(entry) => About::Peer(entry.host.clone()),
+            Change::Remove(host) => About::Peer(host.clone()),
+            Change::Reach(via, _) => About::Reach(*via),
+        };
+        self.pending.insert(about, change);
+        self.status.waiting.store(self.pending.len() as u64, Ordering::Relaxed);
+    }
+
+    fn written(&mut self) {
+        self.pending.clear();
+        self.status.waiting.store(0, Ordering::Relaxed);
+        self.status.batches.fetch_add(1, Ordering::Relaxed);
+        if self.status.failing.swap(false, Ordering::Relaxed) {
+            tracing::info!("the store can be written again");
+        }
+    }
+
+    fn failed(&self, error: &redb::Error) {
+        if !self.status.failing.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "can't write the store; going on from memory and trying again");
+        }
+    }
+
+    /// Waits before the next try, still gathering; false when nobody is there any more.
+    fn wait(&mut self, changes: &Receiver<Change>, mut left: Duration) -> bool {
+        const STEP: Duration = Duration::from_millis(250);
+        while !left.is_zero() {
+            match changes.recv_timeout(STEP) {
+                Ok(change) => {
+                    self.gather(change);
+                    changes.try_iter().for_each(|change| self.gather(change));
+                    thread::sleep(STEP);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+            left = left.saturating_sub(STEP);
+        }
+        true
+    }
+}

@@ -1,0 +1,5 @@
+//! Tor, as far as it is ours to look after.
+
+mod external;
+
+pub use external::watch;

@@ -1,0 +1,182 @@
+#!/usr/bin/env bash
+# A real Tor network on loopback: one directory authority, relays, a client and a host of onion services, all Debian's `tor`.
+#
+#   tor-network.sh up DIR ONION_TARGET...    start; each ONION_TARGET (IP:PORT) gets a v3 onion service of its own on virtual
+#                                            port 50001
+#   tor-network.sh down DIR                  stop what `up` started
+#   tor-network.sh client-stop DIR           stop the client alone; returns when it is gone
+#   tor-network.sh client-start DIR          start it again, on the state it had; returns when it has bootstrapped
+#
+# The onion services live in a tor process of their own ("services"), with its own SOCKS port for whoever should keep
+# their Tor while the client is stopped. When `up` returns, both have bootstrapped, and DIR holds
+#   socks, control     the client's SOCKS5 address (extended onion errors on) and its control port (cookie: client/control_auth_cookie)
+#   services-socks     the SOCKS5 address of the services' tor
+#   onion-1, onion-2   the onion names, in the order of the targets (descriptors follow within seconds)
+#   arti.toml          what an embedded arti client needs to join this network
+#   NAME/notice.log    what each tor says
+# From the environment: RELAYS (4; three in all don't do), BASE_PORT (5000), EXIT_ADDRESS (what exits call from), LEAD.
+set -euo pipefail
+export PATH="$PATH:/usr/sbin:/sbin"
+usage() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || usage
+command=$1 dir=$(realpath -m "$2"); shift 2
+relays=${RELAYS:-4} base=${BASE_PORT:-5000}
+# C tor's onion time period in a test network is 24 voting intervals; arti takes its own from hsdir_interval, so both
+# must agree (24 * 300 / 60 = 120 minutes). A long interval, since at each change of period onions are unfindable for a while.
+voting=300
+
+common() { # data-dir
+  cat <<C
+TestingTorNetwork 1
+PathsNeededToBuildCircuits 0.67
+TestingDirAuthVoteExit *
+TestingDirAuthVoteHSDir *
+TestingDirAuthVoteGuard *
+V3AuthNIntervalsValid 2
+TestingMinExitFlagThreshold 0
+DataDirectory $1
+Nickname ${1##*/}
+ShutdownWaitLength 0
+PidFile $1/pid
+Log notice file $1/notice.log
+RunAsDaemon 1
+Address 127.0.0.1
+ServerDNSDetectHijacking 0
+ServerDNSTestAddresses
+C
+}
+relay() { # or-port dir-port
+  cat <<C
+OrPort 127.0.0.1:$1
+DirPort 127.0.0.1:$2
+SocksPort 0
+ExitRelay 1
+ExitPolicyRejectPrivate 0
+ExitPolicy accept *:*
+AssumeReachable 1
+ContactInfo test@example.com
+${EXIT_ADDRESS:+OutboundBindAddressExit $EXIT_ADDRESS}
+C
+}
+client() { # socks-port; loopback is so quick that a learnt timeout of tens of milliseconds would fail every later circuit
+  cat <<C
+SocksPort 127.0.0.1:$1 ExtendedErrors
+FetchDirInfoEarly 1
+FetchDirInfoExtraEarly 1
+LearnCircuitBuildTimeout 0
+CircuitBuildTimeout 10
+C
+}
+home() { mkdir -p "$1/keys"; chmod 700 "$1" "$1/keys"; }
+start() { tor -f "$1/torrc" >"$1/start.log" 2>&1 || { tail -3 "$1/start.log" >&2; return 1; }; }
+together() { # COMMAND ITEM...: COMMAND for all of them at once; fails if one fails
+  local run=$1 pids=() item pid; shift
+  for item; do "$run" "$item" & pids+=($!); done
+  for pid in "${pids[@]}"; do wait "$pid" || return 1; done
+}
+running() { # PID data-dir: that process is still this tor, and more than a zombie
+  grep -qszxF -- "$2/torrc" "/proc/$1/cmdline" && ! grep -qs '^State:.Z' "/proc/$1/status"
+}
+stop() { # data-dir
+  local pid; pid=$(cat "$1/pid" 2>/dev/null) || return 0
+  if running "$pid" "$1"; then kill "$pid" || true; fi
+  for _ in $(seq 100); do running "$pid" "$1" || break; sleep 0.1; done
+  if running "$pid" "$1"; then kill -KILL "$pid" || true; sleep 0.2; fi
+  rm -f "$1/pid"
+}
+bootstrapped() { # data-dir
+  for _ in $(seq 450); do grep -qs 'Bootstrapped 100%' "$1/notice.log" && return; sleep 0.2; done
+  echo "${1##*/} did not bootstrap:" >&2; tail -5 "$1/notice.log" >&2; return 1
+}
+stop_all() { local homes=() p; for p in "$dir"/*/pid; do [ -f "$p" ] && homes+=("${p%/pid}"); done; together stop "${homes[@]}"; }
+
+relays_up() { # lead: the first vote comes that many seconds from now, by when all relays must have told the authority of themselves
+  local a=$dir/auth orport=$((base + 1)) dirport=$((base + 101)) i d offset
+  home "$a"
+  echo pass | tor-gencert --create-identity-key -m 12 -a 127.0.0.1:$dirport -i "$a/keys/authority_identity_key" \
+    -s "$a/keys/authority_signing_key" -c "$a/keys/authority_certificate" --passphrase-fd 0 >/dev/null 2>&1
+  { common "$a"; relay $orport $dirport; } >"$a/torrc"
+  rsa=$(tor -f "$a/torrc" --list-fingerprint --dirserver "x 127.0.0.1:1 ffffffffffffffffffffffffffffffffffffffff" 2>/dev/null \
+    | awk 'END { for (i = 2; i <= NF; i++) printf "%s", $i }')
+  ed=$(awk '{ print $2 }' "$a/fingerprint-ed25519")
+  ident=$(awk '/^fingerprint/ { print $2 }' "$a/keys/authority_certificate")
+  authority="DirAuthority auth orport=$orport no-v2 v3ident=$ident 127.0.0.1:$dirport $rsa"
+  for i in $(seq "$relays"); do
+    d=$dir/relay$i; home "$d"
+    { common "$d"; relay $((base + 20 + i)) $((base + 120 + i)); echo "$authority"; } >"$d/torrc"
+  done
+  offset=$((($(date +%s) + $1) % voting))   # the first vote `lead` seconds from now instead of at the next multiple of the interval
+  cat >>"$a/torrc" <<C
+$authority
+AuthoritativeDirectory 1
+V3AuthoritativeDirectory 1
+TestingV3AuthInitialVotingInterval $voting
+TestingV3AuthInitialVoteDelay 2
+TestingV3AuthInitialDistDelay 2
+V3AuthVotingInterval $voting
+V3AuthVoteDelay 2
+V3AuthDistDelay 2
+TestingV3AuthVotingStartOffset $offset
+C
+  together start "$a" "$dir"/relay* || return 1
+  for _ in $(seq $((($1 + 10) * 5))); do
+    [ "$(grep -cs '^r ' "$a/cached-microdesc-consensus")" = $((1 + relays)) ] && return
+    sleep 0.2
+  done
+  return 1
+}
+
+up() {
+  mkdir -p "$dir"; chmod 700 "$dir"
+  # A machine too busy for its relays to be in the first consensus gets another go, with more time.
+  local lead done= n=0 target
+  for lead in "${LEAD:-9}" 15 30; do
+    if relays_up "$lead"; then done=yes; break; fi
+    echo "first consensus incomplete after $lead s: once more" >&2
+    stop_all; rm -rf "$dir"/auth "$dir"/relay*
+  done
+  [ "$done" ] || { echo "no complete consensus" >&2; exit 1; }
+
+  # Clients start last, now that the consensus lists everybody: one that starts on a partial consensus may never recover.
+  home "$dir/client"; home "$dir/services"
+  { common "$dir/client"; echo "$authority"; client $((base + 50)); echo "ControlPort 127.0.0.1:$((base + 51))"
+    echo "CookieAuthentication 1"; } >"$dir/client/torrc"
+  { common "$dir/services"; echo "$authority"; client $((base + 60))
+    for target; do n=$((n + 1)); echo "HiddenServiceDir $dir/services/onion-$n"; echo "HiddenServicePort 50001 $target"; done
+  } >"$dir/services/torrc"
+  together start "$dir/services" "$dir/client"
+  cat >"$dir/arti.toml" <<C
+[address_filter]
+allow_local_addrs = true
+allow_onion_addrs = true
+[path_rules]
+ipv4_subnet_family_prefix = 33
+ipv6_subnet_family_prefix = 129
+[override_net_params]
+hsdir_interval = $((24 * voting / 60))
+# arti too learns a circuit timeout of some 50 ms on loopback, and then fails everything
+cbtdisabled = 1
+cbtinitialtimeout = 10000
+[tor_network]
+fallback_caches = [
+  { rsa_identity = "$rsa", ed_identity = "$ed", orports = ["127.0.0.1:$((base + 1))"] },
+]
+[tor_network.authorities]
+v3idents = ["$ident"]
+C
+  n=0; for target; do n=$((n + 1)); cp "$dir/services/onion-$n/hostname" "$dir/onion-$n"; done
+  echo "127.0.0.1:$((base + 50))" >"$dir/socks"; echo "127.0.0.1:$((base + 51))" >"$dir/control"
+  echo "127.0.0.1:$((base + 60))" >"$dir/services-socks"
+  bootstrapped "$dir/services"; bootstrapped "$dir/client"
+}
+
+case $command in
+  up) up "$@" ;;
+  down) stop_all ;;
+  client-stop) stop "$dir/client" ;;
+  client-start)
+    if [ -f "$dir/client/pid" ] && running "$(cat "$dir/client/pid")" "$dir/client"; then exit 0; fi
+    mv "$dir/client/notice.log" "$dir/client/notice.log.old"   # or its old "Bootstrapped 100%" would be taken for the new one
+    start "$dir/client"; bootstrapped "$dir/client" ;;
+  *) usage ;;
+esac
