@@ -9,9 +9,9 @@ use tokio_util::bytes::Bytes;
 use tokio_util::codec::{BytesCodec, FramedRead, FramedWrite, LinesCodec, LinesCodecError};
 
 use crate::book::{Attempt, Blame, Failure, Verified};
-use crate::conversation::client::{Client, Expected, Fault, Next, Step};
+use crate::conversation::client::{Client, Expected, Next, Step};
 use crate::dial::{Dialer, Dialled};
-use crate::peer::{Port, Transport};
+use crate::peer::{Fault, Port, Transport};
 use crate::protocol::MAX_ANSWER;
 use crate::route::Via;
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, KeyHash};
-use crate::conversation::client::{Fault, Report};
-use crate::peer::{Host, Port, Transport};
+use crate::peer::{Fault, Host, Port, Report, Transport};
 use crate::route::{TorSign, TorState, Via};
 
 /// Something that happened outside.

@@ -5,8 +5,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::*;
-use crate::conversation::client::{Fault, Report};
-use crate::peer::{Listing, Transport, Version};
+use crate::peer::{Fault, Listing, Report, Transport, Version};
 
 const START: Time = Time::from_secs(1_700_000_000);
 const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";

@@ -1,9 +1,9 @@
 //! The end that asks: what we say to a peer to find out whether it is one.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 
-use crate::peer::{Features, Host, Listing, Ports, Scalar, Version};
+use crate::peer::{Fault, Features, Host, Listing, Ports, Report, Scalar};
 use crate::protocol::{self, Answer, NEWEST, OLDEST, SOFTWARE};
 
 /// What a peer is held against.
@@ -15,19 +15,6 @@ pub struct Expected {
     pub default_ports: Ports,
 }
 
-/// What a peer told of itself and others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
-    pub software: Option<String>,
-    /// What was agreed on; 1.0 where the answer was of that protocol.
-    pub agreed: Version,
-    /// None where it doesn't know the method.
-    pub features: Option<Features>,
-    pub listing: Listing,
-    /// The height of its chain.
-    pub tip: Option<u32>,
-}
-
 /// The questions, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -37,23 +24,6 @@ pub enum Step {
     Features,
     Peers,
     Headers,
-}
-
-/// What makes a peer bad, as opposed to unreachable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum Fault {
-    #[error("it serves another chain")]
-    WrongGenesis,
-    #[error("its features don't name the host we dialled")]
-    NotItself,
-    #[error("an answer of the wrong shape")]
-    Malformed,
-    #[error("it refuses server.version")]
-    NoVersion,
-    #[error("an answer that is too long")]
-    TooLong,
-    #[error("it goes on talking of other things")]
-    Chatter,
 }
 
 /// What to do after a line.
@@ -209,6 +179,7 @@ mod tests {
 
     use super::*;
     use crate::network::Network;
+    use crate::peer::Version;
 
     const GENESIS: &str = Network::Bitcoin.genesis_hash();
 

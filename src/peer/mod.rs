@@ -8,6 +8,7 @@ mod listing;
 mod loose;
 mod ports;
 mod real_name;
+mod report;
 mod version;
 
 pub use features::{Features, HASH_FUNCTION};
@@ -16,4 +17,5 @@ pub use listing::{Listed, Listing, MAX_LISTED};
 pub use loose::Scalar;
 pub use ports::{Port, Ports, Transport};
 pub use real_name::{RealName, RealNameError};
+pub use report::{Fault, Report};
 pub use version::{Version, VersionError};

@@ -1,0 +1,188 @@
+//! The real thing, end to end: the `waypost` binary among unmodified ElectrumX servers and a Tor network of C tor
+//! processes, in a namespace of its own.
+//!
+//! The test runs itself again inside the namespace that `lab/enter.sh` makes, so that nothing it does can leave.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::{Daemon, call, eventually, lab_script, now};
+
+const EX1: &str = "ex1.example.com";
+const EX2: &str = "ex2.example.com";
+const FIRST: &str = "first.example.com";
+const ANSWERS: &str = "127.0.0.1:50001";
+
+/// Onion names that are well formed and that nobody serves.
+const NOBODY: [&str; 5] = [
+    "kittycp2gatrqhlwpmbczk5rblw62enrpo2rzwtkfrrr27hq435d4vid.onion",
+    "qly7g5n5t3f3h23xvbp44vs6vpmayurno4basuu5rcvrupli7y2jmgid.onion",
+    "rzspa374ob3hlyjptkdgz6a62wim2mpanuw6m3shlwn2cxg2smy3p7yd.onion",
+    "udfpzbte2hommnvag5f3qlouqkhvp3xybhlus2yvfeqdwlhjroe4bbyd.onion",
+    "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion",
+];
+
+#[test]
+fn discovers_verifies_and_tells_of_a_real_network() {
+    const INSIDE: &str = "LAB_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return inside();
+    }
+    let myself = std::env::current_exe().unwrap();
+    let status = Command::new(lab_script("enter.sh"))
+        .arg(myself)
+        .args(["--exact", "discovers_verifies_and_tells_of_a_real_network", "--nocapture"])
+        .env(INSIDE, "1")
+        .stdin(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "the test in the namespace failed: {status}");
+}
+
+fn inside() {
+    let dir = tempfile::tempdir().unwrap();
+    let lab = dir.path().join("lab");
+    run(Command::new(lab_script("up.sh")).arg(&lab));
+    let read = |file: &str| std::fs::read_to_string(lab.join(file)).unwrap().trim().to_owned();
+    let onion = read("tor/onion-1");
+    let config = dir.path().join("waypost.toml");
+    let text = format!(
+        "network = \"regtest\"\ndata_dir = \"{}\"\n[tor]\nmode = \"socks\"\nsocks = \"{}\"\n\
+         [discovery]\nseeds = [\"{EX1} t51001\"]\n",
+        dir.path().join("data").display(),
+        read("tor/socks"),
+    );
+    std::fs::write(&config, text).unwrap();
+
+    let daemon = Daemon::start(&config);
+    finds_everybody_from_one_seed(&onion);
+    takes_in_a_server_of_the_first_protocol(&daemon);
+    answers_from_its_store_after_a_restart(daemon, &config, &lab, &onion);
+
+    let daemon = Daemon::start(&config);
+    loses_and_regains_tor(&daemon, &lab, &onion);
+    verifies_by_hand(&config, &onion);
+    assert!(daemon.log().lines().all(|line| !line.contains("ERROR") && !line.contains("panicked")), "{}", daemon.log());
+    daemon.stop();
+}
+
+fn finds_everybody_from_one_seed(onion: &str) {
+    let began = now();
+    let everybody = BTreeSet::from([EX1.to_owned(), EX2.to_owned(), onion.to_owned()]);
+    eventually(60, "all three are told of", || hosts() == everybody);
+    println!("{:.1} s from the start to three peers told of", began.elapsed().as_secs_f64());
+    // With version and ports as each of them reports itself.
+    for (host, address) in [(EX1, "5.9.0.1:51001"), (EX2, "88.99.0.2:51001"), (onion, "95.216.0.3:51001")] {
+        let features = call(address, "server.features", json!([]));
+        let ports = &features["hosts"][host];
+        let mut expected = vec![format!("v{}", features["protocol_max"].as_str().unwrap())];
+        expected.extend(ports["ssl_port"].as_u64().map(|port| format!("s{port}")));
+        expected.extend(ports["tcp_port"].as_u64().map(|port| format!("t{port}")));
+        let entry = peers().into_iter().find(|entry| entry[1] == host).unwrap();
+        assert_eq!(entry[2], json!(expected), "{host}");
+        let ip = if host == onion { host } else { address.split_once(':').unwrap().0 };
+        assert_eq!(entry[0], ip);
+    }
+}
+
+fn takes_in_a_server_of_the_first_protocol(daemon: &Daemon) {
+    assert!(!hosts().contains(FIRST));
+    daemon.waypost(&["add", FIRST, "t50001"]);
+    eventually(20, "the server of the first protocol is told of", || hosts().contains(FIRST));
+    let rows: Vec<Value> = serde_json::from_str(&daemon.waypost(&["peers", "--json"])).unwrap();
+    let row = |host: &str| rows.iter().find(|row| row["host"] == host).unwrap();
+    assert_eq!(row(EX1)["source"], "seed");
+    assert_eq!(row(EX2)["source"], format!("peer {EX1}"));
+    assert_eq!(row(FIRST)["software"], "ElectrumServer 1.0");
+    assert_eq!((&row(FIRST)["genesis_hash"], &row(FIRST)["first_hand"]), (&Value::Null, &json!(false)));
+    assert_eq!((&row(EX2)["tip"], &row(EX2)["first_hand"]), (&json!(0), &json!(true)));
+    assert!(row(EX2)["latency_ms"].is_u64());
+    let table = daemon.waypost(&["peers", "--clearnet", "--state", "verified"]);
+    assert!(table.contains(EX2) && !table.contains(".onion"), "{table}");
+}
+
+fn answers_from_its_store_after_a_restart(daemon: Daemon, config: &Path, lab: &Path, onion: &str) {
+    let asked = || std::fs::read_to_string(lab.join("first_protocol.log")).unwrap();
+    let (before, told) = (asked(), hosts());
+    daemon.stop();
+    let daemon = Daemon::start(config);
+    assert!([EX1, EX2, FIRST].iter().all(|host| hosts().contains(*host)), "told of at once");
+    // Time enough for whoever would ask anybody.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(asked(), before, "and nobody was asked");
+    assert_eq!(hosts(), told);
+    let kept = std::fs::read_to_string(config).unwrap();
+    assert!(!kept.contains(onion));
+    // As hard an end as there is.
+    daemon.kill();
+    let daemon = Daemon::start(config);
+    assert!([EX1, EX2, FIRST].iter().all(|host| hosts().contains(*host)), "told of after a kill as well");
+    daemon.stop();
+}
+
+fn loses_and_regains_tor(daemon: &Daemon, lab: &Path, onion: &str) {
+    let tor = |command: &str| run(Command::new(lab_script("tor-network.sh")).arg(command).arg(lab.join("tor")));
+    let state = || daemon.status()["tor"]["state"].as_str().unwrap_or_default().to_owned();
+    let onions = || hosts().into_iter().filter(|host| host.ends_with(".onion")).collect::<BTreeSet<String>>();
+    eventually(60, "Tor is ready", || state() == "ready");
+    for name in NOBODY {
+        daemon.waypost(&["add", name, "t50001"]);
+    }
+    let verified = BTreeSet::from([onion.to_owned()]);
+    eventually(10, "only the verified onion is told of", || onions() == verified);
+    tor("client-stop");
+    eventually(15, "Tor is down", || state() == "down");
+    let mut seen = BTreeSet::new();
+    eventually(10, "three others are told of", || onions().len() == 3);
+    for _ in 0..60 {
+        let onions = onions();
+        assert_eq!(onions.len(), 3);
+        seen.extend(onions);
+    }
+    assert_eq!(seen.len(), 1 + NOBODY.len(), "drawn anew for each caller, from all that are known");
+    assert!([EX1, EX2, FIRST].iter().all(|host| hosts().contains(*host)), "clearnet peers are told of all the same");
+    let before = row(daemon, onion);
+    tor("client-start");
+    let began = now();
+    eventually(120, "Tor is ready again", || state() == "ready");
+    println!("{:.1} s from Tor's return to its being found ready", began.elapsed().as_secs_f64());
+    eventually(10, "the verified onion alone is told of again", || onions() == verified);
+    let after = row(daemon, onion);
+    assert_eq!((&before["failures"], &after["failures"]), (&json!(0), &json!(0)), "the outage was not its fault");
+}
+
+fn verifies_by_hand(config: &Path, onion: &str) {
+    let probe = |args: &[&str]| support::waypost(config, &[&["probe"], args].concat());
+    let (output, ok) = probe(&[EX1, "--tls", "51002"]);
+    assert!(ok && output.contains("server.features answered") && output.contains("TLS key"), "{output}");
+    let (output, ok) = probe(&[onion, "--tcp", "50001"]);
+    assert!(ok && output.contains("through Tor") && output.contains("ElectrumX"), "{output}");
+    let (output, ok) = probe(&[EX1, "--tcp", "4"]);
+    assert!(!ok && output.contains("refused"), "{output}");
+    let (output, ok) = probe(&["nobody.example.com"]);
+    assert!(!ok && output.contains("wasn't found"), "{output}");
+}
+
+fn peers() -> Vec<Value> {
+    call(ANSWERS, "server.peers.subscribe", json!([])).as_array().unwrap().clone()
+}
+
+fn hosts() -> BTreeSet<String> {
+    peers().iter().map(|entry| entry[1].as_str().unwrap().to_owned()).collect()
+}
+
+fn row(daemon: &Daemon, host: &str) -> Value {
+    let rows: Vec<Value> = serde_json::from_str(&daemon.waypost(&["peers", "--json"])).unwrap();
+    rows.into_iter().find(|row| row["host"] == host).unwrap()
+}
+
+fn run(command: &mut Command) {
+    let began = now();
+    let status = command.stdin(Stdio::null()).status().unwrap();
+    assert!(status.success(), "{command:?}: {status} after {:?}", began.elapsed());
+}

@@ -1,0 +1,165 @@
+//! Keeps the house in order: which module may know of which, what the pure layers stay clear of, and how long a file
+//! may grow.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every module with its layer and those of its own layer that it may import. All of a lower layer are free.
+const MODULES: &[(&str, u8, &[&str])] = &[
+    ("clock", 0, &[]),
+    ("netgroup", 0, &[]),
+    ("peer", 0, &["netgroup"]),
+    ("network", 0, &["peer"]),
+    ("protocol", 0, &["peer"]),
+    ("route", 1, &[]),
+    ("book", 1, &["route"]),
+    ("conversation", 1, &["book"]),
+    ("inbox", 2, &[]),
+    ("store", 2, &[]),
+    ("dial", 2, &[]),
+    ("probe", 2, &["dial"]),
+    ("serve", 2, &["inbox"]),
+    ("tor", 2, &["dial", "inbox"]),
+    ("control", 2, &["inbox"]),
+    ("config", 3, &[]),
+    ("daemon", 3, &["config"]),
+    ("cli", 3, &["config", "daemon"]),
+];
+
+/// Files that hold nothing but tests or the list of modules.
+const NO_MODULE: &[&str] = &["lib.rs", "main.rs"];
+
+/// What would make a pure layer depend on more than its arguments.
+const IMPURE: &[&str] = &[
+    "clock::now",
+    "tokio::",
+    "std::fs",
+    "std::thread",
+    "std::env",
+    "async fn",
+    ".await",
+    "TcpStream",
+    "UdpSocket",
+    "SystemTime::now",
+    "Instant::now",
+    "make_rng",
+    "tracing::",
+];
+
+#[test]
+fn arrows_go_down() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let Some(module) = module_of(&path) else { continue };
+        let (layer, beside) = rule(&module);
+        for imported in imports(&text) {
+            let (its_layer, _) = rule(&imported);
+            let fine = imported == module || its_layer < layer || beside.contains(&imported.as_str());
+            if !fine {
+                wrong.push(format!("{} (layer {layer}) imports {imported} (layer {its_layer})", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "arrows that ARCHITECTURE.md doesn't have:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_pure_layers_are_pure() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let Some(module) = module_of(&path) else { continue };
+        if rule(&module).0 > 1 || module == "clock" {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let code: String =
+            code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+        wrong.extend(
+            IMPURE.iter().filter(|word| code.contains(*word)).map(|word| format!("{}: {word}", path.display())),
+        );
+    }
+    assert!(wrong.is_empty(), "layers 0 and 1 are handed time, chance and bytes:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_hold_one_idea() {
+    let long: Vec<String> = sources()
+        .into_iter()
+        .map(|(path, text)| (path, text.lines().count()))
+        .filter(|(_, lines)| *lines > 450)
+        .map(|(path, lines)| format!("{}: {lines} lines", path.display()))
+        .collect();
+    assert!(long.is_empty(), "split these:\n{}", long.join("\n"));
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let marks = ["TODO", "FIXME", "XXX", "HACK", "todo!", "unimplemented!"];
+    let wrong: Vec<String> = sources()
+        .into_iter()
+        .filter_map(|(path, text)| Some((path, *marks.iter().find(|mark| text.contains(**mark))?)))
+        .map(|(path, mark)| format!("{}: {mark}", path.display()))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_module_is_known_here_and_on_the_map() {
+    let map = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let mut found: Vec<String> = sources().into_iter().filter_map(|(path, _)| module_of(&path)).collect();
+    found.sort();
+    found.dedup();
+    let mut known: Vec<String> = MODULES.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    known.sort();
+    assert_eq!(found, known);
+    let missing: Vec<&String> = known.iter().filter(|name| !map.contains(&format!("`{name}"))).collect();
+    assert!(missing.is_empty(), "ARCHITECTURE.md leaves out {missing:?}");
+}
+
+fn rule(module: &str) -> (u8, &'static [&'static str]) {
+    let found = MODULES.iter().find(|(name, ..)| *name == module);
+    let (_, layer, beside) = found.unwrap_or_else(|| panic!("tidy.rs knows no module `{module}`"));
+    (*layer, beside)
+}
+
+/// The modules that a file names after `crate::`, outside of its tests.
+fn imports(text: &str) -> Vec<String> {
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let after = code.flat_map(|line| line.split("crate::").skip(1).map(str::to_owned).collect::<Vec<_>>());
+    let names = after.flat_map(|rest| {
+        let name = |text: &str| text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
+        match rest.strip_prefix('{') {
+            Some(list) => list.split([',', '}']).map(|item| name(item.trim())).collect(),
+            None => vec![name(&rest)],
+        }
+    });
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+fn module_of(path: &Path) -> Option<String> {
+    let inner = path.strip_prefix(root().join("src")).unwrap();
+    let first = inner.components().next()?.as_os_str().to_str()?;
+    (!NO_MODULE.contains(&first)).then(|| first.trim_end_matches(".rs").to_owned())
+}
+
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    let mut folders = vec![root().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push((path.clone(), fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
+    assert!(files.len() > 40, "found only {} files", files.len());
+    files
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
