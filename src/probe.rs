@@ -130,3 +130,125 @@ fn unreadable(error: &LinesCodecError) -> Failure {
         LinesCodecError::Io(_) => Failure::Closed,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::dial::Tls;
+    use crate::network::Network;
+
+    const QUICK: Deadlines = Deadlines { answer: Duration::from_millis(300), whole: Duration::from_millis(1500) };
+
+    /// Listens, and plays this to everyone who connects.
+    async fn server<F>(play: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
+    where
+        F: Future<Output = std::io::Result<()>> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(play(stream));
+            }
+        });
+        address
+    }
+
+    /// Verifies what listens there.
+    async fn verify(doors: &[(Transport, SocketAddr)]) -> Result<Verified, Failure> {
+        let (_found, socks) = watch::channel(None);
+        let dialer = Dialer { tls: Tls::new().unwrap(), socks };
+        let host: crate::peer::Host = "a.example".parse().unwrap();
+        let doors = doors.iter().map(|(transport, address)| (*transport, Port::new(address.port()).unwrap())).collect();
+        let attempt =
+            Attempt { host: host.clone(), via: Via::Direct, addresses: vec!["127.0.0.1".parse().unwrap()], doors };
+        let network = Network::Regtest;
+        let expected = Expected { host, genesis_hash: network.genesis_hash(), default_ports: network.default_ports() };
+        probe(&dialer, &attempt, &expected, QUICK, |_| {}).await
+    }
+
+    async fn verify_tcp<F>(play: impl Fn(TcpStream) -> F + Send + 'static) -> Result<Verified, Failure>
+    where
+        F: Future<Output = std::io::Result<()>> + Send + 'static,
+    {
+        verify(&[(Transport::Tcp, server(play).await)]).await
+    }
+
+    /// Answers what a server of today does.
+    async fn decent(mut stream: TcpStream) -> std::io::Result<()> {
+        let mut buffer = [0; 1024];
+        for (id, result) in ["[\"x\",\"1.4\"]", "{}", "[]", "{\"height\":1}"].iter().enumerate() {
+            let _ = stream.read(&mut buffer).await?;
+            stream.write_all(format!("{{\"id\":{id},\"result\":{result}}}\n").as_bytes()).await?;
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_decent_server_is_verified() {
+        assert_eq!(verify_tcp(decent).await.unwrap().report.tip, Some(1));
+    }
+
+    #[tokio::test]
+    async fn where_one_door_fails_the_other_is_tried() {
+        let tls_that_is_none =
+            server(async |mut stream: TcpStream| stream.write_all(b"hello, who is there?\n").await).await;
+        let tcp = server(decent).await;
+        let doors = [(Transport::Tls, tls_that_is_none), (Transport::Tcp, tcp)];
+        assert_eq!(verify(&doors).await.unwrap().transport, Transport::Tcp);
+    }
+
+    #[tokio::test]
+    async fn hostile_servers_cost_no_more_than_their_time() {
+        let silent = verify_tcp(async |mut stream| stream.read_to_end(&mut Vec::new()).await.map(|_| ()));
+        assert_eq!(silent.await.unwrap_err(), Failure::Silent);
+
+        let closing = verify_tcp(async |mut stream| stream.shutdown().await);
+        assert_eq!(closing.await.unwrap_err(), Failure::Closed);
+
+        let endless_line = verify_tcp(async |mut stream| {
+            loop {
+                stream.write_all(&[b'['; 64 * 1024]).await?;
+            }
+        });
+        assert_eq!(endless_line.await.unwrap_err(), Failure::Bad(Fault::TooLong));
+
+        let chatter = verify_tcp(async |mut stream| {
+            loop {
+                stream.write_all(b"{\"method\":\"x\",\"params\":[]}\n").await?;
+            }
+        });
+        assert_eq!(chatter.await.unwrap_err(), Failure::Bad(Fault::Chatter));
+
+        let drip = verify_tcp(async |mut stream| {
+            loop {
+                stream.write_all(b" ").await?;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        assert_eq!(drip.await.unwrap_err(), Failure::Silent);
+
+        let nonsense = verify_tcp(async |mut stream| stream.write_all(b"\xff\xfe\n").await);
+        assert_eq!(nonsense.await.unwrap_err(), Failure::Bad(Fault::Malformed));
+    }
+
+    #[tokio::test]
+    async fn a_tls_handshake_that_never_ends_is_given_up() {
+        let never = server(async |mut stream: TcpStream| stream.read_to_end(&mut Vec::new()).await.map(|_| ())).await;
+        assert_eq!(verify(&[(Transport::Tls, never)]).await.unwrap_err(), Failure::Unreachable);
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_refuses() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        assert_eq!(verify(&[(Transport::Tcp, address)]).await.unwrap_err(), Failure::Refused);
+    }
+}

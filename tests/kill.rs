@@ -1,5 +1,14 @@
 //! A process that is killed while it writes the store loses nothing that was a second old.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it measured"
+)]
+
 mod support;
 
 use std::collections::HashMap;

@@ -3,6 +3,15 @@
 //!
 //! The test runs itself again inside the namespace that `lab/enter.sh` makes, so that nothing it does can leave.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it measured"
+)]
+
 mod support;
 
 use std::collections::BTreeSet;

@@ -1,6 +1,15 @@
 //! Keeps the house in order: which module may know of which, what the pure layers stay clear of, and how long a file
 //! may grow.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it measured"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -42,6 +42,8 @@ pub struct Session {
 pub struct Turn {
     pub parts: Vec<Part>,
     pub batch: bool,
+    /// It was no JSON-RPC at all.
+    pub unreadable: bool,
     pub close: bool,
 }
 
@@ -69,11 +71,11 @@ impl Session {
     /// A line too long to be read, or no text at all.
     pub fn unreadable(error: &RpcError) -> Turn {
         let answer = response(Id::Absent, Dialect::V2, Err(error));
-        Turn { parts: vec![Part::Answer(answer)], batch: false, close: true }
+        Turn { parts: vec![Part::Answer(answer)], batch: false, unreadable: true, close: true }
     }
 
     pub fn line(&mut self, line: &str, snapshot: &Snapshot, now: Time, rng: &mut impl Rng) -> Turn {
-        let mut turn = Turn { parts: Vec::new(), batch: false, close: false };
+        let mut turn = Turn { parts: Vec::new(), batch: false, unreadable: false, close: false };
         match parse_line(line) {
             Ok(Incoming::Single(request)) => turn.extend(self.request(request, snapshot, now, rng)),
             Ok(Incoming::Batch(batch)) => {

@@ -86,3 +86,73 @@ fn failure(error: &Error) -> Failure {
         _ => Failure::OurTor,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A proxy that greets as SOCKS5 does, asks for a password where it may, and answers a request with these bytes.
+    async fn proxy(reply: &'static [u8]) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut greeting = [0; 2];
+            stream.read_exact(&mut greeting).await.unwrap();
+            let mut methods = vec![0; usize::from(greeting[1])];
+            stream.read_exact(&mut methods).await.unwrap();
+            if methods.contains(&2) {
+                stream.write_all(&[5, 2]).await.unwrap();
+                let mut login = [0; 512];
+                assert!(stream.read(&mut login).await.unwrap() > 10);
+                stream.write_all(&[1, 0]).await.unwrap();
+            } else {
+                stream.write_all(&[5, 0]).await.unwrap();
+            }
+            let mut request = [0; 512];
+            assert!(stream.read(&mut request).await.unwrap() > 5);
+            stream.write_all(reply).await.unwrap();
+            // Until the other side has read it.
+            let _ = stream.read(&mut request).await;
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn tor_is_told_from_other_proxies() {
+        let tor = proxy(&[5, 0, 0, 1, 127, 0, 0, 1, 0, 0]).await;
+        assert_eq!(what_answers(tor).await, SocksKind::Tor);
+        let no_such_command = proxy(&[5, 7, 0, 1, 0, 0, 0, 0, 0, 0]).await;
+        assert_eq!(what_answers(no_such_command).await, SocksKind::Other);
+        let web_server = proxy(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        assert_eq!(what_answers(web_server).await, SocksKind::Other);
+    }
+
+    #[tokio::test]
+    async fn where_nothing_is_nothing_answers() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        assert!(matches!(what_answers(address).await, SocksKind::Nothing(_)));
+    }
+
+    #[tokio::test]
+    async fn replies_say_whose_trouble_it_is() {
+        let host: Host = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion".parse().unwrap();
+        let cases: [(&'static [u8], Failure); 6] = [
+            (&[5, 0xf0, 0, 1, 0, 0, 0, 0, 0, 0], Failure::NoDescriptor),
+            (&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0], Failure::NoDescriptor),
+            (&[5, 5, 0, 1, 0, 0, 0, 0, 0, 0], Failure::Refused),
+            (&[5, 6, 0, 1, 0, 0, 0, 0, 0, 0], Failure::Unreachable),
+            (&[5, 1, 0, 1, 0, 0, 0, 0, 0, 0], Failure::Unreachable),
+            (&[4, 0, 0, 1, 0, 0, 0, 0, 0, 0], Failure::OurTor),
+        ];
+        for (reply, expected) in cases {
+            let socks = Socks::new(proxy(reply).await, 7);
+            assert_eq!(socks.connect(&host, Port::MIN).await.unwrap_err(), expected, "{reply:?}");
+        }
+    }
+}

@@ -132,3 +132,69 @@ fn public_key(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDe
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     Some(SubjectPublicKeyInfoDer::from(certificate.tbs_certificate.subject_pki.raw.to_vec()))
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::{ServerConfig, SupportedProtocolVersion, version};
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    const V1_RSA: [&[u8]; 2] =
+        [include_bytes!("../../tests/data/v1-rsa.pem"), include_bytes!("../../tests/data/v1-rsa.key")];
+    const V3_EC: [&[u8]; 2] =
+        [include_bytes!("../../tests/data/v3-ec.pem"), include_bytes!("../../tests/data/v3-ec.key")];
+
+    /// Connects to a server with this certificate, and that key, over a pipe.
+    async fn connect(
+        certificate: &[u8],
+        key: &[u8],
+        version: &'static SupportedProtocolVersion,
+    ) -> Result<Option<KeyHash>, Failure> {
+        let certificate = CertificateDer::from_pem_slice(certificate).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(key).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Always(certificate, key)));
+        let (ours, theirs) = tokio::io::duplex(16 * 1024);
+        let server = tokio::spawn(TlsAcceptor::from(Arc::new(config)).accept(theirs));
+        let connected = Tls::new().unwrap().connect(&"localhost".parse().unwrap(), ours).await;
+        let _ = server.await;
+        connected.map(|(_, key)| key)
+    }
+
+    /// Presents its certificate whether the key fits or not, which rustls' own builder refuses.
+    #[derive(Debug)]
+    struct Always(CertificateDer<'static>, PrivateKeyDer<'static>);
+
+    impl rustls::server::ResolvesServerCert for Always {
+        fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+            let key = ring::sign::any_supported_type(&self.1).unwrap();
+            Some(Arc::new(rustls::sign::CertifiedKey::new(vec![self.0.clone()], key)))
+        }
+    }
+
+    #[tokio::test]
+    async fn self_signed_certificates_of_every_kind_are_taken() {
+        for version in [&version::TLS12, &version::TLS13] {
+            let [certificate, key] = V1_RSA;
+            let v1 = connect(certificate, key, version).await.unwrap();
+            let [certificate, key] = V3_EC;
+            let v3 = connect(certificate, key, version).await.unwrap();
+            assert!(v1.is_some() && v3.is_some() && v1 != v3);
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_lacks_the_key_is_refused() {
+        // A key of the same kind that is not the certificate's.
+        let other = include_bytes!("../../tests/data/other-ec.key");
+        for version in [&version::TLS12, &version::TLS13] {
+            assert_eq!(connect(V3_EC[0], other, version).await.unwrap_err(), Failure::Tls);
+        }
+    }
+}

@@ -36,10 +36,7 @@ pub async fn run<S: AsyncRead + AsyncWrite>(
                 let snapshot = shared.snapshot.borrow().clone();
                 session.line(&line, &snapshot, clock::now(), &mut rng)
             }
-            Heard::Unreadable(error) => {
-                shared.counters.unreadable_lines.add(1);
-                Session::unreadable(&error)
-            }
+            Heard::Unreadable(error) => Session::unreadable(&error),
             Heard::TooSlow => {
                 shared.counters.slow_lines.add(1);
                 return;
@@ -47,6 +44,7 @@ pub async fn run<S: AsyncRead + AsyncWrite>(
             Heard::End => return,
         };
         shared.counters.requests.add(turn.parts.len() as u64);
+        shared.counters.unreadable_lines.add(u64::from(turn.unreadable));
         let close = turn.close;
         if let Some(answer) = answer(turn, from, &shared).await
             && !matches!(timeout(shared.limits.line, out.send(Bytes::from(answer))).await, Ok(Ok(())))
@@ -120,4 +118,161 @@ async fn introduce(introduction: Introduction, from: Option<IpAddr>, shared: &Sh
         Err(_) => false,
     };
     introduction.answer(accepted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rand::SeedableRng;
+    use serde_json::Value;
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
+    use tokio::sync::{mpsc, watch};
+    use tokio::task::JoinHandle;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::book::Snapshot;
+    use crate::serve::{Counters, Limits};
+
+    struct Talk {
+        stream: BufReader<DuplexStream>,
+        session: JoinHandle<()>,
+        counters: Arc<Counters>,
+        inbox: mpsc::Receiver<Input>,
+        _snapshot: watch::Sender<Arc<Snapshot>>,
+    }
+
+    /// A session at the other end of a pipe that holds so many bytes.
+    fn talk(pipe: usize) -> Talk {
+        let (ours, theirs) = tokio::io::duplex(pipe);
+        let (snapshot, watcher) = watch::channel(Arc::default());
+        let (sender, inbox) = mpsc::channel(1);
+        let counters = Arc::new(Counters::default());
+        let shared = Shared {
+            identity: Arc::default(),
+            snapshot: watcher,
+            inbox: sender,
+            limits: Limits::default(),
+            counters: Arc::clone(&counters),
+        };
+        let from = Some("5.9.0.1".parse().unwrap());
+        let session = tokio::spawn(run(theirs, from, Caller::Clearnet, shared, StdRng::seed_from_u64(1)));
+        Talk { stream: BufReader::new(ours), session, counters, inbox, _snapshot: snapshot }
+    }
+
+    impl Talk {
+        async fn say(&mut self, bytes: &[u8]) {
+            self.stream.get_mut().write_all(bytes).await.unwrap();
+        }
+
+        /// The next answer, or nothing at the end.
+        async fn hear(&mut self) -> Option<Value> {
+            let mut line = String::new();
+            self.stream.read_line(&mut line).await.unwrap();
+            serde_json::from_str(&line).ok()
+        }
+
+        async fn code(&mut self) -> Option<i64> {
+            self.hear().await?["error"]["code"].as_i64()
+        }
+    }
+
+    const PING: &[u8] = b"{\"id\":1,\"method\":\"server.ping\"}\n";
+
+    #[tokio::test]
+    async fn lines_are_answered_one_after_the_other() {
+        let mut talk = talk(4096);
+        talk.say(&[PING, b"{\"id\":2,\"method\":\"server.peers.subscribe\"}\r\n"].concat()).await;
+        assert_eq!(talk.hear().await.unwrap()["id"], 1);
+        assert_eq!(talk.hear().await.unwrap()["result"], serde_json::json!([]));
+        assert_eq!(talk.counters.requests.value(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_too_long_is_the_last() {
+        let mut talk = talk(4096);
+        let (reader, mut writer) = tokio::io::split(talk.stream);
+        let mut reader = BufReader::new(reader);
+        let sending = tokio::spawn(async move {
+            // Far more than is read; the session ends in the midst of it.
+            for _ in 0..1024 {
+                if writer.write_all(&[b'x'; 4096]).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut line = String::new();
+        reader.read_line(&mut line).await.unwrap();
+        let answer: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(answer["error"]["code"], -32600);
+        talk.session.await.unwrap();
+        assert_eq!(talk.counters.unreadable_lines.value(), 1);
+        sending.await.unwrap();
+        talk.inbox.close();
+    }
+
+    #[tokio::test]
+    async fn what_is_no_text_is_an_error() {
+        let mut talk = talk(4096);
+        talk.say(b"\xff\xfe\xfd\n").await;
+        assert_eq!(talk.code().await, Some(-32700));
+        talk.session.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_drips_is_sent_off() {
+        let mut talk = talk(4096);
+        for _ in 0..200 {
+            sleep(Duration::from_secs(1)).await;
+            if talk.stream.get_mut().write_all(b"{").await.is_err() {
+                break;
+            }
+        }
+        talk.session.await.unwrap();
+        assert_eq!(talk.counters.slow_lines.value(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_let_be_for_ten_minutes() {
+        let mut talk = talk(4096);
+        sleep(Duration::from_secs(590)).await;
+        talk.say(PING).await;
+        assert!(talk.hear().await.is_some());
+        sleep(Duration::from_secs(590)).await;
+        assert!(!talk.session.is_finished());
+        sleep(Duration::from_secs(20)).await;
+        assert!(talk.session.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_is_sent_off() {
+        let mut talk = talk(256);
+        talk.say(PING).await;
+        sleep(Duration::from_secs(60)).await;
+        assert!(talk.session.is_finished());
+    }
+
+    #[tokio::test]
+    async fn introductions_wait_for_the_books_word() {
+        let mut talk = talk(4096);
+        talk.say(b"{\"id\":1,\"method\":\"server.add_peer\",\"params\":[{}]}\n").await;
+        match talk.inbox.recv().await {
+            Some(Input::AddPeer { from, reply, .. }) => {
+                assert_eq!(from, Some("5.9.0.1".parse().unwrap()));
+                reply.send(true).unwrap();
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(talk.hear().await.unwrap()["result"], true);
+    }
+
+    #[tokio::test]
+    async fn when_the_book_is_busy_introductions_are_turned_down() {
+        let mut talk = talk(4096);
+        talk.inbox.close();
+        talk.say(b"{\"id\":1,\"method\":\"server.add_peer\",\"params\":[{}]}\n").await;
+        assert_eq!(talk.hear().await.unwrap()["result"], false);
+    }
 }

@@ -1,0 +1,205 @@
+//! The command line as a user meets it: what it prints, and how it ends when something is wrong.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::{Daemon, call, eventually};
+
+/// A folder with a configuration in it, that listens on a port of its own and knows nobody.
+struct Place {
+    dir: tempfile::TempDir,
+    address: SocketAddr,
+}
+
+impl Place {
+    fn new() -> Place {
+        // Free a moment ago; nobody else on this machine hurries to take it.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let place = Place { dir: tempfile::tempdir().unwrap(), address };
+        place.configure("[discovery]\nseeds = []\n");
+        place
+    }
+
+    fn configure(&self, more: &str) {
+        let data = self.data();
+        let text = format!(
+            "network = \"regtest\"\ndata_dir = {data:?}\n[listen]\ntcp = [\"{}\"]\n[tor]\nmode = \"off\"\n{more}",
+            self.address
+        );
+        std::fs::write(self.config(), text).unwrap();
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("waypost.toml")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Runs the daemon, which is expected to end by itself, in failure, with one line.
+    fn fails_to_run(&self) -> String {
+        let output = waypost(&["run", "--config", self.config().to_str().unwrap(), "--log", "off"]);
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(text.trim_end().lines().count(), 1, "one line: {text}");
+        text
+    }
+}
+
+fn waypost(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
+    command.args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn wrong_usage_and_wrong_configuration_have_codes_of_their_own() {
+    assert_eq!(waypost(&["fly"]).status.code(), Some(2));
+    let place = Place::new();
+    place.configure("[discovery]\nrechek = \"1h\"\n");
+    let output = waypost(&["check-config", "--config", place.config().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(78));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("waypost.toml") && text.contains("line 8") && text.contains("rechek"), "{text}");
+    assert_eq!(waypost(&["run", "--config", "/nowhere.toml"]).status.code(), Some(78));
+}
+
+#[test]
+fn check_config_prints_what_it_comes_to() {
+    let place = Place::new();
+    let config = place.config();
+    let (first, ok) = support::waypost(&config, &["check-config"]);
+    assert!(ok && first.contains("recheck = \"1day\"") && first.contains("mode = \"off\""), "{first}");
+    std::fs::write(&config, &first).unwrap();
+    assert_eq!(support::waypost(&config, &["check-config"]), (first, true), "and reads it again to the same end");
+}
+
+#[test]
+fn client_commands_without_a_daemon_say_so() {
+    let place = Place::new();
+    let (text, ok) = support::waypost(&place.config(), &["status"]);
+    assert!(!ok && text.contains("no daemon answers") && text.contains("waypost run"), "{text}");
+}
+
+#[test]
+fn a_daemon_is_asked_and_told() {
+    let place = Place::new();
+    let daemon = Daemon::start(&place.config());
+    let status = daemon.status();
+    assert_eq!((&status["network"], &status["tor"]["state"]), (&json!("regtest"), &json!("off")));
+    assert!(daemon.waypost(&["status"]).contains(&place.address.to_string()));
+    assert_eq!(daemon.waypost(&["peers"]).trim(), "no such peers");
+    let onion = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
+    daemon.waypost(&["add", &format!("{onion} t"), "v1.4"]);
+    assert!(daemon.waypost(&["peers", "--onion"]).contains("t51001"));
+    let address = place.address.to_string();
+    eventually(5, "it is told of without Tor", || call(&address, "server.peers.subscribe", json!([]))[0][1] == onion);
+    daemon.waypost(&["forget", onion]);
+    for wrong in [["forget", "a.example"], ["add", "a.example"], ["add", "a..b t1"]] {
+        let (text, ok) = support::waypost(&place.config(), &wrong);
+        assert!(!ok && text.starts_with("waypost: "), "{text}");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn callers_are_answered_over_the_wire() {
+    let place = Place::new();
+    place.configure(
+        "[identity]\nhost = \"wp.example.com\"\ntcp_port = 50001\nbanner = \"hello\"\n[discovery]\nseeds = []\n",
+    );
+    let daemon = Daemon::start(&place.config());
+    let address = place.address.to_string();
+    let features = call(&address, "server.features", json!([]));
+    assert_eq!(features["hosts"], json!({"wp.example.com": {"tcp_port": 50001, "ssl_port": null}}));
+    assert_eq!(call(&address, "server.banner", json!([])), "hello");
+    assert_eq!(call(&address, "server.add_peer", json!([{"hosts": {"10.0.0.1": {"tcp_port": 1}}}])), false);
+    let raw = say(place.address, b"{\"id\":1,\"method\":\"blockchain.headers.subscribe\",\"params\":[]}\n");
+    assert_eq!((raw.len(), raw.contains("-32601")), (1024, true), "{raw}");
+    let raw = say(place.address, b"[[[[[[[[[\n");
+    assert!(raw.contains("-32700"), "{raw}");
+    assert_eq!(daemon.status()["callers"]["unreadable_lines"], 1);
+    daemon.stop();
+}
+
+/// One line to the daemon, and all that comes back within a moment.
+fn say(address: SocketAddr, line: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(line).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_second_daemon_on_the_same_data_is_refused() {
+    let place = Place::new();
+    let daemon = Daemon::start(&place.config());
+    let text = place.fails_to_run();
+    assert!(text.contains("in use") && text.contains("data_dir"), "{text}");
+    assert!(daemon.waypost(&["status"]).contains("regtest"), "and the first goes on");
+    daemon.stop();
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let place = Place::new();
+    let _taken = TcpListener::bind(place.address).unwrap();
+    let text = place.fails_to_run();
+    assert!(text.contains(&place.address.to_string()) && text.contains("listen.tcp"), "{text}");
+}
+
+#[test]
+fn a_data_directory_that_is_none_is_named() {
+    let place = Place::new();
+    std::fs::write(place.data(), "a file").unwrap();
+    let text = place.fails_to_run();
+    assert!(text.contains("data directory") && text.contains("data_dir"), "{text}");
+}
+
+#[test]
+fn a_damaged_store_is_kept_and_begun_anew() {
+    let place = Place::new();
+    std::fs::create_dir(place.data()).unwrap();
+    std::fs::write(place.data().join("peers.redb"), b"no database at all").unwrap();
+    let daemon = Daemon::start(&place.config());
+    let log = daemon.log();
+    daemon.stop();
+    let kept = files(&place.data()).into_iter().find(|name| name.contains("damaged")).unwrap();
+    assert!(log.contains(&kept), "{log}");
+}
+
+#[test]
+fn log_lines_are_json_where_that_is_wanted() {
+    let place = Place::new();
+    place.configure("[log]\nformat = \"json\"\n[discovery]\nseeds = []\n");
+    let daemon = Daemon::start(&place.config());
+    call(&place.address.to_string(), "server.ping", json!([]));
+    let log = daemon.log();
+    daemon.stop();
+    for line in log.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["level"], "INFO");
+    }
+    assert!(log.lines().count() <= 3, "nothing of callers: {log}");
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
