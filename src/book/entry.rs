@@ -26,7 +26,7 @@ pub struct Entry {
     /// The newest protocol it speaks.
     pub protocol: Option<Version>,
     pub pruning: Option<u32>,
-    pub genesis_hash: Option<String>,
+    pub genesis_hash: Option<[u8; 32]>,
     pub key: Option<Key>,
     pub tip: Option<u32>,
     /// Who told us of it first.
@@ -165,7 +165,8 @@ impl Entry {
             self.ports = features.ports_of(&self.host).flatten().unwrap_or(self.ports);
             self.protocol = features.protocol_max.or(self.protocol);
             self.pruning = features.pruning;
-            self.genesis_hash = features.genesis_hash.clone().or(self.genesis_hash.take());
+            let hash = features.genesis_hash.as_ref().and_then(|hash| hex::decode(hash).ok()?.try_into().ok());
+            self.genesis_hash = hash.or(self.genesis_hash);
             self.first_hand = true;
         }
         self.software = report.software.clone();

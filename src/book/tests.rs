@@ -255,3 +255,9 @@ fn with_nobody_left_the_seeds_are_asked_again() {
     assert!(bench.notices().contains(&&Notice::SeedsAgain));
     assert!(bench.entry("a.example").is_some());
 }
+
+#[test]
+fn an_entry_is_small() {
+    // Ten thousand of them are kept in memory.
+    assert!(size_of::<Entry>() <= 400, "{}", size_of::<Entry>());
+}

@@ -39,7 +39,7 @@ pub fn row(entry: &Entry, recent: Duration, now: Time) -> PeerRow {
         protocol: entry.protocol.map(|version| version.to_string()),
         pruning: entry.pruning,
         software: entry.software.clone(),
-        genesis_hash: entry.genesis_hash.clone(),
+        genesis_hash: entry.genesis_hash.map(hex::encode),
         key: entry.key.map(|key| hex::encode(key.sha256)),
         key_since: entry.key.map(|key| key.since),
         key_changes: entry.key.map_or(0, |key| key.changes),

@@ -18,7 +18,7 @@ use crate::route::Via;
 use schema::{PEERS, REACH};
 
 /// redb's cache. The whole book is in memory anyway, so only what a batch touches is worth keeping.
-const CACHE_BYTES: usize = 4 * 1024 * 1024;
+const CACHE_BYTES: usize = 1024 * 1024;
 
 /// An open store. Another process can't open it meanwhile.
 pub struct Store {
