@@ -27,15 +27,19 @@ impl<K: Eq + Hash> Budget<K> {
 
     /// Takes one, or says when there will be one.
     pub fn take(&mut self, key: K, now: Time) -> Result<(), Time> {
-        let Allowance { burst, refill } = self.allowance;
-        let empty_at = self.empty_at.get(&key).copied().unwrap_or(now).max(now);
-        let full_until = empty_at + refill;
-        let limit = now + refill * burst;
-        if full_until > limit {
-            return Err(now + full_until.since(limit));
-        }
-        self.empty_at.insert(key, full_until);
+        self.has(&key, 0, now)?;
+        let empty_at = self.empty_at.entry(key).or_insert(now);
+        *empty_at = (*empty_at).max(now) + self.allowance.refill;
         Ok(())
+    }
+
+    /// Whether one could be taken with so many spared, or when there will be one.
+    pub fn has(&self, key: &K, spared: u32, now: Time) -> Result<(), Time> {
+        let Allowance { burst, refill } = self.allowance;
+        let empty_at = self.empty_at.get(key).copied().unwrap_or(now).max(now);
+        let full_until = empty_at + refill;
+        let limit = now + refill * burst.saturating_sub(spared);
+        if full_until > limit { Err(now + full_until.since(limit)) } else { Ok(()) }
     }
 
     /// Drops the keys that have their whole allowance again.

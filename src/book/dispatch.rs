@@ -15,7 +15,7 @@ const TRIALS: usize = 2;
 const TRIAL_PAUSE: Duration = Duration::from_secs(30);
 
 /// A peer that was asked within this is not asked again just to find out whether the way to it works.
-const HURRY_PAUSE: Duration = Duration::from_mins(5);
+const HURRY_PAUSE: Duration = Duration::from_hours(1);
 
 impl Book {
     /// When to come back with [`Event::Tick`].
@@ -24,7 +24,7 @@ impl Book {
         for via in Via::ALL {
             let due = match self.usable(via) {
                 Use::Open if self.has_slot(via) => self.queue.next(via),
-                Use::Trial if self.in_flight(via) < TRIALS => Some(self.reach(via).next_trial()),
+                Use::Trial if self.may_try(via) => Some(self.reach(via).next_trial()),
                 _ => None,
             };
             next = due.map_or(next, |due| due.min(next));
@@ -34,25 +34,38 @@ impl Book {
 
     pub(super) fn start_due(&mut self, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
         for via in Via::ALL {
-            if self.usable(via) == Use::Trial && self.in_flight(via) < TRIALS && now >= self.reach(via).next_trial() {
+            if self.usable(via) == Use::Trial && self.may_try(via) && now >= self.reach(via).next_trial() {
                 self.reach_mut(via).tried(now);
                 if let Some(host) = self.trial_peer(via, now, rng) {
                     self.start(&host, now, rng, actions);
                 }
             }
-            while self.usable(via) == Use::Open && self.has_slot(via) {
-                let Some(host) = self.queue.pop_due(via, now) else { break };
-                self.start(&host, now, rng, actions);
-            }
         }
+        while let Some(host) = self.longest_due(now).and_then(|via| self.queue.pop_due(via, now)) {
+            self.start(&host, now, rng, actions);
+        }
+    }
+
+    /// Whether there is room for a trial.
+    fn may_try(&self, via: Via) -> bool {
+        self.has_slot(via) && self.in_flight(via) < TRIALS
+    }
+
+    /// The way on which somebody may be tried now, and has waited for longest: else a crowd on one way would keep the
+    /// other from its turn.
+    fn longest_due(&self, now: Time) -> Option<Via> {
+        let free = Via::ALL.into_iter().filter(|via| self.usable(*via) == Use::Open && self.has_slot(*via));
+        let due = free.filter_map(|via| self.queue.next(via).map(|next| (next, via)));
+        due.filter(|(next, _)| *next <= now).min().map(|(_, via)| via)
     }
 
     fn start(&mut self, host: &Host, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
         let Some(entry) = self.entries.get_mut(host) else { return };
         self.queue.remove(entry.next, host);
         entry.last_try = Some(now);
+        let good = entry.state(now, self.settings.recent) == PeerState::Verified;
         let resolving = matches!(host, Host::Dns(_));
-        self.flights.insert(host.clone(), Flight { began: now, resolving });
+        self.flights.insert(host.clone(), Flight { began: now, resolving, good });
         match host {
             Host::Dns(_) => actions.push(Action::Resolve(host.clone())),
             Host::Ip(ip) => self.dial(host, vec![*ip], now, rng, actions),
@@ -85,9 +98,16 @@ impl Book {
             Err(failure) => return self.probed(host.clone(), Err(failure), now, rng, actions),
         };
         if !self.hold_to_caller(host, &addresses, actions) {
+            self.flights.remove(host);
             return;
         }
-        match self.budgets.dial(&addresses, now) {
+        let Some(entry) = self.entries.get(host) else {
+            // It was dropped while its name was looked up.
+            self.flights.remove(host);
+            return;
+        };
+        let proven = entry.last_success.is_some();
+        match self.budgets.dial(&addresses, proven, now) {
             Ok(()) => actions.push(Action::Probe(self.attempt(host, addresses, rng))),
             Err(when) => {
                 self.flights.remove(host);
@@ -122,26 +142,37 @@ impl Book {
     /// Somebody to find out with whether a way works: rather one who was fine lately.
     fn trial_peer(&self, via: Via, now: Time, rng: &mut impl Rng) -> Option<Host> {
         let rested = |entry: &&Entry| entry.last_try.is_none_or(|last| now.since(last) >= TRIAL_PAUSE);
-        let mut peers: Vec<&Entry> = self.idle(via).filter(rested).collect();
-        peers.sort_by(|a, b| a.host.cmp(&b.host));
-        let good: Vec<&Entry> = peers.iter().copied().filter(|entry| self.was_good(entry, now)).collect();
+        let find = |hosts: &mut dyn Iterator<Item = &Host>| -> Vec<&Entry> {
+            hosts.filter_map(|host| self.entries.get(host)).filter(rested).collect()
+        };
+        // After a long time away nobody was fine lately, but who ever was is more likely to answer than a mere name.
+        let proven = find(&mut self.queue.proven(via));
+        let good: Vec<&Entry> = proven.iter().copied().filter(|entry| self.was_good(entry, now)).collect();
         // Not always the good ones: they may have gone while we were away.
-        let from = if good.is_empty() || rand::RngExt::random_ratio(rng, 1, 4) { &peers } else { &good };
-        policy::pick(from, rng).map(|entry| entry.host.clone())
+        let likely = if good.is_empty() || rand::RngExt::random_ratio(rng, 1, 4) { proven } else { good };
+        let from = if likely.is_empty() || rand::RngExt::random_ratio(rng, 1, 8) {
+            find(&mut self.queue.all(via))
+        } else {
+            likely
+        };
+        policy::pick(&from, rng).map(|entry| entry.host.clone())
     }
 
-    /// Brings forward one who was fine lately, to find out whether it was us who failed.
-    pub(super) fn hurry(&mut self, via: Via, now: Time, rng: &mut impl Rng) {
+    /// Brings forward one who was fine lately, to find out whether it was us who failed. Of those the next in turn, so
+    /// that the asking goes around.
+    pub(super) fn hurry(&mut self, via: Via, now: Time) {
         let rested = |entry: &&Entry| entry.last_try.is_none_or(|last| now.since(last) >= HURRY_PAUSE);
-        let mut good: Vec<&Entry> = self.idle(via).filter(rested).filter(|entry| self.was_good(entry, now)).collect();
-        good.sort_by(|a, b| a.host.cmp(&b.host));
-        if let Some(host) = policy::pick(&good, rng).map(|entry| entry.host.clone()) {
+        let mut in_turn = self.queue.proven(via).filter_map(|host| self.entries.get(host)).filter(rested);
+        let found = in_turn.find(|entry| self.was_good(entry, now)).map(|entry| entry.host.clone());
+        drop(in_turn);
+        if let Some(host) = found {
             self.reschedule(&host, now);
         }
     }
 
-    fn idle(&self, via: Via) -> impl Iterator<Item = &Entry> {
-        self.entries.values().filter(move |entry| entry.via() == via && !self.flights.contains_key(&entry.host))
+    /// Whether the answer of one who was fine lately is awaited.
+    pub(super) fn is_asking_somebody_good(&self, via: Via) -> bool {
+        self.flights.iter().any(|(host, flight)| flight.good && Via::of(host) == via)
     }
 
     pub(super) fn was_good(&self, entry: &Entry, now: Time) -> bool {

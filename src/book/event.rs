@@ -113,10 +113,11 @@ pub enum Blame {
 impl Failure {
     pub fn blame(self) -> Blame {
         match self {
-            Failure::Silent | Failure::Closed | Failure::Tls | Failure::Bad(_) => Blame::Peer,
+            Failure::Closed | Failure::Tls | Failure::Bad(_) => Blame::Peer,
             // A firewall on our side refuses like a peer does, so this proves no way.
             Failure::Refused | Failure::NotPublic => Blame::PeerUnreached,
-            Failure::Unreachable | Failure::NotFound | Failure::NoDescriptor => Blame::Unclear,
+            // When our network breaks down in the middle of a conversation, the peer seems to fall silent.
+            Failure::Unreachable | Failure::NotFound | Failure::NoDescriptor | Failure::Silent => Blame::Unclear,
             Failure::OurTor | Failure::Internal => Blame::Us,
         }
     }

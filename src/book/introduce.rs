@@ -1,14 +1,16 @@
 //! Letting names in.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use rand::Rng;
+use rand::seq::IteratorRandom;
 
 use super::policy::Refusal;
 use super::schedule::jittered;
-use super::{Action, Book, Claim, Entry, PeerState, Settings, Source, Use};
+use super::{Action, Book, Claim, Entry, FROM_ONE_ANSWER, PeerState, Source, Use};
 use crate::clock::Time;
-use crate::peer::{Features, Host, RealName};
+use crate::peer::{Features, Host, Listing, RealName};
 use crate::route::Via;
 
 /// Names of one `add_peer` call that are looked at.
@@ -16,6 +18,9 @@ const MAX_INTRODUCED: usize = 4;
 
 /// Claims about the ports of one host that are kept until it is tried.
 const MAX_CLAIMS: usize = 2;
+
+/// Between a try and the next one that strangers may bring on.
+const STRANGERS_PAUSE: Duration = Duration::from_hours(1);
 
 impl Book {
     /// A call of `server.add_peer`: nothing it says changes what we know, it only brings a verification on.
@@ -72,9 +77,9 @@ impl Book {
             _ => {}
         }
         if self.entries.contains_key(&name.host) {
-            return self.hear_again(name, from, trusted, now, rng);
+            return self.hear_again(name, &source, from, now, rng);
         }
-        if !trusted && self.candidates() >= self.settings.candidates {
+        if !trusted && self.unverified >= self.settings.candidates {
             return Err(Refusal::Full);
         }
         self.budgets.introduce(&source, &name.host, now)?;
@@ -83,13 +88,12 @@ impl Book {
             self.claims.insert(name.host.clone(), vec![Claim { ports: name.ports, from: Some(from) }]);
         }
         let entry = Entry::new(name, source, self.reach(via).total(), now);
-        self.queue.insert(entry.next, entry.host.clone());
         actions.push(Action::Save(Box::new(entry.clone())));
         if entry.host.is_onion() {
             // Without Tor, one more of whom a caller may be told.
             actions.push(Action::Publish);
         }
-        self.entries.insert(entry.host.clone(), entry);
+        self.insert(entry);
         if self.usable(via) == Use::Trial {
             self.reach_mut(via).try_soon(now);
         }
@@ -100,12 +104,13 @@ impl Book {
     fn hear_again(
         &mut self,
         name: RealName,
+        source: &Source,
         from: Option<IpAddr>,
-        trusted: bool,
         now: Time,
         rng: &mut impl Rng,
     ) -> Result<(), Refusal> {
-        let Settings { recent, retry, .. } = self.settings;
+        let recent = self.settings.recent;
+        let trusted = matches!(source, Source::Seed | Source::Operator);
         let Some(entry) = self.entries.get(&name.host) else { return Ok(()) };
         let state = entry.state(now, recent);
         if state == PeerState::Bad && !trusted {
@@ -115,24 +120,41 @@ impl Book {
         if state == PeerState::Verified && !differs && !trusted {
             return Ok(());
         }
-        if differs {
-            let claims = self.claims.entry(name.host.clone()).or_default();
-            claims.retain(|claim| claim.ports != name.ports);
-            claims.truncate(MAX_CLAIMS - 1);
-            claims.insert(0, Claim { ports: name.ports, from });
-        }
-        // Soon, but not sooner after the last try than a failed one would be repeated.
+        // Soon, but strangers must not have us call on somebody time and again.
         let soonest = match (trusted, entry.last_try) {
-            (false, Some(last)) => (last + jittered(retry, rng)).max(now),
+            (false, Some(last)) => (last + jittered(STRANGERS_PAUSE, rng)).max(now),
             _ => now,
         };
-        if soonest < entry.next {
+        let next = entry.next;
+        // What a stranger has us do costs as much of the budgets as a new name would.
+        self.budgets.introduce(source, &name.host, now)?;
+        if differs {
+            self.claim(&name.host, Claim { ports: name.ports, from });
+        }
+        if soonest < next && !self.flights.contains_key(&name.host) {
             self.reschedule(&name.host, soonest);
         }
         Ok(())
     }
 
-    fn candidates(&self) -> usize {
-        self.entries.values().filter(|entry| entry.last_success.is_none()).count()
+    /// What a peer says of the ports of others: where the ports that we know lead nowhere any more, those are tried as
+    /// well when their time comes. It brings no verification on.
+    pub(super) fn hear_of_ports(&mut self, listing: &Listing, rng: &mut impl Rng) {
+        let news = listing.0.iter().map(|listed| &listed.name).filter(|name| {
+            let known = self.entries.get(&name.host);
+            known.is_some_and(|entry| entry.failures > 0 && entry.bad.is_none() && entry.ports != name.ports)
+        });
+        // At random and few, so that no peer can steer us far.
+        for name in news.cloned().sample(rng, FROM_ONE_ANSWER) {
+            self.claim(&name.host, Claim { ports: name.ports, from: None });
+        }
+    }
+
+    /// The newest first, and few.
+    fn claim(&mut self, host: &Host, claim: Claim) {
+        let claims = self.claims.entry(host.clone()).or_default();
+        claims.retain(|known| known.ports != claim.ports);
+        claims.truncate(MAX_CLAIMS - 1);
+        claims.insert(0, claim);
     }
 }

@@ -1,5 +1,7 @@
 //! Learning from what became of an attempt, and from what is heard of Tor.
 
+use std::cmp::Reverse;
+
 use rand::Rng;
 
 use super::reach::{Company, Suspect, Verdict};
@@ -8,6 +10,9 @@ use super::{Action, Blame, Book, Entry, Failure, Notice, PeerState, SWEEP, Setti
 use crate::clock::Time;
 use crate::peer::{Host, RealName};
 use crate::route::{TorSign, TorState, Via};
+
+/// After so many failures, in the first hours, a name that was never verified may be dropped for another.
+const VAIN_TRIES: u32 = 5;
 
 impl Book {
     pub(super) fn probed(
@@ -46,23 +51,25 @@ impl Book {
         let Settings { recheck, recent, retry, .. } = self.settings;
         let reach = self.reach(Via::of(host)).total();
         self.claims.remove(host);
+        self.excuses.remove(host);
         let Some(entry) = self.entries.get_mut(host) else { return };
+        self.unverified -= usize::from(entry.last_success.is_none());
         let was_good = entry.state(now, recent) == PeerState::Verified;
         let new_key = entry.verified(&verified, reach, now);
         let door_stands = entry.ports.iter().any(|door| door == (verified.transport, verified.port));
         // What it says of its ports stands, but a port that we haven't met is looked at soon.
         let pause = if door_stands { after_success(recheck, recent, rng) } else { jittered(retry, rng) };
-        entry.next = now + pause;
-        self.queue.insert(entry.next, host.clone());
-        actions.push(Action::Save(Box::new(entry.clone())));
+        let software = entry.software.clone();
+        self.reschedule(host, now + pause);
+        self.save(host, actions);
         actions.push(Action::Publish);
         if !was_good {
-            let software = entry.software.clone();
             actions.push(Action::Notice(Notice::Verified { host: host.clone(), software }));
         }
         if new_key {
             actions.push(Action::Notice(Notice::KeyChanged { host: host.clone() }));
         }
+        self.hear_of_ports(&verified.report.listing, rng);
         let names = policy::pick_candidates(verified.report.listing, |host| !self.entries.contains_key(host), rng);
         for name in names {
             // Hearsay that the rules turn away is nothing to report.
@@ -74,7 +81,7 @@ impl Book {
         let Settings { recheck, recent, retry, .. } = self.settings;
         // What a stranger claimed was tried along with the rest.
         self.claims.remove(host);
-        let in_flight = self.flights.contains_key(host);
+        self.excuses.remove(host);
         let Some(entry) = self.entries.get_mut(host) else { return };
         let was_bad = entry.bad.is_some();
         // It is lost at the first failure after its last success stopped being recent.
@@ -85,13 +92,10 @@ impl Book {
             Some(_) => jittered(recheck, rng),
             None => after_failure(entry.failures, retry, recheck, rng),
         };
-        self.queue.remove(entry.next, host);
-        entry.next = now + pause;
-        if !in_flight {
-            self.queue.insert(entry.next, host.clone());
-        }
-        actions.push(Action::Save(Box::new(entry.clone())));
-        if entry.bad.is_some() && !was_bad {
+        let is_bad = entry.bad.is_some();
+        self.reschedule(host, now + pause);
+        self.save(host, actions);
+        if is_bad && !was_bad {
             actions.push(Action::Notice(Notice::Bad { host: host.clone(), why: failure }));
             actions.push(Action::Publish);
         } else if lapsed.is_some() && !tried_since && !was_bad {
@@ -101,8 +105,18 @@ impl Book {
 
     /// An attempt that counts for nothing.
     fn excused(&mut self, host: &Host, now: Time, rng: &mut impl Rng) {
-        let pause = jittered(self.settings.retry, rng);
-        self.reschedule(host, now + pause);
+        let Settings { retry, recheck, .. } = self.settings;
+        // Where there is nobody to ask, one that is gone is excused for ever, and must not be tried for ever as well. While
+        // a way is known to be down, hardly anybody is tried, and nobody is to wait for it.
+        let excuses = match (self.reach(Via::of(host)).is_down(), self.entries.get_mut(host)) {
+            (false, Some(_)) => {
+                let excuses = self.excuses.entry(host.clone()).or_default();
+                *excuses = excuses.saturating_add(1);
+                *excuses
+            }
+            _ => 1,
+        };
+        self.reschedule(host, now + after_failure(excuses, retry, recheck, rng));
     }
 
     fn unclear(
@@ -115,23 +129,26 @@ impl Book {
         actions: &mut Vec<Action>,
     ) {
         let via = Via::of(host);
-        let mut company = Company { known: 0, good: 0 };
-        for entry in self.entries.values().filter(|entry| entry.via() == via) {
-            company.known += 1;
-            company.good += usize::from(self.was_good(entry, now));
-        }
+        let company = self.company(via, now);
         let good = self.entries.get(host).is_some_and(|entry| self.was_good(entry, now));
         let suspect = Suspect { host: host.clone(), failure, good, began, ended: now };
         let verdict = self.reach_mut(via).failed(suspect, company);
         match verdict {
-            Verdict::Guilty => return self.failed(host, failure, now, rng, actions),
             Verdict::WayDown => self.way_down(via, now, actions),
             Verdict::Held => {}
         }
         self.excused(host, now, rng);
-        if self.reach(via).in_doubt() {
-            self.hurry(via, now, rng);
+        if self.reach(via).in_doubt() && !self.is_asking_somebody_good(via) {
+            self.hurry(via, now);
         }
+    }
+
+    /// Those on this way; the good ones counted no further than it matters.
+    fn company(&self, via: Via, now: Time) -> Company {
+        let flying = self.flights.keys().filter(|host| Via::of(host) == via);
+        let proven = self.queue.proven(via).chain(flying).filter_map(|host| self.entries.get(host));
+        let good = proven.filter(|entry| self.was_good(entry, now)).take(Company::ENOUGH).count();
+        Company { known: self.queue.len(via) + self.in_flight(via), good }
     }
 
     /// Something got through on this way.
@@ -167,9 +184,14 @@ impl Book {
         }
         self.tor_sign = sign.clone();
         match sign {
-            TorSign::Off => self.set_tor(TorState::Off, actions),
+            TorSign::Off => {
+                self.tor_reach.give_up(now);
+                self.set_tor(TorState::Off, actions);
+            }
             TorSign::Gone { why } => self.tor_gone(why, now, actions),
             TorSign::Starting { percent, waits_for } => {
+                // The time until it is ready again is none in which anybody could be reached.
+                self.tor_reach.give_up(now);
                 self.set_tor(TorState::Starting { percent: Some(percent), waits_for }, actions);
             }
             TorSign::Answers => {
@@ -207,8 +229,9 @@ impl Book {
         self.tor_reach.sweep(now);
         let forget = self.settings.forget;
         let expired = |entry: &&Entry| self.reach(entry.via()).total().saturating_sub(entry.reach_base) >= forget;
-        let mut expired: Vec<Host> = self.entries.values().filter(expired).map(|entry| entry.host.clone()).collect();
+        let mut expired: Vec<Host> = self.idle().filter(expired).map(|entry| entry.host.clone()).collect();
         expired.sort();
+        expired.extend(self.in_the_way());
         for host in expired {
             if self.remove(&host) {
                 actions.push(Action::Remove(host.clone()));
@@ -219,6 +242,22 @@ impl Book {
         if !self.entries.values().any(|entry| self.was_good(entry, now)) {
             self.seed_again(now, rng, actions);
         }
+    }
+
+    /// Whoever keeps inventing names must not fill the table for good: before it is full, the names that were tried
+    /// in vain most often make room.
+    fn in_the_way(&self) -> Vec<Host> {
+        let excess = self.unverified.saturating_sub(self.settings.candidates / 8 * 7);
+        if excess == 0 {
+            return Vec::new();
+        }
+        let tries = |entry: &Entry| entry.failures.saturating_add(self.excuses.get(&entry.host).copied().unwrap_or(0));
+        let idle = self.idle().filter(|entry| entry.last_success.is_none());
+        let in_vain = idle.map(|entry| (Reverse(tries(entry)), &entry.host)).filter(|(tries, _)| tries.0 >= VAIN_TRIES);
+        let mut names: Vec<(Reverse<u32>, &Host)> = in_vain.collect();
+        names.sort();
+        names.truncate(excess);
+        names.into_iter().map(|(_, host)| host.clone()).collect()
     }
 
     /// With nobody left, those it all began with are asked once more.

@@ -91,6 +91,10 @@ pub struct Book {
     /// Each entry is in the queue at its `next`, or in flight.
     queue: Queue,
     flights: HashMap<Host, Flight>,
+    /// How often in a row one was tried in vain without anybody's fault being plain.
+    excuses: HashMap<Host, u32>,
+    /// How many of the entries were never verified.
+    unverified: usize,
     /// What others say of a peer's ports, to be tried as well.
     claims: HashMap<Host, Vec<Claim>>,
     direct: Reach,
@@ -106,6 +110,8 @@ struct Flight {
     began: Time,
     /// The addresses have yet to be looked up.
     resolving: bool,
+    /// It was verified recently.
+    good: bool,
 }
 
 #[derive(Debug)]
@@ -144,6 +150,8 @@ impl Book {
             entries: HashMap::new(),
             queue: Queue::default(),
             flights: HashMap::new(),
+            excuses: HashMap::new(),
+            unverified: 0,
             claims: HashMap::new(),
             direct: Reach::new(direct),
             tor_reach: Reach::new(tor),
@@ -156,8 +164,7 @@ impl Book {
             // A clock that was set back must not make a peer wait for years, nor seem fresh for as long.
             entry.next = entry.next.min(now + book.settings.recheck);
             entry.last_success = entry.last_success.map(|success| success.min(now));
-            book.queue.insert(entry.next, entry.host.clone());
-            book.entries.insert(entry.host.clone(), entry);
+            book.insert(entry);
         }
         book
     }
@@ -270,24 +277,40 @@ impl Book {
         }
     }
 
-    /// Sets when an entry that isn't in flight is tried next.
+    /// Sets when an entry is tried next. One in flight comes back into the queue when its attempt is over.
     fn reschedule(&mut self, host: &Host, at: Time) {
-        if self.flights.contains_key(host) {
-            return;
-        }
-        if let Some(entry) = self.entries.get_mut(host) {
-            self.queue.remove(entry.next, host);
-            entry.next = at;
-            self.queue.insert(at, host.clone());
+        let Some(entry) = self.entries.get_mut(host) else { return };
+        self.queue.remove(entry.next, host);
+        entry.next = at;
+        if !self.flights.contains_key(host) {
+            self.queue.insert(at, host.clone(), entry.last_success.is_some());
         }
     }
 
+    fn insert(&mut self, entry: Entry) {
+        self.unverified += usize::from(entry.last_success.is_none());
+        if !self.flights.contains_key(&entry.host) {
+            self.queue.insert(entry.next, entry.host.clone(), entry.last_success.is_some());
+        }
+        self.entries.insert(entry.host.clone(), entry);
+    }
+
+    /// An attempt that is under way stays in flight, lest a peer that is introduced anew be asked twice at once.
     fn remove(&mut self, host: &Host) -> bool {
-        self.flights.remove(host);
         self.claims.remove(host);
+        self.excuses.remove(host);
         let Some(entry) = self.entries.remove(host) else { return false };
+        self.unverified -= usize::from(entry.last_success.is_none());
         self.queue.remove(entry.next, host);
         true
+    }
+
+    fn save(&self, host: &Host, actions: &mut Vec<Action>) {
+        actions.extend(self.entries.get(host).map(|entry| Action::Save(Box::new(entry.clone()))));
+    }
+
+    fn idle(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().filter(|entry| !self.flights.contains_key(&entry.host))
     }
 }
 

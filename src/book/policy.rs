@@ -1,5 +1,6 @@
 //! What is let into the book, and what is dialled: nobody may use us as a weapon, and nobody may fill our tables.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub enum Refusal {
     Bad,
     #[error("too many names from the same source")]
     SourceBudget,
-    #[error("too many new onion names")]
+    #[error("too many new onion names, or names through Tor")]
     OnionBudget,
     #[error("too many new names")]
     OverallBudget,
@@ -52,7 +53,16 @@ pub struct Budgets {
     onions: Budget<()>,
     overall: Budget<()>,
     sites: Budget<Netgroup>,
+    /// When the line of those who wait for a crowded site ends; the proven have one of their own.
+    lines: HashMap<(Netgroup, bool), Time>,
 }
+
+/// Between two connections to one site, once its burst is used up.
+const SITE_REFILL: Duration = Duration::from_mins(2);
+
+/// Of a site's burst, what is kept for peers that were verified before: who points a crowd of names at their neighbourhood
+/// must not keep us from them.
+const FOR_THE_PROVEN: u32 = 4;
 
 impl Default for Budgets {
     fn default() -> Budgets {
@@ -61,11 +71,12 @@ impl Default for Budgets {
             // A peer is asked about once a day, and now and then more often while it is flaky.
             peers: Budget::new(allowance(4, Duration::from_hours(3))),
             callers: Budget::new(allowance(5, Duration::from_hours(1))),
-            // Onion names prove nothing of where they come from, so all their callers share one budget.
+            // Onion names prove nothing of where they come from, nor do callers through Tor, so they share one budget.
             onions: Budget::new(allowance(5, Duration::from_mins(2))),
             overall: Budget::new(allowance(200, Duration::from_secs(10))),
             // 720 connections a day: enough for a hosting company's full /24, and no flood for anybody else.
-            sites: Budget::new(allowance(8, Duration::from_mins(2))),
+            sites: Budget::new(allowance(8, SITE_REFILL)),
+            lines: HashMap::new(),
         }
     }
 }
@@ -75,7 +86,9 @@ impl Budgets {
         match source {
             Source::Seed | Source::Operator => return Ok(()),
             Source::Peer(peer) => self.peers.take(peer.clone(), now).map_err(|_| Refusal::SourceBudget)?,
-            Source::AddPeer(_) if host.is_onion() => self.onions.take((), now).map_err(|_| Refusal::OnionBudget)?,
+            Source::AddPeer(from) if host.is_onion() || from.is_none() => {
+                self.onions.take((), now).map_err(|_| Refusal::OnionBudget)?
+            }
             Source::AddPeer(Some(ip)) => {
                 self.callers.take(Netgroup::site(*ip), now).map_err(|_| Refusal::SourceBudget)?;
             }
@@ -84,11 +97,20 @@ impl Budgets {
         self.overall.take((), now).map_err(|_| Refusal::OverallBudget)
     }
 
-    /// Takes leave to dial each neighbourhood once, or says when there will be.
-    pub fn dial(&mut self, addresses: &[IpAddr], now: Time) -> Result<(), Time> {
+    /// Takes leave to dial each neighbourhood once, or says when to come again: those who wait for the same one come one
+    /// by one, else they would all look up their names again each time that there is leave for one.
+    pub fn dial(&mut self, addresses: &[IpAddr], proven: bool, now: Time) -> Result<(), Time> {
         let mut sites: Vec<Netgroup> = addresses.iter().map(|ip| Netgroup::site(*ip)).collect();
         sites.sort_unstable();
         sites.dedup();
+        let spared = if proven { 0 } else { FOR_THE_PROVEN };
+        for site in &sites {
+            if let Err(when) = self.sites.has(site, spared, now) {
+                let end = self.lines.entry((*site, proven)).or_default();
+                *end = (*end + SITE_REFILL).max(when);
+                return Err(*end);
+            }
+        }
         sites.into_iter().try_for_each(|site| self.sites.take(site, now))
     }
 
@@ -98,6 +120,7 @@ impl Budgets {
         self.onions.sweep(now);
         self.overall.sweep(now);
         self.sites.sweep(now);
+        self.lines.retain(|_, end| *end > now);
     }
 }
 
@@ -190,7 +213,7 @@ mod tests {
         let mut now = Time::from_secs(1_000_000);
         let mut dialled = 0;
         for _ in 0..24 * 60 {
-            dialled += u32::from(budgets.dial(&addresses, now).is_ok());
+            dialled += u32::from(budgets.dial(&addresses, true, now).is_ok());
             now = now + Duration::from_mins(1);
         }
         assert!((700..740).contains(&dialled), "{dialled}");

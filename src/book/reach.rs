@@ -2,7 +2,8 @@
 //!
 //! A peer that doesn't answer may be gone, or our own network may be. Nothing in the failure itself tells. So such a
 //! failure is held until a proof comes, an attempt on the same way that got through: soon after it, the failure was the
-//! peer's own; otherwise it counts for nothing. While one is held, the book asks a peer that was fine lately, to find
+//! peer's own; otherwise it counts for nothing. A proof from before is not enough, as our network may have broken down
+//! since. While one is held, the book asks a peer that was fine lately, to find
 //! out. When even those fail, the way is down, and is only tried now and then until somebody answers.
 
 use std::time::Duration;
@@ -11,16 +12,19 @@ use super::event::Failure;
 use crate::clock::Time;
 use crate::peer::Host;
 
-/// A proof this long before an attempt began, or after it failed, shows that the way worked during it.
-const NEAR_BEFORE: Duration = Duration::from_mins(5);
+/// A proof this long after an attempt failed shows that the way worked during it.
 const NEAR_AFTER: Duration = Duration::from_mins(2);
+
+/// Failures further apart than this have nothing to do with each other.
+const DOUBT: Duration = Duration::from_mins(15);
 
 /// A pause between two proofs counts as time that the way worked for no more than this, as the next outage may hide in it.
 const LONGEST_PAUSE: Duration = Duration::from_hours(24);
 
-/// So many peers without an answer, two of them fine lately if there are, and the way is down.
-const SUSPECTS: usize = 3;
-const GOOD_SUSPECTS: usize = 2;
+/// So many peers without an answer, three of them fine lately if there are, and the way is down. That two of those are
+/// gone at the same time happens every day where there are thousands.
+const SUSPECTS: usize = 4;
+const GOOD_SUSPECTS: usize = 3;
 
 /// When a way that is down is tried again: after the first of these, then twice as long, up to the second.
 const FIRST_TRIAL: Duration = Duration::from_secs(5);
@@ -34,6 +38,8 @@ const SAVE_EVERY: Duration = Duration::from_mins(10);
 pub struct Reach {
     down: bool,
     last_proof: Option<Time>,
+    /// When it was last found to work again. What began before that may have met the outage.
+    up_since: Time,
     /// In all, since this book was begun.
     total: Duration,
     /// What of it was written down last.
@@ -61,10 +67,13 @@ pub struct Company {
     pub good: usize,
 }
 
+impl Company {
+    /// More would change no verdict.
+    pub const ENOUGH: usize = SUSPECTS;
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The way works, so the peer failed.
-    Guilty,
     /// Nothing can be said yet.
     Held,
     /// This was one too many: the way is down, and nobody failed.
@@ -80,7 +89,7 @@ struct Trial {
 impl Reach {
     pub fn new(total: Duration) -> Reach {
         let trial = Trial { next: Time::default(), pause: FIRST_TRIAL };
-        Reach { down: false, last_proof: None, total, saved: total, held: Vec::new(), trial }
+        Reach { down: false, last_proof: None, up_since: Time::default(), total, saved: total, held: Vec::new(), trial }
     }
 
     pub fn is_down(&self) -> bool {
@@ -111,6 +120,9 @@ impl Reach {
         if let (Some(before), false) = (self.last_proof, self.down) {
             self.total += now.since(before).min(LONGEST_PAUSE);
         }
+        if self.down {
+            self.up_since = now;
+        }
         self.down = false;
         self.last_proof = Some(now);
         self.trial = Trial { next: now, pause: FIRST_TRIAL };
@@ -123,14 +135,11 @@ impl Reach {
 
     /// An attempt came to nothing.
     pub fn failed(&mut self, suspect: Suspect, company: Company) -> Verdict {
-        if self.down {
+        if self.down || suspect.began < self.up_since {
             return Verdict::Held;
         }
-        if self.last_proof.is_some_and(|proof| proof + NEAR_BEFORE >= suspect.began) {
-            return Verdict::Guilty;
-        }
         let now = suspect.ended;
-        self.held.retain(|held| held.host != suspect.host);
+        self.held.retain(|held| held.host != suspect.host && now.since(held.ended) <= DOUBT);
         self.held.push(suspect);
         let good = self.held.iter().filter(|held| held.good).count();
         if self.held.len() >= SUSPECTS.min(company.known) && good >= GOOD_SUSPECTS.min(company.good) {
@@ -190,13 +199,21 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_nearby_makes_a_failure_count() {
+    fn a_proof_soon_after_it_makes_a_failure_count() {
         let mut reach = Reach::new(Duration::ZERO);
         reach.proven(START);
-        assert_eq!(fail(&mut reach, 1, false, at(200)), Verdict::Guilty);
         assert_eq!(fail(&mut reach, 1, false, at(900)), Verdict::Held);
         assert!(reach.in_doubt());
         assert_eq!(reach.proven(at(960)), [(host(1), GONE)]);
+        assert!(!reach.in_doubt());
+    }
+
+    #[test]
+    fn what_began_in_an_outage_is_forgiven_after_it() {
+        let mut reach = Reach::new(Duration::ZERO);
+        reach.give_up(START);
+        reach.proven(at(105));
+        assert_eq!(fail(&mut reach, 1, false, at(100)), Verdict::Held);
         assert!(!reach.in_doubt());
     }
 
@@ -214,7 +231,8 @@ mod tests {
         assert_eq!(fail(&mut reach, 2, false, START), Verdict::Held);
         assert_eq!(fail(&mut reach, 3, false, START), Verdict::Held);
         assert_eq!(fail(&mut reach, 4, true, START), Verdict::Held);
-        assert_eq!(fail(&mut reach, 5, true, START), Verdict::WayDown);
+        assert_eq!(fail(&mut reach, 5, true, START), Verdict::Held);
+        assert_eq!(fail(&mut reach, 6, true, START), Verdict::WayDown);
         assert!(reach.is_down());
         assert!(reach.proven(at(70)).is_empty());
         assert!(!reach.is_down());

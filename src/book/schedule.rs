@@ -10,42 +10,76 @@ use crate::peer::Host;
 use crate::route::Via;
 
 /// Who is due when, on each way out.
+///
+/// Those that were verified before go first: names that strangers made up must not crowd them out.
 #[derive(Debug, Default)]
 pub struct Queue {
-    direct: BTreeSet<(Time, Host)>,
-    tor: BTreeSet<(Time, Host)>,
+    ways: [Way; 2],
+}
+
+#[derive(Debug, Default)]
+struct Way {
+    proven: BTreeSet<(Time, Host)>,
+    unproven: BTreeSet<(Time, Host)>,
 }
 
 impl Queue {
-    pub fn insert(&mut self, at: Time, host: Host) {
-        self.way(Via::of(&host)).insert((at, host));
+    pub fn insert(&mut self, at: Time, host: Host, proven: bool) {
+        let way = self.way_mut(Via::of(&host));
+        let line = if proven { &mut way.proven } else { &mut way.unproven };
+        line.insert((at, host));
     }
 
     pub fn remove(&mut self, at: Time, host: &Host) {
-        self.way(Via::of(host)).remove(&(at, host.clone()));
+        let way = self.way_mut(Via::of(host));
+        let place = (at, host.clone());
+        if !way.unproven.remove(&place) {
+            way.proven.remove(&place);
+        }
     }
 
     /// When the next one is due.
     pub fn next(&self, via: Via) -> Option<Time> {
-        let queue = match via {
-            Via::Direct => &self.direct,
-            Via::Tor => &self.tor,
-        };
-        queue.first().map(|(at, _)| *at)
+        let Way { proven, unproven } = self.way(via);
+        [proven, unproven].into_iter().filter_map(|line| line.first().map(|(at, _)| *at)).min()
     }
 
-    /// Takes out the one that has been due for longest.
+    /// Takes out the one that goes first of those that are due.
     pub fn pop_due(&mut self, via: Via, now: Time) -> Option<Host> {
-        if self.next(via)? > now {
-            return None;
-        }
-        self.way(via).pop_first().map(|(_, host)| host)
+        let Way { proven, unproven } = self.way_mut(via);
+        let due = |line: &BTreeSet<(Time, Host)>| line.first().is_some_and(|(at, _)| *at <= now);
+        let line = [proven, unproven].into_iter().find(|line| due(line))?;
+        line.pop_first().map(|(_, host)| host)
     }
 
-    fn way(&mut self, via: Via) -> &mut BTreeSet<(Time, Host)> {
+    /// Those on one way that were verified before, the next in turn first.
+    pub fn proven(&self, via: Via) -> impl Iterator<Item = &Host> {
+        self.way(via).proven.iter().map(|(_, host)| host)
+    }
+
+    pub fn all(&self, via: Via) -> impl Iterator<Item = &Host> {
+        let Way { proven, unproven } = self.way(via);
+        proven.iter().chain(unproven).map(|(_, host)| host)
+    }
+
+    pub fn len(&self, via: Via) -> usize {
+        let Way { proven, unproven } = self.way(via);
+        proven.len() + unproven.len()
+    }
+
+    fn way(&self, via: Via) -> &Way {
+        let [direct, tor] = &self.ways;
         match via {
-            Via::Direct => &mut self.direct,
-            Via::Tor => &mut self.tor,
+            Via::Direct => direct,
+            Via::Tor => tor,
+        }
+    }
+
+    fn way_mut(&mut self, via: Via) -> &mut Way {
+        let [direct, tor] = &mut self.ways;
+        match via {
+            Via::Direct => direct,
+            Via::Tor => tor,
         }
     }
 }
@@ -102,13 +136,24 @@ mod tests {
     fn the_queue_gives_out_the_longest_due() {
         let host = |text: &str| text.parse::<Host>().unwrap();
         let mut queue = Queue::default();
-        queue.insert(Time::from_secs(5), host("b.example"));
-        queue.insert(Time::from_secs(3), host("a.example"));
-        queue.insert(Time::from_secs(4), host("c.example"));
+        queue.insert(Time::from_secs(5), host("b.example"), false);
+        queue.insert(Time::from_secs(3), host("a.example"), false);
+        queue.insert(Time::from_secs(4), host("c.example"), true);
         queue.remove(Time::from_secs(4), &host("c.example"));
         assert_eq!(queue.next(Via::Direct), Some(Time::from_secs(3)));
         assert_eq!(queue.pop_due(Via::Direct, Time::from_secs(4)), Some(host("a.example")));
         assert_eq!(queue.pop_due(Via::Direct, Time::from_secs(4)), None);
         assert_eq!(queue.next(Via::Tor), None);
+    }
+
+    #[test]
+    fn those_verified_before_go_first() {
+        let host = |text: &str| text.parse::<Host>().unwrap();
+        let mut queue = Queue::default();
+        queue.insert(Time::from_secs(3), host("a.example"), false);
+        queue.insert(Time::from_secs(5), host("b.example"), true);
+        assert_eq!(queue.next(Via::Direct), Some(Time::from_secs(3)));
+        assert_eq!(queue.pop_due(Via::Direct, Time::from_secs(6)), Some(host("b.example")));
+        assert_eq!(queue.pop_due(Via::Direct, Time::from_secs(6)), Some(host("a.example")));
     }
 }

@@ -139,7 +139,7 @@ fn hearsay_changes_no_entry_and_other_ports_are_tried_as_well() {
     bench.finish("a.example", good("[]", None));
     let before = bench.entry("a.example").unwrap().clone();
     let claim = serde_json::from_str(r#"{"hosts":{"a.example":{"tcp_port":7000}}}"#).unwrap();
-    bench.wait(Duration::from_mins(30));
+    bench.wait(Duration::from_mins(90));
     bench.actions = bench.book.add_peer(&claim, Some("5.9.0.1".parse().unwrap()), bench.now, &mut bench.rng).unwrap();
     let after = bench.entry("a.example").unwrap();
     assert_eq!((&after.ports, after.protocol), (&before.ports, before.protocol));
