@@ -35,8 +35,9 @@ impl Book {
     pub(super) fn start_due(&mut self, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
         for via in Via::ALL {
             if self.usable(via) == Use::Trial && self.may_try(via) && now >= self.reach(via).next_trial() {
+                let peer = self.trial_peer(via, now, rng);
                 self.reach_mut(via).tried(now);
-                if let Some(host) = self.trial_peer(via, now, rng) {
+                if let Some(host) = peer {
                     self.start(&host, now, rng, actions);
                 }
             }
@@ -148,13 +149,11 @@ impl Book {
         // After a long time away nobody was fine lately, but who ever was is more likely to answer than a mere name.
         let proven = find(&mut self.queue.proven(via));
         let good: Vec<&Entry> = proven.iter().copied().filter(|entry| self.was_good(entry, now)).collect();
-        // Not always the good ones: they may have gone while we were away.
-        let likely = if good.is_empty() || rand::RngExt::random_ratio(rng, 1, 4) { proven } else { good };
-        let from = if likely.is_empty() || rand::RngExt::random_ratio(rng, 1, 8) {
-            find(&mut self.queue.all(via))
-        } else {
-            likely
-        };
+        // Not always the good ones, which may have gone while we were away; but first one of them.
+        let anybody = !self.reach(via).is_first_trial();
+        let mut now_and_then = |often| anybody && rand::RngExt::random_ratio(rng, 1, often);
+        let likely = if good.is_empty() || now_and_then(4) { proven } else { good };
+        let from = if likely.is_empty() || now_and_then(8) { find(&mut self.queue.all(via)) } else { likely };
         policy::pick(&from, rng).map(|entry| entry.host.clone())
     }
 

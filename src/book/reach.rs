@@ -166,6 +166,11 @@ impl Reach {
         self.trial.next
     }
 
+    /// Whether none was made since there was hope.
+    pub fn is_first_trial(&self) -> bool {
+        self.trial.pause == FIRST_TRIAL
+    }
+
     /// One is under way.
     pub fn tried(&mut self, now: Time) {
         self.trial.next = now + self.trial.pause;
