@@ -99,7 +99,7 @@ impl Snapshot {
         let onions: Vec<&Line> = if self.tor.is_ready() {
             let most = match caller {
                 // A quarter of the whole list is a third of its other part.
-                Caller::Clearnet => ONIONS.max(clear.len() / 3),
+                Caller::Clearnet => ONIONS.max(clear.len() / 3).min(LONGEST / 4),
                 Caller::Onion => ONIONS_FOR_ONION_CALLERS,
             };
             self.onions.iter().filter(fit).take(most).collect()
@@ -165,8 +165,9 @@ mod tests {
         entry
     }
 
-    fn onion(n: u8, success: Option<Duration>) -> Entry {
-        entry(Host::Onion(Onion::from_public_key([n; 32])), None, success)
+    fn onion(n: u16, success: Option<Duration>) -> Entry {
+        let key = n.to_be_bytes().repeat(16).try_into().unwrap();
+        entry(Host::Onion(Onion::from_public_key(key)), None, success)
     }
 
     fn clear(n: u32, ip: &str) -> Entry {
@@ -212,6 +213,15 @@ mod tests {
         assert_eq!((list.len(), list.iter().take_while(|host| host.is_onion()).count()), (110, 50));
         let list = told(&entries[..83], TorState::Ready, Caller::Clearnet, NOW);
         assert_eq!(list.len(), 3 + ONIONS);
+    }
+
+    #[test]
+    fn onions_are_a_quarter_of_the_longest_list_as_well() {
+        let recent = Some(Duration::from_hours(1));
+        let mut entries: Vec<Entry> = (0..400).map(|n| onion(n, recent)).collect();
+        entries.extend((0..2000).map(|n| clear(n, &format!("{}.{}.0.1", 11 + n / 200, n % 200))));
+        let list = told(&entries, TorState::Ready, Caller::Clearnet, NOW);
+        assert_eq!((list.len(), list.iter().position(Host::is_onion)), (LONGEST, Some(LONGEST / 4 * 3)));
     }
 
     #[test]

@@ -61,10 +61,11 @@ impl Book {
     }
 
     fn start(&mut self, host: &Host, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get(host) else { return };
+        let good = self.was_good(entry, now);
         let Some(entry) = self.entries.get_mut(host) else { return };
         self.queue.remove(entry.next, host);
         entry.last_try = Some(now);
-        let good = entry.state(now, self.settings.recent) == PeerState::Verified;
         let resolving = matches!(host, Host::Dns(_));
         self.flights.insert(host.clone(), Flight { began: now, resolving, good });
         match host {
@@ -174,7 +175,8 @@ impl Book {
         self.flights.iter().any(|(host, flight)| flight.good && Via::of(host) == via)
     }
 
+    /// Whether it is news about our own way when this one fails: it was verified recently, and hasn't failed since.
     pub(super) fn was_good(&self, entry: &Entry, now: Time) -> bool {
-        entry.state(now, self.settings.recent) == PeerState::Verified
+        entry.failures == 0 && entry.state(now, self.settings.recent) == PeerState::Verified
     }
 }

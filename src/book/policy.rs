@@ -220,6 +220,20 @@ mod tests {
     }
 
     #[test]
+    fn a_crowd_at_one_site_stands_in_line_and_leaves_room_for_the_proven() {
+        let mut budgets = Budgets::default();
+        let (addresses, now) = (["5.9.0.1".parse().unwrap()], Time::from_secs(1_000_000));
+        let turns: Vec<Time> = (0..100).filter_map(|_| budgets.dial(&addresses, false, now).err()).collect();
+        assert_eq!(turns.len(), 96);
+        assert!(turns.iter().zip(&turns[1..]).all(|(one, next)| next.since(*one) >= SITE_REFILL));
+        assert_eq!(budgets.dial(&addresses, true, now), Ok(()));
+        // A neighbourhood that may not be dialled costs the others nothing.
+        let both = ["88.99.0.1".parse().unwrap(), addresses[0]];
+        assert!((0..20).all(|_| budgets.dial(&both, false, now).is_err()));
+        assert_eq!(budgets.dial(&both[..1], false, now), Ok(()));
+    }
+
+    #[test]
     fn two_names_at_most_from_one_list() {
         let mut rng = StdRng::seed_from_u64(7);
         let entry = |n: u32| format!("[\"5.9.0.1\",\"h{n}.example\",[\"t\"]]");

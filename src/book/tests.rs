@@ -261,3 +261,141 @@ fn an_entry_is_small() {
     // Ten thousand of them are kept in memory.
     assert!(size_of::<Entry>() <= 400, "{}", size_of::<Entry>());
 }
+
+fn introduce(bench: &mut Bench, json: &str, from: Option<&str>) -> Result<(), Refusal> {
+    let features = serde_json::from_str(json).unwrap();
+    let from = from.map(|ip| ip.parse().unwrap());
+    bench.actions = bench.book.add_peer(&features, from, bench.now, &mut bench.rng)?;
+    Ok(())
+}
+
+fn onion(n: u8) -> String {
+    Host::Onion(crate::peer::Onion::from_public_key([n; 32])).to_string()
+}
+
+#[test]
+fn a_failure_waits_for_a_later_proof() {
+    let mut bench = Bench::new(&["a.example t50001", "b.example t50001"]);
+    bench.resolve("a.example", &["5.9.0.1"]);
+    bench.finish("a.example", good("[]", None));
+    bench.wait(Duration::from_secs(10));
+    bench.handle(Event::Resolved { host: "b.example".parse().unwrap(), addresses: Err(Failure::NotFound) });
+    assert_eq!(bench.entry("b.example").unwrap().failures, 0, "our network may have broken down since");
+    // Nobody may be asked so soon after the last time, and excuses become rare.
+    let mut tries = 0;
+    for _ in 0..24 * 60 {
+        bench.wait(Duration::from_mins(1));
+        if bench.actions.iter().any(|action| matches!(action, Action::Resolve(host) if host.to_string() == "b.example"))
+        {
+            bench.handle(Event::Resolved { host: "b.example".parse().unwrap(), addresses: Err(Failure::NotFound) });
+            tries += 1;
+        }
+    }
+    assert!((4..12).contains(&tries), "{tries}");
+}
+
+#[test]
+fn a_peer_in_doubt_that_answers_is_not_asked_twice() {
+    let mut bench = Bench::new(&[&format!("{ONION} t110")]);
+    bench.handle(Event::Tor(TorSign::Answers));
+    bench.book.settings.candidates = 2;
+    introduce(&mut bench, &format!(r#"{{"hosts":{{"{}":{{"tcp_port":1}}}}}}"#, onion(1)), None).unwrap();
+    bench.finish(ONION, Err(Failure::NoDescriptor));
+    bench.wait(Duration::from_secs(31));
+    let asked = bench.book.flights.keys().next().map(Host::to_string).unwrap();
+    bench.finish(&asked, good("[]", None));
+    let waiting: Vec<&Host> = bench.book.queue.all(Via::Tor).collect();
+    let once: std::collections::HashSet<&Host> = waiting.iter().copied().collect();
+    assert_eq!(waiting.len(), once.len());
+}
+
+#[test]
+fn who_is_dropped_while_it_is_tried_is_not_tried_twice() {
+    let mut bench = Bench::new(&["5.9.0.1 t50001"]);
+    assert!(bench.attempt().is_some());
+    bench.book.forget(&"5.9.0.1".parse().unwrap()).unwrap();
+    let name = RealName::parse("5.9.0.1 t50001", Network::Bitcoin.default_ports()).unwrap();
+    bench.actions = bench.book.add(name, bench.now, &mut bench.rng).unwrap();
+    bench.wait(Duration::from_mins(1));
+    assert_eq!(bench.attempt(), None);
+    bench.finish("5.9.0.1", good("[]", None));
+    assert!(bench.entry("5.9.0.1").unwrap().last_success.is_some());
+}
+
+#[test]
+fn time_in_which_tor_starts_anew_counts_for_nothing() {
+    let mut bench = Bench::new(&[]);
+    bench.handle(Event::Tor(TorSign::Ready));
+    bench.handle(Event::Tor(TorSign::Starting { percent: 5, waits_for: String::new() }));
+    bench.wait(Duration::from_hours(20));
+    bench.handle(Event::Tor(TorSign::Ready));
+    assert_eq!(bench.book.tor_reach.total(), Duration::ZERO);
+}
+
+#[test]
+fn after_a_long_time_away_those_verified_before_are_tried_first() {
+    let mut bench = Bench::new(&[&format!("{ONION} t110")]);
+    bench.handle(Event::Tor(TorSign::Answers));
+    bench.finish(ONION, good("[]", None));
+    bench.handle(Event::Tor(TorSign::Gone { why: String::new() }));
+    for n in 0..100 {
+        bench.wait(Duration::from_mins(5));
+        introduce(&mut bench, &format!(r#"{{"hosts":{{"{}":{{"tcp_port":1}}}}}}"#, onion(n)), None).unwrap();
+    }
+    bench.wait(Duration::from_hours(24 * 15));
+    bench.handle(Event::Tor(TorSign::Answers));
+    let mut trials = 0;
+    while bench.attempt().is_none_or(|attempt| attempt.host.to_string() != ONION) {
+        if let Some(other) = bench.attempt().map(|attempt| attempt.host.to_string()) {
+            bench.finish(&other, Err(Failure::NoDescriptor));
+        }
+        bench.wait(Duration::from_mins(1));
+        trials += 1;
+    }
+    assert!(trials < 30, "{trials}");
+}
+
+#[test]
+fn strangers_have_nobody_tried_time_and_again() {
+    let mut bench = Bench::new(&["5.9.0.1 t50001"]);
+    let mut tries = 0;
+    for minute in 0..24 * 60u32 {
+        if bench.attempt().is_some() {
+            tries += 1;
+            bench.finish("5.9.0.1", good("[]", None));
+        }
+        let port = minute + 1;
+        let json = format!(r#"{{"hosts":{{"5.9.0.1":{{"tcp_port":{port}}}}}}}"#);
+        let _ = introduce(&mut bench, &json, [None, Some("5.9.0.1")][usize::from(minute % 2 == 0)]);
+        bench.wait(Duration::from_mins(1));
+    }
+    assert!((10..28).contains(&tries), "{tries}");
+}
+
+#[test]
+fn names_that_were_tried_in_vain_make_room() {
+    let mut bench = Bench::new(&["a.example t50001"]);
+    bench.book.settings.candidates = 8;
+    for n in 0..8 {
+        introduce(&mut bench, &format!(r#"{{"hosts":{{"{}":{{"tcp_port":1}}}}}}"#, onion(n)), None).err();
+        bench.wait(Duration::from_mins(2));
+    }
+    let full = introduce(&mut bench, &format!(r#"{{"hosts":{{"{}":{{"tcp_port":1}}}}}}"#, onion(9)), None);
+    assert_eq!(full, Err(Refusal::Full));
+    bench.book.entries.get_mut(&onion(3).parse().unwrap()).unwrap().failures = 7;
+    bench.wait(SWEEP);
+    assert!(bench.entry(&onion(3)).is_none());
+    introduce(&mut bench, &format!(r#"{{"hosts":{{"{}":{{"tcp_port":1}}}}}}"#, onion(9)), None).unwrap();
+}
+
+#[test]
+fn what_a_list_says_of_the_ports_of_a_failing_peer_is_tried_as_well() {
+    let mut bench = Bench::new(&["a.example t50001", "5.9.7.1 t50001"]);
+    bench.finish("5.9.7.1", Err(Failure::Refused));
+    bench.resolve("a.example", &["5.9.0.1"]);
+    bench.finish("a.example", good(r#"[["5.9.7.1","5.9.7.1",["t7000"]]]"#, None));
+    assert_eq!(bench.attempt(), None, "no sooner than otherwise");
+    bench.wait(Duration::from_mins(7));
+    let doors: Vec<u16> = bench.attempt().unwrap().doors.iter().map(|door| door.1.get()).collect();
+    assert_eq!(doors, [50001, 7000]);
+}
