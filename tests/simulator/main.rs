@@ -1,0 +1,85 @@
+//! Months of the book's life among thousands of peers, friendly and hostile, in virtual time.
+//!
+//! `WAYPOST_SIM_SEED=1` repeats a run. `WAYPOST_SIM_FULL=1` runs ten thousand peers for sixty days, best with `--release`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "all of this is a test, and a broken world should stop it"
+)]
+
+mod calendar;
+mod ledger;
+mod look;
+mod run;
+mod world;
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::Instant;
+
+use run::{Run, Size};
+
+#[test]
+fn a_full_book_lives_through_months() {
+    let full = std::env::var_os("WAYPOST_SIM_FULL").is_some_and(|full| full == "1");
+    let size = match full {
+        true => Size { peers: 10_000, days: 60, filled: true, attack: 65 },
+        false => Size { peers: 1_500, days: 40, filled: true, attack: 600 },
+    };
+    simulate(size, seed());
+}
+
+#[test]
+fn a_book_grows_from_its_seeds() {
+    simulate(Size { peers: 300, days: 40, filled: false, attack: 600 }, seed());
+}
+
+#[test]
+fn what_went_well_once_goes_well_again() {
+    for seed in [1, 2] {
+        simulate(Size { peers: 120, days: 40, filled: seed == 1, attack: 600 }, seed);
+    }
+}
+
+fn simulate(size: Size, seed: u64) {
+    println!("{size:?}, WAYPOST_SIM_SEED={seed}");
+    let began = wall();
+    let mut run = Run::new(size, seed);
+    run.run();
+    run.at_the_end();
+    let took = began.elapsed();
+    let standing = run.standing();
+    let counts = run.book.counts(run.now);
+    println!(
+        "{} peers, {} virtual days, {} events, {} probes, {:.1} s, peak memory {}",
+        size.peers,
+        size.days,
+        run.events,
+        run.ledger.probes,
+        took.as_secs_f64(),
+        peak_memory(),
+    );
+    println!("  {counts:?}");
+    println!("  {standing:?}, false alarms: {}, blamed at the edge: {}", run.false_alarms, run.ledger.at_the_edge);
+    println!("  {:?}", run.ledger.peaks);
+}
+
+/// Another world in each run, unless a certain one is wanted.
+fn seed() -> u64 {
+    match std::env::var("WAYPOST_SIM_SEED") {
+        Ok(seed) => seed.parse().unwrap(),
+        Err(_) => RandomState::new().hash_one(0) % 1_000_000_000,
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long the run takes is a figure that it prints")]
+fn wall() -> Instant {
+    Instant::now()
+}
+
+fn peak_memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.map_or_else(|| "unknown".to_owned(), |peak| peak.trim().to_owned())
+}
