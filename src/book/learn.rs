@@ -143,12 +143,16 @@ impl Book {
         }
     }
 
-    /// Those on this way; the good ones counted no further than it matters.
+    /// Those on this way; the good ones are looked for only when, and as far as, it matters.
     fn company(&self, via: Via, now: Time) -> Company {
+        let known = self.queue.len(via) + self.in_flight(via);
+        if !self.reach(via).comes_to_a_verdict(known) {
+            return Company { known, good: Company::ENOUGH };
+        }
         let flying = self.flights.keys().filter(|host| Via::of(host) == via);
         let proven = self.queue.proven(via).chain(flying).filter_map(|host| self.entries.get(host));
         let good = proven.filter(|entry| self.was_good(entry, now)).take(Company::ENOUGH).count();
-        Company { known: self.queue.len(via) + self.in_flight(via), good }
+        Company { known, good }
     }
 
     /// Something got through on this way.

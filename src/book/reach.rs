@@ -133,6 +133,11 @@ impl Reach {
             .collect()
     }
 
+    /// Whether one more failure, with so many peers known, may be one too many.
+    pub fn comes_to_a_verdict(&self, known: usize) -> bool {
+        self.held.len() + 1 >= SUSPECTS.min(known)
+    }
+
     /// An attempt came to nothing.
     pub fn failed(&mut self, suspect: Suspect, company: Company) -> Verdict {
         if self.down || suspect.began < self.up_since {

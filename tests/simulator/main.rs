@@ -10,6 +10,7 @@
 )]
 
 mod calendar;
+mod callers;
 mod ledger;
 mod look;
 mod run;

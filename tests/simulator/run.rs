@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -15,7 +15,7 @@ use waypost::route::{TorSign, Via};
 
 use crate::calendar::{Calendar, Manner};
 use crate::ledger::{Ledger, Verdict};
-use crate::world::{Kind, World, features};
+use crate::world::{Kind, World};
 
 /// How long a connection waits for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,7 +55,7 @@ pub struct Run {
 
 /// What happens at its time.
 #[derive(Debug)]
-enum Coming {
+pub enum Coming {
     Resolved(Host, Result<Vec<IpAddr>, Failure>),
     Probed(Host, Box<Result<Verified, Failure>>),
     Sign(TorSign),
@@ -306,43 +306,6 @@ impl Run {
         self.at(Run::START + day * u32::try_from(self.size.days / 2).unwrap(), Coming::Restart);
     }
 
-    fn announce(&mut self, n: usize) -> Vec<Action> {
-        let pause = Duration::from_secs(self.lots_in(70_000, 100_000));
-        self.later(pause, Coming::Announce(n));
-        let (peer, now) = (&self.world.peers[n], self.now);
-        let via = Via::of(&peer.host);
-        if self.calendar.down(via, now).is_some() {
-            return Vec::new();
-        }
-        let from = if via == Via::Tor { None } else { peer.addresses.first().copied() };
-        self.book.add_peer(&peer.features(now), from, now, &mut self.rng).unwrap_or_default()
-    }
-
-    /// One of the things that a stranger may try through `server.add_peer`.
-    fn attack(&mut self) -> Vec<Action> {
-        let pause = Duration::from_secs(self.lots_in(1, 2 * self.size.attack));
-        self.later(pause, Coming::Attack);
-        let now = self.now;
-        let caller = IpAddr::V4(Ipv4Addr::new(45, 9, self.lots.random_range(0..4), self.lots.random()));
-        let wrong = Ports::only(Transport::Tcp, Port::new(self.lots.random_range(1..9999)).unwrap());
-        let somebody = self.world.any(&mut self.lots).host.clone();
-        let (features, from) = match self.lots.random_range(0..6) {
-            // Wrong ports of a peer that we know, as itself and as anybody.
-            0 => {
-                let victim = &self.world.peers[self.lots.random_range(0..self.world.peers.len().min(3))];
-                (features(victim.host.clone(), wrong), victim.addresses.first().copied())
-            }
-            1 => (features(somebody, wrong), None),
-            // Somebody else's host.
-            2 => (features(somebody, wrong), Some(caller)),
-            // Names that don't exist, or exist at somebody else's place.
-            3 => (features(self.world.invent(&mut self.lots), wrong), None),
-            4 => (features(self.world.invent(&mut self.lots), wrong), Some(self.world.victim())),
-            _ => (features(self.world.invent(&mut self.lots), wrong), Some(caller)),
-        };
-        self.book.add_peer(&features, from, now, &mut self.rng).unwrap_or_default()
-    }
-
     /// The process is stopped, and started again with what was saved.
     fn restart(&mut self) -> Vec<Action> {
         let under_way = |coming: &Coming| matches!(coming, Coming::Resolved(..) | Coming::Probed(..));
@@ -387,11 +350,11 @@ impl Run {
         entries
     }
 
-    fn lots_in(&mut self, from: u64, to: u64) -> u64 {
+    pub fn lots_in(&mut self, from: u64, to: u64) -> u64 {
         self.lots.random_range(from..to)
     }
 
-    fn later(&mut self, pause: Duration, coming: Coming) {
+    pub fn later(&mut self, pause: Duration, coming: Coming) {
         self.at(self.now + pause, coming);
     }
 
