@@ -1,6 +1,6 @@
 //! Months of the book's life among thousands of peers, friendly and hostile, in virtual time.
 //!
-//! `WAYPOST_SIM_SEED=1` repeats a run. `WAYPOST_SIM_FULL=1` runs ten thousand peers for sixty days, best with `--release`.
+//! `SIM_SEED=1` repeats a run. `SIM_FULL=1` runs ten thousand peers for sixty days, best with `--release`.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -23,7 +23,7 @@ use run::{Run, Size};
 
 #[test]
 fn a_full_book_lives_through_months() {
-    let full = std::env::var_os("WAYPOST_SIM_FULL").is_some_and(|full| full == "1");
+    let full = std::env::var_os("SIM_FULL").is_some_and(|full| full == "1");
     let size = match full {
         true => Size { peers: 10_000, days: 60, filled: true, attack: 65 },
         false => Size { peers: 1_500, days: 40, filled: true, attack: 600 },
@@ -44,7 +44,7 @@ fn what_went_well_once_goes_well_again() {
 }
 
 fn simulate(size: Size, seed: u64) {
-    println!("{size:?}, WAYPOST_SIM_SEED={seed}");
+    println!("{size:?}, SIM_SEED={seed}");
     let began = wall();
     let mut run = Run::new(size, seed);
     run.run();
@@ -68,7 +68,7 @@ fn simulate(size: Size, seed: u64) {
 
 /// Another world in each run, unless a certain one is wanted.
 fn seed() -> u64 {
-    match std::env::var("WAYPOST_SIM_SEED") {
+    match std::env::var("SIM_SEED") {
         Ok(seed) => seed.parse().unwrap(),
         Err(_) => RandomState::new().hash_one(0) % 1_000_000_000,
     }

@@ -9,8 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use waypost::book::{Action, Attempt, Book, Entry, Event, Failure, Notice, Settings, Source, Verified};
 use waypost::clock::Time;
-use waypost::conversation::client::{Fault, Report};
-use waypost::peer::{Features, Host, Listing, Port, Ports, Transport, Version};
+use waypost::peer::{Fault, Features, Host, Listing, Port, Report, Transport, Version};
 use waypost::route::{TorSign, Via};
 
 use crate::calendar::{Calendar, Manner};
@@ -140,7 +139,7 @@ impl Run {
             let minutes = self.now.since(Run::START).as_secs() / 60;
             let (day, hour, minute) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
             let size = self.size;
-            panic!("WAYPOST_SIM_SEED={} ({size:?}), day {day} {hour:02}:{minute:02}: {broken}", self.seed);
+            panic!("SIM_SEED={} ({size:?}), day {day} {hour:02}:{minute:02}: {broken}", self.seed);
         }
     }
 
