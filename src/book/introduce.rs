@@ -94,7 +94,8 @@ impl Book {
             actions.push(Action::Publish);
         }
         self.insert(entry);
-        if self.usable(via) == Use::Trial {
+        // Who keeps making up names must not have us try all the time whether a way works that has long been down.
+        if self.usable(via) == Use::Trial && self.queue.proven(via).next().is_none() {
             self.reach_mut(via).try_soon(now);
         }
         Ok(())

@@ -169,7 +169,7 @@ impl Run {
             Coming::Restart => self.restart(),
             Coming::Look => {
                 self.look();
-                let pause = Duration::from_mins(self.lots_in(240, 480));
+                let pause = Duration::from_mins(self.lots_in(300, 660));
                 self.later(pause, Coming::Look);
                 Vec::new()
             }
