@@ -143,9 +143,14 @@ impl Ledger {
         self.air.remove(host);
     }
 
-    /// The process ended, and with it all that was under way.
+    /// The process ended, and with it all that was under way. Its budgets are not kept, so their bursts are there again.
     pub fn crashed(&mut self) {
         self.air.clear();
+        self.sites_hour.clear();
+        self.sites_day.clear();
+        self.by_peer.clear();
+        self.by_caller.clear();
+        (self.by_tor, self.in_all) = (Window::default(), Window::default());
     }
 
     pub fn in_the_air(&self, host: &Host) -> bool {

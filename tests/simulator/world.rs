@@ -110,7 +110,9 @@ impl World {
                 absent,
                 has_features: rng.random_ratio(9, 10),
             };
-            if world.by_host.insert(host, world.peers.len()).is_none() {
+            // An address that was drawn twice is one peer.
+            if !world.by_host.contains_key(&host) {
+                world.by_host.insert(host, world.peers.len());
                 world.peers.push(peer);
             }
         }
