@@ -152,7 +152,7 @@ impl Book {
     }
 
     /// The newest first, and few.
-    fn claim(&mut self, host: &Host, claim: Claim) {
+    pub(super) fn claim(&mut self, host: &Host, claim: Claim) {
         let claims = self.claims.entry(host.clone()).or_default();
         claims.retain(|known| known.ports != claim.ports);
         claims.truncate(MAX_CLAIMS - 1);

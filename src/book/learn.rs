@@ -6,9 +6,9 @@ use rand::Rng;
 
 use super::reach::{Company, Suspect, Verdict};
 use super::schedule::{after_failure, after_success, jittered};
-use super::{Action, Blame, Book, Entry, Failure, Notice, PeerState, SWEEP, Settings, Source, Verified, policy};
+use super::{Action, Blame, Book, Claim, Entry, Failure, Notice, PeerState, SWEEP, Settings, Source, Verified, policy};
 use crate::clock::Time;
-use crate::peer::{Host, RealName};
+use crate::peer::{Host, Ports, RealName};
 use crate::route::{TorSign, TorState, Via};
 
 /// After so many failures, in the first hours, a name that was never verified may be dropped for another.
@@ -54,12 +54,18 @@ impl Book {
         self.excuses.remove(host);
         let Some(entry) = self.entries.get_mut(host) else { return };
         self.unverified -= usize::from(entry.last_success.is_none());
-        let was_good = entry.state(now, recent) == PeerState::Verified;
+        let (was_good, believed) = (entry.state(now, recent) == PeerState::Verified, entry.ports);
         let new_key = entry.verified(&verified, reach, now);
         let door_stands = entry.ports.iter().any(|door| door == (verified.transport, verified.port));
-        // What it says of its ports stands, but a port that we haven't met is looked at soon.
-        let pause = if door_stands { after_success(recheck, recent, rng) } else { jittered(retry, rng) };
+        // What it says of its ports stands, but one that is news to us and that we haven't met is looked at soon.
+        let looks_again = !door_stands && entry.ports != believed;
+        let pause = if looks_again { jittered(retry, rng) } else { after_success(recheck, recent, rng) };
         let software = entry.software.clone();
+        if !door_stands {
+            // It may be wrong about itself, behind a router say: the door that opened is tried beside the others.
+            let ports = Ports::only(verified.transport, verified.port);
+            self.claim(host, Claim { ports, from: None });
+        }
         self.reschedule(host, now + pause);
         self.save(host, actions);
         actions.push(Action::Publish);

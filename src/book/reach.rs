@@ -3,8 +3,8 @@
 //! A peer that doesn't answer may be gone, or our own network may be. Nothing in the failure itself tells. So such a
 //! failure is held until a proof comes, an attempt on the same way that got through: soon after it, the failure was the
 //! peer's own; otherwise it counts for nothing. A proof from before is not enough, as our network may have broken down
-//! since. While one is held, the book asks a peer that was fine lately, to find
-//! out. When even those fail, the way is down, and is only tried now and then until somebody answers.
+//! since. While one is held, the book asks a peer that was fine lately, to find out. When even those fail, the way is
+//! down, and is only tried now and then until somebody answers.
 
 use std::time::Duration;
 

@@ -399,3 +399,21 @@ fn what_a_list_says_of_the_ports_of_a_failing_peer_is_tried_as_well() {
     let doors: Vec<u16> = bench.attempt().unwrap().doors.iter().map(|door| door.1.get()).collect();
     assert_eq!(doors, [50001, 7000]);
 }
+
+#[test]
+fn a_peer_that_is_wrong_about_its_own_ports_is_still_reached() {
+    let mut bench = Bench::new(&["a.example t50001"]);
+    let features = Some(r#"{"hosts":{"a.example":{"tcp_port":7000}}}"#);
+    bench.resolve("a.example", &["5.9.0.1"]);
+    bench.finish("a.example", good("[]", features));
+    for wait in [Duration::from_mins(10), Duration::from_hours(24)] {
+        // What it declares is looked at soon, once; the door that opened is not forgotten.
+        bench.wait(wait);
+        bench.resolve("a.example", &["5.9.0.1"]);
+        let doors: Vec<u16> = bench.attempt().unwrap().doors.iter().map(|door| door.1.get()).collect();
+        assert_eq!(doors, [7000, 50001]);
+        bench.finish("a.example", good("[]", features));
+        bench.wait(Duration::from_hours(1));
+        assert!(bench.actions.is_empty());
+    }
+}

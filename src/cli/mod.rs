@@ -116,13 +116,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Run { .. } => {
             start_log(&config);
-            Ok(runtime()?.block_on(daemon::run(config))?)
+            Ok(block_on(daemon::run(config))??)
         }
         Command::CheckConfig => {
             print(&toml::to_string(&config.effective())?);
             Ok(())
         }
-        Command::Probe(args) => runtime()?.block_on(probe::run(args, &config)),
+        Command::Probe(args) => block_on(probe::run(args, &config))?,
         Command::Status { json } => {
             let status = call(&config, "status", &[])?;
             if json {
@@ -174,11 +174,16 @@ fn start_log(config: &Config) {
 }
 
 fn call(config: &Config, method: &str, params: &[&str]) -> anyhow::Result<serde_json::Value> {
-    Ok(runtime()?.block_on(control::call(&config.control_path(), method, params))?)
+    Ok(block_on(control::call(&config.control_path(), method, params))??)
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")
+/// Runs a task to its end. What it left behind, a look-up that hangs say, is not waited for.
+fn block_on<T>(task: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")?;
+    let outcome = runtime.block_on(task);
+    runtime.shutdown_background();
+    Ok(outcome)
 }
 
 /// A command's answer. A reader that went away, as `head` does, is no failure.

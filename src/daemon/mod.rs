@@ -44,6 +44,8 @@ pub enum DaemonError {
     Store(#[from] StoreError),
     #[error("can't start: {0}")]
     Start(String),
+    #[error("the store was not written in time; what was learnt in the last moments may be lost")]
+    Unwritten,
     #[error("{0} ended, which it never should; start the daemon again, and report the lines before this one")]
     Ended(&'static str),
 }
@@ -58,7 +60,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let control =
         control::bind(&control_path).map_err(|source| DaemonError::Control { path: control_path.clone(), source })?;
     let stop = stop_signals().map_err(|error| DaemonError::Start(error.to_string()))?;
-    let (writer, changes) = Writer::spawn(store).map_err(|error| DaemonError::Start(error.to_string()))?;
+    let (mut writer, changes) = Writer::spawn(store).map_err(|error| DaemonError::Start(error.to_string()))?;
     let (inbox, inputs) = mpsc::channel(inbox::CAPACITY);
     let (found_tor, socks) = watch::channel(None);
     let tls = Tls::new().map_err(|error| DaemonError::Start(error.to_string()))?;
@@ -80,7 +82,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
     let (stop_core, core_stops) = oneshot::channel();
-    let core = tokio::spawn(core.run(inputs, core_stops));
+    let mut core = tokio::spawn(core.run(inputs, core_stops));
     for listener in listeners {
         let session = serve::serve(listener, shared.clone(), StdRng::seed_from_u64(rng.next_u64()));
         tasks.spawn(async move {
@@ -95,16 +97,24 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
             None
         }
         ended = tasks.join_next() => Some(ended.and_then(Result::ok).unwrap_or("a task")),
+        _ = &mut core => Some("the book's task"),
+        () = writer.ended() => Some("the store's writer"),
     };
     tasks.shutdown().await;
     let _ = stop_core.send(());
-    let core = timeout(GOODBYE, core).await;
-    let written = timeout(GOODBYE, tokio::task::spawn_blocking(move || writer.finish())).await;
+    // The core's end lets go of the store, and the writer then writes what is left.
+    let goodbye = timeout(GOODBYE, async {
+        if !core.is_finished() {
+            let _ = core.await;
+        }
+        let _ = tokio::task::spawn_blocking(move || writer.finish()).await;
+    });
+    let goodbye = goodbye.await;
     let _ = std::fs::remove_file(&control_path);
-    match (ended, core) {
+    match (ended, goodbye) {
         (Some(name), _) => Err(DaemonError::Ended(name)),
-        (None, Ok(Ok(()))) if written.is_ok() => Ok(()),
-        (None, _) => Err(DaemonError::Ended("the book's task")),
+        (None, Ok(())) => Ok(()),
+        (None, Err(_)) => Err(DaemonError::Unwritten),
     }
 }
 

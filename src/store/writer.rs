@@ -7,6 +7,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::Store;
 use crate::book::Entry;
 use crate::peer::Host;
@@ -51,6 +53,8 @@ impl Changes {
 #[derive(Debug)]
 pub struct Writer {
     thread: JoinHandle<()>,
+    /// Its other end is the thread's, and goes with it.
+    alive: oneshot::Receiver<()>,
     status: Arc<WriterStatus>,
 }
 
@@ -58,10 +62,19 @@ impl Writer {
     /// Begins the thread, which ends when its `Changes` and all their clones are gone.
     pub fn spawn(store: Store) -> std::io::Result<(Writer, Changes)> {
         let (sender, changes) = mpsc::channel();
+        let (life, alive) = oneshot::channel();
         let status = Arc::new(WriterStatus::default());
         let work = Work { store, pending: HashMap::new(), status: Arc::clone(&status) };
-        let thread = thread::Builder::new().name("store".to_owned()).spawn(move || work.run(&changes))?;
-        Ok((Writer { thread, status }, Changes(sender)))
+        let thread = thread::Builder::new().name("store".to_owned()).spawn(move || {
+            let _life = life;
+            work.run(&changes);
+        })?;
+        Ok((Writer { thread, alive, status }, Changes(sender)))
+    }
+
+    /// Resolves when the thread has ended, which it does by itself only if it broke down.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.alive).await;
     }
 
     /// Waits until everything is written that ever will be.
