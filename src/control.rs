@@ -18,7 +18,7 @@ use crate::book::{Counts, PeerState};
 use crate::clock::Time;
 use crate::inbox::{Ask, Inbox, Input};
 use crate::network::Network;
-use crate::protocol::{Incoming, parse_line};
+use crate::protocol::{Id, Incoming, Request, parse_line};
 use crate::route::TorState;
 
 /// A book of ten thousand peers is about six megabytes of this.
@@ -155,9 +155,15 @@ pub async fn call(path: &Path, method: &str, params: &[&str]) -> Result<Value, C
 async fn session(stream: UnixStream, inbox: Inbox) {
     let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(64 * 1024));
     while let Some(Ok(line)) = lines.next().await {
+        let id = match parse_line(&line) {
+            Ok(Incoming::Single(Ok(Request { id: Id::Given(id), .. }))) => {
+                serde_json::from_str(id.get()).unwrap_or_default()
+            }
+            _ => Value::Null,
+        };
         let answer = match answer(&line, &inbox).await {
-            Ok(result) => json!({ "jsonrpc": "2.0", "id": 0, "result": result }),
-            Err(why) => json!({ "jsonrpc": "2.0", "id": 0, "error": { "code": 1, "message": why } }),
+            Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
+            Err(why) => json!({ "jsonrpc": "2.0", "id": id, "error": { "code": 1, "message": why } }),
         };
         if lines.send(answer.to_string()).await.is_err() {
             return;

@@ -55,16 +55,21 @@ pub async fn probe(
 ) -> Result<Verified, Failure> {
     let end = Instant::now() + deadlines.whole;
     let mut worst: Option<Failure> = None;
-    for door in &attempt.doors {
+    for (place, door) in attempt.doors.iter().enumerate() {
         watch(Progress::Dialling(door.0, door.1));
         let failure = match through(dialer, attempt, *door, expected, deadlines, end, &mut watch).await {
             Ok(verified) => return Ok(verified),
             Err(failure) => failure,
         };
         watch(Progress::Failed(failure));
-        worst = Some(worst.map_or(failure, |worst| plainer(worst, failure)));
-        // It spoke, and it is bad; or we can't dial at all. No other door changes that.
-        if matches!(failure, Failure::Bad(_) | Failure::OurTor) || Instant::now() >= end {
+        if place < attempt.believed {
+            worst = Some(worst.map_or(failure, |worst| plainer(worst, failure)));
+            // It spoke, and it is bad; or we can't dial at all. No other door changes that.
+            if matches!(failure, Failure::Bad(_)) || failure.blame() == Blame::Us {
+                break;
+            }
+        }
+        if Instant::now() >= end {
             break;
         }
     }
@@ -162,12 +167,17 @@ mod tests {
 
     /// Verifies what listens there.
     async fn verify(doors: &[(Transport, SocketAddr)]) -> Result<Verified, Failure> {
+        verify_believing(doors.len(), doors).await
+    }
+
+    async fn verify_believing(believed: usize, doors: &[(Transport, SocketAddr)]) -> Result<Verified, Failure> {
         let (_found, socks) = watch::channel(None);
         let dialer = Dialer { tls: Tls::new().unwrap(), socks };
         let host: crate::peer::Host = "a.example".parse().unwrap();
-        let doors = doors.iter().map(|(transport, address)| (*transport, Port::new(address.port()).unwrap())).collect();
-        let attempt =
-            Attempt { host: host.clone(), via: Via::Direct, addresses: vec!["127.0.0.1".parse().unwrap()], doors };
+        let doors: Vec<_> =
+            doors.iter().map(|(transport, address)| (*transport, Port::new(address.port()).unwrap())).collect();
+        let addresses = vec!["127.0.0.1".parse().unwrap()];
+        let attempt = Attempt { host: host.clone(), via: Via::Direct, addresses, doors, believed };
         let network = Network::Regtest;
         let expected = Expected { host, genesis_hash: network.genesis_hash(), default_ports: network.default_ports() };
         probe(&dialer, &attempt, &expected, QUICK, |_| {}).await
@@ -202,6 +212,18 @@ mod tests {
         let tcp = server(decent).await;
         let doors = [(Transport::Tls, tls_that_is_none), (Transport::Tcp, tcp)];
         assert_eq!(verify(&doors).await.unwrap().transport, Transport::Tcp);
+    }
+
+    #[tokio::test]
+    async fn what_others_claim_can_make_nobody_bad() {
+        let silent = server(async |mut stream: TcpStream| stream.read_to_end(&mut Vec::new()).await.map(|_| ())).await;
+        let web =
+            server(async |mut stream: TcpStream| stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await).await;
+        let doors = [(Transport::Tcp, silent), (Transport::Tcp, web)];
+        assert_eq!(verify_believing(1, &doors).await.unwrap_err(), Failure::Silent);
+        assert_eq!(verify_believing(2, &doors).await.unwrap_err(), Failure::Bad(Fault::Malformed));
+        let moved = [(Transport::Tcp, silent), (Transport::Tcp, server(decent).await)];
+        assert!(verify_believing(1, &moved).await.is_ok());
     }
 
     #[tokio::test]

@@ -203,3 +203,19 @@ fn log_lines_are_json_where_that_is_wanted() {
 fn files(dir: &Path) -> Vec<String> {
     std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
+
+#[test]
+fn every_address_of_one_port_can_be_listened_on() {
+    let place = Place::new();
+    let port = place.address.port();
+    let text = format!(
+        "data_dir = {:?}\n[listen]\ntcp = [\"0.0.0.0:{port}\", \"[::]:{port}\"]\n[tor]\nmode = \"off\"\n[discovery]\nseeds = []\n",
+        place.data()
+    );
+    std::fs::write(place.config(), text).unwrap();
+    let daemon = Daemon::start(&place.config());
+    for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+        assert_eq!(call(&address, "server.ping", json!([])), Value::Null);
+    }
+    daemon.stop();
+}

@@ -12,7 +12,7 @@ use crate::route::Via;
 
 /// Probes at once while we only want to find out whether a way works, and how long a peer is then left in peace.
 const TRIALS: usize = 2;
-const TRIAL_PAUSE: Duration = Duration::from_secs(30);
+const TRIAL_PAUSE: Duration = Duration::from_secs(10);
 
 /// A peer that was asked within this is not asked again just to find out whether the way to it works.
 const HURRY_PAUSE: Duration = Duration::from_hours(1);
@@ -138,7 +138,8 @@ impl Book {
     fn attempt(&self, host: &Host, addresses: Vec<IpAddr>, rng: &mut impl Rng) -> Attempt {
         let claimed: Vec<Ports> = self.claims.get(host).into_iter().flatten().map(|claim| claim.ports).collect();
         let doors = self.entries.get(host).map(|entry| policy::doors(entry.ports, &claimed, rng)).unwrap_or_default();
-        Attempt { host: host.clone(), via: Via::of(host), addresses, doors }
+        let believed = self.entries.get(host).map_or(0, |entry| entry.ports.iter().count());
+        Attempt { host: host.clone(), via: Via::of(host), addresses, doors, believed }
     }
 
     /// Somebody to find out with whether a way works: rather one who was fine lately.

@@ -55,6 +55,9 @@ pub struct Attempt {
     pub addresses: Vec<IpAddr>,
     /// In the order in which to try them.
     pub doors: Vec<(Transport, Port)>,
+    /// The first so many of them are what the peer is believed to have. The others are claims of somebody else's, which
+    /// win by success and otherwise say nothing of it.
+    pub believed: usize,
 }
 
 /// A verification that succeeded.
@@ -96,6 +99,8 @@ pub enum Failure {
     OurTor,
     #[error("the probe broke down")]
     Internal,
+    #[error("we ran out of descriptors or memory")]
+    OurLimits,
 }
 
 /// Who is to blame for a failure.
@@ -118,7 +123,7 @@ impl Failure {
             Failure::Refused | Failure::NotPublic => Blame::PeerUnreached,
             // When our network breaks down in the middle of a conversation, the peer seems to fall silent.
             Failure::Unreachable | Failure::NotFound | Failure::NoDescriptor | Failure::Silent => Blame::Unclear,
-            Failure::OurTor | Failure::Internal => Blame::Us,
+            Failure::OurTor | Failure::Internal | Failure::OurLimits => Blame::Us,
         }
     }
 }

@@ -49,7 +49,8 @@ pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
             addresses
         }
     };
-    let attempt = Attempt { host: args.host.clone(), via, addresses, doors: ports.iter().collect() };
+    let doors: Vec<_> = ports.iter().collect();
+    let attempt = Attempt { host: args.host.clone(), via, addresses, believed: doors.len(), doors };
     let expected = Expected {
         host: args.host.clone(),
         genesis_hash: network.genesis_hash(),

@@ -78,8 +78,10 @@ pub fn load(
     let mut raw = from_file;
     let mut set_by_environment = Vec::new();
     for (name, value) in environment {
-        let (Ok(name), Ok(value)) = (name.into_string(), value.into_string()) else { continue };
+        let Ok(name) = name.into_string() else { continue };
         if let Some(key) = name.strip_prefix(PREFIX) {
+            let not_text = |_| ConfigError::Environment { name: name.clone(), why: "its value is no text".to_owned() };
+            let value = value.into_string().map_err(not_text)?;
             let key = key.to_ascii_lowercase().replace("__", ".");
             let over =
                 from_environment(&key, &value).map_err(|why| ConfigError::Environment { name: name.clone(), why })?;
@@ -105,9 +107,16 @@ fn from_environment(key: &str, value: &str) -> Result<Raw, String> {
     if !known {
         return Err("no key has such a name".to_owned());
     }
-    let quoted = toml::Value::String(value.to_owned()).to_string();
     let read = |value: &str| toml::from_str::<Raw>(&format!("{key} = {value}"));
-    read(value).or_else(|_| read(&quoted)).map_err(|error| error.message().to_owned())
+    let is_toml = toml::from_str::<toml::Table>(&format!("value = {value}")).is_ok();
+    let quoted = toml::Value::String(value.to_owned()).to_string();
+    match read(value) {
+        Ok(raw) => Ok(raw),
+        // A bare number may still be meant as a text, a list hardly.
+        Err(error) if is_toml && value.starts_with(['[', '{', '"']) => Err(error),
+        Err(_) => read(&quoted),
+    }
+    .map_err(|error| error.message().to_owned())
 }
 
 /// The line on which a key's value begins.

@@ -130,6 +130,10 @@ impl Client {
             Pair(String, String),
             First(String),
         }
+        // Longer than any name; and what can be one of two shapes is read into memory whole.
+        if result.len() > 1024 {
+            return Err(Fault::Malformed);
+        }
         let (software, agreed) = match serde_json::from_str(result).map_err(|_| Fault::Malformed)? {
             Greeting::Pair(software, version) => (software, version.parse().map_err(|_| Fault::Malformed)?),
             Greeting::First(software) => (software, OLDEST),

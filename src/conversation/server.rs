@@ -10,8 +10,8 @@ use crate::clock::Time;
 use crate::network::Network;
 use crate::peer::{Features, HASH_FUNCTION, Host, Ports, Version};
 use crate::protocol::{
-    Call, Dialect, Id, Incoming, MAX_BATCH, NEWEST, OLDEST, Request, RpcError, SOFTWARE, VersionRange, pad, parse_line,
-    response,
+    Call, Dialect, Id, Incoming, Invalid, MAX_BATCH_ANSWER, NEWEST, OLDEST, Request, RpcError, SOFTWARE, VersionRange,
+    pad, parse_line, response,
 };
 
 /// What we say of ourselves.
@@ -77,12 +77,21 @@ impl Session {
     pub fn line(&mut self, line: &str, snapshot: &Snapshot, now: Time, rng: &mut impl Rng) -> Turn {
         let mut turn = Turn { parts: Vec::new(), batch: false, unreadable: false, close: false };
         match parse_line(line) {
-            Ok(Incoming::Single(request)) => turn.extend(self.request(request, snapshot, now, rng)),
+            Ok(Incoming::Single(request)) => {
+                let (part, close) = self.request(request, snapshot, now, rng);
+                turn.parts.extend(part);
+                turn.close = close;
+            }
             Ok(Incoming::Batch(batch)) => {
                 turn.batch = true;
-                for request in batch.requests().take(MAX_BATCH) {
-                    turn.extend(self.request(request, snapshot, now, rng));
-                    if turn.close {
+                let mut length = 0;
+                for request in batch.requests() {
+                    let request = if length < MAX_BATCH_ANSWER { request } else { request.and_then(too_much) };
+                    let (part, close) = self.request(request, snapshot, now, rng);
+                    length += part.as_ref().map_or(0, Part::length);
+                    turn.parts.extend(part);
+                    if close {
+                        turn.close = true;
                         break;
                     }
                 }
@@ -94,7 +103,7 @@ impl Session {
 
     fn request(
         &mut self,
-        request: Result<Request<'_>, crate::protocol::Invalid<'_>>,
+        request: Result<Request<'_>, Invalid<'_>>,
         snapshot: &Snapshot,
         now: Time,
         rng: &mut impl Rng,
@@ -166,11 +175,18 @@ impl Session {
     }
 }
 
-impl Turn {
-    fn extend(&mut self, (part, close): (Option<Part>, bool)) {
-        self.parts.extend(part);
-        self.close |= close;
+impl Part {
+    fn length(&self) -> usize {
+        match self {
+            Part::Answer(answer) => answer.len(),
+            Part::AddPeer(_) => 0,
+        }
     }
+}
+
+/// Instead of a call whose batch has had enough.
+fn too_much(request: Request<'_>) -> Result<Request<'_>, Invalid<'_>> {
+    Err(Invalid { id: request.id, dialect: request.dialect, error: RpcError::TooMuch })
 }
 
 impl Introduction {
@@ -295,6 +311,16 @@ mod tests {
         let codes: Vec<Option<i64>> = list.iter().map(|answer| answer["error"]["code"].as_i64()).collect();
         assert_eq!(codes, [None, Some(-32600), Some(-32601), None]);
         assert_eq!(list[3], json!({"error": null, "result": true, "id": 3}));
+    }
+
+    #[test]
+    fn a_batch_is_answered_up_to_a_length() {
+        let mut session = session(Caller::Clearnet);
+        session.identity = Arc::new(Identity { banner: "x".repeat(MAX_BATCH_ANSWER / 4), ..Identity::default() });
+        let line = format!("[{}]", vec![r#"{"id":1,"method":"server.banner"}"#; 9].join(","));
+        let (answer, _) = say(&mut session, &line);
+        let codes = answer.as_array().unwrap().iter().map(|answer| answer["error"]["code"].as_i64());
+        assert_eq!(codes.flatten().collect::<Vec<_>>(), [-32600; 5]);
     }
 
     #[test]

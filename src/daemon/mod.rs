@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -29,6 +31,9 @@ use crate::{control, tor};
 
 /// What is left to be written must be on disk within this when we are told to stop.
 const GOODBYE: Duration = Duration::from_secs(9);
+
+/// File descriptors for all but callers: probes, operators, the store, standard streams.
+const OWN_DESCRIPTORS: usize = 200;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -55,7 +60,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut rng = generator();
     data_directory(&config.data_dir)?;
     let (store, kept) = Store::open(&config.store_path(), clock::now())?;
-    let listeners = listen(&config.listen).await?;
+    let listeners = listen(&config.listen)?;
     let control_path = config.control_path();
     let control =
         control::bind(&control_path).map_err(|source| DaemonError::Control { path: control_path.clone(), source })?;
@@ -78,7 +83,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     };
     let (core, snapshot) = begin(&config, kept, changes, Dialer { tls, socks }, facts, &mut rng);
     let identity = Arc::new(config.identity.clone());
-    let shared = Shared { identity, snapshot, inbox: inbox.clone(), limits: config.limits.clone(), counters };
+    let slots = Arc::new(Semaphore::new(descriptors(config.limits.sessions)));
+    let shared = Shared { identity, snapshot, inbox: inbox.clone(), limits: config.limits.clone(), slots, counters };
 
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
     let (stop_core, core_stops) = oneshot::channel();
@@ -101,6 +107,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         () = writer.ended() => Some("the store's writer"),
     };
     tasks.shutdown().await;
+    // Before the store is let go of, as whoever waits for it makes a socket of its own.
+    let _ = std::fs::remove_file(&control_path);
     let _ = stop_core.send(());
     // The core's end lets go of the store, and the writer then writes what is left.
     let goodbye = timeout(GOODBYE, async {
@@ -109,9 +117,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         }
         let _ = tokio::task::spawn_blocking(move || writer.finish()).await;
     });
-    let goodbye = goodbye.await;
-    let _ = std::fs::remove_file(&control_path);
-    match (ended, goodbye) {
+    match (ended, goodbye.await) {
         (Some(name), _) => Err(DaemonError::Ended(name)),
         (None, Ok(())) => Ok(()),
         (None, Err(_)) => Err(DaemonError::Unwritten),
@@ -191,13 +197,41 @@ fn data_directory(path: &Path) -> Result<(), DaemonError> {
     Ok(())
 }
 
-async fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
-    let mut listeners = Vec::new();
-    for address in addresses {
-        let listener = TcpListener::bind(address).await;
-        listeners.push(listener.map_err(|source| DaemonError::Listen { address: *address, source })?);
+fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
+    let listener = |address: &SocketAddr| {
+        let failed = |source| DaemonError::Listen { address: *address, source };
+        bind(*address).and_then(|socket| TcpListener::from_std(socket.into())).map_err(failed)
+    };
+    addresses.iter().map(listener).collect()
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        // Or [::] would take the same port of 0.0.0.0, and to name both be an error.
+        socket.set_only_v6(true)?;
     }
-    Ok(listeners)
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    Ok(socket)
+}
+
+/// Sees to it that there are descriptors for as many sessions as may be; how many there may be is the answer.
+fn descriptors(sessions: usize) -> usize {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
+    let limit = if raised { maximum } else { current };
+    let room = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let room = room.saturating_sub(OWN_DESCRIPTORS).max(1);
+    if sessions > room {
+        tracing::warn!(
+            sessions = room,
+            "fewer sessions than limits.sessions, for want of file descriptors (ulimit -n)"
+        );
+    }
+    sessions.min(room)
 }
 
 /// Resolves when we are told to stop, with the name of how.

@@ -39,7 +39,12 @@ pub async fn connect(addresses: &[IpAddr], port: Port) -> Result<(TcpStream, IpA
                 return Ok((stream, *ip));
             }
             Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => failure = Failure::Refused,
-            Ok(Err(_)) | Err(_) => {}
+            Ok(Err(error)) => {
+                if let Some(ours) = super::out_of_descriptors(&error) {
+                    return Err(ours);
+                }
+            }
+            Err(_) => {}
         }
     }
     Err(failure)

@@ -4,9 +4,10 @@ mod direct;
 mod socks;
 mod tls;
 
-use std::fmt;
 use std::net::IpAddr;
+use std::{fmt, io};
 
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
@@ -38,6 +39,12 @@ pub struct Dialer {
     pub tls: Tls,
     /// The Tor that was found last, if there is one.
     pub socks: watch::Receiver<Option<Socks>>,
+}
+
+/// A failure that is ours alone: there are no descriptors left to connect with.
+fn out_of_descriptors(error: &io::Error) -> Option<Failure> {
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| ours.contains(&code)).then_some(Failure::OurLimits)
 }
 
 impl fmt::Debug for Dialled {

@@ -82,7 +82,14 @@ fn failure(error: &Error) -> Failure {
     match error {
         Error::ConnectionRefused => Failure::Refused,
         Error::HostUnreachable | Error::UnknownAuthMethod => Failure::NoDescriptor,
-        Error::GeneralSocksServerFailure | Error::TtlExpired => Failure::Unreachable,
+        // Whatever else a reply says may have been brought about by the service, and is none of Tor's failing.
+        Error::GeneralSocksServerFailure
+        | Error::ConnectionNotAllowedByRuleset
+        | Error::NetworkUnreachable
+        | Error::TtlExpired
+        | Error::CommandNotSupported
+        | Error::AddressTypeNotSupported => Failure::Unreachable,
+        Error::Io(error) => super::out_of_descriptors(error).unwrap_or(Failure::OurTor),
         _ => Failure::OurTor,
     }
 }

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::SignatureScheme::{RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512};
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
@@ -33,11 +35,13 @@ impl Tls {
     pub fn new() -> Result<Tls, Error> {
         let provider = Arc::new(ring::default_provider());
         let verifier = Arc::new(AnyCertificate { algorithms: provider.signature_verification_algorithms });
-        let config = ClientConfig::builder_with_provider(provider as Arc<CryptoProvider>)
+        let mut config = ClientConfig::builder_with_provider(provider as Arc<CryptoProvider>)
             .with_safe_default_protocol_versions()?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
+        // A ticket would let a server know us again, through Tor as well, and spare it the proof that it holds its key.
+        config.resumption = Resumption::disabled();
         Ok(Tls { connector: TlsConnector::from(Arc::new(config)) })
     }
 
@@ -72,11 +76,13 @@ struct AnyCertificate {
 }
 
 impl AnyCertificate {
+    /// With TLS 1.2 a scheme leaves open which of several algorithms is meant; with 1.3 the first of them is.
     fn verify(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
+        tried: usize,
     ) -> Result<HandshakeSignatureValid, Error> {
         let spki = public_key(certificate).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
         let key = RawPublicKeyEntity::try_from(&spki)
@@ -85,7 +91,7 @@ impl AnyCertificate {
         let (_, algorithms) =
             algorithms.ok_or(Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme))?;
         let valid = |algorithm: &&_| key.verify_signature(**algorithm, message, signed.signature()).is_ok();
-        if algorithms.iter().any(|algorithm| valid(&algorithm)) {
+        if algorithms.iter().take(tried).any(|algorithm| valid(&algorithm)) {
             Ok(HandshakeSignatureValid::assertion())
         } else {
             Err(Error::InvalidCertificate(CertificateError::BadSignature))
@@ -111,7 +117,7 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify(message, certificate, signed)
+        self.verify(message, certificate, signed, usize::MAX)
     }
 
     fn verify_tls13_signature(
@@ -120,7 +126,10 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify(message, certificate, signed)
+        if matches!(signed.scheme, RSA_PKCS1_SHA256 | RSA_PKCS1_SHA384 | RSA_PKCS1_SHA512) {
+            return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+        }
+        self.verify(message, certificate, signed, 1)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -17,8 +17,8 @@ pub enum RpcError {
     InvalidParams(&'static str),
     #[error("unsupported protocol version; this node speaks {} to {}", super::OLDEST, super::NEWEST)]
     UnsupportedVersion,
-    #[error("no answer came in time")]
-    Busy,
+    #[error("the answers of this batch are too long; ask for the rest by itself")]
+    TooMuch,
 }
 
 impl RpcError {
@@ -26,10 +26,9 @@ impl RpcError {
     pub fn code(&self) -> i32 {
         match self {
             RpcError::Parse => -32700,
-            RpcError::TooLong(_) | RpcError::InvalidRequest(_) => -32600,
+            RpcError::TooLong(_) | RpcError::TooMuch | RpcError::InvalidRequest(_) => -32600,
             RpcError::UnknownMethod => -32601,
             RpcError::InvalidParams(_) => -32602,
-            RpcError::Busy => -32603,
             RpcError::UnsupportedVersion => 1,
         }
     }

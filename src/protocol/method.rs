@@ -92,6 +92,10 @@ struct AddPeerParams {
 
 fn version(params: Option<&RawValue>) -> Result<VersionRange, RpcError> {
     const WHY: &str = "expected a client name and a protocol version, or a pair of them";
+    // Longer than any name and two versions; and what can be one of two shapes is read into memory whole.
+    if params.is_some_and(|params| params.get().len() > 1024) {
+        return Err(RpcError::InvalidParams(WHY));
+    }
     let params: VersionParams = match params {
         Some(params) => read(params, WHY)?,
         None => VersionParams::default(),

@@ -25,5 +25,9 @@ pub const SOFTWARE: &str = concat!("Waypost ", env!("CARGO_PKG_VERSION"));
 /// A caller's line may be this long: the longest call we serve is an `add_peer`, of a few hundred bytes.
 pub const MAX_CALL: usize = 64 * 1024;
 
+/// The answers of one batch may come to this; what is left of it is answered with an error. One list of peers fits in
+/// eight times.
+pub const MAX_BATCH_ANSWER: usize = 1024 * 1024;
+
 /// An answer that we ask for may be this long.
 pub const MAX_ANSWER: usize = 2 * 1024 * 1024;

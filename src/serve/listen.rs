@@ -10,7 +10,6 @@ use futures_util::FutureExt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -23,7 +22,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Serves the callers of one listener until it is dropped, and with it every session.
 pub async fn serve(listener: TcpListener, shared: Shared, mut rng: StdRng) {
     let mut sessions = JoinSet::new();
-    let slots = Arc::new(Semaphore::new(shared.limits.sessions));
     let mut short = false;
     loop {
         while sessions.try_join_next().is_some() {}
@@ -42,7 +40,7 @@ pub async fn serve(listener: TcpListener, shared: Shared, mut rng: StdRng) {
             tracing::info!("taking callers in again");
         }
         let counters = &shared.counters;
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+        let Ok(slot) = Arc::clone(&shared.slots).try_acquire_owned() else {
             counters.refused_sessions.add(1);
             continue;
         };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use listen::serve;
 
@@ -39,6 +39,8 @@ pub struct Shared {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     pub inbox: Inbox,
     pub limits: Limits,
+    /// A place for each session that there may be, of whatever listener.
+    pub slots: Arc<Semaphore>,
     pub counters: Arc<Counters>,
 }
 

@@ -2,14 +2,14 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
 use rand::rngs::StdRng;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::bytes::Bytes;
-use tokio_util::codec::{BytesCodec, FramedRead, FramedWrite, LinesCodec, LinesCodecError};
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 
 use super::Shared;
 use crate::book::Caller;
@@ -17,6 +17,9 @@ use crate::clock;
 use crate::conversation::server::{Introduction, Part, Session, Turn, assemble};
 use crate::inbox::Input;
 use crate::protocol::{MAX_CALL, RpcError};
+
+/// How long a caller that we part from may take to hear it.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Talks with a caller until either has enough. `from` is where the caller is, if that means anything.
 pub async fn run<S: AsyncRead + AsyncWrite>(
@@ -26,12 +29,13 @@ pub async fn run<S: AsyncRead + AsyncWrite>(
     shared: Shared,
     mut rng: StdRng,
 ) {
-    let (reader, writer) = tokio::io::split(stream);
+    let (reader, mut writer) = tokio::io::split(stream);
     let mut lines = FramedRead::with_capacity(reader, LinesCodec::new_with_max_length(MAX_CALL), 1024);
-    let mut out = FramedWrite::new(writer, BytesCodec::new());
     let mut session = Session::new(shared.identity.clone(), caller);
     loop {
         let turn = match next_line(&mut lines, &shared).await {
+            // As people send them by hand, after a line of theirs.
+            Heard::Line(line) if line.trim_ascii().is_empty() => continue,
             Heard::Line(line) => {
                 let snapshot = shared.snapshot.borrow().clone();
                 session.line(&line, &snapshot, clock::now(), &mut rng)
@@ -47,15 +51,29 @@ pub async fn run<S: AsyncRead + AsyncWrite>(
         shared.counters.unreadable_lines.add(u64::from(turn.unreadable));
         let close = turn.close;
         if let Some(answer) = answer(turn, from, &shared).await
-            && !matches!(timeout(shared.limits.line, out.send(Bytes::from(answer))).await, Ok(Ok(())))
+            && !matches!(timeout(shared.limits.line, send(&mut writer, &answer)).await, Ok(Ok(())))
         {
             return;
         }
         if close {
-            let _ = timeout(shared.limits.line, <FramedWrite<_, _> as SinkExt<Bytes>>::close(&mut out)).await;
+            let _ = timeout(LINGER, part(lines.get_mut(), &mut writer)).await;
             return;
         }
     }
+}
+
+async fn send<W: AsyncWrite + Unpin>(writer: &mut W, answer: &[u8]) -> io::Result<()> {
+    writer.write_all(answer).await?;
+    writer.flush().await
+}
+
+/// Says that we are done, and lets what is still on its way run out: a connection closed on unread bytes is reset, and
+/// the last answer lost with it.
+async fn part<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(reader: &mut R, writer: &mut W) -> io::Result<()> {
+    writer.shutdown().await?;
+    let mut unread = [0; 1024];
+    while reader.read(&mut unread).await? > 0 {}
+    Ok(())
 }
 
 enum Heard {
@@ -128,7 +146,7 @@ mod tests {
     use rand::SeedableRng;
     use serde_json::Value;
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
-    use tokio::sync::{mpsc, watch};
+    use tokio::sync::{Semaphore, mpsc, watch};
     use tokio::task::JoinHandle;
     use tokio::time::sleep;
 
@@ -155,6 +173,7 @@ mod tests {
             snapshot: watcher,
             inbox: sender,
             limits: Limits::default(),
+            slots: Arc::new(Semaphore::new(1)),
             counters: Arc::clone(&counters),
         };
         let from = Some("5.9.0.1".parse().unwrap());

@@ -139,7 +139,7 @@ impl Work {
                 Err(error) => {
                     self.failed(&error);
                     if !self.wait(changes, retry) {
-                        tracing::error!(records = self.pending.len(), "ending with records that could not be written");
+                        self.last_try();
                         return;
                     }
                     retry = (retry * 2).min(LAST_RETRY);
@@ -170,6 +170,16 @@ impl Work {
     fn failed(&self, error: &redb::Error) {
         if !self.status.failing.swap(true, Ordering::Relaxed) {
             tracing::error!(%error, "can't write the store; going on from memory and trying again");
+        }
+    }
+
+    /// At the end, in case the trouble is over.
+    fn last_try(&mut self) {
+        match self.store.write(self.pending.values()) {
+            Ok(()) => self.written(),
+            Err(error) => {
+                tracing::error!(%error, records = self.pending.len(), "ending with records that could not be written");
+            }
         }
     }
 

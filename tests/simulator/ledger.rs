@@ -102,7 +102,7 @@ impl Ledger {
     }
 
     pub fn probe(&mut self, attempt: &Attempt, settings: &Settings, calendar: &Calendar, now: Time) -> Verdict {
-        let Attempt { host, addresses, doors, via } = attempt;
+        let Attempt { host, addresses, doors, via, .. } = attempt;
         self.probes += 1;
         that(*via == Via::of(host), || format!("{host} goes {via}"))?;
         that(!doors.is_empty() && doors.len() <= 6, || format!("{} doors of {host}", doors.len()))?;
