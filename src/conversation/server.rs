@@ -317,7 +317,7 @@ mod tests {
     fn a_batch_is_answered_up_to_a_length() {
         let mut session = session(Caller::Clearnet);
         session.identity = Arc::new(Identity { banner: "x".repeat(MAX_BATCH_ANSWER / 4), ..Identity::default() });
-        let line = format!("[{}]", vec![r#"{"id":1,"method":"server.banner"}"#; 9].join(","));
+        let line = format!("[{}]", [r#"{"id":1,"method":"server.banner"}"#; 9].join(","));
         let (answer, _) = say(&mut session, &line);
         let codes = answer.as_array().unwrap().iter().map(|answer| answer["error"]["code"].as_i64());
         assert_eq!(codes.flatten().collect::<Vec<_>>(), [-32600; 5]);
