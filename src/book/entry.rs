@@ -7,13 +7,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Failure, Verified};
+use super::outcome::{Failure, KeyHash, Verified};
 use crate::clock::Time;
 use crate::peer::{Host, Listed, Ports, RealName, Version};
 use crate::route::Via;
-
-/// SHA-256 of a certificate's public key.
-pub type KeyHash = [u8; 32];
 
 /// One peer, as it is kept in memory and on disk. Whoever changes its shape adds a migration to the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ mod entry;
 mod event;
 mod introduce;
 mod learn;
+mod outcome;
 mod policy;
 mod reach;
 mod schedule;
@@ -24,8 +25,9 @@ use reach::Reach;
 use schedule::Queue;
 
 pub use answer::{Caller, Snapshot};
-pub use entry::{Entry, Key, KeyHash, Past, PeerState, Source};
-pub use event::{Action, Attempt, Blame, Event, Failure, Notice, Verified};
+pub use entry::{Entry, Key, Past, PeerState, Source};
+pub use event::{Action, Attempt, Event, Notice};
+pub use outcome::{Blame, Failure, KeyHash, Verified};
 pub use policy::{FROM_ONE_ANSWER, Refusal};
 
 use crate::clock::Time;

@@ -9,7 +9,7 @@ use rand::seq::{IndexedRandom, IteratorRandom};
 
 use super::budget::{Allowance, Budget};
 use super::entry::Source;
-use super::event::Failure;
+use super::outcome::Failure;
 use crate::clock::Time;
 use crate::netgroup::{self, Netgroup};
 use crate::peer::{Host, Listing, Port, RealName, Transport};

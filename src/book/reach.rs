@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::event::Failure;
+use super::outcome::Failure;
 use crate::clock::Time;
 use crate::peer::Host;
 
