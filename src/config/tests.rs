@@ -55,15 +55,15 @@ fn the_environment_takes_any_key() {
 
 #[test]
 fn errors_name_file_line_and_key() {
-    insta::assert_snapshot!(error("[discovery]\nrechek = \"1h\"\n", &[]));
-    insta::assert_snapshot!(error("[discovery]\nretry = \"soon\"\n", &[]));
-    insta::assert_snapshot!(error("[tor]\nmode = \"on\"\n", &[]));
-    insta::assert_snapshot!(error("\n[discovery]\nseeds = [\"a.example\"]\n", &[]));
-    insta::assert_snapshot!(error("[identity]\nhost = \"a.example\"\n", &[]));
-    insta::assert_snapshot!(error("[discovery]\nprobes = 0\n", &[]));
-    insta::assert_snapshot!(error("", &[("WAYPOST_DISCOVERY__PROBES", "0")]));
-    insta::assert_snapshot!(error("", &[("WAYPOST_NETWROK", "bitcoin")]));
-    insta::assert_snapshot!(error("[log]\nlevel = \"lou,d=er=\"\n", &[]));
+    insta::assert_snapshot!("unknown_key", error("[discovery]\nrechek = \"1h\"\n", &[]));
+    insta::assert_snapshot!("no_length_of_time", error("[discovery]\nretry = \"soon\"\n", &[]));
+    insta::assert_snapshot!("no_such_mode", error("[tor]\nmode = \"on\"\n", &[]));
+    insta::assert_snapshot!("seed_without_port", error("\n[discovery]\nseeds = [\"a.example\"]\n", &[]));
+    insta::assert_snapshot!("name_without_port", error("[identity]\nhost = \"a.example\"\n", &[]));
+    insta::assert_snapshot!("out_of_range", error("[discovery]\nprobes = 0\n", &[]));
+    insta::assert_snapshot!("out_of_range_in_environment", error("", &[("WAYPOST_DISCOVERY__PROBES", "0")]));
+    insta::assert_snapshot!("unknown_variable", error("", &[("WAYPOST_NETWROK", "bitcoin")]));
+    insta::assert_snapshot!("no_log_level", error("[log]\nlevel = \"lou,d=er=\"\n", &[]));
 }
 
 #[test]
