@@ -179,8 +179,14 @@ impl Entry {
     /// Counts a failure that is the peer's own.
     pub fn failed(&mut self, failure: Failure, now: Time) {
         self.failures = self.failures.saturating_add(1);
+        // A name server of ours that redirects, as in a hotel, must not make the peers that we know bad.
+        let misbehaved = match failure {
+            Failure::Bad(_) => true,
+            Failure::NotPublic => self.last_success.is_none(),
+            _ => false,
+        };
         // What misbehaved stays bad while it can't be reached, until it behaves.
-        if matches!(failure, Failure::Bad(_) | Failure::NotPublic) {
+        if misbehaved {
             self.bad = Some(failure);
         }
         self.remember(Some(failure), Duration::ZERO, now);

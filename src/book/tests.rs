@@ -417,3 +417,14 @@ fn a_peer_that_is_wrong_about_its_own_ports_is_still_reached() {
         assert!(bench.actions.is_empty());
     }
 }
+
+#[test]
+fn a_name_server_that_redirects_makes_nobody_bad_whom_we_know() {
+    let mut bench = Bench::new(&["a.example t50001"]);
+    bench.resolve("a.example", &["5.9.0.1"]);
+    bench.finish("a.example", good("[]", None));
+    bench.wait(Duration::from_hours(20));
+    bench.resolve("a.example", &["192.168.1.1"]);
+    assert_eq!(bench.attempt(), None, "not dialled there all the same");
+    assert_eq!(bench.entry("a.example").unwrap().state(bench.now, bench.book.settings.recent), PeerState::Verified);
+}
