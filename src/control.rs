@@ -36,12 +36,25 @@ pub struct Status {
     pub tor: TorState,
     /// Nothing answered directly for a while, not even peers that were fine lately.
     pub network_down: bool,
+    /// Our onion service, if we have one.
+    pub onion: Option<OnionStatus>,
     pub listeners: Vec<String>,
     pub peers: Counts,
     /// When the book wants to be woken next.
     pub next_probe: Time,
     pub store: StoreStatus,
     pub callers: CallerStatus,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OnionStatus {
+    pub host: String,
+    pub port: u16,
+    /// When we last reached it ourselves, through Tor. Callers are told of it from the first time on.
+    pub reached: Option<Time>,
+    /// How often in a row it could not be reached, and why not.
+    pub missed: u32,
+    pub trouble: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

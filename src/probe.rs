@@ -145,7 +145,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::dial::Tls;
+    use crate::dial::{Circle, Direct, Tls};
     use crate::network::Network;
 
     const QUICK: Deadlines = Deadlines { answer: Duration::from_millis(300), whole: Duration::from_millis(1500) };
@@ -171,15 +171,16 @@ mod tests {
     }
 
     async fn verify_believing(believed: usize, doors: &[(Transport, SocketAddr)]) -> Result<Verified, Failure> {
-        let (_found, socks) = watch::channel(None);
-        let dialer = Dialer { tls: Tls::new().unwrap(), socks };
+        let (_found, tor) = watch::channel(None);
+        let dialer = Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, circle: Circle::Peers };
         let host: crate::peer::Host = "a.example".parse().unwrap();
         let doors: Vec<_> =
             doors.iter().map(|(transport, address)| (*transport, Port::new(address.port()).unwrap())).collect();
         let addresses = vec!["127.0.0.1".parse().unwrap()];
         let attempt = Attempt { host: host.clone(), via: Via::Direct, addresses, doors, believed };
         let network = Network::Regtest;
-        let expected = Expected { host, genesis_hash: network.genesis_hash(), default_ports: network.default_ports() };
+        let expected =
+            Expected { host: Some(host), genesis_hash: network.genesis_hash(), default_ports: network.default_ports() };
         probe(&dialer, &attempt, &expected, QUICK, |_| {}).await
     }
 

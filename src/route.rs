@@ -17,10 +17,21 @@ pub enum Via {
 
 impl Via {
     pub const ALL: [Via; 2] = [Via::Direct, Via::Tor];
+}
 
+/// Who is reached which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Routing {
     /// Onion services through Tor, all else directly.
-    pub fn of(host: &Host) -> Via {
-        if host.is_onion() { Via::Tor } else { Via::Direct }
+    #[default]
+    Mixed,
+    /// Everybody through Tor, and nothing leaves otherwise. Names are looked up, and clearnet hosts called, by Tor's exits.
+    TorOnly,
+}
+
+impl Routing {
+    pub fn via(self, host: &Host) -> Via {
+        if host.is_onion() || self == Routing::TorOnly { Via::Tor } else { Via::Direct }
     }
 }
 
@@ -85,8 +96,6 @@ pub enum TorSign {
         percent: u8,
         waits_for: String,
     },
-    /// Tor is there. Whether it reaches anything, only use can tell.
+    /// Tor is there, and in the network for all it says. Whether it reaches anything, only use can tell.
     Answers,
-    /// Tor says that its circuits work.
-    Ready,
 }

@@ -7,7 +7,7 @@ use rand::Rng;
 
 use super::{Action, Attempt, Book, Entry, Failure, Flight, Notice, PeerState, Source, Use, policy};
 use crate::clock::Time;
-use crate::peer::{Host, Ports};
+use crate::peer::{Host, Port, Ports, Transport};
 use crate::route::Via;
 
 /// Probes at once while we only want to find out whether a way works, and how long a peer is then left in peace.
@@ -63,13 +63,14 @@ impl Book {
     fn start(&mut self, host: &Host, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
         let Some(entry) = self.entries.get(host) else { return };
         let good = self.was_good(entry, now);
+        let via = self.via(host);
         let Some(entry) = self.entries.get_mut(host) else { return };
-        self.queue.remove(entry.next, host);
+        self.queue.remove(via, entry.next, host);
         entry.last_try = Some(now);
         let resolving = matches!(host, Host::Dns(_));
         self.flights.insert(host.clone(), Flight { began: now, resolving, good });
         match host {
-            Host::Dns(_) => actions.push(Action::Resolve(host.clone())),
+            Host::Dns(_) => actions.push(Action::Resolve(host.clone(), via)),
             Host::Ip(ip) => self.dial(host, vec![*ip], now, rng, actions),
             Host::Onion(_) => actions.push(Action::Probe(self.attempt(host, Vec::new(), rng))),
         }
@@ -136,10 +137,14 @@ impl Book {
     }
 
     fn attempt(&self, host: &Host, addresses: Vec<IpAddr>, rng: &mut impl Rng) -> Attempt {
+        let via = self.via(host);
         let claimed: Vec<Ports> = self.claims.get(host).into_iter().flatten().map(|claim| claim.ports).collect();
-        let doors = self.entries.get(host).map(|entry| policy::doors(entry.ports, &claimed, rng)).unwrap_or_default();
-        let believed = self.entries.get(host).map_or(0, |entry| entry.ports.iter().count());
-        Attempt { host: host.clone(), via: Via::of(host), addresses, doors, believed }
+        let believed = self.entries.get(host).map(|entry| entry.ports);
+        let mut doors = believed.map(|ports| policy::doors(ports, &claimed, rng)).unwrap_or_default();
+        doors.retain(|door| policy::may_knock(host, via, *door));
+        let is_believed = |door: &(Transport, Port)| believed.is_some_and(|ports| ports.iter().any(|own| own == *door));
+        let believed = doors.iter().filter(|door| is_believed(door)).count();
+        Attempt { host: host.clone(), via, addresses, doors, believed }
     }
 
     /// Somebody to find out with whether a way works: rather one who was fine lately.
@@ -173,7 +178,7 @@ impl Book {
 
     /// Whether the answer of one who was fine lately is awaited.
     pub(super) fn is_asking_somebody_good(&self, via: Via) -> bool {
-        self.flights.iter().any(|(host, flight)| flight.good && Via::of(host) == via)
+        self.flights.iter().any(|(host, flight)| flight.good && self.via(host) == via)
     }
 
     /// Whether it is news about our own way when this one fails: it was verified recently, and hasn't failed since.

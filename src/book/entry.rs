@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use super::outcome::{Failure, KeyHash, Verified};
 use crate::clock::Time;
 use crate::peer::{Host, Listed, Ports, RealName, Version};
-use crate::route::Via;
 
 /// One peer, as it is kept in memory and on disk. Whoever changes its shape adds a migration to the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,10 +119,6 @@ impl Entry {
             next: now,
             reach_base,
         }
-    }
-
-    pub fn via(&self) -> Via {
-        Via::of(&self.host)
     }
 
     pub fn state(&self, now: Time, recent: Duration) -> PeerState {

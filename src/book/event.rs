@@ -24,13 +24,17 @@ pub enum Event {
         outcome: Box<Result<Verified, Failure>>,
     },
     Tor(TorSign),
+    /// Something of ours that is no probe of a peer got through Tor.
+    TorReached,
+    /// A name turned out to be our own, and is nobody else's from now on.
+    Ours(Host),
 }
 
 /// Something to be done outside.
 #[derive(Debug)]
 pub enum Action {
-    /// Look a name up, and answer with [`Event::Resolved`].
-    Resolve(Host),
+    /// Look a name up, this way, and answer with [`Event::Resolved`].
+    Resolve(Host, Via),
     /// Connect and converse, and answer with [`Event::Probed`].
     Probe(Attempt),
     /// Keep this on disk.
@@ -50,7 +54,7 @@ pub enum Action {
 pub struct Attempt {
     pub host: Host,
     pub via: Via,
-    /// What a direct connection dials, each of them found fit to be dialled. Empty for the way through Tor.
+    /// What is dialled, each of them found fit for it. Empty for onion services, which have none.
     pub addresses: Vec<IpAddr>,
     /// In the order in which to try them.
     pub doors: Vec<(Transport, Port)>,

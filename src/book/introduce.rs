@@ -8,10 +8,9 @@ use rand::seq::IteratorRandom;
 
 use super::policy::Refusal;
 use super::schedule::jittered;
-use super::{Action, Book, Claim, Entry, FROM_ONE_ANSWER, PeerState, Source, Use};
+use super::{Action, Book, Claim, Entry, FROM_ONE_ANSWER, PeerState, Source, Use, policy};
 use crate::clock::Time;
 use crate::peer::{Features, Host, Listing, RealName};
-use crate::route::Via;
 
 /// Names of one `add_peer` call that are looked at.
 const MAX_INTRODUCED: usize = 4;
@@ -82,12 +81,16 @@ impl Book {
         if !trusted && self.unverified >= self.settings.candidates {
             return Err(Refusal::Full);
         }
+        let via = self.via(&name.host);
+        if !policy::has_door(&name.host, via, name.ports) {
+            return Err(Refusal::OnlyTls);
+        }
         self.budgets.introduce(&source, &name.host, now)?;
-        let via = Via::of(&name.host);
         if let Some(from) = from {
             self.claims.insert(name.host.clone(), vec![Claim { ports: name.ports, from: Some(from) }]);
         }
-        let entry = Entry::new(name, source, self.reach(via).total(), now);
+        let uptime = self.uptime(&name.host);
+        let entry = Entry::new(name, source, uptime, now);
         actions.push(Action::Save(Box::new(entry.clone())));
         if entry.host.is_onion() {
             // Without Tor, one more of whom a caller may be told.
@@ -157,5 +160,7 @@ impl Book {
         claims.retain(|known| known.ports != claim.ports);
         claims.truncate(MAX_CLAIMS - 1);
         claims.insert(0, claim);
+        // It may be the first door of this peer that we may knock on.
+        self.enqueue(host);
     }
 }

@@ -9,7 +9,7 @@ use super::schedule::{after_failure, after_success, jittered};
 use super::{Action, Blame, Book, Claim, Entry, Failure, Notice, PeerState, SWEEP, Settings, Source, Verified, policy};
 use crate::clock::Time;
 use crate::peer::{Host, Ports, RealName};
-use crate::route::{TorSign, TorState, Via};
+use crate::route::{Routing, TorSign, TorState, Via};
 
 /// After so many failures, in the first hours, a name that was never verified may be dropped for another.
 const VAIN_TRIES: u32 = 5;
@@ -24,7 +24,7 @@ impl Book {
         actions: &mut Vec<Action>,
     ) {
         let Some(flight) = self.flights.remove(&host) else { return };
-        let via = Via::of(&host);
+        let via = self.via(&host);
         match outcome {
             Ok(verified) => {
                 self.proven(via, now, rng, actions);
@@ -49,13 +49,13 @@ impl Book {
 
     fn succeeded(&mut self, host: &Host, verified: Verified, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
         let Settings { recheck, recent, retry, .. } = self.settings;
-        let reach = self.reach(Via::of(host)).total();
+        let uptime = self.uptime(host);
         self.claims.remove(host);
         self.excuses.remove(host);
         let Some(entry) = self.entries.get_mut(host) else { return };
         self.unverified -= usize::from(entry.last_success.is_none());
         let (was_good, believed) = (entry.state(now, recent) == PeerState::Verified, entry.ports);
-        let new_key = entry.verified(&verified, reach, now);
+        let new_key = entry.verified(&verified, uptime, now);
         let door_stands = entry.ports.iter().any(|door| door == (verified.transport, verified.port));
         // What it says of its ports stands, but one that is news to us and that we haven't met is looked at soon.
         let looks_again = !door_stands && entry.ports != believed;
@@ -114,7 +114,7 @@ impl Book {
         let Settings { retry, recheck, .. } = self.settings;
         // Where there is nobody to ask, one that is gone is excused for ever, and must not be tried for ever as well. While
         // a way is known to be down, hardly anybody is tried, and nobody is to wait for it.
-        let excuses = match (self.reach(Via::of(host)).is_down(), self.entries.get_mut(host)) {
+        let excuses = match (self.reach(self.via(host)).is_down(), self.entries.get_mut(host)) {
             (false, Some(_)) => {
                 let excuses = self.excuses.entry(host.clone()).or_default();
                 *excuses = excuses.saturating_add(1);
@@ -134,7 +134,7 @@ impl Book {
         rng: &mut impl Rng,
         actions: &mut Vec<Action>,
     ) {
-        let via = Via::of(host);
+        let via = self.via(host);
         let company = self.company(via, now);
         let good = self.entries.get(host).is_some_and(|entry| self.was_good(entry, now));
         let suspect = Suspect { host: host.clone(), failure, good, began, ended: now };
@@ -155,16 +155,21 @@ impl Book {
         if !self.reach(via).comes_to_a_verdict(known) {
             return Company { known, good: Company::ENOUGH };
         }
-        let flying = self.flights.keys().filter(|host| Via::of(host) == via);
+        let flying = self.flights.keys().filter(|host| self.via(host) == via);
         let proven = self.queue.proven(via).chain(flying).filter_map(|host| self.entries.get(host));
         let good = proven.filter(|entry| self.was_good(entry, now)).take(Company::ENOUGH).count();
         Company { known, good }
     }
 
     /// Something got through on this way.
-    fn proven(&mut self, via: Via, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+    pub(super) fn proven(&mut self, via: Via, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
         let was_down = self.reach(via).is_down();
+        let before = self.reach(via).total();
         let guilty = self.reach_mut(via).proven(now);
+        if self.settings.routing == Routing::TorOnly {
+            // Clearnet hosts were in reach for as long: what counts for them must not stand still meanwhile.
+            self.direct.credit(self.tor_reach.total().saturating_sub(before));
+        }
         match via {
             Via::Direct if was_down => actions.push(Action::Notice(Notice::NetworkUp)),
             Via::Tor if !self.tor.is_ready() => self.set_tor(TorState::Ready, actions),
@@ -173,8 +178,10 @@ impl Book {
         for (host, failure) in guilty {
             self.failed(&host, failure, now, rng, actions);
         }
-        if let Some(total) = self.reach_mut(via).take_unsaved() {
-            actions.push(Action::SaveReach(via, total));
+        for via in Via::ALL {
+            if let Some(total) = self.reach_mut(via).take_unsaved() {
+                actions.push(Action::SaveReach(via, total));
+            }
         }
     }
 
@@ -188,7 +195,7 @@ impl Book {
         }
     }
 
-    pub(super) fn tor_said(&mut self, sign: TorSign, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+    pub(super) fn tor_said(&mut self, sign: TorSign, now: Time, actions: &mut Vec<Action>) {
         if sign == self.tor_sign {
             return;
         }
@@ -211,7 +218,6 @@ impl Book {
                     self.set_tor(TorState::Starting { percent: None, waits_for }, actions);
                 }
             }
-            TorSign::Ready => self.proven(Via::Tor, now, rng, actions),
         }
     }
 
@@ -238,7 +244,7 @@ impl Book {
         self.direct.sweep(now);
         self.tor_reach.sweep(now);
         let forget = self.settings.forget;
-        let expired = |entry: &&Entry| self.reach(entry.via()).total().saturating_sub(entry.reach_base) >= forget;
+        let expired = |entry: &&Entry| self.uptime(&entry.host).saturating_sub(entry.reach_base) >= forget;
         let mut expired: Vec<Host> = self.idle().filter(expired).map(|entry| entry.host.clone()).collect();
         expired.sort();
         expired.extend(self.in_the_way());

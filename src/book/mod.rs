@@ -28,17 +28,18 @@ pub use answer::{Caller, Snapshot};
 pub use entry::{Entry, Key, Past, PeerState, Source};
 pub use event::{Action, Attempt, Event, Notice};
 pub use outcome::{Blame, Failure, KeyHash, Verified};
-pub use policy::{FROM_ONE_ANSWER, Refusal};
+pub use policy::{FROM_ONE_ANSWER, Refusal, may_knock};
 
 use crate::clock::Time;
 use crate::network::Network;
 use crate::peer::{Host, Ports, RealName};
-use crate::route::{TorSign, TorState, Via};
+use crate::route::{Routing, TorSign, TorState, Via};
 
 /// How the book is kept.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub network: Network,
+    pub routing: Routing,
     /// Where an empty book begins.
     pub seeds: Vec<RealName>,
     /// Names of ours, which are nobody else's.
@@ -68,6 +69,7 @@ impl Default for Settings {
         let day = Duration::from_hours(24);
         Settings {
             network: Network::default(),
+            routing: Routing::default(),
             seeds: Network::default().built_in_peers(),
             own: Vec::new(),
             recheck: day,
@@ -162,6 +164,8 @@ impl Book {
             budgets: Budgets::default(),
             next_sweep: now + SWEEP,
         };
+        let Settings { seeds, routing, .. } = &mut book.settings;
+        seeds.retain(|seed| policy::has_door(&seed.host, routing.via(&seed.host), seed.ports));
         for mut entry in entries {
             // A clock that was set back must not make a peer wait for years, nor seem fresh for as long.
             entry.next = entry.next.min(now + book.settings.recheck);
@@ -188,7 +192,10 @@ impl Book {
             Event::Tick => {}
             Event::Resolved { host, addresses } => self.resolved(host, addresses, now, rng, &mut actions),
             Event::Probed { host, outcome } => self.probed(host, *outcome, now, rng, &mut actions),
-            Event::Tor(sign) => self.tor_said(sign, now, rng, &mut actions),
+            Event::Tor(sign) => self.tor_said(sign, now, &mut actions),
+            Event::TorReached if self.tor_sign != TorSign::Off => self.proven(Via::Tor, now, rng, &mut actions),
+            Event::TorReached => {}
+            Event::Ours(host) => self.disown(host, &mut actions),
         }
         if now >= self.next_sweep {
             self.sweep(now, rng, &mut actions);
@@ -208,6 +215,11 @@ impl Book {
 
     pub fn tor(&self) -> &TorState {
         &self.tor
+    }
+
+    /// When something got through Tor last.
+    pub fn tor_reached(&self) -> Option<Time> {
+        self.tor_reach.last_proof()
     }
 
     /// Whether the way through our own network seems to work.
@@ -248,8 +260,8 @@ impl Book {
             (Via::Direct, _) if self.direct.is_down() => Use::Trial,
             (Via::Direct, _) => Use::Open,
             (Via::Tor, TorSign::Off | TorSign::Gone { .. } | TorSign::Starting { .. }) => Use::Closed,
-            (Via::Tor, TorSign::Answers | TorSign::Ready) if self.tor.is_ready() => Use::Open,
-            (Via::Tor, TorSign::Answers | TorSign::Ready) => Use::Trial,
+            (Via::Tor, TorSign::Answers) if self.tor.is_ready() => Use::Open,
+            (Via::Tor, TorSign::Answers) => Use::Trial,
         }
     }
 
@@ -261,8 +273,17 @@ impl Book {
         }
     }
 
+    fn via(&self, host: &Host) -> Via {
+        self.settings.routing.via(host)
+    }
+
     fn in_flight(&self, via: Via) -> usize {
-        self.flights.keys().filter(|host| Via::of(host) == via).count()
+        self.flights.keys().filter(|host| self.via(host) == via).count()
+    }
+
+    /// For how long in all we were able to reach hosts of this kind, whichever way they went.
+    fn uptime(&self, host: &Host) -> Duration {
+        self.reach(Routing::default().via(host)).total()
     }
 
     fn reach(&self, via: Via) -> &Reach {
@@ -281,20 +302,32 @@ impl Book {
 
     /// Sets when an entry is tried next. One in flight comes back into the queue when its attempt is over.
     fn reschedule(&mut self, host: &Host, at: Time) {
+        let via = self.via(host);
         let Some(entry) = self.entries.get_mut(host) else { return };
-        self.queue.remove(entry.next, host);
+        self.queue.remove(via, entry.next, host);
         entry.next = at;
-        if !self.flights.contains_key(host) {
-            self.queue.insert(at, host.clone(), entry.last_success.is_some());
-        }
+        self.enqueue(host);
     }
 
     fn insert(&mut self, entry: Entry) {
         self.unverified += usize::from(entry.last_success.is_none());
-        if !self.flights.contains_key(&entry.host) {
-            self.queue.insert(entry.next, entry.host.clone(), entry.last_success.is_some());
+        let host = entry.host.clone();
+        self.entries.insert(host.clone(), entry);
+        self.enqueue(&host);
+    }
+
+    /// Puts an entry into the queue, if it isn't under way and has a door that we may knock on.
+    fn enqueue(&mut self, host: &Host) {
+        let Some(entry) = self.entries.get(host) else { return };
+        if !self.flights.contains_key(host) && self.has_door(entry) {
+            self.queue.insert(self.via(host), entry.next, host.clone(), entry.last_success.is_some());
         }
-        self.entries.insert(entry.host.clone(), entry);
+    }
+
+    fn has_door(&self, entry: &Entry) -> bool {
+        let claims = self.claims.get(&entry.host).into_iter().flatten().map(|claim| claim.ports);
+        let mut ports = std::iter::once(entry.ports).chain(claims);
+        ports.any(|ports| policy::has_door(&entry.host, self.via(&entry.host), ports))
     }
 
     /// An attempt that is under way stays in flight, lest a peer that is introduced anew be asked twice at once.
@@ -303,8 +336,17 @@ impl Book {
         self.excuses.remove(host);
         let Some(entry) = self.entries.remove(host) else { return false };
         self.unverified -= usize::from(entry.last_success.is_none());
-        self.queue.remove(entry.next, host);
+        self.queue.remove(self.settings.routing.via(host), entry.next, host);
         true
+    }
+
+    /// What others told us of ourselves is no peer.
+    fn disown(&mut self, host: Host, actions: &mut Vec<Action>) {
+        if self.remove(&host) {
+            actions.push(Action::Remove(host.clone()));
+            actions.push(Action::Publish);
+        }
+        self.settings.own.push(host);
     }
 
     fn save(&self, host: &Host, actions: &mut Vec<Action>) {

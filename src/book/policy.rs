@@ -12,7 +12,8 @@ use super::entry::Source;
 use super::outcome::Failure;
 use crate::clock::Time;
 use crate::netgroup::{self, Netgroup};
-use crate::peer::{Host, Listing, Port, RealName, Transport};
+use crate::peer::{Host, Listing, Port, Ports, RealName, Transport};
+use crate::route::Via;
 
 /// New names that are taken from one peer's list.
 pub const FROM_ONE_ANSWER: usize = 2;
@@ -43,6 +44,8 @@ pub enum Refusal {
     OverallBudget,
     #[error("the book holds too many names that were never verified")]
     Full,
+    #[error("it names no TLS port, and through Tor a clearnet host is called over TLS only")]
+    OnlyTls,
 }
 
 /// What strangers may still introduce, and where we may still dial.
@@ -143,11 +146,7 @@ pub fn dialable(mut addresses: Vec<IpAddr>, allow_private: bool) -> Result<Vec<I
 
 /// The doors of a peer in the order in which to try them: what it is believed to have, TLS before TCP nine times of
 /// ten, then what others claim of it.
-pub fn doors(
-    believed: crate::peer::Ports,
-    claimed: &[crate::peer::Ports],
-    rng: &mut impl Rng,
-) -> Vec<(Transport, Port)> {
+pub fn doors(believed: Ports, claimed: &[Ports], rng: &mut impl Rng) -> Vec<(Transport, Port)> {
     let tls_first = rand::RngExt::random_ratio(rng, 9, 10);
     let mut doors: Vec<(Transport, Port)> = believed.iter().collect();
     if !tls_first {
@@ -159,6 +158,17 @@ pub fn doors(
         }
     }
     doors
+}
+
+/// Whether a door may be knocked on. A Tor exit reads, and may alter, what isn't encrypted; an onion service's own name
+/// is its key, so either transport will do.
+pub fn may_knock(host: &Host, via: Via, (transport, _): (Transport, Port)) -> bool {
+    host.is_onion() || via == Via::Direct || transport == Transport::Tls
+}
+
+/// Whether one of these doors may be knocked on.
+pub fn has_door(host: &Host, via: Via, ports: Ports) -> bool {
+    ports.iter().any(|door| may_knock(host, via, door))
 }
 
 /// Of a peer's list, the few names that are taken up: unknown ones, at random, so that no peer can steer us by order.

@@ -101,6 +101,16 @@ impl Reach {
         self.total
     }
 
+    /// It worked for so much longer, as another way has shown.
+    pub fn credit(&mut self, gained: Duration) {
+        self.total += gained;
+    }
+
+    /// When something got through last.
+    pub fn last_proof(&self) -> Option<Time> {
+        self.last_proof
+    }
+
     /// The total, if enough has come together since it was last written down.
     pub fn take_unsaved(&mut self) -> Option<Duration> {
         let due = self.total.saturating_sub(self.saved) >= SAVE_EVERY;

@@ -24,14 +24,14 @@ struct Way {
 }
 
 impl Queue {
-    pub fn insert(&mut self, at: Time, host: Host, proven: bool) {
-        let way = self.way_mut(Via::of(&host));
+    pub fn insert(&mut self, via: Via, at: Time, host: Host, proven: bool) {
+        let way = self.way_mut(via);
         let line = if proven { &mut way.proven } else { &mut way.unproven };
         line.insert((at, host));
     }
 
-    pub fn remove(&mut self, at: Time, host: &Host) {
-        let way = self.way_mut(Via::of(host));
+    pub fn remove(&mut self, via: Via, at: Time, host: &Host) {
+        let way = self.way_mut(via);
         let place = (at, host.clone());
         if !way.unproven.remove(&place) {
             way.proven.remove(&place);
@@ -136,10 +136,10 @@ mod tests {
     fn the_queue_gives_out_the_longest_due() {
         let host = |text: &str| text.parse::<Host>().unwrap();
         let mut queue = Queue::default();
-        queue.insert(Time::from_secs(5), host("b.example"), false);
-        queue.insert(Time::from_secs(3), host("a.example"), false);
-        queue.insert(Time::from_secs(4), host("c.example"), true);
-        queue.remove(Time::from_secs(4), &host("c.example"));
+        queue.insert(Via::Direct, Time::from_secs(5), host("b.example"), false);
+        queue.insert(Via::Direct, Time::from_secs(3), host("a.example"), false);
+        queue.insert(Via::Direct, Time::from_secs(4), host("c.example"), true);
+        queue.remove(Via::Direct, Time::from_secs(4), &host("c.example"));
         assert_eq!(queue.next(Via::Direct), Some(Time::from_secs(3)));
         assert_eq!(queue.pop_due(Via::Direct, Time::from_secs(4)), Some(host("a.example")));
         assert_eq!(queue.pop_due(Via::Direct, Time::from_secs(4)), None);
@@ -150,8 +150,8 @@ mod tests {
     fn those_verified_before_go_first() {
         let host = |text: &str| text.parse::<Host>().unwrap();
         let mut queue = Queue::default();
-        queue.insert(Time::from_secs(3), host("a.example"), false);
-        queue.insert(Time::from_secs(5), host("b.example"), true);
+        queue.insert(Via::Direct, Time::from_secs(3), host("a.example"), false);
+        queue.insert(Via::Direct, Time::from_secs(5), host("b.example"), true);
         assert_eq!(queue.next(Via::Direct), Some(Time::from_secs(3)));
         assert_eq!(queue.pop_due(Via::Direct, Time::from_secs(6)), Some(host("b.example")));
         assert_eq!(queue.pop_due(Via::Direct, Time::from_secs(6)), Some(host("a.example")));

@@ -20,9 +20,13 @@ struct Bench {
 
 impl Bench {
     fn new(seeds: &[&str]) -> Bench {
+        Bench::routed(seeds, Routing::Mixed)
+    }
+
+    fn routed(seeds: &[&str], routing: Routing) -> Bench {
         let ports = Network::Bitcoin.default_ports();
         let seeds = seeds.iter().map(|seed| RealName::parse(seed, ports).unwrap()).collect();
-        let settings = Settings { seeds, ..Settings::default() };
+        let settings = Settings { seeds, routing, ..Settings::default() };
         let mut book = Book::new(settings, Vec::new(), Duration::ZERO, Duration::ZERO, START);
         let mut rng = StdRng::seed_from_u64(5);
         let actions = book.seed(START, &mut rng);
@@ -91,7 +95,10 @@ fn good(list: &str, features: Option<&str>) -> Result<Verified, Failure> {
 fn a_name_is_looked_up_checked_dialled_and_told_of() {
     let mut bench = Bench::new(&["a.example t50001"]);
     assert!(
-        bench.actions.iter().any(|action| matches!(action, Action::Resolve(host) if host.to_string() == "a.example"))
+        bench
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::Resolve(host, _) if host.to_string() == "a.example"))
     );
     bench.resolve("a.example", &["5.9.0.1"]);
     assert_eq!(bench.attempt().unwrap().addresses, ["5.9.0.1".parse::<IpAddr>().unwrap()]);
@@ -285,7 +292,10 @@ fn a_failure_waits_for_a_later_proof() {
     let mut tries = 0;
     for _ in 0..24 * 60 {
         bench.wait(Duration::from_mins(1));
-        if bench.actions.iter().any(|action| matches!(action, Action::Resolve(host) if host.to_string() == "b.example"))
+        if bench
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::Resolve(host, _) if host.to_string() == "b.example"))
         {
             bench.handle(Event::Resolved { host: "b.example".parse().unwrap(), addresses: Err(Failure::NotFound) });
             tries += 1;
@@ -325,10 +335,12 @@ fn who_is_dropped_while_it_is_tried_is_not_tried_twice() {
 #[test]
 fn time_in_which_tor_starts_anew_counts_for_nothing() {
     let mut bench = Bench::new(&[]);
-    bench.handle(Event::Tor(TorSign::Ready));
+    bench.handle(Event::Tor(TorSign::Answers));
+    bench.handle(Event::TorReached);
     bench.handle(Event::Tor(TorSign::Starting { percent: 5, waits_for: String::new() }));
     bench.wait(Duration::from_hours(20));
-    bench.handle(Event::Tor(TorSign::Ready));
+    bench.handle(Event::Tor(TorSign::Answers));
+    bench.handle(Event::TorReached);
     assert_eq!(bench.book.tor_reach.total(), Duration::ZERO);
 }
 
@@ -427,4 +439,37 @@ fn a_name_server_that_redirects_makes_nobody_bad_whom_we_know() {
     bench.resolve("a.example", &["192.168.1.1"]);
     assert_eq!(bench.attempt(), None, "not dialled there all the same");
     assert_eq!(bench.entry("a.example").unwrap().state(bench.now, bench.book.settings.recent), PeerState::Verified);
+}
+
+#[test]
+fn where_all_goes_through_tor_nothing_is_tried_without_it() {
+    let mut bench = Bench::routed(&["5.9.0.1 s1", "a.example s1 t2", "b.example t2"], Routing::TorOnly);
+    assert!(bench.entry("b.example").is_none(), "it has no TLS");
+    bench.wait(Duration::from_hours(1));
+    assert!(bench.actions.is_empty(), "{:?}", bench.actions);
+    bench.handle(Event::Tor(TorSign::Answers));
+    bench.finish("5.9.0.1", good("[]", None));
+    bench.wait(Duration::from_secs(20));
+    bench.resolve("a.example", &["88.99.0.2"]);
+    let attempt = bench.attempt().unwrap();
+    let tls = (Transport::Tls, crate::peer::Port::MIN);
+    assert_eq!((attempt.via, attempt.doors.as_slice(), attempt.believed), (Via::Tor, [tls].as_slice(), 1));
+    assert_eq!(attempt.addresses, ["88.99.0.2".parse::<IpAddr>().unwrap()]);
+    // The time that Tor worked is time in which clearnet hosts were in reach.
+    bench.finish("a.example", good("[]", None));
+    bench.wait(Duration::from_hours(1));
+    bench.handle(Event::TorReached);
+    assert!(bench.book.direct.total() >= Duration::from_hours(1));
+    bench.handle(Event::Tor(TorSign::Gone { why: String::new() }));
+    bench.wait(Duration::from_hours(24));
+    assert!(bench.attempt().is_none());
+}
+
+#[test]
+fn a_name_that_proves_our_own_is_no_peer() {
+    let mut bench = Bench::new(&[&format!("{ONION} t110")]);
+    bench.handle(Event::Ours(ONION.parse().unwrap()));
+    assert!(bench.entry(ONION).is_none());
+    let named = introduce(&mut bench, &format!(r#"{{"hosts":{{"{ONION}":{{"tcp_port":1}}}}}}"#), None);
+    assert_eq!(named, Err(Refusal::OurOwn));
 }

@@ -11,8 +11,9 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{self, Config, ConfigError, LogFormat, Raw, TorMode};
+use crate::config::{self, Config, ConfigError, LogFormat, Raw};
 use crate::network::Network;
+use crate::tor::Mode;
 use crate::{control, daemon};
 
 /// Wrong usage is 2, which clap sees to.
@@ -155,7 +156,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 fn flags(settings: Settings) -> Raw {
     let mut raw = Raw { network: settings.network, data_dir: settings.data_dir, ..Raw::default() };
     raw.tor.socks = settings.socks;
-    raw.tor.mode = settings.socks.map(|_| TorMode::Socks);
+    raw.tor.mode = settings.socks.map(|_| Mode::Socks);
     raw.log.level = settings.log;
     raw.log.format = settings.log_format.map(|format| match format {
         LogFormatArg::Text => LogFormat::Text,

@@ -8,13 +8,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::print;
-use crate::book::{Attempt, Verified};
+use crate::book::{Attempt, Verified, may_knock};
 use crate::config::Config;
 use crate::conversation::client::Expected;
-use crate::dial::{Dialer, Socks, SocksKind, Tls, resolve, what_answers};
+use crate::dial::{Circle, Dialer, Direct, Socks, SocksKind, Tls, Tor, what_answers};
 use crate::peer::{Host, Port, Ports};
 use crate::probe::{Deadlines, Progress, probe};
-use crate::route::Via;
+use crate::route::{Routing, Via};
+use crate::tor::{IS_EMBEDDED, Mode};
 
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
@@ -34,29 +35,34 @@ pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
     let step = |text: &str| print(&format!("{:>7} ms  {text}", began.elapsed().as_millis()));
     let network = config.book.network;
     let ports = Ports::new(args.tcp, args.tls).unwrap_or(network.default_ports());
-    let via = Via::of(&args.host);
-    let (_found, socks) = watch::channel(match via {
+    let routing = config.book.routing;
+    let via = routing.via(&args.host);
+    let (_found, tor) = watch::channel(match via {
         Via::Tor => Some(find_tor(config, &step).await?),
         Via::Direct => None,
     });
+    let direct = (routing == Routing::Mixed).then_some(Direct);
+    let dialer = Dialer { tls: Tls::new()?, direct, tor, circle: Circle::Peers };
     let addresses = match &args.host {
         Host::Onion(_) => Vec::new(),
         Host::Ip(ip) => vec![*ip],
         Host::Dns(name) => {
-            let addresses = resolve(name).await.map_err(|failure| anyhow!("{}: {failure}", args.host))?;
+            let addresses = dialer.resolve(name, via).await.map_err(|failure| anyhow!("{}: {failure}", args.host))?;
             let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             step(&format!("resolved to {}", texts.join(", ")));
             addresses
         }
     };
-    let doors: Vec<_> = ports.iter().collect();
+    let doors: Vec<_> = ports.iter().filter(|door| may_knock(&args.host, via, *door)).collect();
+    if doors.is_empty() {
+        bail!("through Tor a clearnet host is called over TLS only: name its port with --tls");
+    }
     let attempt = Attempt { host: args.host.clone(), via, addresses, believed: doors.len(), doors };
     let expected = Expected {
-        host: args.host.clone(),
+        host: Some(args.host.clone()),
         genesis_hash: network.genesis_hash(),
         default_ports: network.default_ports(),
     };
-    let dialer = Dialer { tls: Tls::new()?, socks };
     let outcome = probe(&dialer, &attempt, &expected, Deadlines::of(via), |progress| match progress {
         Progress::Dialling(transport, port) => step(&format!("dialling port {port} ({transport}) {via}")),
         Progress::Connected => step("connected"),
@@ -73,19 +79,38 @@ pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
     }
 }
 
-async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Socks> {
+async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Tor> {
+    let settings = &config.tor.settings;
     let mut found = Vec::new();
-    for address in &config.tor.socks {
+    for address in &settings.socks {
         match what_answers(*address).await {
             SocksKind::Tor => {
                 step(&format!("Tor answers on {address}"));
-                return Ok(Socks::new(*address, u128::from(std::process::id())));
+                return Ok(Tor::Socks(Socks::new(*address, u128::from(std::process::id()))));
             }
             SocksKind::Other => found.push(format!("what answers on {address} is not Tor")),
             SocksKind::Nothing(error) => found.push(format!("nothing on {address}: {error}")),
         }
     }
-    bail!("an onion peer needs Tor: {}; start one, or set tor.socks to where it is", found.join("; "))
+    match settings.mode {
+        Mode::Off => bail!("this needs Tor, and tor.mode is off"),
+        Mode::Auto | Mode::Embedded if IS_EMBEDDED => embedded(config, step).await,
+        _ => bail!("this needs Tor: {}; start one, or set tor.socks to where it is", found.join("; ")),
+    }
+}
+
+#[cfg(feature = "embedded-tor")]
+async fn embedded(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Tor> {
+    let settings = &config.tor.settings;
+    // A daemon may be using its own directory.
+    let dir = settings.dir.join("probe");
+    let progress = |percent, waits_for: &str| step(&format!("our own Tor, {percent} %: {waits_for}"));
+    crate::tor::once(&dir, &settings.arti, progress).await.map_err(|why| anyhow!("our own Tor doesn't start: {why}"))
+}
+
+#[cfg(not(feature = "embedded-tor"))]
+async fn embedded(_: &Config, _: &impl Fn(&str)) -> anyhow::Result<Tor> {
+    bail!("this program was built without a Tor of its own")
 }
 
 fn account(host: &Host, verified: &Verified) -> String {

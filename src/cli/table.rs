@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::book::PeerState;
 use crate::clock::{self, Time};
-use crate::control::{PeerRow, Status};
+use crate::control::{OnionStatus, PeerRow, Status};
 
 #[derive(Debug, Args)]
 pub struct PeersArgs {
@@ -81,6 +81,9 @@ pub fn status(status: &Status) -> String {
     if status.network_down {
         line("network", "seems to be down: nobody answers directly".to_owned());
     }
+    if let Some(onion) = &status.onion {
+        line("onion", self::onion(onion));
+    }
     line("listening", status.listeners.join(", "));
     line(
         "peers",
@@ -103,6 +106,18 @@ pub fn status(status: &Status) -> String {
         },
     );
     table.to_string()
+}
+
+fn onion(onion: &OnionStatus) -> String {
+    let fares = match (onion.reached, &onion.trouble) {
+        (Some(reached), None) => format!("reached {}", ago(clock::now().since(reached))),
+        (Some(reached), Some(why)) => {
+            format!("reached {}, missed {} times since: {why}", ago(clock::now().since(reached)), onion.missed)
+        }
+        (None, Some(why)) => format!("not reached yet, so nobody is told of it: {why}"),
+        (None, None) => "not reached yet, so nobody is told of it".to_owned(),
+    };
+    format!("{}:{}, {fares}", onion.host, onion.port)
 }
 
 fn cells(row: &PeerRow, now: Time) -> [String; 9] {
@@ -152,7 +167,7 @@ fn until(time: Time) -> String {
 mod tests {
     use super::*;
     use crate::book::Counts;
-    use crate::control::{CallerStatus, StoreStatus};
+    use crate::control::{CallerStatus, OnionStatus, StoreStatus};
     use crate::network::Network;
     use crate::route::TorState;
 
@@ -208,6 +223,13 @@ mod tests {
             uptime_secs: 3720,
             tor: TorState::Starting { percent: None, waits_for: "the first answer of an onion service".to_owned() },
             network_down: true,
+            onion: Some(OnionStatus {
+                host: "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion".to_owned(),
+                port: 50001,
+                reached: None,
+                missed: 3,
+                trouble: Some("its onion service wasn't found".to_owned()),
+            }),
             listeners: vec!["tcp://127.0.0.1:50001".to_owned()],
             peers: Counts { verified: 12, stale: 1, candidate: 3, bad: 2, verified_onion: 4, probing: 5 },
             next_probe: Time::default(),

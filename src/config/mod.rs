@@ -5,14 +5,16 @@
 mod period;
 mod raw;
 mod resolved;
+mod tor;
 
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use period::Period;
-pub use raw::{Discovery, IdentityKeys, LimitKeys, Listen, Log, LogFormat, Raw, Tor, TorMode};
-pub use resolved::{Config, TorPlan};
+pub use raw::{Discovery, IdentityKeys, LimitKeys, Listen, Log, LogFormat, Raw, Tor};
+pub use resolved::Config;
+pub use tor::TorPlan;
 
 /// Prefix of the environment variables that set a key: `WAYPOST_TOR__MODE` is `tor.mode`.
 pub const PREFIX: &str = "WAYPOST_";
@@ -76,6 +78,10 @@ pub fn load(
         error: Box::new(error),
     })?;
     let mut raw = from_file;
+    // What a file names lies beside it.
+    if let (Some(arti), Some(folder)) = (&mut raw.tor.arti, file.and_then(Path::parent)) {
+        *arti = folder.join(&*arti);
+    }
     let mut set_by_environment = Vec::new();
     for (name, value) in environment {
         let Ok(name) = name.into_string() else { continue };

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Period;
 use crate::network::Network;
 use crate::peer::{Host, Port};
+use crate::tor::Mode;
 
 /// Declares a table of optional keys, and how one is laid over another.
 macro_rules! keys {
@@ -51,6 +52,12 @@ keys! {
     Listen {
         /// Default: 127.0.0.1:50001.
         tcp: Vec<SocketAddr>,
+        /// Whether to serve on our own onion service, which the embedded Tor runs. Default: true where it does.
+        onion: bool,
+        /// The port of our onion service, embedded or not. Default: the network's usual TCP port.
+        onion_port: Port,
+        /// Where a Tor beside us hands on the callers of `identity.onion_host`. Default: none.
+        onion_tcp: Vec<SocketAddr>,
     }
 }
 
@@ -61,6 +68,10 @@ keys! {
         host: Host,
         tcp_port: Port,
         ssl_port: Port,
+        /// The onion service that a Tor beside us runs for us. Our own needs no entry here.
+        onion_host: Host,
+        /// Whether each name may be told to callers of the other. Default: false.
+        link: bool,
         /// Shown by wallets that ask for it.
         banner: String,
         donation_address: String,
@@ -71,9 +82,13 @@ keys! {
     /// How onion peers are reached.
     Tor {
         /// Default: auto.
-        mode: TorMode,
+        mode: Mode,
         /// The SOCKS port of a Tor. Default: 127.0.0.1:9050, then 127.0.0.1:9150.
         socks: SocketAddr,
+        /// Whether nothing may leave but through Tor, questions for names included. Default: false.
+        only: bool,
+        /// A file with settings of Arti's, the embedded Tor, such as bridges. Default: none.
+        arti: PathBuf,
     }
 }
 
@@ -117,18 +132,6 @@ keys! {
         /// Default: text.
         format: LogFormat,
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TorMode {
-    /// The SOCKS port, if a Tor answers there, now or later.
-    #[default]
-    Auto,
-    /// The SOCKS port that `tor.socks` names.
-    Socks,
-    /// No onion peer is contacted.
-    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

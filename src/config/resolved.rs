@@ -4,11 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Discovery, IdentityKeys, LimitKeys, Listen, Log, LogFormat, Period, Raw, Tor, TorMode, Wrong};
+use super::tor::{self, Beside};
+use super::{Discovery, IdentityKeys, LimitKeys, Listen, Log, LogFormat, Period, Raw, TorPlan, Wrong};
 use crate::book;
-use crate::conversation::server::Identity;
+use crate::conversation::server::{BANNER, Identity};
 use crate::network::Network;
-use crate::peer::{Host, Ports, RealName};
+use crate::peer::{Host, Port, Ports, RealName};
+use crate::route::Routing;
 use crate::serve::Limits;
 
 /// The configuration, resolved.
@@ -16,6 +18,10 @@ use crate::serve::Limits;
 pub struct Config {
     pub data_dir: PathBuf,
     pub listen: Vec<SocketAddr>,
+    /// Listeners whose callers come through a Tor beside us, by `identity.onion_host`.
+    pub listen_onion: Vec<SocketAddr>,
+    /// The port of our onion service.
+    pub onion_port: Port,
     pub identity: Identity,
     pub tor: TorPlan,
     pub book: book::Settings,
@@ -23,16 +29,6 @@ pub struct Config {
     pub log_level: String,
     pub log_format: LogFormat,
 }
-
-/// Which Tor is used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TorPlan {
-    pub mode: TorMode,
-    /// SOCKS addresses to look at, in this order; none where Tor is off.
-    pub socks: Vec<SocketAddr>,
-}
-
-const BANNER: &str = "This node serves Electrum peer discovery: it tells which servers are alive.";
 
 impl Config {
     pub fn resolve(raw: Raw) -> Result<Config, Wrong> {
@@ -42,19 +38,25 @@ impl Config {
             wrong("data_dir", "set it: there is neither XDG_DATA_HOME nor HOME to put a default below".to_owned())
         })?;
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let listen = listen.tcp.unwrap_or_else(|| vec![loopback(50001)]);
-        let identity = resolve_identity(identity, network)?;
-        let own = identity.clearnet.iter().map(|(host, _)| host.clone()).collect();
-        let tor = resolve_tor(tor, [loopback(9050), loopback(9150)])?;
-        let book = resolve_book(discovery, network, own)?;
         let sessions = within("limits.sessions", limits.sessions, Limits::default().sessions, 1..=1_000_000)?;
+        let usual = network.default_ports().tcp().unwrap_or(Port::MIN);
+        let onion_port = listen.onion_port.unwrap_or(usual);
+        let onion_host = identity.onion_host.clone();
+        let beside = Beside { listen: &listen, onion_host, onion_port, sessions, dir: data_dir.join("tor") };
+        let tor = tor::resolve(tor, beside, [loopback(9050), loopback(9150)])?;
+        let identity = resolve_identity(identity, network)?;
+        let named = identity.clearnet.iter().map(|(host, _)| host);
+        let own = named.chain(tor.onion_host.iter().map(|(host, _)| host)).cloned().collect();
+        let book = resolve_book(discovery, network, tor.routing, own)?;
         let log_level = log.level.unwrap_or_else(|| "info".to_owned());
         if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&log_level) {
             return Err(wrong("log.level", error.to_string()));
         }
         Ok(Config {
             data_dir,
-            listen,
+            listen: listen.tcp.unwrap_or_else(|| vec![loopback(50001)]),
+            listen_onion: listen.onion_tcp.unwrap_or_default(),
+            onion_port,
             identity,
             tor,
             book,
@@ -80,18 +82,22 @@ impl Config {
         Raw {
             network: Some(book.network),
             data_dir: Some(self.data_dir.clone()),
-            listen: Listen { tcp: Some(self.listen.clone()) },
+            listen: Listen {
+                tcp: Some(self.listen.clone()),
+                onion: self.tor.onion,
+                onion_port: Some(self.onion_port),
+                onion_tcp: Some(self.listen_onion.clone()),
+            },
             identity: IdentityKeys {
                 host: clearnet.map(|(host, _)| host.clone()),
                 tcp_port: clearnet.and_then(|(_, ports)| ports.tcp()),
                 ssl_port: clearnet.and_then(|(_, ports)| ports.tls()),
+                onion_host: self.tor.onion_host.as_ref().map(|(host, _)| host.clone()),
+                link: Some(identity.link),
                 banner: Some(identity.banner.clone()),
                 donation_address: Some(identity.donation_address.clone()),
             },
-            tor: Tor {
-                mode: Some(self.tor.mode),
-                socks: self.tor.socks.first().copied().filter(|_| self.tor.socks.len() == 1),
-            },
+            tor: self.tor.effective(),
             discovery: Discovery {
                 seeds: Some(book.seeds.iter().map(RealName::to_string).collect()),
                 recheck: period(book.recheck),
@@ -128,26 +134,15 @@ fn resolve_identity(keys: IdentityKeys, network: Network) -> Result<Identity, Wr
     Ok(Identity {
         network,
         clearnet,
+        // Told to nobody before it was reached.
         onion: None,
+        link: keys.link.unwrap_or(false),
         banner: keys.banner.unwrap_or_else(|| BANNER.to_owned()),
         donation_address: keys.donation_address.unwrap_or_default(),
     })
 }
 
-fn resolve_tor(keys: Tor, usual: [SocketAddr; 2]) -> Result<TorPlan, Wrong> {
-    let mode = keys.mode.unwrap_or_default();
-    let socks = match (mode, keys.socks) {
-        (TorMode::Off, Some(_)) => {
-            return Err(wrong("tor.socks", "tor.mode is off; leave one of the two out".to_owned()));
-        }
-        (TorMode::Off, None) => Vec::new(),
-        (TorMode::Auto | TorMode::Socks, Some(address)) => vec![address],
-        (TorMode::Auto | TorMode::Socks, None) => usual.to_vec(),
-    };
-    Ok(TorPlan { mode, socks })
-}
-
-fn resolve_book(keys: Discovery, network: Network, own: Vec<Host>) -> Result<book::Settings, Wrong> {
+fn resolve_book(keys: Discovery, network: Network, routing: Routing, own: Vec<Host>) -> Result<book::Settings, Wrong> {
     let default = book::Settings::default();
     let seeds = match keys.seeds {
         None => network.built_in_peers(),
@@ -162,6 +157,7 @@ fn resolve_book(keys: Discovery, network: Network, own: Vec<Host>) -> Result<boo
     };
     let settings = book::Settings {
         network,
+        routing,
         seeds,
         own,
         recheck: period("discovery.recheck", keys.recheck, default.recheck)?,
@@ -202,7 +198,7 @@ fn within(
     }
 }
 
-fn wrong(key: &'static str, why: String) -> Wrong {
+pub(super) fn wrong(key: &'static str, why: String) -> Wrong {
     Wrong { key, why }
 }
 

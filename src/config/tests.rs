@@ -1,5 +1,6 @@
 use super::*;
 use crate::network::Network;
+use crate::route::Routing;
 
 fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let dir = tempfile::tempdir().unwrap();
@@ -21,7 +22,7 @@ fn without_a_file_there_are_defaults() {
     let config = load(None, std::iter::empty(), flags).unwrap();
     assert_eq!(config.listen, ["127.0.0.1:50001".parse().unwrap()]);
     assert_eq!(config.book.seeds.len(), 13);
-    assert_eq!(config.tor.socks.len(), 2);
+    assert_eq!(config.tor.settings.socks.len(), 2);
 }
 
 #[test]
@@ -48,7 +49,7 @@ fn the_environment_takes_any_key() {
     ];
     let config = load_text("", &environment).unwrap();
     assert_eq!(config.listen, ["0.0.0.0:1".parse().unwrap()]);
-    assert_eq!(config.tor.mode, TorMode::Off);
+    assert_eq!(config.tor.settings.mode, crate::tor::Mode::Off);
     assert_eq!(config.book.retry.as_secs(), 60);
     assert!(config.book.allow_private);
 }
@@ -74,4 +75,39 @@ fn the_effective_configuration_is_the_same_again() {
     let printed = toml::to_string(&config.effective()).unwrap();
     let again = Config::resolve(toml::from_str(&printed).unwrap()).unwrap();
     assert_eq!(again.effective(), config.effective());
+}
+
+#[test]
+fn what_tor_is_asked_for_must_go_together() {
+    let onion = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
+    let external = format!("[identity]\nonion_host = \"{onion}\"\n[listen]\nonion_tcp = [\"127.0.0.1:50011\"]\n");
+    let config = load_text(&external, &[]).unwrap();
+    assert_eq!(config.tor.settings.mode, crate::tor::Mode::Socks);
+    assert!(config.tor.settings.service.is_none());
+    assert_eq!(config.book.own[0].to_string(), onion);
+    let config = load_text("[tor]\nonly = true\n", &[]).unwrap();
+    assert_eq!(config.book.routing, Routing::TorOnly);
+    assert_eq!(config.listen, ["127.0.0.1:50001".parse().unwrap()]);
+    insta::assert_snapshot!("only_and_off", error("[tor]\nmode = \"off\"\nonly = true\n", &[]));
+    insta::assert_snapshot!("onion_host_alone", error(&format!("[identity]\nonion_host = \"{onion}\"\n"), &[]));
+    insta::assert_snapshot!("onion_host_in_clear", error("[identity]\nonion_host = \"a.example\"\n", &[]));
+    let both = format!("{external}onion = true\n");
+    insta::assert_snapshot!("two_onion_services", error(&both, &[]));
+    insta::assert_snapshot!("onion_without_embedded", error("[listen]\nonion = true\n[tor]\nmode = \"socks\"\n", &[]));
+}
+
+#[cfg(feature = "embedded-tor")]
+#[test]
+fn artis_settings_are_read_and_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("waypost.toml");
+    std::fs::write(&path, "data_dir = \"/d\"\n[tor]\narti = \"arti.toml\"\n").unwrap();
+    let load = || load(Some(&path), std::iter::empty(), Raw::default());
+    let why = load().unwrap_err().to_string();
+    assert!(why.contains("tor.arti") && why.contains("arti.toml") && why.contains("line 3"), "{why}");
+    std::fs::write(dir.path().join("arti.toml"), "[bridges]\nenabeld = true\n").unwrap();
+    let why = load().unwrap_err().to_string();
+    assert!(why.contains("no such setting") && why.contains("bridges.enabeld"), "{why}");
+    std::fs::write(dir.path().join("arti.toml"), "[bridges]\nenabled = \"auto\"\n").unwrap();
+    assert!(load().unwrap().tor.settings.arti.contains("auto"));
 }

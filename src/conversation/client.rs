@@ -9,8 +9,8 @@ use crate::protocol::{self, Answer, NEWEST, OLDEST, SOFTWARE};
 /// What a peer is held against.
 #[derive(Debug, Clone)]
 pub struct Expected {
-    /// The host that was dialled, which the peer must know itself by.
-    pub host: Host,
+    /// The host that was dialled, which the peer must know itself by; None for ourselves, who may not say it yet.
+    pub host: Option<Host>,
     pub genesis_hash: &'static str,
     pub default_ports: Ports,
 }
@@ -148,7 +148,8 @@ impl Client {
             Some(hash) if hash != self.expected.genesis_hash => return Err(Fault::WrongGenesis),
             _ => {}
         }
-        features.ports_of(&self.expected.host).map(|_| ()).ok_or(Fault::NotItself)
+        let knows_itself = self.expected.host.as_ref().is_none_or(|host| features.ports_of(host).is_some());
+        if knows_itself { Ok(()) } else { Err(Fault::NotItself) }
     }
 }
 
@@ -188,7 +189,7 @@ mod tests {
     const GENESIS: &str = Network::Bitcoin.genesis_hash();
 
     fn client() -> Client {
-        let host = "a.example".parse().unwrap();
+        let host = Some("a.example".parse().unwrap());
         let default_ports = Network::Bitcoin.default_ports();
         Client::new(Expected { host, genesis_hash: GENESIS, default_ports }).0
     }

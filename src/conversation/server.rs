@@ -20,11 +20,16 @@ pub struct Identity {
     pub network: Network,
     /// Our name and ports on clearnet, if we have one.
     pub clearnet: Option<(Host, Ports)>,
-    /// Our onion service.
+    /// Our onion service, once it was reached through Tor.
     pub onion: Option<(Host, Ports)>,
+    /// Whether who knows one of our names may learn of the other.
+    pub link: bool,
     pub banner: String,
     pub donation_address: String,
 }
+
+/// What wallets show of a server that says nothing else.
+pub const BANNER: &str = "This node serves Electrum peer discovery: it tells which servers are alive.";
 
 /// One caller's connection.
 #[derive(Debug)]
@@ -139,7 +144,9 @@ impl Session {
             Call::Peers => snapshot.peers(self.caller, now, rng),
             Call::AddPeer(_) => "false".to_owned(),
             Call::Ping => "null".to_owned(),
+            Call::Banner if self.identity.hides_from(self.caller) => json!(BANNER).to_string(),
             Call::Banner => json!(self.identity.banner).to_string(),
+            Call::DonationAddress if self.identity.hides_from(self.caller) => json!("").to_string(),
             Call::DonationAddress => json!(self.identity.donation_address).to_string(),
         })
     }
@@ -159,12 +166,14 @@ impl Session {
 
     /// Who came by one of our names hears nothing of the other.
     fn features(&self) -> Features {
-        let name = match self.caller {
-            Caller::Clearnet => &self.identity.clearnet,
-            Caller::Onion => &self.identity.onion,
+        let Identity { clearnet, onion, link, .. } = &*self.identity;
+        let names = match self.caller {
+            _ if *link => [clearnet, onion],
+            Caller::Clearnet => [clearnet, &None],
+            Caller::Onion => [onion, &None],
         };
         Features {
-            hosts: Some(name.iter().map(|(host, ports)| (host.clone(), Some(*ports))).collect()),
+            hosts: Some(names.into_iter().flatten().map(|(host, ports)| (host.clone(), Some(*ports))).collect()),
             genesis_hash: Some(self.identity.network.genesis_hash().to_owned()),
             hash_function: Some(HASH_FUNCTION.to_owned()),
             server_version: Some(SOFTWARE.to_owned()),
@@ -172,6 +181,14 @@ impl Session {
             protocol_max: Some(NEWEST),
             pruning: None,
         }
+    }
+}
+
+impl Identity {
+    /// Words that are ours alone would tie our two names together, so they are for callers on clearnet where there is a
+    /// name to be told of.
+    fn hides_from(&self, caller: Caller) -> bool {
+        caller == Caller::Onion && self.clearnet.is_some() && !self.link
     }
 }
 
@@ -299,6 +316,24 @@ mod tests {
         assert!(!onion.to_string().contains("wp.example"));
         assert_eq!(clearnet["result"]["hash_function"], "sha256");
         assert_eq!(clearnet["result"]["pruning"], Value::Null);
+    }
+
+    #[test]
+    fn words_of_our_own_are_not_said_under_both_names() {
+        let named = session(Caller::Onion).identity;
+        let identity = Identity { banner: "mine".to_owned(), donation_address: "bc1q".to_owned(), ..(*named).clone() };
+        let ask = |identity: Identity, caller, method: &str| {
+            let mut session = Session::new(Arc::new(identity), caller);
+            say(&mut session, &format!(r#"{{"id":1,"method":"{method}"}}"#)).0["result"].take()
+        };
+        assert_eq!(ask(identity.clone(), Caller::Clearnet, "server.banner"), "mine");
+        assert_eq!(ask(identity.clone(), Caller::Onion, "server.banner"), BANNER);
+        assert_eq!(ask(identity.clone(), Caller::Onion, "server.donation_address"), "");
+        let onion_only = Identity { clearnet: None, ..identity.clone() };
+        assert_eq!(ask(onion_only, Caller::Onion, "server.donation_address"), "bc1q");
+        let linked = Identity { link: true, ..identity };
+        assert_eq!(ask(linked.clone(), Caller::Onion, "server.banner"), "mine");
+        assert_eq!(ask(linked, Caller::Onion, "server.features")["hosts"].as_object().unwrap().len(), 2);
     }
 
     #[test]

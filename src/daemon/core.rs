@@ -17,13 +17,14 @@ use crate::book::{Action, Attempt, Book, Event, Failure, Snapshot};
 use crate::clock::{self, Time};
 use crate::control::{CallerStatus, Status, StoreStatus};
 use crate::conversation::client::Expected;
-use crate::dial::{self, Dialer};
+use crate::dial::Dialer;
 use crate::inbox::{Ask, Input};
 use crate::peer::{Features, Host, RealName};
 use crate::probe::{Deadlines, probe};
 use crate::route::Via;
 use crate::serve::Counters;
 use crate::store::{Change, Changes, WriterStatus};
+use crate::tor::{Health, OwnName};
 
 /// Changes in what callers are told are gathered for this long, as drawing it up anew costs a look at every peer.
 const GATHER: Duration = Duration::from_millis(500);
@@ -38,6 +39,8 @@ pub struct Facts {
     pub listeners: Vec<String>,
     pub counters: Arc<Counters>,
     pub store: Arc<WriterStatus>,
+    /// Our onion service, if we have one.
+    pub onion: watch::Receiver<Option<OwnName>>,
 }
 
 #[derive(Debug)]
@@ -48,6 +51,8 @@ pub struct Core {
     dialer: Dialer,
     facts: Facts,
     snapshot: watch::Sender<Arc<Snapshot>>,
+    /// How Tor fares by what the book saw of it, for whoever looks after Tor.
+    health: watch::Sender<Health>,
     /// When what callers are told is drawn up anew.
     publish_at: Option<Instant>,
     /// Look-ups and verifications under way, and whom each is about.
@@ -63,11 +68,12 @@ impl Core {
         store: Changes,
         dialer: Dialer,
         facts: Facts,
+        health: watch::Sender<Health>,
         mut rng: StdRng,
     ) -> (Core, watch::Receiver<Arc<Snapshot>>) {
         let (snapshot, watcher) = watch::channel(Arc::new(book.snapshot(facts.started, &mut rng)));
         let (flights, about) = (JoinSet::new(), HashMap::new());
-        let mut core = Core { book, rng, store, dialer, facts, snapshot, publish_at: None, flights, about };
+        let mut core = Core { book, rng, store, dialer, facts, snapshot, health, publish_at: None, flights, about };
         core.act(first);
         (core, watcher)
     }
@@ -111,6 +117,12 @@ impl Core {
     fn handle(&mut self, event: Event) {
         let actions = self.book.handle(event, clock::now(), &mut self.rng);
         self.act(actions);
+        self.health.send_if_modified(|health| {
+            let new = Health { state: self.book.tor().clone(), reached: self.book.tor_reached() };
+            let differs = *health != new;
+            *health = new;
+            differs
+        });
     }
 
     fn add_peer(&mut self, features: &Features, from: Option<IpAddr>) -> bool {
@@ -151,13 +163,14 @@ impl Core {
     }
 
     fn status(&self, now: Time) -> Status {
-        let Facts { started, listeners, counters, store } = &self.facts;
+        let Facts { started, listeners, counters, store, onion } = &self.facts;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             network: self.book.settings().network,
             uptime_secs: now.since(*started).as_secs(),
             tor: self.book.tor().clone(),
             network_down: self.book.network_is_down(),
+            onion: onion.borrow().as_ref().map(notice::onion),
             listeners: listeners.clone(),
             peers: self.book.counts(now),
             next_probe: self.book.next_wakeup().max(now),
@@ -177,7 +190,7 @@ impl Core {
     fn act(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Resolve(host) => self.resolve(host),
+                Action::Resolve(host, via) => self.resolve(host, via),
                 Action::Probe(attempt) => self.probe(attempt),
                 Action::Save(entry) => self.store.write(Change::Save(entry)),
                 Action::Remove(host) => self.store.write(Change::Remove(host)),
@@ -190,11 +203,11 @@ impl Core {
         }
     }
 
-    fn resolve(&mut self, host: Host) {
+    fn resolve(&mut self, host: Host, via: Via) {
         let Host::Dns(name) = host.clone() else { return };
-        let about = host.clone();
+        let (about, dialer) = (host.clone(), self.dialer.clone());
         let handle = self.flights.spawn(async move {
-            let addresses = dial::resolve(&name).await;
+            let addresses = dialer.resolve(&name, via).await;
             Event::Resolved { host, addresses }
         });
         self.about.insert(handle.id(), about);
@@ -204,13 +217,13 @@ impl Core {
         let dialer = self.dialer.clone();
         let network = self.book.settings().network;
         let expected = Expected {
-            host: attempt.host.clone(),
+            host: Some(attempt.host.clone()),
             genesis_hash: network.genesis_hash(),
             default_ports: network.default_ports(),
         };
         let about = attempt.host.clone();
         let handle = self.flights.spawn(async move {
-            let deadlines = Deadlines::of(Via::of(&attempt.host));
+            let deadlines = Deadlines::of(attempt.via);
             let host = attempt.host.clone();
             let outcome = probe(&dialer, &attempt, &expected, deadlines, |progress| {
                 tracing::trace!(%host, ?progress, "probing");

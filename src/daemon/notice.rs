@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::book::{Entry, Notice};
 use crate::clock::Time;
-use crate::control::PeerRow;
+use crate::control::{OnionStatus, PeerRow};
 use crate::route::TorState;
+use crate::tor::OwnName;
 
 /// One line for what an operator wants to know; nothing of callers at this level.
 pub fn log(notice: &Notice) {
@@ -25,6 +26,16 @@ pub fn log(notice: &Notice) {
         Notice::Tor(state @ TorState::Down { .. }) => tracing::warn!("Tor is {state}"),
         Notice::Tor(state) => tracing::info!("Tor is {state}"),
         Notice::SeedsAgain => tracing::info!("no verified peer is left; asking the seeds again"),
+    }
+}
+
+pub fn onion(name: &OwnName) -> OnionStatus {
+    OnionStatus {
+        host: name.host.to_string(),
+        port: name.port.get(),
+        reached: name.reached,
+        missed: name.missed,
+        trouble: name.trouble.clone(),
     }
 }
 

@@ -16,36 +16,42 @@ const CONNECT: Duration = Duration::from_secs(8);
 /// Resolvers try again for themselves within this.
 const RESOLVE: Duration = Duration::from_secs(12);
 
-/// Looks a name up the way this machine is set up to: hosts file, name service switch, DNS.
-pub async fn resolve(name: &DnsName) -> Result<Vec<IpAddr>, Failure> {
-    match timeout(RESOLVE, lookup_host((name.as_str(), 0))).await {
-        Ok(Ok(addresses)) => {
-            let mut addresses: Vec<IpAddr> = addresses.map(|address| address.ip().to_canonical()).collect();
-            addresses.dedup();
-            Ok(addresses)
-        }
-        Ok(Err(_)) | Err(_) => Err(Failure::NotFound),
-    }
-}
+/// Leave to open connections and ask the resolver from this machine itself. Whoever must not, isn't given one.
+#[derive(Debug, Clone, Copy)]
+pub struct Direct;
 
-/// Connects to the first of these that answers.
-pub async fn connect(addresses: &[IpAddr], port: Port) -> Result<(TcpStream, IpAddr), Failure> {
-    let mut failure = Failure::Unreachable;
-    for ip in addresses {
-        match timeout(CONNECT, TcpStream::connect((*ip, port.get()))).await {
-            Ok(Ok(stream)) => {
-                // Our lines are short and each waits for its answer.
-                let _ = stream.set_nodelay(true);
-                return Ok((stream, *ip));
+impl Direct {
+    /// Looks a name up the way this machine is set up to: hosts file, name service switch, DNS.
+    pub async fn resolve(self, name: &DnsName) -> Result<Vec<IpAddr>, Failure> {
+        match timeout(RESOLVE, lookup_host((name.as_str(), 0))).await {
+            Ok(Ok(addresses)) => {
+                let mut addresses: Vec<IpAddr> = addresses.map(|address| address.ip().to_canonical()).collect();
+                addresses.dedup();
+                Ok(addresses)
             }
-            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => failure = Failure::Refused,
-            Ok(Err(error)) => {
-                if let Some(ours) = super::out_of_descriptors(&error) {
-                    return Err(ours);
-                }
-            }
-            Err(_) => {}
+            Ok(Err(_)) | Err(_) => Err(Failure::NotFound),
         }
     }
-    Err(failure)
+
+    /// Connects to the first of these that answers.
+    pub async fn connect(self, addresses: &[IpAddr], port: Port) -> Result<(TcpStream, IpAddr), Failure> {
+        let mut failure = Failure::Unreachable;
+        for ip in addresses {
+            match timeout(CONNECT, TcpStream::connect((*ip, port.get()))).await {
+                Ok(Ok(stream)) => {
+                    // Our lines are short and each waits for its answer.
+                    let _ = stream.set_nodelay(true);
+                    return Ok((stream, *ip));
+                }
+                Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => failure = Failure::Refused,
+                Ok(Err(error)) => {
+                    if let Some(ours) = super::out_of_descriptors(&error) {
+                        return Err(ours);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        Err(failure)
+    }
 }

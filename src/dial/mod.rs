@@ -1,5 +1,7 @@
 //! From a route and a door to a stream of bytes.
 
+#[cfg(feature = "embedded-tor")]
+mod arti;
 mod direct;
 mod socks;
 mod tls;
@@ -11,12 +13,14 @@ use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-pub use direct::resolve;
+#[cfg(feature = "embedded-tor")]
+pub use arti::{Arti, Client};
+pub use direct::Direct;
 pub use socks::{Socks, SocksKind, what_answers};
 pub use tls::Tls;
 
 use crate::book::{Attempt, Failure, KeyHash};
-use crate::peer::{Port, Transport};
+use crate::peer::{DnsName, Host, Port, Transport};
 use crate::route::Via;
 
 /// Bytes both ways, however they travel.
@@ -27,7 +31,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// A connection that stands.
 pub struct Dialled {
     pub stream: Box<dyn Stream>,
-    /// Whom we reached; None through Tor.
+    /// Whom we reached, or had a Tor exit reach; None for onion services.
     pub ip: Option<IpAddr>,
     /// The key of the TLS certificate, if there is one.
     pub key: Option<KeyHash>,
@@ -37,8 +41,40 @@ pub struct Dialled {
 #[derive(Debug, Clone)]
 pub struct Dialer {
     pub tls: Tls,
-    /// The Tor that was found last, if there is one.
-    pub socks: watch::Receiver<Option<Socks>>,
+    /// The way past Tor. None where nothing may leave but through Tor: then there is none in this process.
+    pub direct: Option<Direct>,
+    /// The Tor that was found or built last, if there is one.
+    pub tor: watch::Receiver<Option<Tor>>,
+    pub circle: Circle,
+}
+
+/// A way into the Tor network.
+#[derive(Debug, Clone)]
+pub enum Tor {
+    /// Somebody else's, beside us.
+    Socks(Socks),
+    /// Our own.
+    #[cfg(feature = "embedded-tor")]
+    Arti(Arti),
+}
+
+/// Streams of different circles never share a circuit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Circle {
+    /// A circle of its own for each host that is dialled.
+    Peers,
+    /// For looking after our own onion service, who is no peer. There are a few of these, to be used in turn.
+    Ourselves(u8),
+}
+
+impl Circle {
+    /// What tells the circle of one host from all others.
+    fn name(self, host: &Host) -> String {
+        match self {
+            Circle::Peers => host.to_string(),
+            Circle::Ourselves(number) => format!("ourselves {number}"),
+        }
+    }
 }
 
 /// A failure that is ours alone: there are no descriptors left to connect with.
@@ -54,17 +90,22 @@ impl fmt::Debug for Dialled {
 }
 
 impl Dialer {
+    /// The addresses of a name: as this machine's resolver has them, or a Tor exit's.
+    pub async fn resolve(&self, name: &DnsName, via: Via) -> Result<Vec<IpAddr>, Failure> {
+        match via {
+            Via::Direct => self.direct()?.resolve(name).await,
+            Via::Tor => self.tor()?.resolve(name).await,
+        }
+    }
+
     /// Opens one of an attempt's doors.
     pub async fn dial(&self, attempt: &Attempt, (transport, port): (Transport, Port)) -> Result<Dialled, Failure> {
         let (stream, ip): (Box<dyn Stream>, Option<IpAddr>) = match attempt.via {
             Via::Direct => {
-                let (stream, ip) = direct::connect(&attempt.addresses, port).await?;
+                let (stream, ip) = self.direct()?.connect(&attempt.addresses, port).await?;
                 (Box::new(stream), Some(ip))
             }
-            Via::Tor => {
-                let socks = self.socks.borrow().clone().ok_or(Failure::OurTor)?;
-                (Box::new(socks.connect(&attempt.host, port).await?), None)
-            }
+            Via::Tor => self.through_tor(attempt, port).await?,
         };
         match transport {
             Transport::Tcp => Ok(Dialled { stream, ip, key: None }),
@@ -72,6 +113,51 @@ impl Dialer {
                 let (stream, key) = self.tls.connect(&attempt.host, stream).await?;
                 Ok(Dialled { stream: Box::new(stream), ip, key })
             }
+        }
+    }
+
+    async fn through_tor(&self, attempt: &Attempt, port: Port) -> Result<(Box<dyn Stream>, Option<IpAddr>), Failure> {
+        let (tor, circle) = (self.tor()?, self.circle.name(&attempt.host));
+        if attempt.host.is_onion() {
+            return Ok((tor.connect(&attempt.host, port, &circle).await?, None));
+        }
+        // The addresses that were looked at, and not the name: an exit would look it up once more.
+        let mut failure = Failure::Unreachable;
+        for ip in &attempt.addresses {
+            match tor.connect(&Host::Ip(*ip), port, &circle).await {
+                Ok(stream) => return Ok((stream, Some(*ip))),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    fn direct(&self) -> Result<&Direct, Failure> {
+        // The book sends nobody this way where there is none.
+        self.direct.as_ref().ok_or(Failure::Internal)
+    }
+
+    fn tor(&self) -> Result<Tor, Failure> {
+        self.tor.borrow().clone().ok_or(Failure::OurTor)
+    }
+}
+
+impl Tor {
+    async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<Box<dyn Stream>, Failure> {
+        Ok(match self {
+            Tor::Socks(socks) => Box::new(socks.connect(host, port, circle).await?),
+            #[cfg(feature = "embedded-tor")]
+            Tor::Arti(arti) => Box::new(arti.connect(host, port, circle).await?),
+        })
+    }
+
+    async fn resolve(&self, name: &DnsName) -> Result<Vec<IpAddr>, Failure> {
+        // In the circle of the host that is about to be called.
+        let circle = name.as_str();
+        match self {
+            Tor::Socks(socks) => socks.resolve(name, circle).await,
+            #[cfg(feature = "embedded-tor")]
+            Tor::Arti(arti) => arti.resolve(name, circle).await,
         }
     }
 }

@@ -1,16 +1,19 @@
 //! Through a Tor that runs beside us, by its SOCKS5 port.
 
-use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_socks::tcp::Socks5Stream;
-use tokio_socks::{Error, TargetAddr};
+use tor_socksproto::{
+    Buffer, Handshake, NextStep, SocksAddr, SocksAuth, SocksClientHandshake, SocksCmd, SocksRequest, SocksStatus,
+    SocksVersion,
+};
 
 use crate::book::Failure;
-use crate::peer::{Host, Port};
+use crate::peer::{DnsName, Host, Port};
 
 /// A Tor that isn't in the network yet lets a connection wait for two minutes; longer than this is no answer.
 const CONNECT: Duration = Duration::from_secs(60);
@@ -44,19 +47,33 @@ impl Socks {
         self.address
     }
 
-    /// Connects through circuits that this host alone uses: Tor keeps streams apart whose user name and password
-    /// differ.
-    pub async fn connect(&self, host: &Host, port: Port) -> Result<TcpStream, Failure> {
-        let host = host.to_string();
-        let target = (host.as_str(), port.get());
-        let connecting = async {
-            let stream = TcpStream::connect(self.address).await?;
-            let _ = stream.set_nodelay(true);
-            Socks5Stream::connect_with_password_and_socket(stream, target, &host, &self.password).await
-        };
-        match timeout(CONNECT, connecting).await {
-            Ok(Ok(stream)) => Ok(stream.into_inner()),
-            Ok(Err(error)) => Err(failure(&error)),
+    /// Connects through circuits of this circle alone: Tor keeps streams apart whose user name and password differ.
+    pub async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<TcpStream, Failure> {
+        let asking = self.ask(SocksCmd::CONNECT, host.to_string(), port.get(), circle);
+        match asking.await {
+            Ok((stream, _)) => Ok(stream),
+            Err(Failure::NoDescriptor) if !host.is_onion() => Err(Failure::Unreachable),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Has an exit look a name up. Tor hands on one address.
+    pub async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, Failure> {
+        match self.ask(SocksCmd::RESOLVE, name.as_str().to_owned(), 0, circle).await {
+            Ok((_, SocksAddr::Ip(ip))) => Ok(vec![ip.to_canonical()]),
+            Ok((_, SocksAddr::Hostname(_))) | Err(Failure::NoDescriptor) => Err(Failure::NotFound),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn ask(&self, command: SocksCmd, host: String, port: u16, circle: &str) -> Result<Answered, Failure> {
+        // Tor takes user names and passwords of up to 255 bytes, and no host's name is longer.
+        let auth = SocksAuth::Username(circle.as_bytes().to_vec(), self.password.clone().into_bytes());
+        match timeout(CONNECT, ask(self.address, command, host, port, auth)).await {
+            Ok(Ok(answered)) => Ok(answered),
+            Ok(Err(Error::Refused(status))) => Err(failure(status)),
+            Ok(Err(Error::Io(error))) => Err(super::out_of_descriptors(&error).unwrap_or(Failure::OurTor)),
+            Ok(Err(Error::Protocol)) => Err(Failure::OurTor),
             Err(_) => Err(Failure::Unreachable),
         }
     }
@@ -65,32 +82,88 @@ impl Socks {
 /// Tells Tor from other proxies by RESOLVE, a command of Tor's own, of an address, which it answers by itself in a
 /// millisecond, in the network or not.
 pub async fn what_answers(address: SocketAddr) -> SocksKind {
-    let asking = async {
-        let stream = TcpStream::connect(address).await?;
-        Socks5Stream::tor_resolve_with_socket(stream, ("127.0.0.1", 0)).await
-    };
+    let asking = ask(address, SocksCmd::RESOLVE, "127.0.0.1".to_owned(), 0, SocksAuth::NoAuth);
     match timeout(ASK, asking).await {
-        Ok(Ok(TargetAddr::Ip(answer))) if answer.ip().is_loopback() => SocksKind::Tor,
-        Ok(Err(Error::Io(error))) if error.kind() != ErrorKind::UnexpectedEof => SocksKind::Nothing(error.to_string()),
+        Ok(Ok((_, SocksAddr::Ip(ip)))) if ip.is_loopback() => SocksKind::Tor,
+        Ok(Err(Error::Io(error))) if error.kind() != io::ErrorKind::UnexpectedEof => {
+            SocksKind::Nothing(error.to_string())
+        }
         Ok(Ok(_) | Err(_)) => SocksKind::Other,
         Err(_) => SocksKind::Nothing("no answer".to_owned()),
     }
 }
 
-/// Whose trouble an error is. Tor's own codes for onion services (0xF0 and up) arrive as an unknown method.
-fn failure(error: &Error) -> Failure {
-    match error {
-        Error::ConnectionRefused => Failure::Refused,
-        Error::HostUnreachable | Error::UnknownAuthMethod => Failure::NoDescriptor,
+/// The connection, and the address that the proxy named.
+type Answered = (TcpStream, SocksAddr);
+
+#[derive(Debug)]
+enum Error {
+    Io(io::Error),
+    /// What answers speaks no SOCKS5, or we asked for what can't be asked.
+    Protocol,
+    Refused(SocksStatus),
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Error {
+        Error::Io(error)
+    }
+}
+
+impl From<tor_socksproto::Error> for Error {
+    fn from(_: tor_socksproto::Error) -> Error {
+        Error::Protocol
+    }
+}
+
+async fn ask(
+    address: SocketAddr,
+    command: SocksCmd,
+    host: String,
+    port: u16,
+    auth: SocksAuth,
+) -> Result<Answered, Error> {
+    let host = match host.parse() {
+        Ok(ip) => SocksAddr::Ip(ip),
+        Err(_) => SocksAddr::Hostname(host.try_into()?),
+    };
+    let mut handshake = SocksClientHandshake::new(SocksRequest::new(SocksVersion::V5, command, host, port, auth)?);
+    let mut stream = TcpStream::connect(address).await?;
+    // The handshake's lines, and ours after it, are short, and each waits for its answer.
+    let _ = stream.set_nodelay(true);
+    // It takes no more bytes than are the proxy's: what follows is the peer's.
+    let mut buffer = Buffer::new_precise();
+    loop {
+        match handshake.step(&mut buffer)? {
+            NextStep::Send(bytes) => stream.write_all(&bytes).await?,
+            NextStep::Recv(mut room) => {
+                let count = stream.read(room.buf()).await?;
+                room.note_received(count).map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+            }
+            NextStep::Finished(reply) => {
+                let reply = reply.into_output().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+                return match reply.status() {
+                    SocksStatus::SUCCEEDED => Ok((stream, reply.addr().clone())),
+                    status => Err(Error::Refused(status)),
+                };
+            }
+        }
+    }
+}
+
+/// Whose trouble a refusal is.
+fn failure(status: SocksStatus) -> Failure {
+    match status {
+        SocksStatus::CONNECTION_REFUSED
+        | SocksStatus::HS_MISSING_CLIENT_AUTH
+        | SocksStatus::HS_WRONG_CLIENT_AUTH
+        | SocksStatus::HS_DESC_INVALID => Failure::Refused,
+        // Without ExtendedErrors on its port, Tor says of an onion service without descriptor that its host is unreachable.
+        SocksStatus::HS_DESC_NOT_FOUND | SocksStatus::HS_BAD_ADDRESS | SocksStatus::HOST_UNREACHABLE => {
+            Failure::NoDescriptor
+        }
         // Whatever else a reply says may have been brought about by the service, and is none of Tor's failing.
-        Error::GeneralSocksServerFailure
-        | Error::ConnectionNotAllowedByRuleset
-        | Error::NetworkUnreachable
-        | Error::TtlExpired
-        | Error::CommandNotSupported
-        | Error::AddressTypeNotSupported => Failure::Unreachable,
-        Error::Io(error) => super::out_of_descriptors(error).unwrap_or(Failure::OurTor),
-        _ => Failure::OurTor,
+        _ => Failure::Unreachable,
     }
 }
 
@@ -159,7 +232,7 @@ mod tests {
         ];
         for (reply, expected) in cases {
             let socks = Socks::new(proxy(reply).await, 7);
-            assert_eq!(socks.connect(&host, Port::MIN).await.unwrap_err(), expected, "{reply:?}");
+            assert_eq!(socks.connect(&host, Port::MIN, "a").await.unwrap_err(), expected, "{reply:?}");
         }
     }
 }

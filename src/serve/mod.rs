@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
-pub use listen::serve;
+pub use listen::{serve, serve_onion};
 
 use crate::book::Snapshot;
 use crate::conversation::server::Identity;
@@ -35,7 +35,8 @@ impl Default for Limits {
 /// What every session has of the daemon.
 #[derive(Debug, Clone)]
 pub struct Shared {
-    pub identity: Arc<Identity>,
+    /// What we say of ourselves; it grows when our onion name proves to be one.
+    pub identity: watch::Receiver<Arc<Identity>>,
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     pub inbox: Inbox,
     pub limits: Limits,

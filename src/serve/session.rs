@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -31,7 +32,7 @@ pub async fn run<S: AsyncRead + AsyncWrite>(
 ) {
     let (reader, mut writer) = tokio::io::split(stream);
     let mut lines = FramedRead::with_capacity(reader, LinesCodec::new_with_max_length(MAX_CALL), 1024);
-    let mut session = Session::new(shared.identity.clone(), caller);
+    let mut session = Session::new(Arc::clone(&shared.identity.borrow()), caller);
     loop {
         let turn = match next_line(&mut lines, &shared).await {
             // As people send them by hand, after a line of theirs.
@@ -140,7 +141,6 @@ async fn introduce(introduction: Introduction, from: Option<IpAddr>, shared: &Sh
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use rand::SeedableRng;
@@ -169,7 +169,7 @@ mod tests {
         let (sender, inbox) = mpsc::channel(1);
         let counters = Arc::new(Counters::default());
         let shared = Shared {
-            identity: Arc::default(),
+            identity: watch::channel(Arc::default()).1,
             snapshot: watcher,
             inbox: sender,
             limits: Limits::default(),

@@ -8,34 +8,32 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::book::Event;
-use crate::dial::{Socks, SocksKind, what_answers};
-use crate::inbox::{Inbox, Input};
+use super::{Outlets, tell};
+use crate::dial::{Socks, SocksKind, Tor, what_answers};
 use crate::route::TorSign;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Looks after the first of these addresses that is Tor's. Ends when nobody listens to it any more.
-pub async fn watch(addresses: Vec<SocketAddr>, secret: u128, found: watch::Sender<Option<Socks>>, inbox: Inbox) {
+pub async fn watch(addresses: Vec<SocketAddr>, secret: u128, outlets: Outlets) {
     let mut told = None;
     loop {
         let (sign, address) = look(&addresses).await;
         if let Some(address) = address {
-            found.send_if_modified(|found| {
-                let new = found.as_ref().is_none_or(|socks| socks.address() != address);
+            outlets.way.send_if_modified(|way| {
+                let new = !matches!(way, Some(Tor::Socks(socks)) if socks.address() == address);
                 if new {
                     tracing::info!(%address, "Tor answers on its SOCKS port");
-                    *found = Some(Socks::new(address, secret));
+                    *way = Some(Tor::Socks(Socks::new(address, secret)));
                 }
                 new
             });
         }
         if told.as_ref() != Some(&sign) {
-            if inbox.send(Input::Event(Event::Tor(sign.clone()))).await.is_err() {
+            if !tell(&outlets.inbox, sign.clone()).await {
                 return;
             }
             told = Some(sign);
@@ -44,7 +42,8 @@ pub async fn watch(addresses: Vec<SocketAddr>, secret: u128, found: watch::Sende
     }
 }
 
-async fn look(addresses: &[SocketAddr]) -> (TorSign, Option<SocketAddr>) {
+/// Whether one of these addresses is Tor's, and which.
+pub async fn look(addresses: &[SocketAddr]) -> (TorSign, Option<SocketAddr>) {
     let mut why = String::new();
     for address in addresses {
         let reason = match what_answers(*address).await {

@@ -1,5 +1,144 @@
-//! Tor, as far as it is ours to look after.
+//! Tor, as far as it is ours to look after: finding one or running one, our onion service, and whether others reach it.
 
+#[cfg(feature = "embedded-tor")]
+mod embedded;
 mod external;
+mod name;
+#[cfg(feature = "embedded-tor")]
+mod service;
+#[cfg(feature = "embedded-tor")]
+mod settings;
+#[cfg(feature = "embedded-tor")]
+mod vital;
 
-pub use external::watch;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+
+#[cfg(feature = "embedded-tor")]
+pub use embedded::once;
+pub use name::{NameWatch, OwnName};
+#[cfg(feature = "embedded-tor")]
+pub use settings::{SettingsError, check};
+
+use crate::book::Event;
+use crate::clock::Time;
+use crate::dial::{self, Stream};
+use crate::inbox::{Inbox, Input};
+use crate::peer::Port;
+use crate::route::{TorSign, TorState};
+
+/// Which Tor is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Our own if it serves our onion service, else one that answers on a SOCKS port at the start, else our own.
+    #[default]
+    Auto,
+    /// A Tor of our own, in this process.
+    Embedded,
+    /// The one on a SOCKS port, which somebody else runs.
+    Socks,
+    /// No onion peer is contacted.
+    Off,
+}
+
+/// Whether this program has a Tor of its own in it.
+pub const IS_EMBEDDED: bool = cfg!(feature = "embedded-tor");
+
+/// How Tor is used.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub mode: Mode,
+    /// SOCKS addresses to look at, in this order.
+    pub socks: Vec<SocketAddr>,
+    /// Where our own Tor keeps its state and what it downloads.
+    pub dir: PathBuf,
+    /// Settings of Arti's, as TOML, that are laid over ours.
+    pub arti: String,
+    /// Our onion service, where we are to have one.
+    pub service: Option<Service>,
+}
+
+/// Our onion service.
+#[derive(Debug, Clone, Copy)]
+pub struct Service {
+    /// The port on which callers find it.
+    pub port: Port,
+    /// The operator asked for it, so that no Tor but our own will do.
+    pub wanted: bool,
+    /// Circuits of callers at once.
+    pub circuits: usize,
+}
+
+/// A caller of our onion service.
+pub type OnionCaller = Box<dyn Stream>;
+
+/// How Tor fares by what the book has seen of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Health {
+    pub state: TorState,
+    /// When something got through it last.
+    pub reached: Option<Time>,
+}
+
+/// What a Tor is connected to in this program.
+#[derive(Debug)]
+pub struct Outlets {
+    /// The way into its network, for whoever dials.
+    pub way: watch::Sender<Option<dial::Tor>>,
+    pub inbox: Inbox,
+    pub health: watch::Receiver<Health>,
+    /// Our onion service's name, once it is known, and how it fares.
+    pub name: watch::Sender<Option<OwnName>>,
+    pub callers: mpsc::Sender<OnionCaller>,
+}
+
+/// Looks after Tor until nobody listens to it any more. Not for [`Mode::Off`].
+pub async fn run(settings: Settings, secret: u128, outlets: Outlets) {
+    match choose(&settings).await {
+        #[cfg(feature = "embedded-tor")]
+        Choice::Embedded => embedded::run(settings, outlets).await,
+        Choice::External => external::watch(settings.socks, secret, outlets).await,
+    }
+}
+
+enum Choice {
+    #[cfg(feature = "embedded-tor")]
+    Embedded,
+    External,
+}
+
+#[cfg(not(feature = "embedded-tor"))]
+async fn choose(_: &Settings) -> Choice {
+    Choice::External
+}
+
+#[cfg(feature = "embedded-tor")]
+async fn choose(settings: &Settings) -> Choice {
+    match settings.mode {
+        Mode::Socks | Mode::Off => Choice::External,
+        Mode::Embedded => Choice::Embedded,
+        // Callers know our onion service by its name, which goes wherever its key is: with our own Tor.
+        Mode::Auto if settings.service.is_some_and(|service| service.wanted) || service::has_key(&settings.dir) => {
+            Choice::Embedded
+        }
+        Mode::Auto => match external::look(&settings.socks).await {
+            (TorSign::Answers, Some(address)) => {
+                tracing::info!(
+                    %address,
+                    "using the Tor that answers here, so there is no onion service of our own; tor.mode = \"embedded\" \
+                     makes one, identity.onion_host names one that this Tor runs for us"
+                );
+                Choice::External
+            }
+            _ => Choice::Embedded,
+        },
+    }
+}
+
+async fn tell(inbox: &Inbox, sign: TorSign) -> bool {
+    inbox.send(Input::Event(Event::Tor(sign))).await.is_ok()
+}

@@ -119,16 +119,14 @@ impl Calendar {
 
     /// What the watcher of Tor sees, and when.
     pub fn signs(&self, start: Time, rng: &mut impl Rng) -> Vec<(Time, TorSign)> {
-        let embedded: bool = rng.random();
-        let back = || if embedded { TorSign::Ready } else { TorSign::Answers };
-        let mut signs = vec![(start, back())];
+        let mut signs = vec![(start, TorSign::Answers)];
         for outage in self.outages.iter().filter(|outage| outage.via == Via::Tor) {
             let Outage { from, until, manner, .. } = *outage;
             let soon = Duration::from_secs(rng.random_range(1..30));
             match manner {
                 Manner::Said => {
                     signs.push((from + soon, TorSign::Gone { why: "nothing answers".to_owned() }));
-                    signs.push((until + soon, back()));
+                    signs.push((until + soon, TorSign::Answers));
                 }
                 Manner::Restarting => {
                     let starting = |percent| TorSign::Starting { percent, waits_for: "a bridge".to_owned() };
@@ -136,7 +134,7 @@ impl Calendar {
                     signs.push((from + soon * 2, starting(45)));
                     // It can't be ready while our own network is down.
                     let until = self.span(Via::Tor, until).map_or(until, |span| span.1);
-                    signs.push((until + soon, back()));
+                    signs.push((until + soon, TorSign::Answers));
                 }
                 Manner::Unsaid | Manner::BlackHole | Manner::NoRoute => {}
             }

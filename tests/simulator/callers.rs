@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::RngExt;
 use waypost::book::Action;
 use waypost::peer::{Port, Ports, Transport};
-use waypost::route::Via;
+use waypost::route::{Routing, Via};
 
 use crate::run::{Coming, Run};
 use crate::world::features;
@@ -17,7 +17,7 @@ impl Run {
         let pause = Duration::from_secs(self.lots_in(70_000, 100_000));
         self.later(pause, Coming::Announce(n));
         let (peer, now) = (&self.world.peers[n], self.now);
-        let via = Via::of(&peer.host);
+        let via = Routing::default().via(&peer.host);
         if self.calendar.down(via, now).is_some() {
             return Vec::new();
         }

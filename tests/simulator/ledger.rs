@@ -10,7 +10,7 @@ use waypost::book::{Attempt, Entry, Settings, Source};
 use waypost::clock::Time;
 use waypost::netgroup::{self, Netgroup};
 use waypost::peer::Host;
-use waypost::route::Via;
+use waypost::route::{Routing, Via};
 
 use crate::calendar::Calendar;
 
@@ -104,7 +104,7 @@ impl Ledger {
     pub fn probe(&mut self, attempt: &Attempt, settings: &Settings, calendar: &Calendar, now: Time) -> Verdict {
         let Attempt { host, addresses, doors, via, .. } = attempt;
         self.probes += 1;
-        that(*via == Via::of(host), || format!("{host} goes {via}"))?;
+        that(*via == Routing::default().via(host), || format!("{host} goes {via}"))?;
         that(!doors.is_empty() && doors.len() <= 6, || format!("{} doors of {host}", doors.len()))?;
         that(addresses.is_empty() == host.is_onion(), || format!("{host} on {addresses:?}"))?;
         that(addresses.iter().all(|ip| netgroup::is_public(*ip)), || format!("{host} dialled on {addresses:?}"))?;
@@ -181,7 +181,7 @@ impl Ledger {
     /// A failure was counted against a peer.
     pub fn blamed(&mut self, host: &Host, calendar: &Calendar) -> Verdict {
         let Some(record) = self.records.get(host) else { return Ok(()) };
-        let via = Via::of(host);
+        let via = Routing::default().via(host);
         if let Some((_, until)) = calendar.span(via, record.began) {
             that(record.ended > until, || {
                 let minutes = until.since(record.ended).as_secs() / 60;
@@ -209,7 +209,7 @@ impl Ledger {
             return that(entry.last_success.is_none(), || format!("{host} dropped for want of its caller"));
         }
         let since = record.last_ok.unwrap_or(record.known_since);
-        let reached = calendar.uptime(Via::of(host), since, now);
+        let reached = calendar.uptime(Routing::default().via(host), since, now);
         // What was never verified may have to make room.
         let early = record.last_ok.is_none() && record.tries >= 5;
         that(early || reached + Duration::from_hours(1) >= settings.forget, || {
@@ -224,7 +224,7 @@ impl Ledger {
     }
 
     fn depart(&mut self, host: &Host) -> Verdict {
-        let via = Via::of(host);
+        let via = Routing::default().via(host);
         that(self.air.insert(host.clone(), via).is_none(), || format!("{host} is asked twice at once"))
     }
 }

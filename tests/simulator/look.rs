@@ -7,7 +7,7 @@ use waypost::book::{Caller, Entry, PeerState};
 use waypost::clock::Time;
 use waypost::network::Network;
 use waypost::peer::{Host, Listing};
-use waypost::route::Via;
+use waypost::route::{Routing, Via};
 
 use crate::ledger::{Verdict, regions, that};
 use crate::run::Run;
@@ -59,7 +59,7 @@ impl Run {
             *verified += usize::from(fits && known.get(host).is_some_and(|entry| self.is_verified(entry)));
         };
         for peer in &self.world.peers {
-            let via = Via::of(&peer.host);
+            let via = Routing::default().via(&peer.host);
             let Standing { good, good_verified, newcomers, newcomers_verified, moved, moved_verified } = &mut standing;
             if !self.calm(via) {
                 continue;
@@ -92,7 +92,7 @@ impl Run {
             let entry = known.get(&peer.host);
             let hours = self.now.since(last_ok).as_secs() / 3600;
             that(entry.is_some(), || format!("{} is lost, verified {hours} hours ago", peer.host))?;
-            if self.calm(Via::of(&peer.host)) {
+            if self.calm(Routing::default().via(&peer.host)) {
                 that(entry.is_some_and(|entry| self.is_verified(entry)), || {
                     format!("{} is not verified, {hours} hours after it last was: {entry:?}", peer.host)
                 })?;
@@ -105,7 +105,7 @@ impl Run {
         for entry in self.book.entries() {
             let waits = self.now.since(entry.next);
             let most = if entry.last_success.is_some() { PATIENCE } else { PATIENCE_OF_STRANGERS };
-            if self.calm(entry.via()) && waits > most && !self.ledger.in_the_air(&entry.host) {
+            if self.calm(Routing::default().via(&entry.host)) && waits > most && !self.ledger.in_the_air(&entry.host) {
                 return Err(format!("{} has been due for {} minutes", entry.host, waits.as_secs() / 60));
             }
         }
@@ -117,7 +117,7 @@ impl Run {
         for entry in self.book.entries() {
             let Some(record) = self.ledger.records.get(&entry.host) else { continue };
             let since = record.last_ok.unwrap_or(record.known_since);
-            let reached = self.calendar.uptime(entry.via(), since, self.now);
+            let reached = self.calendar.uptime(Routing::default().via(&entry.host), since, self.now);
             that(reached <= forget + DAY * 2, || {
                 format!("{} is kept after {} hours without a success", entry.host, reached.as_secs() / 3600)
             })?;

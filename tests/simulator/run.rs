@@ -182,7 +182,7 @@ impl Run {
         let unfounded = actions.iter().any(|action| matches!(action, Action::Notice(Notice::NotTheCaller { .. })));
         for action in actions {
             let verdict = match action {
-                Action::Resolve(host) => {
+                Action::Resolve(host, _) => {
                     let verdict = self.ledger.lookup(&host, now);
                     self.look_up(host);
                     verdict

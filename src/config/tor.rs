@@ -1,0 +1,118 @@
+//! The keys about Tor, and what they come to.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::resolved::wrong;
+use super::{Listen, Tor, Wrong};
+use crate::peer::{Host, Port};
+use crate::route::Routing;
+use crate::tor::{self, IS_EMBEDDED, Mode, Service};
+
+/// Which Tor is used, and what for.
+#[derive(Debug, Clone)]
+pub struct TorPlan {
+    pub settings: tor::Settings,
+    pub routing: Routing,
+    /// The onion service that a Tor beside us runs for us.
+    pub onion_host: Option<(Host, Port)>,
+    /// The file of Arti's settings, which `settings` has the content of.
+    pub arti: Option<PathBuf>,
+    /// Whether the operator wants our own onion service, or doesn't; None where he didn't say.
+    pub onion: Option<bool>,
+}
+
+/// What of other tables matters here.
+#[derive(Debug)]
+pub struct Beside<'a> {
+    pub listen: &'a Listen,
+    pub onion_host: Option<Host>,
+    /// The network's usual port of onion services.
+    pub onion_port: Port,
+    pub sessions: usize,
+    pub dir: PathBuf,
+}
+
+const NOT_BUILT_IN: &str = "this program was built without a Tor of its own; use tor.mode = \"socks\"";
+
+pub fn resolve(keys: Tor, beside: Beside<'_>, usual: [SocketAddr; 2]) -> Result<TorPlan, Wrong> {
+    let onion = beside.listen.onion;
+    let port = beside.listen.onion_port.unwrap_or(beside.onion_port);
+    let onion_host = resolve_onion_host(&beside, port)?;
+    let mode = match keys.mode {
+        Some(mode) => mode,
+        // Who names a Tor wants that one.
+        None if keys.socks.is_some() || onion_host.is_some() => Mode::Socks,
+        None => Mode::Auto,
+    };
+    let not_with = |key, what: &str| Err(wrong(key, format!("not with {what}; leave one of the two out")));
+    match mode {
+        Mode::Embedded if !IS_EMBEDDED => return Err(wrong("tor.mode", NOT_BUILT_IN.to_owned())),
+        Mode::Embedded | Mode::Off if keys.socks.is_some() => return not_with("tor.socks", "this tor.mode"),
+        Mode::Socks | Mode::Off if keys.arti.is_some() => return not_with("tor.arti", "this tor.mode"),
+        Mode::Socks | Mode::Off if onion == Some(true) => return not_with("listen.onion", "this tor.mode"),
+        Mode::Off if keys.only == Some(true) => return not_with("tor.only", "tor.mode = \"off\""),
+        Mode::Embedded | Mode::Off if onion_host.is_some() => return not_with("identity.onion_host", "this tor.mode"),
+        _ => {}
+    }
+    if !IS_EMBEDDED && keys.arti.is_some() {
+        return Err(wrong("tor.arti", NOT_BUILT_IN.to_owned()));
+    }
+    if onion == Some(true) {
+        if !IS_EMBEDDED {
+            return Err(wrong("listen.onion", NOT_BUILT_IN.to_owned()));
+        }
+        if onion_host.is_some() {
+            return not_with("identity.onion_host", "listen.onion");
+        }
+    }
+    let socks = match (mode, keys.socks) {
+        (Mode::Off | Mode::Embedded, _) => Vec::new(),
+        (_, Some(address)) => vec![address],
+        (_, None) => usual.to_vec(),
+    };
+    let serves = IS_EMBEDDED && matches!(mode, Mode::Auto | Mode::Embedded) && onion != Some(false);
+    let service = serves.then_some(Service { port, wanted: onion == Some(true), circuits: beside.sessions });
+    let over = keys.arti.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
+    let routing = if keys.only == Some(true) { Routing::TorOnly } else { Routing::Mixed };
+    let settings = tor::Settings { mode, socks, dir: beside.dir, arti: over, service };
+    Ok(TorPlan { settings, routing, onion_host, arti: keys.arti, onion })
+}
+
+impl TorPlan {
+    /// The same as keys.
+    pub fn effective(&self) -> Tor {
+        let socks = &self.settings.socks;
+        Tor {
+            mode: Some(self.settings.mode),
+            socks: socks.first().copied().filter(|_| socks.len() == 1),
+            only: Some(self.routing == Routing::TorOnly),
+            arti: self.arti.clone(),
+        }
+    }
+}
+
+fn resolve_onion_host(beside: &Beside<'_>, port: Port) -> Result<Option<(Host, Port)>, Wrong> {
+    match &beside.onion_host {
+        None => Ok(None),
+        Some(host) if !host.is_onion() => Err(wrong("identity.onion_host", "must be an onion name".to_owned())),
+        Some(_) if beside.listen.onion_tcp.as_ref().is_none_or(Vec::is_empty) => Err(wrong(
+            "identity.onion_host",
+            "set listen.onion_tcp as well, to the address that your Tor's HiddenServicePort names".to_owned(),
+        )),
+        Some(host) => Ok(Some((host.clone(), port))),
+    }
+}
+
+#[cfg(feature = "embedded-tor")]
+fn read(path: &std::path::Path) -> Result<String, Wrong> {
+    let failed = |why: &dyn std::fmt::Display| wrong("tor.arti", format!("{}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+    tor::check(&text).map_err(|error| failed(&error))?;
+    Ok(text)
+}
+
+#[cfg(not(feature = "embedded-tor"))]
+fn read(_: &std::path::Path) -> Result<String, Wrong> {
+    Err(wrong("tor.arti", NOT_BUILT_IN.to_owned()))
+}

@@ -1,0 +1,94 @@
+//! What the daemon asks of the machine: a directory, listeners, descriptors, signals, chance.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use rand::rngs::StdRng;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::DaemonError;
+
+/// File descriptors for all but callers: probes, operators, the store, standard streams, and Tor's.
+const OWN_DESCRIPTORS: usize = 250;
+
+#[expect(clippy::disallowed_methods, reason = "the one generator that all others descend from")]
+pub fn generator() -> StdRng {
+    rand::make_rng()
+}
+
+/// Makes the data directory for us alone, or sees that it is ours.
+pub fn data_directory(path: &Path) -> Result<(), DaemonError> {
+    let failed = |source| DaemonError::MakeDirectory { path: path.to_owned(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(failed)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if !metadata.is_dir() {
+        return Err(failed(std::io::ErrorKind::NotADirectory.into()));
+    }
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(DaemonError::OthersDirectory(path.to_owned()));
+    }
+    if metadata.permissions().mode() & 0o077 != 0 {
+        tracing::warn!(path = %path.display(), "others may look into the data directory; `chmod 700` it");
+    }
+    Ok(())
+}
+
+pub fn listen(key: &'static str, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
+    let listener = |address: &SocketAddr| {
+        let failed = |source| DaemonError::Listen { key, address: *address, source };
+        bind(*address).and_then(|socket| TcpListener::from_std(socket.into())).map_err(failed)
+    };
+    addresses.iter().map(listener).collect()
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        // Or [::] would take the same port of 0.0.0.0, and to name both be an error.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    Ok(socket)
+}
+
+/// Sees to it that there are descriptors for as many sessions as may be; how many there may be is the answer.
+pub fn descriptors(sessions: usize) -> usize {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
+    let limit = if raised { maximum } else { current };
+    let room = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let room = room.saturating_sub(OWN_DESCRIPTORS).max(1);
+    if sessions > room {
+        tracing::warn!(
+            sessions = room,
+            "fewer sessions than limits.sessions, for want of file descriptors (ulimit -n)"
+        );
+    }
+    sessions.min(room)
+}
+
+/// Resolves when we are told to stop, with the name of how.
+pub fn stop_signals() -> std::io::Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}

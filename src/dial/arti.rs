@@ -1,0 +1,161 @@
+//! Through the Tor in this process.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arti_client::isolation::IsolationHelper;
+use arti_client::{DataStream, ErrorKind, HasKind, StreamPrefs, TorClient};
+use tokio::time::timeout;
+use tor_rtcompat::tokio::TokioRustlsRuntime;
+
+use crate::book::Failure;
+use crate::peer::{DnsName, Host, Port};
+
+pub type Client = TorClient<TokioRustlsRuntime>;
+
+/// Longer than this is no answer, whatever Arti still tries.
+const CONNECT: Duration = Duration::from_secs(60);
+
+/// A client, for dialling.
+#[derive(Clone)]
+pub struct Arti(Arc<Client>);
+
+impl std::fmt::Debug for Arti {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Arti")
+    }
+}
+
+impl Arti {
+    pub fn new(client: Arc<Client>) -> Arti {
+        Arti(client)
+    }
+
+    /// Connects through circuits of this circle alone.
+    ///
+    /// Some errors say neither that the peer is gone nor that our Tor is; a circuit from last time that died meanwhile
+    /// makes such a one. After those it is tried once more, on circuits that nobody used before.
+    pub async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<DataStream, Failure> {
+        let host = host.to_string();
+        let connecting = async {
+            let target = (host.as_str(), port.get());
+            match self.0.connect_with_prefs(target, &kept(circle)).await {
+                Err(error) if is_doubtful(error.kind()) => self.0.connect_with_prefs(target, &fresh(circle)).await,
+                outcome => outcome,
+            }
+        };
+        match timeout(CONNECT, connecting).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => {
+                tracing::debug!(kind = ?error.kind(), "no connection through Tor");
+                Err(failure(error.kind()))
+            }
+            Err(_) => Err(Failure::Unreachable),
+        }
+    }
+
+    /// Has an exit look a name up.
+    pub async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, Failure> {
+        match timeout(CONNECT, self.0.resolve_with_prefs(name.as_str(), &kept(circle))).await {
+            Ok(Ok(addresses)) => {
+                let mut addresses: Vec<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
+                // Every exit that lets anybody out does so by IPv4.
+                addresses.sort_by_key(IpAddr::is_ipv6);
+                addresses.dedup();
+                Ok(addresses)
+            }
+            Ok(Err(error)) => Err(match failure(error.kind()) {
+                Failure::OurTor => Failure::OurTor,
+                Failure::OurLimits => Failure::OurLimits,
+                _ => Failure::NotFound,
+            }),
+            Err(_) => Err(Failure::NotFound),
+        }
+    }
+}
+
+/// What tells circuits apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Label {
+    circle: String,
+    /// 0 for the circuits that a circle keeps.
+    number: u64,
+}
+
+impl IsolationHelper for Label {
+    fn compatible_same_type(&self, other: &Self) -> bool {
+        self == other
+    }
+
+    fn join_same_type(&self, other: &Self) -> Option<Self> {
+        (self == other).then(|| self.clone())
+    }
+}
+
+fn kept(circle: &str) -> StreamPrefs {
+    labelled(circle, 0)
+}
+
+fn fresh(circle: &str) -> StreamPrefs {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    labelled(circle, NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn labelled(circle: &str, number: u64) -> StreamPrefs {
+    let mut prefs = StreamPrefs::new();
+    prefs.set_isolation(Label { circle: circle.to_owned(), number });
+    prefs
+}
+
+fn is_doubtful(kind: ErrorKind) -> bool {
+    use ErrorKind::{
+        BadApiUsage, CircuitCollapse, CircuitRefused, ExitTimeout, RelayTooBusy, RemoteNetworkTimeout,
+        TorNetworkTimeout, TransientFailure,
+    };
+    matches!(
+        kind,
+        BadApiUsage
+            | CircuitCollapse
+            | CircuitRefused
+            | ExitTimeout
+            | RelayTooBusy
+            | RemoteNetworkTimeout
+            | TorNetworkTimeout
+            | TransientFailure
+    )
+}
+
+/// Whose trouble an error is.
+fn failure(kind: ErrorKind) -> Failure {
+    use ErrorKind as Kind;
+    match kind {
+        Kind::OnionServiceNotFound | Kind::OnionServiceAddressInvalid | Kind::InvalidStreamTarget => {
+            Failure::NoDescriptor
+        }
+        Kind::RemoteConnectionRefused
+        | Kind::RemoteStreamClosed
+        | Kind::RemoteStreamReset
+        | Kind::RemoteStreamError
+        | Kind::ExitPolicyRejected
+        | Kind::OnionServiceMissingClientAuth
+        | Kind::OnionServiceWrongClientAuth
+        | Kind::OnionServiceProtocolViolation => Failure::Refused,
+        Kind::RemoteHostNotFound | Kind::RemoteHostResolutionFailed => Failure::NotFound,
+        Kind::TorAccessFailed
+        | Kind::BootstrapRequired
+        | Kind::DirectoryExpired
+        | Kind::TorDirectoryError
+        | Kind::TorDirectoryUnusable
+        | Kind::LocalNetworkError
+        | Kind::NoPath
+        | Kind::ClockSkew
+        | Kind::ArtiShuttingDown
+        | Kind::ReactorShuttingDown
+        | Kind::SoftwareDeprecated => Failure::OurTor,
+        Kind::LocalResourceExhausted => Failure::OurLimits,
+        // What may have been brought about by the peer is none of Tor's failing, nor surely the peer's.
+        _ => Failure::Unreachable,
+    }
+}

@@ -1,0 +1,237 @@
+//! A Tor of our own: one client after the other, each led from its first relay to its end.
+
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arti_client::{TorClient, TorClientConfig};
+use futures_util::StreamExt;
+use tokio::time::{Instant, sleep, sleep_until};
+use tor_rtcompat::tokio::TokioRustlsRuntime;
+
+use super::settings::{client_config, whole};
+use super::vital::{Verdict, Vital};
+use super::{Outlets, OwnName, Settings, service, tell};
+use crate::book::Event;
+use crate::clock::{self, Time};
+use crate::dial::{Arti, Client, Tor};
+use crate::inbox::Input;
+use crate::peer::Host;
+use crate::route::{TorSign, TorState};
+
+/// How long a client may take to find a relay that answers; the second for those after the first few, as a bridge may
+/// be slow.
+const WINDOW: Duration = Duration::from_secs(25);
+const LONGEST_WINDOW: Duration = Duration::from_secs(60);
+
+/// How long a download of the directory may make no headway.
+const HEADWAY: Duration = Duration::from_secs(90);
+
+/// Between a client and the next, by when the first has let go of its files; the second after a number in vain.
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// Between two looks at how a client does. Who finds that many of them went by at once has slept.
+const LOOK: Duration = Duration::from_secs(5);
+const SLEPT: Duration = Duration::from_mins(5);
+
+/// Leads clients for as long as there is somebody to tell of it.
+pub async fn run(settings: Settings, outlets: Outlets) {
+    // Whoever uses rustls without saying whose cryptography needs one to be named.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut care = Care { settings, outlets, was_ready: false, vain: 0, fruitless: 0 };
+    while !care.outlets.inbox.is_closed() {
+        let why = match care.life().await {
+            Err(why) => why,
+            Ok(()) => "it reached nobody any more, and is built anew".to_owned(),
+        };
+        care.outlets.way.send_replace(None);
+        tracing::debug!(%why, "the embedded Tor is built anew");
+        let sign = if care.was_ready {
+            TorSign::Gone { why }
+        } else {
+            TorSign::Starting { percent: 0, waits_for: format!("{why}; trying again and again") }
+        };
+        if !tell(&care.outlets.inbox, sign).await {
+            return;
+        }
+        sleep((PAUSE * 2u32.pow(care.vain.min(4))).min(LONGEST_PAUSE)).await;
+    }
+}
+
+/// A client for a command that needs Tor once. It gives up where a daemon would begin anew.
+pub async fn once(dir: &Path, arti: &str, progress: impl FnMut(u8, &str)) -> Result<Tor, String> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = client_config(dir, arti).map_err(|error| error.to_string())?;
+    let client = make(config).await?;
+    awaken(&client, HEADWAY, progress).await?;
+    Ok(Tor::Arti(Arti::new(client)))
+}
+
+struct Care {
+    settings: Settings,
+    outlets: Outlets,
+    /// Whether any client got as far.
+    was_ready: bool,
+    /// How many clients in a row found no relay.
+    vain: u32,
+    /// How many in a row found relays, and nobody behind them.
+    fruitless: u32,
+}
+
+impl Care {
+    /// One client, from its making until it has to be replaced; or why it came to nothing.
+    async fn life(&mut self) -> Result<(), String> {
+        let config = client_config(&self.settings.dir, &self.settings.arti).map_err(|error| error.to_string())?;
+        let client = make(config).await.map_err(|why| {
+            self.vain += 1;
+            tracing::error!("our own Tor can't start: {why}");
+            why
+        })?;
+        let (inbox, vain) = (self.outlets.inbox.clone(), self.vain);
+        let window = (WINDOW * (vain + 1)).min(LONGEST_WINDOW);
+        let awake = awaken(&client, window, |percent, waits_for| {
+            // After the first client in vain, another one's beginning is no news. Nor does anybody miss a step.
+            if vain == 0 || percent > 15 {
+                let sign = TorSign::Starting { percent, waits_for: waits_for.to_owned() };
+                let _ = inbox.try_send(Input::Event(Event::Tor(sign)));
+            }
+        });
+        if let Err(why) = awake.await {
+            self.vain += 1;
+            return Err(why);
+        }
+        self.vain = 0;
+        self.was_ready = true;
+        self.outlets.way.send_replace(Some(Tor::Arti(Arti::new(Arc::clone(&client)))));
+        let born = clock::now();
+        if tell(&self.outlets.inbox, TorSign::Answers).await {
+            self.lead(&client, born).await;
+        }
+        Ok(())
+    }
+
+    /// Runs the service on this client, and looks after both until the client has to go.
+    async fn lead(&mut self, client: &Client, born: Time) {
+        let mut service = self.launch(client).await;
+        let (mut down_since, mut missed_since, mut relaunched) = (None, None, 0);
+        let mut last_look = born;
+        loop {
+            sleep(LOOK).await;
+            let now = clock::now();
+            if now.since(std::mem::replace(&mut last_look, now)) >= SLEPT {
+                tracing::info!("this machine seems to have slept; building new circuits");
+                return;
+            }
+            if self.outlets.inbox.is_closed() {
+                return;
+            }
+            let health = self.outlets.health.borrow().clone();
+            let name = self.outlets.name.borrow().clone();
+            let missed = name.as_ref().map_or(0, |name| name.missed);
+            if !matches!(health.state, TorState::Down { .. }) {
+                down_since = None;
+            } else if down_since.is_none() {
+                down_since = Some(now);
+            }
+            missed_since = if missed == 0 { None } else { missed_since.or(Some(now)) };
+            let reached = health.reached.max(name.and_then(|name| name.reached));
+            let vital = Vital { born, reached, down_since, missed, missed_since, fruitless: self.fruitless };
+            if vital.bore_fruit() {
+                self.fruitless = 0;
+            }
+            match vital.verdict(now) {
+                Verdict::Fine => {}
+                Verdict::Relaunch if relaunched == missed => {}
+                Verdict::Relaunch => {
+                    relaunched = missed;
+                    tracing::warn!("our onion service can't be reached, though Tor works; launching it anew");
+                    drop(service);
+                    service = self.launch(client).await;
+                }
+                Verdict::Replace => {
+                    self.fruitless = if vital.bore_fruit() { 0 } else { self.fruitless.saturating_add(1) };
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Puts our service on the network, where we are to have one. The one before may take a moment to let go of its
+    /// files.
+    async fn launch(&self, client: &Client) -> Option<service::Running> {
+        let settings = self.settings.service?;
+        let mut why = String::new();
+        for _ in 0..20 {
+            match service::launch(client, settings, self.outlets.callers.clone()) {
+                Ok((service, name)) => {
+                    let name = Host::Onion(name);
+                    if self.outlets.name.borrow().as_ref().is_none_or(|known| known.host != name) {
+                        tracing::info!(%name, port = settings.port.get(), "our onion service begins");
+                        self.outlets.name.send_replace(Some(OwnName::new(name, settings.port)));
+                    }
+                    return Some(service);
+                }
+                Err(error) => why = error,
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+        tracing::error!("our onion service can't be launched: {why}");
+        None
+    }
+}
+
+/// Waits until a client has a directory and a relay that answers, for as long as it gets on; says every ten per cent
+/// how far it is, and what it waits for.
+async fn awaken(client: &Client, window: Duration, mut progress: impl FnMut(u8, &str)) -> Result<(), String> {
+    let mut events = client.bootstrap_events();
+    let mut bootstrap = pin!(client.bootstrap());
+    let (mut done, mut best, mut told) = (false, client.bootstrap_status().as_frac(), None);
+    let mut deadline = Instant::now() + window;
+    loop {
+        let status = client.bootstrap_status();
+        if done && status.ready_for_traffic() {
+            return Ok(());
+        }
+        if status.as_frac() > best {
+            best = status.as_frac();
+            deadline = Instant::now() + HEADWAY.max(window);
+        }
+        let text = status.to_string();
+        let (percent, waits_for) = account(&text);
+        if told != Some(percent / 10) {
+            told = Some(percent / 10);
+            progress(percent, waits_for);
+        }
+        tokio::select! {
+            outcome = &mut bootstrap, if !done => {
+                outcome.map_err(|error| whole(&error))?;
+                done = true;
+            }
+            Some(_) = events.next() => {}
+            () = sleep_until(deadline) => return Err(match status.blocked() {
+                Some(blocked) => blocked.message().to_string(),
+                None => "no relay answers".to_owned(),
+            }),
+        }
+    }
+}
+
+async fn make(config: TorClientConfig) -> Result<Arc<Client>, String> {
+    let runtime = TokioRustlsRuntime::current().map_err(|error| error.to_string())?;
+    let builder = TorClient::with_runtime(runtime).config(config);
+    builder.create_unbootstrapped_async().await.map_err(|error| mend(whole(&error)))
+}
+
+/// Arti keeps its secrets in no directory that others may write to, and says which.
+fn mend(why: String) -> String {
+    if why.contains("permissions") { format!("{why}; mend it with chmod, or choose another data_dir") } else { why }
+}
+
+/// Arti's own account of its beginning, as "17%: connecting to the internet; ...", taken apart.
+fn account(text: &str) -> (u8, &str) {
+    let (percent, waits_for) = text.split_once("%: ").unwrap_or(("0", text));
+    let digits = percent.trim_start_matches(|c: char| !c.is_ascii_digit());
+    (digits.parse().unwrap_or(0), waits_for)
+}
