@@ -1,5 +1,6 @@
 //! The command line.
 
+mod log;
 mod probe;
 mod table;
 
@@ -9,7 +10,6 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, Config, ConfigError, LogFormat, Raw};
 use crate::network::Network;
@@ -116,7 +116,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let config = config::load(file.as_deref(), std::env::vars_os(), flags)?;
     match cli.command {
         Command::Run { .. } => {
-            start_log(&config);
+            log::start_log(&config);
             Ok(block_on(daemon::run(config))??)
         }
         Command::CheckConfig => {
@@ -163,15 +163,6 @@ fn flags(settings: Settings) -> Raw {
         LogFormatArg::Json => LogFormat::Json,
     });
     raw
-}
-
-fn start_log(config: &Config) {
-    let filter = EnvFilter::builder().parse_lossy(&config.log_level);
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    match config.log_format {
-        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
-        LogFormat::Json => log.json().init(),
-    }
 }
 
 fn call(config: &Config, method: &str, params: &[&str]) -> anyhow::Result<serde_json::Value> {
