@@ -3,6 +3,8 @@
 #[cfg(feature = "embedded-tor")]
 mod embedded;
 mod external;
+#[cfg(feature = "embedded-tor")]
+mod lock;
 mod name;
 #[cfg(feature = "embedded-tor")]
 mod service;
@@ -19,6 +21,8 @@ use tokio::sync::{mpsc, watch};
 
 #[cfg(feature = "embedded-tor")]
 pub use embedded::once;
+#[cfg(feature = "embedded-tor")]
+pub use lock::{DirLock, LockError};
 pub use name::{NameWatch, OwnName};
 #[cfg(feature = "embedded-tor")]
 pub use settings::{SettingsError, check};
