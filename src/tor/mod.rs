@@ -4,7 +4,10 @@
 mod embedded;
 mod external;
 #[cfg(feature = "embedded-tor")]
+mod keys;
+#[cfg(feature = "embedded-tor")]
 mod lock;
+mod ctor;
 mod name;
 #[cfg(feature = "embedded-tor")]
 mod service;
@@ -21,6 +24,8 @@ use tokio::sync::{mpsc, watch};
 
 #[cfg(feature = "embedded-tor")]
 pub use embedded::once;
+#[cfg(feature = "embedded-tor")]
+pub use keys::{KeyError, NICKNAME, import, onion_address};
 #[cfg(feature = "embedded-tor")]
 pub use lock::{DirLock, LockError};
 pub use name::{NameWatch, OwnName};

@@ -1,0 +1,274 @@
+//! The key of our onion service, as an embedded Tor keeps it.
+//!
+//! It lies in the keystore below Tor's state, under the service's nickname, and whoever has that file has the address.
+//! Everything else that is kept for the service follows from it or is made anew when missing: keys for a day or for an
+//! introduction point in the keystore, and what goes with them in `hss` beside it. All of that is found by the nickname
+//! and not by the address, so a service that is given another key would go on with the old one's: it must go.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+use fs_mistrust::Mistrust;
+use tor_hscrypto::pk::{HsIdKey, HsIdKeypair};
+use tor_hsservice::{HsIdKeypairSpecifier, HsNickname};
+use tor_keymgr::{ArtiNativeKeystore, KeyMgr, KeyMgrBuilder, KeyPathPattern, KeySpecifier, KeystoreSelector};
+use tor_persist::state_dir::StateDirectory;
+
+use super::ctor::{self, CTorError};
+use super::lock::{DirLock, LockError};
+use crate::peer::Onion;
+
+/// What Tor calls our service among its own files.
+pub const NICKNAME: &str = "waypost";
+
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error(transparent)]
+    CTor(#[from] CTorError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("there is a key already, that of {onion}; keep a copy of {} if that address is still wanted, and have it replaced with --replace", path.display())]
+    Taken { onion: Onion, path: PathBuf },
+    #[error("can't read the key in {}: {why}; bring it back from a copy, or have it replaced with --import and --replace", path.display())]
+    Unreadable { path: PathBuf, why: String },
+    #[error("can't use the keystore {}: {why}", path.display())]
+    Keystore { path: PathBuf, why: String },
+    #[error("can't remove what belongs to the old key in {}: {why}; remove the directory and try again", path.display())]
+    State { path: PathBuf, why: String },
+}
+
+/// The address of the service whose key is below Tor's `state_dir`, if there is one.
+pub fn onion_address(state_dir: &Path) -> Result<Option<Onion>, KeyError> {
+    // To look there must not make the place.
+    if matches!(keystore(state_dir).try_exists(), Ok(false)) {
+        return Ok(None);
+    }
+    Keys::open(state_dir)?.onion()
+}
+
+/// Brings the key of a service that C tor served, from its folder or from the secret key's file in it.
+///
+/// The service's next launch uses it. A key that is there already is given up only with `replace`.
+pub fn import(state_dir: &Path, from: &Path, replace: bool) -> Result<Onion, KeyError> {
+    let (pair, onion) = ctor::read(from)?;
+    let _lock = DirLock::take(state_dir.parent().unwrap_or(state_dir))?;
+    let keys = Keys::open(state_dir)?;
+    let old = keys.onion();
+    match &old {
+        Ok(Some(old)) if *old == onion => return Ok(onion),
+        Ok(Some(old)) if !replace => return Err(KeyError::Taken { onion: *old, path: keys.place() }),
+        Err(_) if !replace => return old.map(|_| onion),
+        _ => {}
+    }
+    // First what refers to keys, then the keys: Tor gets along with keys that nothing refers to.
+    keys.remove_state()?;
+    // A key that can be read is replaced in one stroke, so that there is one at every moment.
+    keys.remove_keys(old.is_err())?;
+    keys.put(pair.into())?;
+    Ok(onion)
+}
+
+fn keystore(state_dir: &Path) -> PathBuf {
+    state_dir.join("keystore")
+}
+
+/// The keystore of one state directory.
+struct Keys<'a> {
+    state_dir: &'a Path,
+    manager: KeyMgr,
+    nickname: HsNickname,
+}
+
+impl<'a> Keys<'a> {
+    fn open(state_dir: &'a Path) -> Result<Keys<'a>, KeyError> {
+        let failed = |why: &dyn Error| failed(state_dir, why);
+        let store = ArtiNativeKeystore::from_path_and_mistrust(keystore(state_dir), &Mistrust::new());
+        let store = store.map_err(|why| failed(&why))?;
+        let manager = KeyMgrBuilder::default().primary_store(Box::new(store)).build().map_err(|why| failed(&why))?;
+        let nickname = NICKNAME.parse().map_err(|why| failed(&why))?;
+        Ok(Keys { state_dir, manager, nickname })
+    }
+
+    fn onion(&self) -> Result<Option<Onion>, KeyError> {
+        let pair = self.manager.get::<HsIdKeypair>(&self.identity());
+        let pair = pair.map_err(|why| KeyError::Unreadable { path: self.place(), why: reason(&why) })?;
+        Ok(pair.map(|pair| Onion::from_public_key(*HsIdKey::from(&pair).id().as_ref())))
+    }
+
+    fn put(&self, pair: HsIdKeypair) -> Result<(), KeyError> {
+        let put = self.manager.insert(pair, &self.identity(), KeystoreSelector::Primary, true);
+        put.map(|_old| ()).map_err(|why| failed(self.state_dir, &why))
+    }
+
+    /// Removes the service's keys, the identity only if that is asked for.
+    fn remove_keys(&self, identity_as_well: bool) -> Result<(), KeyError> {
+        let failed = |why: &dyn Error| failed(self.state_dir, why);
+        let identity = self.identity().arti_path().map_err(|why| failed(&why))?;
+        let all = KeyPathPattern::Arti(format!("hss/{NICKNAME}/**/*"));
+        for entry in self.manager.list_matching(&all).map_err(|why| failed(&why))? {
+            if identity_as_well || entry.key_path().arti() != Some(&identity) {
+                self.manager.remove_entry(&entry).map_err(|why| failed(&why))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what Tor keeps of the service beside its keys: its introduction points, and whom they introduced.
+    fn remove_state(&self) -> Result<(), KeyError> {
+        let path = self.state_dir.join("hss").join(NICKNAME);
+        let failed = |why: &dyn Error| KeyError::State { path: path.clone(), why: reason(why) };
+        let state = StateDirectory::new(self.state_dir, &Mistrust::new()).map_err(|why| failed(&why))?;
+        let ours = state.acquire_instance(&self.nickname).map_err(|why| failed(&why))?;
+        ours.purge().map_err(|why| failed(&why))
+    }
+
+    /// Where the service's keys lie.
+    fn place(&self) -> PathBuf {
+        keystore(self.state_dir).join("hss").join(NICKNAME)
+    }
+
+    fn identity(&self) -> HsIdKeypairSpecifier {
+        HsIdKeypairSpecifier::new(self.nickname.clone())
+    }
+}
+
+fn failed(state_dir: &Path, error: &dyn Error) -> KeyError {
+    KeyError::Keystore { path: keystore(state_dir), why: reason(error) }
+}
+
+/// An error with those that it came from. Many say theirs already.
+fn reason(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use arti_client::TorClient;
+    use arti_client::config::TorClientConfigBuilder;
+    use safelog::DisplayRedacted;
+    use tempfile::TempDir;
+    use tor_hsservice::config::OnionServiceConfigBuilder;
+    use tor_rtcompat::PreferredRuntime;
+
+    use super::ctor::tests::{NAME, another_folder, folder};
+    use super::*;
+
+    /// The file that is the service's identity.
+    const IDENTITY: &str = "keystore/hss/waypost/ks_hs_id.ed25519_expanded_private";
+
+    fn place() -> (TempDir, PathBuf) {
+        let place = tempfile::tempdir().unwrap();
+        let state = place.path().join("data/tor/state");
+        (place, state)
+    }
+
+    /// The address with which an embedded Tor would launch the service.
+    fn launched(state: &Path) -> String {
+        let config = TorClientConfigBuilder::from_directories(state, state.with_file_name("cache")).build().unwrap();
+        let service = OnionServiceConfigBuilder::default().nickname(NICKNAME.parse().unwrap()).build().unwrap();
+        let service = TorClient::<PreferredRuntime>::create_onion_service(&config, service).unwrap();
+        service.generate_identity_key(KeystoreSelector::Primary).unwrap().display_unredacted().to_string()
+    }
+
+    fn write(path: &Path) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "old").unwrap();
+        for path in path.ancestors().take_while(|path| path.file_name().unwrap() != "state") {
+            let mode = if path.is_dir() { 0o700 } else { 0o600 };
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_imported_key_is_what_the_service_is_launched_with() {
+        let (_place, state) = place();
+        assert_eq!(onion_address(&state).unwrap(), None);
+        assert!(!state.exists(), "to look made it");
+        assert_eq!(import(&state, folder().path(), false).unwrap().to_string(), NAME);
+        assert_eq!(onion_address(&state).unwrap().unwrap().to_string(), NAME);
+        assert_eq!(launched(&state), NAME);
+        for path in state.join(IDENTITY).ancestors().take(6) {
+            let mode = path.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, if path.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn the_address_that_tor_made_is_told() {
+        let (_place, state) = place();
+        let made = launched(&state);
+        assert_eq!(onion_address(&state).unwrap().unwrap().to_string(), made);
+    }
+
+    #[test]
+    fn a_key_is_replaced_only_if_that_is_said_and_then_with_all_that_was_its_own() {
+        let (_place, state) = place();
+        let (other, onion) = another_folder();
+        import(&state, other.path(), false).unwrap();
+        let period = "+20000_1440_43200";
+        let olds = [
+            format!("keystore/hss/waypost/ks_hs_blind_id{period}.ed25519_expanded_private"),
+            format!("keystore/hss/waypost/ks_hs_desc_sign{period}.ed25519_private"),
+            format!("keystore/hss/waypost/ipts/k_sid+{}.ed25519_private", "01".repeat(32)),
+            "hss/waypost/ipts.json".to_owned(),
+            "hss/waypost/iptpub.json".to_owned(),
+            format!("hss/waypost/iptreplay/{}.bin", "01".repeat(32)),
+        ];
+        let theirs = "keystore/hss/another/ks_hs_id.ed25519_expanded_private".to_owned();
+        for old in olds.iter().chain([&theirs]) {
+            write(&state.join(old));
+        }
+
+        let text = import(&state, folder().path(), false).unwrap_err().to_string();
+        assert!(
+            text.contains(&onion.to_string()) && text.contains("--replace") && text.contains("hss/waypost"),
+            "{text}"
+        );
+        import(&state, other.path(), true).unwrap();
+        assert_eq!(olds.iter().filter(|old| state.join(old).exists()).count(), olds.len(), "the same key is no other");
+
+        assert_eq!(import(&state, folder().path(), true).unwrap().to_string(), NAME);
+        assert_eq!(launched(&state), NAME);
+        for old in olds {
+            assert!(!state.join(&old).exists(), "{old} is left");
+        }
+        assert!(state.join(theirs).exists());
+    }
+
+    #[test]
+    fn a_damaged_key_is_an_error_and_can_be_replaced() {
+        let (_place, state) = place();
+        import(&state, another_folder().0.path(), false).unwrap();
+        write(&state.join(IDENTITY));
+        for error in [onion_address(&state).unwrap_err(), import(&state, folder().path(), false).unwrap_err()] {
+            let text = error.to_string();
+            assert!(text.contains("keystore/hss/waypost") && text.contains("--replace"), "{text}");
+        }
+        assert_eq!(import(&state, folder().path(), true).unwrap().to_string(), NAME);
+        assert_eq!(launched(&state), NAME);
+    }
+
+    #[test]
+    fn no_key_is_imported_below_a_running_daemon_or_into_what_others_may_read() {
+        let (_place, state) = place();
+        let lock = DirLock::take(state.parent().unwrap()).unwrap();
+        let text = import(&state, folder().path(), false).unwrap_err().to_string();
+        assert!(text.contains("another waypost"), "{text}");
+        drop(lock);
+        import(&state, folder().path(), false).unwrap();
+        std::fs::set_permissions(keystore(&state), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let text = onion_address(&state).unwrap_err().to_string();
+        assert!(text.contains("permission"), "{text}");
+    }
+}
