@@ -96,6 +96,33 @@ fn client_commands_without_a_daemon_say_so() {
 }
 
 #[test]
+#[cfg(feature = "embedded-tor")]
+fn an_onion_address_is_brought_along_and_told() {
+    let place = Place::new();
+    let onion = |args: &[&str]| support::waypost(&place.config(), &[&["onion-address"], args].concat());
+    let (text, ok) = onion(&[]);
+    assert!(!ok && text.contains("waypost run") && text.contains("--import"), "{text}");
+    let service = tempfile::tempdir().unwrap();
+    std::fs::write(service.path().join("hostname"), "not yet\n").unwrap();
+    let from = service.path().to_str().unwrap();
+    let (text, ok) = onion(&["--import", from]);
+    assert!(!ok && text.contains("hs_ed25519_secret_key"), "{text}");
+    let key = [b"== ed25519v1-secret: type0 ==\0\0\0".as_slice(), &[64; 64]].concat();
+    std::fs::write(service.path().join("hs_ed25519_secret_key"), key).unwrap();
+    std::fs::remove_file(service.path().join("hostname")).unwrap();
+    let (text, ok) = onion(&["--import", from]);
+    let (told, told_ok) = onion(&[]);
+    assert!(ok && told_ok && told.trim().ends_with(".onion") && text.starts_with(told.trim()), "{told}{text}");
+}
+
+#[test]
+#[cfg(not(feature = "embedded-tor"))]
+fn without_a_tor_of_its_own_it_has_no_onion_address() {
+    let (text, ok) = support::waypost(&Place::new().config(), &["onion-address"]);
+    assert!(!ok && text.contains("no Tor of its own"), "{text}");
+}
+
+#[test]
 fn a_daemon_is_asked_and_told() {
     let place = Place::new();
     let daemon = Daemon::start(&place.config());

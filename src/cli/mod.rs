@@ -1,6 +1,7 @@
 //! The command line.
 
 mod log;
+mod onion;
 mod probe;
 mod table;
 
@@ -79,6 +80,8 @@ enum Command {
     Peers(table::PeersArgs),
     /// Verify one server now, showing each step; needs no daemon.
     Probe(probe::ProbeArgs),
+    /// Show our onion address, or bring one from another Tor; needs no daemon.
+    OnionAddress(onion::OnionArgs),
     /// Have a running daemon take in a server, as "host s50002 t50001".
     Add {
         /// The host and its ports; quotes may be left out.
@@ -124,6 +127,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Probe(args) => block_on(probe::run(args, &config))?,
+        Command::OnionAddress(args) => onion::run(&args, &config.tor_state_path()),
         Command::Status { json } => {
             let status = call(&config, "status", &[])?;
             if json {

@@ -70,6 +70,11 @@ impl Config {
         self.data_dir.join("peers.redb")
     }
 
+    /// What an embedded Tor must not lose, the key of our onion service above all. Above it lie its lock and its cache.
+    pub fn tor_state_path(&self) -> PathBuf {
+        self.data_dir.join("tor/state")
+    }
+
     pub fn control_path(&self) -> PathBuf {
         self.data_dir.join("control.sock")
     }

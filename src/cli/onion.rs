@@ -1,0 +1,46 @@
+//! `waypost onion-address`: the name that we have on Tor, and how to bring one along.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub struct OnionArgs {
+    /// Bring a service's key from C tor: its HiddenServiceDir, or the hs_ed25519_secret_key in it.
+    #[arg(long, value_name = "PATH")]
+    import: Option<PathBuf>,
+    /// Give up the key that is there already, and its address.
+    #[arg(long, requires = "import")]
+    replace: bool,
+}
+
+/// Prints the address that belongs to the key below an embedded Tor's `state_dir`, the imported one if there is one to
+/// import.
+#[cfg(feature = "embedded-tor")]
+pub fn run(args: &OnionArgs, state_dir: &Path) -> anyhow::Result<()> {
+    use crate::tor;
+
+    match &args.import {
+        None => {
+            let Some(onion) = tor::onion_address(state_dir)? else {
+                anyhow::bail!(
+                    "there is no onion address yet: the first `waypost run` with the embedded Tor makes one, or --import brings that of another Tor"
+                );
+            };
+            super::print(&onion.to_string());
+        }
+        Some(from) => {
+            let onion = tor::import(state_dir, from, args.replace)?;
+            super::print(&format!(
+                "{onion}\nimported; take the service out of the other Tor before `waypost run`, as only one may serve a name"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Says why there is no address.
+#[cfg(not(feature = "embedded-tor"))]
+pub fn run(_args: &OnionArgs, _state_dir: &Path) -> anyhow::Result<()> {
+    anyhow::bail!("this build has no Tor of its own; the onion address is in the HiddenServiceDir of the Tor beside it")
+}
