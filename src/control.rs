@@ -140,8 +140,8 @@ pub async fn serve(listener: UnixListener, inbox: Inbox) {
 
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    #[error("no daemon answers on {}: {source}; is `waypost run` running with this data_dir?", path.display())]
-    NoDaemon { path: PathBuf, source: io::Error },
+    #[error("no daemon answers on {}: {error}; is `waypost run` running with this data_dir?", path.display())]
+    NoDaemon { path: PathBuf, error: io::Error },
     #[error("the daemon's answer can't be read: {0}")]
     Unreadable(String),
     #[error("{0}")]
@@ -150,7 +150,7 @@ pub enum CallError {
 
 /// One call to the daemon whose socket this is.
 pub async fn call(path: &Path, method: &str, params: &[&str]) -> Result<Value, CallError> {
-    let no_daemon = |source| CallError::NoDaemon { path: path.to_owned(), source };
+    let no_daemon = |error| CallError::NoDaemon { path: path.to_owned(), error };
     let unreadable = |error: &dyn std::fmt::Display| CallError::Unreadable(error.to_string());
     let stream = UnixStream::connect(path).await.map_err(no_daemon)?;
     let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(LONGEST));

@@ -37,10 +37,11 @@ pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
     let ports = Ports::new(args.tcp, args.tls).unwrap_or(network.default_ports());
     let routing = config.book.routing;
     let via = routing.via(&args.host);
-    let (_found, tor) = watch::channel(match via {
-        Via::Tor => Some(find_tor(config, &step).await?),
-        Via::Direct => None,
-    });
+    let (found, _held) = match via {
+        Via::Tor => find_tor(config, &step).await.map(|(tor, held)| (Some(tor), held))?,
+        Via::Direct => (None, Held::default()),
+    };
+    let (_found, tor) = watch::channel(found);
     let direct = (routing == Routing::Mixed).then_some(Direct);
     let dialer = Dialer { tls: Tls::new()?, direct, tor, circle: Circle::Peers };
     let addresses = match &args.host {
@@ -79,14 +80,20 @@ pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
     }
 }
 
-async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Tor> {
+/// What keeps other processes from an embedded Tor's files while it runs.
+#[cfg(feature = "embedded-tor")]
+type Held = Option<crate::tor::DirLock>;
+#[cfg(not(feature = "embedded-tor"))]
+type Held = Option<()>;
+
+async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<(Tor, Held)> {
     let settings = &config.tor.settings;
     let mut found = Vec::new();
     for address in &settings.socks {
         match what_answers(*address).await {
             SocksKind::Tor => {
                 step(&format!("Tor answers on {address}"));
-                return Ok(Tor::Socks(Socks::new(*address, u128::from(std::process::id()))));
+                return Ok((Tor::Socks(Socks::new(*address, u128::from(std::process::id()))), None));
             }
             SocksKind::Other => found.push(format!("what answers on {address} is not Tor")),
             SocksKind::Nothing(error) => found.push(format!("nothing on {address}: {error}")),
@@ -100,16 +107,16 @@ async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Tor> 
 }
 
 #[cfg(feature = "embedded-tor")]
-async fn embedded(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Tor> {
+async fn embedded(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<(Tor, Held)> {
     let settings = &config.tor.settings;
-    // A daemon may be using its own directory.
-    let dir = settings.dir.join("probe");
     let progress = |percent, waits_for: &str| step(&format!("our own Tor, {percent} %: {waits_for}"));
-    crate::tor::once(&dir, &settings.arti, progress).await.map_err(|why| anyhow!("our own Tor doesn't start: {why}"))
+    let once = crate::tor::once(&settings.dir, &settings.arti, progress).await;
+    let (tor, lock) = once.map_err(|why| anyhow!("our own Tor doesn't start: {why}"))?;
+    Ok((tor, Some(lock)))
 }
 
 #[cfg(not(feature = "embedded-tor"))]
-async fn embedded(_: &Config, _: &impl Fn(&str)) -> anyhow::Result<Tor> {
+async fn embedded(_: &Config, _: &impl Fn(&str)) -> anyhow::Result<(Tor, Held)> {
     bail!("this program was built without a Tor of its own")
 }
 

@@ -22,8 +22,8 @@ pub const PREFIX: &str = "WAYPOST_";
 /// What is wrong with the configuration, and where that was said.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("can't read the configuration {}: {source}", path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("can't read the configuration {}: {error}", path.display())]
+    Unreadable { path: PathBuf, error: std::io::Error },
     /// toml's own account names line, column and key.
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: Box<toml::de::Error> },
@@ -69,7 +69,7 @@ pub fn load(
 ) -> Result<Config, ConfigError> {
     let text = match file {
         Some(path) => {
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?
+            std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?
         }
         None => String::new(),
     };

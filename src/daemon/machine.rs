@@ -22,7 +22,7 @@ pub fn generator() -> StdRng {
 
 /// Makes the data directory for us alone, or sees that it is ours.
 pub fn data_directory(path: &Path) -> Result<(), DaemonError> {
-    let failed = |source| DaemonError::MakeDirectory { path: path.to_owned(), source };
+    let failed = |error| DaemonError::MakeDirectory { path: path.to_owned(), error };
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(failed)?;
     }
@@ -46,7 +46,7 @@ pub fn data_directory(path: &Path) -> Result<(), DaemonError> {
 
 pub fn listen(key: &'static str, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
     let listener = |address: &SocketAddr| {
-        let failed = |source| DaemonError::Listen { key, address: *address, source };
+        let failed = |error| DaemonError::Listen { key, address: *address, error };
         bind(*address).and_then(|socket| TcpListener::from_std(socket.into())).map_err(failed)
     };
     addresses.iter().map(listener).collect()

@@ -37,14 +37,14 @@ const ONION_CALLERS: usize = 64;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    #[error("can't make the data directory {}: {source}; choose another data_dir, or make it for this user", path.display())]
-    MakeDirectory { path: PathBuf, source: std::io::Error },
+    #[error("can't make the data directory {}: {error}; choose another data_dir, or make it for this user", path.display())]
+    MakeDirectory { path: PathBuf, error: std::io::Error },
     #[error("the data directory {} belongs to another user; choose another data_dir, or run as its owner", .0.display())]
     OthersDirectory(PathBuf),
-    #[error("can't listen on {address}: {source}; is another server running there? {key} chooses the address")]
-    Listen { key: &'static str, address: SocketAddr, source: std::io::Error },
-    #[error("can't make the control socket {}: {source}", path.display())]
-    Control { path: PathBuf, source: std::io::Error },
+    #[error("can't listen on {address}: {error}; is another server running there? {key} chooses the address")]
+    Listen { key: &'static str, address: SocketAddr, error: std::io::Error },
+    #[error("can't make the control socket {}: {error}", path.display())]
+    Control { path: PathBuf, error: std::io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("can't start: {0}")]
@@ -64,7 +64,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let listeners = Listeners::open(&config)?;
     let control_path = config.control_path();
     let control =
-        control::bind(&control_path).map_err(|source| DaemonError::Control { path: control_path.clone(), source })?;
+        control::bind(&control_path).map_err(|error| DaemonError::Control { path: control_path.clone(), error })?;
     let stop = machine::stop_signals().map_err(|error| start(&error))?;
     let (mut writer, changes) = Writer::spawn(store).map_err(|error| start(&error))?;
     let (inbox, inputs) = mpsc::channel(inbox::CAPACITY);

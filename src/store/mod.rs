@@ -46,12 +46,12 @@ pub enum StoreError {
     Locked(PathBuf),
     #[error("the store {} is of a newer waypost (schema {found}, this one knows {known}); run the newer one, or move the file away", path.display())]
     Newer { path: PathBuf, found: u64, known: u64 },
-    #[error("can't open the store {}: {source}; see that this user may write there and that the disk isn't full", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("the store {} is damaged ({why}), and can't be moved aside: {source}", path.display())]
-    Stuck { path: PathBuf, why: String, source: std::io::Error },
-    #[error("can't use the store {}: {source}", path.display())]
-    Other { path: PathBuf, source: Box<redb::Error> },
+    #[error("can't open the store {}: {error}; see that this user may write there and that the disk isn't full", path.display())]
+    Io { path: PathBuf, error: std::io::Error },
+    #[error("the store {} is damaged ({why}), and can't be moved aside: {error}", path.display())]
+    Stuck { path: PathBuf, why: String, error: std::io::Error },
+    #[error("can't use the store {}: {error}", path.display())]
+    Other { path: PathBuf, error: Box<redb::Error> },
 }
 
 impl Store {
@@ -64,17 +64,17 @@ impl Store {
             Err(Trouble::Error(error)) => return Err(error),
         };
         let aside = aside(path, now);
-        std::fs::rename(path, &aside).map_err(|source| StoreError::Stuck {
+        std::fs::rename(path, &aside).map_err(|error| StoreError::Stuck {
             path: path.to_owned(),
             why: why.clone(),
-            source,
+            error,
         })?;
         match Store::try_open(path) {
             Ok((store, kept)) => Ok((store, Kept { moved_aside: Some((aside, why)), ..kept })),
             Err(Trouble::Error(error)) => Err(error),
             Err(Trouble::Damaged(why)) => {
-                let source = std::io::Error::other("a new store in its place was damaged as well");
-                Err(StoreError::Stuck { path: path.to_owned(), why, source })
+                let error = std::io::Error::other("a new store in its place was damaged as well");
+                Err(StoreError::Stuck { path: path.to_owned(), why, error })
             }
         }
     }
@@ -139,15 +139,15 @@ impl Trouble {
             schema::Error::Newer { found, known } => Trouble::Error(StoreError::Newer { path, found, known }),
             schema::Error::Redb(error) => match *error {
                 redb::Error::DatabaseAlreadyOpen => Trouble::Error(StoreError::Locked(path)),
-                redb::Error::Io(source) if source.kind() != std::io::ErrorKind::InvalidData => {
-                    Trouble::Error(StoreError::Io { path, source })
+                redb::Error::Io(error) if error.kind() != std::io::ErrorKind::InvalidData => {
+                    Trouble::Error(StoreError::Io { path, error })
                 }
                 error @ (redb::Error::Io(_)
                 | redb::Error::Corrupted(_)
                 | redb::Error::TableTypeMismatch { .. }
                 | redb::Error::TableIsMultimap(_)
                 | redb::Error::UpgradeRequired(_)) => Trouble::Damaged(error.to_string()),
-                error => Trouble::Error(StoreError::Other { path, source: Box::new(error) }),
+                error => Trouble::Error(StoreError::Other { path, error: Box::new(error) }),
             },
         }
     }

@@ -3,18 +3,7 @@
 #[cfg(feature = "embedded-tor")]
 mod embedded;
 mod external;
-#[cfg(feature = "embedded-tor")]
-mod keys;
-#[cfg(feature = "embedded-tor")]
-mod lock;
-mod ctor;
 mod name;
-#[cfg(feature = "embedded-tor")]
-mod service;
-#[cfg(feature = "embedded-tor")]
-mod settings;
-#[cfg(feature = "embedded-tor")]
-mod vital;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,14 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
 #[cfg(feature = "embedded-tor")]
-pub use embedded::once;
-#[cfg(feature = "embedded-tor")]
-pub use keys::{KeyError, NICKNAME, import, onion_address};
-#[cfg(feature = "embedded-tor")]
-pub use lock::{DirLock, LockError};
+pub use embedded::{DirLock, KeyError, LockError, SettingsError, check, import, once, onion_address};
 pub use name::{NameWatch, OwnName};
-#[cfg(feature = "embedded-tor")]
-pub use settings::{SettingsError, check};
 
 use crate::book::Event;
 use crate::clock::Time;
@@ -131,7 +114,7 @@ async fn choose(settings: &Settings) -> Choice {
         Mode::Socks | Mode::Off => Choice::External,
         Mode::Embedded => Choice::Embedded,
         // Callers know our onion service by its name, which goes wherever its key is: with our own Tor.
-        Mode::Auto if settings.service.is_some_and(|service| service.wanted) || service::has_key(&settings.dir) => {
+        Mode::Auto if settings.service.is_some_and(|service| service.wanted) || embedded::has_key(&settings.dir) => {
             Choice::Embedded
         }
         Mode::Auto => match external::look(&settings.socks).await {

@@ -1,18 +1,28 @@
 //! A Tor of our own: one client after the other, each led from its first relay to its end.
 
+mod ctor;
+mod keys;
+mod lock;
+mod service;
+mod settings;
+mod vital;
+
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arti_client::{TorClient, TorClientConfig};
+use arti_client::TorClient;
 use futures_util::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until};
 use tor_rtcompat::tokio::TokioRustlsRuntime;
 
-use super::settings::{client_config, whole};
-use super::vital::{Verdict, Vital};
-use super::{Outlets, OwnName, Settings, service, tell};
+pub use self::keys::{KeyError, import, onion_address};
+pub use self::lock::{DirLock, LockError};
+pub use self::settings::{SettingsError, check};
+use self::settings::{client_config, whole};
+use self::vital::{Verdict, Vital};
+use super::{Outlets, OwnName, Settings, tell};
 use crate::book::Event;
 use crate::clock::{self, Time};
 use crate::dial::{Arti, Client, Tor};
@@ -36,11 +46,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_secs(5);
 const SLEPT: Duration = Duration::from_mins(5);
 
+/// Whether we ever had an onion service, and so a name that others may know.
+pub fn has_key(dir: &Path) -> bool {
+    matches!(onion_address(&settings::state_dir(dir)), Ok(Some(_)) | Err(_))
+}
+
 /// Leads clients for as long as there is somebody to tell of it.
 pub async fn run(settings: Settings, outlets: Outlets) {
     // Whoever uses rustls without saying whose cryptography needs one to be named.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut care = Care { settings, outlets, was_ready: false, vain: 0, fruitless: 0 };
+    let mut care = Care { settings, outlets, lock: None, was_ready: false, vain: 0, fruitless: 0 };
     while !care.outlets.inbox.is_closed() {
         let why = match care.life().await {
             Err(why) => why,
@@ -60,18 +75,29 @@ pub async fn run(settings: Settings, outlets: Outlets) {
     }
 }
 
-/// A client for a command that needs Tor once. It gives up where a daemon would begin anew.
-pub async fn once(dir: &Path, arti: &str, progress: impl FnMut(u8, &str)) -> Result<Tor, String> {
+/// A client for a command that needs Tor once, and the lock that goes with it. It gives up where a daemon would begin
+/// anew.
+pub async fn once(dir: &Path, arti: &str, progress: impl FnMut(u8, &str)) -> Result<(Tor, DirLock), String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let config = client_config(dir, arti).map_err(|error| error.to_string())?;
-    let client = make(config).await?;
+    // A daemon may be at work in the directory; then another one, with guards of its own, has to do.
+    let (lock, dir) = match DirLock::take(dir) {
+        Ok(lock) => (lock, dir.to_owned()),
+        Err(LockError::Held(_)) => {
+            let dir = dir.join("probe");
+            (DirLock::take(&dir).map_err(|error| error.to_string())?, dir)
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    let client = make(&dir, arti).await?;
     awaken(&client, HEADWAY, progress).await?;
-    Ok(Tor::Arti(Arti::new(client)))
+    Ok((Tor::Arti(Arti::new(client)), lock))
 }
 
 struct Care {
     settings: Settings,
     outlets: Outlets,
+    /// What keeps others from the directory, once we have it.
+    lock: Option<DirLock>,
     /// Whether any client got as far.
     was_ready: bool,
     /// How many clients in a row found no relay.
@@ -83,12 +109,14 @@ struct Care {
 impl Care {
     /// One client, from its making until it has to be replaced; or why it came to nothing.
     async fn life(&mut self) -> Result<(), String> {
-        let config = client_config(&self.settings.dir, &self.settings.arti).map_err(|error| error.to_string())?;
-        let client = make(config).await.map_err(|why| {
-            self.vain += 1;
-            tracing::error!("our own Tor can't start: {why}");
-            why
-        })?;
+        let client = match self.make().await {
+            Ok(client) => client,
+            Err(why) => {
+                self.vain += 1;
+                tracing::error!("our own Tor can't start: {why}");
+                return Err(why);
+            }
+        };
         let (inbox, vain) = (self.outlets.inbox.clone(), self.vain);
         let window = (WINDOW * (vain + 1)).min(LONGEST_WINDOW);
         let awake = awaken(&client, window, |percent, waits_for| {
@@ -110,6 +138,13 @@ impl Care {
             self.lead(&client, born).await;
         }
         Ok(())
+    }
+
+    async fn make(&mut self) -> Result<Arc<Client>, String> {
+        if self.lock.is_none() {
+            self.lock = Some(DirLock::take(&self.settings.dir).map_err(|error| error.to_string())?);
+        }
+        make(&self.settings.dir, &self.settings.arti).await
     }
 
     /// Runs the service on this client, and looks after both until the client has to go.
@@ -218,7 +253,8 @@ async fn awaken(client: &Client, window: Duration, mut progress: impl FnMut(u8, 
     }
 }
 
-async fn make(config: TorClientConfig) -> Result<Arc<Client>, String> {
+async fn make(dir: &Path, arti: &str) -> Result<Arc<Client>, String> {
+    let config = client_config(dir, arti).map_err(|error| error.to_string())?;
     let runtime = TokioRustlsRuntime::current().map_err(|error| error.to_string())?;
     let builder = TorClient::with_runtime(runtime).config(config);
     builder.create_unbootstrapped_async().await.map_err(|error| mend(whole(&error)))

@@ -1,6 +1,5 @@
 //! Our onion service, run by our own Tor: from a rendezvous circuit to a caller's stream.
 
-use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +14,11 @@ use tor_hsservice::config::TokenBucketConfig;
 use tor_hsservice::{RendRequest, RunningOnionService, StreamRequest};
 use tor_proto::stream::IncomingStreamRequest;
 
-use super::settings::{state_dir, whole};
-use super::{OnionCaller, Service};
+use super::keys::NICKNAME;
+use super::settings::whole;
 use crate::dial::Client;
 use crate::peer::{Onion, Port};
-
-/// What Arti knows our service by, in the names of its files too.
-const NICKNAME: &str = "waypost";
+use crate::tor::{OnionCaller, Service};
 
 /// What introduction points let through to us, a second and at once. C tor's values where the same is switched on
 /// (HiddenServiceEnableIntroDoSRatePerSec and …BurstPerSec).
@@ -43,11 +40,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.taking_in.abort();
     }
-}
-
-/// Whether we ever had a service, and so a name that others may know.
-pub fn has_key(dir: &Path) -> bool {
-    state_dir(dir).join("keystore/hss").join(NICKNAME).exists()
 }
 
 /// Puts the service on the network. Its name is known at once; that it can be reached takes some seconds.
