@@ -8,6 +8,7 @@ use std::time::Duration;
 use arti_client::isolation::IsolationHelper;
 use arti_client::{DataStream, ErrorKind, HasKind, StreamPrefs, TorClient};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tor_rtcompat::tokio::TokioRustlsRuntime;
 
 use crate::book::Failure;
@@ -18,9 +19,12 @@ pub type Client = TorClient<TokioRustlsRuntime>;
 /// Longer than this is no answer, whatever Arti still tries.
 const CONNECT: Duration = Duration::from_secs(60);
 
-/// A client, for dialling.
+/// A client, for dialling, until it is given up.
 #[derive(Clone)]
-pub struct Arti(Arc<Client>);
+pub struct Arti {
+    client: Arc<Client>,
+    given_up: CancellationToken,
+}
 
 impl std::fmt::Debug for Arti {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -29,8 +33,10 @@ impl std::fmt::Debug for Arti {
 }
 
 impl Arti {
-    pub fn new(client: Arc<Client>) -> Arti {
-        Arti(client)
+    /// What is under way when the token is cancelled ends at once: it would keep the client, and its files, from whoever
+    /// comes after it.
+    pub fn new(client: Arc<Client>, given_up: CancellationToken) -> Arti {
+        Arti { client, given_up }
     }
 
     /// Connects through circuits of this circle alone.
@@ -41,37 +47,45 @@ impl Arti {
         let host = host.to_string();
         let connecting = async {
             let target = (host.as_str(), port.get());
-            match self.0.connect_with_prefs(target, &kept(circle)).await {
-                Err(error) if is_doubtful(error.kind()) => self.0.connect_with_prefs(target, &fresh(circle)).await,
+            match self.client.connect_with_prefs(target, &kept(circle)).await {
+                Err(error) if is_doubtful(error.kind()) => self.client.connect_with_prefs(target, &fresh(circle)).await,
                 outcome => outcome,
             }
         };
-        match timeout(CONNECT, connecting).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => {
-                tracing::debug!(kind = ?error.kind(), "no connection through Tor");
-                Err(failure(error.kind()))
-            }
-            Err(_) => Err(Failure::Unreachable),
-        }
+        self.bounded(connecting, Failure::Unreachable).await
     }
 
     /// Has an exit look a name up.
     pub async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, Failure> {
-        match timeout(CONNECT, self.0.resolve_with_prefs(name.as_str(), &kept(circle))).await {
-            Ok(Ok(addresses)) => {
+        let prefs = kept(circle);
+        let resolving = self.client.resolve_with_prefs(name.as_str(), &prefs);
+        match self.bounded(resolving, Failure::NotFound).await {
+            Ok(addresses) => {
                 let mut addresses: Vec<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
                 // Every exit that lets anybody out does so by IPv4.
                 addresses.sort_by_key(IpAddr::is_ipv6);
                 addresses.dedup();
                 Ok(addresses)
             }
-            Ok(Err(error)) => Err(match failure(error.kind()) {
-                Failure::OurTor => Failure::OurTor,
-                Failure::OurLimits => Failure::OurLimits,
-                _ => Failure::NotFound,
-            }),
+            Err(ours @ (Failure::OurTor | Failure::OurLimits)) => Err(ours),
             Err(_) => Err(Failure::NotFound),
+        }
+    }
+
+    async fn bounded<T>(
+        &self,
+        asking: impl Future<Output = Result<T, arti_client::Error>>,
+        too_late: Failure,
+    ) -> Result<T, Failure> {
+        let given_up = self.given_up.clone();
+        match given_up.run_until_cancelled(timeout(CONNECT, asking)).await {
+            Some(Ok(Ok(answer))) => Ok(answer),
+            Some(Ok(Err(error))) => {
+                tracing::debug!(kind = ?error.kind(), "Tor refuses");
+                Err(failure(error.kind()))
+            }
+            Some(Err(_)) => Err(too_late),
+            None => Err(Failure::OurTor),
         }
     }
 }

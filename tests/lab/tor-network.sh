@@ -6,6 +6,11 @@
 #   tor-network.sh down DIR                  stop what `up` started
 #   tor-network.sh client-stop DIR           stop the client alone; returns when it is gone
 #   tor-network.sh client-start DIR          start it again, on the state it had; returns when it has bootstrapped
+#   tor-network.sh relays-stop DIR           end the authority and all relays: whoever dials them is refused
+#   tor-network.sh relays-kill DIR           the same, without a word to anybody
+#   tor-network.sh relays-freeze DIR         halt them: connections stand, and nothing comes back
+#   tor-network.sh relays-start DIR          start them again, or let them go on, each on the state it had; returns when
+#                                            the services' tor is back too, and uploads its descriptors
 #
 # The onion services live in a tor process of their own ("services"), with its own SOCKS port for whoever should keep
 # their Tor while the client is stopped. When `up` returns, both have bootstrapped, and DIR holds
@@ -14,16 +19,18 @@
 #   onion-1, onion-2   the onion names, in the order of the targets (descriptors follow within seconds)
 #   arti.toml          what an embedded arti client needs to join this network
 #   NAME/notice.log    what each tor says
-# From the environment: RELAYS (4; three in all don't do), BASE_PORT (5000), EXIT_ADDRESS (what exits call from), LEAD.
+# From the environment: RELAYS (6; full vanguards want as many), BASE_PORT (5000), EXIT_ADDRESS (what exits call from), LEAD.
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"
 usage() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage
 command=$1 dir=$(realpath -m "$2"); shift 2
-relays=${RELAYS:-4} base=${BASE_PORT:-5000}
+relays=${RELAYS:-6} base=${BASE_PORT:-5000}
 # C tor's onion time period in a test network is 24 voting intervals; arti takes its own from hsdir_interval, so both
 # must agree (24 * 300 / 60 = 120 minutes). A long interval, since at each change of period onions are unfindable for a while.
 voting=300
+# A consensus is valid for this many of those: an outage of ten minutes must not leave everybody with an expired one.
+valid_intervals=12
 
 common() { # data-dir
   cat <<C
@@ -32,7 +39,7 @@ PathsNeededToBuildCircuits 0.67
 TestingDirAuthVoteExit *
 TestingDirAuthVoteHSDir *
 TestingDirAuthVoteGuard *
-V3AuthNIntervalsValid 2
+V3AuthNIntervalsValid $valid_intervals
 TestingMinExitFlagThreshold 0
 DataDirectory $1
 Nickname ${1##*/}
@@ -126,6 +133,26 @@ C
   return 1
 }
 
+relays_end() { # SIGNAL
+  local home pid
+  for home in "$dir"/auth "$dir"/relay*; do
+    pid=$(cat "$home/pid" 2>/dev/null) || continue
+    if running "$pid" "$home"; then kill "-$1" "$pid" || true; fi
+  done
+}
+relays_start() {
+  relays_end CONT   # the halted go on
+  local home pid missing=()
+  for home in "$dir"/auth "$dir"/relay*; do
+    pid=$(cat "$home/pid" 2>/dev/null) || pid=
+    if [ -z "$pid" ] || ! running "$pid" "$home"; then rm -f "$home/pid"; missing+=("$home"); fi
+  done
+  [ ${#missing[@]} = 0 ] || together start "${missing[@]}"
+  # Relays that ended have forgotten the descriptors of onion services, which C tor would upload again only by and by.
+  stop "$dir/services"; mv "$dir/services/notice.log" "$dir/services/notice.log.old"
+  start "$dir/services"; bootstrapped "$dir/services"
+}
+
 up() {
   mkdir -p "$dir"; chmod 700 "$dir"
   # A machine too busy for its relays to be in the first consensus gets another go, with more time.
@@ -178,5 +205,9 @@ case $command in
     if [ -f "$dir/client/pid" ] && running "$(cat "$dir/client/pid")" "$dir/client"; then exit 0; fi
     mv "$dir/client/notice.log" "$dir/client/notice.log.old"   # or its old "Bootstrapped 100%" would be taken for the new one
     start "$dir/client"; bootstrapped "$dir/client" ;;
+  relays-stop) together stop "$dir"/auth "$dir"/relay* ;;
+  relays-kill) relays_end KILL ;;
+  relays-freeze) relays_end STOP ;;
+  relays-start) relays_start ;;
   *) usage ;;
 esac

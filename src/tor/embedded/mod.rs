@@ -15,6 +15,7 @@ use std::time::Duration;
 use arti_client::TorClient;
 use futures_util::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tor_rtcompat::tokio::TokioRustlsRuntime;
 
 pub use self::keys::{KeyError, import, onion_address};
@@ -38,7 +39,7 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 /// How long a download of the directory may make no headway.
 const HEADWAY: Duration = Duration::from_secs(90);
 
-/// Between a client and the next, by when the first has let go of its files; the second after a number in vain.
+/// Between a client and the next; the second after a number in vain.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
@@ -72,6 +73,7 @@ pub async fn run(settings: Settings, outlets: Outlets) {
             return;
         }
         sleep((PAUSE * 2u32.pow(care.vain.min(4))).min(LONGEST_PAUSE)).await;
+        settings::until_let_go(&care.settings.dir).await;
     }
 }
 
@@ -90,7 +92,7 @@ pub async fn once(dir: &Path, arti: &str, progress: impl FnMut(u8, &str)) -> Res
     };
     let client = make(&dir, arti).await?;
     awaken(&client, HEADWAY, progress).await?;
-    Ok((Tor::Arti(Arti::new(client)), lock))
+    Ok((Tor::Arti(Arti::new(client, CancellationToken::new())), lock))
 }
 
 struct Care {
@@ -117,12 +119,14 @@ impl Care {
                 return Err(why);
             }
         };
-        let (inbox, vain) = (self.outlets.inbox.clone(), self.vain);
-        let window = (WINDOW * (vain + 1)).min(LONGEST_WINDOW);
+        let window = (WINDOW * (self.vain + 1)).min(LONGEST_WINDOW);
+        // The beginning of another one is no news, but for what it has to download.
+        let is_first = self.vain == 0 && !self.was_ready;
+        let (inbox, mut cached) = (self.outlets.inbox.clone(), None);
         let awake = awaken(&client, window, |percent, waits_for| {
-            // After the first client in vain, another one's beginning is no news. Nor does anybody miss a step.
-            if vain == 0 || percent > 15 {
+            if is_first || percent > *cached.get_or_insert(percent) + 15 {
                 let sign = TorSign::Starting { percent, waits_for: waits_for.to_owned() };
+                // Nobody misses a step.
                 let _ = inbox.try_send(Input::Event(Event::Tor(sign)));
             }
         });
@@ -132,7 +136,9 @@ impl Care {
         }
         self.vain = 0;
         self.was_ready = true;
-        self.outlets.way.send_replace(Some(Tor::Arti(Arti::new(Arc::clone(&client)))));
+        let given_up = CancellationToken::new();
+        let _guard = given_up.clone().drop_guard();
+        self.outlets.way.send_replace(Some(Tor::Arti(Arti::new(Arc::clone(&client), given_up))));
         let born = clock::now();
         if tell(&self.outlets.inbox, TorSign::Answers).await {
             self.lead(&client, born).await;
@@ -265,9 +271,30 @@ fn mend(why: String) -> String {
     if why.contains("permissions") { format!("{why}; mend it with chmod, or choose another data_dir") } else { why }
 }
 
-/// Arti's own account of its beginning, as "17%: connecting to the internet; ...", taken apart.
+/// Arti's own account of its beginning, taken apart: "17%: connecting to the internet; directory is …", or "Stuck at
+/// 17%: …".
 fn account(text: &str) -> (u8, &str) {
-    let (percent, waits_for) = text.split_once("%: ").unwrap_or(("0", text));
+    let (percent, state) = text.split_once("%: ").unwrap_or(("0", text));
     let digits = percent.trim_start_matches(|c: char| !c.is_ascii_digit());
-    (digits.parse().unwrap_or(0), waits_for)
+    let waits_for = match state.split_once("; ") {
+        Some(("connecting successfully", directory)) => directory,
+        Some((connection, _)) => connection,
+        None => state,
+    };
+    (digits.parse().unwrap_or(0), waits_for.split(", ").next().unwrap_or(waits_for))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn artis_account_is_shortened() {
+        let text = "17%: connecting to the internet; directory is usable, fresh until 2026-11-23 03:17:36 UTC";
+        assert_eq!(account(text), (17, "connecting to the internet"));
+        let text = "45%: connecting successfully; directory is fetching microdescriptors (0/7)";
+        assert_eq!(account(text), (45, "directory is fetching microdescriptors (0/7)"));
+        assert_eq!(account("Stuck at 3%: We seem to be offline"), (3, "We seem to be offline"));
+        assert_eq!(account(""), (0, ""));
+    }
 }

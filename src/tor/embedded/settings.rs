@@ -1,8 +1,11 @@
 //! What our own Tor is told: our settings, with the operator's laid over them.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use arti_client::TorClientConfig;
+use tokio::time::sleep;
 use tor_config::sources::MustRead;
 use tor_config::{ConfigurationSource, ConfigurationSources};
 
@@ -50,6 +53,20 @@ pub fn client_config(dir: &Path, over: &str) -> Result<TorClientConfig, Settings
     } else {
         Err(SettingsError::Unknown(resolved.unrecognized.iter().map(ToString::to_string).collect()))
     }
+}
+
+/// Waits, for a while at most, until the last client has let go of its state: what it began ends by and by, and the next
+/// one could otherwise not write down its guards.
+pub async fn until_let_go(dir: &Path) {
+    let path = state_dir(dir).join("state/state.lock");
+    for _ in 0..100 {
+        let Ok(file) = File::open(&path) else { return };
+        if file.try_lock().is_ok() {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    tracing::debug!("the Tor before this one still holds its state");
 }
 
 /// An error with all its causes, in one line.
