@@ -1,7 +1,5 @@
 //! The real thing, end to end: the `waypost` binary among unmodified ElectrumX servers and a Tor network of C tor
 //! processes, in a namespace of its own.
-//!
-//! The test runs itself again inside the namespace that `lab/enter.sh` makes, so that nothing it does can leave.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,11 +14,11 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Daemon, call, eventually, lab_script, now};
+use support::{Daemon, call, eventually, lab_script, now, run};
 
 const EX1: &str = "ex1.example.com";
 const EX2: &str = "ex2.example.com";
@@ -38,22 +36,9 @@ const NOBODY: [&str; 5] = [
 
 #[test]
 fn discovers_verifies_and_tells_of_a_real_network() {
-    const INSIDE: &str = "LAB_INSIDE";
-    if std::env::var_os(INSIDE).is_some() {
-        return inside();
+    if !support::inside("discovers_verifies_and_tells_of_a_real_network", &[]) {
+        return;
     }
-    let myself = std::env::current_exe().unwrap();
-    let status = Command::new(lab_script("enter.sh"))
-        .arg(myself)
-        .args(["--exact", "discovers_verifies_and_tells_of_a_real_network", "--nocapture"])
-        .env(INSIDE, "1")
-        .stdin(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success(), "the test in the namespace failed: {status}");
-}
-
-fn inside() {
     let dir = tempfile::tempdir().unwrap();
     let lab = dir.path().join("lab");
     run(Command::new(lab_script("up.sh")).arg(&lab));
@@ -188,10 +173,4 @@ fn hosts() -> BTreeSet<String> {
 fn row(daemon: &Daemon, host: &str) -> Value {
     let rows: Vec<Value> = serde_json::from_str(&daemon.waypost(&["peers", "--json"])).unwrap();
     rows.into_iter().find(|row| row["host"] == host).unwrap()
-}
-
-fn run(command: &mut Command) {
-    let began = now();
-    let status = command.stdin(Stdio::null()).status().unwrap();
-    assert!(status.success(), "{command:?}: {status} after {:?}", began.elapsed());
 }

@@ -27,8 +27,8 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("store", 2, &[]),
     ("dial", 2, &[]),
     ("probe", 2, &["dial"]),
-    ("serve", 2, &["inbox"]),
-    ("tor", 2, &["dial", "inbox"]),
+    ("serve", 2, &["dial", "inbox"]),
+    ("tor", 2, &["dial", "inbox", "probe"]),
     ("control", 2, &["inbox"]),
     ("config", 3, &[]),
     ("daemon", 3, &["config"]),
@@ -88,6 +88,20 @@ fn the_pure_layers_are_pure() {
         );
     }
     assert!(wrong.is_empty(), "layers 0 and 1 are handed time, chance and bytes:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_dial_opens_connections() {
+    let opening = ["TcpStream::connect", "UdpSocket", "lookup_host", "ToSocketAddrs", "TcpSocket"];
+    let may = |path: &Path| path.ends_with("dial/direct.rs") || path.ends_with("dial/socks.rs");
+    let mut wrong = Vec::new();
+    for (path, text) in sources().into_iter().filter(|(path, _)| !may(path)) {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        wrong.extend(
+            opening.iter().filter(|word| code.contains(*word)).map(|word| format!("{}: {word}", path.display())),
+        );
+    }
+    assert!(wrong.is_empty(), "with tor.only this would go past Tor:\n{}", wrong.join("\n"));
 }
 
 #[test]

@@ -37,11 +37,11 @@ pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
     let ports = Ports::new(args.tcp, args.tls).unwrap_or(network.default_ports());
     let routing = config.book.routing;
     let via = routing.via(&args.host);
-    let (found, _held) = match via {
-        Via::Tor => find_tor(config, &step).await.map(|(tor, held)| (Some(tor), held))?,
-        Via::Direct => (None, Held::default()),
+    let found = match via {
+        Via::Tor => Some(find_tor(config, &step).await?),
+        Via::Direct => None,
     };
-    let (_found, tor) = watch::channel(found);
+    let (_found, tor) = watch::channel(found.as_ref().map(Found::tor));
     let direct = (routing == Routing::Mixed).then_some(Direct);
     let dialer = Dialer { tls: Tls::new()?, direct, tor, circle: Circle::Peers };
     let addresses = match &args.host {
@@ -80,20 +80,31 @@ pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// What keeps other processes from an embedded Tor's files while it runs.
-#[cfg(feature = "embedded-tor")]
-type Held = Option<crate::tor::DirLock>;
-#[cfg(not(feature = "embedded-tor"))]
-type Held = Option<()>;
+/// A Tor to probe through, for as long as this is held.
+enum Found {
+    Beside(Tor),
+    #[cfg(feature = "embedded-tor")]
+    Own(Box<crate::tor::Once>),
+}
 
-async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<(Tor, Held)> {
+impl Found {
+    fn tor(&self) -> Tor {
+        match self {
+            Found::Beside(tor) => tor.clone(),
+            #[cfg(feature = "embedded-tor")]
+            Found::Own(once) => once.tor.clone(),
+        }
+    }
+}
+
+async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Found> {
     let settings = &config.tor.settings;
     let mut found = Vec::new();
     for address in &settings.socks {
         match what_answers(*address).await {
             SocksKind::Tor => {
                 step(&format!("Tor answers on {address}"));
-                return Ok((Tor::Socks(Socks::new(*address, u128::from(std::process::id()))), None));
+                return Ok(Found::Beside(Tor::Socks(Socks::new(*address, u128::from(std::process::id())))));
             }
             SocksKind::Other => found.push(format!("what answers on {address} is not Tor")),
             SocksKind::Nothing(error) => found.push(format!("nothing on {address}: {error}")),
@@ -107,16 +118,15 @@ async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<(Tor,
 }
 
 #[cfg(feature = "embedded-tor")]
-async fn embedded(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<(Tor, Held)> {
+async fn embedded(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Found> {
     let settings = &config.tor.settings;
     let progress = |percent, waits_for: &str| step(&format!("our own Tor, {percent} %: {waits_for}"));
     let once = crate::tor::once(&settings.dir, &settings.arti, progress).await;
-    let (tor, lock) = once.map_err(|why| anyhow!("our own Tor doesn't start: {why}"))?;
-    Ok((tor, Some(lock)))
+    Ok(Found::Own(Box::new(once.map_err(|why| anyhow!("our own Tor doesn't start: {why}"))?)))
 }
 
 #[cfg(not(feature = "embedded-tor"))]
-async fn embedded(_: &Config, _: &impl Fn(&str)) -> anyhow::Result<(Tor, Held)> {
+async fn embedded(_: &Config, _: &impl Fn(&str)) -> anyhow::Result<Found> {
     bail!("this program was built without a Tor of its own")
 }
 

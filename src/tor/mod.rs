@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
 #[cfg(feature = "embedded-tor")]
-pub use embedded::{DirLock, KeyError, LockError, SettingsError, check, import, once, onion_address};
+pub use embedded::{DirLock, KeyError, LockError, Once, SettingsError, check, import, once, onion_address};
 pub use name::{NameWatch, OwnName};
 
 use crate::book::Event;

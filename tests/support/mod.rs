@@ -20,7 +20,18 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it, and waits until it takes callers in.
     pub fn start(config: &Path) -> Daemon {
-        let daemon = Daemon::spawn(config);
+        Daemon::spawn(config).until_it_answers()
+    }
+
+    /// The same by way of a script of the lab's, which becomes the daemon.
+    pub fn start_by(script: &str, config: &Path) -> Daemon {
+        let mut command = Command::new(lab_script(script));
+        command.arg(env!("CARGO_BIN_EXE_waypost"));
+        Daemon::spawn_by(command, config).until_it_answers()
+    }
+
+    fn until_it_answers(self) -> Daemon {
+        let daemon = self;
         let (config, log) = (daemon.config.clone(), daemon.log.clone());
         eventually(20, "the daemon answers", || {
             let (_, ok) = waypost(&config, &["status"]);
@@ -35,9 +46,13 @@ impl Daemon {
     }
 
     pub fn spawn(config: &Path) -> Daemon {
+        Daemon::spawn_by(Command::new(env!("CARGO_BIN_EXE_waypost")), config)
+    }
+
+    fn spawn_by(mut command: Command, config: &Path) -> Daemon {
         let log = config.with_extension("log");
         let file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_waypost"))
+        let child = command
             .args(["run", "--config"])
             .arg(config)
             .stdin(Stdio::null())
@@ -96,6 +111,32 @@ impl Drop for Daemon {
     }
 }
 
+/// Runs one test of this program again inside the namespace that `lab/enter.sh` makes, so that nothing it does can leave.
+/// True if this is inside already.
+pub fn inside(test: &str, enter: &[&str]) -> bool {
+    const INSIDE: &str = "LAB_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let status = Command::new(lab_script("enter.sh"))
+        .args(enter)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .stdin(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "the test in the namespace failed: {status}");
+    false
+}
+
+/// Runs a command that must succeed.
+pub fn run(command: &mut Command) {
+    let began = now();
+    let status = command.stdin(Stdio::null()).status().unwrap();
+    assert!(status.success(), "{command:?}: {status} after {:?}", began.elapsed());
+}
+
 /// A client command's output and whether it succeeded.
 pub fn waypost(config: &Path, args: &[&str]) -> (String, bool) {
     let output = Command::new(env!("CARGO_BIN_EXE_waypost"))
@@ -124,6 +165,23 @@ pub fn call(address: &str, method: &str, params: Value) -> Value {
     };
     ask(0, "server.version", json!(["test", ["1.4", "1.6"]]));
     ask(1, method, params)
+}
+
+/// One call to an onion service, through the C tor on this SOCKS port; None while it can't be reached.
+pub fn call_onion(socks: &str, address: &str, method: &str) -> Option<Value> {
+    let output = Command::new(lab_python())
+        .arg(lab_script("call.py"))
+        .args(["--socks", socks, "--seconds", "15", address, method])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// The Python that ElectrumX is installed for.
+pub fn lab_python() -> PathBuf {
+    let venv = std::env::var_os("LAB_VENV").map(PathBuf::from);
+    venv.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab-venv")).join("bin/python")
 }
 
 /// Looks again and again, for so many seconds at most.

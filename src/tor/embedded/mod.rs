@@ -7,6 +7,7 @@ mod service;
 mod settings;
 mod vital;
 
+use std::fmt;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use arti_client::TorClient;
 use futures_util::StreamExt;
+use tokio::runtime::{self, Runtime};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tor_rtcompat::tokio::TokioRustlsRuntime;
@@ -31,17 +33,23 @@ use crate::inbox::Input;
 use crate::peer::Host;
 use crate::route::{TorSign, TorState};
 
-/// How long a client may take to find a relay that answers; the second for those after the first few, as a bridge may
-/// be slow.
+/// How long a client may take to find a relay that answers; the second for all but the first, as a bridge may be slow.
+/// Arti itself would ask a relay that failed again after half a minute at the earliest.
 const WINDOW: Duration = Duration::from_secs(25);
-const LONGEST_WINDOW: Duration = Duration::from_secs(60);
+const LONGEST_WINDOW: Duration = Duration::from_secs(40);
+
+/// How long a connection that stands may take to become one of Tor's.
+const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// How long a download of the directory may make no headway.
 const HEADWAY: Duration = Duration::from_secs(90);
 
+/// How Arti's account goes on once a relay has answered.
+const DIRECTORY: &str = "directory";
+
 /// Between a client and the next; the second after a number in vain.
 const PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Between two looks at how a client does. Who finds that many of them went by at once has slept.
 const LOOK: Duration = Duration::from_secs(5);
@@ -77,9 +85,21 @@ pub async fn run(settings: Settings, outlets: Outlets) {
     }
 }
 
-/// A client for a command that needs Tor once, and the lock that goes with it. It gives up where a daemon would begin
-/// anew.
-pub async fn once(dir: &Path, arti: &str, progress: impl FnMut(u8, &str)) -> Result<(Tor, DirLock), String> {
+/// A client for a command that needs Tor once.
+pub struct Once {
+    pub tor: Tor,
+    _alive: Alive,
+    _lock: DirLock,
+}
+
+impl fmt::Debug for Once {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Once")
+    }
+}
+
+/// Makes such a client. It gives up where a daemon would begin anew.
+pub async fn once(dir: &Path, arti: &str, progress: impl FnMut(u8, &str)) -> Result<Once, String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     // A daemon may be at work in the directory; then another one, with guards of its own, has to do.
     let (lock, dir) = match DirLock::take(dir) {
@@ -90,9 +110,48 @@ pub async fn once(dir: &Path, arti: &str, progress: impl FnMut(u8, &str)) -> Res
         }
         Err(error) => return Err(error.to_string()),
     };
-    let client = make(&dir, arti).await?;
-    awaken(&client, HEADWAY, progress).await?;
-    Ok((Tor::Arti(Arti::new(client, CancellationToken::new())), lock))
+    let alive = Alive::make(&dir, arti).await?;
+    awaken(&alive.client, HEADWAY, progress).await?;
+    Ok(Once { tor: alive.way(), _alive: alive, _lock: lock })
+}
+
+/// A client, and all that goes on in it.
+///
+/// It has a runtime of its own: a client leaves tasks behind that hold its files for minutes while its relays are
+/// silent, and would keep its successor from writing down its guards. With their runtime they end at once.
+struct Alive {
+    client: Arc<Client>,
+    given_up: CancellationToken,
+    runtime: Option<Runtime>,
+}
+
+impl Alive {
+    async fn make(dir: &Path, arti: &str) -> Result<Alive, String> {
+        let config = client_config(dir, arti).map_err(|error| error.to_string())?;
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(2).thread_name("tor").enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        let builder = TorClient::with_runtime(TokioRustlsRuntime::from(runtime.handle().clone())).config(config);
+        match builder.create_unbootstrapped_async().await {
+            Ok(client) => Ok(Alive { client, given_up: CancellationToken::new(), runtime: Some(runtime) }),
+            Err(error) => {
+                runtime.shutdown_background();
+                Err(mend(whole(&error)))
+            }
+        }
+    }
+
+    fn way(&self) -> Tor {
+        Tor::Arti(Arti::new(Arc::clone(&self.client), self.given_up.clone()))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.given_up.cancel();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 struct Care {
@@ -111,8 +170,8 @@ struct Care {
 impl Care {
     /// One client, from its making until it has to be replaced; or why it came to nothing.
     async fn life(&mut self) -> Result<(), String> {
-        let client = match self.make().await {
-            Ok(client) => client,
+        let alive = match self.make().await {
+            Ok(alive) => alive,
             Err(why) => {
                 self.vain += 1;
                 tracing::error!("our own Tor can't start: {why}");
@@ -120,11 +179,11 @@ impl Care {
             }
         };
         let window = (WINDOW * (self.vain + 1)).min(LONGEST_WINDOW);
-        // The beginning of another one is no news, but for what it has to download.
+        // The beginning of another one is no news before a relay answers it.
         let is_first = self.vain == 0 && !self.was_ready;
-        let (inbox, mut cached) = (self.outlets.inbox.clone(), None);
-        let awake = awaken(&client, window, |percent, waits_for| {
-            if is_first || percent > *cached.get_or_insert(percent) + 15 {
+        let inbox = self.outlets.inbox.clone();
+        let awake = awaken(&alive.client, window, |percent, waits_for| {
+            if is_first || waits_for.starts_with(DIRECTORY) {
                 let sign = TorSign::Starting { percent, waits_for: waits_for.to_owned() };
                 // Nobody misses a step.
                 let _ = inbox.try_send(Input::Event(Event::Tor(sign)));
@@ -136,21 +195,19 @@ impl Care {
         }
         self.vain = 0;
         self.was_ready = true;
-        let given_up = CancellationToken::new();
-        let _guard = given_up.clone().drop_guard();
-        self.outlets.way.send_replace(Some(Tor::Arti(Arti::new(Arc::clone(&client), given_up))));
+        self.outlets.way.send_replace(Some(alive.way()));
         let born = clock::now();
         if tell(&self.outlets.inbox, TorSign::Answers).await {
-            self.lead(&client, born).await;
+            self.lead(&alive.client, born).await;
         }
         Ok(())
     }
 
-    async fn make(&mut self) -> Result<Arc<Client>, String> {
+    async fn make(&mut self) -> Result<Alive, String> {
         if self.lock.is_none() {
             self.lock = Some(DirLock::take(&self.settings.dir).map_err(|error| error.to_string())?);
         }
-        make(&self.settings.dir, &self.settings.arti).await
+        Alive::make(&self.settings.dir, &self.settings.arti).await
     }
 
     /// Runs the service on this client, and looks after both until the client has to go.
@@ -235,12 +292,13 @@ async fn awaken(client: &Client, window: Duration, mut progress: impl FnMut(u8, 
         if done && status.ready_for_traffic() {
             return Ok(());
         }
-        if status.as_frac() > best {
-            best = status.as_frac();
-            deadline = Instant::now() + HEADWAY.max(window);
-        }
         let text = status.to_string();
         let (percent, waits_for) = account(&text);
+        if status.as_frac() > best {
+            best = status.as_frac();
+            let more = if waits_for.starts_with(DIRECTORY) { HEADWAY } else { HANDSHAKE };
+            deadline = deadline.max(Instant::now() + more);
+        }
         if told != Some(percent / 10) {
             told = Some(percent / 10);
             progress(percent, waits_for);
@@ -259,13 +317,6 @@ async fn awaken(client: &Client, window: Duration, mut progress: impl FnMut(u8, 
     }
 }
 
-async fn make(dir: &Path, arti: &str) -> Result<Arc<Client>, String> {
-    let config = client_config(dir, arti).map_err(|error| error.to_string())?;
-    let runtime = TokioRustlsRuntime::current().map_err(|error| error.to_string())?;
-    let builder = TorClient::with_runtime(runtime).config(config);
-    builder.create_unbootstrapped_async().await.map_err(|error| mend(whole(&error)))
-}
-
 /// Arti keeps its secrets in no directory that others may write to, and says which.
 fn mend(why: String) -> String {
     if why.contains("permissions") { format!("{why}; mend it with chmod, or choose another data_dir") } else { why }
@@ -277,6 +328,7 @@ fn account(text: &str) -> (u8, &str) {
     let (percent, state) = text.split_once("%: ").unwrap_or(("0", text));
     let digits = percent.trim_start_matches(|c: char| !c.is_ascii_digit());
     let waits_for = match state.split_once("; ") {
+        // Such an account begins with DIRECTORY.
         Some(("connecting successfully", directory)) => directory,
         Some((connection, _)) => connection,
         None => state,
