@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # A machine of its own for the test lab: runs COMMAND in new user, network, mount and PID namespaces.
 #
-#   enter.sh COMMAND [ARGS...]
+#   enter.sh [--watched] COMMAND [ARGS...]
 #
 # Inside, `lo` has the public-looking addresses below and /etc/hosts names them, so peers have real names and addresses and
 # the rules about private addresses stay on. There is no other interface: nothing can leave, ports never clash, and nothing of
-# the real machine is changed. Everything started inside ends with COMMAND, or when this process is killed (SIGKILL; unshare
-# holds SIGTERM and SIGINT back, which reach COMMAND only when sent to the process group, as Ctrl-C and `timeout` do).
+# the real machine is changed. With --watched there is a way out, which ends where leaks.py writes down what takes it.
+# Everything started inside ends with COMMAND, or when this process is killed (SIGKILL; unshare holds SIGTERM and SIGINT
+# back, which reach COMMAND only when sent to the process group, as Ctrl-C and `timeout` do).
 #
 #   5.9.0.1 ex1.example.com      88.99.0.2 ex2.example.com     95.216.0.3 (a server known by its onion name only)
 #   51.15.0.4 first.example.com  5.9.0.9 wp.example.com, wp.example.org
@@ -19,6 +20,8 @@
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"   # where `ip` and `tor` are, for users whose PATH leaves these out
 
+watched=
+if [ "${1:-}" = --watched ]; then watched=--watched; shift; fi
 if [ "${1:-}" != --inside ]; then
   [ $# -gt 0 ] || { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
   for tool in unshare:util-linux mount:mount ip:iproute2; do
@@ -39,7 +42,7 @@ MESSAGE
     fi
   fi
   # exec, so that killing this process kills unshare itself, and the namespace with it
-  exec unshare "${user[@]}" "${spaces[@]}" bash "$(realpath "$0")" --inside "$@"
+  exec unshare "${user[@]}" "${spaces[@]}" bash "$(realpath "$0")" $watched --inside "$@"
 fi
 shift
 
@@ -48,6 +51,22 @@ ip link set lo up
 for address in $servers $home $tor_exit; do ip address add "$address/32" dev lo; done
 for address in $servers; do ip route replace local "$address" dev lo table local src $home; done
 ip -6 address add 2a01:4f8::1/128 dev lo nodad 2>/dev/null || true   # a kernel without IPv6 has the rest of the lab still
+
+if [ "$watched" ]; then
+  # A cable with the world at its other end: the gateway's hardware address is known beforehand, so that what leaves does so at
+  # once, and it isn't that of the far end, so that nothing there takes it for its own and answers.
+  gateway=02:00:00:00:00:01
+  ip link add out type veth peer name watch
+  echo 1 >/proc/sys/net/ipv6/conf/watch/disable_ipv6 2>/dev/null || true
+  ip link set watch arp off up; ip link set out up
+  ip address add 192.0.2.2/24 dev out
+  ip neighbour add 192.0.2.1 lladdr $gateway dev out nud permanent
+  ip route add default via 192.0.2.1
+  if ip -6 address add 2001:db8::2/64 dev out nodad 2>/dev/null; then
+    ip -6 neighbour add 2001:db8::1 lladdr $gateway dev out nud permanent
+    ip -6 route add default via 2001:db8::1
+  fi
+fi
 
 over() { # FILE, text on stdin: only in here, FILE reads as that text. The mount keeps the text when its own name is gone.
   [ -f "$1" ] || return 0
