@@ -126,7 +126,7 @@ fn lives_through_tor(daemon: &Daemon, config: &Path, onion: &str) {
 fn config(dir: &Path, name: &str, tor: &str) -> PathBuf {
     let path = dir.join(format!("{name}.toml"));
     let text = format!(
-        "network = \"regtest\"\ndata_dir = {:?}\n[tor]\n{tor}\n[discovery]\nrecheck = \"20s\"\n\
+        "network = \"regtest\"\ndata_dir = {:?}\n[tor]\n{tor}\n[discovery]\nrecheck = \"20s\"\nretry = \"10s\"\n\
          seeds = [\"{EX1} s51002 t51001\", \"first.example.com t50001\"]\n",
         dir.join(name)
     );

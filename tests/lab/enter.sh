@@ -62,6 +62,9 @@ if [ "$watched" ]; then
   ip address add 192.0.2.2/24 dev out
   ip neighbour add 192.0.2.1 lladdr $gateway dev out nud permanent
   ip route add default via 192.0.2.1
+  # What Tor's exits call is called for somebody else, and there is nobody for them but the lab: ElectrumX finds its Tor by having
+  # it call a name server of the world's.
+  ip rule add pref 100 from $tor_exit unreachable
   if ip -6 address add 2001:db8::2/64 dev out nodad 2>/dev/null; then
     ip -6 neighbour add 2001:db8::1 lladdr $gateway dev out nud permanent
     ip -6 route add default via 2001:db8::1

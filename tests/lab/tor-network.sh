@@ -191,10 +191,11 @@ fallback_caches = [
 [tor_network.authorities]
 v3idents = ["$ident"]
 C
-  n=0; for target; do n=$((n + 1)); cp "$dir/services/onion-$n/hostname" "$dir/onion-$n"; done
   echo "127.0.0.1:$((base + 50))" >"$dir/socks"; echo "127.0.0.1:$((base + 51))" >"$dir/control"
   echo "127.0.0.1:$((base + 60))" >"$dir/services-socks"
   bootstrapped "$dir/services"; bootstrapped "$dir/client"
+  # The services' tor has made its keys by now, which it does in the background.
+  n=0; for target; do n=$((n + 1)); cp "$dir/services/onion-$n/hostname" "$dir/onion-$n"; done
 }
 
 case $command in
