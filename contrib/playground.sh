@@ -20,8 +20,8 @@ data_dir = "$dir/data"
 tcp = ["127.0.0.1:50001"]
 
 [tor]
-mode = "socks"
-socks = "$(cat "$dir/tor/socks")"
+mode = "embedded"
+arti = "$dir/tor/arti.toml"
 
 [discovery]
 seeds = ["ex1.example.com t51001", "first.example.com t50001"]

@@ -16,4 +16,7 @@ heading "cargo clippy"
 cargo clippy --all-targets -- -D warnings
 heading "cargo test"
 cargo test
+heading "cargo test, without a Tor of its own"
+cargo clippy --no-default-features --all-targets -- -D warnings
+cargo test --no-default-features --lib --test commands --test network
 heading "all passed"

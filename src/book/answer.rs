@@ -1,6 +1,7 @@
 //! Whom to tell callers of: a picture of the book that sessions read without asking it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
@@ -34,18 +35,26 @@ pub enum Caller {
 pub struct Snapshot {
     pub tor: TorState,
     fallback_onions: usize,
-    /// Verified clearnet peers in random order, no more of a region than may be told of.
-    clear: Vec<Line>,
-    /// Verified onion peers in random order.
-    onions: Vec<Line>,
+    /// Callers of each of our names see a picture of their own: who compares the lists of two names must not find that they
+    /// were drawn by one hand.
+    for_clearnet: View,
+    for_onion: View,
     /// Every onion peer that isn't bad, with its weight when a few are drawn.
     known_onions: Vec<(Line, u32)>,
+}
+
+/// Verified peers in random order.
+#[derive(Debug, Default)]
+struct View {
+    /// On clearnet, and no more of a region than may be told of.
+    clear: Vec<Line>,
+    onions: Vec<Line>,
 }
 
 /// An entry of the list as it goes on the wire, good until that time.
 #[derive(Debug, Clone)]
 struct Line {
-    json: Box<str>,
+    json: Arc<str>,
     until: Time,
 }
 
@@ -58,36 +67,33 @@ impl Snapshot {
         now: Time,
         rng: &mut impl Rng,
     ) -> Snapshot {
-        let mut entries: Vec<(&Entry, PeerState)> = entries.map(|entry| (entry, entry.state(now, recent))).collect();
-        entries.sort_unstable_by(|a, b| a.0.host.cmp(&b.0.host));
-        entries.shuffle(rng);
-        let mut snapshot = Snapshot { tor, fallback_onions, ..Snapshot::default() };
-        let mut regions: HashMap<Netgroup, usize> = HashMap::new();
-        for (entry, state) in entries {
+        let mut known_onions = Vec::new();
+        let mut verified = Vec::new();
+        for entry in entries {
+            let state = entry.state(now, recent);
+            let told_of = match state {
+                PeerState::Bad => false,
+                PeerState::Verified => true,
+                _ => entry.host.is_onion(),
+            };
+            if !told_of {
+                continue;
+            }
             let until = entry.last_success.map_or(now, |success| success + recent);
-            let line = || Line { json: serde_json::to_string(&entry.listed()).unwrap_or_default().into(), until };
-            match (entry.host.is_onion(), state) {
-                (_, PeerState::Bad) => {}
-                (true, _) => {
-                    let line = line();
-                    if state == PeerState::Verified {
-                        snapshot.onions.push(line.clone());
-                    }
-                    snapshot.known_onions.push((line, weight(entry, now)));
-                }
-                (false, PeerState::Verified) => {
-                    let in_region = entry.ip.map(|ip| regions.entry(Netgroup::region(ip)).or_default());
-                    if in_region.is_none_or(|count| {
-                        *count += 1;
-                        *count <= PER_REGION
-                    }) {
-                        snapshot.clear.push(line());
-                    }
-                }
-                (false, _) => {}
+            let line = Line { json: serde_json::to_string(&entry.listed()).unwrap_or_default().into(), until };
+            if entry.host.is_onion() {
+                known_onions.push((line.clone(), weight(entry, now)));
+            }
+            if state == PeerState::Verified {
+                verified.push((entry, line));
             }
         }
-        snapshot
+        // In an order that is always the same, whatever the book's own: chance alone must decide.
+        verified.sort_unstable_by(|a, b| a.0.host.cmp(&b.0.host));
+        known_onions.sort_unstable_by(|a, b| a.0.json.cmp(&b.0.json));
+        let for_clearnet = View::new(&mut verified, rng);
+        let for_onion = View::new(&mut verified, rng);
+        Snapshot { tor, fallback_onions, for_clearnet, for_onion, known_onions }
     }
 
     /// The answer to `server.peers.subscribe`, as JSON.
@@ -95,14 +101,18 @@ impl Snapshot {
     /// Onion names stand last in a clearnet caller's list, as Fulcrum reads on no further than to the first new one.
     pub fn peers(&self, caller: Caller, now: Time, rng: &mut impl Rng) -> String {
         let fit = |line: &&Line| line.until >= now;
-        let mut clear: Vec<&Line> = self.clear.iter().filter(fit).collect();
+        let view = match caller {
+            Caller::Clearnet => &self.for_clearnet,
+            Caller::Onion => &self.for_onion,
+        };
+        let mut clear: Vec<&Line> = view.clear.iter().filter(fit).collect();
         let onions: Vec<&Line> = if self.tor.is_ready() {
             let most = match caller {
                 // A quarter of the whole list is a third of its other part.
                 Caller::Clearnet => ONIONS.max(clear.len() / 3).min(LONGEST / 4),
                 Caller::Onion => ONIONS_FOR_ONION_CALLERS,
             };
-            self.onions.iter().filter(fit).take(most).collect()
+            view.onions.iter().filter(fit).take(most).collect()
         } else {
             self.few_onions(rng)
         };
@@ -117,6 +127,28 @@ impl Snapshot {
     fn few_onions(&self, rng: &mut impl Rng) -> Vec<&Line> {
         let few = self.known_onions.sample_weighted(rng, self.fallback_onions, |(_, weight)| f64::from(*weight));
         few.map(|few| few.map(|(line, _)| line).collect()).unwrap_or_default()
+    }
+}
+
+impl View {
+    fn new(verified: &mut [(&Entry, Line)], rng: &mut impl Rng) -> View {
+        verified.shuffle(rng);
+        let mut view = View::default();
+        let mut regions: HashMap<Netgroup, usize> = HashMap::new();
+        for (entry, line) in verified {
+            if entry.host.is_onion() {
+                view.onions.push(line.clone());
+                continue;
+            }
+            let in_region = entry.ip.map(|ip| regions.entry(Netgroup::region(ip)).or_default());
+            if in_region.is_none_or(|count| {
+                *count += 1;
+                *count <= PER_REGION
+            }) {
+                view.clear.push(line.clone());
+            }
+        }
+        view
     }
 }
 
@@ -189,6 +221,14 @@ mod tests {
         entries.push(clear(11, "2a01:4f8:0:2::1"));
         entries.push(clear(12, "2a01:4f8:0:3::1"));
         assert_eq!(told(&entries, TorState::Ready, Caller::Clearnet, NOW).len(), 2 + 1 + 2);
+    }
+
+    #[test]
+    fn the_lists_of_our_two_names_are_drawn_apart() {
+        let entries: Vec<Entry> = (0..40).map(|n| clear(n, &format!("5.9.{n}.1"))).collect();
+        let drawn = |caller| told(&entries, TorState::Ready, caller, NOW);
+        assert_eq!((drawn(Caller::Clearnet).len(), drawn(Caller::Onion).len()), (2, 2));
+        assert_ne!(drawn(Caller::Clearnet), drawn(Caller::Onion));
     }
 
     #[test]

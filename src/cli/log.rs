@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-use std::io::{IsTerminal, stderr};
+use std::io::{self, IsTerminal, Write, stderr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ const SPELL: Duration = Duration::from_mins(10);
 /// From here on the log is written to standard error.
 pub fn start_log(config: &Config) {
     let filter = EnvFilter::builder().parse_lossy(tamed(&config.log_level));
-    let lines = fmt::layer().with_writer(stderr).with_target(false);
+    let lines = fmt::layer().with_writer(|| OneLine(stderr())).with_target(false);
     let log = registry().with(filter).with(Sparing::default());
     match config.log_format {
         LogFormat::Text => log.with(lines.with_ansi(stderr().is_terminal())).init(),
@@ -82,6 +82,25 @@ impl<S: Subscriber> Layer<S> for Sparing {
     }
 }
 
+/// An event is one line: what an error of Tor's has on lines of its own, or a stranger put into a text, follows on the
+/// same one.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    /// The log hands over a whole event at once.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = event.strip_suffix(b"\n").unwrap_or(event);
+        let mut line: Vec<u8> =
+            text.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect();
+        line.extend(event.get(text.len()..).unwrap_or_default());
+        self.0.write_all(&line).map(|()| event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// Who spoke how often of late.
 struct Said<Place> {
     places: HashMap<Place, Lately>,
@@ -120,6 +139,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    #[test]
+    fn an_event_is_one_line() {
+        let mut log = Vec::new();
+        OneLine(&mut log).write_all(b"a\nb\r\nc\n").unwrap();
+        assert_eq!(log, b"a b  c\n");
+    }
 
     #[test]
     fn a_place_speaks_thrice_and_then_waits() {

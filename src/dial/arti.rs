@@ -173,3 +173,32 @@ fn failure(kind: ErrorKind) -> Failure {
         _ => Failure::Unreachable,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::book::Blame;
+
+    #[test]
+    fn our_tor_is_told_from_the_peer() {
+        assert_eq!(failure(ErrorKind::TorAccessFailed).blame(), Blame::Us);
+        assert_eq!(failure(ErrorKind::DirectoryExpired).blame(), Blame::Us);
+        assert_eq!(failure(ErrorKind::OnionServiceNotFound), Failure::NoDescriptor);
+        assert_eq!(failure(ErrorKind::OnionServiceConnectionFailed), Failure::Unreachable);
+        assert_eq!(failure(ErrorKind::RemoteStreamError), Failure::Refused);
+        assert_eq!(failure(ErrorKind::RemoteHostNotFound), Failure::NotFound);
+        // Whoever it was, it is not counted against the peer before something else gets through.
+        for kind in [ErrorKind::RemoteNetworkTimeout, ErrorKind::TorNetworkTimeout, ErrorKind::NoExit] {
+            assert_eq!(failure(kind).blame(), Blame::Unclear, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn circles_share_nothing() {
+        let label = |circle: &str, number| Label { circle: circle.to_owned(), number };
+        assert!(label("a", 0).compatible_same_type(&label("a", 0)));
+        assert!(!label("a", 0).compatible_same_type(&label("b", 0)));
+        assert!(!label("a", 0).compatible_same_type(&label("a", 1)));
+        assert_eq!(label("a", 0).join_same_type(&label("b", 0)), None);
+    }
+}

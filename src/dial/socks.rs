@@ -235,4 +235,16 @@ mod tests {
             assert_eq!(socks.connect(&host, Port::MIN, "a").await.unwrap_err(), expected, "{reply:?}");
         }
     }
+
+    #[tokio::test]
+    async fn an_exit_looks_names_up() {
+        let Ok(Host::Dns(name)) = "a.example.com".parse() else { panic!("a name") };
+        let socks = Socks::new(proxy(&[5, 0, 0, 1, 88, 99, 0, 2, 0, 0]).await, 7);
+        assert_eq!(socks.resolve(&name, "a").await, Ok(vec!["88.99.0.2".parse().unwrap()]));
+        let socks = Socks::new(proxy(&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]).await, 7);
+        assert_eq!(socks.resolve(&name, "a").await, Err(Failure::NotFound));
+        let host: Host = "88.99.0.2".parse().unwrap();
+        let socks = Socks::new(proxy(&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]).await, 7);
+        assert_eq!(socks.connect(&host, Port::MIN, "a").await.unwrap_err(), Failure::Unreachable);
+    }
 }

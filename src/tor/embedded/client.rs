@@ -1,0 +1,167 @@
+//! One client of Arti's: made, awakened, and ended with all that belongs to it.
+
+use std::fmt;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arti_client::TorClient;
+use futures_util::StreamExt;
+use tokio::runtime::{self, Runtime};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tor_rtcompat::tokio::TokioRustlsRuntime;
+
+use super::lock::{DirLock, LockError};
+use super::settings::{client_config, whole};
+use crate::dial::{Arti, Client, Tor};
+
+/// How long a connection that stands may take to become one of Tor's.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+
+/// How long a download of the directory may make no headway.
+const HEADWAY: Duration = Duration::from_secs(90);
+
+/// How Arti's account goes on once a relay has answered.
+pub const DIRECTORY: &str = "directory";
+
+/// A client, and all that goes on in it.
+///
+/// It has a runtime of its own: a client leaves tasks behind that hold its files for minutes while its relays are
+/// silent, and would keep its successor from writing down its guards. With their runtime they end at once.
+pub struct Alive {
+    pub client: Arc<Client>,
+    given_up: CancellationToken,
+    runtime: Option<Runtime>,
+}
+
+impl Alive {
+    pub async fn make(dir: &Path, arti: &str) -> Result<Alive, String> {
+        let config = client_config(dir, arti).map_err(|error| error.to_string())?;
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(2).thread_name("tor").enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        let builder = TorClient::with_runtime(TokioRustlsRuntime::from(runtime.handle().clone())).config(config);
+        match builder.create_unbootstrapped_async().await {
+            Ok(client) => Ok(Alive { client, given_up: CancellationToken::new(), runtime: Some(runtime) }),
+            Err(error) => {
+                runtime.shutdown_background();
+                Err(mend(whole(&error)))
+            }
+        }
+    }
+
+    pub fn way(&self) -> Tor {
+        Tor::Arti(Arti::new(Arc::clone(&self.client), self.given_up.clone()))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.given_up.cancel();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Waits until a client has a directory and a relay that answers, for as long as it gets on; says every ten per cent
+/// how far it is, and what it waits for.
+pub async fn awaken(client: &Client, window: Duration, mut progress: impl FnMut(u8, &str)) -> Result<(), String> {
+    let mut events = client.bootstrap_events();
+    let mut bootstrap = pin!(client.bootstrap());
+    let (mut done, mut best, mut told) = (false, client.bootstrap_status().as_frac(), None);
+    let mut deadline = Instant::now() + window;
+    loop {
+        let status = client.bootstrap_status();
+        if done && status.ready_for_traffic() {
+            return Ok(());
+        }
+        let text = status.to_string();
+        let (percent, waits_for) = account(&text);
+        if status.as_frac() > best {
+            best = status.as_frac();
+            let more = if waits_for.starts_with(DIRECTORY) { HEADWAY } else { HANDSHAKE };
+            deadline = deadline.max(Instant::now() + more);
+        }
+        if told != Some(percent / 10) {
+            told = Some(percent / 10);
+            progress(percent, waits_for);
+        }
+        tokio::select! {
+            outcome = &mut bootstrap, if !done => {
+                outcome.map_err(|error| whole(&error))?;
+                done = true;
+            }
+            Some(_) = events.next() => {}
+            () = sleep_until(deadline) => return Err(match status.blocked() {
+                Some(blocked) => blocked.message().to_string(),
+                None => "no relay answers".to_owned(),
+            }),
+        }
+    }
+}
+
+/// A client for a command that needs Tor once.
+pub struct Once {
+    pub tor: Tor,
+    _alive: Alive,
+    _lock: DirLock,
+}
+
+impl fmt::Debug for Once {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Once")
+    }
+}
+
+/// Makes such a client. It gives up where a daemon would begin anew.
+pub async fn once(dir: &Path, arti: &str, progress: impl FnMut(u8, &str)) -> Result<Once, String> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // A daemon may be at work in the directory; then another one, with guards of its own, has to do.
+    let (lock, dir) = match DirLock::take(dir) {
+        Ok(lock) => (lock, dir.to_owned()),
+        Err(LockError::Held(_)) => {
+            let dir = dir.join("probe");
+            (DirLock::take(&dir).map_err(|error| error.to_string())?, dir)
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    let alive = Alive::make(&dir, arti).await?;
+    awaken(&alive.client, HEADWAY, progress).await?;
+    Ok(Once { tor: alive.way(), _alive: alive, _lock: lock })
+}
+
+/// Arti keeps its secrets in no directory that others may write to, and says which.
+fn mend(why: String) -> String {
+    if why.contains("permissions") { format!("{why}; mend it with chmod, or choose another data_dir") } else { why }
+}
+
+/// Arti's own account of its beginning, taken apart: "17%: connecting to the internet; directory is …", or "Stuck at
+/// 17%: …".
+fn account(text: &str) -> (u8, &str) {
+    let (percent, state) = text.split_once("%: ").unwrap_or(("0", text));
+    let digits = percent.trim_start_matches(|c: char| !c.is_ascii_digit());
+    let waits_for = match state.split_once("; ") {
+        // Such an account begins with DIRECTORY.
+        Some(("connecting successfully", directory)) => directory,
+        Some((connection, _)) => connection,
+        None => state,
+    };
+    (digits.parse().unwrap_or(0), waits_for.split(", ").next().unwrap_or(waits_for))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn artis_account_is_shortened() {
+        let text = "17%: connecting to the internet; directory is usable, fresh until 2026-11-23 03:17:36 UTC";
+        assert_eq!(account(text), (17, "connecting to the internet"));
+        let text = "45%: connecting successfully; directory is fetching microdescriptors (0/7)";
+        assert_eq!(account(text), (45, "directory is fetching microdescriptors (0/7)"));
+        assert_eq!(account("Stuck at 3%: We seem to be offline"), (3, "We seem to be offline"));
+        assert_eq!(account(""), (0, ""));
+    }
+}
