@@ -1,3 +1,5 @@
+mod tor;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -200,32 +202,6 @@ fn a_bad_peer_is_remembered_and_not_told_of() {
 }
 
 #[test]
-fn onions_wait_for_tor_and_are_kept() {
-    let mut bench = Bench::new(&[&format!("{ONION} t110")]);
-    assert_eq!(bench.attempt(), None);
-    bench.wait(Duration::from_hours(24 * 60));
-    assert!(bench.entry(ONION).is_some());
-    bench.handle(Event::Tor(TorSign::Answers));
-    assert_eq!(bench.attempt().unwrap().via, Via::Tor);
-    assert!(matches!(bench.book.tor(), TorState::Starting { .. }));
-    bench.finish(ONION, good("[]", None));
-    assert!(bench.book.tor().is_ready());
-    bench.handle(Event::Tor(TorSign::Gone { why: "stopped".to_owned() }));
-    assert!(matches!(bench.book.tor(), TorState::Down { .. }));
-}
-
-#[test]
-fn an_attempt_that_our_own_tor_spoiled_counts_for_nothing() {
-    let mut bench = Bench::new(&[&format!("{ONION} t110")]);
-    bench.handle(Event::Tor(TorSign::Answers));
-    bench.finish(ONION, Err(Failure::OurTor));
-    let entry = bench.entry(ONION).unwrap();
-    assert_eq!((entry.failures, entry.history.len()), (0, 0));
-    bench.wait(Duration::from_mins(1));
-    assert!(bench.attempt().is_some(), "tried again by itself");
-}
-
-#[test]
 fn a_peer_is_forgotten_after_fourteen_days_in_which_it_could_be_reached() {
     let mut bench = Bench::new(&["a.example t50001", "b.example t50001"]);
     let day = Duration::from_hours(24);
@@ -305,21 +281,6 @@ fn a_failure_waits_for_a_later_proof() {
 }
 
 #[test]
-fn a_peer_in_doubt_that_answers_is_not_asked_twice() {
-    let mut bench = Bench::new(&[&format!("{ONION} t110")]);
-    bench.handle(Event::Tor(TorSign::Answers));
-    bench.book.settings.candidates = 2;
-    introduce(&mut bench, &format!(r#"{{"hosts":{{"{}":{{"tcp_port":1}}}}}}"#, onion(1)), None).unwrap();
-    bench.finish(ONION, Err(Failure::NoDescriptor));
-    bench.wait(Duration::from_secs(31));
-    let asked = bench.book.flights.keys().next().map(Host::to_string).unwrap();
-    bench.finish(&asked, good("[]", None));
-    let waiting: Vec<&Host> = bench.book.queue.all(Via::Tor).collect();
-    let once: std::collections::HashSet<&Host> = waiting.iter().copied().collect();
-    assert_eq!(waiting.len(), once.len());
-}
-
-#[test]
 fn who_is_dropped_while_it_is_tried_is_not_tried_twice() {
     let mut bench = Bench::new(&["5.9.0.1 t50001"]);
     assert!(bench.attempt().is_some());
@@ -330,41 +291,6 @@ fn who_is_dropped_while_it_is_tried_is_not_tried_twice() {
     assert_eq!(bench.attempt(), None);
     bench.finish("5.9.0.1", good("[]", None));
     assert!(bench.entry("5.9.0.1").unwrap().last_success.is_some());
-}
-
-#[test]
-fn time_in_which_tor_starts_anew_counts_for_nothing() {
-    let mut bench = Bench::new(&[]);
-    bench.handle(Event::Tor(TorSign::Answers));
-    bench.handle(Event::TorReached);
-    bench.handle(Event::Tor(TorSign::Starting { percent: 5, waits_for: String::new() }));
-    bench.wait(Duration::from_hours(20));
-    bench.handle(Event::Tor(TorSign::Answers));
-    bench.handle(Event::TorReached);
-    assert_eq!(bench.book.tor_reach.total(), Duration::ZERO);
-}
-
-#[test]
-fn after_a_long_time_away_those_verified_before_are_tried_first() {
-    let mut bench = Bench::new(&[&format!("{ONION} t110")]);
-    bench.handle(Event::Tor(TorSign::Answers));
-    bench.finish(ONION, good("[]", None));
-    bench.handle(Event::Tor(TorSign::Gone { why: String::new() }));
-    for n in 0..100 {
-        bench.wait(Duration::from_mins(5));
-        introduce(&mut bench, &format!(r#"{{"hosts":{{"{}":{{"tcp_port":1}}}}}}"#, onion(n)), None).unwrap();
-    }
-    bench.wait(Duration::from_hours(24 * 15));
-    bench.handle(Event::Tor(TorSign::Answers));
-    let mut trials = 0;
-    while bench.attempt().is_none_or(|attempt| attempt.host.to_string() != ONION) {
-        if let Some(other) = bench.attempt().map(|attempt| attempt.host.to_string()) {
-            bench.finish(&other, Err(Failure::NoDescriptor));
-        }
-        bench.wait(Duration::from_mins(1));
-        trials += 1;
-    }
-    assert!(trials < 30, "{trials}");
 }
 
 #[test]
@@ -439,37 +365,4 @@ fn a_name_server_that_redirects_makes_nobody_bad_whom_we_know() {
     bench.resolve("a.example", &["192.168.1.1"]);
     assert_eq!(bench.attempt(), None, "not dialled there all the same");
     assert_eq!(bench.entry("a.example").unwrap().state(bench.now, bench.book.settings.recent), PeerState::Verified);
-}
-
-#[test]
-fn where_all_goes_through_tor_nothing_is_tried_without_it() {
-    let mut bench = Bench::routed(&["5.9.0.1 s1", "a.example s1 t2", "b.example t2"], Routing::TorOnly);
-    assert!(bench.entry("b.example").is_none(), "it has no TLS");
-    bench.wait(Duration::from_hours(1));
-    assert!(bench.actions.is_empty(), "{:?}", bench.actions);
-    bench.handle(Event::Tor(TorSign::Answers));
-    bench.finish("5.9.0.1", good("[]", None));
-    bench.wait(Duration::from_secs(20));
-    bench.resolve("a.example", &["88.99.0.2"]);
-    let attempt = bench.attempt().unwrap();
-    let tls = (Transport::Tls, crate::peer::Port::MIN);
-    assert_eq!((attempt.via, attempt.doors.as_slice(), attempt.believed), (Via::Tor, [tls].as_slice(), 1));
-    assert_eq!(attempt.addresses, ["88.99.0.2".parse::<IpAddr>().unwrap()]);
-    // The time that Tor worked is time in which clearnet hosts were in reach.
-    bench.finish("a.example", good("[]", None));
-    bench.wait(Duration::from_hours(1));
-    bench.handle(Event::TorReached);
-    assert!(bench.book.direct.total() >= Duration::from_hours(1));
-    bench.handle(Event::Tor(TorSign::Gone { why: String::new() }));
-    bench.wait(Duration::from_hours(24));
-    assert!(bench.attempt().is_none());
-}
-
-#[test]
-fn a_name_that_proves_our_own_is_no_peer() {
-    let mut bench = Bench::new(&[&format!("{ONION} t110")]);
-    bench.handle(Event::Ours(ONION.parse().unwrap()));
-    assert!(bench.entry(ONION).is_none());
-    let named = introduce(&mut bench, &format!(r#"{{"hosts":{{"{ONION}":{{"tcp_port":1}}}}}}"#), None);
-    assert_eq!(named, Err(Refusal::OurOwn));
 }
