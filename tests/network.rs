@@ -18,10 +18,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Daemon, call, eventually, lab_script, now, run};
+use support::{Daemon, call, call_onion, eventually, hosts, lab_script, now, run};
 
 const EX1: &str = "ex1.example.com";
 const EX2: &str = "ex2.example.com";
+const OURS: &str = "wp.example.com";
 const FIRST: &str = "first.example.com";
 const ANSWERS: &str = "127.0.0.1:50001";
 
@@ -43,10 +44,12 @@ fn discovers_verifies_and_tells_of_a_real_network() {
     let lab = dir.path().join("lab");
     run(Command::new(lab_script("up.sh")).arg(&lab));
     let read = |file: &str| std::fs::read_to_string(lab.join(file)).unwrap().trim().to_owned();
-    let onion = read("tor/onion-1");
+    let (onion, own) = (read("tor/onion-1"), read("tor/onion-2"));
     let config = dir.path().join("waypost.toml");
     let text = format!(
         "network = \"regtest\"\ndata_dir = \"{}\"\n[tor]\nmode = \"socks\"\nsocks = \"{}\"\n\
+         [listen]\nonion_tcp = [\"127.0.0.1:50011\"]\nonion_port = 50001\n\
+         [identity]\nhost = \"{OURS}\"\ntcp_port = 50001\nonion_host = \"{own}\"\n\
          [discovery]\nseeds = [\"{EX1} t51001\"]\n",
         dir.path().join("data").display(),
         read("tor/socks"),
@@ -55,6 +58,7 @@ fn discovers_verifies_and_tells_of_a_real_network() {
 
     let daemon = Daemon::start(&config);
     finds_everybody_from_one_seed(&onion);
+    is_reached_by_the_name_that_tor_serves(&daemon, &own, &read("tor/services-socks"));
     takes_in_a_server_of_the_first_protocol(&daemon);
     answers_from_its_store_after_a_restart(daemon, &config, &lab, &onion);
 
@@ -68,7 +72,7 @@ fn discovers_verifies_and_tells_of_a_real_network() {
 fn finds_everybody_from_one_seed(onion: &str) {
     let began = now();
     let everybody = BTreeSet::from([EX1.to_owned(), EX2.to_owned(), onion.to_owned()]);
-    eventually(60, "all three are told of", || hosts() == everybody);
+    eventually(60, "all three are told of", || hosts(ANSWERS) == everybody);
     println!("{:.1} s from the start to three peers told of", began.elapsed().as_secs_f64());
     // With version and ports as each of them reports itself.
     for (host, address) in [(EX1, "5.9.0.1:51001"), (EX2, "88.99.0.2:51001"), (onion, "95.216.0.3:51001")] {
@@ -84,12 +88,21 @@ fn finds_everybody_from_one_seed(onion: &str) {
     }
 }
 
+/// An onion service that a Tor beside us runs for us: its callers are told of that name alone.
+fn is_reached_by_the_name_that_tor_serves(daemon: &Daemon, own: &str, socks: &str) {
+    eventually(60, "we have reached ourselves", || daemon.status()["onion"]["reached"].is_u64());
+    let ask = |method: &str| call_onion(socks, &format!("{own}:50001"), method).unwrap();
+    assert_eq!(ask("server.features")["hosts"], json!({ own: { "tcp_port": 50001, "ssl_port": null } }));
+    assert!(!ask("server.peers.subscribe").to_string().contains(OURS));
+    let said = call(ANSWERS, "server.features", json!([])).to_string();
+    assert!(said.contains(OURS) && !said.contains(own), "{said}");
+}
+
 fn takes_in_a_server_of_the_first_protocol(daemon: &Daemon) {
-    assert!(!hosts().contains(FIRST));
+    assert!(!hosts(ANSWERS).contains(FIRST));
     daemon.waypost(&["add", FIRST, "t50001"]);
-    eventually(20, "the server of the first protocol is told of", || hosts().contains(FIRST));
-    let rows: Vec<Value> = serde_json::from_str(&daemon.waypost(&["peers", "--json"])).unwrap();
-    let row = |host: &str| rows.iter().find(|row| row["host"] == host).unwrap();
+    eventually(20, "the server of the first protocol is told of", || hosts(ANSWERS).contains(FIRST));
+    let row = |host: &str| daemon.row(host);
     assert_eq!(row(EX1)["source"], "seed");
     assert_eq!(row(EX2)["source"], format!("peer {EX1}"));
     assert_eq!(row(FIRST)["software"], "ElectrumServer 1.0");
@@ -102,35 +115,34 @@ fn takes_in_a_server_of_the_first_protocol(daemon: &Daemon) {
 
 fn answers_from_its_store_after_a_restart(daemon: Daemon, config: &Path, lab: &Path, onion: &str) {
     let asked = || std::fs::read_to_string(lab.join("first_protocol.log")).unwrap();
-    let (before, told) = (asked(), hosts());
+    let (before, told) = (asked(), hosts(ANSWERS));
     daemon.stop();
     let daemon = Daemon::start(config);
-    assert!([EX1, EX2, FIRST].iter().all(|host| hosts().contains(*host)), "told of at once");
+    assert!([EX1, EX2, FIRST].iter().all(|host| hosts(ANSWERS).contains(*host)), "told of at once");
     // Time enough for whoever would ask anybody.
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(asked(), before, "and nobody was asked");
-    assert_eq!(hosts(), told);
+    assert_eq!(hosts(ANSWERS), told);
     let kept = std::fs::read_to_string(config).unwrap();
     assert!(!kept.contains(onion));
     // As hard an end as there is.
     daemon.kill();
     let daemon = Daemon::start(config);
-    assert!([EX1, EX2, FIRST].iter().all(|host| hosts().contains(*host)), "told of after a kill as well");
+    assert!([EX1, EX2, FIRST].iter().all(|host| hosts(ANSWERS).contains(*host)), "told of after a kill as well");
     daemon.stop();
 }
 
 fn loses_and_regains_tor(daemon: &Daemon, lab: &Path, onion: &str) {
     let tor = |command: &str| run(Command::new(lab_script("tor-network.sh")).arg(command).arg(lab.join("tor")));
-    let state = || daemon.status()["tor"]["state"].as_str().unwrap_or_default().to_owned();
-    let onions = || hosts().into_iter().filter(|host| host.ends_with(".onion")).collect::<BTreeSet<String>>();
-    eventually(60, "Tor is ready", || state() == "ready");
+    let onions = || hosts(ANSWERS).into_iter().filter(|host| host.ends_with(".onion")).collect::<BTreeSet<String>>();
+    eventually(60, "Tor is ready", || daemon.tor() == "ready");
     for name in NOBODY {
         daemon.waypost(&["add", name, "t50001"]);
     }
     let verified = BTreeSet::from([onion.to_owned()]);
     eventually(10, "only the verified onion is told of", || onions() == verified);
     tor("client-stop");
-    eventually(15, "Tor is down", || state() == "down");
+    eventually(15, "Tor is down", || daemon.tor() == "down");
     let mut seen = BTreeSet::new();
     eventually(10, "three others are told of", || onions().len() == 3);
     for _ in 0..60 {
@@ -139,14 +151,17 @@ fn loses_and_regains_tor(daemon: &Daemon, lab: &Path, onion: &str) {
         seen.extend(onions);
     }
     assert_eq!(seen.len(), 1 + NOBODY.len(), "drawn anew for each caller, from all that are known");
-    assert!([EX1, EX2, FIRST].iter().all(|host| hosts().contains(*host)), "clearnet peers are told of all the same");
-    let before = row(daemon, onion);
+    assert!(
+        [EX1, EX2, FIRST].iter().all(|host| hosts(ANSWERS).contains(*host)),
+        "clearnet peers are told of all the same"
+    );
+    let before = daemon.row(onion);
     tor("client-start");
     let began = now();
-    eventually(120, "Tor is ready again", || state() == "ready");
+    eventually(120, "Tor is ready again", || daemon.tor() == "ready");
     println!("{:.1} s from Tor's return to its being found ready", began.elapsed().as_secs_f64());
     eventually(10, "the verified onion alone is told of again", || onions() == verified);
-    let after = row(daemon, onion);
+    let after = daemon.row(onion);
     assert_eq!((&before["failures"], &after["failures"]), (&json!(0), &json!(0)), "the outage was not its fault");
 }
 
@@ -164,13 +179,4 @@ fn verifies_by_hand(config: &Path, onion: &str) {
 
 fn peers() -> Vec<Value> {
     call(ANSWERS, "server.peers.subscribe", json!([])).as_array().unwrap().clone()
-}
-
-fn hosts() -> BTreeSet<String> {
-    peers().iter().map(|entry| entry[1].as_str().unwrap().to_owned()).collect()
-}
-
-fn row(daemon: &Daemon, host: &str) -> Value {
-    let rows: Vec<Value> = serde_json::from_str(&daemon.waypost(&["peers", "--json"])).unwrap();
-    rows.into_iter().find(|row| row["host"] == host).unwrap()
 }

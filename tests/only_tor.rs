@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use support::{Daemon, call, eventually, lab_script, now, run};
+use serde_json::json;
+use support::{Daemon, call, eventually, hosts, lab_script, now, run};
 
 const EX1: &str = "ex1.example.com";
 const EX2: &str = "ex2.example.com";
@@ -98,8 +98,8 @@ fn nothing_leaves_but_through_tor() {
 /// All that a daemon does: seeds, what peers tell of, what strangers introduce, what the operator adds, what is probed.
 fn lives_through_tor(daemon: &Daemon, config: &Path, onion: &str) {
     let everybody = BTreeSet::from([EX1.to_owned(), EX2.to_owned(), onion.to_owned()]);
-    eventually(120, "all three are told of", || hosts() == everybody);
-    let ex1 = row(daemon, EX1);
+    eventually(120, "all three are told of", || hosts(ANSWERS) == everybody);
+    let ex1 = daemon.row(EX1);
     assert_eq!((&ex1["ip"], &ex1["key_changes"]), (&json!("5.9.0.1"), &json!(0)), "looked up by an exit, over TLS");
     assert!(ex1["key"].is_string());
 
@@ -111,10 +111,8 @@ fn lives_through_tor(daemon: &Daemon, config: &Path, onion: &str) {
     daemon.waypost(&["add", "88.99.0.2", "s51002"]);
     let (refused, ok) = support::waypost(config, &["add", "first.example.com", "t50001"]);
     assert!(!ok && refused.contains("TLS only"), "{refused}");
-    eventually(60, "an address is called through an exit", || !row(daemon, "88.99.0.2")["last_try"].is_null());
-    eventually(60, "a name that nobody knows is looked up", || {
-        !row(daemon, "nobody.example.com")["last_try"].is_null()
-    });
+    eventually(60, "an address is called through an exit", || !daemon.row("88.99.0.2")["last_try"].is_null());
+    eventually(60, "a name that nobody knows is looked up", || !daemon.row("nobody.example.com")["last_try"].is_null());
     let (output, ok) = probe_as_stranger(config, &[EX2, "--tls", "51002"]);
     assert!(ok && output.contains("through Tor") && output.contains("88.99.0.2"), "{output}");
     let (output, ok) = probe_as_stranger(config, &[EX2, "--tcp", "51001"]);
@@ -139,14 +137,4 @@ fn probe_as_stranger(config: &Path, args: &[&str]) -> (String, bool) {
     command.args([env!("CARGO_BIN_EXE_waypost"), "probe"]).args(args).arg("--config").arg(config);
     let output = command.stdin(Stdio::null()).output().unwrap();
     (String::from_utf8([output.stdout, output.stderr].concat()).unwrap(), output.status.success())
-}
-
-fn hosts() -> BTreeSet<String> {
-    let list = call(ANSWERS, "server.peers.subscribe", json!([]));
-    list.as_array().unwrap().iter().map(|entry| entry[1].as_str().unwrap().to_owned()).collect()
-}
-
-fn row(daemon: &Daemon, host: &str) -> Value {
-    let rows: Vec<Value> = serde_json::from_str(&daemon.waypost(&["peers", "--json"])).unwrap();
-    rows.into_iter().find(|row| row["host"] == host).unwrap_or_default()
 }

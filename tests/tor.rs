@@ -12,13 +12,12 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use support::{Daemon, call, call_onion, eventually, lab_script, now, run};
+use serde_json::json;
+use support::{Daemon, call, call_onion, eventually, hosts, lab_script, now, run};
 
 const EX1: &str = "ex1.example.com";
 const OURS: &str = "wp.example.com";
@@ -65,7 +64,7 @@ impl Place {
         let began = now();
         let since = began_at();
         eventually(secs, "the onion server is verified", || {
-            row(daemon, &self.onion)["last_success"].as_u64().is_some_and(|at| at > since)
+            daemon.row(&self.onion)["last_success"].as_u64().is_some_and(|at| at > since)
         });
         let verified = began.elapsed().as_secs_f64();
         eventually(secs, "C tor reaches our onion service", || call_onion(&self.socks, own, "server.ping").is_some());
@@ -85,6 +84,7 @@ fn our_own_tor_verifies_serves_and_recovers() {
     let (output, ok) = support::waypost(&config, &["onion-address"]);
     assert!(!ok && output.contains("waypost run"), "{output}");
 
+    brings_a_name_along(&place);
     let daemon = Daemon::start(&config);
     let own = format!("{}:51001", until_name(&daemon));
     let (verified, served) = place.until_all_works(&daemon, &own, 60);
@@ -107,6 +107,20 @@ fn our_own_tor_verifies_serves_and_recovers() {
     starts_before_there_is_a_network(&place);
     assert!(daemon.log().lines().all(|line| !line.contains("panicked")), "{}", daemon.log());
     daemon.stop();
+}
+
+/// The key of a service that C tor made, and the name that it goes by there.
+fn brings_a_name_along(place: &Place) {
+    let service = place.dir.path().join("lab/tor/services/onion-2");
+    let name = std::fs::read_to_string(service.join("hostname")).unwrap();
+    let config = place.config("brought", "");
+    let (output, ok) = support::waypost(&config, &["onion-address", "--import", service.to_str().unwrap()]);
+    assert!(ok && output.starts_with(name.trim()), "{output}");
+    let (output, ok) = support::waypost(&config, &["onion-address"]);
+    assert!(ok && output == name, "{output}");
+    let other = place.dir.path().join("lab/tor/services/onion-1");
+    let (output, ok) = support::waypost(&config, &["onion-address", "--import", other.to_str().unwrap()]);
+    assert!(!ok && output.contains("--replace"), "{output}");
 }
 
 /// Who comes by one of our names learns nothing of the other.
@@ -138,30 +152,30 @@ fn verifies_by_hand(config: &Path, onion: &str) {
 
 fn gets_over(manner: &str, place: &Place, daemon: &Daemon, own: &str) {
     place.tor(manner);
-    eventually(240, "Tor is found to be down", || state(daemon) == "down");
-    let told = || onions(daemon).len();
-    assert!(told() <= 3);
+    eventually(240, "Tor is found to be down", || daemon.tor() == "down");
+    let onions = hosts(ANSWERS).into_iter().filter(|host| host.ends_with(".onion")).count();
+    assert!(onions <= 3);
     // Longer than the patience of whoever tries again at once.
     std::thread::sleep(Duration::from_secs(20));
     place.tor("relays-start");
     let (verified, served) = place.until_all_works(daemon, own, 90);
     println!("{manner}: back after {verified:.1} s, and our own service after {served:.1} s");
-    assert_eq!(row(daemon, &place.onion)["failures"], 0, "it was not the peer's fault");
-    eventually(20, "Tor is ready", || state(daemon) == "ready");
+    assert_eq!(daemon.row(&place.onion)["failures"], 0, "it was not the peer's fault");
+    eventually(20, "Tor is ready", || daemon.tor() == "ready");
 }
 
 fn starts_before_there_is_a_network(place: &Place) {
     place.tor("relays-stop");
     let config = place.config("second", "[listen]\ntcp = [\"127.0.0.1:50002\"]\n");
     let daemon = Daemon::start(&config);
-    assert_eq!(state(&daemon), "starting");
+    assert_eq!(daemon.tor(), "starting");
     let list = call("127.0.0.1:50002", "server.peers.subscribe", json!([]));
     assert!(list.to_string().contains(&place.onion), "{list}");
     std::thread::sleep(Duration::from_secs(40));
-    assert_eq!(state(&daemon), "starting", "{}", daemon.log());
+    assert_eq!(daemon.tor(), "starting", "{}", daemon.log());
     place.tor("relays-start");
     let began = now();
-    eventually(90, "Tor is ready", || state(&daemon) == "ready");
+    eventually(90, "Tor is ready", || daemon.tor() == "ready");
     println!("{:.1} s from the network's coming to Tor's being ready, at a first start", began.elapsed().as_secs_f64());
     daemon.stop();
 }
@@ -171,21 +185,6 @@ fn until_name(daemon: &Daemon) -> String {
     let name = || daemon.status()["onion"]["host"].as_str().map(str::to_owned);
     eventually(60, "our onion name is known", || name().is_some());
     name().unwrap()
-}
-
-fn state(daemon: &Daemon) -> String {
-    daemon.status()["tor"]["state"].as_str().unwrap().to_owned()
-}
-
-fn onions(_: &Daemon) -> BTreeSet<String> {
-    let list = call(ANSWERS, "server.peers.subscribe", json!([]));
-    let hosts = list.as_array().unwrap().iter().map(|entry| entry[1].as_str().unwrap().to_owned());
-    hosts.filter(|host| host.ends_with(".onion")).collect()
-}
-
-fn row(daemon: &Daemon, host: &str) -> Value {
-    let rows: Vec<Value> = serde_json::from_str(&daemon.waypost(&["peers", "--json"])).unwrap();
-    rows.into_iter().find(|row| row["host"] == host).unwrap_or_default()
 }
 
 /// The time of day in milliseconds, as peers' rows have it.

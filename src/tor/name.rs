@@ -91,6 +91,7 @@ impl NameWatch {
             self.rest(&mut names, pause).await;
         }
     }
+
     /// Tries once, and returns how often in a row that was in vain.
     async fn look(&self, name: &OwnName, circle: u8) -> u32 {
         let outcome = reach(&self.dialer, self.network, name, circle).await;

@@ -7,6 +7,7 @@
 #   ex2    ex2.example.com 88.99.0.2     51001 TCP, 51002 TLS
 #   ex3    <onion>:50001 alone           behind it 95.216.0.3:51001
 #   first  first.example.com 51.15.0.4   50001 TCP, the first protocol
+#   ours   <onion>:50001 alone           tor/onion-2, for whoever listens at 127.0.0.1:50011
 #   and a name server at 127.0.0.1:53, with which Tor's exits reach all of these by name
 #
 # When it returns, ex1 has verified and lists itself, ex2 and ex3. The servers' Tor is not the client's: tor-network.sh
@@ -39,7 +40,7 @@ script dns 127.0.0.1 53
 script first_protocol 51.15.0.4 50001
 say "name server, first.example.com"
 
-EXIT_ADDRESS=185.220.101.5 "$here/tor-network.sh" up "$dir/tor" 95.216.0.3:51001 >"$dir/tor.log" 2>&1 || fail "no Tor network" "$dir/tor.log"
+EXIT_ADDRESS=185.220.101.5 "$here/tor-network.sh" up "$dir/tor" 95.216.0.3:51001 127.0.0.1:50011 >"$dir/tor.log" 2>&1 || fail "no Tor network" "$dir/tor.log"
 onion=$(cat "$dir/tor/onion-1") tor=$(cat "$dir/tor/services-socks")
 say "Tor, client at $(cat "$dir/tor/socks")"
 

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -76,6 +77,17 @@ impl Daemon {
 
     pub fn status(&self) -> Value {
         serde_json::from_str(&self.waypost(&["status", "--json"])).unwrap()
+    }
+
+    /// What it knows of a peer; null if it knows none by that name.
+    pub fn row(&self, host: &str) -> Value {
+        let rows: Vec<Value> = serde_json::from_str(&self.waypost(&["peers", "--json"])).unwrap();
+        rows.into_iter().find(|row| row["host"] == host).unwrap_or_default()
+    }
+
+    /// How Tor is.
+    pub fn tor(&self) -> String {
+        self.status()["tor"]["state"].as_str().unwrap_or_default().to_owned()
     }
 
     /// The log of all daemons that ran with this configuration.
@@ -165,6 +177,12 @@ pub fn call(address: &str, method: &str, params: Value) -> Value {
     };
     ask(0, "server.version", json!(["test", ["1.4", "1.6"]]));
     ask(1, method, params)
+}
+
+/// Whom a server tells of.
+pub fn hosts(address: &str) -> BTreeSet<String> {
+    let list = call(address, "server.peers.subscribe", json!([]));
+    list.as_array().unwrap().iter().map(|entry| entry[1].as_str().unwrap().to_owned()).collect()
 }
 
 /// One call to an onion service, through the C tor on this SOCKS port; None while it can't be reached.
