@@ -246,3 +246,31 @@ fn every_address_of_one_port_can_be_listened_on() {
     }
     daemon.stop();
 }
+
+#[cfg(feature = "embedded-tor")]
+#[test]
+fn a_directory_that_our_tor_can_not_trust_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let place = Place::new();
+    let open = place.dir.path().join("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+    // Should it start all the same, it finds nobody.
+    let arti = "[tor_network]\nfallback_caches = [{ rsa_identity = \"0000000000000000000000000000000000000001\", \
+                ed_identity = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\", orports = [\"127.0.0.1:1\"] }]\n";
+    std::fs::write(place.dir.path().join("arti.toml"), arti).unwrap();
+    let text = format!(
+        "data_dir = {:?}\n[listen]\ntcp = [\"{}\"]\n[tor]\nmode = \"embedded\"\narti = \"arti.toml\"\n[discovery]\nseeds = []\n",
+        open.join("data"),
+        place.address
+    );
+    std::fs::write(place.config(), text).unwrap();
+    let daemon = Daemon::start(&place.config());
+    eventually(20, "Tor is down, and why", || {
+        let tor = daemon.status()["tor"].to_string();
+        tor.contains("down") && tor.contains(&format!("{open:?}").replace('"', "\\\"")) && tor.contains("chmod")
+    });
+    assert_eq!(call(&place.address.to_string(), "server.ping", json!([])), Value::Null, "and the rest goes on");
+    daemon.stop();
+}

@@ -132,9 +132,13 @@ pub async fn once(dir: &Path, arti: &str, progress: impl FnMut(u8, &str)) -> Res
     Ok(Once { tor: alive.way(), _alive: alive, _lock: lock })
 }
 
-/// Arti keeps its secrets in no directory that others may write to, and says which.
+/// Arti keeps its secrets in no directory that others may write to, and says which at the end of a long tale.
 fn mend(why: String) -> String {
-    if why.contains("permissions") { format!("{why}; mend it with chmod, or choose another data_dir") } else { why }
+    let begins = ["Incorrect permissions", "Bad owner"].into_iter().find_map(|words| why.find(words));
+    match begins.and_then(|begins| why.get(begins..)) {
+        Some(essence) => format!("{essence}; mend that with chmod or chown, or choose another data_dir"),
+        None => why,
+    }
 }
 
 /// Arti's own account of its beginning, taken apart: "17%: connecting to the internet; directory is …", or "Stuck at

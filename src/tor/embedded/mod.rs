@@ -54,7 +54,7 @@ pub async fn run(settings: Settings, outlets: Outlets) {
         let why = care.life().await;
         care.outlets.way.send_replace(None);
         tracing::debug!(%why, "the embedded Tor is built anew");
-        let sign = if care.was_ready {
+        let sign = if care.was_ready || care.complaint.is_some() {
             TorSign::Gone { why }
         } else {
             TorSign::Starting { percent: 0, waits_for: format!("{why}; trying again and again") }
