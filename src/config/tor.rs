@@ -27,7 +27,7 @@ pub struct TorPlan {
 pub struct Beside<'a> {
     pub listen: &'a Listen,
     pub onion_host: Option<Host>,
-    /// The network's usual port of onion services.
+    /// The port of our onion service, embedded or not.
     pub onion_port: Port,
     pub sessions: usize,
     pub dir: PathBuf,
@@ -37,7 +37,7 @@ const NOT_BUILT_IN: &str = "this program was built without a Tor of its own; use
 
 pub fn resolve(keys: Tor, beside: Beside<'_>, usual: [SocketAddr; 2]) -> Result<TorPlan, Wrong> {
     let onion = beside.listen.onion;
-    let port = beside.listen.onion_port.unwrap_or(beside.onion_port);
+    let port = beside.onion_port;
     let onion_host = resolve_onion_host(&beside, port)?;
     let mode = match keys.mode {
         Some(mode) => mode,
