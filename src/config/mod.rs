@@ -42,6 +42,10 @@ pub struct Wrong {
     pub why: String,
 }
 
+fn wrong(key: &'static str, why: String) -> Wrong {
+    Wrong { key, why }
+}
+
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::tor::{self, Beside};
-use super::{Discovery, IdentityKeys, LimitKeys, Listen, Log, LogFormat, Period, Raw, TorPlan, Wrong};
+use super::{Discovery, IdentityKeys, LimitKeys, Listen, Log, LogFormat, Period, Raw, TorPlan, Wrong, wrong};
 use crate::book;
 use crate::conversation::server::{BANNER, Identity};
 use crate::network::Network;
@@ -201,10 +201,6 @@ fn within(
     } else {
         Err(wrong(key, format!("must lie between {} and {}", range.start(), range.end())))
     }
-}
-
-pub(super) fn wrong(key: &'static str, why: String) -> Wrong {
-    Wrong { key, why }
 }
 
 fn default_data_dir() -> Option<PathBuf> {

@@ -3,8 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::resolved::wrong;
-use super::{Listen, Tor, Wrong};
+use super::{Listen, Tor, Wrong, wrong};
 use crate::peer::{Host, Port};
 use crate::route::Routing;
 use crate::tor::{self, IS_EMBEDDED, Mode, Service};
