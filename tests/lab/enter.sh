@@ -54,20 +54,21 @@ ip -6 address add 2a01:4f8::1/128 dev lo nodad 2>/dev/null || true   # a kernel 
 
 if [ "$watched" ]; then
   # A cable with the world at its other end: the gateway's hardware address is known beforehand, so that what leaves does so at
-  # once, and it isn't that of the far end, so that nothing there takes it for its own and answers.
+  # once, and it isn't that of the far end, so that nothing there takes it for its own and answers. The gateway alone is on the
+  # cable: for any other neighbour the kernel would ask first, and leaks.py leaves such questions out.
   gateway=02:00:00:00:00:01
   ip link add out type veth peer name watch
   echo 1 >/proc/sys/net/ipv6/conf/watch/disable_ipv6 2>/dev/null || true
   ip link set watch arp off up; ip link set out up
-  ip address add 192.0.2.2/24 dev out
+  ip address add 192.0.2.2/32 dev out
   ip neighbour add 192.0.2.1 lladdr $gateway dev out nud permanent
-  ip route add default via 192.0.2.1
+  ip route add default via 192.0.2.1 dev out onlink
   # What Tor's exits call is called for somebody else, and there is nobody for them but the lab: ElectrumX finds its Tor by having
   # it call a name server of the world's.
   ip rule add pref 100 from $tor_exit unreachable
-  if ip -6 address add 2001:db8::2/64 dev out nodad 2>/dev/null; then
+  if ip -6 address add 2001:db8::2/128 dev out nodad 2>/dev/null; then
     ip -6 neighbour add 2001:db8::1 lladdr $gateway dev out nud permanent
-    ip -6 route add default via 2001:db8::1
+    ip -6 route add default via 2001:db8::1 dev out onlink
   fi
 fi
 

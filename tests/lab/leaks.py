@@ -58,7 +58,10 @@ def main():
                 if direction == OUTGOING:
                     continue
                 (kind,) = struct.unpack(">H", frame[12:14])
-                said = account(kind, frame[14:])
+                try:
+                    said = account(kind, frame[14:])
+                except (IndexError, ValueError):  # the watch goes on, or all that follows would be missed
+                    said = f"cut short, ethertype-{kind:04x}"
                 if said:
                     print(f"{time.monotonic() - began:.3f} {said}", file=file)
 
