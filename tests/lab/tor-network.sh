@@ -10,7 +10,8 @@
 #   tor-network.sh relays-kill DIR           the same, without a word to anybody
 #   tor-network.sh relays-freeze DIR         halt them: connections stand, and nothing comes back
 #   tor-network.sh relays-start DIR          start them again, or let them go on, each on the state it had; returns when
-#                                            the services' tor is back too, and uploads its descriptors
+#                                            the services' tor is back too, and uploads its descriptors, and the client, if it
+#                                            ran
 #
 # The onion services live in a tor process of their own ("services"), with its own SOCKS port for whoever should keep
 # their Tor while the client is stopped. When `up` returns, both have bootstrapped, and DIR holds
@@ -148,9 +149,14 @@ relays_start() {
     if [ -z "$pid" ] || ! running "$pid" "$home"; then rm -f "$home/pid"; missing+=("$home"); fi
   done
   [ ${#missing[@]} = 0 ] || together start "${missing[@]}"
-  # Relays that ended have forgotten the descriptors of onion services, which C tor would upload again only by and by.
-  stop "$dir/services"; mv "$dir/services/notice.log" "$dir/services/notice.log.old"
-  start "$dir/services"; bootstrapped "$dir/services"
+  # Relays that ended have forgotten the descriptors of onion services, which C tor would upload again only by and by; and after
+  # relays were silent, C tor as a client may reach no onion service for many minutes.
+  together begin_again "$dir/services" "$dir/client"
+}
+begin_again() { # data-dir
+  [ -f "$1/pid" ] || return 0   # it was stopped
+  stop "$1"; mv "$1/notice.log" "$1/notice.log.old"   # or its old "Bootstrapped 100%" would be taken for the new one
+  start "$1"; bootstrapped "$1"
 }
 
 up() {
@@ -204,7 +210,7 @@ case $command in
   client-stop) stop "$dir/client" ;;
   client-start)
     if [ -f "$dir/client/pid" ] && running "$(cat "$dir/client/pid")" "$dir/client"; then exit 0; fi
-    mv "$dir/client/notice.log" "$dir/client/notice.log.old"   # or its old "Bootstrapped 100%" would be taken for the new one
+    mv "$dir/client/notice.log" "$dir/client/notice.log.old"
     start "$dir/client"; bootstrapped "$dir/client" ;;
   relays-stop) together stop "$dir"/auth "$dir"/relay* ;;
   relays-kill) relays_end KILL ;;

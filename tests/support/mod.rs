@@ -1,6 +1,6 @@
 //! What the tests of the whole program share: a daemon to start and stop, a caller, and patience.
 
-#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(dead_code, clippy::print_stderr, reason = "each test uses a part of it, and says how it failed")]
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -118,6 +118,12 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let skipped = log.lines().count().saturating_sub(40);
+            eprintln!("the end of what the daemon said:");
+            log.lines().skip(skipped).for_each(|line| eprintln!("{line}"));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -11,7 +11,7 @@ mod vital;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use self::client::{Alive, DIRECTORY, awaken};
 pub use self::client::{Once, once};
@@ -128,10 +128,11 @@ impl Care {
     /// Runs the service on this client, and looks after both until the client has to go.
     async fn lead(&mut self, client: &Client, born: Time) -> &'static str {
         let mut service = self.launch(client).await;
-        let (mut down_since, mut missed_since, mut relaunched) = (None, None, 0);
+        let (mut down_since, mut recovered, mut missed_since, mut relaunched) = (None, None, None, 0);
         let mut last_look = born;
         loop {
-            sleep(LOOK).await;
+            // Where it goes down for a second only, that is news as well.
+            let _ = timeout(LOOK, self.outlets.health.changed()).await;
             let now = clock::now();
             if now.since(std::mem::replace(&mut last_look, now)) >= SLEPT {
                 return "this machine seems to have slept, and its circuits to be gone";
@@ -139,17 +140,18 @@ impl Care {
             if self.outlets.inbox.is_closed() {
                 return "the daemon ends";
             }
-            let health = self.outlets.health.borrow().clone();
+            let health = self.outlets.health.borrow_and_update().clone();
             let name = self.outlets.name.borrow().clone();
             let missed = name.as_ref().map_or(0, |name| name.missed);
             if !matches!(health.state, TorState::Down { .. }) {
-                down_since = None;
+                recovered = down_since.take().map(|_| now).or(recovered);
             } else if down_since.is_none() {
                 down_since = Some(now);
             }
             missed_since = if missed == 0 { None } else { missed_since.or(Some(now)) };
             let reached = health.reached.max(name.and_then(|name| name.reached));
-            let vital = Vital { born, reached, down_since, missed, missed_since, fruitless: self.fruitless };
+            let fruitless = self.fruitless;
+            let vital = Vital { born, reached, down_since, recovered, missed, missed_since, fruitless };
             if vital.bore_fruit() {
                 self.fruitless = 0;
             }

@@ -16,6 +16,10 @@ const MOST_PATIENCE: Duration = Duration::from_hours(1);
 /// What was reached before may fail for so long, and the client is given the chance to recover by itself.
 const GRACE: Duration = Duration::from_secs(20);
 
+/// What goes down again this soon after it came back limps, as a client does whose guards are in doubt one after the other: it
+/// may go on like that for minutes, up for a second in ten.
+const RELAPSE: Duration = Duration::from_mins(1);
+
 /// Misses of our own service, one after the other, that mean something.
 const MISSES: u32 = 2;
 
@@ -32,6 +36,8 @@ pub struct Vital {
     pub reached: Option<Time>,
     /// Since when the book thinks that Tor is down, if it does.
     pub down_since: Option<Time>,
+    /// When it had been down last, and came back.
+    pub recovered: Option<Time>,
     /// How often in a row our own service could not be reached, and since when.
     pub missed: u32,
     pub missed_since: Option<Time>,
@@ -56,9 +62,10 @@ impl Vital {
                 if now.since(self.born) >= doubled.min(MOST_PATIENCE) { Verdict::Replace } else { Verdict::Fine }
             }
             Some(reached) => {
+                let relapsed = self.recovered.zip(self.down_since).is_some_and(|(up, down)| down.since(up) < RELAPSE);
                 let missed = self.missed_since.filter(|_| self.missed >= MISSES);
                 let trouble = [self.down_since, missed].into_iter().flatten().min();
-                if trouble.is_some_and(|since| reached < since && now.since(since) >= GRACE) {
+                if relapsed || trouble.is_some_and(|since| reached < since && now.since(since) >= GRACE) {
                     Verdict::Replace
                 } else if self.missed > 0 && self.missed.is_multiple_of(SERVICE_MISSES) {
                     Verdict::Relaunch
@@ -116,6 +123,14 @@ mod tests {
         // Somebody was reached since.
         let vital = Vital { reached: Some(at(110)), ..vital };
         assert_eq!(vital.verdict(at(300)), Verdict::Fine);
+    }
+
+    #[test]
+    fn what_goes_down_again_at_once_is_replaced() {
+        let vital = Vital { recovered: Some(at(100)), reached: Some(at(100)), ..working() };
+        assert_eq!(vital.verdict(at(110)), Verdict::Fine);
+        assert_eq!(Vital { down_since: Some(at(110)), ..vital }.verdict(at(110)), Verdict::Replace);
+        assert_eq!(Vital { down_since: Some(at(170)), ..vital }.verdict(at(170)), Verdict::Fine);
     }
 
     #[test]
