@@ -1,15 +1,16 @@
 //! Whom to tell callers of: a picture of the book that sessions read without asking it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::entry::{Entry, PeerState};
 use crate::clock::Time;
 use crate::netgroup::Netgroup;
+use crate::protocol::Pieces;
 use crate::route::TorState;
 
 /// Peers of one region (an IPv4 /16 or an IPv6 /56) that a list names, so that nobody fills it from one rented block.
@@ -30,7 +31,7 @@ pub enum Caller {
     Onion,
 }
 
-/// What callers are told, drawn up when the book changed.
+/// What callers are told, drawn up when the book changed: an answer costs no more than pointing at it.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     pub tor: TorState,
@@ -49,12 +50,23 @@ struct View {
     /// On clearnet, and no more of a region than may be told of.
     clear: Vec<Line>,
     onions: Vec<Line>,
+    /// Both as they are told, while all of them are fresh.
+    told: Told,
+}
+
+/// The two parts of a list, as JSON without its brackets.
+#[derive(Debug, Default)]
+struct Told {
+    clear: Bytes,
+    onions: Bytes,
+    /// The first of them is too old after this.
+    until: Option<Time>,
 }
 
 /// An entry of the list as it goes on the wire, good until that time.
 #[derive(Debug, Clone)]
 struct Line {
-    json: Arc<str>,
+    json: Bytes,
     until: Time,
 }
 
@@ -80,7 +92,7 @@ impl Snapshot {
                 continue;
             }
             let until = entry.last_success.map_or(now, |success| success + recent);
-            let line = Line { json: serde_json::to_string(&entry.listed()).unwrap_or_default().into(), until };
+            let line = Line { json: serde_json::to_vec(&entry.listed()).unwrap_or_default().into(), until };
             if entry.host.is_onion() {
                 known_onions.push((line.clone(), weight(entry, now)));
             }
@@ -91,36 +103,67 @@ impl Snapshot {
         // In an order that is always the same, whatever the book's own: chance alone must decide.
         verified.sort_unstable_by(|a, b| a.0.host.cmp(&b.0.host));
         known_onions.sort_unstable_by(|a, b| a.0.json.cmp(&b.0.json));
-        let for_clearnet = View::new(&mut verified, rng);
-        let for_onion = View::new(&mut verified, rng);
-        Snapshot { tor, fallback_onions, for_clearnet, for_onion, known_onions }
+        let (for_clearnet, for_onion) = (View::new(&mut verified, rng), View::new(&mut verified, rng));
+        let mut snapshot = Snapshot { tor, fallback_onions, for_clearnet, for_onion, known_onions };
+        snapshot.for_clearnet.told = snapshot.tell(Caller::Clearnet, now);
+        snapshot.for_onion.told = snapshot.tell(Caller::Onion, now);
+        snapshot
     }
 
     /// The answer to `server.peers.subscribe`, as JSON.
     ///
     /// Onion names stand last in a clearnet caller's list, as Fulcrum reads on no further than to the first new one.
-    pub fn peers(&self, caller: Caller, now: Time, rng: &mut impl Rng) -> String {
-        let fit = |line: &&Line| line.until >= now;
-        let view = match caller {
+    pub fn peers(&self, caller: Caller, now: Time, rng: &mut impl Rng) -> Pieces {
+        let prepared = &self.view(caller).told;
+        let Told { clear, onions, .. } =
+            if prepared.until.is_none_or(|until| until >= now) { prepared } else { &self.tell(caller, now) };
+        let few = if self.tor.is_ready() { Bytes::new() } else { join(&self.few_onions(rng)) };
+        let onions = if self.tor.is_ready() { onions } else { &few };
+        let (first, second) = match caller {
+            Caller::Clearnet => (clear, onions),
+            Caller::Onion => (onions, clear),
+        };
+        let mut list = Pieces::from(&b"["[..]);
+        list.push(first.clone());
+        if !first.is_empty() && !second.is_empty() {
+            list.push(&b","[..]);
+        }
+        list.push(second.clone());
+        list.push(&b"]"[..]);
+        list
+    }
+
+    /// When this is to be drawn up anew, though nothing else should have changed.
+    pub fn stale_after(&self) -> Option<Time> {
+        [&self.for_clearnet, &self.for_onion].into_iter().filter_map(|view| view.told.until).min()
+    }
+
+    fn view(&self, caller: Caller) -> &View {
+        match caller {
             Caller::Clearnet => &self.for_clearnet,
             Caller::Onion => &self.for_onion,
-        };
+        }
+    }
+
+    /// What a caller is told at this time; without the onion names, where those are drawn for each caller.
+    fn tell(&self, caller: Caller, now: Time) -> Told {
+        let fit = |line: &&Line| line.until >= now;
+        let view = self.view(caller);
         let mut clear: Vec<&Line> = view.clear.iter().filter(fit).collect();
-        let onions: Vec<&Line> = if self.tor.is_ready() {
+        let mut onions: Vec<&Line> = Vec::new();
+        let mut longest = LONGEST - self.fallback_onions.min(self.known_onions.len()).min(LONGEST);
+        if self.tor.is_ready() {
             let most = match caller {
                 // A quarter of the whole list is a third of its other part.
                 Caller::Clearnet => ONIONS.max(clear.len() / 3).min(LONGEST / 4),
                 Caller::Onion => ONIONS_FOR_ONION_CALLERS,
             };
-            view.onions.iter().filter(fit).take(most).collect()
-        } else {
-            self.few_onions(rng)
-        };
-        clear.truncate(LONGEST.saturating_sub(onions.len()));
-        match caller {
-            Caller::Clearnet => join(clear.into_iter().chain(onions)),
-            Caller::Onion => join(onions.into_iter().chain(clear)),
+            onions = view.onions.iter().filter(fit).take(most).collect();
+            longest = LONGEST - onions.len();
         }
+        clear.truncate(longest);
+        let until = clear.iter().chain(&onions).map(|line| line.until).min();
+        Told { clear: join(&clear), onions: join(&onions), until }
     }
 
     /// Without Tor we can't know which onion peers are alive, and tell of a few that may be.
@@ -162,16 +205,15 @@ fn weight(entry: &Entry, now: Time) -> u32 {
     }
 }
 
-fn join<'a>(lines: impl Iterator<Item = &'a Line>) -> String {
-    let mut list = String::from("[");
+fn join(lines: &[&Line]) -> Bytes {
+    let mut list = Vec::with_capacity(lines.iter().map(|line| line.json.len() + 1).sum());
     for line in lines {
-        if list.len() > 1 {
-            list.push(',');
+        if !list.is_empty() {
+            list.push(b',');
         }
-        list.push_str(&line.json);
+        list.extend_from_slice(&line.json);
     }
-    list.push(']');
-    list
+    list.into()
 }
 
 #[cfg(test)]
@@ -206,10 +248,15 @@ mod tests {
         entry(format!("h{n}.example").parse().unwrap(), Some(ip), Some(Duration::from_hours(1)))
     }
 
+    fn text(list: &Pieces) -> String {
+        String::from_utf8(list.to_vec()).unwrap()
+    }
+
     fn told(entries: &[Entry], tor: TorState, caller: Caller, now: Time) -> Vec<Host> {
         let mut rng = StdRng::seed_from_u64(3);
         let snapshot = Snapshot::new(entries.iter(), tor, 3, RECENT, NOW, &mut rng);
-        let listing = Listing::parse(&snapshot.peers(caller, now, &mut rng), Network::Bitcoin.default_ports()).unwrap();
+        let listing =
+            Listing::parse(&text(&snapshot.peers(caller, now, &mut rng)), Network::Bitcoin.default_ports()).unwrap();
         listing.0.into_iter().map(|listed| listed.name.host).collect()
     }
 
@@ -276,7 +323,7 @@ mod tests {
             let snapshot = Snapshot::new(entries.iter(), tor, 3, RECENT, NOW, &mut rng);
             let mut seen = HashSet::new();
             for _ in 0..200 {
-                let list = snapshot.peers(Caller::Clearnet, NOW, &mut rng);
+                let list = text(&snapshot.peers(Caller::Clearnet, NOW, &mut rng));
                 let hosts = Listing::parse(&list, Network::Bitcoin.default_ports()).unwrap().0;
                 assert_eq!(hosts.len(), 3);
                 seen.extend(hosts.into_iter().map(|listed| listed.name.host));
@@ -293,7 +340,10 @@ mod tests {
         let good = entries[7].host.to_string();
         let mut rng = StdRng::seed_from_u64(3);
         let snapshot = Snapshot::new(entries.iter(), TorState::Off, 3, RECENT, NOW, &mut rng);
-        let drawn = (0..1000).filter(|_| snapshot.peers(Caller::Clearnet, NOW, &mut rng).contains(&good)).count();
+        let drawn = (0..1000)
+            .map(|_| text(&snapshot.peers(Caller::Clearnet, NOW, &mut rng)))
+            .filter(|list| list.contains(&good))
+            .count();
         // Three of thirty would be a hundred.
         assert!(drawn > 500, "{drawn}");
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rand::Rng;
 use serde_json::json;
 
@@ -10,8 +11,8 @@ use crate::clock::Time;
 use crate::network::Network;
 use crate::peer::{Features, HASH_FUNCTION, Host, Ports, Version};
 use crate::protocol::{
-    Call, Dialect, Id, Incoming, Invalid, MAX_BATCH_ANSWER, NEWEST, OLDEST, Request, RpcError, SOFTWARE, VersionRange,
-    pad, parse_line, response,
+    Call, Dialect, Id, Incoming, Invalid, MAX_BATCH_ANSWER, NEWEST, OLDEST, Pieces, Request, RpcError, SOFTWARE,
+    TOO_MANY, VersionRange, parse_line, response,
 };
 
 /// What we say of ourselves.
@@ -28,13 +29,29 @@ pub struct Identity {
     pub donation_address: String,
 }
 
+/// What we say of ourselves, put into words once for all who ask.
+#[derive(Debug, Default)]
+pub struct Ourselves {
+    pub identity: Identity,
+    for_clearnet: Words,
+    for_onion: Words,
+}
+
+/// As JSON, for callers of one of our names.
+#[derive(Debug, Default)]
+struct Words {
+    features: Bytes,
+    banner: Bytes,
+    donation_address: Bytes,
+}
+
 /// What wallets show of a server that says nothing else.
 pub const BANNER: &str = "This node serves Electrum peer discovery: it tells which servers are alive.";
 
 /// One caller's connection.
 #[derive(Debug)]
 pub struct Session {
-    identity: Arc<Identity>,
+    ourselves: Arc<Ourselves>,
     caller: Caller,
     /// What `server.version` agreed on.
     agreed: Option<(Version, String)>,
@@ -55,7 +72,7 @@ pub struct Turn {
 #[derive(Debug)]
 pub enum Part {
     /// An answer, ready to be sent.
-    Answer(Vec<u8>),
+    Answer(Pieces),
     /// A peer introduces itself; only the book can say whether it is let in.
     AddPeer(Introduction),
 }
@@ -69,8 +86,8 @@ pub struct Introduction {
 }
 
 impl Session {
-    pub fn new(identity: Arc<Identity>, caller: Caller) -> Session {
-        Session { identity, caller, agreed: None, introduced: false }
+    pub fn new(ourselves: Arc<Ourselves>, caller: Caller) -> Session {
+        Session { ourselves, caller, agreed: None, introduced: false }
     }
 
     /// A line too long to be read, or no text at all.
@@ -79,7 +96,13 @@ impl Session {
         Turn { parts: vec![Part::Answer(answer)], batch: false, unreadable: true, close: true }
     }
 
-    pub fn line(&mut self, line: &str, snapshot: &Snapshot, now: Time, rng: &mut impl Rng) -> Turn {
+    /// The last word to a caller who has had enough.
+    pub fn farewell(error: &RpcError) -> Pieces {
+        response(Id::Absent, Dialect::V2, Err(error)).into_line()
+    }
+
+    /// What to say to a line, of whose calls no more than `batch` are answered together.
+    pub fn line(&mut self, line: &str, batch: usize, snapshot: &Snapshot, now: Time, rng: &mut impl Rng) -> Turn {
         let mut turn = Turn { parts: Vec::new(), batch: false, unreadable: false, close: false };
         match parse_line(line) {
             Ok(Incoming::Single(request)) => {
@@ -87,10 +110,13 @@ impl Session {
                 turn.parts.extend(part);
                 turn.close = close;
             }
-            Ok(Incoming::Batch(batch)) => {
+            Ok(Incoming::Batch(calls)) if calls.len() > batch => {
+                return Session::unreadable(&RpcError::InvalidRequest(TOO_MANY));
+            }
+            Ok(Incoming::Batch(calls)) => {
                 turn.batch = true;
                 let mut length = 0;
-                for request in batch.requests() {
+                for request in calls.requests() {
                     let request = if length < MAX_BATCH_ANSWER { request } else { request.and_then(too_much) };
                     let (part, close) = self.request(request, snapshot, now, rng);
                     length += part.as_ref().map_or(0, Part::length);
@@ -129,25 +155,27 @@ impl Session {
             Ok(call) => self.answer(call, snapshot, now, rng),
             Err(error) => Err(error),
         };
-        let close = outcome == Err(RpcError::UnsupportedVersion);
+        let close = matches!(outcome, Err(RpcError::UnsupportedVersion));
         if request.is_notification() {
             return (None, close);
         }
-        let answer = response(request.id, request.dialect, outcome.as_ref().map(String::as_bytes));
+        let answer = response(request.id, request.dialect, outcome.as_ref().map(Pieces::clone));
         (Some(Part::Answer(answer)), close)
     }
 
-    fn answer(&mut self, call: Call, snapshot: &Snapshot, now: Time, rng: &mut impl Rng) -> Result<String, RpcError> {
+    fn answer(&mut self, call: Call, snapshot: &Snapshot, now: Time, rng: &mut impl Rng) -> Result<Pieces, RpcError> {
+        let words = match self.caller {
+            Caller::Clearnet => &self.ourselves.for_clearnet,
+            Caller::Onion => &self.ourselves.for_onion,
+        };
         Ok(match call {
-            Call::Version(range) => self.version(&range)?,
-            Call::Features => json!(self.features()).to_string(),
+            Call::Version(range) => self.version(&range)?.into(),
+            Call::Features => words.features.clone().into(),
             Call::Peers => snapshot.peers(self.caller, now, rng),
-            Call::AddPeer(_) => "false".to_owned(),
-            Call::Ping => "null".to_owned(),
-            Call::Banner if self.identity.hides_from(self.caller) => json!(BANNER).to_string(),
-            Call::Banner => json!(self.identity.banner).to_string(),
-            Call::DonationAddress if self.identity.hides_from(self.caller) => json!("").to_string(),
-            Call::DonationAddress => json!(self.identity.donation_address).to_string(),
+            Call::AddPeer(_) => Pieces::from(&b"false"[..]),
+            Call::Ping => Pieces::from(&b"null"[..]),
+            Call::Banner => words.banner.clone().into(),
+            Call::DonationAddress => words.donation_address.clone().into(),
         })
     }
 
@@ -163,18 +191,36 @@ impl Session {
             _ => json!(SOFTWARE).to_string(),
         })
     }
+}
 
+impl Ourselves {
+    pub fn new(identity: Identity) -> Ourselves {
+        let words = |caller| {
+            let json = |value: serde_json::Value| Bytes::from(value.to_string());
+            let hides = identity.hides_from(caller);
+            let (banner, address) = if hides { (BANNER, "") } else { (&*identity.banner, &*identity.donation_address) };
+            Words {
+                features: json(json!(identity.features(caller))),
+                banner: json(json!(banner)),
+                donation_address: json(json!(address)),
+            }
+        };
+        Ourselves { for_clearnet: words(Caller::Clearnet), for_onion: words(Caller::Onion), identity }
+    }
+}
+
+impl Identity {
     /// Who came by one of our names hears nothing of the other.
-    fn features(&self) -> Features {
-        let Identity { clearnet, onion, link, .. } = &*self.identity;
-        let names = match self.caller {
+    fn features(&self, caller: Caller) -> Features {
+        let Identity { clearnet, onion, link, .. } = self;
+        let names = match caller {
             _ if *link => [clearnet, onion],
             Caller::Clearnet => [clearnet, &None],
             Caller::Onion => [onion, &None],
         };
         Features {
             hosts: Some(names.into_iter().flatten().map(|(host, ports)| (host.clone(), Some(*ports))).collect()),
-            genesis_hash: Some(self.identity.network.genesis_hash().to_owned()),
+            genesis_hash: Some(self.network.genesis_hash().to_owned()),
             hash_function: Some(HASH_FUNCTION.to_owned()),
             server_version: Some(SOFTWARE.to_owned()),
             protocol_min: Some(OLDEST),
@@ -182,9 +228,7 @@ impl Session {
             pruning: None,
         }
     }
-}
 
-impl Identity {
     /// Words that are ours alone would tie our two names together, so they are for callers on clearnet where there is a
     /// name to be told of.
     fn hides_from(&self, caller: Caller) -> bool {
@@ -216,8 +260,8 @@ impl Introduction {
     }
 
     /// The answer, once it is known; None if the caller waits for none.
-    pub fn answer(&self, accepted: bool) -> Option<Vec<u8>> {
-        let result: &[u8] = if accepted { b"true" } else { b"false" };
+    pub fn answer(&self, accepted: bool) -> Option<Pieces> {
+        let result = Pieces::from(if accepted { &b"true"[..] } else { &b"false"[..] });
         match &self.id {
             Some(id) => {
                 let id = serde_json::from_str(id).ok()?;
@@ -229,20 +273,21 @@ impl Introduction {
 }
 
 /// The answers of one line as they go on the wire, with the line's end; nothing if nobody waits for any.
-pub fn assemble(answers: Vec<Vec<u8>>, batch: bool) -> Option<Vec<u8>> {
-    let mut line = match (batch, answers.len()) {
-        (_, 0) => return None,
-        (false, _) => answers.concat(),
-        (true, _) => {
-            let mut list = answers.join(&b',');
-            list.insert(0, b'[');
-            list.push(b']');
-            list
+pub fn assemble(answers: Vec<Pieces>, batch: bool) -> Option<Pieces> {
+    let mut line = Pieces::default();
+    for answer in answers {
+        if batch {
+            line.push(if line.is_empty() { &b"["[..] } else { &b","[..] });
         }
-    };
-    pad(&mut line);
-    line.push(b'\n');
-    Some(line)
+        line.append(answer);
+    }
+    if line.is_empty() {
+        return None;
+    }
+    if batch {
+        line.push(&b"]"[..]);
+    }
+    Some(line.into_line())
 }
 
 #[cfg(test)]
@@ -253,18 +298,19 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::protocol::MAX_BATCH;
 
     fn session(caller: Caller) -> Session {
         let name = |host: &str| Some((host.parse().unwrap(), Network::Bitcoin.default_ports()));
         let onion = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
         let identity = Identity { clearnet: name("wp.example"), onion: name(onion), ..Identity::default() };
-        Session::new(Arc::new(identity), caller)
+        Session::new(Arc::new(Ourselves::new(identity)), caller)
     }
 
     /// The answer to a line, and whether the connection is over.
     fn say(session: &mut Session, line: &str) -> (Value, bool) {
         let mut rng = StdRng::seed_from_u64(1);
-        let turn = session.line(line, &Snapshot::default(), Time::default(), &mut rng);
+        let turn = session.line(line, MAX_BATCH, &Snapshot::default(), Time::default(), &mut rng);
         let answers = turn.parts.iter().filter_map(|part| match part {
             Part::Answer(answer) => Some(answer.clone()),
             Part::AddPeer(introduction) => introduction.answer(true),
@@ -272,7 +318,7 @@ mod tests {
         let value = match assemble(answers.collect(), turn.batch) {
             Some(line) => {
                 assert!(line.len().is_power_of_two(), "{}", line.len());
-                serde_json::from_slice(&line).unwrap()
+                serde_json::from_slice(&line.to_vec()).unwrap()
             }
             None => Value::Null,
         };
@@ -320,10 +366,10 @@ mod tests {
 
     #[test]
     fn words_of_our_own_are_not_said_under_both_names() {
-        let named = session(Caller::Onion).identity;
-        let identity = Identity { banner: "mine".to_owned(), donation_address: "bc1q".to_owned(), ..(*named).clone() };
+        let named = session(Caller::Onion).ourselves.identity.clone();
+        let identity = Identity { banner: "mine".to_owned(), donation_address: "bc1q".to_owned(), ..named };
         let ask = |identity: Identity, caller, method: &str| {
-            let mut session = Session::new(Arc::new(identity), caller);
+            let mut session = Session::new(Arc::new(Ourselves::new(identity)), caller);
             say(&mut session, &format!(r#"{{"id":1,"method":"{method}"}}"#)).0["result"].take()
         };
         assert_eq!(ask(identity.clone(), Caller::Clearnet, "server.banner"), "mine");
@@ -351,7 +397,8 @@ mod tests {
     #[test]
     fn a_batch_is_answered_up_to_a_length() {
         let mut session = session(Caller::Clearnet);
-        session.identity = Arc::new(Identity { banner: "x".repeat(MAX_BATCH_ANSWER / 4), ..Identity::default() });
+        let identity = Identity { banner: "x".repeat(MAX_BATCH_ANSWER / 4), ..Identity::default() };
+        session.ourselves = Arc::new(Ourselves::new(identity));
         let line = format!("[{}]", [r#"{"id":1,"method":"server.banner"}"#; 9].join(","));
         let (answer, _) = say(&mut session, &line);
         let codes = answer.as_array().unwrap().iter().map(|answer| answer["error"]["code"].as_i64());

@@ -1,6 +1,8 @@
 //! What can be wrong with a call, and the code that says so on the wire.
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::json;
+
+use super::Pieces;
 
 /// An error as a caller gets it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,10 +21,15 @@ pub enum RpcError {
     UnsupportedVersion,
     #[error("the answers of this batch are too long; ask for the rest by itself")]
     TooMuch,
+    #[error("too many {0} for a node that many share; come back in a while")]
+    Excessive(&'static str),
+    #[error("this node has as many callers as it takes{0}; try another, or come back later")]
+    Full(&'static str),
 }
 
 impl RpcError {
-    /// The standard codes of JSON-RPC 2.0, and the protocol's own 1 for a request that can't be met.
+    /// The standard codes of JSON-RPC 2.0, the protocol's own 1 for a request that can't be met, and those that ElectrumX has
+    /// for who uses too much, and for a server that is busy.
     pub fn code(&self) -> i32 {
         match self {
             RpcError::Parse => -32700,
@@ -30,15 +37,12 @@ impl RpcError {
             RpcError::UnknownMethod => -32601,
             RpcError::InvalidParams(_) => -32602,
             RpcError::UnsupportedVersion => 1,
+            RpcError::Excessive(_) => -101,
+            RpcError::Full(_) => -102,
         }
     }
-}
 
-impl Serialize for RpcError {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(2))?;
-        map.serialize_entry("code", &self.code())?;
-        map.serialize_entry("message", &self.to_string())?;
-        map.end()
+    pub fn to_json(&self) -> Pieces {
+        json!({ "code": self.code(), "message": self.to_string() }).to_string().into()
     }
 }

@@ -4,15 +4,16 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::ser::Serialize;
 use serde_json::value::RawValue;
 
-use super::RpcError;
+use super::{Pieces, RpcError};
 
-/// Calls in one batch.
-pub const MAX_BATCH: usize = 64;
+/// Calls that one batch may hold at all.
+pub const MAX_BATCH: usize = 256;
 
 /// What one line from a caller holds.
 #[derive(Debug)]
@@ -108,40 +109,31 @@ pub fn request(id: u64, method: &str, params: &impl Serialize) -> Vec<u8> {
     line
 }
 
-/// An answer without the line's end. `result` is JSON already.
-pub fn response(id: Id<'_>, dialect: Dialect, outcome: Result<&[u8], &RpcError>) -> Vec<u8> {
+/// An answer without the line's end. The result is JSON already.
+pub fn response(id: Id<'_>, dialect: Dialect, outcome: Result<Pieces, &RpcError>) -> Pieces {
     let id = match id {
         Id::Given(id) => id.get(),
         Id::Absent => "null",
     };
-    let error = |error: &RpcError| serde_json::to_vec(error).unwrap_or_else(|_| b"null".to_vec());
-    let (result, error) = match outcome {
-        Ok(result) => (Some(Cow::Borrowed(result)), None),
-        Err(failed) => (None, Some(error(failed))),
+    // In 1.0 both keys are there, one of them null.
+    let (head, body): (&[u8], Pieces) = match (dialect, outcome) {
+        (Dialect::V2, Ok(result)) => (b"{\"jsonrpc\":\"2.0\",\"result\":", result),
+        (Dialect::V1, Ok(result)) => (b"{\"error\":null,\"result\":", result),
+        (Dialect::V2, Err(error)) => (b"{\"jsonrpc\":\"2.0\",\"error\":", error.to_json()),
+        (Dialect::V1, Err(error)) => (b"{\"result\":null,\"error\":", error.to_json()),
     };
-    let mut body = Vec::with_capacity(result.as_ref().map_or(0, |result| result.len()) + id.len() + 64);
-    body.push(b'{');
-    match dialect {
-        Dialect::V2 => body.extend_from_slice(b"\"jsonrpc\":\"2.0\""),
-        // In 1.0 both keys are there, one of them null.
-        Dialect::V1 if error.is_some() => body.extend_from_slice(b"\"result\":null"),
-        Dialect::V1 => body.extend_from_slice(b"\"error\":null"),
-    }
-    if let Some(result) = result {
-        body.extend_from_slice(b",\"result\":");
-        body.extend_from_slice(&result);
-    }
-    if let Some(error) = error {
-        body.extend_from_slice(b",\"error\":");
-        body.extend_from_slice(&error);
-    }
-    body.extend_from_slice(b",\"id\":");
-    body.extend_from_slice(id.as_bytes());
-    body.push(b'}');
-    body
+    let mut answer = Pieces::from(Bytes::from_static(head));
+    answer.append(body);
+    answer.push([b",\"id\":", id.as_bytes(), b"}"].concat());
+    answer
 }
 
 impl<'a> Batch<'a> {
+    #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub fn requests(&self) -> impl Iterator<Item = Result<Request<'a>, Invalid<'a>>> {
         self.0.iter().map(|raw| Request::parse(raw))
     }
@@ -182,7 +174,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Batch<'a> {
     }
 }
 
-const TOO_MANY: &str = "too many calls in one batch";
+pub const TOO_MANY: &str = "too many calls in one batch";
 const NONE_AT_ALL: &str = "no call in the batch";
 
 struct BatchVisitor;
@@ -315,9 +307,10 @@ mod tests {
     #[test]
     fn responses_are_in_the_callers_dialect() {
         let raw = |json: &'static str| Id::Given(serde_json::from_str(json).unwrap());
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        assert_eq!(text(response(raw("7"), Dialect::V1, Ok(b"[]"))), r#"{"error":null,"result":[],"id":7}"#);
-        assert_eq!(text(response(raw("\"x\""), Dialect::V2, Ok(b"[]"))), r#"{"jsonrpc":"2.0","result":[],"id":"x"}"#);
+        let text = |answer: Pieces| String::from_utf8(answer.to_vec()).unwrap();
+        let none = || Ok(Pieces::from(&b"[]"[..]));
+        assert_eq!(text(response(raw("7"), Dialect::V1, none())), r#"{"error":null,"result":[],"id":7}"#);
+        assert_eq!(text(response(raw("\"x\""), Dialect::V2, none())), r#"{"jsonrpc":"2.0","result":[],"id":"x"}"#);
         assert_eq!(
             text(response(Id::Absent, Dialect::V2, Err(&RpcError::Parse))),
             r#"{"jsonrpc":"2.0","error":{"code":-32700,"message":"invalid JSON"},"id":null}"#

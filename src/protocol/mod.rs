@@ -3,15 +3,15 @@
 mod error;
 mod message;
 mod method;
-mod padding;
+mod pieces;
 
 pub use error::RpcError;
 pub use message::{
-    Answer, Batch, Dialect, Id, Incoming, Invalid, MAX_BATCH, Request, dictionary, parse_answer, parse_line, request,
-    response,
+    Answer, Batch, Dialect, Id, Incoming, Invalid, MAX_BATCH, Request, TOO_MANY, dictionary, parse_answer, parse_line,
+    request, response,
 };
 pub use method::{Call, VersionRange};
-pub use padding::pad;
+pub use pieces::Pieces;
 
 use crate::peer::Version;
 
@@ -22,8 +22,9 @@ pub const NEWEST: Version = Version::new(1, 6);
 /// What we are called where the protocol asks for a software's name.
 pub const SOFTWARE: &str = concat!("Waypost ", env!("CARGO_PKG_VERSION"));
 
-/// A caller's line may be this long: the longest call we serve is an `add_peer`, of a few hundred bytes.
-pub const MAX_CALL: usize = 64 * 1024;
+/// A caller's line may be this long: the longest call we serve is an `add_peer`, of a few hundred bytes, and it is what a
+/// caller can have us keep in memory while the rest of the line doesn't come.
+pub const MAX_CALL: usize = 16 * 1024;
 
 /// The answers of one batch may come to this; what is left of it is answered with an error. One list of peers fits in
 /// eight times.

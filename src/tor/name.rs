@@ -12,7 +12,7 @@ use super::Health;
 use crate::book::{Attempt, Event, Failure};
 use crate::clock::{self, Time};
 use crate::conversation::client::Expected;
-use crate::conversation::server::Identity;
+use crate::conversation::server::{Identity, Ourselves};
 use crate::dial::{Circle, Dialer};
 use crate::inbox::{Inbox, Input};
 use crate::network::Network;
@@ -60,7 +60,7 @@ pub struct NameWatch {
     pub dialer: Dialer,
     pub name: watch::Sender<Option<OwnName>>,
     /// Gets the name as soon as it was reached.
-    pub identity: watch::Sender<Arc<Identity>>,
+    pub ourselves: watch::Sender<Arc<Ourselves>>,
     pub health: watch::Receiver<Health>,
     pub inbox: Inbox,
 }
@@ -131,11 +131,11 @@ impl NameWatch {
 
     /// From now on callers of the onion service are told of it.
     fn introduce(&self, name: &OwnName) {
-        self.identity.send_if_modified(|identity| {
+        self.ourselves.send_if_modified(|ourselves| {
             let onion = Some((name.host.clone(), Ports::only(Transport::Tcp, name.port)));
-            let new = identity.onion != onion;
+            let new = ourselves.identity.onion != onion;
             if new {
-                Arc::make_mut(identity).onion = onion;
+                *ourselves = Arc::new(Ourselves::new(Identity { onion, ..ourselves.identity.clone() }));
             }
             new
         });

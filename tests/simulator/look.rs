@@ -145,7 +145,8 @@ impl Run {
         // The second time from a picture that has grown old.
         for later in [Duration::ZERO, Duration::from_hours(11)] {
             for caller in [Caller::Clearnet, Caller::Onion] {
-                let json = snapshot.peers(caller, self.now + later, &mut self.rng);
+                let json = snapshot.peers(caller, self.now + later, &mut self.rng).to_vec();
+                let json = String::from_utf8(json).map_err(|error| error.to_string())?;
                 let list =
                     Listing::parse(&json, Network::Bitcoin.default_ports()).map_err(|error| error.to_string())?;
                 for listed in &list.0 {
