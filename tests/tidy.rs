@@ -18,6 +18,7 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("clock", 0, &[]),
     ("netgroup", 0, &[]),
     ("peer", 0, &["netgroup"]),
+    ("bans", 0, &["peer"]),
     ("network", 0, &["peer"]),
     ("protocol", 0, &["peer"]),
     ("route", 1, &[]),

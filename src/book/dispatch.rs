@@ -100,6 +100,11 @@ impl Book {
             Ok(addresses) => addresses,
             Err(failure) => return self.probed(host.clone(), Err(failure), now, rng, actions),
         };
+        if addresses.iter().any(|ip| self.settings.bans.has_address(*ip)) {
+            self.drop_banned(host, actions);
+            self.flights.remove(host);
+            return;
+        }
         if !self.hold_to_caller(host, &addresses, actions) {
             self.flights.remove(host);
             return;

@@ -1,10 +1,12 @@
 //! What the book is told, and what it wants done.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::entry::Entry;
 use super::outcome::{Failure, Verified};
+use crate::bans::Bans;
 use crate::peer::{Host, Port, Transport};
 use crate::route::{TorSign, TorState, Via};
 
@@ -28,6 +30,8 @@ pub enum Event {
     TorReached,
     /// A name turned out to be our own, and is nobody else's from now on.
     Ours(Host),
+    /// These are banned from now on, and nobody else.
+    Bans(Arc<Bans>),
 }
 
 /// Something to be done outside.
@@ -85,6 +89,10 @@ pub enum Notice {
     },
     /// An `add_peer` named a host that isn't its caller's.
     NotTheCaller {
+        host: Host,
+    },
+    /// The operator wants nothing to do with it.
+    Banned {
         host: Host,
     },
     KeyChanged {

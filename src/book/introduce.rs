@@ -1,6 +1,7 @@
 //! Letting names in.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
@@ -8,9 +9,10 @@ use rand::seq::IteratorRandom;
 
 use super::policy::Refusal;
 use super::schedule::jittered;
-use super::{Action, Book, Claim, Entry, FROM_ONE_ANSWER, PeerState, Source, Use, policy};
+use super::{Action, Book, Claim, Entry, FROM_ONE_ANSWER, Notice, PeerState, Source, Use, policy};
+use crate::bans::Bans;
 use crate::clock::Time;
-use crate::peer::{Features, Host, Listing, RealName};
+use crate::peer::{Features, Host, Listing, RealName, may_be_electrums};
 
 /// Names of one `add_peer` call that are looked at.
 const MAX_INTRODUCED: usize = 4;
@@ -70,6 +72,12 @@ impl Book {
         }
         if !self.settings.allow_private && !name.host.is_public() && !trusted {
             return Err(Refusal::NotPublic);
+        }
+        if self.settings.bans.has_host(&name.host) {
+            return Err(Refusal::Banned);
+        }
+        if !name.ports.iter().any(|(_, port)| may_be_electrums(port)) {
+            return Err(Refusal::Ports);
         }
         match (&name.host, from) {
             (Host::Ip(ip), Some(from)) if *ip != from.to_canonical() => return Err(Refusal::NotTheCaller),
@@ -139,6 +147,26 @@ impl Book {
             self.reschedule(&name.host, soonest);
         }
         Ok(())
+    }
+
+    /// Drops whom the operator wants nothing to do with any more.
+    pub(super) fn ban(&mut self, bans: Arc<Bans>, actions: &mut Vec<Action>) {
+        self.settings.bans = bans;
+        let bans = &self.settings.bans;
+        let is_banned = |entry: &&Entry| bans.has_host(&entry.host) || entry.ip.is_some_and(|ip| bans.has_address(ip));
+        let mut banned: Vec<Host> = self.entries.values().filter(is_banned).map(|entry| entry.host.clone()).collect();
+        banned.sort();
+        for host in banned {
+            self.drop_banned(&host, actions);
+        }
+    }
+
+    pub(super) fn drop_banned(&mut self, host: &Host, actions: &mut Vec<Action>) {
+        if self.remove(host) {
+            actions.push(Action::Remove(host.clone()));
+            actions.push(Action::Publish);
+            actions.push(Action::Notice(Notice::Banned { host: host.clone() }));
+        }
     }
 
     /// What a peer says of the ports of others: where the ports that we know lead nowhere any more, those are tried as

@@ -16,6 +16,7 @@ mod schedule;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
@@ -30,6 +31,7 @@ pub use event::{Action, Attempt, Event, Notice};
 pub use outcome::{Blame, Failure, KeyHash, Verified};
 pub use policy::{FROM_ONE_ANSWER, Refusal, may_knock};
 
+use crate::bans::Bans;
 use crate::clock::Time;
 use crate::network::Network;
 use crate::peer::{Host, Ports, RealName};
@@ -62,6 +64,8 @@ pub struct Settings {
     pub onion_probes: usize,
     /// Names that were never verified; beyond that none is taken in.
     pub candidates: usize,
+    /// Whom the operator wants nothing to do with.
+    pub bans: Arc<Bans>,
 }
 
 impl Default for Settings {
@@ -81,6 +85,7 @@ impl Default for Settings {
             probes: 32,
             onion_probes: 8,
             candidates: 5000,
+            bans: Arc::default(),
         }
     }
 }
@@ -196,6 +201,7 @@ impl Book {
             Event::TorReached if self.tor_sign != TorSign::Off => self.proven(Via::Tor, now, rng, &mut actions),
             Event::TorReached => {}
             Event::Ours(host) => self.disown(host, &mut actions),
+            Event::Bans(bans) => self.ban(bans, &mut actions),
         }
         if now >= self.next_sweep {
             self.sweep(now, rng, &mut actions);

@@ -12,7 +12,7 @@ use super::entry::Source;
 use super::outcome::Failure;
 use crate::clock::Time;
 use crate::netgroup::{self, Netgroup};
-use crate::peer::{Host, Listing, Port, Ports, RealName, Transport};
+use crate::peer::{DnsName, Host, Listing, Port, Ports, RealName, Transport, may_be_electrums};
 use crate::route::Via;
 
 /// New names that are taken from one peer's list.
@@ -34,10 +34,16 @@ pub enum Refusal {
     NotTheCaller,
     #[error("the host is our own")]
     OurOwn,
+    #[error("the host is banned")]
+    Banned,
+    #[error("none of its ports is one that an Electrum server would have")]
+    Ports,
     #[error("it misbehaved when last tried")]
     Bad,
     #[error("too many names from the same source")]
     SourceBudget,
+    #[error("too many names of the same domain")]
+    DomainBudget,
     #[error("too many new onion names, or names through Tor")]
     OnionBudget,
     #[error("too many new names")]
@@ -53,6 +59,8 @@ pub enum Refusal {
 pub struct Budgets {
     peers: Budget<Host>,
     callers: Budget<Netgroup>,
+    /// By what somebody had to register: the names below it cost nothing.
+    domains: Budget<DnsName>,
     onions: Budget<()>,
     overall: Budget<()>,
     sites: Budget<Netgroup>,
@@ -74,6 +82,7 @@ impl Default for Budgets {
             // A peer is asked about once a day, and now and then more often while it is flaky.
             peers: Budget::new(allowance(4, Duration::from_hours(3))),
             callers: Budget::new(allowance(5, Duration::from_hours(1))),
+            domains: Budget::new(allowance(8, Duration::from_hours(1))),
             // Onion names prove nothing of where they come from, nor do callers through Tor, so they share one budget.
             onions: Budget::new(allowance(5, Duration::from_mins(2))),
             overall: Budget::new(allowance(200, Duration::from_secs(10))),
@@ -96,6 +105,9 @@ impl Budgets {
                 self.callers.take(Netgroup::site(*ip), now).map_err(|_| Refusal::SourceBudget)?;
             }
             Source::AddPeer(None) | Source::Irc => {}
+        }
+        if let Host::Dns(name) = host {
+            self.domains.take(name.registrable(), now).map_err(|_| Refusal::DomainBudget)?;
         }
         self.overall.take((), now).map_err(|_| Refusal::OverallBudget)
     }
@@ -120,6 +132,7 @@ impl Budgets {
     pub fn sweep(&mut self, now: Time) {
         self.peers.sweep(now);
         self.callers.sweep(now);
+        self.domains.sweep(now);
         self.onions.sweep(now);
         self.overall.sweep(now);
         self.sites.sweep(now);
@@ -162,8 +175,8 @@ pub fn doors(believed: Ports, claimed: &[Ports], rng: &mut impl Rng) -> Vec<(Tra
 
 /// Whether a door may be knocked on. A Tor exit reads, and may alter, what isn't encrypted; an onion service's own name
 /// is its key, so either transport will do.
-pub fn may_knock(host: &Host, via: Via, (transport, _): (Transport, Port)) -> bool {
-    host.is_onion() || via == Via::Direct || transport == Transport::Tls
+pub fn may_knock(host: &Host, via: Via, (transport, port): (Transport, Port)) -> bool {
+    may_be_electrums(port) && (host.is_onion() || via == Via::Direct || transport == Transport::Tls)
 }
 
 /// Whether one of these doors may be knocked on.

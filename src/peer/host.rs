@@ -151,6 +151,18 @@ impl DnsName {
         &self.0
     }
 
+    /// The name itself, and all that it is below of.
+    pub fn domains(&self) -> impl Iterator<Item = DnsName> {
+        let starts = std::iter::once(0).chain(self.0.match_indices('.').map(|(dot, _)| dot + 1));
+        starts.filter_map(|start| self.0.get(start..)).map(|domain| DnsName(domain.into()))
+    }
+
+    /// What somebody had to register to have the name: `example.co.uk` of `a.b.example.co.uk`, by the list of public suffixes.
+    pub fn registrable(&self) -> DnsName {
+        let domain = psl::domain_str(&self.0).unwrap_or(&self.0);
+        DnsName(domain.into())
+    }
+
     fn from_ascii(name: String) -> Result<DnsName, HostError> {
         let well_formed = |label: &str| {
             (1..=63).contains(&label.len())

@@ -15,7 +15,7 @@ pub use features::{Features, HASH_FUNCTION};
 pub use host::{DnsName, Host, HostError, Onion};
 pub use listing::{Listed, Listing, MAX_LISTED};
 pub use loose::Scalar;
-pub use ports::{Port, Ports, Transport};
+pub use ports::{Port, Ports, Transport, may_be_electrums};
 pub use real_name::{RealName, RealNameError};
 pub use report::{Fault, Report};
 pub use version::{Version, VersionError};

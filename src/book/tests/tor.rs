@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn onions_wait_for_tor_and_are_kept() {
-    let mut bench = Bench::new(&[&format!("{ONION} t110")]);
+    let mut bench = Bench::new(&[&format!("{ONION} t50110")]);
     assert_eq!(bench.attempt(), None);
     bench.wait(Duration::from_hours(24 * 60));
     assert!(bench.entry(ONION).is_some());
@@ -19,7 +19,7 @@ fn onions_wait_for_tor_and_are_kept() {
 
 #[test]
 fn an_attempt_that_our_own_tor_spoiled_counts_for_nothing() {
-    let mut bench = Bench::new(&[&format!("{ONION} t110")]);
+    let mut bench = Bench::new(&[&format!("{ONION} t50110")]);
     bench.handle(Event::Tor(TorSign::Answers));
     bench.finish(ONION, Err(Failure::OurTor));
     let entry = bench.entry(ONION).unwrap();
@@ -30,10 +30,10 @@ fn an_attempt_that_our_own_tor_spoiled_counts_for_nothing() {
 
 #[test]
 fn a_peer_in_doubt_that_answers_is_not_asked_twice() {
-    let mut bench = Bench::new(&[&format!("{ONION} t110")]);
+    let mut bench = Bench::new(&[&format!("{ONION} t50110")]);
     bench.handle(Event::Tor(TorSign::Answers));
     bench.book.settings.candidates = 2;
-    introduce(&mut bench, &format!(r#"{{"hosts":{{"{}":{{"tcp_port":1}}}}}}"#, onion(1)), None).unwrap();
+    introduce(&mut bench, &format!(r#"{{"hosts":{{"{}":{{"tcp_port":50001}}}}}}"#, onion(1)), None).unwrap();
     bench.finish(ONION, Err(Failure::NoDescriptor));
     bench.wait(Duration::from_secs(31));
     let asked = bench.book.flights.keys().next().map(Host::to_string).unwrap();
@@ -57,13 +57,13 @@ fn time_in_which_tor_starts_anew_counts_for_nothing() {
 
 #[test]
 fn after_a_long_time_away_those_verified_before_are_tried_first() {
-    let mut bench = Bench::new(&[&format!("{ONION} t110")]);
+    let mut bench = Bench::new(&[&format!("{ONION} t50110")]);
     bench.handle(Event::Tor(TorSign::Answers));
     bench.finish(ONION, good("[]", None));
     bench.handle(Event::Tor(TorSign::Gone { why: String::new() }));
     for n in 0..100 {
         bench.wait(Duration::from_mins(5));
-        introduce(&mut bench, &format!(r#"{{"hosts":{{"{}":{{"tcp_port":1}}}}}}"#, onion(n)), None).unwrap();
+        introduce(&mut bench, &format!(r#"{{"hosts":{{"{}":{{"tcp_port":50001}}}}}}"#, onion(n)), None).unwrap();
     }
     bench.wait(Duration::from_hours(24 * 15));
     bench.handle(Event::Tor(TorSign::Answers));
@@ -80,7 +80,7 @@ fn after_a_long_time_away_those_verified_before_are_tried_first() {
 
 #[test]
 fn where_all_goes_through_tor_nothing_is_tried_without_it() {
-    let mut bench = Bench::routed(&["5.9.0.1 s1", "a.example s1 t2", "b.example t2"], Routing::TorOnly);
+    let mut bench = Bench::routed(&["5.9.0.1 s50002", "a.example s50002 t50002", "b.example t50002"], Routing::TorOnly);
     assert!(bench.entry("b.example").is_none(), "it has no TLS");
     bench.wait(Duration::from_hours(1));
     assert!(bench.actions.is_empty(), "{:?}", bench.actions);
@@ -89,7 +89,7 @@ fn where_all_goes_through_tor_nothing_is_tried_without_it() {
     bench.wait(Duration::from_secs(20));
     bench.resolve("a.example", &["88.99.0.2"]);
     let attempt = bench.attempt().unwrap();
-    let tls = (Transport::Tls, crate::peer::Port::MIN);
+    let tls = (Transport::Tls, 50002.try_into().unwrap());
     assert_eq!((attempt.via, attempt.doors.as_slice(), attempt.believed), (Via::Tor, [tls].as_slice(), 1));
     assert_eq!(attempt.addresses, ["88.99.0.2".parse::<IpAddr>().unwrap()]);
     // The time that Tor worked is time in which clearnet hosts were in reach.
@@ -104,9 +104,9 @@ fn where_all_goes_through_tor_nothing_is_tried_without_it() {
 
 #[test]
 fn a_name_that_proves_our_own_is_no_peer() {
-    let mut bench = Bench::new(&[&format!("{ONION} t110")]);
+    let mut bench = Bench::new(&[&format!("{ONION} t50110")]);
     bench.handle(Event::Ours(ONION.parse().unwrap()));
     assert!(bench.entry(ONION).is_none());
-    let named = introduce(&mut bench, &format!(r#"{{"hosts":{{"{ONION}":{{"tcp_port":1}}}}}}"#), None);
+    let named = introduce(&mut bench, &format!(r#"{{"hosts":{{"{ONION}":{{"tcp_port":50001}}}}}}"#), None);
     assert_eq!(named, Err(Refusal::OurOwn));
 }
