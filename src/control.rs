@@ -70,11 +70,22 @@ pub struct StoreStatus {
 pub struct CallerStatus {
     pub open_sessions: u64,
     pub sessions: u64,
-    pub refused_sessions: u64,
-    pub broken_sessions: u64,
     pub requests: u64,
+    /// Turned away as we were full, for too many sessions or connections from one source, or as banned.
+    pub refused_full: u64,
+    pub refused_source: u64,
+    pub refused_banned: u64,
+    /// Sent off for somebody from a source with fewer sessions.
+    pub evicted: u64,
+    pub failed_handshakes: u64,
+    /// Sent off for too many requests, too many bytes, lines that can't be read, slowness, or silence.
+    pub excessive_requests: u64,
+    pub excessive_bytes: u64,
     pub unreadable_lines: u64,
-    pub slow_lines: u64,
+    pub slow: u64,
+    pub idle: u64,
+    /// Ended by a bug of ours.
+    pub broken_sessions: u64,
 }
 
 /// One peer, as `peers` shows it. Times are in milliseconds since 1970.

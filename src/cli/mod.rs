@@ -1,5 +1,6 @@
 //! The command line.
 
+mod ban;
 mod log;
 mod onion;
 mod probe;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bans::Pattern;
 use crate::config::{self, Config, ConfigError, LogFormat, Raw};
 use crate::network::Network;
 use crate::tor::Mode;
@@ -90,6 +92,10 @@ enum Command {
     },
     /// Have a running daemon drop a server.
     Forget { host: String },
+    /// Have nothing to do with a host, a domain and all below it (*.domain), an address or a block of them; needs no daemon.
+    Ban { pattern: Pattern },
+    /// Take a ban back.
+    Unban { pattern: Pattern },
 }
 
 /// Does what the arguments say.
@@ -148,6 +154,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             print(&format!("added; `waypost peers` shows what becomes of it: {name}"));
             Ok(())
         }
+        Command::Ban { pattern } => ban::ban(&config.ban_path(), &pattern),
+        Command::Unban { pattern } => ban::unban(&config.ban_path(), &pattern),
         Command::Forget { host } => {
             call(&config, "forget", &[&host])?;
             print(&format!("forgot {host}"));

@@ -97,6 +97,16 @@ pub fn status(status: &Status) -> String {
         "callers",
         format!("{} sessions, {} since the start, {} calls", callers.open_sessions, callers.sessions, callers.requests),
     );
+    let turned_away = callers.refused_full + callers.refused_source + callers.refused_banned;
+    let sent_off = callers.evicted
+        + callers.excessive_requests
+        + callers.excessive_bytes
+        + callers.slow
+        + callers.unreadable_lines
+        + callers.failed_handshakes;
+    if turned_away + sent_off > 0 {
+        line("limits", format!("{turned_away} turned away, {sent_off} sent off; --json says why"));
+    }
     line(
         "store",
         match (status.store.failing, status.store.waiting) {
@@ -237,11 +247,18 @@ mod tests {
             callers: CallerStatus {
                 open_sessions: 2,
                 sessions: 40,
-                refused_sessions: 0,
-                broken_sessions: 0,
                 requests: 99,
+                refused_full: 0,
+                refused_source: 7,
+                refused_banned: 0,
+                evicted: 0,
+                failed_handshakes: 0,
+                excessive_requests: 3,
+                excessive_bytes: 0,
                 unreadable_lines: 0,
-                slow_lines: 0,
+                slow: 0,
+                idle: 1,
+                broken_sessions: 0,
             },
         });
         insta::assert_snapshot!(shown);

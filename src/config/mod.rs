@@ -2,6 +2,8 @@
 //!
 //! No module below knows of this one: each has a settings struct of its own, which is filled here.
 
+mod limits;
+mod listen;
 mod period;
 mod raw;
 mod resolved;
@@ -11,6 +13,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use listen::{ListenKind, Listening};
 pub use period::Period;
 pub use raw::{Discovery, IdentityKeys, LimitKeys, Listen, Log, LogFormat, Raw, Tor};
 pub use resolved::Config;
@@ -44,6 +47,20 @@ pub struct Wrong {
 
 fn wrong(key: &'static str, why: String) -> Wrong {
     Wrong { key, why }
+}
+
+fn within<N: PartialOrd + fmt::Display>(
+    key: &'static str,
+    value: Option<N>,
+    default: N,
+    range: std::ops::RangeInclusive<N>,
+) -> Result<N, Wrong> {
+    let value = value.unwrap_or(default);
+    if range.contains(&value) {
+        Ok(value)
+    } else {
+        Err(wrong(key, format!("must lie between {} and {}", range.start(), range.end())))
+    }
 }
 
 /// Where a value came from.
@@ -83,8 +100,9 @@ pub fn load(
     })?;
     let mut raw = from_file;
     // What a file names lies beside it.
-    if let (Some(arti), Some(folder)) = (&mut raw.tor.arti, file.and_then(Path::parent)) {
-        *arti = folder.join(&*arti);
+    let named = [&mut raw.tor.arti, &mut raw.listen.cert, &mut raw.listen.key, &mut raw.discovery.ban_file];
+    for (path, folder) in named.into_iter().flatten().zip(file.and_then(Path::parent).into_iter().cycle()) {
+        *path = folder.join(&*path);
     }
     let mut set_by_environment = Vec::new();
     for (name, value) in environment {

@@ -52,6 +52,14 @@ keys! {
     Listen {
         /// Default: 127.0.0.1:50001.
         tcp: Vec<SocketAddr>,
+        /// Default: none.
+        tls: Vec<SocketAddr>,
+        /// WebSocket, without and with TLS. Default: none.
+        ws: Vec<SocketAddr>,
+        wss: Vec<SocketAddr>,
+        /// The certificate, in PEM, with those that vouch for it, and its key. Default: one of our own, made once.
+        cert: PathBuf,
+        key: PathBuf,
         /// Whether to serve on our own onion service, which the embedded Tor runs. Default: true where it does.
         onion: bool,
         /// The port of our onion service, embedded or not. Default: the network's usual TCP port.
@@ -107,6 +115,9 @@ keys! {
         retry: Period,
         /// Onion peers told of when Tor is unavailable. Default: 3.
         fallback_onions: usize,
+        /// Whom we want nothing to do with: a host, *.domain, address or block of addresses on each line. Default: `bans` in
+        /// the data directory.
+        ban_file: PathBuf,
         /// Whether loopback and private addresses may be peers, for test networks. Default: false.
         allow_private: bool,
         /// Verifications at once. Default: 32.
@@ -121,6 +132,24 @@ keys! {
     LimitKeys {
         /// Sessions at once. Default: 10000.
         sessions: usize,
+        /// Those of one source: an IPv4 /24, an IPv6 /48, or a circuit of our onion service. Default: 50.
+        sessions_per_source: usize,
+        /// Requests of one session in a second; three seconds' worth may come at once. Default: 20.
+        requests_per_second: u32,
+        /// The same of one source; a session that begins is one more. Default: 100.
+        source_requests_per_second: u32,
+        /// Bytes of one source's requests in a second, and three times as many at once. Default: 65536.
+        bytes_in_per_second: u32,
+        /// The same of the answers to them. Default: 4194304.
+        bytes_out_per_second: u32,
+        /// Calls in one batch. Default: 64.
+        batch: usize,
+        /// How long the handshakes of TLS and WebSocket may take. Default: 10s.
+        handshake: Period,
+        /// How long a caller may say nothing. Default: 10m.
+        idle: Period,
+        /// How long a line may take, and an answer until it is taken. Default: 30s.
+        line: Period,
     }
 }
 

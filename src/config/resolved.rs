@@ -2,10 +2,13 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::tor::{self, Beside};
-use super::{Discovery, IdentityKeys, LimitKeys, Listen, Log, LogFormat, Period, Raw, TorPlan, Wrong, wrong};
+use super::{
+    Discovery, IdentityKeys, Listen, Listening, Log, LogFormat, Period, Raw, TorPlan, Wrong, limits, within, wrong,
+};
 use crate::book;
 use crate::conversation::server::{BANNER, Identity};
 use crate::network::Network;
@@ -17,14 +20,14 @@ use crate::serve::Limits;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub data_dir: PathBuf,
-    pub listen: Vec<SocketAddr>,
-    /// Listeners whose callers come through a Tor beside us, by `identity.onion_host`.
-    pub listen_onion: Vec<SocketAddr>,
+    pub listen: Listening,
     /// The port of our onion service.
     pub onion_port: Port,
     pub identity: Identity,
     pub tor: TorPlan,
     pub book: book::Settings,
+    /// Whom the operator wants nothing to do with, if he says so in a file of his own.
+    pub ban_file: Option<PathBuf>,
     pub limits: Limits,
     pub log_level: String,
     pub log_format: LogFormat,
@@ -38,15 +41,17 @@ impl Config {
             wrong("data_dir", "set it: there is neither XDG_DATA_HOME nor HOME to put a default below".to_owned())
         })?;
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let sessions = within("limits.sessions", limits.sessions, Limits::default().sessions, 1..=1_000_000)?;
+        let limits = limits::resolve(&limits)?;
+        let listening = Listening::resolve(&listen, &data_dir)?;
         let usual = network.default_ports().tcp().unwrap_or(Port::MIN);
         let onion_port = listen.onion_port.unwrap_or(usual);
         let onion_host = identity.onion_host.clone();
-        let beside = Beside { listen: &listen, onion_host, onion_port, sessions, dir: data_dir.join("tor") };
+        let beside = Beside { listen: &listen, onion_host, onion_port, limits: &limits, dir: data_dir.join("tor") };
         let tor = tor::resolve(tor, beside, [loopback(9050), loopback(9150)])?;
         let identity = resolve_identity(identity, network)?;
         let named = identity.clearnet.iter().map(|(host, _)| host);
         let own = named.chain(tor.onion_host.iter().map(|(host, _)| host)).cloned().collect();
+        let ban_file = discovery.ban_file.clone();
         let book = resolve_book(discovery, network, tor.routing, own)?;
         let log_level = log.level.unwrap_or_else(|| "info".to_owned());
         if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&log_level) {
@@ -54,13 +59,13 @@ impl Config {
         }
         Ok(Config {
             data_dir,
-            listen: listen.tcp.unwrap_or_else(|| vec![loopback(50001)]),
-            listen_onion: listen.onion_tcp.unwrap_or_default(),
+            listen: listening,
             onion_port,
             identity,
             tor,
             book,
-            limits: Limits { sessions, ..Limits::default() },
+            ban_file,
+            limits,
             log_level,
             log_format: log.format.unwrap_or_default(),
         })
@@ -68,6 +73,11 @@ impl Config {
 
     pub fn store_path(&self) -> PathBuf {
         self.data_dir.join("peers.redb")
+    }
+
+    /// The file of bans, wherever it is.
+    pub fn ban_path(&self) -> PathBuf {
+        self.ban_file.clone().unwrap_or_else(|| self.data_dir.join("bans"))
     }
 
     /// What an embedded Tor must not lose, the key of our onion service above all. Above it lie its lock and its cache.
@@ -81,18 +91,13 @@ impl Config {
 
     /// The same as keys, every one of them set: what `check-config` prints, and reads again to the same end.
     pub fn effective(&self) -> Raw {
-        let Config { book, identity, limits, .. } = self;
+        let Config { book, identity, .. } = self;
         let clearnet = identity.clearnet.as_ref();
         let period = |duration| Some(Period(duration));
         Raw {
             network: Some(book.network),
             data_dir: Some(self.data_dir.clone()),
-            listen: Listen {
-                tcp: Some(self.listen.clone()),
-                onion: self.tor.onion,
-                onion_port: Some(self.onion_port),
-                onion_tcp: Some(self.listen_onion.clone()),
-            },
+            listen: Listen { onion: self.tor.onion, onion_port: Some(self.onion_port), ..self.listen.effective() },
             identity: IdentityKeys {
                 host: clearnet.map(|(host, _)| host.clone()),
                 tcp_port: clearnet.and_then(|(_, ports)| ports.tcp()),
@@ -110,11 +115,12 @@ impl Config {
                 forget: period(book.forget),
                 retry: period(book.retry),
                 fallback_onions: Some(book.fallback_onions),
+                ban_file: self.ban_file.clone(),
                 allow_private: Some(book.allow_private),
                 probes: Some(book.probes),
                 onion_probes: Some(book.onion_probes),
             },
-            limits: LimitKeys { sessions: Some(limits.sessions) },
+            limits: limits::effective(&self.limits),
             log: Log { level: Some(self.log_level.clone()), format: Some(self.log_format) },
         }
     }
@@ -174,6 +180,7 @@ fn resolve_book(keys: Discovery, network: Network, routing: Routing, own: Vec<Ho
         probes: within("discovery.probes", keys.probes, default.probes, 1..=1000)?,
         onion_probes: within("discovery.onion_probes", keys.onion_probes, default.onion_probes, 1..=1000)?,
         candidates: default.candidates,
+        bans: Arc::default(),
     };
     if settings.retry > settings.recheck {
         return Err(wrong("discovery.retry", "must not be longer than discovery.recheck".to_owned()));
@@ -187,20 +194,6 @@ fn resolve_book(keys: Discovery, network: Network, routing: Routing, own: Vec<Ho
 fn seed(line: &str, network: Network) -> Result<RealName, Wrong> {
     RealName::parse(line, network.default_ports())
         .map_err(|error| wrong("discovery.seeds", format!("{line:?} is no real name: {error}")))
-}
-
-fn within(
-    key: &'static str,
-    value: Option<usize>,
-    default: usize,
-    range: std::ops::RangeInclusive<usize>,
-) -> Result<usize, Wrong> {
-    let value = value.unwrap_or(default);
-    if range.contains(&value) {
-        Ok(value)
-    } else {
-        Err(wrong(key, format!("must lie between {} and {}", range.start(), range.end())))
-    }
 }
 
 fn default_data_dir() -> Option<PathBuf> {

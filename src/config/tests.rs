@@ -20,7 +20,7 @@ fn error(text: &str, environment: &[(&str, &str)]) -> String {
 fn without_a_file_there_are_defaults() {
     let flags = Raw { data_dir: Some("/d".into()), ..Raw::default() };
     let config = load(None, std::iter::empty(), flags).unwrap();
-    assert_eq!(config.listen, ["127.0.0.1:50001".parse().unwrap()]);
+    assert_eq!(config.listen.addresses(ListenKind::Tcp), ["127.0.0.1:50001".parse().unwrap()]);
     assert_eq!(config.book.seeds.len(), 13);
     assert_eq!(config.tor.settings.socks.len(), 2);
 }
@@ -48,7 +48,7 @@ fn the_environment_takes_any_key() {
         ("WAYPOST_DISCOVERY__ALLOW_PRIVATE", "true"),
     ];
     let config = load_text("", &environment).unwrap();
-    assert_eq!(config.listen, ["0.0.0.0:1".parse().unwrap()]);
+    assert_eq!(config.listen.addresses(ListenKind::Tcp), ["0.0.0.0:1".parse().unwrap()]);
     assert_eq!(config.tor.settings.mode, crate::tor::Mode::Off);
     assert_eq!(config.book.retry.as_secs(), 60);
     assert!(config.book.allow_private);
@@ -87,7 +87,7 @@ fn what_tor_is_asked_for_must_go_together() {
     assert_eq!(config.book.own[0].to_string(), onion);
     let config = load_text("[tor]\nonly = true\n", &[]).unwrap();
     assert_eq!(config.book.routing, Routing::TorOnly);
-    assert_eq!(config.listen, ["127.0.0.1:50001".parse().unwrap()]);
+    assert_eq!(config.listen.addresses(ListenKind::Tcp), ["127.0.0.1:50001".parse().unwrap()]);
     insta::assert_snapshot!("only_and_off", error("[tor]\nmode = \"off\"\nonly = true\n", &[]));
     insta::assert_snapshot!("onion_host_alone", error(&format!("[identity]\nonion_host = \"{onion}\"\n"), &[]));
     insta::assert_snapshot!("onion_host_in_clear", error("[identity]\nonion_host = \"a.example\"\n", &[]));

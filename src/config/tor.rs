@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::{Listen, Tor, Wrong, wrong};
 use crate::peer::{Host, Port};
 use crate::route::Routing;
+use crate::serve::Limits;
 use crate::tor::{self, IS_EMBEDDED, Mode, Service};
 
 /// Which Tor is used, and what for.
@@ -28,7 +29,7 @@ pub struct Beside<'a> {
     pub onion_host: Option<Host>,
     /// The port of our onion service, embedded or not.
     pub onion_port: Port,
-    pub sessions: usize,
+    pub limits: &'a Limits,
     pub dir: PathBuf,
 }
 
@@ -71,7 +72,9 @@ pub fn resolve(keys: Tor, beside: Beside<'_>, usual: [SocketAddr; 2]) -> Result<
         (_, None) => usual.to_vec(),
     };
     let serves = IS_EMBEDDED && matches!(mode, Mode::Auto | Mode::Embedded) && onion != Some(false);
-    let service = serves.then_some(Service { port, wanted: onion == Some(true), circuits: beside.sessions });
+    let streams = u32::try_from(beside.limits.sessions_per_source).unwrap_or(u32::MAX);
+    let service =
+        serves.then_some(Service { port, wanted: onion == Some(true), circuits: beside.limits.sessions, streams });
     let over = keys.arti.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
     let routing = if keys.only == Some(true) { Routing::TorOnly } else { Routing::Mixed };
     let settings = tor::Settings { mode, socks, dir: beside.dir, arti: over, service };

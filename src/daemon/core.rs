@@ -55,6 +55,8 @@ pub struct Core {
     health: watch::Sender<Health>,
     /// When what callers are told is drawn up anew.
     publish_at: Option<Instant>,
+    /// When what callers are told is too old in part.
+    stale_after: Option<Time>,
     /// Look-ups and verifications under way, and whom each is about.
     flights: JoinSet<Event>,
     about: HashMap<Id, Host>,
@@ -73,7 +75,10 @@ impl Core {
     ) -> (Core, watch::Receiver<Arc<Snapshot>>) {
         let (snapshot, watcher) = watch::channel(Arc::new(book.snapshot(facts.started, &mut rng)));
         let (flights, about) = (JoinSet::new(), HashMap::new());
-        let mut core = Core { book, rng, store, dialer, facts, snapshot, health, publish_at: None, flights, about };
+        let stale_after = watcher.borrow().stale_after();
+        let publish_at = None;
+        let mut core =
+            Core { book, rng, store, dialer, facts, snapshot, health, publish_at, stale_after, flights, about };
         core.act(first);
         (core, watcher)
     }
@@ -88,16 +93,20 @@ impl Core {
                 Some(landed) = self.flights.join_next_with_id() => self.landed(landed),
                 () = sleep_until(wakeup) => self.handle(Event::Tick),
             }
-            if self.publish_at.is_some_and(|at| at <= Instant::now()) {
+            let stale = self.stale_after.is_some_and(|until| until < clock::now());
+            if stale || self.publish_at.is_some_and(|at| at <= Instant::now()) {
                 self.publish_at = None;
-                self.snapshot.send_replace(Arc::new(self.book.snapshot(clock::now(), &mut self.rng)));
+                let snapshot = self.book.snapshot(clock::now(), &mut self.rng);
+                self.stale_after = snapshot.stale_after();
+                self.snapshot.send_replace(Arc::new(snapshot));
             }
         }
     }
 
     fn wakeup(&self) -> Instant {
         let now = clock::now();
-        let tick = Instant::now() + self.book.next_wakeup().since(now).min(LONGEST_SLEEP);
+        let next = self.stale_after.map_or(self.book.next_wakeup(), |until| self.book.next_wakeup().min(until));
+        let tick = Instant::now() + next.since(now).min(LONGEST_SLEEP);
         self.publish_at.map_or(tick, |at| at.min(tick))
     }
 
@@ -178,11 +187,18 @@ impl Core {
             callers: CallerStatus {
                 open_sessions: counters.open.value(),
                 sessions: counters.sessions.value(),
-                refused_sessions: counters.refused_sessions.value(),
-                broken_sessions: counters.broken_sessions.value(),
                 requests: counters.requests.value(),
+                refused_full: counters.refused_full.value(),
+                refused_source: counters.refused_source.value(),
+                refused_banned: counters.refused_banned.value(),
+                evicted: counters.evicted.value(),
+                failed_handshakes: counters.failed_handshakes.value(),
+                excessive_requests: counters.excessive_requests.value(),
+                excessive_bytes: counters.excessive_bytes.value(),
                 unreadable_lines: counters.unreadable_lines.value(),
-                slow_lines: counters.slow_lines.value(),
+                slow: counters.slow.value(),
+                idle: counters.idle.value(),
+                broken_sessions: counters.broken_sessions.value(),
             },
         }
     }

@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use listenfd::ListenFd;
 use rand::rngs::StdRng;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::DaemonError;
+use crate::config::ListenKind;
 
 /// File descriptors for all but callers: probes, operators, the store, standard streams, and Tor's.
 const OWN_DESCRIPTORS: usize = 250;
@@ -52,6 +54,23 @@ pub fn listen(key: &'static str, addresses: &[SocketAddr]) -> Result<Vec<TcpList
     addresses.iter().map(listener).collect()
 }
 
+/// The listeners that systemd handed over, by the names that their units give them.
+pub fn inherited() -> Result<Vec<(ListenKind, TcpListener)>, DaemonError> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut handed_over = ListenFd::from_env();
+    let mut names = names.split(':');
+    let mut listeners = Vec::new();
+    for index in 0..handed_over.len() {
+        let name = names.next().unwrap_or_default();
+        let unusable = || DaemonError::Inherited(name.to_owned());
+        let kind = ListenKind::by_name(name).ok_or_else(unusable)?;
+        let socket = handed_over.take_tcp_listener(index).ok().flatten().ok_or_else(unusable)?;
+        socket.set_nonblocking(true).map_err(|_| unusable())?;
+        listeners.push((kind, TcpListener::from_std(socket).map_err(|_| unusable())?));
+    }
+    Ok(listeners)
+}
+
 fn bind(address: SocketAddr) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if address.is_ipv6() {
@@ -79,6 +98,11 @@ pub fn descriptors(sessions: usize) -> usize {
         );
     }
     sessions.min(room)
+}
+
+/// How we are told to read our files again.
+pub fn hangups() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
 }
 
 /// Resolves when we are told to stop, with the name of how.

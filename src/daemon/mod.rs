@@ -1,6 +1,8 @@
 //! The daemon: everything wired up, watched over and taken down again.
 
 mod core;
+mod files;
+mod listeners;
 mod machine;
 mod notice;
 
@@ -11,20 +13,22 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use self::core::{Core, Facts};
-use crate::book::{Book, Caller, Snapshot};
+use self::files::{BanFile, Watched};
+use self::listeners::Listeners;
+use crate::bans::Bans;
+use crate::book::{Book, Caller, Event, Snapshot};
 use crate::clock;
 use crate::config::Config;
-use crate::conversation::server::Identity;
+use crate::conversation::server::Ourselves;
 use crate::dial::{Dialer, Direct, Tls};
 use crate::inbox::{self, Inbox};
 use crate::route::Routing;
-use crate::serve::{self, Counters, Shared};
+use crate::serve::{Acceptor, Arrival, CertificateError, Counters, Limits, Manner, Shared, Source};
 use crate::store::{Changes, Kept, Store, StoreError, Writer};
 use crate::tor::{self, Health, Mode, Outlets, OwnName};
 use crate::{control, dial};
@@ -47,6 +51,14 @@ pub enum DaemonError {
     Control { path: PathBuf, error: std::io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("the ban file {}: {why}", path.display())]
+    Bans { path: PathBuf, why: String },
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    #[error(
+        "systemd handed over the socket {0:?}, which is none of ours; name it tcp, tls, ws, wss or onion with FileDescriptorName="
+    )]
+    Inherited(String),
     #[error("can't start: {0}")]
     Start(String),
     #[error("the store was not written in time; what was learnt in the last moments may be lost")]
@@ -61,11 +73,21 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut rng = machine::generator();
     machine::data_directory(&config.data_dir)?;
     let (store, kept) = Store::open(&config.store_path(), clock::now())?;
+    let ban_file = BanFile::new(config.ban_path(), config.ban_file.is_some());
+    let bans = watch::Sender::new(Arc::new(ban_file.read()?));
     let listeners = Listeners::open(&config)?;
+    let (certificate, acceptor) = if listeners.need_certificate() {
+        let credentials = watch::Sender::new(config.listen.certificate.load()?);
+        let acceptor = Acceptor::new(credentials.subscribe()).map_err(|error| start(&error))?;
+        (Some((config.listen.certificate.clone(), credentials)), Some(acceptor))
+    } else {
+        (None, None)
+    };
     let control_path = config.control_path();
     let control =
         control::bind(&control_path).map_err(|error| DaemonError::Control { path: control_path.clone(), error })?;
     let stop = machine::stop_signals().map_err(|error| start(&error))?;
+    let hangups = machine::hangups().map_err(|error| start(&error))?;
     let (mut writer, changes) = Writer::spawn(store).map_err(|error| start(&error))?;
     let (inbox, inputs) = mpsc::channel(inbox::CAPACITY);
     tracing::info!(
@@ -88,26 +110,34 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         onion: tor.name.subscribe(),
     };
     let (health, tor_health) = watch::channel(Health::default());
-    let (core, snapshot) = begin(&config, kept, changes, dialer.clone(), facts, health, &mut rng);
+    let banned = Arc::clone(&bans.borrow());
+    let (core, snapshot) = begin(&config, kept, banned, changes, dialer.clone(), facts, health, &mut rng);
     let shared = Shared {
-        identity: tor.identity.subscribe(),
+        ourselves: tor.ourselves.subscribe(),
         snapshot,
+        bans: bans.subscribe(),
         inbox: inbox.clone(),
-        limits: config.limits.clone(),
-        slots: Arc::new(Semaphore::new(machine::descriptors(config.limits.sessions))),
+        limits: Limits { sessions: machine::descriptors(config.limits.sessions), ..config.limits.clone() },
+        tls: acceptor,
         counters,
     };
 
     let mut tasks: Tasks = JoinSet::new();
     let (stop_core, core_stops) = oneshot::channel();
     let mut core = tokio::spawn(core.run(inputs, core_stops));
-    listeners.serve(&mut tasks, &shared, &mut rng);
+    let own_service = config.tor.settings.service.is_some();
+    let door = listeners.serve(&mut tasks, shared, own_service, &mut rng);
+    let watched = Watched { ban_file, bans, certificate, inbox: inbox.clone() };
+    tasks.spawn(async move {
+        watched.run(hangups).await;
+        "the watch on files"
+    });
     let operators = inbox.clone();
     tasks.spawn(async move {
         control::serve(control, operators).await;
         "the control socket"
     });
-    tor.serve(&mut tasks, &config, dialer, tor_health, shared, &mut rng);
+    tor.serve(&mut tasks, &config, dialer, tor_health, (door, inbox.clone()), &mut rng);
     let ended = tokio::select! {
         name = stop => {
             tracing::info!(signal = name, "stopping");
@@ -138,44 +168,11 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 /// Everything that must not end, each by the name that an operator is told when it does.
 type Tasks = JoinSet<&'static str>;
 
-/// Where callers come in.
-struct Listeners {
-    clearnet: Vec<TcpListener>,
-    /// From a Tor beside us.
-    onion: Vec<TcpListener>,
-}
-
-impl Listeners {
-    fn open(config: &Config) -> Result<Listeners, DaemonError> {
-        let clearnet = machine::listen("listen.tcp", &config.listen)?;
-        Ok(Listeners { clearnet, onion: machine::listen("listen.onion_tcp", &config.listen_onion)? })
-    }
-
-    fn names(&self) -> Vec<String> {
-        let named = |listeners: &[TcpListener], kind: &str| {
-            let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok());
-            addresses.map(|address| format!("{kind}://{address}")).collect::<Vec<_>>()
-        };
-        [named(&self.clearnet, "tcp"), named(&self.onion, "onion")].concat()
-    }
-
-    fn serve(self, tasks: &mut Tasks, shared: &Shared, rng: &mut StdRng) {
-        let clearnet = self.clearnet.into_iter().map(|listener| (listener, Caller::Clearnet));
-        for (listener, caller) in clearnet.chain(self.onion.into_iter().map(|listener| (listener, Caller::Onion))) {
-            let serving = serve::serve(listener, caller, shared.clone(), StdRng::seed_from_u64(rng.next_u64()));
-            tasks.spawn(async move {
-                serving.await;
-                "a listener"
-            });
-        }
-    }
-}
-
 /// Our ends of what Tor is connected to.
 struct TorEnds {
     way: watch::Sender<Option<dial::Tor>>,
     name: watch::Sender<Option<OwnName>>,
-    identity: watch::Sender<Arc<Identity>>,
+    ourselves: watch::Sender<Arc<Ourselves>>,
 }
 
 impl TorEnds {
@@ -184,7 +181,7 @@ impl TorEnds {
         TorEnds {
             way: watch::Sender::new(None),
             name: watch::Sender::new(name),
-            identity: watch::Sender::new(Arc::new(config.identity.clone())),
+            ourselves: watch::Sender::new(Arc::new(Ourselves::new(config.identity.clone()))),
         }
     }
 
@@ -194,19 +191,18 @@ impl TorEnds {
         config: &Config,
         dialer: Dialer,
         health: watch::Receiver<Health>,
-        shared: Shared,
+        (door, inbox): (mpsc::Sender<Arrival>, Inbox),
         rng: &mut StdRng,
     ) {
         if config.tor.settings.mode == Mode::Off {
             return;
         }
-        let (callers, onion_callers) = mpsc::channel(ONION_CALLERS);
-        let inbox: Inbox = shared.inbox.clone();
+        let (callers, mut onion_callers) = mpsc::channel(ONION_CALLERS);
         let watch = tor::NameWatch {
             network: config.book.network,
             dialer,
             name: self.name.clone(),
-            identity: self.identity,
+            ourselves: self.ourselves,
             health: health.clone(),
             inbox: inbox.clone(),
         };
@@ -221,18 +217,25 @@ impl TorEnds {
             tor::run(settings, secret, outlets).await;
             "the watch on Tor"
         });
-        let serving = serve::serve_onion(onion_callers, shared, StdRng::seed_from_u64(rng.next_u64()));
         tasks.spawn(async move {
-            serving.await;
+            while let Some((stream, circuit)) = onion_callers.recv().await {
+                let source = Source::Circuit(circuit);
+                let arrival = Arrival { stream, from: None, source, caller: Caller::Onion, manner: Manner::default() };
+                if door.send(arrival).await.is_err() {
+                    break;
+                }
+            }
             "our onion service"
         });
     }
 }
 
 /// The book's task, ready to run, with the first picture of what it knows.
+#[expect(clippy::too_many_arguments, reason = "called once, from the wiring")]
 fn begin(
     config: &Config,
     kept: Kept,
+    bans: Arc<Bans>,
     changes: Changes,
     dialer: Dialer,
     facts: Facts,
@@ -248,6 +251,9 @@ fn begin(
     }
     let empty = kept.entries.is_empty();
     let mut book = Book::new(config.book.clone(), kept.entries, kept.direct, kept.tor, now);
-    let first = if empty { book.seed(now, rng) } else { Vec::new() };
+    let mut first = book.handle(Event::Bans(bans), now, rng);
+    if empty {
+        first.extend(book.seed(now, rng));
+    }
     Core::new(book, first, changes, dialer, facts, health, StdRng::seed_from_u64(rng.next_u64()))
 }

@@ -18,6 +18,7 @@ pub fn log(notice: &Notice) {
         Notice::Bad { host, why } => tracing::info!(%host, %why, "bad: not told of"),
         Notice::Forgotten { host } => tracing::info!(%host, "forgotten: no success for too long"),
         Notice::NotTheCaller { host } => tracing::debug!(%host, "an add_peer named a host of another address"),
+        Notice::Banned { host } => tracing::info!(%host, "banned: dropped"),
         Notice::KeyChanged { host } => tracing::info!(%host, "its TLS key has changed"),
         Notice::NetworkDown => {
             tracing::warn!("nobody answers, not even peers that were fine lately: our own network seems to be down");

@@ -1,33 +1,36 @@
-//! Taking callers in, from a listener or from our onion service.
+//! Taking callers in at a listener.
 
 use std::io::{Error, ErrorKind};
-use std::net::IpAddr;
-use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Shared, session};
+use super::door::{Arrival, Manner, Source};
+use super::proxy_header::{self, Header};
 use crate::book::Caller;
-use crate::dial::Stream;
+use crate::netgroup::Netgroup;
 
 /// After an accept that failed for want of descriptors or memory, which sessions that end will give back.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Serves the callers of one listener until it is dropped, and with it every session.
+/// How long we wait for Tor to say which circuit a caller has come by. It says so at once, if it does.
+const HEADER: Duration = Duration::from_secs(5);
+
+/// Callers who are waited for so at once.
+const HEADERS: usize = 256;
+
+/// Sends whoever comes to this listener to the door, until it is dropped or nobody keeps the door.
 ///
 /// Callers on onion listeners come through a Tor beside us, so where they call from says nothing of them.
-pub async fn serve(listener: TcpListener, caller: Caller, shared: Shared, rng: StdRng) {
-    let mut sessions = Sessions { running: JoinSet::new(), shared, caller, rng };
+pub async fn listen(listener: TcpListener, caller: Caller, manner: Manner, door: mpsc::Sender<Arrival>) {
     let mut short = false;
-    loop {
+    let mut introductions = JoinSet::new();
+    while !door.is_closed() {
+        while introductions.try_join_next().is_some() {}
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) if is_callers(&error) => continue,
@@ -43,50 +46,53 @@ pub async fn serve(listener: TcpListener, caller: Caller, shared: Shared, rng: S
             tracing::info!("taking callers in again");
         }
         let _ = stream.set_nodelay(true);
-        let from = match caller {
-            Caller::Clearnet => Some(address.ip().to_canonical()),
-            Caller::Onion => None,
-        };
-        sessions.begin(stream, from);
-    }
-}
-
-/// Serves the callers of our own onion service.
-pub async fn serve_onion<S: Stream + 'static>(mut callers: mpsc::Receiver<S>, shared: Shared, rng: StdRng) {
-    let mut sessions = Sessions { running: JoinSet::new(), shared, caller: Caller::Onion, rng };
-    while let Some(stream) = callers.recv().await {
-        sessions.begin(stream, None);
-    }
-}
-
-struct Sessions {
-    running: JoinSet<()>,
-    shared: Shared,
-    caller: Caller,
-    rng: StdRng,
-}
-
-impl Sessions {
-    /// Talks with one more caller, if there is room.
-    fn begin<S: Stream + 'static>(&mut self, stream: S, from: Option<IpAddr>) {
-        while self.running.try_join_next().is_some() {}
-        let Ok(slot) = Arc::clone(&self.shared.slots).try_acquire_owned() else {
-            self.shared.counters.refused_sessions.add(1);
-            return;
-        };
-        let (shared, caller, rng) = (self.shared.clone(), self.caller, StdRng::seed_from_u64(self.rng.random()));
-        self.running.spawn(async move {
-            let counters = Arc::clone(&shared.counters);
-            counters.sessions.add(1);
-            counters.open.add(1);
-            let running = session::run(stream, from, caller, shared, rng);
-            if AssertUnwindSafe(running).catch_unwind().await.is_err() {
-                counters.broken_sessions.add(1);
-                tracing::error!("a session broke down; the panic before this line says where");
+        let ip = address.ip().to_canonical();
+        let arrival = |stream, from, source| Arrival { stream, from, source, caller, manner };
+        match caller {
+            Caller::Clearnet => {
+                let _ = door.send(arrival(Box::new(stream), Some(ip), Source::Site(Netgroup::site(ip)))).await;
             }
-            counters.open.take_one();
-            drop(slot);
-        });
+            Caller::Onion => {
+                if introductions.len() >= HEADERS {
+                    introductions.join_next().await;
+                }
+                let door = door.clone();
+                introductions.spawn(async move {
+                    let mut stream = stream;
+                    let source = circuit(&mut stream).await.map_or(Source::Tor, Source::Circuit);
+                    let _ = door.send(Arrival { stream: Box::new(stream), from: None, source, caller, manner }).await;
+                });
+            }
+        }
+    }
+}
+
+/// Takes the line off a stream by which Tor says which circuit it is for, if it does.
+async fn circuit(stream: &mut TcpStream) -> Option<u64> {
+    let deadline = Instant::now() + HEADER;
+    let mut bytes = [0; proxy_header::LONGEST];
+    let mut seen = 0;
+    loop {
+        let peeked = timeout_at(deadline, stream.peek(&mut bytes)).await.ok()?.ok()?;
+        match proxy_header::circuit(bytes.get(..peeked)?) {
+            Header::None => return None,
+            Header::Line { length, circuit } => {
+                stream.read_exact(bytes.get_mut(..length)?).await.ok()?;
+                return circuit;
+            }
+            // At the end of the stream nothing more comes; else the rest is looked for in a moment, as what was seen already
+            // would be seen again at once.
+            Header::Unfinished if peeked == 0 => return None,
+            Header::Unfinished => {
+                if peeked == seen {
+                    sleep(Duration::from_millis(10)).await;
+                }
+                seen = peeked;
+            }
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
     }
 }
 

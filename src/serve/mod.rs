@@ -1,47 +1,40 @@
-//! Conversations with callers.
+//! Conversations with callers: from a listener, or our onion service, through the door to a session.
 
+mod door;
+mod limits;
+mod link;
 mod listen;
+mod proxy_header;
 mod session;
+mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-pub use listen::{serve, serve_onion};
+pub use door::{Arrival, Manner, Source, WAITING, keep};
+pub use limits::Limits;
+pub use listen::listen;
+pub use proxy_header::{Header, circuit};
+pub use tls::{Acceptor, CertificateError, Credentials, Files};
 
+use crate::bans::Bans;
 use crate::book::Snapshot;
-use crate::conversation::server::Identity;
+use crate::conversation::server::Ourselves;
 use crate::inbox::Inbox;
-
-/// What callers may use of us.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Sessions at once.
-    pub sessions: usize,
-    /// How long a caller may say nothing. ElectrumX sends such callers off after as long.
-    pub idle: Duration,
-    /// How long a line may take from its first byte to its last, and an answer until the caller has taken it.
-    pub line: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { sessions: 10_000, idle: Duration::from_secs(600), line: Duration::from_secs(30) }
-    }
-}
 
 /// What every session has of the daemon.
 #[derive(Debug, Clone)]
 pub struct Shared {
     /// What we say of ourselves; it grows when our onion name proves to be one.
-    pub identity: watch::Receiver<Arc<Identity>>,
+    pub ourselves: watch::Receiver<Arc<Ourselves>>,
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub bans: watch::Receiver<Arc<Bans>>,
     pub inbox: Inbox,
     pub limits: Limits,
-    /// A place for each session that there may be, of whatever listener.
-    pub slots: Arc<Semaphore>,
+    /// Where callers come by TLS.
+    pub tls: Option<Acceptor>,
     pub counters: Arc<Counters>,
 }
 
@@ -51,9 +44,21 @@ pub struct Counters {
     pub sessions: Count,
     pub open: Count,
     pub requests: Count,
-    pub refused_sessions: Count,
+    /// Turned away at the door, as we were full.
+    pub refused_full: Count,
+    /// Turned away at the door, for too many sessions from one source, or too many begun at once.
+    pub refused_source: Count,
+    pub refused_banned: Count,
+    /// Sent off, to make room for somebody from a source with fewer sessions.
+    pub evicted: Count,
+    pub failed_handshakes: Count,
+    /// Sent off for too many requests, or too many bytes.
+    pub excessive_requests: Count,
+    pub excessive_bytes: Count,
     pub unreadable_lines: Count,
-    pub slow_lines: Count,
+    /// Sent off for a line that didn't end, or an answer that wasn't taken.
+    pub slow: Count,
+    pub idle: Count,
     pub broken_sessions: Count,
 }
 

@@ -1,142 +1,157 @@
 //! One caller's connection: lines in, answers out, within the limits.
 
-use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use rand::rngs::StdRng;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+use tokio::time::timeout;
 
-use super::Shared;
-use crate::book::Caller;
+use super::door::{Arrival, Manner};
+use super::limits::{Allowance, Meter};
+use super::link::{Heard, Link};
+use super::{Count, Shared};
 use crate::clock;
 use crate::conversation::server::{Introduction, Part, Session, Turn, assemble};
+use crate::dial::Stream;
 use crate::inbox::Input;
-use crate::protocol::{MAX_CALL, RpcError};
+use crate::protocol::{Pieces, RpcError};
 
 /// How long a caller that we part from may take to hear it.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Talks with a caller until either has enough. `from` is where the caller is, if that means anything.
-pub async fn run<S: AsyncRead + AsyncWrite>(
-    stream: S,
-    from: Option<IpAddr>,
-    caller: Caller,
-    shared: Shared,
-    mut rng: StdRng,
-) {
-    let (reader, mut writer) = tokio::io::split(stream);
-    let mut lines = FramedRead::with_capacity(reader, LinesCodec::new_with_max_length(MAX_CALL), 1024);
-    let mut session = Session::new(Arc::clone(&shared.identity.borrow()), caller);
-    loop {
-        let turn = match next_line(&mut lines, &shared).await {
-            // As people send them by hand, after a line of theirs.
-            Heard::Line(line) if line.trim_ascii().is_empty() => continue,
-            Heard::Line(line) => {
-                let snapshot = shared.snapshot.borrow().clone();
-                session.line(&line, &snapshot, clock::now(), &mut rng)
-            }
-            Heard::Unreadable(error) => Session::unreadable(&error),
-            Heard::TooSlow => {
-                shared.counters.slow_lines.add(1);
-                return;
-            }
-            Heard::End => return,
-        };
-        shared.counters.requests.add(turn.parts.len() as u64);
-        shared.counters.unreadable_lines.add(u64::from(turn.unreadable));
-        let close = turn.close;
-        if let Some(answer) = answer(turn, from, &shared).await
-            && !matches!(timeout(shared.limits.line, send(&mut writer, &answer)).await, Ok(Ok(())))
-        {
-            return;
-        }
-        if close {
-            let _ = timeout(LINGER, part(lines.get_mut(), &mut writer)).await;
-            return;
-        }
-    }
-}
-
-async fn send<W: AsyncWrite + Unpin>(writer: &mut W, answer: &[u8]) -> io::Result<()> {
-    writer.write_all(answer).await?;
-    writer.flush().await
-}
-
-/// Says that we are done, and lets what is still on its way run out: a connection closed on unread bytes is reset, and
-/// the last answer lost with it.
-async fn part<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(reader: &mut R, writer: &mut W) -> io::Result<()> {
-    writer.shutdown().await?;
-    let mut unread = [0; 1024];
-    while reader.read(&mut unread).await? > 0 {}
-    Ok(())
-}
-
-enum Heard {
-    Line(String),
-    Unreadable(RpcError),
-    TooSlow,
-    End,
-}
-
-/// A caller may be silent for a long time between lines, but not within one.
-async fn next_line<R: AsyncRead + Unpin>(lines: &mut FramedRead<R, LinesCodec>, shared: &Shared) -> Heard {
-    let mut deadline = Instant::now() + shared.limits.idle;
-    let mut began = !lines.read_buffer().is_empty();
-    if began {
-        deadline = Instant::now() + shared.limits.line;
-    }
-    loop {
-        let look = if began { deadline } else { deadline.min(Instant::now() + shared.limits.line) };
-        match timeout_at(look, lines.next()).await {
-            Ok(Some(Ok(line))) => return Heard::Line(line),
-            Ok(Some(Err(error))) => return unreadable(&error),
-            Ok(None) => return Heard::End,
-            Err(_) if Instant::now() >= deadline => return if began { Heard::TooSlow } else { Heard::End },
-            // Nothing complete yet; from here on the line's own time runs.
-            Err(_) if !began && !lines.read_buffer().is_empty() => {
-                began = true;
-                deadline = deadline.min(Instant::now() + shared.limits.line);
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-fn unreadable(error: &LinesCodecError) -> Heard {
-    match error {
-        LinesCodecError::MaxLineLengthExceeded => Heard::Unreadable(RpcError::TooLong(MAX_CALL)),
-        LinesCodecError::Io(error) if error.kind() == io::ErrorKind::InvalidData => Heard::Unreadable(RpcError::Parse),
-        LinesCodecError::Io(_) => Heard::End,
-    }
-}
-
-/// A line's answers in order, those included that the book has to give.
-async fn answer(turn: Turn, from: Option<IpAddr>, shared: &Shared) -> Option<Vec<u8>> {
-    let mut answers = Vec::with_capacity(turn.parts.len());
-    for part in turn.parts {
-        match part {
-            Part::Answer(answer) => answers.push(answer),
-            Part::AddPeer(introduction) => answers.extend(introduce(introduction, from, shared).await),
-        }
-    }
-    assemble(answers, turn.batch)
-}
-
-async fn introduce(introduction: Introduction, from: Option<IpAddr>, shared: &Shared) -> Option<Vec<u8>> {
-    let (reply, accepted) = oneshot::channel();
-    let features = introduction.features.clone();
-    // Where the book has more to do than it can, strangers' wishes are the first to be dropped.
-    let accepted = match shared.inbox.try_send(Input::AddPeer { features, from, reply }) {
-        Ok(()) => accepted.await.unwrap_or(false),
-        Err(_) => false,
+/// Talks with a caller until either has enough.
+pub async fn run(arrival: Arrival, source: Option<Arc<Allowance>>, shared: &Shared, rng: StdRng) {
+    let Arrival { stream, from, caller, manner, .. } = arrival;
+    let session = Session::new(Arc::clone(&shared.ourselves.borrow()), caller);
+    let Ok(Some(link)) = timeout(shared.limits.handshake, greet(stream, manner, shared)).await else {
+        shared.counters.failed_handshakes.add(1);
+        return;
     };
-    introduction.answer(accepted)
+    let requests = Meter::new(shared.limits.requests_per_second);
+    let mut talk = Talk { link, session, from, shared, requests, source, rng };
+    if let End::Parting = talk.lines().await {
+        let _ = timeout(LINGER, talk.link.part()).await;
+    }
+}
+
+/// The handshakes that come before the first line.
+async fn greet(stream: Box<dyn Stream>, manner: Manner, shared: &Shared) -> Option<Link> {
+    let stream = match &shared.tls {
+        Some(tls) if manner.tls => tls.accept(stream).await.ok()?,
+        _ if manner.tls => return None,
+        _ => stream,
+    };
+    if manner.websocket { Link::websocket(stream).await.ok() } else { Some(Link::lines(stream)) }
+}
+
+struct Talk<'a> {
+    link: Link,
+    session: Session,
+    from: Option<IpAddr>,
+    shared: &'a Shared,
+    requests: Meter,
+    source: Option<Arc<Allowance>>,
+    rng: StdRng,
+}
+
+enum End {
+    /// We close, after a last word that the caller is to hear.
+    Parting,
+    Gone,
+}
+
+impl Talk<'_> {
+    /// One line after the other: while one is answered, the next waits where it costs us nothing.
+    async fn lines(&mut self) -> End {
+        let Shared { limits, counters, snapshot, .. } = self.shared;
+        loop {
+            let (turn, length) = match self.link.hear(limits).await {
+                // As people send them by hand, after a line of theirs.
+                Heard::Line(line) if line.trim_ascii().is_empty() => continue,
+                Heard::Line(line) => {
+                    let snapshot = snapshot.borrow().clone();
+                    (self.session.line(&line, limits.batch, &snapshot, clock::now(), &mut self.rng), line.len())
+                }
+                Heard::Unreadable(error) => (Session::unreadable(&error), 0),
+                Heard::Slow => return self.gone(&counters.slow),
+                Heard::Silent => return self.gone(&counters.idle),
+                Heard::End => return End::Gone,
+            };
+            let calls = turn.parts.len().max(1);
+            counters.requests.add(turn.parts.len() as u64);
+            counters.unreadable_lines.add(u64::from(turn.unreadable));
+            let mut close = turn.close;
+            let mut answer = match self.uses(calls, length) {
+                Ok(()) => self.answer(turn).await,
+                Err(error) => {
+                    close = true;
+                    Some(Session::farewell(&error))
+                }
+            };
+            if let Some(long) = answer.as_ref().map(Pieces::len)
+                && self.source.as_ref().is_some_and(|source| !source.bytes_out.take(long))
+            {
+                counters.excessive_bytes.add(1);
+                close = true;
+                answer = Some(Session::farewell(&RpcError::Excessive("bytes")));
+            }
+            if let Some(answer) = answer {
+                match timeout(limits.line, self.link.send(answer)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return End::Gone,
+                    Err(_) => return self.gone(&counters.slow),
+                }
+            }
+            if close {
+                return End::Parting;
+            }
+        }
+    }
+
+    #[expect(clippy::unused_self, reason = "reads as what becomes of it")]
+    fn gone(&self, why: &Count) -> End {
+        why.add(1);
+        End::Gone
+    }
+
+    /// Counts what a line asks for against what the caller may use.
+    fn uses(&self, calls: usize, length: usize) -> Result<(), RpcError> {
+        let counters = &self.shared.counters;
+        if !self.requests.take(calls) || self.source.as_ref().is_some_and(|source| !source.requests.take(calls)) {
+            counters.excessive_requests.add(1);
+            return Err(RpcError::Excessive("requests"));
+        }
+        if self.source.as_ref().is_some_and(|source| !source.bytes_in.take(length)) {
+            counters.excessive_bytes.add(1);
+            return Err(RpcError::Excessive("bytes"));
+        }
+        Ok(())
+    }
+
+    /// A line's answers in order, those included that the book has to give.
+    async fn answer(&mut self, turn: Turn) -> Option<Pieces> {
+        let mut answers = Vec::with_capacity(turn.parts.len());
+        for part in turn.parts {
+            match part {
+                Part::Answer(answer) => answers.push(answer),
+                Part::AddPeer(introduction) => answers.extend(self.introduce(introduction).await),
+            }
+        }
+        assemble(answers, turn.batch)
+    }
+
+    async fn introduce(&mut self, introduction: Introduction) -> Option<Pieces> {
+        let (reply, accepted) = oneshot::channel();
+        let features = introduction.features.clone();
+        // Where the book has more to do than it can, strangers' wishes are the first to be dropped.
+        let accepted = match self.shared.inbox.try_send(Input::AddPeer { features, from: self.from, reply }) {
+            Ok(()) => accepted.await.unwrap_or(false),
+            Err(_) => false,
+        };
+        introduction.answer(accepted)
+    }
 }
 
 #[cfg(test)]
@@ -146,13 +161,13 @@ mod tests {
     use rand::SeedableRng;
     use serde_json::Value;
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
-    use tokio::sync::{Semaphore, mpsc, watch};
+    use tokio::sync::{mpsc, watch};
     use tokio::task::JoinHandle;
     use tokio::time::sleep;
 
     use super::*;
-    use crate::book::Snapshot;
-    use crate::serve::{Counters, Limits};
+    use crate::book::{Caller, Snapshot};
+    use crate::serve::{Counters, Limits, Source};
 
     struct Talk {
         stream: BufReader<DuplexStream>,
@@ -164,20 +179,27 @@ mod tests {
 
     /// A session at the other end of a pipe that holds so many bytes.
     fn talk(pipe: usize) -> Talk {
+        talk_within(pipe, Manner::default(), Limits::default())
+    }
+
+    fn talk_within(pipe: usize, manner: Manner, limits: Limits) -> Talk {
         let (ours, theirs) = tokio::io::duplex(pipe);
         let (snapshot, watcher) = watch::channel(Arc::default());
         let (sender, inbox) = mpsc::channel(1);
         let counters = Arc::new(Counters::default());
         let shared = Shared {
-            identity: watch::channel(Arc::default()).1,
+            ourselves: watch::channel(Arc::default()).1,
             snapshot: watcher,
+            bans: watch::channel(Arc::default()).1,
             inbox: sender,
-            limits: Limits::default(),
-            slots: Arc::new(Semaphore::new(1)),
+            limits,
+            tls: None,
             counters: Arc::clone(&counters),
         };
         let from = Some("5.9.0.1".parse().unwrap());
-        let session = tokio::spawn(run(theirs, from, Caller::Clearnet, shared, StdRng::seed_from_u64(1)));
+        let source = Some(Arc::new(Allowance::new(&shared.limits)));
+        let arrival = Arrival { stream: Box::new(theirs), from, source: Source::Tor, caller: Caller::Clearnet, manner };
+        let session = tokio::spawn(async move { run(arrival, source, &shared, StdRng::seed_from_u64(1)).await });
         Talk { stream: BufReader::new(ours), session, counters, inbox, _snapshot: snapshot }
     }
 
@@ -250,7 +272,7 @@ mod tests {
             }
         }
         talk.session.await.unwrap();
-        assert_eq!(talk.counters.slow_lines.value(), 1);
+        assert_eq!(talk.counters.slow.value(), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -271,6 +293,70 @@ mod tests {
         talk.say(PING).await;
         sleep(Duration::from_secs(60)).await;
         assert!(talk.session.is_finished());
+    }
+
+    #[tokio::test]
+    async fn who_asks_too_much_is_told_so_and_sent_off() {
+        let mut talk = talk(64 * 1024);
+        talk.say(&PING.repeat(61)).await;
+        for _ in 0..60 {
+            assert!(talk.hear().await.unwrap()["error"].is_null());
+        }
+        assert_eq!(talk.code().await, Some(-101));
+        talk.session.await.unwrap();
+        assert_eq!(talk.counters.excessive_requests.value(), 1);
+    }
+
+    #[tokio::test]
+    async fn every_call_of_a_batch_counts() {
+        let mut talk = talk(64 * 1024);
+        let batch = |calls: usize| format!("[{}]\n", vec![r#"{"id":1,"method":"server.ping"}"#; calls].join(","));
+        talk.say(batch(60).as_bytes()).await;
+        assert_eq!(talk.hear().await.unwrap().as_array().unwrap().len(), 60);
+        talk.say(batch(1).as_bytes()).await;
+        assert_eq!(talk.code().await, Some(-101));
+        let mut talk = self::talk(64 * 1024);
+        talk.say(batch(65).as_bytes()).await;
+        assert_eq!(talk.code().await, Some(-32600));
+    }
+
+    #[tokio::test]
+    async fn what_a_source_sends_and_is_sent_is_limited() {
+        let limits = Limits { bytes_in_per_second: 100, ..Limits::default() };
+        let mut talk = talk_within(4096, Manner::default(), limits);
+        talk.say(&[&[b' '; 300], PING].concat()).await;
+        assert_eq!(talk.code().await, Some(-101));
+        let limits = Limits { bytes_out_per_second: 500, ..Limits::default() };
+        let mut talk = talk_within(4096, Manner::default(), limits);
+        talk.say(&PING.repeat(2)).await;
+        assert!(talk.hear().await.unwrap()["error"].is_null());
+        assert_eq!(talk.code().await, Some(-101));
+        assert_eq!(talk.counters.excessive_bytes.value(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_same_session_talks_in_websocket_messages() {
+        use futures_util::{SinkExt, StreamExt};
+        use tokio_tungstenite::tungstenite::Message;
+        let manner = Manner { websocket: true, tls: false };
+        let talk = talk_within(4096, manner, Limits::default());
+        let (mut messages, _) =
+            tokio_tungstenite::client_async("ws://localhost/", talk.stream.into_inner()).await.unwrap();
+        messages.send(Message::text(r#"{"id":1,"method":"server.ping"}"#)).await.unwrap();
+        let answer = messages.next().await.unwrap().unwrap().into_text().unwrap();
+        assert_eq!(answer.len(), 1023);
+        assert_eq!(serde_json::from_str::<Value>(&answer).unwrap()["id"], 1);
+        messages.send(Message::text("x".repeat(20_000))).await.unwrap();
+        let answer = messages.next().await.unwrap().unwrap().into_text().unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&answer).unwrap()["error"]["code"], -32600);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_that_never_ends_is_given_up() {
+        let talk = talk_within(4096, Manner { websocket: true, tls: false }, Limits::default());
+        sleep(Duration::from_secs(11)).await;
+        talk.session.await.unwrap();
+        assert_eq!(talk.counters.failed_handshakes.value(), 1);
     }
 
     #[tokio::test]

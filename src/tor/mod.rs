@@ -63,10 +63,12 @@ pub struct Service {
     pub wanted: bool,
     /// Circuits of callers at once.
     pub circuits: usize,
+    /// Streams, which are sessions, on one of them. A wallet needs one; who opens more than this loses the circuit.
+    pub streams: u32,
 }
 
-/// A caller of our onion service.
-pub type OnionCaller = Box<dyn Stream>;
+/// A caller of our onion service, and the number of the circuit that it comes by.
+pub type OnionCaller = (Box<dyn Stream>, u64);
 
 /// How Tor fares by what the book has seen of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -24,9 +24,6 @@ use crate::tor::{OnionCaller, Service};
 /// (HiddenServiceEnableIntroDoSRatePerSec and …BurstPerSec).
 const INTRODUCTIONS: (u32, u32) = (25, 200);
 
-/// Streams, which are sessions, on one circuit. A wallet needs one; who opens more than this loses the circuit.
-const STREAMS_PER_CIRCUIT: u32 = 50;
-
 /// How long the way to a caller's rendezvous point may take to build.
 const RENDEZVOUS: Duration = Duration::from_secs(60);
 
@@ -48,7 +45,7 @@ pub fn launch(
     settings: Service,
     callers: mpsc::Sender<OnionCaller>,
 ) -> Result<(Running, Onion), String> {
-    let config = config().map_err(|error| whole(&error))?;
+    let config = config(settings.streams).map_err(|error| whole(&error))?;
     let launched = client.launch_onion_service(config).map_err(|error| whole(&error))?;
     let (service, requests) = launched.ok_or("Arti says that it is switched off")?;
     let name = service.onion_address().ok_or("its key can't be read")?;
@@ -57,7 +54,7 @@ pub fn launch(
     Ok((Running { _service: service, taking_in }, name))
 }
 
-fn config() -> Result<OnionServiceConfig, tor_config::ConfigBuildError> {
+fn config(streams: u32) -> Result<OnionServiceConfig, tor_config::ConfigBuildError> {
     let nickname = NICKNAME.to_owned().try_into().map_err(|_| tor_config::ConfigBuildError::Invalid {
         field: "nickname".to_owned(),
         problem: NICKNAME.to_owned(),
@@ -65,7 +62,7 @@ fn config() -> Result<OnionServiceConfig, tor_config::ConfigBuildError> {
     OnionServiceConfigBuilder::default()
         .nickname(nickname)
         .rate_limit_at_intro(Some(TokenBucketConfig::new(INTRODUCTIONS.0, INTRODUCTIONS.1)))
-        .max_concurrent_streams_per_circuit(STREAMS_PER_CIRCUIT)
+        .max_concurrent_streams_per_circuit(streams)
         .build()
 }
 
@@ -74,13 +71,15 @@ async fn take_in(requests: impl Stream<Item = RendRequest>, settings: Service, c
     let mut requests = pin!(requests);
     let mut circuits = JoinSet::new();
     let room = Arc::new(Semaphore::new(settings.circuits));
+    let mut number = 0;
     while let Some(request) = requests.next().await {
         while circuits.try_join_next().is_some() {}
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
         let callers = callers.clone();
+        number += 1;
         circuits.spawn(async move {
             match timeout(RENDEZVOUS, request.accept()).await {
-                Ok(Ok(streams)) => circuit(streams, settings.port, callers).await,
+                Ok(Ok(streams)) => circuit(streams, number, settings.port, callers).await,
                 Ok(Err(error)) => tracing::debug!(error = whole(&error), "a caller's rendezvous failed"),
                 Err(_) => tracing::debug!("a caller's rendezvous took too long"),
             }
@@ -91,6 +90,7 @@ async fn take_in(requests: impl Stream<Item = RendRequest>, settings: Service, c
 
 async fn circuit(
     mut streams: impl Stream<Item = StreamRequest> + Unpin,
+    number: u64,
     port: Port,
     callers: mpsc::Sender<OnionCaller>,
 ) {
@@ -103,7 +103,7 @@ async fn circuit(
             continue;
         };
         if let Ok(stream) = request.accept(Connected::new_empty()).await {
-            place.send(Box::new(stream));
+            place.send((Box::new(stream), number));
         }
     }
 }

@@ -1,0 +1,371 @@
+//! The door: who gets a session, and who has to go when there is no room.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::{Instant, interval};
+
+use super::limits::{Allowance, Limits};
+use super::{Shared, session};
+use crate::book::Caller;
+use crate::conversation::server::Session;
+use crate::dial::Stream;
+use crate::netgroup::Netgroup;
+use crate::protocol::RpcError;
+
+/// Callers that may wait at the door.
+pub const WAITING: usize = 64;
+
+/// What a source has used is remembered for as long after its last session, or it would only have to call again to begin
+/// anew; and how often those are looked for whose time is over.
+const MEMORY: Duration = Duration::from_secs(5);
+
+/// A caller who wants a session.
+pub struct Arrival {
+    pub stream: Box<dyn Stream>,
+    /// Where the caller is, if that means anything.
+    pub from: Option<IpAddr>,
+    pub source: Source,
+    pub caller: Caller,
+    pub manner: Manner,
+}
+
+impl fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arrival").field("caller", &self.caller).field("manner", &self.manner).finish_non_exhaustive()
+    }
+}
+
+/// How a caller's bytes are to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Manner {
+    pub tls: bool,
+    pub websocket: bool,
+}
+
+/// Whom a caller's use of us is counted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    Site(Netgroup),
+    /// A circuit of our onion service.
+    Circuit(u64),
+    /// A Tor beside us that doesn't say which circuit it is, and may have many callers.
+    Tor,
+}
+
+/// Keeps the door until nobody can come any more, and then until it is dropped, with every session.
+///
+/// `both` is whether there are callers of both our names, who must not starve each other.
+pub async fn keep(mut arrivals: mpsc::Receiver<Arrival>, both: bool, shared: Shared, rng: StdRng) {
+    let sessions = shared.limits.sessions;
+    let most = if both { sessions - sessions / 4 } else { sessions };
+    let room = |limits: &Limits| Room::new(most, limits.sessions_per_source);
+    let (clearnet, onion) = (room(&shared.limits), room(&shared.limits));
+    let mut door = Door { running: JoinSet::new(), places: HashMap::new(), clearnet, onion, shared, rng };
+    let mut sweep = interval(MEMORY);
+    loop {
+        tokio::select! {
+            Some(ended) = door.running.join_next_with_id() => {
+                let id = match &ended {
+                    Ok((id, ())) => *id,
+                    Err(error) => error.id(),
+                };
+                door.leave(id);
+            }
+            Some(arrival) = arrivals.recv() => door.arrive(arrival),
+            now = sweep.tick() => {
+                door.clearnet.forget(now);
+                door.onion.forget(now);
+            }
+        }
+    }
+}
+
+struct Door {
+    running: JoinSet<()>,
+    /// Whose place each session takes.
+    places: HashMap<Id, (Caller, Source)>,
+    clearnet: Room,
+    onion: Room,
+    shared: Shared,
+    rng: StdRng,
+}
+
+impl Door {
+    fn arrive(&mut self, arrival: Arrival) {
+        let counters = Arc::clone(&self.shared.counters);
+        if arrival.from.is_some_and(|ip| self.shared.bans.borrow().has_address(ip)) {
+            counters.refused_banned.add(1);
+            return;
+        }
+        let full = self.clearnet.open + self.onion.open >= self.shared.limits.sessions;
+        let room = match arrival.caller {
+            Caller::Clearnet => &mut self.clearnet,
+            Caller::Onion => &mut self.onion,
+        };
+        let allowance = match room.admit(arrival.source, full, &self.shared.limits) {
+            Admission::Welcome(allowance) => allowance,
+            Admission::Instead(allowance, evicted) => {
+                counters.evicted.add(1);
+                self.places.remove(&evicted.id());
+                evicted.abort();
+                allowance
+            }
+            Admission::Refused(error) => {
+                match error {
+                    RpcError::Full("") => counters.refused_full.add(1),
+                    _ => counters.refused_source.add(1),
+                }
+                return turn_away(arrival, &error);
+            }
+        };
+        let (caller, source) = (arrival.caller, arrival.source);
+        let (shared, rng) = (self.shared.clone(), StdRng::seed_from_u64(self.rng.random()));
+        let session = self.running.spawn(async move {
+            counters.sessions.add(1);
+            let _open = Open::new(&shared);
+            let running = session::run(arrival, allowance, &shared, rng);
+            if AssertUnwindSafe(running).catch_unwind().await.is_err() {
+                counters.broken_sessions.add(1);
+                tracing::error!("a session broke down; the panic before this line says where");
+            }
+        });
+        self.places.insert(session.id(), (caller, source));
+        match caller {
+            Caller::Clearnet => self.clearnet.seat(source, session),
+            Caller::Onion => self.onion.seat(source, session),
+        }
+    }
+
+    fn leave(&mut self, id: Id) {
+        match self.places.remove(&id) {
+            Some((Caller::Clearnet, source)) => self.clearnet.leave(source, id),
+            Some((Caller::Onion, source)) => self.onion.leave(source, id),
+            // It was sent off.
+            None => {}
+        }
+    }
+}
+
+/// Says why, if that can be said at once.
+fn turn_away(mut arrival: Arrival, error: &RpcError) {
+    if arrival.manner == Manner::default() {
+        let _ = arrival.stream.write_all(&Session::farewell(error).to_vec()).now_or_never();
+    }
+}
+
+/// Counts a session for as long as it lasts, however it ends.
+struct Open<'a>(&'a Shared);
+
+impl Open<'_> {
+    fn new(shared: &Shared) -> Open<'_> {
+        shared.counters.open.add(1);
+        Open(shared)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.counters.open.take_one();
+    }
+}
+
+/// The sessions of callers of one of our names, by their sources.
+struct Room {
+    most: usize,
+    per_source: usize,
+    open: usize,
+    sources: HashMap<Source, Seats>,
+    /// Sources by how many sessions they have.
+    by_size: BTreeSet<(usize, Source)>,
+}
+
+struct Seats {
+    /// What the source may use; nothing is counted for a Tor that many call through.
+    allowance: Option<Arc<Allowance>>,
+    /// The oldest first.
+    sessions: VecDeque<AbortHandle>,
+    empty_since: Option<Instant>,
+}
+
+enum Admission {
+    Welcome(Option<Arc<Allowance>>),
+    /// In the place of this session.
+    Instead(Option<Arc<Allowance>>, AbortHandle),
+    Refused(RpcError),
+}
+
+impl Room {
+    fn new(most: usize, per_source: usize) -> Room {
+        Room { most, per_source, open: 0, sources: HashMap::new(), by_size: BTreeSet::new() }
+    }
+
+    fn admit(&mut self, source: Source, full: bool, limits: &Limits) -> Admission {
+        let seats = self.sources.entry(source).or_insert_with(|| Seats {
+            allowance: (source != Source::Tor).then(|| Arc::new(Allowance::new(limits))),
+            sessions: VecDeque::new(),
+            empty_since: Some(Instant::now()),
+        });
+        let (allowance, taken) = (seats.allowance.clone(), seats.sessions.len());
+        if let Some(allowance) = &allowance {
+            if taken >= self.per_source {
+                return Admission::Refused(RpcError::Full(" from where you are"));
+            }
+            if !allowance.requests.take(1) {
+                return Admission::Refused(RpcError::Excessive("connections"));
+            }
+        }
+        if !full && self.open < self.most {
+            return Admission::Welcome(allowance);
+        }
+        // Whoever has many sessions gives one up for somebody with fewer.
+        let Some((largest, of)) = self.by_size.last().copied().filter(|(largest, _)| *largest > taken + 1) else {
+            return Admission::Refused(RpcError::Full(""));
+        };
+        let oldest = self.sources.get_mut(&of).and_then(|seats| seats.sessions.pop_front());
+        self.resized(of, largest);
+        match oldest {
+            Some(oldest) => Admission::Instead(allowance, oldest),
+            None => Admission::Refused(RpcError::Full("")),
+        }
+    }
+
+    fn seat(&mut self, source: Source, session: AbortHandle) {
+        let Some(seats) = self.sources.get_mut(&source) else { return };
+        let before = seats.sessions.len();
+        seats.sessions.push_back(session);
+        self.resized(source, before);
+    }
+
+    fn leave(&mut self, source: Source, id: Id) {
+        let Some(seats) = self.sources.get_mut(&source) else { return };
+        let before = seats.sessions.len();
+        seats.sessions.retain(|session| session.id() != id);
+        self.resized(source, before);
+    }
+
+    /// A source has not as many sessions any more as it had.
+    fn resized(&mut self, source: Source, before: usize) {
+        let Some(seats) = self.sources.get_mut(&source) else { return };
+        let now = seats.sessions.len();
+        seats.empty_since = (now == 0).then(Instant::now);
+        self.by_size.remove(&(before, source));
+        if now > 0 {
+            self.by_size.insert((now, source));
+        }
+        self.open = (self.open + now).saturating_sub(before);
+    }
+
+    /// Forgets the sources that have been away for long enough.
+    fn forget(&mut self, now: Instant) {
+        self.sources.retain(|_, seats| seats.empty_since.is_none_or(|since| now < since + MEMORY));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { sessions: 100, sessions_per_source: 4, ..DEFAULT };
+    const DEFAULT: Limits = Limits {
+        sessions: 0,
+        sessions_per_source: 0,
+        requests_per_second: 20,
+        source_requests_per_second: 10,
+        bytes_in_per_second: 1,
+        bytes_out_per_second: 1,
+        batch: 1,
+        handshake: Duration::from_secs(1),
+        idle: Duration::from_secs(1),
+        line: Duration::from_secs(1),
+    };
+
+    /// A room, and tasks that stand for sessions.
+    struct Bench {
+        room: Room,
+        sessions: JoinSet<()>,
+    }
+
+    #[derive(Debug, PartialEq)]
+    enum Outcome {
+        In(Id),
+        InFor(Id),
+        Refused(i32),
+    }
+
+    impl Bench {
+        fn new(most: usize) -> Bench {
+            Bench { room: Room::new(most, LIMITS.sessions_per_source), sessions: JoinSet::new() }
+        }
+
+        fn come(&mut self, source: Source) -> Outcome {
+            let evicted = match self.room.admit(source, false, &LIMITS) {
+                Admission::Refused(error) => return Outcome::Refused(error.code()),
+                Admission::Welcome(_) => None,
+                Admission::Instead(_, evicted) => Some(evicted.id()),
+            };
+            let session = self.sessions.spawn(std::future::pending());
+            let id = session.id();
+            self.room.seat(source, session);
+            evicted.map_or(Outcome::In(id), Outcome::InFor)
+        }
+
+        fn stay(&mut self, source: Source) -> Id {
+            match self.come(source) {
+                Outcome::In(id) => id,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_has_so_many_sessions() {
+        let mut bench = Bench::new(100);
+        let ids: Vec<Id> = (0..4).map(|_| bench.stay(Source::Circuit(1))).collect();
+        assert_eq!(bench.come(Source::Circuit(1)), Outcome::Refused(-102));
+        bench.stay(Source::Circuit(2));
+        bench.room.leave(Source::Circuit(1), ids[2]);
+        bench.stay(Source::Circuit(1));
+        // A Tor that many call through is no source of that kind.
+        (0..50).for_each(|_| drop(bench.stay(Source::Tor)));
+        assert_eq!(bench.room.open, 55);
+    }
+
+    #[tokio::test]
+    async fn where_there_is_no_room_who_has_most_gives_way() {
+        let mut bench = Bench::new(6);
+        let first = bench.stay(Source::Circuit(1));
+        (0..3).for_each(|_| drop(bench.stay(Source::Circuit(1))));
+        (0..2).for_each(|_| drop(bench.stay(Source::Circuit(2))));
+        assert_eq!(bench.come(Source::Circuit(3)), Outcome::InFor(first));
+        assert!(matches!(bench.come(Source::Circuit(3)), Outcome::InFor(_)));
+        // Now all three have two.
+        assert_eq!(bench.come(Source::Circuit(3)), Outcome::Refused(-102));
+        assert!(matches!(bench.come(Source::Circuit(4)), Outcome::InFor(_)));
+        assert_eq!(bench.room.open, 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn to_hang_up_and_call_again_gives_nothing_back() {
+        let mut bench = Bench::new(100);
+        for _ in 0..30 {
+            let id = bench.stay(Source::Circuit(1));
+            bench.room.leave(Source::Circuit(1), id);
+            bench.room.forget(Instant::now());
+        }
+        assert_eq!(bench.come(Source::Circuit(1)), Outcome::Refused(-101));
+        bench.room.forget(Instant::now() + MEMORY);
+        assert!(bench.room.sources.is_empty() && bench.room.by_size.is_empty());
+        assert_eq!(bench.room.open, 0);
+    }
+}
