@@ -17,7 +17,7 @@ use tokio::sync::watch;
 pub use arti::{Arti, Client};
 pub use direct::Direct;
 pub use socks::{Socks, SocksKind, what_answers};
-pub use tls::Tls;
+pub use tls::{Tls, public_key};
 
 use crate::book::{Attempt, Failure, KeyHash};
 use crate::peer::{DnsName, Host, Port, Transport};

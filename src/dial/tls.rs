@@ -137,7 +137,8 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-fn public_key(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
+/// The key that a certificate is for, if one can be made out.
+pub fn public_key(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     Some(SubjectPublicKeyInfoDer::from(certificate.tbs_certificate.subject_pki.raw.to_vec()))
 }

@@ -1,0 +1,38 @@
+//! What a caller says: lines, of which each is answered in JSON or ends the connection.
+#![no_main]
+
+use std::sync::Arc;
+
+use libfuzzer_sys::fuzz_target;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use waypost::book::{Caller, Snapshot};
+use waypost::clock::Time;
+use waypost::conversation::server::{Identity, Ourselves, Part, Session, assemble};
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((first, rest)) = bytes.split_first() else { return };
+    let caller = if first % 2 == 0 { Caller::Clearnet } else { Caller::Onion };
+    let mut session = Session::new(Arc::new(Ourselves::new(Identity::default())), caller);
+    let (snapshot, mut rng) = (Snapshot::default(), StdRng::seed_from_u64(1));
+    for line in rest.split(|byte| *byte == b'\n') {
+        let Ok(line) = std::str::from_utf8(line) else { return };
+        let turn = session.line(line, 64, &snapshot, Time::default(), &mut rng);
+        let answers = turn.parts.into_iter().filter_map(|part| match part {
+            Part::Answer(answer) => Some(answer),
+            Part::AddPeer(introduction) => {
+                let _ = introduction.features.real_names().count();
+                introduction.answer(true)
+            }
+        });
+        if let Some(answer) = assemble(answers.collect(), turn.batch) {
+            let length = answer.len();
+            let answer = answer.to_vec();
+            assert!(length == answer.len() && length.is_power_of_two() && answer.ends_with(b"\n"));
+            serde_json::from_slice::<serde_json::Value>(&answer).expect("an answer in JSON");
+        }
+        if turn.close {
+            return;
+        }
+    }
+});

@@ -1,0 +1,11 @@
+//! The first bytes of a caller that a Tor beside us hands on.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use waypost::serve::{Header, circuit};
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Header::Line { length, .. } = circuit(bytes) {
+        assert!(length <= bytes.len());
+    }
+});

@@ -1,0 +1,40 @@
+//! Names that peers, callers and people write: what can be read is written so that it reads the same again.
+#![no_main]
+
+use std::fmt::{Debug, Display};
+use std::str::FromStr;
+
+use libfuzzer_sys::fuzz_target;
+use waypost::bans::{Bans, Pattern, without};
+use waypost::network::Network;
+use waypost::peer::{Host, RealName, Version};
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    reads_the_same::<Host>(text);
+    reads_the_same::<Version>(text);
+    let ports = Network::Bitcoin.default_ports();
+    if let Ok(name) = RealName::parse(text, ports) {
+        assert_eq!(RealName::parse(&name.to_string(), ports).as_ref(), Ok(&name));
+    }
+    if let Ok(Host::Dns(name)) = text.parse() {
+        let registrable = name.registrable();
+        assert!(name.domains().any(|domain| domain == registrable));
+    }
+    if let Ok(pattern) = text.parse::<Pattern>() {
+        reads_the_same::<Pattern>(text);
+        let line = pattern.to_string();
+        assert_eq!(Bans::parse(&line).map(|bans| bans.len()), Ok(1));
+        assert_eq!(without(&line, &pattern).as_deref(), Some(""));
+    }
+    let _ = Bans::parse(text);
+});
+
+fn reads_the_same<T: FromStr + Display + Debug + PartialEq>(text: &str)
+where
+    T::Err: Debug,
+{
+    if let Ok(value) = text.parse::<T>() {
+        assert_eq!(value.to_string().parse::<T>().expect("what we wrote"), value);
+    }
+}
