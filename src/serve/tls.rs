@@ -16,7 +16,7 @@ use rustls::{Error, ServerConfig};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::dial::Stream;
+use crate::dial::{Stream, public_key};
 
 /// Where the certificate and its key are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub enum CertificateError {
     Empty(PathBuf),
     #[error("the key in {} can't be used: {error}", path.display())]
     Key { path: PathBuf, error: Error },
+    #[error("the key in {} isn't that of the certificate in {}", key.display(), certificate.display())]
+    Mismatch { certificate: PathBuf, key: PathBuf },
     #[error("can't make a certificate: {0}")]
     Make(#[from] rcgen::Error),
     #[error("can't keep {}: {error}", path.display())]
@@ -66,12 +68,15 @@ impl Files {
         };
         let chain = CertificateDer::pem_file_iter(&certificate).map_err(unreadable(&certificate))?;
         let chain = chain.collect::<Result<Vec<_>, _>>().map_err(unreadable(&certificate))?;
-        if chain.is_empty() {
-            return Err(CertificateError::Empty(certificate));
-        }
+        let Some(own) = chain.first() else { return Err(CertificateError::Empty(certificate)) };
         let secret = PrivateKeyDer::from_pem_file(&key).map_err(unreadable(&key))?;
         let unusable = |error| CertificateError::Key { path: key.clone(), error };
-        Ok(Arc::new(CertifiedKey::from_der(chain, secret, &ring::default_provider()).map_err(unusable)?))
+        let secret = ring::sign::any_supported_type(&secret).map_err(unusable)?;
+        // rustls' own comparison can't read certificates of version 1, which openssl's plainest recipe makes.
+        if secret.public_key() != public_key(own) {
+            return Err(CertificateError::Mismatch { certificate, key });
+        }
+        Ok(Arc::new(CertifiedKey::new(chain, secret)))
     }
 }
 
@@ -167,7 +172,8 @@ mod tests {
                 .map_err(|e| e.to_string())
         };
         assert_eq!(load("v3-ec.pem", "v3-ec.key"), Ok(()));
-        assert!(load("v3-ec.pem", "other-ec.key").unwrap_err().contains("can't be used"));
+        assert_eq!(load("v1-rsa.pem", "v1-rsa.key"), Ok(()));
+        assert!(load("v3-ec.pem", "other-ec.key").unwrap_err().contains("isn't that of"));
         assert!(load("v3-ec.key", "v3-ec.key").unwrap_err().contains("no certificate"));
         assert!(load("none.pem", "v3-ec.key").unwrap_err().contains("none.pem"));
     }

@@ -28,6 +28,11 @@ impl Daemon {
     pub fn start_by(script: &str, config: &Path) -> Daemon {
         let mut command = Command::new(lab_script(script));
         command.arg(env!("CARGO_BIN_EXE_waypost"));
+        Daemon::start_with(command, config)
+    }
+
+    /// The same by any command that becomes the daemon when it is given the daemon's arguments.
+    pub fn start_with(command: Command, config: &Path) -> Daemon {
         Daemon::spawn_by(command, config).until_it_answers()
     }
 

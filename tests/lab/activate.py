@@ -1,0 +1,32 @@
+"""Starts a program with listening sockets, as systemd does for a socket unit.
+
+    activate.py NAME=IP:PORT... -- PROGRAM ARGS...     NAME as FileDescriptorName= has it
+"""
+
+import os
+import socket
+import sys
+
+FIRST = 3
+
+
+def main():
+    split = sys.argv.index("--")
+    names, sockets = [], []
+    for word in sys.argv[1:split]:
+        name, _, address = word.partition("=")
+        host, _, port = address.rpartition(":")
+        listener = socket.create_server((host, int(port)))
+        names.append(name)
+        sockets.append(listener.detach())
+    # Out of the way first, as one of them may stand where another is to go.
+    high = [os.dup(number) for number in sockets]
+    for place, number in enumerate(high, FIRST):
+        os.dup2(number, place)
+    os.closerange(FIRST + len(names), 256)
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(names)), LISTEN_FDNAMES=":".join(names))
+    os.execv(sys.argv[split + 1], sys.argv[split + 1 :])
+
+
+if __name__ == "__main__":
+    main()
