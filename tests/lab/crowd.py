@@ -48,49 +48,70 @@ def negotiated(params):
         return OLDEST
 
 
-def reply(tor, number, line):
-    try:
-        request = json.loads(line)
-        method, call = request["method"], request.get("id")
-    except (ValueError, TypeError, KeyError):
-        print(number, "not a request:", line[:200], file=sys.stderr, flush=True)
-        return {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": "invalid request"}}
-    print(number, method, file=sys.stderr, flush=True)
-    if method == "server.version":
-        result = [SOFTWARE, negotiated(request.get("params"))]
-    elif method == "server.features":
-        result = {
-            "hosts": {onion(tor, number): {"tcp_port": PORT}},
-            "genesis_hash": GENESIS,
-            "hash_function": "sha256",
-            "protocol_min": OLDEST,
-            "protocol_max": NEWEST,
-            "server_version": SOFTWARE,
-            "pruning": None,
-        }
-    elif method == "server.peers.subscribe":
-        result = []
-    elif method == "blockchain.headers.subscribe":
-        result = {"height": 0, "hex": "00" * 80}
-    else:
-        return {"jsonrpc": "2.0", "id": call, "error": {"code": -32601, "message": "unknown method"}}
-    return {"jsonrpc": "2.0", "id": call, "result": result}
+class Server:
+    """One of the crowd: where it listens, what it calls itself and what it answers."""
 
+    software, port = SOFTWARE, PORT
 
-async def serve(tor, count):
-    async def session(number, reader, writer):
+    def __init__(self, number, tor=None):
+        self.number, self.tor = number, tor
+
+    def address(self):
+        return address(self.number)
+
+    def name(self):
+        return onion(self.tor, self.number)
+
+    def result(self, method, params):
+        """What a call returns; LookupError if there is no such method."""
+        if method == "server.version":
+            return [self.software, negotiated(params)]
+        if method == "server.features":
+            return {
+                "hosts": {self.name(): {"tcp_port": self.port}},
+                "genesis_hash": GENESIS,
+                "hash_function": "sha256",
+                "protocol_min": OLDEST,
+                "protocol_max": NEWEST,
+                "server_version": self.software,
+                "pruning": None,
+            }
+        if method == "server.peers.subscribe":
+            return []
+        if method == "blockchain.headers.subscribe":
+            return {"height": 0, "hex": "00" * 80}
+        raise LookupError(method)
+
+    def reply(self, line):
+        try:
+            request = json.loads(line)
+            method, call = request["method"], request.get("id")
+        except (ValueError, TypeError, KeyError):
+            print(self.number, "not a request:", line[:200], file=sys.stderr, flush=True)
+            return {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": "invalid request"}}
+        print(self.number, method, file=sys.stderr, flush=True)
+        try:
+            return {"jsonrpc": "2.0", "id": call, "result": self.result(method, request.get("params"))}
+        except LookupError:
+            return {"jsonrpc": "2.0", "id": call, "error": {"code": -32601, "message": "unknown method"}}
+
+    async def session(self, reader, writer):
         try:
             while line := await reader.readline():
-                writer.write(json.dumps(reply(tor, number, line)).encode() + b"\n")
+                writer.write(json.dumps(self.reply(line)).encode() + b"\n")
                 await writer.drain()
         except (ConnectionError, ValueError):  # gone, or a line longer than we take
             pass
         finally:
             writer.close()
 
-    for number in range(1, count + 1):
-        answer = lambda reader, writer, number=number: session(number, reader, writer)
-        await asyncio.start_server(answer, address(number), PORT, limit=LONGEST_LINE)
+
+async def serve(servers):
+    # a listener and some callers for each
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    for server in servers:
+        await asyncio.start_server(server.session, server.address(), server.port, limit=LONGEST_LINE)
     print("listening", file=sys.stderr, flush=True)
     await asyncio.Event().wait()
 
@@ -159,10 +180,7 @@ def main():
             for number in range(1, int(count) + 1):
                 print(f"{address(number)}:{PORT}")
         case ["serve", tor, count]:
-            # a listener and some callers for each
-            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            asyncio.run(serve(pathlib.Path(tor), int(count)))
+            asyncio.run(serve([Server(number, pathlib.Path(tor)) for number in range(1, int(count) + 1)]))
         case ["find", tor, count, seconds]:
             sys.exit(not asyncio.run(find(pathlib.Path(tor), int(count), float(seconds))))
         case _:
