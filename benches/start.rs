@@ -12,18 +12,13 @@
     reason = "a benchmark prints, and reads the clock"
 )]
 
+mod filled;
+
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::DirBuilderExt;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-use waypost::book::{Entry, Key, Past, Source};
-use waypost::clock::{self, Time};
-use waypost::network::Network;
-use waypost::peer::{Host, Onion, RealName};
-use waypost::store::{Change, Store};
 
 const PEERS: u32 = 10_000;
 const ROUNDS: u32 = 11;
@@ -32,8 +27,7 @@ const WAYPOST: &str = env!("CARGO_BIN_EXE_waypost");
 fn main() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    std::fs::DirBuilder::new().mode(0o700).create(&data).unwrap();
-    fill(&data.join("peers.redb"));
+    filled::fill(&data, PEERS, 4);
     let size = std::fs::metadata(data.join("peers.redb")).unwrap().len();
     println!("store of {PEERS} peers: {:.2} MB, {} bytes a peer", mb(size), size / u64::from(PEERS));
 
@@ -98,45 +92,6 @@ fn ask(address: SocketAddr) -> usize {
         std::thread::sleep(Duration::from_micros(500));
     }
     panic!("nobody listens on {address}");
-}
-
-fn fill(path: &Path) {
-    let (mut store, _) = Store::open(path, clock::now()).unwrap();
-    let now = clock::now();
-    // In batches, as the daemon would have written them.
-    let changes: Vec<Change> = (0..PEERS).map(|n| Change::Save(Box::new(entry(n, now)))).collect();
-    for batch in changes.chunks(100) {
-        store.write(batch).unwrap();
-    }
-}
-
-/// A peer as it is after two weeks of good service; every fourth an onion service.
-fn entry(n: u32, now: Time) -> Entry {
-    let ip = Ipv4Addr::from(n.wrapping_mul(0x9e37_79b9) | 0x0500_0000);
-    let mut seed = [0; 32];
-    seed.iter_mut().zip(n.to_le_bytes()).for_each(|(byte, part)| *byte = part);
-    let host = match n % 4 {
-        0 => Host::Onion(Onion::from_public_key(seed)).to_string(),
-        _ => format!("electrum{n}.example-host{}.org", n % 977),
-    };
-    let line = format!("{host} v1.4.2 s50002 t50001");
-    let name = RealName::parse(&line, Network::Bitcoin.default_ports()).unwrap();
-    let source = Source::Peer("electrum.blockstream.info".parse().unwrap());
-    let mut entry = Entry::new(name, source, Duration::from_hours(300), now - Duration::from_hours(24 * 14));
-    entry.ip = (!entry.host.is_onion()).then_some(IpAddr::V4(ip));
-    entry.software = Some("ElectrumX 1.16.0".to_owned());
-    entry.genesis_hash = hex::decode(Network::Bitcoin.genesis_hash()).unwrap().try_into().ok();
-    entry.key = Some(Key { sha256: seed, since: entry.first_seen, changes: 0 });
-    entry.tip = Some(900_000);
-    entry.first_hand = true;
-    entry.last_try = Some(now);
-    entry.last_success = Some(now);
-    entry.next = now + Duration::from_hours(16);
-    for day in 0..14 {
-        let at = entry.first_seen + Duration::from_hours(24 * day);
-        entry.history.push_back(Past { at, failure: None, millis: 120 + n % 900 });
-    }
-    entry
 }
 
 fn resident(pid: u32) -> u64 {

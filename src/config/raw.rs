@@ -140,7 +140,7 @@ keys! {
         source_requests_per_second: u32,
         /// Bytes of one source's requests in a second, and three times as many at once. Default: 65536.
         bytes_in_per_second: u32,
-        /// The same of the answers to them. Default: 4194304.
+        /// The same of the answers to them. Default: 1048576.
         bytes_out_per_second: u32,
         /// Calls in one batch. Default: 64.
         batch: usize,

@@ -1,7 +1,7 @@
 //! A server's name: an onion service, a DNS name or an address.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -69,8 +69,9 @@ impl FromStr for Host {
             return Ok(Host::Ip(IpAddr::V6(ip).to_canonical()));
         }
         let name = ascii_name(text)?;
-        if let Ok(ip) = name.parse::<IpAddr>() {
-            return Ok(Host::Ip(ip));
+        // Of version 4 alone: what was no address of version 6 as it came is none without its final dot.
+        if let Ok(ip) = name.parse::<Ipv4Addr>() {
+            return Ok(Host::Ip(IpAddr::V4(ip)));
         }
         match name.strip_suffix(".onion") {
             Some(label) => Onion::from_label(label).map(Host::Onion),
@@ -267,7 +268,19 @@ pub mod tests {
 
     #[test]
     fn what_is_no_host_is_refused() {
-        for text in ["", ".", "a..b", "-a.example", "a-.example", "a_b.example", "a b", "a/b", "a\0b", "fe80::1%eth0"] {
+        for text in [
+            "",
+            ".",
+            "a..b",
+            "-a.example",
+            "a-.example",
+            "a_b.example",
+            "a b",
+            "a/b",
+            "a\0b",
+            "fe80::1%eth0",
+            "::ffff:10.0.0.1.",
+        ] {
             assert!(parse(text).is_err(), "{text:?}");
         }
         for text in ["127.1", "2130706433", "0x7f000001", "0x7f.0x1", "1.2.3.4.5", "256.1.1.1", "0177.0.0.1"] {

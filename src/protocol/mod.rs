@@ -27,8 +27,8 @@ pub const SOFTWARE: &str = concat!("Waypost ", env!("CARGO_PKG_VERSION"));
 pub const MAX_CALL: usize = 16 * 1024;
 
 /// The answers of one batch may come to this; what is left of it is answered with an error. One list of peers fits in
-/// eight times.
-pub const MAX_BATCH_ANSWER: usize = 1024 * 1024;
+/// four times.
+pub const MAX_BATCH_ANSWER: usize = 512 * 1024;
 
 /// An answer that we ask for may be this long.
 pub const MAX_ANSWER: usize = 2 * 1024 * 1024;

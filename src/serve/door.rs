@@ -337,7 +337,7 @@ mod tests {
         bench.room.leave(Source::Circuit(1), ids[2]);
         bench.stay(Source::Circuit(1));
         // A Tor that many call through is no source of that kind.
-        (0..50).for_each(|_| drop(bench.stay(Source::Tor)));
+        (0..50).for_each(|_| _ = bench.stay(Source::Tor));
         assert_eq!(bench.room.open, 55);
     }
 
@@ -345,8 +345,8 @@ mod tests {
     async fn where_there_is_no_room_who_has_most_gives_way() {
         let mut bench = Bench::new(6);
         let first = bench.stay(Source::Circuit(1));
-        (0..3).for_each(|_| drop(bench.stay(Source::Circuit(1))));
-        (0..2).for_each(|_| drop(bench.stay(Source::Circuit(2))));
+        (0..3).for_each(|_| _ = bench.stay(Source::Circuit(1)));
+        (0..2).for_each(|_| _ = bench.stay(Source::Circuit(2)));
         assert_eq!(bench.come(Source::Circuit(3)), Outcome::InFor(first));
         assert!(matches!(bench.come(Source::Circuit(3)), Outcome::InFor(_)));
         // Now all three have two.

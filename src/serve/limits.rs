@@ -37,7 +37,7 @@ impl Default for Limits {
             requests_per_second: 20,
             source_requests_per_second: 100,
             bytes_in_per_second: 64 * 1024,
-            bytes_out_per_second: 4 * 1024 * 1024,
+            bytes_out_per_second: 1024 * 1024,
             batch: 64,
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(600),

@@ -29,6 +29,7 @@ fn no_disguise_makes_a_private_address_public() {
         "127.0.0.1",
         "::ffff:127.0.0.1",
         "::ffff:7f00:1",
+        "::ffff:7f00:1.",
         "[::1]",
         "64:ff9b::7f00:1",
         "2002:7f00:1::1",

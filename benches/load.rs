@@ -1,0 +1,215 @@
+//! Callers by the thousand, and a bare server for them: what any server in Rust could do at best.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use waypost::dial::{Stream, Tls};
+
+/// How a server is called.
+#[derive(Debug, Clone)]
+pub enum Way {
+    Tcp,
+    Tls,
+    /// By this onion name, through the SOCKS port at the address.
+    Onion(String),
+}
+
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub address: SocketAddr,
+    pub way: Way,
+}
+
+/// Of one run: answers a second, and how long they took in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Figures {
+    pub rate: f64,
+    pub p50: f64,
+    pub p99: f64,
+}
+
+/// Connections being made at once.
+const DIALLING: usize = 64;
+
+/// Calls again and again on so many connections, each as soon as it has its answer.
+pub fn run(target: &Target, method: &str, connections: usize, time: Duration) -> Figures {
+    let runtime = Runtime::new().unwrap();
+    let mut latencies = runtime.block_on(async {
+        let streams = connect_all(target, connections).await;
+        let line: Arc<str> = request(method).into();
+        let mut callers = JoinSet::new();
+        let end = Instant::now() + time;
+        for stream in streams {
+            let line = Arc::clone(&line);
+            callers.spawn(async move {
+                let mut stream = BufReader::with_capacity(64 * 1024, stream);
+                let mut latencies = Vec::new();
+                let mut answer = Vec::new();
+                loop {
+                    let began = Instant::now();
+                    stream.get_mut().write_all(line.as_bytes()).await.unwrap();
+                    stream.get_mut().flush().await.unwrap();
+                    answer.clear();
+                    stream.read_until(b'\n', &mut answer).await.unwrap();
+                    assert!(answer.ends_with(b"\n"), "the server hung up");
+                    let now = Instant::now();
+                    if now > end {
+                        return latencies;
+                    }
+                    latencies.push((now - began).as_micros() as u32);
+                }
+            });
+        }
+        let mut all = Vec::new();
+        while let Some(latencies) = callers.join_next().await {
+            all.extend(latencies.unwrap());
+        }
+        all
+    });
+    latencies.sort_unstable();
+    let at = |share: f64| f64::from(latencies[((latencies.len() - 1) as f64 * share) as usize]) / 1000.0;
+    Figures { rate: latencies.len() as f64 / time.as_secs_f64(), p50: at(0.5), p99: at(0.99) }
+}
+
+/// Bytes of one answer.
+pub fn length(target: &Target, method: &str) -> usize {
+    Runtime::new().unwrap().block_on(async {
+        let stream = connect(target).await;
+        ask(&mut BufReader::new(stream), method).await
+    })
+}
+
+/// Sessions that have asked once, and then say nothing until this is dropped.
+pub fn hold(target: &Target, sessions: usize) -> (Runtime, Vec<Box<dyn Stream>>) {
+    let runtime = Runtime::new().unwrap();
+    let streams = runtime.block_on(async {
+        let mut streams = connect_all(target, sessions).await;
+        for stream in &mut streams {
+            ask(&mut BufReader::new(stream), "server.ping").await;
+        }
+        streams
+    });
+    (runtime, streams)
+}
+
+/// Sends so many bytes for any line, at 50011, and by TLS with our daemon's certificate at 50012.
+pub fn bare(length: usize, data: &Path) {
+    Runtime::new().unwrap().block_on(async {
+        raise_descriptors();
+        let certificate = CertificateDer::from_pem_file(data.join("tls-cert.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(data.join("tls-key.pem")).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let mut answer = vec![b' '; length];
+        answer[length - 1] = b'\n';
+        let answer: Arc<[u8]> = answer.into();
+        let plain = TcpListener::bind("127.0.0.1:50011").await.unwrap();
+        let tls = TcpListener::bind("127.0.0.1:50012").await.unwrap();
+        loop {
+            let answer = Arc::clone(&answer);
+            tokio::select! {
+                Ok((stream, _)) = plain.accept() => {
+                    stream.set_nodelay(true).unwrap();
+                    tokio::spawn(echo(stream, answer));
+                }
+                Ok((stream, _)) = tls.accept() => {
+                    stream.set_nodelay(true).unwrap();
+                    let acceptor = acceptor.clone();
+                    tokio::spawn(async move {
+                        if let Ok(stream) = acceptor.accept(stream).await {
+                            echo(stream, answer).await;
+                        }
+                    });
+                }
+            }
+        }
+    });
+}
+
+async fn echo<S: Stream>(mut stream: S, answer: Arc<[u8]>) {
+    let mut buffer = [0; 1024];
+    while let Ok(read) = stream.read(&mut buffer).await {
+        if read == 0 {
+            return;
+        }
+        for _ in buffer[..read].iter().filter(|byte| **byte == b'\n') {
+            if stream.write_all(&answer).await.is_err() || stream.flush().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+async fn connect_all(target: &Target, connections: usize) -> Vec<Box<dyn Stream>> {
+    raise_descriptors();
+    let mut dialling = JoinSet::new();
+    let turns = Arc::new(Semaphore::new(DIALLING));
+    for _ in 0..connections {
+        let (target, turns) = (target.clone(), Arc::clone(&turns));
+        dialling.spawn(async move {
+            let _turn = turns.acquire_owned().await;
+            let mut stream = connect(&target).await;
+            // ElectrumX wants to be greeted first.
+            ask(&mut BufReader::new(&mut stream), "server.version").await;
+            stream
+        });
+    }
+    dialling.join_all().await
+}
+
+async fn connect(target: &Target) -> Box<dyn Stream> {
+    let mut stream = TcpStream::connect(target.address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    match &target.way {
+        Way::Tcp => Box::new(stream),
+        Way::Tls => {
+            let host = waypost::peer::Host::Ip(target.address.ip());
+            Box::new(Tls::new().unwrap().connect(&host, stream).await.unwrap().0)
+        }
+        Way::Onion(name) => {
+            let mut reply = [0; 10];
+            stream.write_all(&[5, 1, 0]).await.unwrap();
+            stream.read_exact(&mut reply[..2]).await.unwrap();
+            let length = name.len() as u8;
+            let call = [&[5, 1, 0, 3, length], name.as_bytes(), &50001u16.to_be_bytes()].concat();
+            stream.write_all(&call).await.unwrap();
+            stream.read_exact(&mut reply).await.unwrap();
+            assert_eq!(reply[1], 0, "{name} can't be reached");
+            Box::new(stream)
+        }
+    }
+}
+
+async fn ask<S: Stream>(stream: &mut BufReader<S>, method: &str) -> usize {
+    stream.get_mut().write_all(request(method).as_bytes()).await.unwrap();
+    stream.get_mut().flush().await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_until(b'\n', &mut answer).await.unwrap()
+}
+
+fn request(method: &str) -> String {
+    let params = if method == "server.version" { r#"["bench","1.4"]"# } else { "[]" };
+    format!("{{\"id\":1,\"method\":\"{method}\",\"params\":{params}}}\n")
+}
+
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+}

@@ -1,0 +1,228 @@
+//! What callers get: requests a second and how long each takes, beside ElectrumX and a bare server that sends as many bytes for
+//! any line; and what an idle session costs in memory. It prints figures.
+//!
+//! ```text
+//! cargo bench --bench serve -- speed [S]      200 peers; TCP and TLS; 1, 64 and 1,000 connections; S (5) seconds a figure
+//! cargo bench --bench serve -- onion [S]      the same by onion services, ours and C tor's, called through C tor
+//! cargo bench --bench serve -- memory [N]     N (10,000) idle sessions, TCP and TLS
+//! ```
+//!
+//! It needs what the tests need (`contrib/test.sh` installs it), and runs in a namespace of its own. All servers are processes
+//! of their own, the bare one with as many threads as ours. Of three rounds, in which they take turns, the medians are shown.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a benchmark prints, and reads the clock"
+)]
+
+mod filled;
+mod load;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use load::{Figures, Target, Way};
+use support::{Daemon, call_onion, eventually, lab_script, run};
+
+const INSIDE: &str = "LAB_INSIDE";
+const ROUNDS: usize = 3;
+const PEERS: u32 = 200;
+const OURS: &str = "127.0.0.1:50001";
+const OURS_TLS: &str = "127.0.0.1:50002";
+const BARE: &str = "127.0.0.1:50011";
+const BARE_TLS: &str = "127.0.0.1:50012";
+const ELECTRUMX: &str = "5.9.0.1:51001";
+const ELECTRUMX_TLS: &str = "5.9.0.1:51002";
+/// No limits but our own speed.
+const UNLIMITED: &str = "[limits]\nsessions = 100000\nsessions_per_source = 100000\nrequests_per_second = 1000000000\n\
+    source_requests_per_second = 1000000000\nbytes_in_per_second = 1000000000\nbytes_out_per_second = 1000000000\n\
+    idle = \"24h\"\n";
+
+fn main() {
+    // cargo adds a flag of its own.
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    if std::env::var_os(INSIDE).is_none() {
+        let mut enter = Command::new(lab_script("enter.sh"));
+        let status = enter.arg(std::env::current_exe().unwrap()).args(&args).env(INSIDE, "1").status().unwrap();
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    let number = |default: u64| args.get(1).map_or(default, |text| text.parse().unwrap());
+    match args.first().map_or("speed", String::as_str) {
+        "speed" => speed(Duration::from_secs(number(5))),
+        "onion" => onion(Duration::from_secs(number(5))),
+        "memory" => memory(number(10_000) as usize),
+        "bare" => load::bare(number(0) as usize, Path::new(&args[2])),
+        other => panic!("speed, onion or memory, and not {other}"),
+    }
+}
+
+/// A server that sends so many bytes for any line, whatever it says.
+struct Bare(Child);
+
+impl Bare {
+    fn start(length: usize, data: &Path) -> Bare {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["bare", &length.to_string()])
+            .arg(data)
+            .env(INSIDE, "1")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        for address in [BARE, BARE_TLS] {
+            eventually(10, "the bare server listens", || std::net::TcpStream::connect(address).is_ok());
+        }
+        Bare(child)
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A daemon that knows 200 peers, none of them due, and a data directory that the bare server takes its certificate from.
+fn ours(dir: &Path, more: &str) -> (Daemon, PathBuf) {
+    let data = dir.join("data");
+    filled::fill(&data, PEERS, u32::MAX);
+    let config = dir.join("waypost.toml");
+    let text = format!(
+        "data_dir = {data:?}\n[listen]\ntcp = [\"{OURS}\"]\ntls = [\"{OURS_TLS}\"]\n[discovery]\nseeds = []\n{UNLIMITED}{more}"
+    );
+    std::fs::write(&config, text).unwrap();
+    (Daemon::start(&config), data)
+}
+
+fn speed(time: Duration) {
+    let dir = tempfile::tempdir().unwrap();
+    run(Command::new(lab_script("electrumx-full.sh"))
+        .arg("up")
+        .arg(dir.path().join("electrumx"))
+        .arg(PEERS.to_string()));
+    let (daemon, data) = ours(dir.path(), "[tor]\nmode = \"off\"\n");
+    let target = |address: &str, way| Target { address: address.parse().unwrap(), way };
+    for method in ["server.peers.subscribe", "server.features"] {
+        let length = load::length(&target(OURS, Way::Tcp), method);
+        let electrumx = load::length(&target(ELECTRUMX, Way::Tcp), method);
+        println!("\n{method}: ours is an answer of {length} bytes, ElectrumX's one of {electrumx}");
+        let _bare = Bare::start(length, &data);
+        for (way, name, addresses) in
+            [(Way::Tcp, "TCP", [OURS, BARE, ELECTRUMX]), (Way::Tls, "TLS", [OURS_TLS, BARE_TLS, ELECTRUMX_TLS])]
+        {
+            for connections in [1, 64, 1000] {
+                let targets = addresses.map(|address| target(address, way.clone()));
+                compare(&format!("{name}, {connections} connections"), &targets, method, connections, time);
+            }
+        }
+    }
+    daemon.stop();
+}
+
+/// Lets the servers take turns, ours first and the bare one second.
+fn compare(what: &str, targets: &[Target], method: &str, connections: usize, time: Duration) {
+    let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); targets.len()];
+    for _ in 0..ROUNDS {
+        for (target, figures) in targets.iter().zip(&mut rounds) {
+            figures.push(load::run(target, method, connections, time));
+        }
+    }
+    let names = ["ours", "bare", "ElectrumX"];
+    println!("{what}");
+    for (name, figures) in names.iter().zip(&rounds) {
+        let (rate, p50, p99) = medians(figures);
+        println!("  {name:9} {rate:9.0} a second   p50 {p50:8.2} ms   p99 {p99:8.2} ms");
+    }
+    let ratio = |of: fn(&Figures) -> f64| {
+        let mut ratios: Vec<f64> = rounds[0].iter().zip(&rounds[1]).map(|(ours, bare)| of(ours) / of(bare)).collect();
+        ratios.sort_by(f64::total_cmp);
+        ratios[ratios.len() / 2]
+    };
+    println!("  ours to bare: {:.2} of its rate, {:.2} of its p99", ratio(|f| f.rate), ratio(|f| f.p99));
+}
+
+fn medians(figures: &[Figures]) -> (f64, f64, f64) {
+    let median = |of: fn(&Figures) -> f64| {
+        let mut values: Vec<f64> = figures.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    (median(|f| f.rate), median(|f| f.p50), median(|f| f.p99))
+}
+
+fn onion(time: Duration) {
+    let dir = tempfile::tempdir().unwrap();
+    let lab = dir.path().join("lab");
+    run(Command::new(lab_script("up.sh")).arg(&lab).stdout(Stdio::null()));
+    let read = |file: &str| std::fs::read_to_string(lab.join(file)).unwrap().trim().to_owned();
+    let (daemon, data) =
+        ours(dir.path(), &format!("[tor]\nmode = \"embedded\"\narti = {:?}\n", lab.join("tor/arti.toml")));
+    eventually(60, "our onion service is there", || daemon.status()["onion"]["reached"].is_u64());
+    let own = daemon.status()["onion"]["host"].as_str().unwrap().to_owned();
+    let socks: SocketAddr = read("tor/socks").parse().unwrap();
+    let reached = |host: &str| {
+        let address = format!("{host}:50001");
+        eventually(60, "C tor reaches the onion services", || {
+            call_onion(&read("tor/socks"), &address, "server.ping").is_some()
+        });
+    };
+    let method = "server.peers.subscribe";
+    let length = load::length(&Target { address: OURS.parse().unwrap(), way: Way::Tcp }, method);
+    reached(&own);
+    let _bare = Bare::start(length, &data);
+    println!(
+        "\n{method}, {length} bytes, through C tor: our onion service, and C tor's with the bare server behind it"
+    );
+    let target = |host: &str| Target { address: socks, way: Way::Onion(host.to_owned()) };
+    let targets = [target(&own), target(&read("tor/onion-2"))];
+    for connections in [1, 64, 1000] {
+        compare(&format!("{connections} connections"), &targets, method, connections, time);
+    }
+    daemon.stop();
+}
+
+fn memory(sessions: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let (daemon, data) = ours(dir.path(), "[tor]\nmode = \"off\"\n");
+    let _bare = Bare::start(1024, &data);
+    let resident = |pid: u32| support_resident(pid);
+    for (name, way, address, bare) in [("TCP", Way::Tcp, OURS, BARE), ("TLS", Way::Tls, OURS_TLS, BARE_TLS)] {
+        for (whose, address, pid) in [("ours", address, daemon.id()), ("bare", bare, _bare.0.id())] {
+            let target = Target { address: address.parse().unwrap(), way: way.clone() };
+            let before = resident(pid);
+            let held = load::hold(&target, sessions);
+            std::thread::sleep(Duration::from_secs(2));
+            let with = resident(pid);
+            drop(held);
+            std::thread::sleep(Duration::from_secs(3));
+            let after = resident(pid);
+            println!(
+                "{name}, {whose}: {sessions} idle sessions that have asked once: {:.2} KiB each ({:.1} MB before, {:.1} MB with \
+                 them, {:.1} MB after)",
+                (with.saturating_sub(before)) as f64 / 1024.0 / sessions as f64,
+                before as f64 / 1e6,
+                with as f64 / 1e6,
+                after as f64 / 1e6
+            );
+        }
+    }
+    daemon.stop();
+}
+
+fn support_resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
