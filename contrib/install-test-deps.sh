@@ -19,8 +19,8 @@ missing_packages() {
   has mount || echo mount
   has openssl || echo openssl
   has gcc || echo gcc libc6-dev
-  if [ -x "$LAB_VENV/bin/python" ]; then return; fi   # the rest is for making it
   has g++ || echo g++
+  if [ -x "$LAB_VENV/bin/python" ]; then return; fi   # the rest is for making it
   /usr/bin/python3 -c 'import venv, ensurepip' 2>/dev/null || python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3 python3-venv
   # For plyvel where PyPI has no binary of it for this machine.
   [ -e /usr/include/leveldb/db.h ] || echo libleveldb-dev

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that has to pass: formatting, lints, and all tests, those against real Tor and ElectrumX processes included.
+# Everything that has to pass: formatting, lints, all tests, those against real Tor and ElectrumX processes included, and a
+# short run of the fuzz targets.
 #
 #   contrib/test.sh
 #
@@ -19,4 +20,6 @@ cargo test
 heading "cargo test, without a Tor of its own"
 cargo clippy --no-default-features --all-targets -- -D warnings
 cargo test --no-default-features --lib --test commands --test network
+heading "a short run of the fuzz targets"
+contrib/fuzz.sh 5
 heading "all passed"

@@ -261,6 +261,55 @@ mod tests {
         assert_eq!(nonsense.await.unwrap_err(), Failure::Bad(Fault::Malformed));
     }
 
+    /// Answers each question with the next of these.
+    async fn answering(mut stream: TcpStream, results: &[String]) -> std::io::Result<()> {
+        let mut buffer = [0; 1024];
+        for (id, result) in results.iter().enumerate() {
+            let _ = stream.read(&mut buffer).await?;
+            stream.write_all(format!("{{\"id\":{id},\"result\":{result}}}\n").as_bytes()).await?;
+        }
+        stream.read(&mut buffer).await.map(|_| ())
+    }
+
+    #[tokio::test]
+    async fn hostile_answers_come_to_little() {
+        const VERSION: &str = r#"["x","1.4"]"#;
+        let play = async |results: &[&str]| {
+            let results: Vec<String> = results.iter().map(|result| (*result).to_owned()).collect();
+            verify_tcp(move |stream| {
+                let results = results.clone();
+                async move { answering(stream, &results).await }
+            })
+            .await
+        };
+        let fault = async |results: &[&str]| match play(results).await.unwrap_err() {
+            Failure::Bad(fault) => fault,
+            other => panic!("{other}"),
+        };
+        // Lists without end, within a line and beyond one.
+        let many = |count: usize| {
+            let entry = |n: usize| format!(r#"["5.9.0.1","h{n}.example",["v1.4","s50002"]]"#);
+            format!("[{}]", (0..count).map(entry).collect::<Vec<_>>().join(","))
+        };
+        let verified = play(&[VERSION, "{}", &many(8000), "{}"]).await.unwrap();
+        assert_eq!(verified.report.listing.0.len(), crate::peer::MAX_LISTED);
+        assert_eq!(fault(&[VERSION, "{}", &many(12_000)]).await, Fault::TooLong);
+        // Little to send, much to unfold.
+        let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
+        assert_eq!(fault(&[&deep]).await, Fault::Malformed);
+        assert_eq!(fault(&[VERSION, &deep]).await, Fault::Malformed);
+        assert!(play(&[VERSION, "{}", &format!("[{deep}]"), "{}"]).await.unwrap().report.listing.0.is_empty());
+        let wide = format!("{{\"hosts\":{{{}}}}}", vec![r#""a":{}"#; 60_000].join(","));
+        assert_eq!(fault(&[VERSION, &wide]).await, Fault::NotItself);
+        // Of the wrong kind.
+        for wrong in ["7", "\"x\"", "[[]]", "true"] {
+            assert_eq!(fault(&[VERSION, wrong]).await, Fault::Malformed, "{wrong}");
+        }
+        assert_eq!(fault(&[VERSION, "{}", "{}"]).await, Fault::Malformed);
+        // Who says that it is somebody else vouches for nobody.
+        assert_eq!(fault(&[VERSION, r#"{"hosts":{"victim.example":{"tcp_port":50001}}}"#]).await, Fault::NotItself);
+    }
+
     #[tokio::test]
     async fn a_tls_handshake_that_never_ends_is_given_up() {
         let never = server(async |mut stream: TcpStream| stream.read_to_end(&mut Vec::new()).await.map(|_| ())).await;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use libfuzzer_sys::fuzz_target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use serde::de::IgnoredAny;
 use waypost::book::{Caller, Snapshot};
 use waypost::clock::Time;
 use waypost::conversation::server::{Identity, Ourselves, Part, Session, assemble};
@@ -29,7 +30,8 @@ fuzz_target!(|bytes: &[u8]| {
             let length = answer.len();
             let answer = answer.to_vec();
             assert!(length == answer.len() && length.is_power_of_two() && answer.ends_with(b"\n"));
-            serde_json::from_slice::<serde_json::Value>(&answer).expect("an answer in JSON");
+            // An id goes back as it came, be it a number that nobody can hold.
+        serde_json::from_slice::<IgnoredAny>(&answer).expect("an answer in JSON");
         }
         if turn.close {
             return;

@@ -30,5 +30,6 @@ pub const MAX_CALL: usize = 16 * 1024;
 /// four times.
 pub const MAX_BATCH_ANSWER: usize = 512 * 1024;
 
-/// An answer that we ask for may be this long.
-pub const MAX_ANSWER: usize = 2 * 1024 * 1024;
+/// An answer that we ask for may be this long, which is four times what a list of a thousand peers takes. It is what a hostile
+/// peer can have us keep, for as long as a probe lasts.
+pub const MAX_ANSWER: usize = 512 * 1024;
