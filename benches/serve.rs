@@ -206,6 +206,7 @@ fn memory(sessions: usize) {
             std::thread::sleep(Duration::from_secs(2));
             let with = resident(pid);
             drop(held);
+            eventually(20, "they are gone", || daemon.status()["callers"]["open_sessions"] == 0);
             std::thread::sleep(Duration::from_secs(3));
             let after = resident(pid);
             println!(

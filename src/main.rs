@@ -2,10 +2,6 @@
 
 use std::process::ExitCode;
 
-/// Gives back what a crowd of callers took once they have gone, which glibc's does only when nothing behind it is still in use.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     waypost::cli::main()
 }

@@ -1,6 +1,6 @@
 //! The door: who gets a session, and who has to go when there is no room.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
@@ -71,7 +71,7 @@ pub async fn keep(mut arrivals: mpsc::Receiver<Arrival>, both: bool, shared: Sha
     let most = if both { sessions - sessions / 4 } else { sessions };
     let room = |limits: &Limits| Room::new(most, limits.sessions_per_source);
     let (clearnet, onion) = (room(&shared.limits), room(&shared.limits));
-    let mut door = Door { running: JoinSet::new(), places: HashMap::new(), clearnet, onion, shared, rng };
+    let mut door = Door { running: JoinSet::new(), places: HashMap::new(), come: 0, clearnet, onion, shared, rng };
     let mut sweep = interval(MEMORY);
     loop {
         tokio::select! {
@@ -93,8 +93,9 @@ pub async fn keep(mut arrivals: mpsc::Receiver<Arrival>, both: bool, shared: Sha
 
 struct Door {
     running: JoinSet<()>,
-    /// Whose place each session takes.
-    places: HashMap<Id, (Caller, Source)>,
+    /// Whose place each session takes, and which number it came in as.
+    places: HashMap<Id, (Caller, Source, u64)>,
+    come: u64,
     clearnet: Room,
     onion: Room,
     shared: Shared,
@@ -140,17 +141,18 @@ impl Door {
                 tracing::error!("a session broke down; the panic before this line says where");
             }
         });
-        self.places.insert(session.id(), (caller, source));
+        self.come += 1;
+        self.places.insert(session.id(), (caller, source, self.come));
         match caller {
-            Caller::Clearnet => self.clearnet.seat(source, session),
-            Caller::Onion => self.onion.seat(source, session),
+            Caller::Clearnet => self.clearnet.seat(source, self.come, session),
+            Caller::Onion => self.onion.seat(source, self.come, session),
         }
     }
 
     fn leave(&mut self, id: Id) {
         match self.places.remove(&id) {
-            Some((Caller::Clearnet, source)) => self.clearnet.leave(source, id),
-            Some((Caller::Onion, source)) => self.onion.leave(source, id),
+            Some((Caller::Clearnet, source, number)) => self.clearnet.leave(source, number),
+            Some((Caller::Onion, source, number)) => self.onion.leave(source, number),
             // It was sent off.
             None => {}
         }
@@ -193,8 +195,8 @@ struct Room {
 struct Seats {
     /// What the source may use; nothing is counted for a Tor that many call through.
     allowance: Option<Arc<Allowance>>,
-    /// The oldest first.
-    sessions: VecDeque<AbortHandle>,
+    /// By the numbers that they came in as.
+    sessions: BTreeMap<u64, AbortHandle>,
     empty_since: Option<Instant>,
 }
 
@@ -213,7 +215,7 @@ impl Room {
     fn admit(&mut self, source: Source, full: bool, limits: &Limits) -> Admission {
         let seats = self.sources.entry(source).or_insert_with(|| Seats {
             allowance: (source != Source::Tor).then(|| Arc::new(Allowance::new(limits))),
-            sessions: VecDeque::new(),
+            sessions: BTreeMap::new(),
             empty_since: Some(Instant::now()),
         });
         let (allowance, taken) = (seats.allowance.clone(), seats.sessions.len());
@@ -232,25 +234,25 @@ impl Room {
         let Some((largest, of)) = self.by_size.last().copied().filter(|(largest, _)| *largest > taken + 1) else {
             return Admission::Refused(RpcError::Full(""));
         };
-        let oldest = self.sources.get_mut(&of).and_then(|seats| seats.sessions.pop_front());
+        let oldest = self.sources.get_mut(&of).and_then(|seats| seats.sessions.pop_first());
         self.resized(of, largest);
         match oldest {
-            Some(oldest) => Admission::Instead(allowance, oldest),
+            Some((_, oldest)) => Admission::Instead(allowance, oldest),
             None => Admission::Refused(RpcError::Full("")),
         }
     }
 
-    fn seat(&mut self, source: Source, session: AbortHandle) {
+    fn seat(&mut self, source: Source, number: u64, session: AbortHandle) {
         let Some(seats) = self.sources.get_mut(&source) else { return };
         let before = seats.sessions.len();
-        seats.sessions.push_back(session);
+        seats.sessions.insert(number, session);
         self.resized(source, before);
     }
 
-    fn leave(&mut self, source: Source, id: Id) {
+    fn leave(&mut self, source: Source, number: u64) {
         let Some(seats) = self.sources.get_mut(&source) else { return };
         let before = seats.sessions.len();
-        seats.sessions.retain(|session| session.id() != id);
+        seats.sessions.remove(&number);
         self.resized(source, before);
     }
 
@@ -294,35 +296,39 @@ mod tests {
     struct Bench {
         room: Room,
         sessions: JoinSet<()>,
+        come: u64,
     }
 
     #[derive(Debug, PartialEq)]
     enum Outcome {
-        In(Id),
-        InFor(Id),
+        In(u64),
+        /// In the place of another.
+        Instead,
         Refused(i32),
     }
 
     impl Bench {
         fn new(most: usize) -> Bench {
-            Bench { room: Room::new(most, LIMITS.sessions_per_source), sessions: JoinSet::new() }
+            Bench { room: Room::new(most, LIMITS.sessions_per_source), sessions: JoinSet::new(), come: 0 }
         }
 
         fn come(&mut self, source: Source) -> Outcome {
-            let evicted = match self.room.admit(source, false, &LIMITS) {
+            self.come += 1;
+            let outcome = match self.room.admit(source, false, &LIMITS) {
                 Admission::Refused(error) => return Outcome::Refused(error.code()),
-                Admission::Welcome(_) => None,
-                Admission::Instead(_, evicted) => Some(evicted.id()),
+                Admission::Welcome(_) => Outcome::In(self.come),
+                Admission::Instead(_, evicted) => {
+                    evicted.abort();
+                    Outcome::Instead
+                }
             };
-            let session = self.sessions.spawn(std::future::pending());
-            let id = session.id();
-            self.room.seat(source, session);
-            evicted.map_or(Outcome::In(id), Outcome::InFor)
+            self.room.seat(source, self.come, self.sessions.spawn(std::future::pending()));
+            outcome
         }
 
-        fn stay(&mut self, source: Source) -> Id {
+        fn stay(&mut self, source: Source) -> u64 {
             match self.come(source) {
-                Outcome::In(id) => id,
+                Outcome::In(number) => number,
                 other => panic!("{other:?}"),
             }
         }
@@ -331,10 +337,10 @@ mod tests {
     #[tokio::test]
     async fn a_source_has_so_many_sessions() {
         let mut bench = Bench::new(100);
-        let ids: Vec<Id> = (0..4).map(|_| bench.stay(Source::Circuit(1))).collect();
+        let numbers: Vec<u64> = (0..4).map(|_| bench.stay(Source::Circuit(1))).collect();
         assert_eq!(bench.come(Source::Circuit(1)), Outcome::Refused(-102));
         bench.stay(Source::Circuit(2));
-        bench.room.leave(Source::Circuit(1), ids[2]);
+        bench.room.leave(Source::Circuit(1), numbers[2]);
         bench.stay(Source::Circuit(1));
         // A Tor that many call through is no source of that kind.
         (0..50).for_each(|_| _ = bench.stay(Source::Tor));
@@ -344,14 +350,14 @@ mod tests {
     #[tokio::test]
     async fn where_there_is_no_room_who_has_most_gives_way() {
         let mut bench = Bench::new(6);
-        let first = bench.stay(Source::Circuit(1));
-        (0..3).for_each(|_| _ = bench.stay(Source::Circuit(1)));
+        (0..4).for_each(|_| _ = bench.stay(Source::Circuit(1)));
         (0..2).for_each(|_| _ = bench.stay(Source::Circuit(2)));
-        assert_eq!(bench.come(Source::Circuit(3)), Outcome::InFor(first));
-        assert!(matches!(bench.come(Source::Circuit(3)), Outcome::InFor(_)));
+        assert_eq!(bench.come(Source::Circuit(3)), Outcome::Instead);
+        assert!(!bench.room.sources[&Source::Circuit(1)].sessions.contains_key(&1), "the oldest");
+        assert_eq!(bench.come(Source::Circuit(3)), Outcome::Instead);
         // Now all three have two.
         assert_eq!(bench.come(Source::Circuit(3)), Outcome::Refused(-102));
-        assert!(matches!(bench.come(Source::Circuit(4)), Outcome::InFor(_)));
+        assert_eq!(bench.come(Source::Circuit(4)), Outcome::Instead);
         assert_eq!(bench.room.open, 6);
     }
 
@@ -359,8 +365,8 @@ mod tests {
     async fn to_hang_up_and_call_again_gives_nothing_back() {
         let mut bench = Bench::new(100);
         for _ in 0..30 {
-            let id = bench.stay(Source::Circuit(1));
-            bench.room.leave(Source::Circuit(1), id);
+            let number = bench.stay(Source::Circuit(1));
+            bench.room.leave(Source::Circuit(1), number);
             bench.room.forget(Instant::now());
         }
         assert_eq!(bench.come(Source::Circuit(1)), Outcome::Refused(-101));

@@ -1,12 +1,12 @@
 //! A caller's bytes as lines, whether they come as such or as WebSocket messages.
 
 use std::io;
-use std::time::Duration;
+use std::pin::Pin;
 
 use bytes::BytesMut;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -52,10 +52,10 @@ impl Link {
         Ok(Link::WebSocket(Box::new(stream)))
     }
 
-    pub async fn hear(&mut self, limits: &Limits) -> Heard {
+    pub async fn hear(&mut self, patience: &mut Patience, limits: &Limits) -> Heard {
         match self {
-            Link::Lines(lines) => hear_line(lines, limits).await,
-            Link::WebSocket(messages) => hear_message(messages, limits.idle).await,
+            Link::Lines(lines) => hear_line(lines, patience, limits).await,
+            Link::WebSocket(messages) => hear_message(messages, patience, limits).await,
         }
     }
 
@@ -93,42 +93,91 @@ impl Link {
 }
 
 /// A caller may be silent for a long time between lines, but not within one.
-async fn hear_line(lines: &mut FramedRead<Box<dyn Stream>, LinesCodec>, limits: &Limits) -> Heard {
-    let mut deadline = Instant::now() + limits.idle;
-    let mut began = !lines.read_buffer().is_empty();
-    if began {
-        deadline = Instant::now() + limits.line;
-    } else if lines.read_buffer().capacity() > 2 * BUFFER {
+async fn hear_line(
+    lines: &mut FramedRead<Box<dyn Stream>, LinesCodec>,
+    patience: &mut Patience,
+    limits: &Limits,
+) -> Heard {
+    if lines.read_buffer().is_empty() && lines.read_buffer().capacity() > 2 * BUFFER {
         *lines.read_buffer_mut() = BytesMut::with_capacity(BUFFER);
     }
+    patience.begin();
     loop {
-        let look = if began { deadline } else { deadline.min(Instant::now() + limits.line) };
-        match timeout_at(look, lines.next()).await {
-            Ok(Some(Ok(line))) => return Heard::Line(line),
-            Ok(Some(Err(error))) => return unreadable(&error),
-            Ok(None) => return Heard::End,
-            Err(_) if Instant::now() >= deadline => return if began { Heard::Slow } else { Heard::Silent },
-            // Nothing complete yet; from here on the line's own time runs.
-            Err(_) if !began && !lines.read_buffer().is_empty() => {
-                began = true;
-                deadline = deadline.min(Instant::now() + limits.line);
+        tokio::select! {
+            biased;
+            line = lines.next() => return match line {
+                Some(Ok(line)) => Heard::Line(line),
+                Some(Err(error)) => unreadable(&error),
+                None => Heard::End,
+            },
+            () = patience.alarm.as_mut() => {
+                if let Some(heard) = patience.judge(!lines.read_buffer().is_empty(), limits) {
+                    return heard;
+                }
             }
-            Err(_) => {}
         }
     }
 }
 
-async fn hear_message(messages: &mut WebSocketStream<Box<dyn Stream>>, idle: Duration) -> Heard {
-    let deadline = Instant::now() + idle;
+async fn hear_message(
+    messages: &mut WebSocketStream<Box<dyn Stream>>,
+    patience: &mut Patience,
+    limits: &Limits,
+) -> Heard {
+    patience.begin();
     loop {
-        return match timeout_at(deadline, messages.next()).await {
-            Ok(Some(Ok(Message::Text(text)))) => Heard::Line(text.as_str().to_owned()),
-            Ok(Some(Ok(Message::Binary(_)))) => Heard::Unreadable(RpcError::Parse),
-            Ok(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => continue,
-            Ok(Some(Err(tungstenite::Error::Capacity(_)))) => Heard::Unreadable(RpcError::TooLong(MAX_CALL)),
-            Ok(Some(Ok(Message::Close(_)) | Err(_)) | None) => Heard::End,
-            Err(_) => Heard::Silent,
-        };
+        tokio::select! {
+            biased;
+            message = messages.next() => return match message {
+                Some(Ok(Message::Text(text))) => Heard::Line(text.as_str().to_owned()),
+                Some(Ok(Message::Binary(_))) => Heard::Unreadable(RpcError::Parse),
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+                Some(Err(tungstenite::Error::Capacity(_))) => Heard::Unreadable(RpcError::TooLong(MAX_CALL)),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => Heard::End,
+            },
+            () = patience.alarm.as_mut() => {
+                if let Some(heard) = patience.judge(false, limits) {
+                    return heard;
+                }
+            }
+        }
+    }
+}
+
+/// How long a caller is waited for. One alarm serves a whole session, and is set anew when it goes off: a timer for each line
+/// would cost more than the line.
+pub struct Patience {
+    alarm: Pin<Box<Sleep>>,
+    /// When we began to wait for this line.
+    since: Instant,
+    /// When the alarm went off in the midst of this line before.
+    began: Option<Instant>,
+}
+
+impl Patience {
+    pub fn new(limits: &Limits) -> Patience {
+        let now = Instant::now();
+        Patience { alarm: Box::pin(sleep_until(now + limits.line.min(limits.idle))), since: now, began: None }
+    }
+
+    fn begin(&mut self) {
+        (self.since, self.began) = (Instant::now(), None);
+    }
+
+    /// What it means that the alarm went off, if it means anything.
+    fn judge(&mut self, within_line: bool, limits: &Limits) -> Option<Heard> {
+        let now = Instant::now();
+        if within_line {
+            if self.began.is_some_and(|began| now >= began + limits.line) {
+                return Some(Heard::Slow);
+            }
+            self.began.get_or_insert(now);
+        } else if now >= self.since + limits.idle {
+            return Some(Heard::Silent);
+        }
+        let idle_ends = if within_line { now + limits.line } else { self.since + limits.idle };
+        self.alarm.as_mut().reset((now + limits.line).min(idle_ends));
+        None
     }
 }
 

@@ -1,16 +1,19 @@
 //! One caller's connection: lines in, answers out, within the limits.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::poll;
 use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::door::{Arrival, Manner};
 use super::limits::{Allowance, Meter};
-use super::link::{Heard, Link};
+use super::link::{Heard, Link, Patience};
 use super::{Count, Shared};
 use crate::clock;
 use crate::conversation::server::{Introduction, Part, Session, Turn, assemble};
@@ -30,7 +33,8 @@ pub async fn run(arrival: Arrival, source: Option<Arc<Allowance>>, shared: &Shar
         return;
     };
     let requests = Meter::new(shared.limits.requests_per_second);
-    let mut talk = Talk { link, session, from, shared, requests, source, rng };
+    let patience = Patience::new(&shared.limits);
+    let mut talk = Talk { link, session, from, shared, patience, requests, source, rng };
     if let End::Parting = talk.lines().await {
         let _ = timeout(LINGER, talk.link.part()).await;
     }
@@ -51,6 +55,7 @@ struct Talk<'a> {
     session: Session,
     from: Option<IpAddr>,
     shared: &'a Shared,
+    patience: Patience,
     requests: Meter,
     source: Option<Arc<Allowance>>,
     rng: StdRng,
@@ -67,7 +72,7 @@ impl Talk<'_> {
     async fn lines(&mut self) -> End {
         let Shared { limits, counters, snapshot, .. } = self.shared;
         loop {
-            let (turn, length) = match self.link.hear(limits).await {
+            let (turn, length) = match self.link.hear(&mut self.patience, limits).await {
                 // As people send them by hand, after a line of theirs.
                 Heard::Line(line) if line.trim_ascii().is_empty() => continue,
                 Heard::Line(line) => {
@@ -75,8 +80,8 @@ impl Talk<'_> {
                     (self.session.line(&line, limits.batch, &snapshot, clock::now(), &mut self.rng), line.len())
                 }
                 Heard::Unreadable(error) => (Session::unreadable(&error), 0),
-                Heard::Slow => return self.gone(&counters.slow),
-                Heard::Silent => return self.gone(&counters.idle),
+                Heard::Slow => return gone(&counters.slow),
+                Heard::Silent => return gone(&counters.idle),
                 Heard::End => return End::Gone,
             };
             let calls = turn.parts.len().max(1);
@@ -98,22 +103,22 @@ impl Talk<'_> {
                 answer = Some(Session::farewell(&RpcError::Excessive("bytes")));
             }
             if let Some(answer) = answer {
-                match timeout(limits.line, self.link.send(answer)).await {
+                let mut sending = pin!(self.link.send(answer));
+                // Mostly it goes at once, and needs no timer.
+                let sent = match poll!(sending.as_mut()) {
+                    Poll::Ready(sent) => Ok(sent),
+                    Poll::Pending => timeout(limits.line, sending).await,
+                };
+                match sent {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => return End::Gone,
-                    Err(_) => return self.gone(&counters.slow),
+                    Err(_) => return gone(&counters.slow),
                 }
             }
             if close {
                 return End::Parting;
             }
         }
-    }
-
-    #[expect(clippy::unused_self, reason = "reads as what becomes of it")]
-    fn gone(&self, why: &Count) -> End {
-        why.add(1);
-        End::Gone
     }
 
     /// Counts what a line asks for against what the caller may use.
@@ -152,6 +157,11 @@ impl Talk<'_> {
         };
         introduction.answer(accepted)
     }
+}
+
+fn gone(why: &Count) -> End {
+    why.add(1);
+    End::Gone
 }
 
 #[cfg(test)]
@@ -283,7 +293,7 @@ mod tests {
         assert!(talk.hear().await.is_some());
         sleep(Duration::from_secs(590)).await;
         assert!(!talk.session.is_finished());
-        sleep(Duration::from_secs(20)).await;
+        sleep(Duration::from_secs(40)).await;
         assert!(talk.session.is_finished());
     }
 
