@@ -159,7 +159,10 @@ impl Session {
         if request.is_notification() {
             return (None, close);
         }
-        let answer = response(request.id, request.dialect, outcome.as_ref().map(Pieces::clone));
+        let answer = match outcome {
+            Ok(result) => response(request.id, request.dialect, Ok(result)),
+            Err(error) => response(request.id, request.dialect, Err(&error)),
+        };
         (Some(Part::Answer(answer)), close)
     }
 
