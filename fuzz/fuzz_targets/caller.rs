@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
             let answer = answer.to_vec();
             assert!(length == answer.len() && length.is_power_of_two() && answer.ends_with(b"\n"));
             // An id goes back as it came, be it a number that nobody can hold.
-        serde_json::from_slice::<IgnoredAny>(&answer).expect("an answer in JSON");
+            serde_json::from_slice::<IgnoredAny>(&answer).expect("an answer in JSON");
         }
         if turn.close {
             return;

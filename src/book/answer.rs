@@ -50,15 +50,15 @@ struct View {
     /// On clearnet, and no more of a region than may be told of.
     clear: Vec<Line>,
     onions: Vec<Line>,
-    /// Both as they are told, while all of them are fresh.
+    /// What is told while all of them are fresh.
     told: Told,
 }
 
-/// The two parts of a list, as JSON without its brackets.
+/// A list in JSON, but without its brackets.
 #[derive(Debug, Default)]
 struct Told {
-    clear: Bytes,
-    onions: Bytes,
+    /// All of it; without the onion names, where those are drawn for each caller.
+    list: Bytes,
     /// The first of them is too old after this.
     until: Option<Time>,
 }
@@ -115,22 +115,23 @@ impl Snapshot {
     /// Onion names stand last in a clearnet caller's list, as Fulcrum reads on no further than to the first new one.
     pub fn peers(&self, caller: Caller, now: Time, rng: &mut impl Rng) -> Pieces {
         let prepared = &self.view(caller).told;
-        let Told { clear, onions, .. } =
-            if prepared.until.is_none_or(|until| until >= now) { prepared } else { &self.tell(caller, now) };
-        let few = if self.tor.is_ready() { Bytes::new() } else { join(&self.few_onions(rng)) };
-        let onions = if self.tor.is_ready() { onions } else { &few };
-        let (first, second) = match caller {
-            Caller::Clearnet => (clear, onions),
-            Caller::Onion => (onions, clear),
+        let list = if prepared.until.is_none_or(|until| until >= now) {
+            prepared.list.clone()
+        } else {
+            self.tell(caller, now).list
         };
-        let mut list = Pieces::from(&b"["[..]);
-        list.push(first.clone());
-        if !first.is_empty() && !second.is_empty() {
-            list.push(&b","[..]);
-        }
-        list.push(second.clone());
-        list.push(&b"]"[..]);
-        list
+        let few = if self.tor.is_ready() { Bytes::new() } else { join(self.few_onions(rng).into_iter()) };
+        let (first, second) = match caller {
+            Caller::Clearnet => (list, few),
+            Caller::Onion => (few, list),
+        };
+        let comma = if first.is_empty() || second.is_empty() { &b""[..] } else { b"," };
+        let mut answer = Pieces::from(&b"["[..]);
+        answer.push(first);
+        answer.push(comma);
+        answer.push(second);
+        answer.push(&b"]"[..]);
+        answer
     }
 
     /// When this is to be drawn up anew, though nothing else should have changed.
@@ -145,13 +146,12 @@ impl Snapshot {
         }
     }
 
-    /// What a caller is told at this time; without the onion names, where those are drawn for each caller.
+    /// What a caller is told at this time.
     fn tell(&self, caller: Caller, now: Time) -> Told {
         let fit = |line: &&Line| line.until >= now;
         let view = self.view(caller);
         let mut clear: Vec<&Line> = view.clear.iter().filter(fit).collect();
-        let mut onions: Vec<&Line> = Vec::new();
-        let mut longest = LONGEST - self.fallback_onions.min(self.known_onions.len()).min(LONGEST);
+        let (mut onions, mut longest) = (Vec::new(), LONGEST.saturating_sub(self.fallback_onions));
         if self.tor.is_ready() {
             let most = match caller {
                 // A quarter of the whole list is a third of its other part.
@@ -162,8 +162,12 @@ impl Snapshot {
             longest = LONGEST - onions.len();
         }
         clear.truncate(longest);
-        let until = clear.iter().chain(&onions).map(|line| line.until).min();
-        Told { clear: join(&clear), onions: join(&onions), until }
+        let (first, second) = match caller {
+            Caller::Clearnet => (clear, onions),
+            Caller::Onion => (onions, clear),
+        };
+        let lines = || first.iter().chain(&second).copied();
+        Told { list: join(lines()), until: lines().map(|line| line.until).min() }
     }
 
     /// Without Tor we can't know which onion peers are alive, and tell of a few that may be.
@@ -205,8 +209,8 @@ fn weight(entry: &Entry, now: Time) -> u32 {
     }
 }
 
-fn join(lines: &[&Line]) -> Bytes {
-    let mut list = Vec::with_capacity(lines.iter().map(|line| line.json.len() + 1).sum());
+fn join<'a>(lines: impl Iterator<Item = &'a Line>) -> Bytes {
+    let mut list = Vec::new();
     for line in lines {
         if !list.is_empty() {
             list.push(b',');

@@ -41,10 +41,26 @@ impl fmt::Display for Transport {
 
 /// The ports of one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct Ports {
     // At least one of the two is there.
     tcp: Option<Port>,
     tls: Option<Port>,
+}
+
+/// Ports as they are read, of the same shape as [`Ports`].
+#[derive(Deserialize)]
+struct Unchecked {
+    tcp: Option<Port>,
+    tls: Option<Port>,
+}
+
+impl TryFrom<Unchecked> for Ports {
+    type Error = &'static str;
+
+    fn try_from(read: Unchecked) -> Result<Ports, &'static str> {
+        Ports::new(read.tcp, read.tls).ok_or("a server without ports")
+    }
 }
 
 impl Ports {
@@ -97,5 +113,7 @@ pub mod tests {
     #[test]
     fn there_is_at_least_one() {
         assert_eq!(Ports::new(None, None), None);
+        assert!(serde_json::from_str::<Ports>(r#"{"tcp":50001,"tls":null}"#).is_ok());
+        assert!(serde_json::from_str::<Ports>(r#"{"tcp":null,"tls":null}"#).is_err());
     }
 }

@@ -116,9 +116,10 @@ fn add_peer(params: Option<&RawValue>) -> Result<Features, RpcError> {
 
 /// For calls without parameters.
 fn none(params: Option<&RawValue>, call: Call) -> Result<Call, RpcError> {
-    let params: String = params.map(RawValue::get).unwrap_or_default().split_ascii_whitespace().collect();
-    match params.as_str() {
-        "" | "[]" | "{}" => Ok(call),
+    let params = params.map_or("[]", RawValue::get);
+    let within = |open, close| params.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
+    match within('[', ']').or_else(|| within('{', '}')) {
+        Some(nothing) if nothing.trim_ascii().is_empty() => Ok(call),
         _ => Err(RpcError::InvalidParams("this call takes none")),
     }
 }

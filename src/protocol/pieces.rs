@@ -11,6 +11,9 @@ const LEAST: usize = 1024;
 
 static SPACES: [u8; 16 * 1024] = [b' '; 16 * 1024];
 
+/// As many pieces as most answers have.
+const FEW: usize = 8;
+
 /// Bytes in their order, to be written as one.
 #[derive(Debug, Clone, Default)]
 pub struct Pieces {
@@ -31,16 +34,23 @@ impl Pieces {
         let piece = piece.into();
         if !piece.is_empty() {
             self.length += piece.len();
+            if self.pieces.capacity() == 0 {
+                self.pieces.reserve(FEW);
+            }
             self.pieces.push_back(piece);
         }
     }
 
     pub fn append(&mut self, mut other: Pieces) {
         self.length += other.length;
-        self.pieces.append(&mut other.pieces);
+        if self.pieces.is_empty() {
+            self.pieces = other.pieces;
+        } else {
+            self.pieces.append(&mut other.pieces);
+        }
     }
 
-    /// Fills JSON up with spaces before its last bracket, so that with its line's end, which is added too, it is as long as
+    /// Fills a dictionary or a list, in JSON, up with spaces before its last bracket, so that with its line's end, which is added too, it is as long as
     /// the next power of two: then the size of an answer says little of what is in it to who watches the wire. ElectrumX 2
     /// does the same, though it also holds answers back, which we don't.
     pub fn into_line(mut self) -> Pieces {
@@ -55,8 +65,10 @@ impl Pieces {
             self.push(SPACES.get(..now).unwrap_or(&SPACES));
             missing -= now;
         }
-        self.push(bracket);
-        self.push(&b"\n"[..]);
+        self.push(match &*bracket {
+            b"]" => &b"]\n"[..],
+            _ => &b"}\n"[..],
+        });
         self
     }
 
