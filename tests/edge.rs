@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use support::{Daemon, call, eventually, lab_python, lab_script};
@@ -270,9 +271,37 @@ fn callers_of_tors_are_told_apart_by_their_circuits() {
     daemon.stop();
 }
 
+#[test]
+fn without_descriptors_callers_wait_and_are_served_in_the_end() {
+    let place = Place::new();
+    let config = place.config("tcp = [{0}]", "");
+    let daemon = Daemon::start(&config);
+    let server = place.addresses[0];
+    let open = || u64::try_from(std::fs::read_dir(format!("/proc/{}/fd", daemon.id())).unwrap().count()).unwrap();
+    let allow = |current: u64| {
+        let before = prlimit(Some(pid(&daemon)), Resource::Nofile, Rlimit { current: Some(current), maximum: None });
+        // Only root may set the upper limit to none; others leave it.
+        before.or_else(|_| {
+            let maximum = getrlimit(Resource::Nofile).maximum;
+            prlimit(Some(pid(&daemon)), Resource::Nofile, Rlimit { current: Some(current), maximum })
+        })
+    };
+    let before = allow(open() + 3).unwrap();
+    let mut callers: Vec<TcpStream> = (0..8).map(|_| connect("127.0.0.1", server)).collect();
+    eventually(5, "it says so", || daemon.log().contains("can't take callers in for the moment"));
+    allow(before.current.unwrap()).unwrap();
+    callers.iter_mut().for_each(|stream| assert!(ask(stream, PEERS)["error"].is_null()));
+    assert!(daemon.log().contains("taking callers in again"));
+    assert_eq!(daemon.log().matches("can't take callers in").count(), 1, "once is enough");
+    daemon.stop();
+}
+
+fn pid(daemon: &Daemon) -> Pid {
+    Pid::from_raw(i32::try_from(daemon.id()).unwrap()).unwrap()
+}
+
 fn hang_up(daemon: &Daemon) {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(daemon.id()).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    kill_process(pid(daemon), Signal::HUP).unwrap();
 }
 
 /// A connection from this address, of which loopback has many.
