@@ -24,7 +24,7 @@ mod filled;
 mod support;
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -53,9 +53,7 @@ fn honest_callers_are_served_in_an_attack() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     filled::fill(&data, 200, u32::MAX);
-    let held: Vec<TcpListener> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let [tcp, tls] = [0, 1].map(|number| held[number].local_addr().unwrap());
-    drop(held);
+    let (tcp, tls) = (support::free_address(), support::free_address());
     let config = dir.path().join("waypost.toml");
     let text = format!(
         "data_dir = {data:?}\n[listen]\ntcp = [\"{tcp}\"]\ntls = [\"{tls}\"]\n[tor]\nmode = \"off\"\n[discovery]\nseeds = []\n\

@@ -27,9 +27,7 @@ struct Place {
 
 impl Place {
     fn new() -> Place {
-        // Free a moment ago; nobody else on this machine hurries to take it.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let place = Place { dir: tempfile::tempdir().unwrap(), address };
+        let place = Place { dir: tempfile::tempdir().unwrap(), address: support::free_address() };
         place.configure("[discovery]\nseeds = []\n");
         place
     }

@@ -11,7 +11,7 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -31,10 +31,7 @@ struct Place {
 
 impl Place {
     fn new() -> Place {
-        // All of them at once, or the system may give the same one twice.
-        let held: Vec<TcpListener> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let addresses = held.iter().map(|listener| listener.local_addr().unwrap()).collect();
-        Place { dir: tempfile::tempdir().unwrap(), addresses }
+        Place { dir: tempfile::tempdir().unwrap(), addresses: (0..5).map(|_| support::free_address()).collect() }
     }
 
     /// A configuration whose [listen] and other tables are these; `{0}` to `{4}` in them are the addresses.

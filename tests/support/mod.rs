@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -205,6 +206,19 @@ pub fn call_onion(socks: &str, address: &str, method: &str) -> Option<Value> {
         .output()
         .unwrap();
     output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// An address of this machine's that nobody listens on. Its port is below those that the system gives to callers, or a test beside
+/// us might be given it by the time that it is used.
+pub fn free_address() -> SocketAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id().wrapping_mul(61).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + u16::try_from(number % 22_000).unwrap();
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return SocketAddr::from(([127, 0, 0, 1], port));
+        }
+    }
 }
 
 /// The Python that ElectrumX is installed for.
