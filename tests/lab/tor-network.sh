@@ -6,6 +6,7 @@
 #   tor-network.sh down DIR                  stop what `up` started
 #   tor-network.sh client-stop DIR           stop the client alone; returns when it is gone
 #   tor-network.sh client-start DIR          start it again, on the state it had; returns when it has bootstrapped
+#   tor-network.sh services-again DIR        stop the services' tor and start it again, on the state it had
 #   tor-network.sh relays-stop DIR           end the authority and all relays: whoever dials them is refused
 #   tor-network.sh relays-kill DIR           the same, without a word to anybody
 #   tor-network.sh relays-freeze DIR         halt them: connections stand, and nothing comes back
@@ -212,6 +213,7 @@ case $command in
     if [ -f "$dir/client/pid" ] && running "$(cat "$dir/client/pid")" "$dir/client"; then exit 0; fi
     mv "$dir/client/notice.log" "$dir/client/notice.log.old"
     start "$dir/client"; bootstrapped "$dir/client" ;;
+  services-again) begin_again "$dir/services" ;;
   relays-stop) together stop "$dir"/auth "$dir"/relay* ;;
   relays-kill) relays_end KILL ;;
   relays-freeze) relays_end STOP ;;

@@ -56,7 +56,9 @@ server ex3 95.216.0.3 "tcp://$onion:50001" & ex3=$!
 wait $ex1; wait $ex2; wait $ex3
 
 # ex1 would try an onion that isn't reachable yet again only after ten minutes.
-within 60 "$python" "$here/call.py" --socks "$tor" --seconds 10 "$onion:50001" server.banner \
+reached() { "$python" "$here/call.py" --socks "$tor" --seconds 10 "$onion:50001" server.banner; }
+# Now and then C tor gets nowhere with its first circuits in so young a network, and keeps at it for minutes.
+within 25 reached || { "$here/tor-network.sh" services-again "$dir/tor" && within 60 reached; } \
   || fail "the onion service can't be reached" "$dir/tor/services/notice.log"
 say "ex3 through its onion service, $onion"
 
