@@ -34,9 +34,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use load::{Figures, Target, Way};
-use support::{Daemon, call_onion, eventually, lab_script, run};
+use support::{Daemon, call_onion, eventually, lab_script, resident, run};
 
-const INSIDE: &str = "LAB_INSIDE";
 const ROUNDS: usize = 3;
 const PEERS: u32 = 200;
 const OURS: &str = "127.0.0.1:50001";
@@ -51,13 +50,7 @@ const UNLIMITED: &str = "[limits]\nsessions = 100000\nsessions_per_source = 1000
     idle = \"24h\"\n";
 
 fn main() {
-    // cargo adds a flag of its own.
-    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    if std::env::var_os(INSIDE).is_none() {
-        let mut enter = Command::new(lab_script("enter.sh"));
-        let status = enter.arg(std::env::current_exe().unwrap()).args(&args).env(INSIDE, "1").status().unwrap();
-        std::process::exit(status.code().unwrap_or(1));
-    }
+    let args = support::benchmark_inside();
     let number = |default: u64| args.get(1).map_or(default, |text| text.parse().unwrap());
     match args.first().map_or("speed", String::as_str) {
         "speed" => speed(Duration::from_secs(number(5))),
@@ -76,7 +69,7 @@ impl Bare {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["bare", &length.to_string()])
             .arg(data)
-            .env(INSIDE, "1")
+            .env(support::INSIDE, "1")
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
@@ -197,7 +190,6 @@ fn memory(sessions: usize) {
     let dir = tempfile::tempdir().unwrap();
     let (daemon, data) = ours(dir.path(), "[tor]\nmode = \"off\"\n");
     let _bare = Bare::start(1024, &data);
-    let resident = |pid: u32| support_resident(pid);
     for (name, way, address, bare) in [("TCP", Way::Tcp, OURS, BARE), ("TLS", Way::Tls, OURS_TLS, BARE_TLS)] {
         for (whose, address, pid) in [("ours", address, daemon.id()), ("bare", bare, _bare.0.id())] {
             let target = Target { address: address.parse().unwrap(), way: way.clone() };
@@ -220,10 +212,4 @@ fn memory(sessions: usize) {
         }
     }
     daemon.stop();
-}
-
-fn support_resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }

@@ -7,12 +7,15 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::disallowed_methods,
     reason = "a benchmark prints, and reads the clock"
 )]
 
 mod filled;
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -75,7 +78,7 @@ fn start(dir: &Path, data: &Path) -> (Duration, u64) {
     let answered = began.elapsed();
     assert!(length > 1000, "an answer of {length} bytes");
     std::thread::sleep(Duration::from_secs(1));
-    let memory = resident(daemon.id());
+    let memory = support::resident(daemon.id());
     daemon.kill().unwrap();
     daemon.wait().unwrap();
     (answered, memory)
@@ -92,13 +95,6 @@ fn ask(address: SocketAddr) -> usize {
         std::thread::sleep(Duration::from_micros(500));
     }
     panic!("nobody listens on {address}");
-}
-
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    let kib: u64 = line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
-    kib * 1024
 }
 
 fn median<T: Ord + Copy>(mut values: Vec<T>) -> T {

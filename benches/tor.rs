@@ -32,16 +32,9 @@ use serde_json::Value;
 use support::{Daemon, call_onion, eventually, lab_script, run};
 
 const ROUNDS: usize = 5;
-const INSIDE: &str = "LAB_INSIDE";
 
 fn main() {
-    // cargo adds a flag of its own.
-    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    if std::env::var_os(INSIDE).is_none() {
-        let mut enter = Command::new(lab_script("enter.sh"));
-        let status = enter.arg(std::env::current_exe().unwrap()).args(&args).env(INSIDE, "1").status().unwrap();
-        std::process::exit(status.code().unwrap_or(1));
-    }
+    let args = support::benchmark_inside();
     let number = |default: u64| args.get(1).map_or(default, |text| text.parse().unwrap());
     match args.first().map_or("start", String::as_str) {
         "start" => start(),

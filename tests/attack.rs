@@ -63,11 +63,11 @@ fn honest_callers_are_served_in_an_attack() {
     let daemon = Daemon::start(&config);
 
     let quiet = honest(tcp, secs);
-    let before = resident(&daemon);
+    let before = megabytes(&daemon);
     let hostile = Hostile::start(tcp, tls, hostile);
     eventually(20, "the attack has begun", || daemon.status()["callers"]["open_sessions"].as_u64().unwrap() > 100);
     let attacked = honest(tcp, secs);
-    let during = resident(&daemon);
+    let during = megabytes(&daemon);
     let callers = daemon.status()["callers"].clone();
     drop(hostile);
     eventually(30, "the hostile are gone", || daemon.status()["callers"]["open_sessions"] == 0);
@@ -88,7 +88,7 @@ fn honest_callers_are_served_in_an_attack() {
         attacked.at(0.99) / quiet.at(0.99),
         after.at(0.99) / quiet.at(0.99)
     );
-    println!("resident: {:.1} MB before, {:.1} MB in the attack, {:.1} MB after", before, during, resident(&daemon));
+    println!("resident: {:.1} MB before, {:.1} MB in the attack, {:.1} MB after", before, during, megabytes(&daemon));
     println!("what the daemon counted: {callers}");
     assert_eq!(quiet.failed + attacked.failed + after.failed, 0, "the honest are answered");
     assert!(during < 150.0, "{during} MB");
@@ -164,10 +164,8 @@ fn ask(stream: &mut TcpStream) -> Option<()> {
     (line.ends_with('\n') && line.contains("\"error\":null")).then_some(())
 }
 
-fn resident(daemon: &Daemon) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_ascii_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1000.0
+fn megabytes(daemon: &Daemon) -> f64 {
+    support::resident(daemon.id()) as f64 / 1e6
 }
 
 /// The process of the hostile callers.

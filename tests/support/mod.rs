@@ -135,10 +135,12 @@ impl Drop for Daemon {
     }
 }
 
+/// Set for what runs inside the namespace.
+pub const INSIDE: &str = "LAB_INSIDE";
+
 /// Runs one test of this program again inside the namespace that `lab/enter.sh` makes, so that nothing it does can leave.
 /// True if this is inside already.
 pub fn inside(test: &str, enter: &[&str]) -> bool {
-    const INSIDE: &str = "LAB_INSIDE";
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
@@ -152,6 +154,25 @@ pub fn inside(test: &str, enter: &[&str]) -> bool {
         .unwrap();
     assert!(status.success(), "the test in the namespace failed: {status}");
     false
+}
+
+/// A benchmark's arguments, once it runs inside that namespace; until then it is run again there, and ends as it ended.
+pub fn benchmark_inside() -> Vec<String> {
+    // cargo adds a flag of its own.
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    if std::env::var_os(INSIDE).is_none() {
+        let mut enter = Command::new(lab_script("enter.sh"));
+        let status = enter.arg(std::env::current_exe().unwrap()).args(&args).env(INSIDE, "1").status().unwrap();
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    args
+}
+
+/// Bytes of a process that are in memory.
+pub fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
 /// Runs a command that must succeed.
