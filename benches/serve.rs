@@ -2,13 +2,14 @@
 //! any line; and what an idle session costs in memory. It prints figures.
 //!
 //! ```text
-//! cargo bench --bench serve -- speed [S]      200 peers; TCP and TLS; 1, 64 and 1,000 connections; S (5) seconds a figure
+//! cargo bench --bench serve -- speed [S]      200 peers; TCP and TLS; 1, 64 and 1,000 connections; S (1) seconds a figure
 //! cargo bench --bench serve -- onion [S]      the same by onion services, ours and C tor's, called through C tor
 //! cargo bench --bench serve -- memory [N]     N (10,000) idle sessions, TCP and TLS
 //! ```
 //!
 //! It needs what the tests need (`contrib/test.sh` installs it), and runs in a namespace of its own. All servers are processes
-//! of their own, the bare one with as many threads as ours. Of three rounds, in which they take turns, the medians are shown.
+//! of their own, the bare one with as many threads as ours. Of nine rounds, in which they take turns, the medians are shown. The
+//! callers share the processors with the servers; what an answer costs a server alone is shown beside its rate.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,9 +35,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use load::{Figures, Target, Way};
-use support::{Daemon, call_onion, eventually, lab_script, resident, run};
+use support::{Daemon, call_onion, eventually, lab_script, processor, resident, run};
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 9;
 const PEERS: u32 = 200;
 const OURS: &str = "127.0.0.1:50001";
 const OURS_TLS: &str = "127.0.0.1:50002";
@@ -53,7 +54,7 @@ fn main() {
     let args = support::benchmark_inside();
     let number = |default: u64| args.get(1).map_or(default, |text| text.parse().unwrap());
     match args.first().map_or("speed", String::as_str) {
-        "speed" => speed(Duration::from_secs(number(5))),
+        "speed" => speed(Duration::from_secs(number(1))),
         "onion" => onion(Duration::from_secs(number(5))),
         "memory" => memory(number(10_000) as usize),
         "bare" => load::bare(number(0) as usize, Path::new(&args[2])),
@@ -111,32 +112,44 @@ fn speed(time: Duration) {
         let length = load::length(&target(OURS, Way::Tcp), method);
         let electrumx = load::length(&target(ELECTRUMX, Way::Tcp), method);
         println!("\n{method}: ours is an answer of {length} bytes, ElectrumX's one of {electrumx}");
-        let _bare = Bare::start(length, &data);
+        let bare = Bare::start(length, &data);
+        let pids = [daemon.id(), bare.0.id()];
         for (way, name, addresses) in
             [(Way::Tcp, "TCP", [OURS, BARE, ELECTRUMX]), (Way::Tls, "TLS", [OURS_TLS, BARE_TLS, ELECTRUMX_TLS])]
         {
             for connections in [1, 64, 1000] {
                 let targets = addresses.map(|address| target(address, way.clone()));
-                compare(&format!("{name}, {connections} connections"), &targets, method, connections, time);
+                compare(&format!("{name}, {connections} connections"), &targets, &pids, method, connections, time);
             }
         }
     }
     daemon.stop();
 }
 
-/// Lets the servers take turns, ours first and the bare one second.
-fn compare(what: &str, targets: &[Target], method: &str, connections: usize, time: Duration) {
+/// Lets the servers take turns, ours first and the bare one second; they run as the processes of these numbers.
+fn compare(what: &str, targets: &[Target], pids: &[u32], method: &str, connections: usize, time: Duration) {
     let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); targets.len()];
+    let mut costs = vec![Duration::ZERO; pids.len()];
     for _ in 0..ROUNDS {
-        for (target, figures) in targets.iter().zip(&mut rounds) {
+        for (number, (target, figures)) in targets.iter().zip(&mut rounds).enumerate() {
+            let used = || pids.get(number).map(|pid| processor(*pid));
+            let before = used();
             figures.push(load::run(target, method, connections, time));
+            if let (Some(cost), Some(before), Some(after)) = (costs.get_mut(number), before, used()) {
+                *cost += after - before;
+            }
         }
     }
     let names = ["ours", "bare", "ElectrumX"];
     println!("{what}");
-    for (name, figures) in names.iter().zip(&rounds) {
+    for (number, (name, figures)) in names.iter().zip(&rounds).enumerate() {
         let (rate, p50, p99) = medians(figures);
-        println!("  {name:9} {rate:9.0} a second   p50 {p50:8.2} ms   p99 {p99:8.2} ms");
+        print!("  {name:9} {rate:9.0} a second   p50 {p50:8.2} ms   p99 {p99:8.2} ms");
+        let answers: f64 = figures.iter().map(|f| f.rate * time.as_secs_f64()).sum();
+        match costs.get(number) {
+            Some(cost) => println!("   {:6.1} \u{b5}s of processor an answer", cost.as_secs_f64() * 1e6 / answers),
+            None => println!(),
+        }
     }
     let ratio = |of: fn(&Figures) -> f64| {
         let mut ratios: Vec<f64> = rounds[0].iter().zip(&rounds[1]).map(|(ours, bare)| of(ours) / of(bare)).collect();
@@ -181,7 +194,7 @@ fn onion(time: Duration) {
     let target = |host: &str| Target { address: socks, way: Way::Onion(host.to_owned()) };
     let targets = [target(&own), target(&read("tor/onion-2"))];
     for connections in [1, 64, 1000] {
-        compare(&format!("{connections} connections"), &targets, method, connections, time);
+        compare(&format!("{connections} connections"), &targets, &[], method, connections, time);
     }
     daemon.stop();
 }

@@ -148,34 +148,35 @@ async fn hear_message(
 /// would cost more than the line.
 pub struct Patience {
     alarm: Pin<Box<Sleep>>,
-    /// When we began to wait for this line.
-    since: Instant,
-    /// When the alarm went off in the midst of this line before.
+    /// When the alarm first went off while we waited for this line: to look at the clock for each line would cost too.
+    since: Option<Instant>,
+    /// When it first went off in the midst of this line.
     began: Option<Instant>,
 }
 
 impl Patience {
     pub fn new(limits: &Limits) -> Patience {
-        let now = Instant::now();
-        Patience { alarm: Box::pin(sleep_until(now + limits.line.min(limits.idle))), since: now, began: None }
+        let alarm = Box::pin(sleep_until(Instant::now() + limits.line.min(limits.idle)));
+        Patience { alarm, since: None, began: None }
     }
 
     fn begin(&mut self) {
-        (self.since, self.began) = (Instant::now(), None);
+        (self.since, self.began) = (None, None);
     }
 
     /// What it means that the alarm went off, if it means anything.
     fn judge(&mut self, within_line: bool, limits: &Limits) -> Option<Heard> {
         let now = Instant::now();
+        let since = *self.since.get_or_insert(now);
         if within_line {
             if self.began.is_some_and(|began| now >= began + limits.line) {
                 return Some(Heard::Slow);
             }
             self.began.get_or_insert(now);
-        } else if now >= self.since + limits.idle {
+        } else if now >= since + limits.idle {
             return Some(Heard::Silent);
         }
-        let idle_ends = if within_line { now + limits.line } else { self.since + limits.idle };
+        let idle_ends = if within_line { now + limits.line } else { since + limits.idle };
         self.alarm.as_mut().reset((now + limits.line).min(idle_ends));
         None
     }

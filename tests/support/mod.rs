@@ -175,6 +175,14 @@ pub fn resident(pid: u32) -> u64 {
     line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
+/// The time that a process has had processors to itself.
+pub fn processor(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_ascii_whitespace().collect();
+    let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+}
+
 /// Runs a command that must succeed.
 pub fn run(command: &mut Command) {
     let began = now();
