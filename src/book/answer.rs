@@ -54,14 +54,22 @@ struct View {
     told: Told,
 }
 
-/// A list in JSON, but without its brackets.
-#[derive(Debug, Default)]
+/// A list in JSON, brackets and all.
+#[derive(Debug)]
 struct Told {
     /// All of it; without the onion names, where those are drawn for each caller.
     list: Bytes,
     /// The first of them is too old after this.
     until: Option<Time>,
 }
+
+impl Default for Told {
+    fn default() -> Told {
+        Told { list: Bytes::from_static(EMPTY), until: None }
+    }
+}
+
+const EMPTY: &[u8] = b"[]";
 
 /// An entry of the list as it goes on the wire, good until that time.
 #[derive(Debug, Clone)]
@@ -120,18 +128,14 @@ impl Snapshot {
         } else {
             self.tell(caller, now).list
         };
-        let few = if self.tor.is_ready() { Bytes::new() } else { join(self.few_onions(rng).into_iter()) };
-        let (first, second) = match caller {
-            Caller::Clearnet => (list, few),
-            Caller::Onion => (few, list),
-        };
-        let comma = if first.is_empty() || second.is_empty() { &b""[..] } else { b"," };
-        let mut answer = Pieces::from(&b"["[..]);
-        answer.push(first);
-        answer.push(comma);
-        answer.push(second);
-        answer.push(&b"]"[..]);
-        answer
+        if self.tor.is_ready() {
+            return list.into();
+        }
+        let few = join(self.few_onions(rng).into_iter());
+        match caller {
+            Caller::Clearnet => concatenate(list, few),
+            Caller::Onion => concatenate(few, list),
+        }
     }
 
     /// When this is to be drawn up anew, though nothing else should have changed.
@@ -210,14 +214,28 @@ fn weight(entry: &Entry, now: Time) -> u32 {
 }
 
 fn join<'a>(lines: impl Iterator<Item = &'a Line>) -> Bytes {
-    let mut list = Vec::new();
+    let mut list = vec![b'['];
     for line in lines {
-        if !list.is_empty() {
+        if list.len() > 1 {
             list.push(b',');
         }
         list.extend_from_slice(&line.json);
     }
+    list.push(b']');
     list.into()
+}
+
+/// One list of two, neither of which is copied.
+fn concatenate(first: Bytes, second: Bytes) -> Pieces {
+    match (&*first, &*second) {
+        (_, EMPTY) => return first.into(),
+        (EMPTY, _) => return second.into(),
+        _ => {}
+    }
+    let mut all = Pieces::from(first.slice(..first.len() - 1));
+    all.push(&b","[..]);
+    all.push(second.slice(1..));
+    all
 }
 
 #[cfg(test)]

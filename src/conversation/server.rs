@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rand::Rng;
 use serde_json::json;
+use smallvec::{SmallVec, smallvec};
 
 use crate::book::{Caller, Snapshot};
 use crate::clock::Time;
@@ -62,7 +63,7 @@ pub struct Session {
 /// is over afterwards.
 #[derive(Debug)]
 pub struct Turn {
-    pub parts: Vec<Part>,
+    pub parts: SmallVec<[Part; 1]>,
     pub batch: bool,
     /// It was no JSON-RPC at all.
     pub unreadable: bool,
@@ -93,7 +94,7 @@ impl Session {
     /// A line too long to be read, or no text at all.
     pub fn unreadable(error: &RpcError) -> Turn {
         let answer = response(Id::Absent, Dialect::V2, Err(error));
-        Turn { parts: vec![Part::Answer(answer)], batch: false, unreadable: true, close: true }
+        Turn { parts: smallvec![Part::Answer(answer)], batch: false, unreadable: true, close: true }
     }
 
     /// The last word to a caller who has had enough.
@@ -103,7 +104,7 @@ impl Session {
 
     /// What to say to a line, of whose calls no more than `batch` are answered together.
     pub fn line(&mut self, line: &str, batch: usize, snapshot: &Snapshot, now: Time, rng: &mut impl Rng) -> Turn {
-        let mut turn = Turn { parts: Vec::new(), batch: false, unreadable: false, close: false };
+        let mut turn = Turn { parts: SmallVec::new(), batch: false, unreadable: false, close: false };
         match parse_line(line) {
             Ok(Incoming::Single(request)) => {
                 let (part, close) = self.request(request, snapshot, now, rng);
@@ -276,7 +277,7 @@ impl Introduction {
 }
 
 /// The answers of one line as they go on the wire, with the line's end; nothing if nobody waits for any.
-pub fn assemble(answers: Vec<Pieces>, batch: bool) -> Option<Pieces> {
+pub fn assemble(answers: impl IntoIterator<Item = Pieces>, batch: bool) -> Option<Pieces> {
     let mut line = Pieces::default();
     for answer in answers {
         if batch {
@@ -318,7 +319,7 @@ mod tests {
             Part::Answer(answer) => Some(answer.clone()),
             Part::AddPeer(introduction) => introduction.answer(true),
         });
-        let value = match assemble(answers.collect(), turn.batch) {
+        let value = match assemble(answers, turn.batch) {
             Some(line) => {
                 assert!(line.len().is_power_of_two(), "{}", line.len());
                 serde_json::from_slice(&line.to_vec()).unwrap()

@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::ser::Serialize;
@@ -77,8 +76,10 @@ pub fn parse_line(line: &str) -> Result<Incoming<'_>, RpcError> {
     if line.trim_ascii_start().starts_with('[') {
         serde_json::from_str(line).map(Incoming::Batch).map_err(shape)
     } else {
-        let raw = serde_json::from_str(line).map_err(|_| RpcError::Parse)?;
-        Ok(Incoming::Single(Request::parse(raw)))
+        match Request::parse(line) {
+            Err(_) if serde_json::from_str::<&RawValue>(line).is_err() => Err(RpcError::Parse),
+            request => Ok(Incoming::Single(request)),
+        }
     }
 }
 
@@ -116,15 +117,16 @@ pub fn response(id: Id<'_>, dialect: Dialect, outcome: Result<Pieces, &RpcError>
         Id::Absent => "null",
     };
     // In 1.0 both keys are there, one of them null.
-    let (head, body): (&[u8], Pieces) = match (dialect, outcome) {
+    let (head, mut answer): (&'static [u8], Pieces) = match (dialect, outcome) {
         (Dialect::V2, Ok(result)) => (b"{\"jsonrpc\":\"2.0\",\"result\":", result),
         (Dialect::V1, Ok(result)) => (b"{\"error\":null,\"result\":", result),
         (Dialect::V2, Err(error)) => (b"{\"jsonrpc\":\"2.0\",\"error\":", error.to_json()),
         (Dialect::V1, Err(error)) => (b"{\"result\":null,\"error\":", error.to_json()),
     };
-    let mut answer = Pieces::from(Bytes::from_static(head));
-    answer.append(body);
-    answer.push([b",\"id\":", id.as_bytes(), b"}"].concat());
+    answer.prepend(head);
+    answer.push([b",\"id\":", id.as_bytes()].concat());
+    // By itself, as the line is filled up before it.
+    answer.push(&b"}"[..]);
     answer
 }
 
@@ -135,14 +137,14 @@ impl<'a> Batch<'a> {
     }
 
     pub fn requests(&self) -> impl Iterator<Item = Result<Request<'a>, Invalid<'a>>> {
-        self.0.iter().map(|raw| Request::parse(raw))
+        self.0.iter().map(|raw| Request::parse(raw.get()))
     }
 }
 
 impl<'a> Request<'a> {
-    fn parse(raw: &'a RawValue) -> Result<Request<'a>, Invalid<'a>> {
+    fn parse(json: &'a str) -> Result<Request<'a>, Invalid<'a>> {
         let invalid = |id, dialect, why| Invalid { id, dialect, error: RpcError::InvalidRequest(why) };
-        let Ok(fields) = dictionary::<RawRequest<'a>>(raw.get()) else {
+        let Ok(fields) = dictionary::<RawRequest<'a>>(json) else {
             return Err(invalid(Id::Absent, Dialect::V2, "it is no dictionary of a call"));
         };
         let dialect = match fields.jsonrpc.map(RawValue::get) {

@@ -41,6 +41,12 @@ impl Pieces {
         }
     }
 
+    /// Puts it before all others.
+    pub fn prepend(&mut self, piece: &'static [u8]) {
+        self.length += piece.len();
+        self.pieces.push_front(Bytes::from_static(piece));
+    }
+
     pub fn append(&mut self, mut other: Pieces) {
         self.length += other.length;
         if self.pieces.is_empty() {

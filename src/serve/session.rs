@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::poll;
 use rand::rngs::StdRng;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -76,8 +77,9 @@ impl Talk<'_> {
                 // As people send them by hand, after a line of theirs.
                 Heard::Line(line) if line.trim_ascii().is_empty() => continue,
                 Heard::Line(line) => {
-                    let snapshot = snapshot.borrow().clone();
-                    (self.session.line(&line, limits.batch, &snapshot, clock::now(), &mut self.rng), line.len())
+                    let turn =
+                        self.session.line(&line, limits.batch, &snapshot.borrow(), clock::now(), &mut self.rng);
+                    (turn, line.len())
                 }
                 Heard::Unreadable(error) => (Session::unreadable(&error), 0),
                 Heard::Slow => return gone(&counters.slow),
@@ -86,7 +88,9 @@ impl Talk<'_> {
             };
             let calls = turn.parts.len().max(1);
             counters.requests.add(turn.parts.len() as u64);
-            counters.unreadable_lines.add(u64::from(turn.unreadable));
+            if turn.unreadable {
+                counters.unreadable_lines.add(1);
+            }
             let mut close = turn.close;
             let mut answer = match self.uses(calls, length) {
                 Ok(()) => self.answer(turn).await,
@@ -137,7 +141,7 @@ impl Talk<'_> {
 
     /// A line's answers in order, those included that the book has to give.
     async fn answer(&mut self, turn: Turn) -> Option<Pieces> {
-        let mut answers = Vec::with_capacity(turn.parts.len());
+        let mut answers = SmallVec::<[Pieces; 1]>::with_capacity(turn.parts.len());
         for part in turn.parts {
             match part {
                 Part::Answer(answer) => answers.push(answer),
