@@ -78,6 +78,8 @@ pub struct CallerStatus {
     /// Sent off for somebody from a source with fewer sessions.
     pub evicted: u64,
     pub failed_handshakes: u64,
+    /// Requests that waited for their turn, as their session or source asked a lot.
+    pub delayed_requests: u64,
     /// Sent off for too many requests, too many bytes, lines that can't be read, slowness, or silence.
     pub excessive_requests: u64,
     pub excessive_bytes: u64,

@@ -173,8 +173,8 @@ struct Hostile(Child);
 
 impl Hostile {
     fn start(tcp: SocketAddr, tls: SocketAddr, sessions: u32) -> Hostile {
-        let child = Command::new("nice")
-            .args(["-n", "19"])
+        let child = Command::new("chrt")
+            .args(["--idle", "0"])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", "honest_callers_are_served_in_an_attack", "--nocapture"])
             .env(TARGETS, format!("{tcp} {tls} {sessions}"))

@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 use waypost::book::{Caller, Snapshot};
 use waypost::clock::Time;
 use waypost::conversation::server::{Identity, Ourselves, Part, Session, assemble};
+use waypost::protocol::parse_line;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, rest)) = bytes.split_first() else { return };
@@ -18,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (snapshot, mut rng) = (Snapshot::default(), StdRng::seed_from_u64(1));
     for line in rest.split(|byte| *byte == b'\n') {
         let Ok(line) = std::str::from_utf8(line) else { return };
-        let turn = session.line(line, 64, &snapshot, Time::default(), &mut rng);
+        let turn = session.turn(parse_line(line), 64, &snapshot, Time::default(), &mut rng);
         let answers = turn.parts.into_iter().filter_map(|part| match part {
             Part::Answer(answer) => Some(answer),
             Part::AddPeer(introduction) => {
@@ -26,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
                 introduction.answer(true)
             }
         });
-        if let Some(answer) = assemble(answers.collect(), turn.batch) {
+        if let Some(answer) = assemble(answers, turn.batch) {
             let length = answer.len();
             let answer = answer.to_vec();
             assert!(length == answer.len() && length.is_power_of_two() && answer.ends_with(b"\n"));

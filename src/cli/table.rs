@@ -253,6 +253,7 @@ mod tests {
                 refused_banned: 0,
                 evicted: 0,
                 failed_handshakes: 0,
+                delayed_requests: 0,
                 excessive_requests: 3,
                 excessive_bytes: 0,
                 unreadable_lines: 0,

@@ -134,9 +134,9 @@ keys! {
         sessions: usize,
         /// Those of one source: an IPv4 /24, an IPv6 /48, or a circuit of our onion service. Default: 50.
         sessions_per_source: usize,
-        /// Requests of one session in a second; three seconds' worth may come at once. Default: 20.
+        /// Requests of one session in a second; three seconds' worth may come at once. Default: 25.
         requests_per_second: u32,
-        /// The same of one source; a session that begins is one more. Default: 100.
+        /// The same of one source; a session that begins is one more. Default: 25.
         source_requests_per_second: u32,
         /// Bytes of one source's requests in a second, and three times as many at once. Default: 65536.
         bytes_in_per_second: u32,

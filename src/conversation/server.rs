@@ -13,7 +13,7 @@ use crate::network::Network;
 use crate::peer::{Features, HASH_FUNCTION, Host, Ports, Version};
 use crate::protocol::{
     Call, Dialect, Id, Incoming, Invalid, MAX_BATCH_ANSWER, NEWEST, OLDEST, Pieces, Request, RpcError, SOFTWARE,
-    TOO_MANY, VersionRange, parse_line, response,
+    TOO_MANY, VersionRange, response,
 };
 
 /// What we say of ourselves.
@@ -102,10 +102,17 @@ impl Session {
         response(Id::Absent, Dialect::V2, Err(error)).into_line()
     }
 
-    /// What to say to a line, of whose calls no more than `batch` are answered together.
-    pub fn line(&mut self, line: &str, batch: usize, snapshot: &Snapshot, now: Time, rng: &mut impl Rng) -> Turn {
+    /// What to say to what a line holds, of whose calls no more than `batch` are answered together.
+    pub fn turn(
+        &mut self,
+        incoming: Result<Incoming<'_>, RpcError>,
+        batch: usize,
+        snapshot: &Snapshot,
+        now: Time,
+        rng: &mut impl Rng,
+    ) -> Turn {
         let mut turn = Turn { parts: SmallVec::new(), batch: false, unreadable: false, close: false };
-        match parse_line(line) {
+        match incoming {
             Ok(Incoming::Single(request)) => {
                 let (part, close) = self.request(request, snapshot, now, rng);
                 turn.parts.extend(part);
@@ -302,7 +309,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::protocol::MAX_BATCH;
+    use crate::protocol::{MAX_BATCH, parse_line};
 
     fn session(caller: Caller) -> Session {
         let name = |host: &str| Some((host.parse().unwrap(), Network::Bitcoin.default_ports()));
@@ -314,7 +321,7 @@ mod tests {
     /// The answer to a line, and whether the connection is over.
     fn say(session: &mut Session, line: &str) -> (Value, bool) {
         let mut rng = StdRng::seed_from_u64(1);
-        let turn = session.line(line, MAX_BATCH, &Snapshot::default(), Time::default(), &mut rng);
+        let turn = session.turn(parse_line(line), MAX_BATCH, &Snapshot::default(), Time::default(), &mut rng);
         let answers = turn.parts.iter().filter_map(|part| match part {
             Part::Answer(answer) => Some(answer.clone()),
             Part::AddPeer(introduction) => introduction.answer(true),

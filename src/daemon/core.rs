@@ -193,6 +193,7 @@ impl Core {
                 refused_banned: counters.refused_banned.value(),
                 evicted: counters.evicted.value(),
                 failed_handshakes: counters.failed_handshakes.value(),
+                delayed_requests: counters.delayed_requests.value(),
                 excessive_requests: counters.excessive_requests.value(),
                 excessive_bytes: counters.excessive_bytes.value(),
                 unreadable_lines: counters.unreadable_lines.value(),

@@ -71,6 +71,16 @@ pub enum Answer<'a> {
     Other,
 }
 
+impl Incoming<'_> {
+    /// How many calls it makes.
+    pub fn calls(&self) -> usize {
+        match self {
+            Incoming::Single(_) => 1,
+            Incoming::Batch(batch) => batch.len(),
+        }
+    }
+}
+
 /// A request, or a batch of at least one and at most [`MAX_BATCH`].
 pub fn parse_line(line: &str) -> Result<Incoming<'_>, RpcError> {
     if line.trim_ascii_start().starts_with('[') {

@@ -1,9 +1,12 @@
 //! What callers may use of us, and how it is measured.
 
 use std::num::NonZeroU32;
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::time::{Instant, sleep};
 
 /// What callers may use of us. A source is an IPv4 /24, an IPv6 /48, or a circuit of our onion service.
 #[derive(Debug, Clone)]
@@ -12,11 +15,13 @@ pub struct Limits {
     /// quarters.
     pub sessions: usize,
     pub sessions_per_source: usize,
-    /// Requests of one session in a second; as much as three seconds' worth may come at once.
+    /// Requests of one session in a second. As much as three seconds' worth may come at once; what is beyond that waits, and
+    /// what would wait for longer than three seconds is refused.
     pub requests_per_second: u32,
-    /// The same of a whole source; each session that begins counts as one more.
+    /// The same of a whole source; each session that begins counts as one more, and is refused at once if that is too many.
+    /// Servers and wallets ask some five questions when they come, and then one in a minute; a Tor exit's /24 may be many.
     pub source_requests_per_second: u32,
-    /// Bytes of a source's lines, and of the answers to them, in the same way.
+    /// Bytes of a source's lines, and of the answers to them; what is beyond three seconds' worth is refused.
     pub bytes_in_per_second: u32,
     pub bytes_out_per_second: u32,
     /// Calls in one batch.
@@ -34,8 +39,8 @@ impl Default for Limits {
         Limits {
             sessions: 10_000,
             sessions_per_source: 50,
-            requests_per_second: 20,
-            source_requests_per_second: 100,
+            requests_per_second: 25,
+            source_requests_per_second: 25,
             bytes_in_per_second: 64 * 1024,
             bytes_out_per_second: 1024 * 1024,
             batch: 64,
@@ -49,6 +54,9 @@ impl Default for Limits {
 /// Seconds' worth of an allowance that may be used at once.
 pub const BURST: u32 = 3;
 
+/// One for all meters: to make it asks the processor what it is, which takes a virtual machine long.
+static CLOCK: LazyLock<DefaultClock> = LazyLock::new(DefaultClock::default);
+
 /// So much of something in a second.
 #[derive(Debug)]
 pub struct Meter(DefaultDirectRateLimiter);
@@ -57,15 +65,35 @@ impl Meter {
     pub fn new(per_second: u32) -> Meter {
         let rate = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
         let burst = rate.saturating_mul(NonZeroU32::new(BURST).unwrap_or(NonZeroU32::MIN));
-        Meter(RateLimiter::direct(Quota::per_second(rate).allow_burst(burst)))
+        Meter(RateLimiter::direct_with_clock(Quota::per_second(rate).allow_burst(burst), CLOCK.clone()))
     }
 
     /// Uses so many, if there are as many left.
     pub fn take(&self, count: usize) -> bool {
-        match u32::try_from(count).map(NonZeroU32::new) {
-            Ok(None) => true,
-            Ok(Some(count)) => matches!(self.0.check_n(count), Ok(Ok(()))),
-            Err(_) => false,
+        self.check(count) == Some(Duration::ZERO)
+    }
+
+    /// Uses so many as soon as there are as many, unless that takes as long as a whole burst.
+    pub async fn wait(&self, count: usize) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(BURST.into());
+        while let Some(wait) = self.check(count) {
+            if wait.is_zero() {
+                return true;
+            }
+            if Instant::now() + wait > deadline {
+                return false;
+            }
+            sleep(wait).await;
+        }
+        false
+    }
+
+    /// How long to wait for so many; nothing if they are used now, None if there are never as many.
+    fn check(&self, count: usize) -> Option<Duration> {
+        let Some(count) = NonZeroU32::new(u32::try_from(count).ok()?) else { return Some(Duration::ZERO) };
+        match self.0.check_n(count).ok()? {
+            Ok(()) => Some(Duration::ZERO),
+            Err(not_until) => Some(not_until.wait_time_from(CLOCK.now()).max(Duration::from_millis(1))),
         }
     }
 }
@@ -91,6 +119,15 @@ impl Allowance {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_waits_in_a_crowd_waits_for_a_burst_at_most() {
+        let meter = Meter::new(20);
+        assert!(meter.take(60));
+        let waited = futures_util::future::join_all((0..90).map(|_| meter.wait(1))).await;
+        let served = waited.iter().filter(|served| **served).count();
+        assert!((55..=62).contains(&served), "{served}");
+    }
 
     #[test]
     fn three_seconds_worth_may_come_at_once() {

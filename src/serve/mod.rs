@@ -52,6 +52,8 @@ pub struct Counters {
     /// Sent off, to make room for somebody from a source with fewer sessions.
     pub evicted: Count,
     pub failed_handshakes: Count,
+    /// Answered later than they might have been.
+    pub delayed_requests: Count,
     /// Sent off for too many requests, or too many bytes.
     pub excessive_requests: Count,
     pub excessive_bytes: Count,

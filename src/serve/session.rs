@@ -20,7 +20,7 @@ use crate::clock;
 use crate::conversation::server::{Introduction, Part, Session, Turn, assemble};
 use crate::dial::Stream;
 use crate::inbox::Input;
-use crate::protocol::{Pieces, RpcError};
+use crate::protocol::{Pieces, RpcError, parse_line};
 
 /// How long a caller that we part from may take to hear it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -71,33 +71,26 @@ enum End {
 impl Talk<'_> {
     /// One line after the other: while one is answered, the next waits where it costs us nothing.
     async fn lines(&mut self) -> End {
-        let Shared { limits, counters, snapshot, .. } = self.shared;
+        let Shared { limits, counters, .. } = self.shared;
         loop {
-            let (turn, length) = match self.link.hear(&mut self.patience, limits).await {
+            let turn = match self.link.hear(&mut self.patience, limits).await {
                 // As people send them by hand, after a line of theirs.
                 Heard::Line(line) if line.trim_ascii().is_empty() => continue,
-                Heard::Line(line) => {
-                    let turn =
-                        self.session.line(&line, limits.batch, &snapshot.borrow(), clock::now(), &mut self.rng);
-                    (turn, line.len())
-                }
-                Heard::Unreadable(error) => (Session::unreadable(&error), 0),
+                Heard::Line(line) => self.line(&line).await,
+                Heard::Unreadable(error) => Ok(Session::unreadable(&error)),
                 Heard::Slow => return gone(&counters.slow),
                 Heard::Silent => return gone(&counters.idle),
                 Heard::End => return End::Gone,
             };
-            let calls = turn.parts.len().max(1);
-            counters.requests.add(turn.parts.len() as u64);
-            if turn.unreadable {
-                counters.unreadable_lines.add(1);
-            }
-            let mut close = turn.close;
-            let mut answer = match self.uses(calls, length) {
-                Ok(()) => self.answer(turn).await,
-                Err(error) => {
-                    close = true;
-                    Some(Session::farewell(&error))
+            let (mut answer, mut close) = match turn {
+                Ok(turn) => {
+                    if turn.unreadable {
+                        counters.unreadable_lines.add(1);
+                    }
+                    let close = turn.close;
+                    (self.answer(turn).await, close)
                 }
+                Err(error) => (Some(Session::farewell(&error)), true),
             };
             if let Some(long) = answer.as_ref().map(Pieces::len)
                 && self.source.as_ref().is_some_and(|source| !source.bytes_out.take(long))
@@ -125,16 +118,32 @@ impl Talk<'_> {
         }
     }
 
-    /// Counts what a line asks for against what the caller may use.
-    fn uses(&self, calls: usize, length: usize) -> Result<(), RpcError> {
-        let counters = &self.shared.counters;
-        if !self.requests.take(calls) || self.source.as_ref().is_some_and(|source| !source.requests.take(calls)) {
-            counters.excessive_requests.add(1);
-            return Err(RpcError::Excessive("requests"));
-        }
-        if self.source.as_ref().is_some_and(|source| !source.bytes_in.take(length)) {
-            counters.excessive_bytes.add(1);
+    /// What to say to a line, when the caller may ask for as much.
+    async fn line(&mut self, line: &str) -> Result<Turn, RpcError> {
+        if self.source.as_ref().is_some_and(|source| !source.bytes_in.take(line.len())) {
+            self.shared.counters.excessive_bytes.add(1);
             return Err(RpcError::Excessive("bytes"));
+        }
+        // A first one before anything is done with it.
+        self.asks(1).await?;
+        let incoming = parse_line(line);
+        self.asks(incoming.as_ref().map_or(0, |incoming| incoming.calls() - 1)).await?;
+        let Shared { limits, snapshot, .. } = self.shared;
+        Ok(self.session.turn(incoming, limits.batch, &snapshot.borrow(), clock::now(), &mut self.rng))
+    }
+
+    /// Counts so many calls, and waits until the caller may make them.
+    async fn asks(&mut self, calls: usize) -> Result<(), RpcError> {
+        let counters = &self.shared.counters;
+        counters.requests.add(calls as u64);
+        for meter in [Some(&self.requests), self.source.as_ref().map(|source| &source.requests)].into_iter().flatten() {
+            if !meter.take(calls) {
+                counters.delayed_requests.add(calls as u64);
+                if !meter.wait(calls).await {
+                    counters.excessive_requests.add(1);
+                    return Err(RpcError::Excessive("requests"));
+                }
+            }
         }
         Ok(())
     }
@@ -310,28 +319,34 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_too_much_is_told_so_and_sent_off() {
-        let mut talk = talk(64 * 1024);
-        talk.say(&PING.repeat(61)).await;
-        for _ in 0..60 {
+    async fn who_asks_a_lot_waits_for_the_answers() {
+        let limits = Limits { requests_per_second: 10, ..Limits::default() };
+        let mut talk = talk_within(64 * 1024, Manner::default(), limits);
+        talk.say(&PING.repeat(32)).await;
+        for _ in 0..32 {
             assert!(talk.hear().await.unwrap()["error"].is_null());
         }
-        assert_eq!(talk.code().await, Some(-101));
-        talk.session.await.unwrap();
-        assert_eq!(talk.counters.excessive_requests.value(), 1);
+        assert_eq!(talk.counters.delayed_requests.value(), 2);
+        assert_eq!(talk.counters.excessive_requests.value(), 0);
     }
 
     #[tokio::test]
-    async fn every_call_of_a_batch_counts() {
-        let mut talk = talk(64 * 1024);
+    async fn who_would_wait_too_long_is_told_so_and_sent_off() {
         let batch = |calls: usize| format!("[{}]\n", vec![r#"{"id":1,"method":"server.ping"}"#; calls].join(","));
-        talk.say(batch(60).as_bytes()).await;
-        assert_eq!(talk.hear().await.unwrap().as_array().unwrap().len(), 60);
-        talk.say(batch(1).as_bytes()).await;
+        let limits = Limits { source_requests_per_second: 10, ..Limits::default() };
+        let mut talk = talk_within(64 * 1024, Manner::default(), limits);
+        talk.say(batch(30).as_bytes()).await;
+        assert_eq!(talk.hear().await.unwrap().as_array().unwrap().len(), 30);
+        talk.say(batch(40).as_bytes()).await;
         assert_eq!(talk.code().await, Some(-101));
+        talk.session.await.unwrap();
+        assert_eq!(talk.counters.excessive_requests.value(), 1);
+        let mut talk = self::talk(64 * 1024);
+        talk.say(batch(64).as_bytes()).await;
+        assert_eq!(talk.hear().await.unwrap().as_array().unwrap().len(), 64, "the longest batch is within the limits");
         let mut talk = self::talk(64 * 1024);
         talk.say(batch(65).as_bytes()).await;
-        assert_eq!(talk.code().await, Some(-32600));
+        assert_eq!(talk.code().await, Some(-32600), "longer than any batch may be");
     }
 
     #[tokio::test]
