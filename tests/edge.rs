@@ -206,8 +206,8 @@ fn each_source_has_its_share() {
     // is larger.
     (0..6).for_each(|_| assert!(ask(&mut others[0], PEERS)["error"].is_null()));
     assert_eq!(daemon.status()["callers"]["delayed_requests"], 1);
-    let batch = format!("[{}]\n", [r#"{"id":1,"method":"server.ping"}"#; 7].join(","));
-    assert_eq!(ask(&mut others[1], batch.as_bytes())["error"]["code"], -101);
+    let batch = format!("[{}]", [r#"{"id":1,"method":"server.ping"}"#; 7].join(","));
+    assert_eq!(ask(&mut others[1], &batch)["error"]["code"], -101);
     drop((first, others));
     eventually(10, "all have left", || daemon.status()["callers"]["open_sessions"] == 0);
 
