@@ -71,6 +71,9 @@ pub struct CallerStatus {
     pub open_sessions: u64,
     pub sessions: u64,
     pub requests: u64,
+    /// Passed on to the server behind us, and how often it couldn't be reached or went away.
+    pub passed_requests: u64,
+    pub backend_failures: u64,
     /// Turned away as we were full, for too many sessions or connections from one source, or as banned.
     pub refused_full: u64,
     pub refused_source: u64,

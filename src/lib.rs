@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md shows the layers and which way the arrows go.
 
+pub mod backend;
 pub mod bans;
 pub mod book;
 pub mod cli;

@@ -10,8 +10,8 @@ use tokio_util::codec::{BytesCodec, FramedRead, FramedWrite, LinesCodec, LinesCo
 
 use crate::book::{Attempt, Blame, Failure, Verified};
 use crate::conversation::client::{Client, Expected, Next, Step};
-use crate::dial::{Dialer, Dialled};
-use crate::peer::{Fault, Port, Transport};
+use crate::dial::{Dialer, Dialled, Stream};
+use crate::peer::{Fault, Port, Report, Transport};
 use crate::protocol::MAX_ANSWER;
 use crate::route::Via;
 
@@ -89,6 +89,19 @@ async fn through(
     let Dialled { stream, ip, key } =
         timeout_at(end, dialer.dial(attempt, door)).await.unwrap_or(Err(Failure::Unreachable))?;
     watch(Progress::Connected);
+    let report = converse(stream, expected, deadlines, end, watch).await?;
+    let (transport, port) = door;
+    Ok(Verified { ip, transport, port, key, took: began.elapsed(), report })
+}
+
+/// One conversation over a stream that stands.
+pub async fn converse(
+    stream: impl Stream,
+    expected: &Expected,
+    deadlines: Deadlines,
+    end: Instant,
+    watch: &mut impl FnMut(Progress),
+) -> Result<Report, Failure> {
     let (reader, writer) = tokio::io::split(stream);
     let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_ANSWER));
     let mut out = FramedWrite::new(writer, BytesCodec::new());
@@ -109,8 +122,7 @@ async fn through(
                 }
                 Next::Done(report) => {
                     watch(Progress::Answered(step));
-                    let (transport, port) = door;
-                    return Ok(Verified { ip, transport, port, key, took: began.elapsed(), report: *report });
+                    return Ok(*report);
                 }
             }
         };

@@ -9,7 +9,8 @@ use rand::rngs::StdRng;
 use serde::de::IgnoredAny;
 use waypost::book::{Caller, Snapshot};
 use waypost::clock::Time;
-use waypost::conversation::server::{Identity, Ourselves, Part, Session, assemble};
+use waypost::conversation::identity::{Identity, Ourselves};
+use waypost::conversation::server::{Part, Session, assemble};
 use waypost::protocol::parse_line;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -22,6 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
         let turn = session.turn(parse_line(line), 64, &snapshot, Time::default(), &mut rng);
         let answers = turn.parts.into_iter().filter_map(|part| match part {
             Part::Answer(answer) => Some(answer),
+            Part::Pass(_) => None,
             Part::AddPeer(introduction) => {
                 let _ = introduction.features.real_names().count();
                 introduction.answer(true)

@@ -254,6 +254,8 @@ mod tests {
                 evicted: 0,
                 failed_handshakes: 0,
                 delayed_requests: 0,
+                passed_requests: 0,
+                backend_failures: 0,
                 excessive_requests: 3,
                 excessive_bytes: 0,
                 unreadable_lines: 0,

@@ -2,6 +2,7 @@
 //!
 //! No module below knows of this one: each has a settings struct of its own, which is filled here.
 
+mod backend;
 mod limits;
 mod listen;
 mod period;
@@ -13,9 +14,10 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use backend::Fronted;
 pub use listen::{ListenKind, Listening};
 pub use period::Period;
-pub use raw::{Discovery, IdentityKeys, LimitKeys, Listen, Log, LogFormat, Raw, Tor};
+pub use raw::{BackendKeys, Discovery, IdentityKeys, LimitKeys, Listen, Log, LogFormat, Raw, Tor};
 pub use resolved::Config;
 pub use tor::TorPlan;
 

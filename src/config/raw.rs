@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Period;
+use crate::backend::Address;
 use crate::network::Network;
 use crate::peer::{Host, Port};
 use crate::tor::Mode;
@@ -43,6 +44,7 @@ pub struct Raw {
     pub identity: IdentityKeys,
     pub tor: Tor,
     pub discovery: Discovery,
+    pub backend: BackendKeys,
     pub limits: LimitKeys,
     pub log: Log,
 }
@@ -78,9 +80,11 @@ keys! {
         ssl_port: Port,
         /// The onion service that a Tor beside us runs for us. Our own needs no entry here.
         onion_host: Host,
+        /// Whether to tell peers of us who don't know us yet. Default: true where there is a `backend`.
+        announce: bool,
         /// Whether each name may be told to callers of the other. Default: false.
         link: bool,
-        /// Shown by wallets that ask for it.
+        /// Shown by wallets that ask for it. Default: the backend's, if there is one.
         banner: String,
         donation_address: String,
     }
@@ -128,6 +132,16 @@ keys! {
 }
 
 keys! {
+    /// The Electrum server that we stand in front of.
+    BackendKeys {
+        /// tcp://HOST:PORT, tls://HOST:PORT or unix:PATH. Default: none.
+        electrum: Address,
+        /// How long a caller's line for it may be. Default: 5000000.
+        line_bytes: usize,
+    }
+}
+
+keys! {
     /// What callers may use.
     LimitKeys {
         /// Sessions at once. Default: 10000.
@@ -142,6 +156,8 @@ keys! {
         bytes_in_per_second: u32,
         /// The same of the answers to them. Default: 1048576.
         bytes_out_per_second: u32,
+        /// Requests of one source for the backend in a second; three times as many at once. Default: 300.
+        passed_requests_per_second: u32,
         /// Calls in one batch. Default: 64.
         batch: usize,
         /// How long the handshakes of TLS and WebSocket may take. Default: 10s.
@@ -181,6 +197,7 @@ impl Raw {
             identity: self.identity.overlaid(over.identity),
             tor: self.tor.overlaid(over.tor),
             discovery: self.discovery.overlaid(over.discovery),
+            backend: self.backend.overlaid(over.backend),
             limits: self.limits.overlaid(over.limits),
             log: self.log.overlaid(over.log),
         }

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::backend::{self, Fronted};
 use super::tor::{self, Beside};
 use super::{
-    Discovery, IdentityKeys, Listen, Listening, Log, LogFormat, Period, Raw, TorPlan, Wrong, limits, within, wrong,
+    BackendKeys, Discovery, IdentityKeys, Listen, Listening, Log, LogFormat, Period, Raw, TorPlan, Wrong, limits,
+    within, wrong,
 };
 use crate::book;
-use crate::conversation::server::{BANNER, Identity};
+use crate::conversation::identity::{Backend, Identity};
 use crate::network::Network;
 use crate::peer::{Host, Port, Ports, RealName};
 use crate::route::Routing;
@@ -24,6 +26,9 @@ pub struct Config {
     /// The port of our onion service.
     pub onion_port: Port,
     pub identity: Identity,
+    /// Whether peers are told of us.
+    pub announce: bool,
+    pub backend: Fronted,
     pub tor: TorPlan,
     pub book: book::Settings,
     /// Whom the operator wants nothing to do with, if he says so in a file of his own.
@@ -35,7 +40,7 @@ pub struct Config {
 
 impl Config {
     pub fn resolve(raw: Raw) -> Result<Config, Wrong> {
-        let Raw { network, data_dir, listen, identity, tor, discovery, limits, log } = raw;
+        let Raw { network, data_dir, listen, identity, tor, discovery, backend, limits, log } = raw;
         let network = network.unwrap_or_default();
         let data_dir = data_dir.or_else(default_data_dir).ok_or_else(|| {
             wrong("data_dir", "set it: there is neither XDG_DATA_HOME nor HOME to put a default below".to_owned())
@@ -48,7 +53,9 @@ impl Config {
         let onion_host = identity.onion_host.clone();
         let beside = Beside { listen: &listen, onion_host, onion_port, limits: &limits, dir: data_dir.join("tor") };
         let tor = tor::resolve(tor, beside, [loopback(9050), loopback(9150)])?;
-        let identity = resolve_identity(identity, network)?;
+        let backend = backend::resolve(&backend, tor.routing)?;
+        let announce = identity.announce.unwrap_or(backend.electrum.is_some());
+        let identity = resolve_identity(identity, network, &backend)?;
         let named = identity.clearnet.iter().map(|(host, _)| host);
         let own = named.chain(tor.onion_host.iter().map(|(host, _)| host)).cloned().collect();
         let ban_file = discovery.ban_file.clone();
@@ -62,6 +69,8 @@ impl Config {
             listen: listening,
             onion_port,
             identity,
+            announce,
+            backend,
             tor,
             book,
             ban_file,
@@ -85,6 +94,11 @@ impl Config {
         self.data_dir.join("tor/state")
     }
 
+    /// Where the key of the backend's certificate is remembered.
+    pub fn backend_key_path(&self) -> PathBuf {
+        self.data_dir.join("backend-key")
+    }
+
     pub fn control_path(&self) -> PathBuf {
         self.data_dir.join("control.sock")
     }
@@ -103,9 +117,10 @@ impl Config {
                 tcp_port: clearnet.and_then(|(_, ports)| ports.tcp()),
                 ssl_port: clearnet.and_then(|(_, ports)| ports.tls()),
                 onion_host: self.tor.onion_host.as_ref().map(|(host, _)| host.clone()),
+                announce: Some(self.announce),
                 link: Some(identity.link),
-                banner: Some(identity.banner.clone()),
-                donation_address: Some(identity.donation_address.clone()),
+                banner: identity.banner.clone(),
+                donation_address: identity.donation_address.clone(),
             },
             tor: self.tor.effective(),
             discovery: Discovery {
@@ -120,13 +135,14 @@ impl Config {
                 probes: Some(book.probes),
                 onion_probes: Some(book.onion_probes),
             },
+            backend: BackendKeys { electrum: self.backend.electrum.clone(), line_bytes: Some(self.backend.line_bytes) },
             limits: limits::effective(&self.limits),
             log: Log { level: Some(self.log_level.clone()), format: Some(self.log_format) },
         }
     }
 }
 
-fn resolve_identity(keys: IdentityKeys, network: Network) -> Result<Identity, Wrong> {
+fn resolve_identity(keys: IdentityKeys, network: Network, backend: &Fronted) -> Result<Identity, Wrong> {
     let ports = Ports::new(keys.tcp_port, keys.ssl_port);
     let clearnet = match (keys.host, ports) {
         (Some(Host::Onion(_)), _) => {
@@ -148,8 +164,9 @@ fn resolve_identity(keys: IdentityKeys, network: Network) -> Result<Identity, Wr
         // Told to nobody before it was reached.
         onion: None,
         link: keys.link.unwrap_or(false),
-        banner: keys.banner.unwrap_or_else(|| BANNER.to_owned()),
-        donation_address: keys.donation_address.unwrap_or_default(),
+        banner: keys.banner,
+        donation_address: keys.donation_address,
+        backend: if backend.electrum.is_some() { Backend::Unknown } else { Backend::None },
     })
 }
 

@@ -2,52 +2,18 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rand::Rng;
 use serde_json::json;
 use smallvec::{SmallVec, smallvec};
 
+use super::identity::{Backend, Ourselves};
 use crate::book::{Caller, Snapshot};
 use crate::clock::Time;
-use crate::network::Network;
-use crate::peer::{Features, HASH_FUNCTION, Host, Ports, Version};
+use crate::peer::{Features, Version};
 use crate::protocol::{
-    Call, Dialect, Id, Incoming, Invalid, MAX_BATCH_ANSWER, NEWEST, OLDEST, Pieces, Request, RpcError, SOFTWARE,
-    TOO_MANY, VersionRange, response,
+    Call, Dialect, Id, Incoming, Invalid, MAX_BATCH_ANSWER, OLDEST, Pieces, Request, RpcError, SOFTWARE, TOO_MANY,
+    VersionRange, respond, response,
 };
-
-/// What we say of ourselves.
-#[derive(Debug, Clone, Default)]
-pub struct Identity {
-    pub network: Network,
-    /// Our name and ports on clearnet, if we have one.
-    pub clearnet: Option<(Host, Ports)>,
-    /// Our onion service, once it was reached through Tor.
-    pub onion: Option<(Host, Ports)>,
-    /// Whether who knows one of our names may learn of the other.
-    pub link: bool,
-    pub banner: String,
-    pub donation_address: String,
-}
-
-/// What we say of ourselves, put into words once for all who ask.
-#[derive(Debug, Default)]
-pub struct Ourselves {
-    pub identity: Identity,
-    for_clearnet: Words,
-    for_onion: Words,
-}
-
-/// As JSON, for callers of one of our names.
-#[derive(Debug, Default)]
-struct Words {
-    features: Bytes,
-    banner: Bytes,
-    donation_address: Bytes,
-}
-
-/// What wallets show of a server that says nothing else.
-pub const BANNER: &str = "This node serves Electrum peer discovery: it tells which servers are alive.";
 
 /// One caller's connection.
 #[derive(Debug)]
@@ -76,6 +42,17 @@ pub enum Part {
     Answer(Pieces),
     /// A peer introduces itself; only the book can say whether it is let in.
     AddPeer(Introduction),
+    /// The server behind us answers. A line that is one call is passed on as it came; of a batch, this call is.
+    Pass(Option<Box<Passed>>),
+}
+
+/// A call of a batch that is the server's behind us.
+#[derive(Debug)]
+pub struct Passed {
+    id: Option<String>,
+    dialect: Dialect,
+    method: String,
+    params: Option<String>,
 }
 
 /// A call of `server.add_peer` that waits for its answer.
@@ -114,7 +91,7 @@ impl Session {
         let mut turn = Turn { parts: SmallVec::new(), batch: false, unreadable: false, close: false };
         match incoming {
             Ok(Incoming::Single(request)) => {
-                let (part, close) = self.request(request, snapshot, now, rng);
+                let (part, close) = self.request(request, false, snapshot, now, rng);
                 turn.parts.extend(part);
                 turn.close = close;
             }
@@ -126,7 +103,7 @@ impl Session {
                 let mut length = 0;
                 for request in calls.requests() {
                     let request = if length < MAX_BATCH_ANSWER { request } else { request.and_then(too_much) };
-                    let (part, close) = self.request(request, snapshot, now, rng);
+                    let (part, close) = self.request(request, true, snapshot, now, rng);
                     length += part.as_ref().map_or(0, Part::length);
                     turn.parts.extend(part);
                     if close {
@@ -143,6 +120,7 @@ impl Session {
     fn request(
         &mut self,
         request: Result<Request<'_>, Invalid<'_>>,
+        of_batch: bool,
         snapshot: &Snapshot,
         now: Time,
         rng: &mut impl Rng,
@@ -160,10 +138,16 @@ impl Session {
                 self.introduced = true;
                 return (Some(Part::AddPeer(Introduction::new(features, &request))), false);
             }
+            Ok(call) if self.passes(&call) => {
+                return (Some(Part::Pass(of_batch.then(|| Box::new(Passed::new(&request))))), false);
+            }
             Ok(call) => self.answer(call, snapshot, now, rng),
+            Err(RpcError::UnknownMethod) if self.ourselves.identity.backend != Backend::None => {
+                return (Some(Part::Pass(of_batch.then(|| Box::new(Passed::new(&request))))), false);
+            }
             Err(error) => Err(error),
         };
-        let close = matches!(outcome, Err(RpcError::UnsupportedVersion));
+        let close = matches!(outcome, Err(RpcError::UnsupportedVersion { .. }));
         if request.is_notification() {
             return (None, close);
         }
@@ -174,11 +158,28 @@ impl Session {
         (Some(Part::Answer(answer)), close)
     }
 
+    /// Whether the server behind us has a better answer.
+    fn passes(&self, call: &Call) -> bool {
+        let words = self.ourselves.words(self.caller);
+        match call {
+            Call::Banner => words.passes_banner,
+            Call::DonationAddress => words.passes_donation_address,
+            _ => false,
+        }
+    }
+
+    /// The version, in the caller's spelling, that the server behind us is to be held to.
+    pub fn agree(&mut self) -> String {
+        let (oldest, newest) = self.ourselves.identity.versions();
+        let usual = Version::new(1, 4);
+        let fits = usual.cmp_release(&oldest).is_ge() && usual.cmp_release(&newest).is_le();
+        // What the protocol says of a caller who doesn't say.
+        let version = if fits { usual } else { oldest };
+        self.agreed.get_or_insert_with(|| (version, version.to_string())).1.clone()
+    }
+
     fn answer(&mut self, call: Call, snapshot: &Snapshot, now: Time, rng: &mut impl Rng) -> Result<Pieces, RpcError> {
-        let words = match self.caller {
-            Caller::Clearnet => &self.ourselves.for_clearnet,
-            Caller::Onion => &self.ourselves.for_onion,
-        };
+        let words = self.ourselves.words(self.caller);
         Ok(match call {
             Call::Version(range) => self.version(&range)?.into(),
             Call::Features => words.features.clone().into(),
@@ -193,7 +194,7 @@ impl Session {
     /// Old clients keep a connection alive by asking again; the first agreement stands.
     fn version(&mut self, range: &VersionRange) -> Result<String, RpcError> {
         if self.agreed.is_none() {
-            let (version, spelled) = range.negotiate()?;
+            let (version, spelled) = range.negotiate(self.ourselves.identity.versions())?;
             self.agreed = Some((version, spelled.into_owned()));
         }
         Ok(match &self.agreed {
@@ -204,54 +205,11 @@ impl Session {
     }
 }
 
-impl Ourselves {
-    pub fn new(identity: Identity) -> Ourselves {
-        let words = |caller| {
-            let json = |value: serde_json::Value| Bytes::from(value.to_string());
-            let hides = identity.hides_from(caller);
-            let (banner, address) = if hides { (BANNER, "") } else { (&*identity.banner, &*identity.donation_address) };
-            Words {
-                features: json(json!(identity.features(caller))),
-                banner: json(json!(banner)),
-                donation_address: json(json!(address)),
-            }
-        };
-        Ourselves { for_clearnet: words(Caller::Clearnet), for_onion: words(Caller::Onion), identity }
-    }
-}
-
-impl Identity {
-    /// Who came by one of our names hears nothing of the other.
-    fn features(&self, caller: Caller) -> Features {
-        let Identity { clearnet, onion, link, .. } = self;
-        let names = match caller {
-            _ if *link => [clearnet, onion],
-            Caller::Clearnet => [clearnet, &None],
-            Caller::Onion => [onion, &None],
-        };
-        Features {
-            hosts: Some(names.into_iter().flatten().map(|(host, ports)| (host.clone(), Some(*ports))).collect()),
-            genesis_hash: Some(self.network.genesis_hash().to_owned()),
-            hash_function: Some(HASH_FUNCTION.to_owned()),
-            server_version: Some(SOFTWARE.to_owned()),
-            protocol_min: Some(OLDEST),
-            protocol_max: Some(NEWEST),
-            pruning: None,
-        }
-    }
-
-    /// Words that are ours alone would tie our two names together, so they are for callers on clearnet where there is a
-    /// name to be told of.
-    fn hides_from(&self, caller: Caller) -> bool {
-        caller == Caller::Onion && self.clearnet.is_some() && !self.link
-    }
-}
-
 impl Part {
     fn length(&self) -> usize {
         match self {
             Part::Answer(answer) => answer.len(),
-            Part::AddPeer(_) => 0,
+            Part::AddPeer(_) | Part::Pass(_) => 0,
         }
     }
 }
@@ -283,6 +241,40 @@ impl Introduction {
     }
 }
 
+impl Passed {
+    fn new(request: &Request<'_>) -> Passed {
+        let id = match request.id {
+            Id::Given(id) => Some(id.get().to_owned()),
+            Id::Absent => None,
+        };
+        let params = request.params.map(|params| params.get().to_owned());
+        Passed { id, dialect: request.dialect, method: request.method.to_string(), params }
+    }
+
+    /// The call as a line of its own, under an id of ours.
+    pub fn line(&self, id: u64) -> Vec<u8> {
+        let (method, params) = (json!(self.method), self.params.as_deref().unwrap_or("[]"));
+        format!("{{\"jsonrpc\":\"2.0\",\"id\":\"{}\",\"method\":{method},\"params\":{params}}}\n", own_id(id))
+            .into_bytes()
+    }
+
+    /// What the server behind us said, under the caller's own id; None if the caller waits for no answer.
+    pub fn answer(&self, outcome: Result<Pieces, Pieces>) -> Option<Pieces> {
+        match &self.id {
+            Some(id) => {
+                let id = serde_json::from_str(id).ok()?;
+                Some(respond(Id::Given(id), self.dialect, outcome))
+            }
+            None => (self.dialect == Dialect::V1).then(|| respond(Id::Absent, self.dialect, outcome)),
+        }
+    }
+}
+
+/// What an id of ours looks like on the way to the server behind us: no caller's own may be mistaken for it.
+pub fn own_id(number: u64) -> String {
+    format!("waypost-{number}")
+}
+
 /// The answers of one line as they go on the wire, with the line's end; nothing if nobody waits for any.
 pub fn assemble(answers: impl IntoIterator<Item = Pieces>, batch: bool) -> Option<Pieces> {
     let mut line = Pieces::default();
@@ -302,142 +294,4 @@ pub fn assemble(answers: impl IntoIterator<Item = Pieces>, batch: bool) -> Optio
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use rand::SeedableRng;
-    use rand::rngs::StdRng;
-    use serde_json::Value;
-
-    use super::*;
-    use crate::protocol::{MAX_BATCH, parse_line};
-
-    fn session(caller: Caller) -> Session {
-        let name = |host: &str| Some((host.parse().unwrap(), Network::Bitcoin.default_ports()));
-        let onion = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
-        let identity = Identity { clearnet: name("wp.example"), onion: name(onion), ..Identity::default() };
-        Session::new(Arc::new(Ourselves::new(identity)), caller)
-    }
-
-    /// The answer to a line, and whether the connection is over.
-    fn say(session: &mut Session, line: &str) -> (Value, bool) {
-        let mut rng = StdRng::seed_from_u64(1);
-        let turn = session.turn(parse_line(line), MAX_BATCH, &Snapshot::default(), Time::default(), &mut rng);
-        let answers = turn.parts.iter().filter_map(|part| match part {
-            Part::Answer(answer) => Some(answer.clone()),
-            Part::AddPeer(introduction) => introduction.answer(true),
-        });
-        let value = match assemble(answers, turn.batch) {
-            Some(line) => {
-                assert!(line.len().is_power_of_two(), "{}", line.len());
-                serde_json::from_slice(&line.to_vec()).unwrap()
-            }
-            None => Value::Null,
-        };
-        (value, turn.close)
-    }
-
-    fn result(line: &str) -> Value {
-        say(&mut session(Caller::Clearnet), line).0["result"].take()
-    }
-
-    #[test]
-    fn versions_are_answered_in_their_protocols_way() {
-        let ask = |params: &str| result(&format!(r#"{{"id":1,"method":"server.version","params":{params}}}"#));
-        assert_eq!(ask(r#"["x","1.0"]"#), json!(SOFTWARE));
-        assert_eq!(ask(r#"["x","1.1"]"#), json!([SOFTWARE, "1.1"]));
-        assert_eq!(ask(r#"["x",["1.4","1.6"]]"#), json!([SOFTWARE, "1.6"]));
-    }
-
-    #[test]
-    fn without_a_common_version_the_connection_ends() {
-        let line = r#"{"id":1,"method":"server.version","params":["x","2.0"]}"#;
-        let (answer, close) = say(&mut session(Caller::Clearnet), line);
-        assert_eq!((answer["error"]["code"].as_i64(), close), (Some(1), true));
-    }
-
-    #[test]
-    fn the_first_agreement_stands() {
-        let mut session = session(Caller::Clearnet);
-        let ask = |version: &str| format!(r#"{{"id":1,"method":"server.version","params":["x","{version}"]}}"#);
-        assert_eq!(say(&mut session, &ask("1.4")).0["result"][1], "1.4");
-        assert_eq!(say(&mut session, &ask("1.2")).0["result"][1], "1.4");
-    }
-
-    #[test]
-    fn each_identity_is_told_to_its_own_callers() {
-        let line = r#"{"jsonrpc":"2.0","id":"a","method":"server.features"}"#;
-        let (clearnet, _) = say(&mut session(Caller::Clearnet), line);
-        let (onion, _) = say(&mut session(Caller::Onion), line);
-        assert_eq!(clearnet["result"]["hosts"]["wp.example"], json!({"tcp_port": 50001, "ssl_port": 50002}));
-        assert!(!clearnet.to_string().contains(".onion"));
-        assert!(!onion.to_string().contains("wp.example"));
-        assert_eq!(clearnet["result"]["hash_function"], "sha256");
-        assert_eq!(clearnet["result"]["pruning"], Value::Null);
-    }
-
-    #[test]
-    fn words_of_our_own_are_not_said_under_both_names() {
-        let named = session(Caller::Onion).ourselves.identity.clone();
-        let identity = Identity { banner: "mine".to_owned(), donation_address: "bc1q".to_owned(), ..named };
-        let ask = |identity: Identity, caller, method: &str| {
-            let mut session = Session::new(Arc::new(Ourselves::new(identity)), caller);
-            say(&mut session, &format!(r#"{{"id":1,"method":"{method}"}}"#)).0["result"].take()
-        };
-        assert_eq!(ask(identity.clone(), Caller::Clearnet, "server.banner"), "mine");
-        assert_eq!(ask(identity.clone(), Caller::Onion, "server.banner"), BANNER);
-        assert_eq!(ask(identity.clone(), Caller::Onion, "server.donation_address"), "");
-        let onion_only = Identity { clearnet: None, ..identity.clone() };
-        assert_eq!(ask(onion_only, Caller::Onion, "server.donation_address"), "bc1q");
-        let linked = Identity { link: true, ..identity };
-        assert_eq!(ask(linked.clone(), Caller::Onion, "server.banner"), "mine");
-        assert_eq!(ask(linked, Caller::Onion, "server.features")["hosts"].as_object().unwrap().len(), 2);
-    }
-
-    #[test]
-    fn batches_are_answered_in_order() {
-        let line = r#"[{"id":1,"method":"server.ping"},{"jsonrpc":"2.0","method":"server.ping"},7,
-            {"jsonrpc":"2.0","id":2,"method":"nope"},{"id":3,"method":"server.add_peer","params":[{}]}]"#;
-        let (answer, close) = say(&mut session(Caller::Clearnet), &line.replace('\n', ""));
-        assert!(!close);
-        let list = answer.as_array().unwrap();
-        let codes: Vec<Option<i64>> = list.iter().map(|answer| answer["error"]["code"].as_i64()).collect();
-        assert_eq!(codes, [None, Some(-32600), Some(-32601), None]);
-        assert_eq!(list[3], json!({"error": null, "result": true, "id": 3}));
-    }
-
-    #[test]
-    fn a_batch_is_answered_up_to_a_length() {
-        let mut session = session(Caller::Clearnet);
-        let identity = Identity { banner: "x".repeat(MAX_BATCH_ANSWER / 4), ..Identity::default() };
-        session.ourselves = Arc::new(Ourselves::new(identity));
-        let line = format!("[{}]", [r#"{"id":1,"method":"server.banner"}"#; 9].join(","));
-        let (answer, _) = say(&mut session, &line);
-        let codes = answer.as_array().unwrap().iter().map(|answer| answer["error"]["code"].as_i64());
-        assert_eq!(codes.flatten().collect::<Vec<_>>(), [-32600; 5]);
-    }
-
-    #[test]
-    fn a_second_introduction_is_turned_down() {
-        let mut session = session(Caller::Clearnet);
-        let line = r#"{"id":1,"method":"server.add_peer","params":[{}]}"#;
-        assert_eq!(say(&mut session, line).0["result"], true);
-        assert_eq!(say(&mut session, line).0["result"], false);
-    }
-
-    #[test]
-    fn broken_lines_end_the_connection() {
-        for line in ["", "{", "[]", "nonsense"] {
-            let (answer, close) = say(&mut session(Caller::Clearnet), line);
-            assert!(close && answer["error"]["code"].is_i64(), "{line}");
-        }
-        let notification = r#"{"jsonrpc":"2.0","method":"server.ping"}"#;
-        assert_eq!(say(&mut session(Caller::Clearnet), notification), (Value::Null, false));
-    }
-
-    proptest! {
-        #[test]
-        fn any_line_is_answered_or_ends_the_connection(line in "\\PC{0,80}|[\\[\\]{}\",:a-z0-9. ]{0,120}") {
-            let _ = say(&mut session(Caller::Onion), &line);
-        }
-    }
-}
+mod tests;

@@ -188,6 +188,8 @@ impl Core {
                 open_sessions: counters.open.value(),
                 sessions: counters.sessions.value(),
                 requests: counters.requests.value(),
+                passed_requests: counters.passed_requests.value(),
+                backend_failures: counters.backend_failures.value(),
                 refused_full: counters.refused_full.value(),
                 refused_source: counters.refused_source.value(),
                 refused_banned: counters.refused_banned.value(),

@@ -20,21 +20,27 @@ use tokio::time::timeout;
 use self::core::{Core, Facts};
 use self::files::{BanFile, Watched};
 use self::listeners::Listeners;
+use crate::backend::{Backend, BackendError};
 use crate::bans::Bans;
-use crate::book::{Book, Caller, Event, Snapshot};
+use crate::book::{Book, Caller, Event, Failure, Snapshot};
 use crate::clock;
 use crate::config::Config;
-use crate::conversation::server::Ourselves;
+use crate::conversation::identity::Ourselves;
 use crate::dial::{Dialer, Direct, Tls};
 use crate::inbox::{self, Inbox};
+use crate::network::Network;
+use crate::peer::Fault;
 use crate::route::Routing;
-use crate::serve::{Acceptor, Arrival, CertificateError, Counters, Limits, Manner, Shared, Source};
+use crate::serve::{Acceptor, Arrival, CertificateError, Counters, Limits, LongLines, Manner, Shared, Source};
 use crate::store::{Changes, Kept, Store, StoreError, Writer};
 use crate::tor::{self, Health, Mode, Outlets, OwnName};
 use crate::{control, dial};
 
 /// What is left to be written must be on disk within this when we are told to stop.
 const GOODBYE: Duration = Duration::from_secs(9);
+
+/// The server behind us is waited for at the start no longer than this.
+const BACKEND: Duration = Duration::from_secs(5);
 
 /// Callers of our onion service that may wait to be talked to.
 const ONION_CALLERS: usize = 64;
@@ -59,6 +65,8 @@ pub enum DaemonError {
         "systemd handed over the socket {0:?}, which is none of ours; name it tcp, tls, ws, wss or onion with FileDescriptorName="
     )]
     Inherited(String),
+    #[error("the server at backend.electrum, {0}, is one of another network; point it at one of {1}, or set network")]
+    OtherNetwork(String, Network),
     #[error("can't start: {0}")]
     Start(String),
     #[error("the store was not written in time; what was learnt in the last moments may be lost")]
@@ -101,6 +109,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         tor: tor.way.subscribe(),
         circle: dial::Circle::Peers,
     };
+    let backend = backend(&config, &dialer).await?;
     let counters = Arc::new(Counters::default());
     let facts = Facts {
         started: clock::now(),
@@ -119,6 +128,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         inbox: inbox.clone(),
         limits: Limits { sessions: machine::descriptors(config.limits.sessions), ..config.limits.clone() },
         tls: acceptor,
+        backend: backend.clone(),
+        long_lines: LongLines::new(if backend.is_some() { config.backend.line_bytes } else { 0 }),
         counters,
     };
 
@@ -132,6 +143,13 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         watched.run(hangups).await;
         "the watch on files"
     });
+    if let Some(backend) = backend {
+        let ourselves = tor.ourselves.clone();
+        tasks.spawn(async move {
+            backend.watch(&ourselves).await;
+            "the watch on the backend"
+        });
+    }
     let operators = inbox.clone();
     tasks.spawn(async move {
         control::serve(control, operators).await;
@@ -162,6 +180,19 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         (Some(name), _) => Err(DaemonError::Ended(name)),
         (None, Ok(())) => Ok(()),
         (None, Err(_)) => Err(DaemonError::Unwritten),
+    }
+}
+
+/// The server that we stand in front of. One that can't be reached now may be later; one of another network is a mistake.
+async fn backend(config: &Config, dialer: &Dialer) -> Result<Option<Arc<Backend>>, DaemonError> {
+    let Some(address) = config.backend.electrum.clone() else { return Ok(None) };
+    let (network, tls) = (config.book.network, dialer.tls.clone());
+    let backend = Backend { address, network, tls, key_file: config.backend_key_path() };
+    match timeout(BACKEND, backend.ask()).await {
+        Ok(Err(BackendError::Failed(Failure::Bad(Fault::WrongGenesis)))) => {
+            Err(DaemonError::OtherNetwork(backend.address.to_string(), network))
+        }
+        _ => Ok(Some(Arc::new(backend))),
     }
 }
 

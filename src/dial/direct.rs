@@ -2,9 +2,10 @@
 
 use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::book::Failure;
@@ -31,6 +32,15 @@ impl Direct {
             }
             Ok(Err(_)) | Err(_) => Err(Failure::NotFound),
         }
+    }
+
+    /// Connects to a program on this machine.
+    pub async fn connect_unix(self, path: &Path) -> Result<UnixStream, Failure> {
+        UnixStream::connect(path).await.map_err(|error| match error.kind() {
+            ErrorKind::ConnectionRefused => Failure::Refused,
+            ErrorKind::NotFound => Failure::NotFound,
+            _ => super::out_of_descriptors(&error).unwrap_or(Failure::Unreachable),
+        })
     }
 
     /// Connects to the first of these that answers.

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::Pieces;
+use crate::peer::Version;
 
 /// An error as a caller gets it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,8 +18,10 @@ pub enum RpcError {
     UnknownMethod,
     #[error("invalid parameters: {0}")]
     InvalidParams(&'static str),
-    #[error("unsupported protocol version; this node speaks {} to {}", super::OLDEST, super::NEWEST)]
-    UnsupportedVersion,
+    #[error("unsupported protocol version; this node speaks {oldest} to {newest}")]
+    UnsupportedVersion { oldest: Version, newest: Version },
+    #[error("the Electrum server behind this node {0}")]
+    Backend(&'static str),
     #[error("the answers of this batch are too long; ask for the rest by itself")]
     TooMuch,
     #[error("too many {0} for a node that many share; come back in a while")]
@@ -36,7 +39,8 @@ impl RpcError {
             RpcError::TooLong(_) | RpcError::TooMuch | RpcError::InvalidRequest(_) => -32600,
             RpcError::UnknownMethod => -32601,
             RpcError::InvalidParams(_) => -32602,
-            RpcError::UnsupportedVersion => 1,
+            RpcError::UnsupportedVersion { .. } => 1,
+            RpcError::Backend(_) => -32603,
             RpcError::Excessive(_) => -101,
             RpcError::Full(_) => -102,
         }

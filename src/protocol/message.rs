@@ -122,6 +122,11 @@ pub fn request(id: u64, method: &str, params: &impl Serialize) -> Vec<u8> {
 
 /// An answer without the line's end. The result is JSON already.
 pub fn response(id: Id<'_>, dialect: Dialect, outcome: Result<Pieces, &RpcError>) -> Pieces {
+    respond(id, dialect, outcome.map_err(RpcError::to_json))
+}
+
+/// The same where the error is JSON as well.
+pub fn respond(id: Id<'_>, dialect: Dialect, outcome: Result<Pieces, Pieces>) -> Pieces {
     let id = match id {
         Id::Given(id) => id.get(),
         Id::Absent => "null",
@@ -130,8 +135,8 @@ pub fn response(id: Id<'_>, dialect: Dialect, outcome: Result<Pieces, &RpcError>
     let (head, mut answer): (&'static [u8], Pieces) = match (dialect, outcome) {
         (Dialect::V2, Ok(result)) => (b"{\"jsonrpc\":\"2.0\",\"result\":", result),
         (Dialect::V1, Ok(result)) => (b"{\"error\":null,\"result\":", result),
-        (Dialect::V2, Err(error)) => (b"{\"jsonrpc\":\"2.0\",\"error\":", error.to_json()),
-        (Dialect::V1, Err(error)) => (b"{\"result\":null,\"error\":", error.to_json()),
+        (Dialect::V2, Err(error)) => (b"{\"jsonrpc\":\"2.0\",\"error\":", error),
+        (Dialect::V1, Err(error)) => (b"{\"result\":null,\"error\":", error),
     };
     answer.prepend(head);
     answer.push([b",\"id\":", id.as_bytes()].concat());

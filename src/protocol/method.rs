@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::{NEWEST, OLDEST, Request, RpcError};
+use super::{Request, RpcError};
 use crate::peer::{Features, Scalar, Version};
 
 /// A call whose parameters have been read.
@@ -48,16 +48,16 @@ impl Call {
 }
 
 impl VersionRange {
-    /// The newest version that both sides speak, as the caller spells it: Electrum 4.3 closes the connection when it is
+    /// The newest version that both sides speak, of which we speak these two and all between, as the caller spells it: Electrum 4.3 closes the connection when it is
     /// told 1.4.2 where it asked for 1.4.
-    pub fn negotiate(&self) -> Result<(Version, Cow<'_, str>), RpcError> {
-        let spoken = |version: &Version| version.cmp_release(&OLDEST).is_ge() && version.cmp_release(&NEWEST).is_le();
+    pub fn negotiate(&self, (oldest, newest): (Version, Version)) -> Result<(Version, Cow<'_, str>), RpcError> {
+        let spoken = |version: &Version| version.cmp_release(&oldest).is_ge() && version.cmp_release(&newest).is_le();
         if spoken(&self.max) && self.min.cmp_release(&self.max).is_le() {
             Ok((self.max, Cow::Borrowed(&self.spelled)))
-        } else if spoken(&NEWEST) && self.min.cmp_release(&NEWEST).is_le() && self.max.cmp_release(&NEWEST).is_gt() {
-            Ok((NEWEST, Cow::Owned(NEWEST.to_string())))
+        } else if spoken(&newest) && self.min.cmp_release(&newest).is_le() && self.max.cmp_release(&newest).is_gt() {
+            Ok((newest, Cow::Owned(newest.to_string())))
         } else {
-            Err(RpcError::UnsupportedVersion)
+            Err(RpcError::UnsupportedVersion { oldest, newest })
         }
     }
 }
@@ -132,7 +132,7 @@ fn read<P: DeserializeOwned>(params: &RawValue, why: &'static str) -> Result<P, 
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Incoming, parse_line};
+    use super::super::{Incoming, NEWEST, OLDEST, parse_line};
     use super::*;
 
     fn call(method: &str, params: &str) -> Result<Call, RpcError> {
@@ -145,7 +145,7 @@ mod tests {
 
     fn negotiated(params: &str) -> Result<String, RpcError> {
         match call("server.version", params)? {
-            Call::Version(range) => range.negotiate().map(|(_, spelled)| spelled.into_owned()),
+            Call::Version(range) => range.negotiate((OLDEST, NEWEST)).map(|(_, spelled)| spelled.into_owned()),
             other => panic!("{other:?}"),
         }
     }
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn without_a_common_version_there_is_none() {
         for params in [r#"["x","0.9"]"#, r#"["x","1.7"]"#, r#"["x",["1.7","2.0"]]"#, r#"["x",["1.6","1.4"]]"#] {
-            assert_eq!(negotiated(params), Err(RpcError::UnsupportedVersion), "{params}");
+            assert!(matches!(negotiated(params), Err(RpcError::UnsupportedVersion { .. })), "{params}");
         }
         for params in [r#"["x",[]]"#, r#"["x",["1.4"]]"#, r#"["x",1.4]"#, r#"["x","one"]"#, "7", r#"["x","1.4","z"]"#] {
             assert!(matches!(negotiated(params), Err(RpcError::InvalidParams(_))), "{params}");

@@ -8,7 +8,7 @@ mod pieces;
 pub use error::RpcError;
 pub use message::{
     Answer, Batch, Dialect, Id, Incoming, Invalid, MAX_BATCH, Request, TOO_MANY, dictionary, parse_answer, parse_line,
-    request, response,
+    request, respond, response,
 };
 pub use method::{Call, VersionRange};
 pub use pieces::Pieces;

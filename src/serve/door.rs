@@ -286,6 +286,7 @@ mod tests {
         source_requests_per_second: 10,
         bytes_in_per_second: 1,
         bytes_out_per_second: 1,
+        passed_requests_per_second: 10,
         batch: 1,
         handshake: Duration::from_secs(1),
         idle: Duration::from_secs(1),

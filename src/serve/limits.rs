@@ -24,6 +24,8 @@ pub struct Limits {
     /// Bytes of a source's lines, and of the answers to them; what is beyond three seconds' worth is refused.
     pub bytes_in_per_second: u32,
     pub bytes_out_per_second: u32,
+    /// Requests of a source that are passed on to the server behind us, in a second; they wait as well.
+    pub passed_requests_per_second: u32,
     /// Calls in one batch.
     pub batch: usize,
     /// How long a caller may take over the handshakes of TLS and WebSocket.
@@ -43,6 +45,7 @@ impl Default for Limits {
             source_requests_per_second: 25,
             bytes_in_per_second: 64 * 1024,
             bytes_out_per_second: 1024 * 1024,
+            passed_requests_per_second: 300,
             batch: 64,
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(600),
@@ -59,13 +62,17 @@ static CLOCK: LazyLock<DefaultClock> = LazyLock::new(DefaultClock::default);
 
 /// So much of something in a second.
 #[derive(Debug)]
-pub struct Meter(DefaultDirectRateLimiter);
+pub struct Meter {
+    limiter: DefaultDirectRateLimiter,
+    burst: NonZeroU32,
+}
 
 impl Meter {
     pub fn new(per_second: u32) -> Meter {
         let rate = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
         let burst = rate.saturating_mul(NonZeroU32::new(BURST).unwrap_or(NonZeroU32::MIN));
-        Meter(RateLimiter::direct_with_clock(Quota::per_second(rate).allow_burst(burst), CLOCK.clone()))
+        let limiter = RateLimiter::direct_with_clock(Quota::per_second(rate).allow_burst(burst), CLOCK.clone());
+        Meter { limiter, burst }
     }
 
     /// Uses so many, if there are as many left.
@@ -88,10 +95,15 @@ impl Meter {
         false
     }
 
+    /// The same, where more than a whole burst counts as one.
+    pub async fn wait_for(&self, count: usize) -> bool {
+        self.wait(count.min(self.burst.get() as usize)).await
+    }
+
     /// How long to wait for so many; nothing if they are used now, None if there are never as many.
     fn check(&self, count: usize) -> Option<Duration> {
         let Some(count) = NonZeroU32::new(u32::try_from(count).ok()?) else { return Some(Duration::ZERO) };
-        match self.0.check_n(count).ok()? {
+        match self.limiter.check_n(count).ok()? {
             Ok(()) => Some(Duration::ZERO),
             Err(not_until) => Some(not_until.wait_time_from(CLOCK.now()).max(Duration::from_millis(1))),
         }
@@ -102,6 +114,7 @@ impl Meter {
 #[derive(Debug)]
 pub struct Allowance {
     pub requests: Meter,
+    pub passed: Meter,
     pub bytes_in: Meter,
     pub bytes_out: Meter,
 }
@@ -110,6 +123,7 @@ impl Allowance {
     pub fn new(limits: &Limits) -> Allowance {
         Allowance {
             requests: Meter::new(limits.source_requests_per_second),
+            passed: Meter::new(limits.passed_requests_per_second),
             bytes_in: Meter::new(limits.bytes_in_per_second),
             bytes_out: Meter::new(limits.bytes_out_per_second),
         }

@@ -3,16 +3,19 @@
 use std::io;
 use std::pin::Pin;
 
-use bytes::BytesMut;
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+use tokio_util::codec::{FramedRead, LinesCodecError};
 
 use super::Limits;
+use super::lines::{Lines, LongLines};
 use crate::dial::Stream;
 use crate::protocol::{MAX_BATCH_ANSWER, MAX_CALL, Pieces, RpcError};
 
@@ -21,8 +24,16 @@ const BUFFER: usize = 512;
 
 /// Lines in, answers out.
 pub enum Link {
-    Lines(FramedRead<Box<dyn Stream>, LinesCodec>),
-    WebSocket(Box<WebSocketStream<Box<dyn Stream>>>),
+    Lines(FramedRead<Box<dyn Stream>, Lines>),
+    WebSocket(Box<Messages>),
+}
+
+/// A caller who talks in WebSocket messages.
+pub struct Messages {
+    stream: WebSocketStream<Box<dyn Stream>>,
+    longest: usize,
+    /// The beginning of a message was sent, and its end wasn't.
+    within: bool,
 }
 
 pub enum Heard {
@@ -36,8 +47,8 @@ pub enum Heard {
 }
 
 impl Link {
-    pub fn lines(stream: Box<dyn Stream>) -> Link {
-        Link::Lines(FramedRead::with_capacity(stream, LinesCodec::new_with_max_length(MAX_CALL), BUFFER))
+    pub fn lines(stream: Box<dyn Stream>, long: &LongLines) -> Link {
+        Link::Lines(FramedRead::with_capacity(stream, Lines::new(long), BUFFER))
     }
 
     /// Greets a caller who wants to talk in WebSocket messages.
@@ -49,7 +60,7 @@ impl Link {
             .max_message_size(Some(MAX_CALL))
             .max_frame_size(Some(MAX_CALL));
         let stream = tokio_tungstenite::accept_async_with_config(stream, Some(config)).await?;
-        Ok(Link::WebSocket(Box::new(stream)))
+        Ok(Link::WebSocket(Box::new(Messages { stream, longest: MAX_CALL, within: false })))
     }
 
     pub async fn hear(&mut self, patience: &mut Patience, limits: &Limits) -> Heard {
@@ -70,8 +81,20 @@ impl Link {
                 let mut text = line.to_vec();
                 text.truncate(text.trim_ascii_end().len());
                 let text = String::from_utf8(text).map_err(io::Error::other)?;
-                messages.send(Message::text(text)).await.map_err(io::Error::other)
+                messages.stream.send(Message::text(text)).await.map_err(io::Error::other)
             }
+        }
+    }
+
+    /// Hands on bytes of lines, of which the last may have its end in what follows.
+    pub async fn pass(&mut self, bytes: Bytes) -> io::Result<()> {
+        match self {
+            Link::Lines(lines) => {
+                let stream = lines.get_mut();
+                stream.write_all(&bytes).await?;
+                stream.flush().await
+            }
+            Link::WebSocket(messages) => messages.pass(bytes).await.map_err(io::Error::other),
         }
     }
 
@@ -81,8 +104,8 @@ impl Link {
         let stream = match self {
             Link::Lines(lines) => lines.get_mut(),
             Link::WebSocket(messages) => {
-                let _ = WebSocketStream::close(messages, None).await;
-                messages.get_mut()
+                let _ = messages.stream.close(None).await;
+                messages.stream.get_mut()
             }
         };
         stream.shutdown().await?;
@@ -92,22 +115,37 @@ impl Link {
     }
 }
 
+impl Messages {
+    /// Each line is a message, which may be sent in several frames.
+    async fn pass(&mut self, bytes: Bytes) -> Result<(), tungstenite::Error> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let end = rest.iter().position(|byte| *byte == b'\n');
+            let piece = rest.split_to(end.unwrap_or(rest.len()));
+            rest.advance(usize::from(end.is_some()));
+            if piece.is_empty() && !self.within {
+                continue;
+            }
+            let kind = if self.within { Data::Continue } else { Data::Text };
+            self.within = end.is_none();
+            self.stream.feed(Message::Frame(Frame::message(piece, OpCode::Data(kind), end.is_some()))).await?;
+        }
+        self.stream.flush().await
+    }
+}
+
 /// A caller may be silent for a long time between lines, but not within one.
-async fn hear_line(
-    lines: &mut FramedRead<Box<dyn Stream>, LinesCodec>,
-    patience: &mut Patience,
-    limits: &Limits,
-) -> Heard {
+async fn hear_line(lines: &mut FramedRead<Box<dyn Stream>, Lines>, patience: &mut Patience, limits: &Limits) -> Heard {
     if lines.read_buffer().is_empty() && lines.read_buffer().capacity() > 2 * BUFFER {
         *lines.read_buffer_mut() = BytesMut::with_capacity(BUFFER);
+        lines.decoder_mut().done();
     }
-    patience.begin();
     loop {
         tokio::select! {
             biased;
             line = lines.next() => return match line {
                 Some(Ok(line)) => Heard::Line(line),
-                Some(Err(error)) => unreadable(&error),
+                Some(Err(error)) => unreadable(&error, lines.decoder().longest()),
                 None => Heard::End,
             },
             () = patience.alarm.as_mut() => {
@@ -119,20 +157,15 @@ async fn hear_line(
     }
 }
 
-async fn hear_message(
-    messages: &mut WebSocketStream<Box<dyn Stream>>,
-    patience: &mut Patience,
-    limits: &Limits,
-) -> Heard {
-    patience.begin();
+async fn hear_message(messages: &mut Messages, patience: &mut Patience, limits: &Limits) -> Heard {
     loop {
         tokio::select! {
             biased;
-            message = messages.next() => return match message {
+            message = messages.stream.next() => return match message {
                 Some(Ok(Message::Text(text))) => Heard::Line(text.as_str().to_owned()),
                 Some(Ok(Message::Binary(_))) => Heard::Unreadable(RpcError::Parse),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
-                Some(Err(tungstenite::Error::Capacity(_))) => Heard::Unreadable(RpcError::TooLong(MAX_CALL)),
+                Some(Err(tungstenite::Error::Capacity(_))) => Heard::Unreadable(RpcError::TooLong(messages.longest)),
                 Some(Ok(Message::Close(_)) | Err(_)) | None => Heard::End,
             },
             () = patience.alarm.as_mut() => {
@@ -160,7 +193,8 @@ impl Patience {
         Patience { alarm, since: None, began: None }
     }
 
-    fn begin(&mut self) {
+    /// From now on the next line is waited for.
+    pub fn begin(&mut self) {
         (self.since, self.began) = (None, None);
     }
 
@@ -182,9 +216,9 @@ impl Patience {
     }
 }
 
-fn unreadable(error: &LinesCodecError) -> Heard {
+fn unreadable(error: &LinesCodecError, longest: usize) -> Heard {
     match error {
-        LinesCodecError::MaxLineLengthExceeded => Heard::Unreadable(RpcError::TooLong(MAX_CALL)),
+        LinesCodecError::MaxLineLengthExceeded => Heard::Unreadable(RpcError::TooLong(longest)),
         LinesCodecError::Io(error) if error.kind() == io::ErrorKind::InvalidData => Heard::Unreadable(RpcError::Parse),
         LinesCodecError::Io(_) => Heard::End,
     }

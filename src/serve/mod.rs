@@ -2,9 +2,11 @@
 
 mod door;
 mod limits;
+mod lines;
 mod link;
 mod listen;
 mod proxy_header;
+mod relay;
 mod session;
 mod tls;
 
@@ -15,13 +17,15 @@ use tokio::sync::watch;
 
 pub use door::{Arrival, Manner, Source, WAITING, keep};
 pub use limits::Limits;
+pub use lines::LongLines;
 pub use listen::listen;
 pub use proxy_header::{Header, circuit};
 pub use tls::{Acceptor, CertificateError, Credentials, Files};
 
+use crate::backend::Backend;
 use crate::bans::Bans;
 use crate::book::Snapshot;
-use crate::conversation::server::Ourselves;
+use crate::conversation::identity::Ourselves;
 use crate::inbox::Inbox;
 
 /// What every session has of the daemon.
@@ -35,6 +39,9 @@ pub struct Shared {
     pub limits: Limits,
     /// Where callers come by TLS.
     pub tls: Option<Acceptor>,
+    /// The server that we stand in front of.
+    pub backend: Option<Arc<Backend>>,
+    pub long_lines: LongLines,
     pub counters: Arc<Counters>,
 }
 
@@ -44,6 +51,10 @@ pub struct Counters {
     pub sessions: Count,
     pub open: Count,
     pub requests: Count,
+    /// Passed on to the server behind us.
+    pub passed_requests: Count,
+    /// It couldn't be reached, or went away.
+    pub backend_failures: Count,
     /// Turned away at the door, as we were full.
     pub refused_full: Count,
     /// Turned away at the door, for too many sessions from one source, or too many begun at once.

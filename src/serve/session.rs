@@ -10,17 +10,18 @@ use futures_util::poll;
 use rand::rngs::StdRng;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use super::door::{Arrival, Manner};
 use super::limits::{Allowance, Meter};
 use super::link::{Heard, Link, Patience};
+use super::relay::{Event, Relay, STALL, passes};
 use super::{Count, Shared};
 use crate::clock;
 use crate::conversation::server::{Introduction, Part, Session, Turn, assemble};
 use crate::dial::Stream;
 use crate::inbox::Input;
-use crate::protocol::{Pieces, RpcError, parse_line};
+use crate::protocol::{Incoming, Pieces, RpcError, parse_line};
 
 /// How long a caller that we part from may take to hear it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -35,7 +36,7 @@ pub async fn run(arrival: Arrival, source: Option<Arc<Allowance>>, shared: &Shar
     };
     let requests = Meter::new(shared.limits.requests_per_second);
     let patience = Patience::new(&shared.limits);
-    let mut talk = Talk { link, session, from, shared, patience, requests, source, rng };
+    let mut talk = Talk { link, session, from, shared, patience, requests, source, relay: None, rng };
     if let End::Parting = talk.lines().await {
         let _ = timeout(LINGER, talk.link.part()).await;
     }
@@ -48,7 +49,7 @@ async fn greet(stream: Box<dyn Stream>, manner: Manner, shared: &Shared) -> Opti
         _ if manner.tls => return None,
         _ => stream,
     };
-    if manner.websocket { Link::websocket(stream).await.ok() } else { Some(Link::lines(stream)) }
+    if manner.websocket { Link::websocket(stream).await.ok() } else { Some(Link::lines(stream, &shared.long_lines)) }
 }
 
 struct Talk<'a> {
@@ -59,6 +60,8 @@ struct Talk<'a> {
     patience: Patience,
     requests: Meter,
     source: Option<Arc<Allowance>>,
+    /// To the server behind us, once the caller has asked for something of its.
+    relay: Option<Relay>,
     rng: StdRng,
 }
 
@@ -68,68 +71,105 @@ enum End {
     Gone,
 }
 
+enum Next {
+    Heard(Heard),
+    Relayed(Event),
+    /// The server behind us leaves the caller waiting in the midst of something.
+    Stalled,
+}
+
 impl Talk<'_> {
     /// One line after the other: while one is answered, the next waits where it costs us nothing.
     async fn lines(&mut self) -> End {
-        let Shared { limits, counters, .. } = self.shared;
         loop {
-            let turn = match self.link.hear(&mut self.patience, limits).await {
-                // As people send them by hand, after a line of theirs.
-                Heard::Line(line) if line.trim_ascii().is_empty() => continue,
-                Heard::Line(line) => self.line(&line).await,
-                Heard::Unreadable(error) => Ok(Session::unreadable(&error)),
-                Heard::Slow => return gone(&counters.slow),
-                Heard::Silent => return gone(&counters.idle),
-                Heard::End => return End::Gone,
-            };
-            let (mut answer, mut close) = match turn {
-                Ok(turn) => {
-                    if turn.unreadable {
-                        counters.unreadable_lines.add(1);
-                    }
-                    let close = turn.close;
-                    (self.answer(turn).await, close)
+            let done = match self.next().await {
+                Next::Heard(heard) => {
+                    self.patience.begin();
+                    self.heard(heard).await
                 }
-                Err(error) => (Some(Session::farewell(&error)), true),
+                Next::Relayed(event) => self.relayed(event).await,
+                Next::Stalled => self.part(&RpcError::Backend("doesn't answer")).await,
             };
-            if let Some(long) = answer.as_ref().map(Pieces::len)
-                && self.source.as_ref().is_some_and(|source| !source.bytes_out.take(long))
-            {
-                counters.excessive_bytes.add(1);
-                close = true;
-                answer = Some(Session::farewell(&RpcError::Excessive("bytes")));
+            if let Err(end) = done {
+                return end;
             }
-            if let Some(answer) = answer {
-                let mut sending = pin!(self.link.send(answer));
-                // Mostly it goes at once, and needs no timer.
-                let sent = match poll!(sending.as_mut()) {
-                    Poll::Ready(sent) => Ok(sent),
-                    Poll::Pending => timeout(limits.line, sending).await,
-                };
-                match sent {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => return End::Gone,
-                    Err(_) => return gone(&counters.slow),
+        }
+    }
+
+    async fn next(&mut self) -> Next {
+        let Talk { link, relay, patience, shared, .. } = self;
+        let Some(relay) = relay else { return Next::Heard(link.hear(patience, &shared.limits).await) };
+        let (free, stalled) = (relay.is_free(), relay.since + STALL);
+        tokio::select! {
+            biased;
+            event = relay.next() => Next::Relayed(event),
+            heard = link.hear(patience, &shared.limits), if free => Next::Heard(heard),
+            () = sleep_until(stalled), if !free => Next::Stalled,
+        }
+    }
+
+    async fn heard(&mut self, heard: Heard) -> Result<(), End> {
+        let counters = &self.shared.counters;
+        let turn = match heard {
+            // As people send them by hand, after a line of theirs.
+            Heard::Line(line) if line.trim_ascii().is_empty() => return Ok(()),
+            Heard::Line(line) => {
+                let turn = self.line(&line).await;
+                match turn {
+                    Ok(turn) if passes(&turn.parts) => return self.pass(&line, turn).await,
+                    turn => turn,
                 }
             }
-            if close {
-                return End::Parting;
+            Heard::Unreadable(error) => Ok(Session::unreadable(&error)),
+            Heard::Slow => return Err(gone(&counters.slow)),
+            Heard::Silent => return Err(gone(&counters.idle)),
+            Heard::End => return Err(End::Gone),
+        };
+        match turn {
+            Ok(turn) => {
+                if turn.unreadable {
+                    counters.unreadable_lines.add(1);
+                }
+                let (close, batch) = (turn.close, turn.batch);
+                let answers = self.answers(turn).await;
+                self.tell(assemble(answers, batch)).await?;
+                if close { Err(End::Parting) } else { Ok(()) }
             }
+            Err(error) => self.part(&error).await,
         }
     }
 
     /// What to say to a line, when the caller may ask for as much.
     async fn line(&mut self, line: &str) -> Result<Turn, RpcError> {
-        if self.source.as_ref().is_some_and(|source| !source.bytes_in.take(line.len())) {
+        let fronts = self.shared.backend.is_some();
+        if let Some(source) = &self.source
+            && !(if fronts { source.bytes_in.wait_for(line.len()).await } else { source.bytes_in.take(line.len()) })
+        {
             self.shared.counters.excessive_bytes.add(1);
             return Err(RpcError::Excessive("bytes"));
         }
-        // A first one before anything is done with it.
-        self.asks(1).await?;
+        if !fronts {
+            // A first one before anything is done with it.
+            self.asks(1).await?;
+        }
         let incoming = parse_line(line);
-        self.asks(incoming.as_ref().map_or(0, |incoming| incoming.calls() - 1)).await?;
+        let calls = incoming.as_ref().map_or(1, Incoming::calls);
         let Shared { limits, snapshot, .. } = self.shared;
-        Ok(self.session.turn(incoming, limits.batch, &snapshot.borrow(), clock::now(), &mut self.rng))
+        if !fronts {
+            self.asks(calls - 1).await?;
+            return Ok(self.session.turn(incoming, limits.batch, &snapshot.borrow(), clock::now(), &mut self.rng));
+        }
+        let turn = self.session.turn(incoming, limits.batch, &snapshot.borrow(), clock::now(), &mut self.rng);
+        let passed = turn.parts.iter().filter(|part| matches!(part, Part::Pass(_))).count();
+        self.asks(calls.saturating_sub(passed)).await?;
+        self.shared.counters.passed_requests.add(passed as u64);
+        match &self.source {
+            Some(source) if !source.passed.wait(passed).await => {
+                self.shared.counters.excessive_requests.add(1);
+                Err(RpcError::Excessive("requests"))
+            }
+            _ => Ok(turn),
+        }
     }
 
     /// Counts so many calls, and waits until the caller may make them.
@@ -148,16 +188,114 @@ impl Talk<'_> {
         Ok(())
     }
 
+    /// Passes a line, or what is the server's of a batch, on to the server behind us.
+    async fn pass(&mut self, line: &str, turn: Turn) -> Result<(), End> {
+        let relay = match self.relay.take() {
+            Some(relay) => relay,
+            None => match self.open().await {
+                Some(stream) => Relay::new(stream),
+                None => return self.part(&RpcError::Backend("can't be reached")).await,
+            },
+        };
+        let relay = self.relay.insert(relay);
+        if !turn.batch {
+            relay.pass(line);
+            return Ok(());
+        }
+        let mut parts = Vec::with_capacity(turn.parts.len());
+        for part in turn.parts {
+            parts.push(match part {
+                Part::Pass(Some(passed)) => Err(passed),
+                Part::Pass(None) => Ok(None),
+                Part::Answer(answer) => Ok(Some(answer)),
+                Part::AddPeer(introduction) => Ok(self.introduce(introduction).await),
+            });
+        }
+        if let Some(relay) = &mut self.relay {
+            relay.pass_batch(parts);
+        }
+        Ok(())
+    }
+
+    async fn open(&mut self) -> Option<Box<dyn Stream>> {
+        let version = self.session.agree();
+        match self.shared.backend.as_ref()?.open(&version).await {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                self.shared.counters.backend_failures.add(1);
+                tracing::debug!(%error, "no connection to the server behind us");
+                None
+            }
+        }
+    }
+
+    async fn relayed(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Sent => Ok(()),
+            Event::Pass(bytes) => {
+                if let Some(source) = &self.source {
+                    // Whoever is sent a lot gets it slowly.
+                    while !source.bytes_out.wait_for(bytes.len()).await {}
+                }
+                match timeout(self.shared.limits.line, self.link.pass(bytes)).await {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(_)) => Err(End::Gone),
+                    Err(_) => Err(gone(&self.shared.counters.slow)),
+                }
+            }
+            Event::Batch(answers) => self.tell(assemble(answers, true)).await,
+            Event::TooLong => self.part(&RpcError::TooMuch).await,
+            Event::End => {
+                self.shared.counters.backend_failures.add(1);
+                self.part(&RpcError::Backend("went away")).await
+            }
+        }
+    }
+
+    /// Sends an answer, if there is one and the caller may have as much.
+    async fn tell(&mut self, answer: Option<Pieces>) -> Result<(), End> {
+        let Some(answer) = answer else { return Ok(()) };
+        if self.source.as_ref().is_some_and(|source| !source.bytes_out.take(answer.len())) {
+            self.shared.counters.excessive_bytes.add(1);
+            return self.part(&RpcError::Excessive("bytes")).await;
+        }
+        self.send(answer).await
+    }
+
+    /// The last word.
+    async fn part(&mut self, error: &RpcError) -> Result<(), End> {
+        // In the midst of a line of the server's it would be taken for a part of it.
+        if self.relay.as_ref().is_none_or(|relay| !relay.is_within_line()) {
+            self.send(Session::farewell(error)).await?;
+        }
+        Err(End::Parting)
+    }
+
+    async fn send(&mut self, answer: Pieces) -> Result<(), End> {
+        let mut sending = pin!(self.link.send(answer));
+        // Mostly it goes at once, and needs no timer.
+        let sent = match poll!(sending.as_mut()) {
+            Poll::Ready(sent) => Ok(sent),
+            Poll::Pending => timeout(self.shared.limits.line, sending).await,
+        };
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Gone),
+            Err(_) => Err(gone(&self.shared.counters.slow)),
+        }
+    }
+
     /// A line's answers in order, those included that the book has to give.
-    async fn answer(&mut self, turn: Turn) -> Option<Pieces> {
-        let mut answers = SmallVec::<[Pieces; 1]>::with_capacity(turn.parts.len());
+    async fn answers(&mut self, turn: Turn) -> SmallVec<[Pieces; 1]> {
+        let mut answers = SmallVec::with_capacity(turn.parts.len());
         for part in turn.parts {
             match part {
                 Part::Answer(answer) => answers.push(answer),
                 Part::AddPeer(introduction) => answers.extend(self.introduce(introduction).await),
+                Part::Pass(_) => {}
             }
         }
-        assemble(answers, turn.batch)
+        answers
     }
 
     async fn introduce(&mut self, introduction: Introduction) -> Option<Pieces> {
@@ -178,235 +316,4 @@ fn gone(why: &Count) -> End {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use rand::SeedableRng;
-    use serde_json::Value;
-    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
-    use tokio::sync::{mpsc, watch};
-    use tokio::task::JoinHandle;
-    use tokio::time::sleep;
-
-    use super::*;
-    use crate::book::{Caller, Snapshot};
-    use crate::serve::{Counters, Limits, Source};
-
-    struct Talk {
-        stream: BufReader<DuplexStream>,
-        session: JoinHandle<()>,
-        counters: Arc<Counters>,
-        inbox: mpsc::Receiver<Input>,
-        _snapshot: watch::Sender<Arc<Snapshot>>,
-    }
-
-    /// A session at the other end of a pipe that holds so many bytes.
-    fn talk(pipe: usize) -> Talk {
-        talk_within(pipe, Manner::default(), Limits::default())
-    }
-
-    fn talk_within(pipe: usize, manner: Manner, limits: Limits) -> Talk {
-        let (ours, theirs) = tokio::io::duplex(pipe);
-        let (snapshot, watcher) = watch::channel(Arc::default());
-        let (sender, inbox) = mpsc::channel(1);
-        let counters = Arc::new(Counters::default());
-        let shared = Shared {
-            ourselves: watch::channel(Arc::default()).1,
-            snapshot: watcher,
-            bans: watch::channel(Arc::default()).1,
-            inbox: sender,
-            limits,
-            tls: None,
-            counters: Arc::clone(&counters),
-        };
-        let from = Some("5.9.0.1".parse().unwrap());
-        let source = Some(Arc::new(Allowance::new(&shared.limits)));
-        let arrival = Arrival { stream: Box::new(theirs), from, source: Source::Tor, caller: Caller::Clearnet, manner };
-        let session = tokio::spawn(async move { run(arrival, source, &shared, StdRng::seed_from_u64(1)).await });
-        Talk { stream: BufReader::new(ours), session, counters, inbox, _snapshot: snapshot }
-    }
-
-    impl Talk {
-        async fn say(&mut self, bytes: &[u8]) {
-            self.stream.get_mut().write_all(bytes).await.unwrap();
-        }
-
-        /// The next answer, or nothing at the end.
-        async fn hear(&mut self) -> Option<Value> {
-            let mut line = String::new();
-            self.stream.read_line(&mut line).await.unwrap();
-            serde_json::from_str(&line).ok()
-        }
-
-        async fn code(&mut self) -> Option<i64> {
-            self.hear().await?["error"]["code"].as_i64()
-        }
-    }
-
-    const PING: &[u8] = b"{\"id\":1,\"method\":\"server.ping\"}\n";
-
-    #[tokio::test]
-    async fn lines_are_answered_one_after_the_other() {
-        let mut talk = talk(4096);
-        talk.say(&[PING, b"{\"id\":2,\"method\":\"server.peers.subscribe\"}\r\n"].concat()).await;
-        assert_eq!(talk.hear().await.unwrap()["id"], 1);
-        assert_eq!(talk.hear().await.unwrap()["result"], serde_json::json!([]));
-        assert_eq!(talk.counters.requests.value(), 2);
-    }
-
-    #[tokio::test]
-    async fn a_line_that_is_too_long_is_the_last() {
-        let mut talk = talk(4096);
-        let (reader, mut writer) = tokio::io::split(talk.stream);
-        let mut reader = BufReader::new(reader);
-        let sending = tokio::spawn(async move {
-            // Far more than is read; the session ends in the midst of it.
-            for _ in 0..1024 {
-                if writer.write_all(&[b'x'; 4096]).await.is_err() {
-                    return;
-                }
-            }
-        });
-        let mut line = String::new();
-        reader.read_line(&mut line).await.unwrap();
-        let answer: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(answer["error"]["code"], -32600);
-        talk.session.await.unwrap();
-        assert_eq!(talk.counters.unreadable_lines.value(), 1);
-        sending.await.unwrap();
-        talk.inbox.close();
-    }
-
-    #[tokio::test]
-    async fn what_is_no_text_is_an_error() {
-        let mut talk = talk(4096);
-        talk.say(b"\xff\xfe\xfd\n").await;
-        assert_eq!(talk.code().await, Some(-32700));
-        talk.session.await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_drips_is_sent_off() {
-        let mut talk = talk(4096);
-        for _ in 0..200 {
-            sleep(Duration::from_secs(1)).await;
-            if talk.stream.get_mut().write_all(b"{").await.is_err() {
-                break;
-            }
-        }
-        talk.session.await.unwrap();
-        assert_eq!(talk.counters.slow.value(), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_says_nothing_is_let_be_for_ten_minutes() {
-        let mut talk = talk(4096);
-        sleep(Duration::from_secs(590)).await;
-        talk.say(PING).await;
-        assert!(talk.hear().await.is_some());
-        sleep(Duration::from_secs(590)).await;
-        assert!(!talk.session.is_finished());
-        sleep(Duration::from_secs(40)).await;
-        assert!(talk.session.is_finished());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_does_not_read_is_sent_off() {
-        let mut talk = talk(256);
-        talk.say(PING).await;
-        sleep(Duration::from_secs(60)).await;
-        assert!(talk.session.is_finished());
-    }
-
-    #[tokio::test]
-    async fn who_asks_a_lot_waits_for_the_answers() {
-        let limits = Limits { requests_per_second: 10, ..Limits::default() };
-        let mut talk = talk_within(64 * 1024, Manner::default(), limits);
-        talk.say(&PING.repeat(32)).await;
-        for _ in 0..32 {
-            assert!(talk.hear().await.unwrap()["error"].is_null());
-        }
-        assert_eq!(talk.counters.delayed_requests.value(), 2);
-        assert_eq!(talk.counters.excessive_requests.value(), 0);
-    }
-
-    #[tokio::test]
-    async fn who_would_wait_too_long_is_told_so_and_sent_off() {
-        let batch = |calls: usize| format!("[{}]\n", vec![r#"{"id":1,"method":"server.ping"}"#; calls].join(","));
-        let limits = Limits { source_requests_per_second: 10, ..Limits::default() };
-        let mut talk = talk_within(64 * 1024, Manner::default(), limits);
-        talk.say(batch(30).as_bytes()).await;
-        assert_eq!(talk.hear().await.unwrap().as_array().unwrap().len(), 30);
-        talk.say(batch(40).as_bytes()).await;
-        assert_eq!(talk.code().await, Some(-101));
-        talk.session.await.unwrap();
-        assert_eq!(talk.counters.excessive_requests.value(), 1);
-        let mut talk = self::talk(64 * 1024);
-        talk.say(batch(64).as_bytes()).await;
-        assert_eq!(talk.hear().await.unwrap().as_array().unwrap().len(), 64, "the longest batch is within the limits");
-        let mut talk = self::talk(64 * 1024);
-        talk.say(batch(65).as_bytes()).await;
-        assert_eq!(talk.code().await, Some(-32600), "longer than any batch may be");
-    }
-
-    #[tokio::test]
-    async fn what_a_source_sends_and_is_sent_is_limited() {
-        let limits = Limits { bytes_in_per_second: 100, ..Limits::default() };
-        let mut talk = talk_within(4096, Manner::default(), limits);
-        talk.say(&[&[b' '; 300], PING].concat()).await;
-        assert_eq!(talk.code().await, Some(-101));
-        let limits = Limits { bytes_out_per_second: 500, ..Limits::default() };
-        let mut talk = talk_within(4096, Manner::default(), limits);
-        talk.say(&PING.repeat(2)).await;
-        assert!(talk.hear().await.unwrap()["error"].is_null());
-        assert_eq!(talk.code().await, Some(-101));
-        assert_eq!(talk.counters.excessive_bytes.value(), 1);
-    }
-
-    #[tokio::test]
-    async fn the_same_session_talks_in_websocket_messages() {
-        use futures_util::{SinkExt, StreamExt};
-        use tokio_tungstenite::tungstenite::Message;
-        let manner = Manner { websocket: true, tls: false };
-        let talk = talk_within(4096, manner, Limits::default());
-        let (mut messages, _) =
-            tokio_tungstenite::client_async("ws://localhost/", talk.stream.into_inner()).await.unwrap();
-        messages.send(Message::text(r#"{"id":1,"method":"server.ping"}"#)).await.unwrap();
-        let answer = messages.next().await.unwrap().unwrap().into_text().unwrap();
-        assert_eq!(answer.len(), 1023);
-        assert_eq!(serde_json::from_str::<Value>(&answer).unwrap()["id"], 1);
-        messages.send(Message::text("x".repeat(20_000))).await.unwrap();
-        let answer = messages.next().await.unwrap().unwrap().into_text().unwrap();
-        assert_eq!(serde_json::from_str::<Value>(&answer).unwrap()["error"]["code"], -32600);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_handshake_that_never_ends_is_given_up() {
-        let talk = talk_within(4096, Manner { websocket: true, tls: false }, Limits::default());
-        sleep(Duration::from_secs(11)).await;
-        talk.session.await.unwrap();
-        assert_eq!(talk.counters.failed_handshakes.value(), 1);
-    }
-
-    #[tokio::test]
-    async fn introductions_wait_for_the_books_word() {
-        let mut talk = talk(4096);
-        talk.say(b"{\"id\":1,\"method\":\"server.add_peer\",\"params\":[{}]}\n").await;
-        match talk.inbox.recv().await {
-            Some(Input::AddPeer { from, reply, .. }) => {
-                assert_eq!(from, Some("5.9.0.1".parse().unwrap()));
-                reply.send(true).unwrap();
-            }
-            other => panic!("{other:?}"),
-        }
-        assert_eq!(talk.hear().await.unwrap()["result"], true);
-    }
-
-    #[tokio::test]
-    async fn when_the_book_is_busy_introductions_are_turned_down() {
-        let mut talk = talk(4096);
-        talk.inbox.close();
-        talk.say(b"{\"id\":1,\"method\":\"server.add_peer\",\"params\":[{}]}\n").await;
-        assert_eq!(talk.hear().await.unwrap()["result"], false);
-    }
-}
+mod tests;

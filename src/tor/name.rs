@@ -12,7 +12,7 @@ use super::Health;
 use crate::book::{Attempt, Event, Failure};
 use crate::clock::{self, Time};
 use crate::conversation::client::Expected;
-use crate::conversation::server::{Identity, Ourselves};
+use crate::conversation::identity::{Identity, Ourselves};
 use crate::dial::{Circle, Dialer};
 use crate::inbox::{Inbox, Input};
 use crate::network::Network;

@@ -1,0 +1,218 @@
+//! A session's connection to the server behind us: what waits to be sent there, and what comes back.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::io::AsyncWrite;
+use tokio::time::Instant;
+use tokio_util::io::{poll_read_buf, poll_write_buf};
+
+use crate::conversation::server::{Part, Passed, own_id};
+use crate::dial::Stream;
+use crate::protocol::Pieces;
+
+/// Read from the server at once. As much may be under way to a caller who takes his time.
+const CHUNK: usize = 16 * 1024;
+
+/// The answers to one batch, until all are there.
+const LONGEST_BATCH: usize = 8 * 1024 * 1024;
+
+/// How long a server may keep a batch, or the rest of a line, waiting.
+pub const STALL: Duration = Duration::from_secs(120);
+
+/// The connection, and what is under way on it.
+pub struct Relay {
+    stream: Box<dyn Stream>,
+    out: BytesMut,
+    /// All of it is written, but may not have left yet.
+    flushing: bool,
+    input: BytesMut,
+    /// The caller has the beginning of a line of the server's.
+    within_line: bool,
+    batch: Option<Batch>,
+    last_id: u64,
+    /// When the server last said something, or was asked for a batch.
+    pub since: Instant,
+}
+
+/// A batch that waits for answers of the server's.
+struct Batch {
+    parts: Vec<Waiting>,
+    missing: usize,
+    length: usize,
+}
+
+enum Waiting {
+    /// Answered, or not to be answered.
+    Ready(Option<Pieces>),
+    For(u64, Box<Passed>),
+}
+
+/// What happened on the connection.
+pub enum Event {
+    /// All that waited was sent.
+    Sent,
+    /// Bytes for the caller, of which the last may be within a line.
+    Pass(Bytes),
+    /// All answers to a batch, in order.
+    Batch(Vec<Pieces>),
+    /// The answers to a batch are too long.
+    TooLong,
+    End,
+}
+
+impl Relay {
+    pub fn new(stream: Box<dyn Stream>) -> Relay {
+        Relay {
+            stream,
+            out: BytesMut::new(),
+            flushing: false,
+            input: BytesMut::new(),
+            within_line: false,
+            batch: None,
+            last_id: 0,
+            since: Instant::now(),
+        }
+    }
+
+    /// Whether the caller's next line may be heard: not while there is something to be finished first.
+    pub fn is_free(&self) -> bool {
+        self.out.is_empty() && !self.flushing && !self.within_line && self.batch.is_none()
+    }
+
+    pub fn is_within_line(&self) -> bool {
+        self.within_line
+    }
+
+    /// Sends a line as it came.
+    pub fn pass(&mut self, line: &str) {
+        self.out.extend_from_slice(line.as_bytes());
+        self.out.extend_from_slice(b"\n");
+        self.since = Instant::now();
+    }
+
+    /// Sends the calls of a batch that are the server's, each as a line of its own.
+    pub fn pass_batch(&mut self, parts: impl IntoIterator<Item = Result<Option<Pieces>, Box<Passed>>>) {
+        let mut batch = Batch { parts: Vec::new(), missing: 0, length: 0 };
+        for part in parts {
+            batch.parts.push(match part {
+                Ok(answer) => Waiting::Ready(answer),
+                Err(passed) => {
+                    self.last_id += 1;
+                    self.out.extend_from_slice(&passed.line(self.last_id));
+                    batch.missing += 1;
+                    Waiting::For(self.last_id, passed)
+                }
+            });
+        }
+        self.batch = Some(batch);
+        self.since = Instant::now();
+    }
+
+    /// Sends what waits and reads what comes, until there is something to tell. It may be dropped at any time.
+    pub async fn next(&mut self) -> Event {
+        poll_fn(|cx| self.poll_next(cx)).await.unwrap_or(Event::End)
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Event>> {
+        if let Some(event) = self.heard() {
+            return Poll::Ready(Ok(event));
+        }
+        if !self.out.is_empty() {
+            while self.out.has_remaining() {
+                match poll_write_buf(Pin::new(&mut self.stream), cx, &mut self.out) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Event::End)),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => break,
+                }
+            }
+            if self.out.is_empty() {
+                // A long line's memory is not kept.
+                self.out = BytesMut::new();
+                self.flushing = true;
+            }
+        }
+        if self.flushing && Pin::new(&mut self.stream).poll_flush(cx)?.is_ready() {
+            self.flushing = false;
+            return Poll::Ready(Ok(Event::Sent));
+        }
+        loop {
+            self.input.reserve(CHUNK);
+            let read = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))?;
+            self.since = Instant::now();
+            if read == 0 {
+                return Poll::Ready(Ok(Event::End));
+            }
+            if let Some(event) = self.heard() {
+                return Poll::Ready(Ok(event));
+            }
+        }
+    }
+
+    /// What there is to tell of what was read.
+    fn heard(&mut self) -> Option<Event> {
+        let Some(batch) = &mut self.batch else {
+            if self.input.is_empty() {
+                return None;
+            }
+            self.within_line = !self.input.ends_with(b"\n");
+            return Some(Event::Pass(std::mem::take(&mut self.input).freeze()));
+        };
+        // Line by line, as any of them may be an answer that the batch waits for.
+        while batch.missing > 0 {
+            let Some(end) = self.input.iter().position(|byte| *byte == b'\n') else {
+                return (batch.length + self.input.len() > LONGEST_BATCH).then_some(Event::TooLong);
+            };
+            let line = self.input.split_to(end + 1).freeze();
+            if !batch.take(&line) {
+                return Some(Event::Pass(line));
+            }
+        }
+        let parts = self.batch.take()?.parts.into_iter().filter_map(|part| match part {
+            Waiting::Ready(answer) => answer,
+            Waiting::For(..) => None,
+        });
+        Some(Event::Batch(parts.collect()))
+    }
+}
+
+impl Batch {
+    /// Takes a line that is the answer to one of its calls.
+    fn take(&mut self, line: &Bytes) -> bool {
+        #[derive(Deserialize)]
+        struct Answer<'a> {
+            id: &'a str,
+            #[serde(borrow, default)]
+            result: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            error: Option<&'a RawValue>,
+        }
+        let Ok(answer) = serde_json::from_slice::<Answer<'_>>(line) else { return false };
+        let is_its = |part: &&mut Waiting| matches!(part, Waiting::For(id, _) if own_id(*id) == answer.id);
+        let Some(part) = self.parts.iter_mut().find(is_its) else { return false };
+        let piece = |json: &RawValue| Pieces::from(line.slice_ref(json.get().as_bytes()));
+        let outcome = match (answer.error.filter(|error| error.get() != "null"), answer.result) {
+            (Some(error), _) => Err(piece(error)),
+            (None, Some(result)) => Ok(piece(result)),
+            (None, None) => Ok(Pieces::from(&b"null"[..])),
+        };
+        if let Waiting::For(_, passed) = &*part {
+            *part = Waiting::Ready(passed.answer(outcome));
+            self.missing -= 1;
+            self.length += line.len();
+        }
+        true
+    }
+}
+
+/// Whether anything of a turn is for the server.
+pub fn passes(parts: &[Part]) -> bool {
+    parts.iter().any(|part| matches!(part, Part::Pass(_)))
+}

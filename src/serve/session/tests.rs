@@ -1,0 +1,354 @@
+use std::time::Duration;
+
+use rand::SeedableRng;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use super::*;
+use crate::backend::{Address, Backend};
+use crate::book::{Caller, Snapshot};
+use crate::conversation::identity::{self, Identity, Ourselves};
+use crate::dial::Tls;
+use crate::network::Network;
+use crate::serve::{Counters, Limits, LongLines, Source};
+
+struct Talk {
+    stream: BufReader<DuplexStream>,
+    session: JoinHandle<()>,
+    counters: Arc<Counters>,
+    inbox: mpsc::Receiver<Input>,
+    _snapshot: watch::Sender<Arc<Snapshot>>,
+}
+
+/// A session at the other end of a pipe that holds so many bytes.
+fn talk(pipe: usize) -> Talk {
+    talk_within(pipe, Manner::default(), Limits::default())
+}
+
+fn talk_within(pipe: usize, manner: Manner, limits: Limits) -> Talk {
+    talk_before(pipe, manner, limits, None)
+}
+
+/// The same in front of a server.
+fn talk_before(pipe: usize, manner: Manner, limits: Limits, backend: Option<Arc<Backend>>) -> Talk {
+    let (ours, theirs) = tokio::io::duplex(pipe);
+    let (snapshot, watcher) = watch::channel(Arc::default());
+    let (sender, inbox) = mpsc::channel(1);
+    let counters = Arc::new(Counters::default());
+    let front = if backend.is_some() { identity::Backend::Unknown } else { identity::Backend::None };
+    let identity = Identity { backend: front, ..Identity::default() };
+    let shared = Shared {
+        ourselves: watch::channel(Arc::new(Ourselves::new(identity))).1,
+        snapshot: watcher,
+        bans: watch::channel(Arc::default()).1,
+        inbox: sender,
+        limits,
+        tls: None,
+        long_lines: LongLines::new(if backend.is_some() { 5_000_000 } else { 0 }),
+        backend,
+        counters: Arc::clone(&counters),
+    };
+    let from = Some("5.9.0.1".parse().unwrap());
+    let source = Some(Arc::new(Allowance::new(&shared.limits)));
+    let arrival = Arrival { stream: Box::new(theirs), from, source: Source::Tor, caller: Caller::Clearnet, manner };
+    let session = tokio::spawn(async move { run(arrival, source, &shared, StdRng::seed_from_u64(1)).await });
+    Talk { stream: BufReader::new(ours), session, counters, inbox, _snapshot: snapshot }
+}
+
+impl Talk {
+    async fn say(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).await.unwrap();
+    }
+
+    /// The next answer, or nothing at the end.
+    async fn hear(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).await.unwrap();
+        serde_json::from_str(&line).ok()
+    }
+
+    async fn code(&mut self) -> Option<i64> {
+        self.hear().await?["error"]["code"].as_i64()
+    }
+}
+
+const PING: &[u8] = b"{\"id\":1,\"method\":\"server.ping\"}\n";
+
+#[tokio::test]
+async fn lines_are_answered_one_after_the_other() {
+    let mut talk = talk(4096);
+    talk.say(&[PING, b"{\"id\":2,\"method\":\"server.peers.subscribe\"}\r\n"].concat()).await;
+    assert_eq!(talk.hear().await.unwrap()["id"], 1);
+    assert_eq!(talk.hear().await.unwrap()["result"], serde_json::json!([]));
+    assert_eq!(talk.counters.requests.value(), 2);
+}
+
+#[tokio::test]
+async fn a_line_that_is_too_long_is_the_last() {
+    let mut talk = talk(4096);
+    let (reader, mut writer) = tokio::io::split(talk.stream);
+    let mut reader = BufReader::new(reader);
+    let sending = tokio::spawn(async move {
+        // Far more than is read; the session ends in the midst of it.
+        for _ in 0..1024 {
+            if writer.write_all(&[b'x'; 4096]).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut line = String::new();
+    reader.read_line(&mut line).await.unwrap();
+    let answer: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(answer["error"]["code"], -32600);
+    talk.session.await.unwrap();
+    assert_eq!(talk.counters.unreadable_lines.value(), 1);
+    sending.await.unwrap();
+    talk.inbox.close();
+}
+
+#[tokio::test]
+async fn what_is_no_text_is_an_error() {
+    let mut talk = talk(4096);
+    talk.say(b"\xff\xfe\xfd\n").await;
+    assert_eq!(talk.code().await, Some(-32700));
+    talk.session.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_drips_is_sent_off() {
+    let mut talk = talk(4096);
+    for _ in 0..200 {
+        sleep(Duration::from_secs(1)).await;
+        if talk.stream.get_mut().write_all(b"{").await.is_err() {
+            break;
+        }
+    }
+    talk.session.await.unwrap();
+    assert_eq!(talk.counters.slow.value(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_is_let_be_for_ten_minutes() {
+    let mut talk = talk(4096);
+    sleep(Duration::from_secs(590)).await;
+    talk.say(PING).await;
+    assert!(talk.hear().await.is_some());
+    sleep(Duration::from_secs(590)).await;
+    assert!(!talk.session.is_finished());
+    sleep(Duration::from_secs(40)).await;
+    assert!(talk.session.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_is_sent_off() {
+    let mut talk = talk(256);
+    talk.say(PING).await;
+    sleep(Duration::from_secs(60)).await;
+    assert!(talk.session.is_finished());
+}
+
+#[tokio::test]
+async fn who_asks_a_lot_waits_for_the_answers() {
+    let limits = Limits { requests_per_second: 10, ..Limits::default() };
+    let mut talk = talk_within(64 * 1024, Manner::default(), limits);
+    talk.say(&PING.repeat(32)).await;
+    for _ in 0..32 {
+        assert!(talk.hear().await.unwrap()["error"].is_null());
+    }
+    assert_eq!(talk.counters.delayed_requests.value(), 2);
+    assert_eq!(talk.counters.excessive_requests.value(), 0);
+}
+
+#[tokio::test]
+async fn who_would_wait_too_long_is_told_so_and_sent_off() {
+    let batch = |calls: usize| format!("[{}]\n", vec![r#"{"id":1,"method":"server.ping"}"#; calls].join(","));
+    let limits = Limits { source_requests_per_second: 10, ..Limits::default() };
+    let mut talk = talk_within(64 * 1024, Manner::default(), limits);
+    talk.say(batch(30).as_bytes()).await;
+    assert_eq!(talk.hear().await.unwrap().as_array().unwrap().len(), 30);
+    talk.say(batch(40).as_bytes()).await;
+    assert_eq!(talk.code().await, Some(-101));
+    talk.session.await.unwrap();
+    assert_eq!(talk.counters.excessive_requests.value(), 1);
+    let mut talk = self::talk(64 * 1024);
+    talk.say(batch(64).as_bytes()).await;
+    assert_eq!(talk.hear().await.unwrap().as_array().unwrap().len(), 64, "the longest batch is within the limits");
+    let mut talk = self::talk(64 * 1024);
+    talk.say(batch(65).as_bytes()).await;
+    assert_eq!(talk.code().await, Some(-32600), "longer than any batch may be");
+}
+
+#[tokio::test]
+async fn what_a_source_sends_and_is_sent_is_limited() {
+    let limits = Limits { bytes_in_per_second: 100, ..Limits::default() };
+    let mut talk = talk_within(4096, Manner::default(), limits);
+    talk.say(&[&[b' '; 300], PING].concat()).await;
+    assert_eq!(talk.code().await, Some(-101));
+    let limits = Limits { bytes_out_per_second: 500, ..Limits::default() };
+    let mut talk = talk_within(4096, Manner::default(), limits);
+    talk.say(&PING.repeat(2)).await;
+    assert!(talk.hear().await.unwrap()["error"].is_null());
+    assert_eq!(talk.code().await, Some(-101));
+    assert_eq!(talk.counters.excessive_bytes.value(), 1);
+}
+
+#[tokio::test]
+async fn the_same_session_talks_in_websocket_messages() {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite::Message;
+    let manner = Manner { websocket: true, tls: false };
+    let talk = talk_within(4096, manner, Limits::default());
+    let (mut messages, _) = tokio_tungstenite::client_async("ws://localhost/", talk.stream.into_inner()).await.unwrap();
+    messages.send(Message::text(r#"{"id":1,"method":"server.ping"}"#)).await.unwrap();
+    let answer = messages.next().await.unwrap().unwrap().into_text().unwrap();
+    assert_eq!(answer.len(), 1023);
+    assert_eq!(serde_json::from_str::<Value>(&answer).unwrap()["id"], 1);
+    messages.send(Message::text("x".repeat(20_000))).await.unwrap();
+    let answer = messages.next().await.unwrap().unwrap().into_text().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&answer).unwrap()["error"]["code"], -32600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_never_ends_is_given_up() {
+    let talk = talk_within(4096, Manner { websocket: true, tls: false }, Limits::default());
+    sleep(Duration::from_secs(11)).await;
+    talk.session.await.unwrap();
+    assert_eq!(talk.counters.failed_handshakes.value(), 1);
+}
+
+#[tokio::test]
+async fn introductions_wait_for_the_books_word() {
+    let mut talk = talk(4096);
+    talk.say(b"{\"id\":1,\"method\":\"server.add_peer\",\"params\":[{}]}\n").await;
+    match talk.inbox.recv().await {
+        Some(Input::AddPeer { from, reply, .. }) => {
+            assert_eq!(from, Some("5.9.0.1".parse().unwrap()));
+            reply.send(true).unwrap();
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(talk.hear().await.unwrap()["result"], true);
+}
+
+#[tokio::test]
+async fn when_the_book_is_busy_introductions_are_turned_down() {
+    let mut talk = talk(4096);
+    talk.inbox.close();
+    talk.say(b"{\"id\":1,\"method\":\"server.add_peer\",\"params\":[{}]}\n").await;
+    assert_eq!(talk.hear().await.unwrap()["result"], false);
+}
+
+/// A session in front of a server at a socket in this directory, which plays a script.
+async fn fronting<F>(dir: &std::path::Path, play: impl Fn(tokio::net::UnixStream) -> F + Send + 'static) -> Talk
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let path = dir.join("electrs");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(play(stream));
+        }
+    });
+    let backend = Backend {
+        address: Address::Unix(path),
+        network: Network::Regtest,
+        tls: Tls::new().unwrap(),
+        key_file: dir.join("key"),
+    };
+    talk_before(4096, Manner::default(), Limits::default(), Some(Arc::new(backend)))
+}
+
+/// Greets, and then answers every call with its own name, or as the name says.
+async fn electrs(stream: tokio::net::UnixStream) {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    while stream.read_line(&mut line).await.is_ok_and(|read| read > 0) {
+        let call: Value = serde_json::from_str(&line).unwrap();
+        line.clear();
+        let result = match call["method"].as_str().unwrap() {
+            "server.version" => serde_json::json!(["electrs", call["params"][1]]),
+            "long" => serde_json::json!("x".repeat(300_000)),
+            "silent" => continue,
+            "notify" => {
+                stream.get_mut().write_all(b"{\"method\":\"news\",\"params\":[]}\n").await.unwrap();
+                Value::Null
+            }
+            "gone" => return,
+            "error" => {
+                let answer = format!("{{\"id\":{},\"error\":{{\"code\":7}}}}\n", call["id"]);
+                stream.get_mut().write_all(answer.as_bytes()).await.unwrap();
+                continue;
+            }
+            method => serde_json::json!(method),
+        };
+        let answer = serde_json::json!({ "id": call["id"], "result": result, "jsonrpc": "2.0" });
+        stream.get_mut().write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_passed_on_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut talk = fronting(dir.path(), electrs).await;
+    talk.say(b"{\"id\":1,\"method\":\"server.version\",\"params\":[\"x\",\"1.4\"]}\n").await;
+    assert_eq!(talk.hear().await.unwrap()["result"][1], "1.4");
+    talk.say(b"{\"id\":\"a\",\"method\":\"blockchain.headers.subscribe\"}\n").await;
+    assert_eq!(
+        talk.hear().await.unwrap(),
+        serde_json::json!({"id":"a","jsonrpc":"2.0","result":"blockchain.headers.subscribe"})
+    );
+    // Ours are still answered here, and what nobody asked for passes.
+    talk.say(&[PING, b"{\"id\":2,\"method\":\"notify\"}\n"].concat()).await;
+    assert_eq!(talk.hear().await.unwrap()["id"], 1);
+    assert_eq!(talk.hear().await.unwrap()["method"], "news");
+    assert_eq!(talk.hear().await.unwrap()["id"], 2);
+    talk.say(b"{\"id\":3,\"method\":\"long\"}\n").await;
+    assert_eq!(talk.hear().await.unwrap()["result"].as_str().unwrap().len(), 300_000);
+    let long = format!("{{\"id\":4,\"method\":\"broadcast\",\"params\":[\"{}\"]}}\n", "0".repeat(1_000_000));
+    talk.say(long.as_bytes()).await;
+    assert_eq!(talk.hear().await.unwrap()["result"], "broadcast");
+    assert_eq!(talk.counters.passed_requests.value(), 4);
+    assert_eq!(talk.counters.requests.value(), 2);
+}
+
+#[tokio::test]
+async fn batches_are_split_and_put_together_again_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut talk = fronting(dir.path(), electrs).await;
+    let batch = r#"[{"id":7,"method":"one"},{"id":8,"method":"server.ping"},{"jsonrpc":"2.0","method":"quiet"},
+        {"jsonrpc":"2.0","id":7,"method":"notify"},{"id":9,"method":"error"}]"#;
+    talk.say(format!("{}\n", batch.replace('\n', "")).as_bytes()).await;
+    assert_eq!(talk.hear().await.unwrap()["method"], "news");
+    let answers = talk.hear().await.unwrap();
+    let expected = serde_json::json!([
+        {"id": 7, "error": null, "result": "one"},
+        {"id": 8, "error": null, "result": null},
+        {"id": 7, "jsonrpc": "2.0", "result": null},
+        {"id": 9, "error": {"code": 7}, "result": null},
+    ]);
+    assert_eq!(answers, expected);
+    talk.say(b"{\"id\":1,\"method\":\"after\"}\n").await;
+    assert_eq!(talk.hear().await.unwrap()["result"], "after");
+}
+
+#[tokio::test]
+async fn the_loss_of_the_server_ends_the_session_with_a_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut talk = fronting(dir.path(), electrs).await;
+    talk.say(b"{\"id\":1,\"method\":\"gone\"}\n").await;
+    let error = talk.hear().await.unwrap();
+    assert_eq!(error["error"]["code"], -32603);
+    assert!(error["error"]["message"].as_str().unwrap().contains("went away"));
+    talk.session.await.unwrap();
+    assert_eq!(talk.counters.backend_failures.value(), 1);
+    std::fs::remove_file(dir.path().join("electrs")).unwrap();
+    let mut talk = fronting(dir.path(), |stream| async move { drop(stream) }).await;
+    talk.say(PING).await;
+    assert!(talk.hear().await.unwrap()["error"].is_null(), "discovery goes on");
+    talk.say(b"{\"id\":1,\"method\":\"gone\"}\n").await;
+    assert!(talk.hear().await.unwrap()["error"]["message"].as_str().unwrap().contains("can't be reached"));
+}
