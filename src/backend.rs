@@ -91,6 +91,7 @@ impl Backend {
             host: None,
             genesis_hash: self.network.genesis_hash(),
             default_ports: self.network.default_ports(),
+            announce: None,
         };
         let deadlines = Deadlines::of(Via::Direct);
         let report = converse(stream, &expected, deadlines, Instant::now() + deadlines.whole, &mut |_| {}).await?;

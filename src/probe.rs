@@ -189,10 +189,14 @@ mod tests {
         let doors: Vec<_> =
             doors.iter().map(|(transport, address)| (*transport, Port::new(address.port()).unwrap())).collect();
         let addresses = vec!["127.0.0.1".parse().unwrap()];
-        let attempt = Attempt { host: host.clone(), via: Via::Direct, addresses, doors, believed };
+        let attempt = Attempt { host: host.clone(), via: Via::Direct, addresses, doors, believed, announce: false };
         let network = Network::Regtest;
-        let expected =
-            Expected { host: Some(host), genesis_hash: network.genesis_hash(), default_ports: network.default_ports() };
+        let expected = Expected {
+            host: Some(host),
+            genesis_hash: network.genesis_hash(),
+            default_ports: network.default_ports(),
+            announce: None,
+        };
         probe(&dialer, &attempt, &expected, QUICK, |_| {}).await
     }
 

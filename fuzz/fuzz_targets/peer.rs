@@ -11,6 +11,7 @@ fuzz_target!(|bytes: &[u8]| {
         host: "a.example".parse().ok(),
         genesis_hash: network.genesis_hash(),
         default_ports: network.default_ports(),
+        announce: None,
     };
     let (mut client, _) = Client::new(expected);
     let mut id = 0;

@@ -8,8 +8,10 @@ use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::entry::{Entry, PeerState};
+use super::own::Own;
 use crate::clock::Time;
 use crate::netgroup::Netgroup;
+use crate::peer::Host;
 use crate::protocol::Pieces;
 use crate::route::TorState;
 
@@ -81,6 +83,7 @@ struct Line {
 impl Snapshot {
     pub fn new<'a>(
         entries: impl Iterator<Item = &'a Entry>,
+        own: &[&Own],
         tor: TorState,
         fallback_onions: usize,
         recent: Duration,
@@ -111,7 +114,16 @@ impl Snapshot {
         // In an order that is always the same, whatever the book's own: chance alone must decide.
         verified.sort_unstable_by(|a, b| a.0.host.cmp(&b.0.host));
         known_onions.sort_unstable_by(|a, b| a.0.json.cmp(&b.0.json));
-        let (for_clearnet, for_onion) = (View::new(&mut verified, rng), View::new(&mut verified, rng));
+        let (mut for_clearnet, mut for_onion) = (View::new(&mut verified, rng), View::new(&mut verified, rng));
+        // Callers of each of our names find that one in their list, and not the other.
+        for own in own {
+            let json = serde_json::to_vec(&own.listed).unwrap_or_default().into();
+            let line = Line { json, until: own.reached + recent };
+            match &own.listed.name.host {
+                Host::Onion(_) => for_onion.onions.insert(0, line),
+                Host::Dns(_) | Host::Ip(_) => for_clearnet.clear.insert(0, line),
+            }
+        }
         let mut snapshot = Snapshot { tor, fallback_onions, for_clearnet, for_onion, known_onions };
         snapshot.for_clearnet.told = snapshot.tell(Caller::Clearnet, now);
         snapshot.for_onion.told = snapshot.tell(Caller::Onion, now);
@@ -276,7 +288,7 @@ mod tests {
 
     fn told(entries: &[Entry], tor: TorState, caller: Caller, now: Time) -> Vec<Host> {
         let mut rng = StdRng::seed_from_u64(3);
-        let snapshot = Snapshot::new(entries.iter(), tor, 3, RECENT, NOW, &mut rng);
+        let snapshot = Snapshot::new(entries.iter(), &[], tor, 3, RECENT, NOW, &mut rng);
         let listing =
             Listing::parse(&text(&snapshot.peers(caller, now, &mut rng)), Network::Bitcoin.default_ports()).unwrap();
         listing.0.into_iter().map(|listed| listed.name.host).collect()
@@ -342,7 +354,7 @@ mod tests {
         let down = TorState::Down { since: NOW, why: String::new() };
         let mut rng = StdRng::seed_from_u64(3);
         for tor in [TorState::Off, TorState::Starting { percent: None, waits_for: String::new() }, down] {
-            let snapshot = Snapshot::new(entries.iter(), tor, 3, RECENT, NOW, &mut rng);
+            let snapshot = Snapshot::new(entries.iter(), &[], tor, 3, RECENT, NOW, &mut rng);
             let mut seen = HashSet::new();
             for _ in 0..200 {
                 let list = text(&snapshot.peers(Caller::Clearnet, NOW, &mut rng));
@@ -361,7 +373,7 @@ mod tests {
         entries[7].last_success = Some(NOW - Duration::from_hours(2));
         let good = entries[7].host.to_string();
         let mut rng = StdRng::seed_from_u64(3);
-        let snapshot = Snapshot::new(entries.iter(), TorState::Off, 3, RECENT, NOW, &mut rng);
+        let snapshot = Snapshot::new(entries.iter(), &[], TorState::Off, 3, RECENT, NOW, &mut rng);
         let drawn = (0..1000)
             .map(|_| text(&snapshot.peers(Caller::Clearnet, NOW, &mut rng)))
             .filter(|list| list.contains(&good))

@@ -68,11 +68,11 @@ impl Book {
         self.queue.remove(via, entry.next, host);
         entry.last_try = Some(now);
         let resolving = matches!(host, Host::Dns(_));
-        self.flights.insert(host.clone(), Flight { began: now, resolving, good });
+        self.flights.insert(host.clone(), Flight { began: now, resolving, good, announces: false });
         match host {
             Host::Dns(_) => actions.push(Action::Resolve(host.clone(), via)),
             Host::Ip(ip) => self.dial(host, vec![*ip], now, rng, actions),
-            Host::Onion(_) => actions.push(Action::Probe(self.attempt(host, Vec::new(), rng))),
+            Host::Onion(_) => actions.push(Action::Probe(self.attempt(host, Vec::new(), now, rng))),
         }
     }
 
@@ -116,7 +116,7 @@ impl Book {
         };
         let proven = entry.last_success.is_some();
         match self.budgets.dial(&addresses, proven, now) {
-            Ok(()) => actions.push(Action::Probe(self.attempt(host, addresses, rng))),
+            Ok(()) => actions.push(Action::Probe(self.attempt(host, addresses, now, rng))),
             Err(when) => {
                 self.flights.remove(host);
                 self.reschedule(host, when);
@@ -141,7 +141,7 @@ impl Book {
         !unfounded
     }
 
-    fn attempt(&self, host: &Host, addresses: Vec<IpAddr>, rng: &mut impl Rng) -> Attempt {
+    fn attempt(&mut self, host: &Host, addresses: Vec<IpAddr>, now: Time, rng: &mut impl Rng) -> Attempt {
         let via = self.via(host);
         let claimed: Vec<Ports> = self.claims.get(host).into_iter().flatten().map(|claim| claim.ports).collect();
         let believed = self.entries.get(host).map(|entry| entry.ports);
@@ -149,7 +149,11 @@ impl Book {
         doors.retain(|door| policy::may_knock(host, via, *door));
         let is_believed = |door: &(Transport, Port)| believed.is_some_and(|ports| ports.iter().any(|own| own == *door));
         let believed = doors.iter().filter(|door| is_believed(door)).count();
-        Attempt { host: host.clone(), via, addresses, doors, believed }
+        let announce = self.announces_to(host, via, now);
+        if let Some(flight) = self.flights.get_mut(host) {
+            flight.announces = announce;
+        }
+        Attempt { host: host.clone(), via, addresses, doors, believed, announce }
     }
 
     /// Somebody to find out with whether a way works: rather one who was fine lately.

@@ -43,6 +43,8 @@ pub struct Entry {
     /// How long the way to it had worked in all at its last success, or when it was first seen. Its time to be
     /// forgotten runs on that clock, which stands still during outages of ours.
     pub reach_base: Duration,
+    /// When it was last told of us.
+    pub announced: Option<Time>,
 }
 
 /// A TLS key that we met.
@@ -118,6 +120,7 @@ impl Entry {
             history: VecDeque::new(),
             next: now,
             reach_base,
+            announced: None,
         }
     }
 
@@ -160,6 +163,9 @@ impl Entry {
             let hash = features.genesis_hash.as_ref().and_then(|hash| hex::decode(hash).ok()?.try_into().ok());
             self.genesis_hash = hash.or(self.genesis_hash);
             self.first_hand = true;
+        }
+        if report.announced.is_some() {
+            self.announced = Some(now);
         }
         self.software = report.software.clone();
         self.tip = report.tip;

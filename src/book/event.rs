@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::entry::Entry;
 use super::outcome::{Failure, Verified};
 use crate::bans::Bans;
-use crate::peer::{Host, Port, Transport};
+use crate::peer::{Host, Listed, Port, Transport};
 use crate::route::{TorSign, TorState, Via};
 
 /// Something that happened outside.
@@ -28,6 +28,8 @@ pub enum Event {
     Tor(TorSign),
     /// Something of ours that is no probe of a peer got through Tor.
     TorReached,
+    /// We reached ourselves by one of our names, as others would; this is how it is listed.
+    ReachedOurselves(Box<Listed>),
     /// A name turned out to be our own, and is nobody else's from now on.
     Ours(Host),
     /// These are banned from now on, and nobody else.
@@ -65,6 +67,8 @@ pub struct Attempt {
     /// The first so many of them are what the peer is believed to have. The others are claims of somebody else's, which
     /// win by success and otherwise say nothing of it.
     pub believed: usize,
+    /// Whether to tell the peer of us, should it not list us.
+    pub announce: bool,
 }
 
 /// News for the log.

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use rand::Rng;
 
+use super::own::VISIT;
 use super::reach::{Company, Suspect, Verdict};
 use super::schedule::{after_failure, after_success, jittered};
 use super::{Action, Blame, Book, Claim, Entry, Failure, Notice, PeerState, SWEEP, Settings, Source, Verified, policy};
@@ -28,7 +29,7 @@ impl Book {
         match outcome {
             Ok(verified) => {
                 self.proven(via, now, rng, actions);
-                self.succeeded(&host, verified, now, rng, actions);
+                self.succeeded(&host, verified, flight.announces, now, rng, actions);
             }
             Err(failure) => match failure.blame() {
                 Blame::Peer => {
@@ -47,7 +48,15 @@ impl Book {
         }
     }
 
-    fn succeeded(&mut self, host: &Host, verified: Verified, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+    fn succeeded(
+        &mut self,
+        host: &Host,
+        verified: Verified,
+        announced: bool,
+        now: Time,
+        rng: &mut impl Rng,
+        actions: &mut Vec<Action>,
+    ) {
         let Settings { recheck, recent, retry, .. } = self.settings;
         let uptime = self.uptime(host);
         self.claims.remove(host);
@@ -59,8 +68,15 @@ impl Book {
         let door_stands = entry.ports.iter().any(|door| door == (verified.transport, verified.port));
         // What it says of its ports stands, but one that is news to us and that we haven't met is looked at soon.
         let looks_again = !door_stands && entry.ports != believed;
-        let pause = if looks_again { jittered(retry, rng) } else { after_success(recheck, recent, rng) };
         let software = entry.software.clone();
+        let pause = if !announced && self.announces_to(host, self.via(host), now) {
+            // Our name was reached only when this visit was under way.
+            jittered(VISIT, rng)
+        } else if looks_again {
+            jittered(retry, rng)
+        } else {
+            after_success(recheck, recent, rng)
+        };
         if !door_stands {
             // It may be wrong about itself, behind a router say: the door that opened is tried beside the others.
             let ports = Ports::only(verified.transport, verified.port);

@@ -10,6 +10,7 @@ mod event;
 mod introduce;
 mod learn;
 mod outcome;
+mod own;
 mod policy;
 mod reach;
 mod schedule;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
+use own::Own;
 use policy::Budgets;
 use reach::Reach;
 use schedule::Queue;
@@ -46,6 +48,8 @@ pub struct Settings {
     pub seeds: Vec<RealName>,
     /// Names of ours, which are nobody else's.
     pub own: Vec<Host>,
+    /// Whether peers who don't know us are told of us.
+    pub announce: bool,
     /// A good peer is connected to again within this.
     pub recheck: Duration,
     /// Verified within this: fit to be told of.
@@ -76,6 +80,7 @@ impl Default for Settings {
             routing: Routing::default(),
             seeds: Network::default().built_in_peers(),
             own: Vec::new(),
+            announce: false,
             recheck: day,
             recent: day,
             forget: day * 14,
@@ -111,6 +116,8 @@ pub struct Book {
     tor: TorState,
     tor_sign: TorSign,
     budgets: Budgets,
+    /// Names of ours that we reached.
+    own: HashMap<Host, Own>,
     next_sweep: Time,
 }
 
@@ -121,6 +128,8 @@ struct Flight {
     resolving: bool,
     /// It was verified recently.
     good: bool,
+    /// It is told of us, should it not know us.
+    announces: bool,
 }
 
 #[derive(Debug)]
@@ -167,6 +176,7 @@ impl Book {
             tor: TorState::Off,
             tor_sign: TorSign::Off,
             budgets: Budgets::default(),
+            own: HashMap::new(),
             next_sweep: now + SWEEP,
         };
         let Settings { seeds, routing, .. } = &mut book.settings;
@@ -200,6 +210,7 @@ impl Book {
             Event::Tor(sign) => self.tor_said(sign, now, &mut actions),
             Event::TorReached if self.tor_sign != TorSign::Off => self.proven(Via::Tor, now, rng, &mut actions),
             Event::TorReached => {}
+            Event::ReachedOurselves(listed) => self.reached_ourselves(*listed, now, rng, &mut actions),
             Event::Ours(host) => self.disown(host, &mut actions),
             Event::Bans(bans) => self.ban(bans, &mut actions),
         }
@@ -255,7 +266,8 @@ impl Book {
 
     pub fn snapshot(&self, now: Time, rng: &mut impl Rng) -> Snapshot {
         let Settings { fallback_onions, recent, .. } = self.settings;
-        Snapshot::new(self.entries.values(), self.tor.clone(), fallback_onions, recent, now, rng)
+        let own: Vec<&Own> = self.own_names(now).collect();
+        Snapshot::new(self.entries.values(), &own, self.tor.clone(), fallback_onions, recent, now, rng)
     }
 }
 

@@ -26,8 +26,6 @@ pub struct Config {
     /// The port of our onion service.
     pub onion_port: Port,
     pub identity: Identity,
-    /// Whether peers are told of us.
-    pub announce: bool,
     pub backend: Fronted,
     pub tor: TorPlan,
     pub book: book::Settings,
@@ -59,7 +57,7 @@ impl Config {
         let named = identity.clearnet.iter().map(|(host, _)| host);
         let own = named.chain(tor.onion_host.iter().map(|(host, _)| host)).cloned().collect();
         let ban_file = discovery.ban_file.clone();
-        let book = resolve_book(discovery, network, tor.routing, own)?;
+        let book = book::Settings { announce, ..resolve_book(discovery, network, tor.routing, own)? };
         let log_level = log.level.unwrap_or_else(|| "info".to_owned());
         if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&log_level) {
             return Err(wrong("log.level", error.to_string()));
@@ -69,7 +67,6 @@ impl Config {
             listen: listening,
             onion_port,
             identity,
-            announce,
             backend,
             tor,
             book,
@@ -117,7 +114,7 @@ impl Config {
                 tcp_port: clearnet.and_then(|(_, ports)| ports.tcp()),
                 ssl_port: clearnet.and_then(|(_, ports)| ports.tls()),
                 onion_host: self.tor.onion_host.as_ref().map(|(host, _)| host.clone()),
-                announce: Some(self.announce),
+                announce: Some(book.announce),
                 link: Some(identity.link),
                 banner: identity.banner.clone(),
                 donation_address: identity.donation_address.clone(),
@@ -188,6 +185,7 @@ fn resolve_book(keys: Discovery, network: Network, routing: Routing, own: Vec<Ho
         routing,
         seeds,
         own,
+        announce: default.announce,
         recheck: period("discovery.recheck", keys.recheck, default.recheck)?,
         recent: period("discovery.recent", keys.recent, default.recent)?,
         forget: period("discovery.forget", keys.forget, default.forget)?,

@@ -13,6 +13,17 @@ pub struct Expected {
     pub host: Option<Host>,
     pub genesis_hash: &'static str,
     pub default_ports: Ports,
+    /// What to tell it of us, should it not list us.
+    pub announce: Option<Announcement>,
+}
+
+/// A name of ours, as others are told of it.
+#[derive(Debug, Clone)]
+pub struct Announcement {
+    pub host: Host,
+    pub ports: Ports,
+    /// With this name alone: not everybody reads further than to the first.
+    pub features: Features,
 }
 
 /// The questions, in their order.
@@ -23,6 +34,8 @@ pub enum Step {
     FirstVersion,
     Features,
     Peers,
+    /// Only where it doesn't list us.
+    Announce,
     Headers,
 }
 
@@ -51,7 +64,14 @@ impl Client {
 
     /// The conversation, and the line that opens it.
     pub fn new(expected: Expected) -> (Client, Vec<u8>) {
-        let report = Report { software: None, agreed: OLDEST, features: None, listing: Listing::default(), tip: None };
+        let report = Report {
+            software: None,
+            agreed: OLDEST,
+            features: None,
+            listing: Listing::default(),
+            tip: None,
+            announced: None,
+        };
         let client = Client { expected, step: Step::Version, id: 0, ignored: 0, report };
         let line = client.question();
         (client, line)
@@ -72,13 +92,15 @@ impl Client {
             Some(result) => self.hear(result.get())?,
             // Refusing to say which version is refusing to talk; a server too old to know the rest is still a server.
             None if self.step == Step::FirstVersion => return Err(Fault::NoVersion),
+            None if self.step == Step::Announce => self.report.announced = Some(false),
             None => {}
         }
         let next = match self.step {
             Step::Version if answer.is_none() => Step::FirstVersion,
             Step::Version | Step::FirstVersion => Step::Features,
             Step::Features => Step::Peers,
-            Step::Peers => Step::Headers,
+            Step::Peers if self.is_news() => Step::Announce,
+            Step::Peers | Step::Announce => Step::Headers,
             Step::Headers => return Ok(Next::Done(Box::new(self.report.clone()))),
         };
         self.step = next;
@@ -90,9 +112,18 @@ impl Client {
         let params = match self.step {
             Step::Version => json!([SOFTWARE, [OLDEST.to_string(), NEWEST.to_string()]]),
             Step::FirstVersion => json!([SOFTWARE, OLDEST.to_string()]),
+            Step::Announce => json!(self.expected.announce.iter().map(|ours| &ours.features).collect::<Vec<_>>()),
             _ => json!([]),
         };
         protocol::request(self.id, self.step.method(), &params)
+    }
+
+    /// Whether it has yet to hear of us, with the right ports.
+    fn is_news(&self) -> bool {
+        let lists = |ours: &Announcement| {
+            self.report.listing.0.iter().any(|listed| listed.name.host == ours.host && listed.name.ports == ours.ports)
+        };
+        self.expected.announce.as_ref().is_some_and(|ours| !lists(ours))
     }
 
     fn ignore(&mut self) -> Result<Next, Fault> {
@@ -112,6 +143,11 @@ impl Client {
             }
             Step::Peers => {
                 self.report.listing = Listing::parse(result, self.expected.default_ports).map_err(malformed)?;
+                Ok(())
+            }
+            Step::Announce => {
+                // Whatever else it should say, it doesn't say that it took us in.
+                self.report.announced = Some(result == "true");
                 Ok(())
             }
             Step::Headers => {
@@ -159,6 +195,7 @@ impl Step {
             Step::Version | Step::FirstVersion => "server.version",
             Step::Features => "server.features",
             Step::Peers => "server.peers.subscribe",
+            Step::Announce => "server.add_peer",
             Step::Headers => "blockchain.headers.subscribe",
         }
     }
@@ -191,7 +228,7 @@ mod tests {
     fn client() -> Client {
         let host = Some("a.example".parse().unwrap());
         let default_ports = Network::Bitcoin.default_ports();
-        Client::new(Expected { host, genesis_hash: GENESIS, default_ports }).0
+        Client::new(Expected { host, genesis_hash: GENESIS, default_ports, announce: None }).0
     }
 
     /// Answers each question with the next of `results`, `None` being an error.

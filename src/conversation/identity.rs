@@ -1,11 +1,14 @@
 //! Who we are: our names, what stands behind us, and the words in which both are told.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use serde_json::json;
 
+use super::client::Announcement;
 use crate::book::Caller;
 use crate::network::Network;
-use crate::peer::{Features, HASH_FUNCTION, Host, Ports, Version};
+use crate::peer::{Features, HASH_FUNCTION, Host, Listed, Ports, RealName, Version};
 use crate::protocol::{NEWEST, OLDEST, SOFTWARE};
 
 /// What we say of ourselves.
@@ -114,6 +117,22 @@ impl Identity {
             protocol_max: Some(self.versions().1),
             pruning: self.behind().and_then(|behind| behind.pruning),
         }
+    }
+
+    /// How a name of ours is listed.
+    pub fn listed(&self, host: &Host, ports: Ports, ip: Option<IpAddr>) -> Listed {
+        let pruning = self.behind().and_then(|behind| behind.pruning);
+        Listed { ip, name: RealName { host: host.clone(), version: Some(self.versions().1), pruning, ports } }
+    }
+
+    /// What a peer is told of us: by one name, that of its own kind.
+    pub fn announcement(&self, caller: Caller) -> Option<Announcement> {
+        let (host, ports) = match caller {
+            Caller::Clearnet => self.clearnet.clone()?,
+            Caller::Onion => self.onion.clone()?,
+        };
+        let hosts = Some(vec![(host.clone(), Some(ports))]);
+        Some(Announcement { host, ports, features: Features { hosts, ..self.features(caller) } })
     }
 
     /// The protocol versions that callers may choose from: the oldest and the newest.

@@ -13,10 +13,11 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::notice;
-use crate::book::{Action, Attempt, Book, Event, Failure, Snapshot};
+use crate::book::{Action, Attempt, Book, Caller, Event, Failure, Snapshot};
 use crate::clock::{self, Time};
 use crate::control::{CallerStatus, Status, StoreStatus};
-use crate::conversation::client::Expected;
+use crate::conversation::client::{Announcement, Expected};
+use crate::conversation::identity::Ourselves;
 use crate::dial::Dialer;
 use crate::inbox::{Ask, Input};
 use crate::peer::{Features, Host, RealName};
@@ -32,7 +33,7 @@ const GATHER: Duration = Duration::from_millis(500);
 /// The book is woken after this at the latest, since the wall clock may be set while we sleep by another one.
 const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 
-/// What `status` tells beside the book's own account.
+/// What is known of us beside the book's own account.
 #[derive(Debug)]
 pub struct Facts {
     pub started: Time,
@@ -41,6 +42,7 @@ pub struct Facts {
     pub store: Arc<WriterStatus>,
     /// Our onion service, if we have one.
     pub onion: watch::Receiver<Option<OwnName>>,
+    pub ourselves: watch::Receiver<Arc<Ourselves>>,
 }
 
 #[derive(Debug)]
@@ -172,7 +174,7 @@ impl Core {
     }
 
     fn status(&self, now: Time) -> Status {
-        let Facts { started, listeners, counters, store, onion } = &self.facts;
+        let Facts { started, listeners, counters, store, onion, .. } = &self.facts;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             network: self.book.settings().network,
@@ -239,6 +241,7 @@ impl Core {
             host: Some(attempt.host.clone()),
             genesis_hash: network.genesis_hash(),
             default_ports: network.default_ports(),
+            announce: attempt.announce.then(|| self.announcement(&attempt.host)).flatten(),
         };
         let about = attempt.host.clone();
         let handle = self.flights.spawn(async move {
@@ -252,6 +255,12 @@ impl Core {
             Event::Probed { host: attempt.host, outcome }
         });
         self.about.insert(handle.id(), about);
+    }
+
+    /// What this peer is told of us.
+    fn announcement(&self, host: &Host) -> Option<Announcement> {
+        let caller = if host.is_onion() { Caller::Onion } else { Caller::Clearnet };
+        self.facts.ourselves.borrow().identity.announcement(caller)
     }
 
     fn landed(&mut self, landed: Result<(Id, Event), JoinError>) {

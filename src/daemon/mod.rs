@@ -1,5 +1,6 @@
 //! The daemon: everything wired up, watched over and taken down again.
 
+mod clearnet_name;
 mod core;
 mod files;
 mod listeners;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use self::clearnet_name::ClearnetName;
 use self::core::{Core, Facts};
 use self::files::{BanFile, Watched};
 use self::listeners::Listeners;
@@ -117,6 +119,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         counters: Arc::clone(&counters),
         store: writer.status(),
         onion: tor.name.subscribe(),
+        ourselves: tor.ourselves.subscribe(),
     };
     let (health, tor_health) = watch::channel(Health::default());
     let banned = Arc::clone(&bans.borrow());
@@ -143,6 +146,15 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         watched.run(hangups).await;
         "the watch on files"
     });
+    if config.identity.clearnet.is_some() {
+        let (ourselves, inbox) = (tor.ourselves.subscribe(), inbox.clone());
+        let name = ClearnetName { network: config.book.network, dialer: dialer.clone(), ourselves, inbox };
+        let watching = name.run(StdRng::seed_from_u64(rng.next_u64()));
+        tasks.spawn(async move {
+            watching.await;
+            "the watch on our name"
+        });
+    }
     if let Some(backend) = backend {
         let ourselves = tor.ourselves.clone();
         tasks.spawn(async move {

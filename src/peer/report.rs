@@ -15,6 +15,8 @@ pub struct Report {
     pub listing: Listing,
     /// The height of its chain.
     pub tip: Option<u32>,
+    /// Whether it took us in; None where it wasn't told of us.
+    pub announced: Option<bool>,
 }
 
 /// What makes a peer bad, as opposed to unreachable.

@@ -1,6 +1,6 @@
 //! The tables, and how an older store becomes a newer one.
 
-use redb::{Database, ReadableDatabase, TableDefinition, TableError, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
 use crate::route::Via;
 
@@ -16,7 +16,7 @@ const VERSION: &str = "schema";
 
 /// Each makes a store of the version that is its place in the list one of the next. A store begins as version 0, which
 /// is an empty file. Once released, an entry never changes: whoever alters what is kept appends another.
-const MIGRATIONS: &[Migration] = &[begin];
+const MIGRATIONS: &[Migration] = &[begin, announcements];
 
 type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
 
@@ -71,6 +71,20 @@ fn version(database: &Database) -> Result<u64, redb::Error> {
 fn begin(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(PEERS)?;
     transaction.open_table(REACH)?;
+    Ok(())
+}
+
+/// Each peer has a place for when it was told of us, at the end of its record: nothing, which postcard writes as a zero.
+fn announcements(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    let mut peers = transaction.open_table(PEERS)?;
+    let mut longer = Vec::new();
+    for record in peers.iter()? {
+        let (host, entry) = record?;
+        longer.push((host.value().to_owned(), [entry.value(), &[0]].concat()));
+    }
+    for (host, entry) in longer {
+        peers.insert(host.as_str(), entry.as_slice())?;
+    }
     Ok(())
 }
 

@@ -96,8 +96,33 @@ fn a_newer_store_is_left_alone() {
     let (store, _) = open(&path);
     schema::tests::set_version(store.database.as_ref().unwrap(), 99);
     drop(store);
-    assert!(matches!(Store::open(&path, NOW), Err(StoreError::Newer { found: 99, known: 1, .. })));
+    assert!(matches!(Store::open(&path, NOW), Err(StoreError::Newer { found: 99, known: 2, .. })));
     assert!(path.exists());
+}
+
+#[test]
+fn a_store_of_the_first_version_is_carried_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("peers.redb");
+    let (store, _) = open(&path);
+    let database = store.database.as_ref().unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut peers = transaction.open_table(schema::PEERS).unwrap();
+        for n in 0..3 {
+            let record = postcard::to_stdvec(&entry(n)).unwrap();
+            let (announced, before) = record.split_last().unwrap();
+            assert_eq!(*announced, 0);
+            peers.insert(entry(n).host.to_string().as_str(), before).unwrap();
+        }
+    }
+    transaction.commit().unwrap();
+    schema::tests::set_version(database, 1);
+    drop(store);
+    let (_, mut kept) = open(&path);
+    kept.entries.sort_by(|a, b| a.host.cmp(&b.host));
+    assert_eq!(kept.unreadable, 0);
+    assert_eq!(kept.entries, [entry(0), entry(1), entry(2)]);
 }
 
 #[test]

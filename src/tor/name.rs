@@ -120,6 +120,9 @@ impl NameWatch {
                 }
                 self.introduce(name);
                 let _ = self.inbox.send(Input::Event(Event::TorReached)).await;
+                let ports = Ports::only(Transport::Tcp, name.port);
+                let listed = Box::new(self.ourselves.borrow().identity.listed(&name.host, ports, None));
+                let _ = self.inbox.send(Input::Event(Event::ReachedOurselves(listed))).await;
             }
             Err(failure) if news && name.reached.is_some() => {
                 tracing::warn!(%failure, "our onion name could not be reached");
@@ -187,9 +190,14 @@ async fn reach(dialer: &Dialer, network: Network, name: &OwnName, circle: u8) ->
         addresses: Vec::new(),
         doors: vec![(Transport::Tcp, name.port)],
         believed: 1,
+        announce: false,
     };
-    let expected =
-        Expected { host: None, genesis_hash: network.genesis_hash(), default_ports: network.default_ports() };
+    let expected = Expected {
+        host: None,
+        genesis_hash: network.genesis_hash(),
+        default_ports: network.default_ports(),
+        announce: None,
+    };
     let dialer = Dialer { circle: Circle::Ourselves(circle), ..dialer.clone() };
     probe(&dialer, &attempt, &expected, Deadlines::of(Via::Tor), |_| {}).await.map(|_| ())
 }

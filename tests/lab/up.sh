@@ -44,15 +44,17 @@ EXIT_ADDRESS=185.220.101.5 "$here/tor-network.sh" up "$dir/tor" 95.216.0.3:51001
 onion=$(cat "$dir/tor/onion-1") tor=$(cat "$dir/tor/services-socks")
 say "Tor, client at $(cat "$dir/tor/socks")"
 
-server() { # NAME BIND_IP REPORT
-  "$here/electrumx.sh" up "$dir/ex" "$1" "$2" "$3" TOR_PROXY_PORT="${tor#*:}" || exit 1   # it has said why
+server() { # NAME BIND_IP REPORT [VAR=VALUE...]
+  "$here/electrumx.sh" up "$dir/ex" "$1" "$2" "$3" TOR_PROXY_PORT="${tor#*:}" "${@:4}" || exit 1   # it has said why
   # A server without its proxy turns every onion away, and looks for one again only after 15 minutes.
   within 60 grep 'detected SOCKS' "$dir/ex/$1.log" || fail "$1 didn't find its Tor" "$dir/ex/$1.log"
   say "$1"
 }
 server ex1 5.9.0.1 tcp://ex1.example.com:51001,ssl://ex1.example.com:51002 & ex1=$!
 server ex2 88.99.0.2 tcp://ex2.example.com:51001,ssl://ex2.example.com:51002 & ex2=$!
-server ex3 95.216.0.3 "tcp://$onion:50001" & ex3=$!
+# A server without a clearnet name turns its own onion name away while its proxy is looked for; with nobody left to look after,
+# its peer manager then ends, and takes nobody in ever after. A blacklist, wherever it should be, keeps it busy.
+server ex3 95.216.0.3 "tcp://$onion:50001" BLACKLIST_URL=http://127.0.0.1:1/ & ex3=$!
 wait $ex1; wait $ex2; wait $ex3
 
 # ex1 would try an onion that isn't reachable yet again only after ten minutes.

@@ -1,0 +1,132 @@
+//! In front of a real server: an unmodified ElectrumX gets discovery, and others of its kind verify us, take us in and list us.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it measured"
+)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use support::{Daemon, call, call_onion, eventually, hosts, lab_script, now, run};
+
+const OURS: &str = "wp.example.com";
+const EX1: &str = "5.9.0.1:51001";
+const EX2: &str = "88.99.0.2:51001";
+
+#[test]
+fn real_servers_verify_and_list_us() {
+    if !support::inside("real_servers_verify_and_list_us", &[]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let lab = dir.path().join("lab");
+    run(Command::new(lab_script("up.sh")).arg(&lab));
+    let read = |file: &str| std::fs::read_to_string(lab.join(file)).unwrap().trim().to_owned();
+    let (own, servers) = (read("tor/onion-2"), read("tor/services-socks"));
+    let config = dir.path().join("waypost.toml");
+    let text = format!(
+        "network = \"regtest\"\ndata_dir = \"{}\"\n[tor]\nmode = \"socks\"\nsocks = \"{}\"\n\
+         [listen]\ntcp = [\"5.9.0.9:50001\"]\ntls = [\"5.9.0.9:50002\"]\nonion_tcp = [\"127.0.0.1:50011\"]\nonion_port = 50001\n\
+         [identity]\nhost = \"{OURS}\"\ntcp_port = 50001\nssl_port = 50002\nonion_host = \"{own}\"\n\
+         [backend]\nelectrum = \"tcp://{EX1}\"\n\
+         [discovery]\nseeds = [\"ex2.example.com s51002 t51001\"]\n",
+        dir.path().join("data").display(),
+        read("tor/socks"),
+    );
+    std::fs::write(&config, &text).unwrap();
+    let began = now();
+    let daemon = Daemon::start(&config);
+    eventually(90, "ex2 lists us", || listed(EX2).is_some());
+    println!("{:.1} s from the start until ex2 lists us", began.elapsed().as_secs_f64());
+    assert_eq!(listed(EX2).unwrap()[2], json!(["v1.6", "s50002", "t50001"]));
+    assert!(said(&lab.join("ex/ex2.log"), OURS), "ex2 says that it verified us");
+    speaks_for_the_server_behind(&daemon);
+    lists_itself(&own, &servers);
+    eventually(120, "ex3 lists our onion name", || hosts("95.216.0.3:51001").contains(&own));
+    println!("{:.1} s until ex3, an onion service alone, lists our onion name", began.elapsed().as_secs_f64());
+    let heard = std::fs::read_to_string(lab.join("ex/ex3.log")).unwrap();
+    let heard = heard.lines().filter(|line| line.contains("add_peer request")).any(|line| line.contains(OURS));
+    assert!(!heard, "an onion peer hears nothing of our other name from us");
+    assert!(daemon.log().lines().all(|line| !line.contains("ERROR") && !line.contains("panicked")), "{}", daemon.log());
+    daemon.stop();
+    reaches_it_by_tls(&config, &text);
+    refuses_one_of_another_network(&config, &text);
+}
+
+/// By TLS as well, where another key than the first is not taken.
+fn reaches_it_by_tls(config: &Path, text: &str) {
+    std::fs::write(config, text.replace(&format!("tcp://{EX1}"), "tls://5.9.0.1:51002")).unwrap();
+    let (daemon, key) = (Daemon::start(config), config.with_file_name("data/backend-key"));
+    let ask = || call("5.9.0.9:50001", "blockchain.headers.subscribe", json!([]));
+    assert_eq!(ask()["height"], 0);
+    assert_eq!(std::fs::read_to_string(&key).unwrap().trim().len(), 64);
+    std::fs::write(&key, "00\n").unwrap();
+    let refused = std::panic::catch_unwind(ask);
+    assert!(refused.is_err(), "another key than the one that is remembered: {refused:?}");
+    daemon.stop();
+}
+
+fn refuses_one_of_another_network(config: &Path, text: &str) {
+    std::fs::write(config, text.replace("\"regtest\"", "\"testnet4\"")).unwrap();
+    let (said, fine) = support::waypost(config, &["run"]);
+    assert!(!fine && said.contains("another network"), "{said}");
+}
+
+/// What is ElectrumX's passes both ways, and its properties are ours.
+fn speaks_for_the_server_behind(daemon: &Daemon) {
+    let (ours, its) = ("5.9.0.9:50001", EX1);
+    for (method, params) in [
+        ("blockchain.headers.subscribe", json!([])),
+        ("blockchain.block.header", json!([0])),
+        ("blockchain.block.header", json!([0, 0])),
+        ("blockchain.estimatefee", json!([6])),
+        ("server.banner", json!([])),
+    ] {
+        assert_eq!(call(ours, method, params.clone()), call(its, method, params), "{method}");
+    }
+    let (features, behind) = (call(ours, "server.features", json!([])), call(its, "server.features", json!([])));
+    for key in ["genesis_hash", "hash_function", "pruning", "protocol_min"] {
+        assert_eq!(features[key], behind[key], "{key}");
+    }
+    let software = features["server_version"].as_str().unwrap();
+    assert!(software.contains("Waypost") && software.contains("ElectrumX"), "{software}");
+    assert_eq!(features["hosts"], json!({ OURS: { "tcp_port": 50001, "ssl_port": 50002 } }));
+    assert!(daemon.status()["callers"]["passed_requests"].as_u64().unwrap() >= 5);
+}
+
+/// Each of our names is told to its own callers.
+fn lists_itself(own: &str, socks: &str) {
+    eventually(10, "we list ourselves", || hosts("5.9.0.9:50001").contains(OURS));
+    let names = |list: &Value| -> BTreeSet<String> {
+        list.as_array().unwrap().iter().map(|entry| entry[1].as_str().unwrap().to_owned()).collect()
+    };
+    let mut told = BTreeSet::new();
+    eventually(60, "we list our onion name to callers of it", || {
+        told = call_onion(socks, &format!("{own}:50001"), "server.peers.subscribe")
+            .map(|list| names(&list))
+            .unwrap_or_default();
+        told.contains(own)
+    });
+    assert!(!told.contains(OURS), "{told:?}");
+    assert!(!hosts("5.9.0.9:50001").contains(own));
+}
+
+/// Our entry in a server's list.
+fn listed(server: &str) -> Option<Value> {
+    let list = call(server, "server.peers.subscribe", json!([]));
+    list.as_array().unwrap().iter().find(|entry| entry[1] == OURS).cloned()
+}
+
+fn said(log: &Path, host: &str) -> bool {
+    let log = std::fs::read_to_string(log).unwrap();
+    log.lines().any(|line| line.contains(host) && line.contains("verified"))
+}
