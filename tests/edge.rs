@@ -202,11 +202,11 @@ fn each_source_has_its_share() {
     eventually(5, "two of the first were sent off", || daemon.status()["callers"]["evicted"] == 2);
     assert_eq!(daemon.status()["callers"]["open_sessions"], 12);
     assert_eq!(first[0].read(&mut [0; 16]).unwrap_or(0), 0, "the oldest");
-    // Six at once is what a session may ask for, further ones wait, and a batch of seven would for ever; the source's share
+    // Six at once is what a session may ask for, further ones wait, and some of a batch of eight would for ever; the source's share
     // is larger.
     (0..6).for_each(|_| assert!(ask(&mut others[0], PEERS)["error"].is_null()));
     assert_eq!(daemon.status()["callers"]["delayed_requests"], 1);
-    let batch = format!("[{}]", [r#"{"id":1,"method":"server.ping"}"#; 7].join(","));
+    let batch = format!("[{}]", [r#"{"id":1,"method":"server.ping"}"#; 8].join(","));
     assert_eq!(ask(&mut others[1], &batch)["error"]["code"], -101);
     drop((first, others));
     eventually(10, "all have left", || daemon.status()["callers"]["open_sessions"] == 0);
