@@ -102,7 +102,7 @@ pub fn hold(target: &Target, sessions: usize) -> (Runtime, Vec<Box<dyn Stream>>)
     (runtime, streams)
 }
 
-/// Sends so many bytes for any line, at 50011, and by TLS with our daemon's certificate at 50012.
+/// Sends so many bytes for any line, which a server that is asked for its version might send, at 50011, and by TLS with our daemon's certificate at 50012.
 pub fn bare(length: usize, data: &Path) {
     Runtime::new().unwrap().block_on(async {
         raise_descriptors();
@@ -116,8 +116,9 @@ pub fn bare(length: usize, data: &Path) {
             .with_single_cert(vec![certificate], key)
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let mut answer = vec![b' '; length];
-        answer[length - 1] = b'\n';
+        let mut answer = br#"{"id":0,"result":["bare","1.4"]"#.to_vec();
+        answer.resize(length - 2, b' ');
+        answer.extend_from_slice(b"}\n");
         let answer: Arc<[u8]> = answer.into();
         let plain = TcpListener::bind("127.0.0.1:50011").await.unwrap();
         let tls = TcpListener::bind("127.0.0.1:50012").await.unwrap();
@@ -138,6 +139,22 @@ pub fn bare(length: usize, data: &Path) {
                     });
                 }
             }
+        }
+    });
+}
+
+/// Passes bytes on, both ways.
+pub fn bare_relay(from: &str, to: &'static str) {
+    Runtime::new().unwrap().block_on(async {
+        raise_descriptors();
+        let listener = TcpListener::bind(from).await.unwrap();
+        while let Ok((mut caller, _)) = listener.accept().await {
+            caller.set_nodelay(true).unwrap();
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(to).await.unwrap();
+                server.set_nodelay(true).unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut caller, &mut server).await;
+            });
         }
     });
 }

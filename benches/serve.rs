@@ -4,6 +4,7 @@
 //! ```text
 //! cargo bench --bench serve -- speed [S]      200 peers; TCP and TLS; 1, 64 and 1,000 connections; S (1) seconds a figure
 //! cargo bench --bench serve -- onion [S]      the same by onion services, ours and C tor's, called through C tor
+//! cargo bench --bench serve -- relay [S]      what is passed on to a server behind us, beside a bare relay and the server itself
 //! cargo bench --bench serve -- memory [N]     N (10,000) idle sessions, TCP and TLS
 //! ```
 //!
@@ -43,11 +44,12 @@ const OURS: &str = "127.0.0.1:50001";
 const OURS_TLS: &str = "127.0.0.1:50002";
 const BARE: &str = "127.0.0.1:50011";
 const BARE_TLS: &str = "127.0.0.1:50012";
+const BARE_RELAY: &str = "127.0.0.1:50013";
 const ELECTRUMX: &str = "5.9.0.1:51001";
 const ELECTRUMX_TLS: &str = "5.9.0.1:51002";
 /// No limits but our own speed.
 const UNLIMITED: &str = "[limits]\nsessions = 100000\nsessions_per_source = 100000\nrequests_per_second = 1000000000\n\
-    source_requests_per_second = 1000000000\nbytes_in_per_second = 1000000000\nbytes_out_per_second = 1000000000\n\
+    source_requests_per_second = 1000000000\npassed_requests_per_second = 1000000000\nbytes_in_per_second = 1000000000\nbytes_out_per_second = 1000000000\n\
     idle = \"24h\"\n";
 
 fn main() {
@@ -56,9 +58,11 @@ fn main() {
     match args.first().map_or("speed", String::as_str) {
         "speed" => speed(Duration::from_secs(number(1))),
         "onion" => onion(Duration::from_secs(number(5))),
+        "relay" => relay(Duration::from_secs(number(1))),
         "memory" => memory(number(10_000) as usize),
         "bare" => load::bare(number(0) as usize, Path::new(&args[2])),
-        other => panic!("speed, onion or memory, and not {other}"),
+        "bare-relay" => load::bare_relay(BARE_RELAY, BARE),
+        other => panic!("speed, onion, relay or memory, and not {other}"),
     }
 }
 
@@ -67,14 +71,22 @@ struct Bare(Child);
 
 impl Bare {
     fn start(length: usize, data: &Path) -> Bare {
+        Bare::spawn(&["bare", &length.to_string(), data.to_str().unwrap()], &[BARE, BARE_TLS])
+    }
+
+    /// One that passes on to the first, and knows nothing of lines.
+    fn relay() -> Bare {
+        Bare::spawn(&["bare-relay"], &[BARE_RELAY])
+    }
+
+    fn spawn(args: &[&str], addresses: &[&str]) -> Bare {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["bare", &length.to_string()])
-            .arg(data)
+            .args(args)
             .env(support::INSIDE, "1")
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        for address in [BARE, BARE_TLS] {
+        for address in addresses {
             eventually(10, "the bare server listens", || std::net::TcpStream::connect(address).is_ok());
         }
         Bare(child)
@@ -140,7 +152,9 @@ fn compare(what: &str, targets: &[Target], pids: &[u32], method: &str, connectio
             }
         }
     }
-    let names = ["ours", "bare", "ElectrumX"];
+    let third =
+        if targets.last().is_some_and(|target| target.address.to_string() == BARE) { "direct" } else { "ElectrumX" };
+    let names = ["ours", "bare", third];
     println!("{what}");
     for (number, (name, figures)) in names.iter().zip(&rounds).enumerate() {
         let (rate, p50, p99) = medians(figures);
@@ -197,6 +211,24 @@ fn onion(time: Duration) {
         compare(&format!("{connections} connections"), &targets, &[], method, connections, time);
     }
     daemon.stop();
+}
+
+fn relay(time: Duration) {
+    let method = "blockchain.headers.subscribe";
+    for length in [200, 100_000] {
+        let dir = tempfile::tempdir().unwrap();
+        let (daemon, data) =
+            ours(dir.path(), &format!("[tor]\nmode = \"off\"\n[backend]\nelectrum = \"tcp://{BARE}\"\n"));
+        let (_server, bare) = (Bare::start(length, &data), Bare::relay());
+        println!("\nanswers of {length} bytes: through us, through a bare relay, and at the server itself");
+        let targets =
+            [OURS, BARE_RELAY, BARE].map(|address| Target { address: address.parse().unwrap(), way: Way::Tcp });
+        for connections in [1, 64] {
+            let pids = [daemon.id(), bare.0.id()];
+            compare(&format!("{connections} connections"), &targets, &pids, method, connections, time);
+        }
+        daemon.stop();
+    }
 }
 
 fn memory(sessions: usize) {

@@ -12,10 +12,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::codec::{Framed, LinesCodec};
 
-use crate::book::{Failure, KeyHash};
+use crate::book::{Block, Event, Failure, KeyHash, height_to_compare};
 use crate::conversation::client::Expected;
 use crate::conversation::identity::{self, Behind, Identity, Ourselves};
 use crate::dial::{Direct, Stream, Tls};
+use crate::inbox::{Inbox, Input};
 use crate::network::Network;
 use crate::peer::{Fault, Host, Port, Report};
 use crate::probe::{Deadlines, converse};
@@ -84,25 +85,27 @@ impl Backend {
         greeted.await.unwrap_or(Err(BackendError::Failed(Failure::Silent)))
     }
 
-    /// What it says of itself, if it is a server of our network.
-    pub async fn ask(&self) -> Result<Behind, BackendError> {
+    /// What it says of itself, if it is a server of our network; and which block it has at this height.
+    pub async fn ask(&self, compare: Option<u32>) -> Result<(Behind, Option<Block>), BackendError> {
         let stream = timeout(GREETING, self.connect()).await.unwrap_or(Err(Failure::Silent.into()))?;
         let expected = Expected {
             host: None,
             genesis_hash: self.network.genesis_hash(),
             default_ports: self.network.default_ports(),
             announce: None,
+            compare,
         };
         let deadlines = Deadlines::of(Via::Direct);
         let report = converse(stream, &expected, deadlines, Instant::now() + deadlines.whole, &mut |_| {}).await?;
-        behind(report)
+        let block = report.block;
+        Ok((behind(report)?, block))
     }
 
     /// Keeps asking it, and tells callers of what it says, until nobody is left to be told.
-    pub async fn watch(&self, ourselves: &watch::Sender<Arc<Ourselves>>) {
-        let mut well = None;
-        while !ourselves.is_closed() {
-            let said = self.ask().await;
+    pub async fn watch(&self, ourselves: &watch::Sender<Arc<Ourselves>>, inbox: Inbox) {
+        let (mut well, mut compare) = (None, None);
+        while !inbox.is_closed() {
+            let said = self.ask(compare).await;
             match &said {
                 Ok(_) if well != Some(true) => tracing::info!(backend = %self.address, "the server behind us answers"),
                 Err(error) if well != Some(false) => {
@@ -111,8 +114,17 @@ impl Backend {
                 _ => {}
             }
             well = Some(said.is_ok());
-            if let Ok(behind) = said {
+            if let Ok((behind, block)) = said {
+                let (tip, before) = (behind.tip, compare);
                 tell(ourselves, behind);
+                compare = tip.map(height_to_compare);
+                if compare != before {
+                    // Peers will be asked of another block than it was.
+                    continue;
+                }
+                if let Some(tip) = tip {
+                    let _ = inbox.send(Input::Event(Event::OurChain { tip, block })).await;
+                }
             }
             sleep(if well == Some(true) { LOOK } else { LOOK_AGAIN }).await;
         }

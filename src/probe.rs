@@ -189,13 +189,22 @@ mod tests {
         let doors: Vec<_> =
             doors.iter().map(|(transport, address)| (*transport, Port::new(address.port()).unwrap())).collect();
         let addresses = vec!["127.0.0.1".parse().unwrap()];
-        let attempt = Attempt { host: host.clone(), via: Via::Direct, addresses, doors, believed, announce: false };
+        let attempt = Attempt {
+            host: host.clone(),
+            via: Via::Direct,
+            addresses,
+            doors,
+            believed,
+            announce: false,
+            compare: None,
+        };
         let network = Network::Regtest;
         let expected = Expected {
             host: Some(host),
             genesis_hash: network.genesis_hash(),
             default_ports: network.default_ports(),
             announce: None,
+            compare: None,
         };
         probe(&dialer, &attempt, &expected, QUICK, |_| {}).await
     }

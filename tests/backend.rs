@@ -55,11 +55,35 @@ fn real_servers_verify_and_list_us() {
     println!("{:.1} s until ex3, an onion service alone, lists our onion name", began.elapsed().as_secs_f64());
     let heard = std::fs::read_to_string(lab.join("ex/ex3.log")).unwrap();
     let heard = heard.lines().filter(|line| line.contains("add_peer request")).any(|line| line.contains(OURS));
+    wallets_work(dir.path(), &own, &servers);
     assert!(!heard, "an onion peer hears nothing of our other name from us");
     assert!(daemon.log().lines().all(|line| !line.contains("ERROR") && !line.contains("panicked")), "{}", daemon.log());
     daemon.stop();
     reaches_it_by_tls(&config, &text);
     refuses_one_of_another_network(&config, &text);
+}
+
+/// A real wallet, by each of the ways to us, takes us for a server and our list for its own.
+fn wallets_work(dir: &Path, own: &str, socks: &str) {
+    let proxy = format!("socks5:{socks}::");
+    for (way, server, proxy) in [
+        ("tcp", format!("{OURS}:50001:t"), None),
+        ("tls", format!("{OURS}:50002:s"), None),
+        ("onion", format!("{own}:50001:t"), Some(proxy)),
+    ] {
+        let wallet =
+            Command::new(lab_script("wallet.sh")).arg(dir.join(way)).arg(&server).args(proxy).output().unwrap();
+        assert!(wallet.status.success(), "{}", String::from_utf8_lossy(&wallet.stderr));
+        let said: Value = serde_json::from_slice(&wallet.stdout).unwrap();
+        let ours = server.split(':').next().unwrap();
+        assert_eq!((&said["info"]["connected"], &said["info"]["server"]), (&json!(true), &json!(ours)), "{way}");
+        let servers = said["servers"].as_object().unwrap();
+        for known in [ours, "ex1.example.com", "ex2.example.com"] {
+            assert!(servers.contains_key(known), "{way}: {known} is missing in {servers:?}");
+        }
+        let other = if way == "onion" { OURS } else { own };
+        assert!(!servers.contains_key(other), "{way}: the wallet was told of our other name");
+    }
 }
 
 /// By TLS as well, where another key than the first is not taken.

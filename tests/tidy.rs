@@ -28,7 +28,7 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("store", 2, &[]),
     ("dial", 2, &[]),
     ("probe", 2, &["dial"]),
-    ("backend", 2, &["dial", "probe"]),
+    ("backend", 2, &["dial", "inbox", "probe"]),
     ("serve", 2, &["backend", "dial", "inbox"]),
     ("tor", 2, &["dial", "inbox", "probe"]),
     ("control", 2, &["inbox"]),

@@ -12,6 +12,7 @@ fuzz_target!(|bytes: &[u8]| {
         genesis_hash: network.genesis_hash(),
         default_ports: network.default_ports(),
         announce: None,
+        compare: None,
     };
     let (mut client, _) = Client::new(expected);
     let mut id = 0;

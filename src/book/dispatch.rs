@@ -153,7 +153,15 @@ impl Book {
         if let Some(flight) = self.flights.get_mut(host) {
             flight.announces = announce;
         }
-        Attempt { host: host.clone(), via, addresses, doors, believed, announce }
+        Attempt {
+            host: host.clone(),
+            via,
+            addresses,
+            doors,
+            believed,
+            announce,
+            compare: self.chain.height_to_compare(now),
+        }
     }
 
     /// Somebody to find out with whether a way works: rather one who was fine lately.

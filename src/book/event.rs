@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::chain::Block;
 use super::entry::Entry;
 use super::outcome::{Failure, Verified};
 use crate::bans::Bans;
@@ -30,6 +31,11 @@ pub enum Event {
     TorReached,
     /// We reached ourselves by one of our names, as others would; this is how it is listed.
     ReachedOurselves(Box<Listed>),
+    /// What the server behind us says of the chain.
+    OurChain {
+        tip: u32,
+        block: Option<Block>,
+    },
     /// A name turned out to be our own, and is nobody else's from now on.
     Ours(Host),
     /// These are banned from now on, and nobody else.
@@ -69,6 +75,8 @@ pub struct Attempt {
     pub believed: usize,
     /// Whether to tell the peer of us, should it not list us.
     pub announce: bool,
+    /// The height at which to look at the peer's chain.
+    pub compare: Option<u32>,
 }
 
 /// News for the log.

@@ -9,7 +9,7 @@ use super::reach::{Company, Suspect, Verdict};
 use super::schedule::{after_failure, after_success, jittered};
 use super::{Action, Blame, Book, Claim, Entry, Failure, Notice, PeerState, SWEEP, Settings, Source, Verified, policy};
 use crate::clock::Time;
-use crate::peer::{Host, Ports, RealName};
+use crate::peer::{Fault, Host, Ports, RealName};
 use crate::route::{Routing, TorSign, TorState, Via};
 
 /// After so many failures, in the first hours, a name that was never verified may be dropped for another.
@@ -29,7 +29,10 @@ impl Book {
         match outcome {
             Ok(verified) => {
                 self.proven(via, now, rng, actions);
-                self.succeeded(&host, verified, flight.announces, now, rng, actions);
+                match self.judge_chain(&host, &verified.report, now) {
+                    Some(fault) => self.failed(&host, Failure::Bad(fault), now, rng, actions),
+                    None => self.succeeded(&host, verified, flight.announces, now, rng, actions),
+                }
             }
             Err(failure) => match failure.blame() {
                 Blame::Peer => {
@@ -111,6 +114,8 @@ impl Book {
         let tried_since = entry.history.back().is_some_and(|past| lapsed.is_some_and(|until| past.at > until));
         entry.failed(failure, now);
         let pause = match entry.bad {
+            // It may be catching up.
+            Some(Failure::Bad(Fault::Behind)) => after_failure(entry.failures, retry, recheck, rng),
             Some(_) => jittered(recheck, rng),
             None => after_failure(entry.failures, retry, recheck, rng),
         };

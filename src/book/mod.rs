@@ -4,6 +4,7 @@
 
 mod answer;
 mod budget;
+mod chain;
 mod dispatch;
 mod entry;
 mod event;
@@ -22,12 +23,14 @@ use std::time::Duration;
 
 use rand::Rng;
 
+use chain::Chain;
 use own::Own;
 use policy::Budgets;
 use reach::Reach;
 use schedule::Queue;
 
 pub use answer::{Caller, Snapshot};
+pub use chain::{Block, BlockHash, height_to_compare};
 pub use entry::{Entry, Key, Past, PeerState, Source};
 pub use event::{Action, Attempt, Event, Notice};
 pub use outcome::{Blame, Failure, KeyHash, Verified};
@@ -116,6 +119,7 @@ pub struct Book {
     tor: TorState,
     tor_sign: TorSign,
     budgets: Budgets,
+    chain: Chain,
     /// Names of ours that we reached.
     own: HashMap<Host, Own>,
     next_sweep: Time,
@@ -176,6 +180,7 @@ impl Book {
             tor: TorState::Off,
             tor_sign: TorSign::Off,
             budgets: Budgets::default(),
+            chain: Chain::default(),
             own: HashMap::new(),
             next_sweep: now + SWEEP,
         };
@@ -210,6 +215,7 @@ impl Book {
             Event::Tor(sign) => self.tor_said(sign, now, &mut actions),
             Event::TorReached if self.tor_sign != TorSign::Off => self.proven(Via::Tor, now, rng, &mut actions),
             Event::TorReached => {}
+            Event::OurChain { tip, block } => self.chain.trust(tip, block),
             Event::ReachedOurselves(listed) => self.reached_ourselves(*listed, now, rng, &mut actions),
             Event::Ours(host) => self.disown(host, &mut actions),
             Event::Bans(bans) => self.ban(bans, &mut actions),

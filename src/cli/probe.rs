@@ -58,12 +58,21 @@ pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
     if doors.is_empty() {
         bail!("through Tor a clearnet host is called over TLS only: name its port with --tls");
     }
-    let attempt = Attempt { host: args.host.clone(), via, addresses, believed: doors.len(), doors, announce: false };
+    let attempt = Attempt {
+        host: args.host.clone(),
+        via,
+        addresses,
+        believed: doors.len(),
+        doors,
+        announce: false,
+        compare: None,
+    };
     let expected = Expected {
         host: Some(args.host.clone()),
         genesis_hash: network.genesis_hash(),
         default_ports: network.default_ports(),
         announce: None,
+        compare: None,
     };
     let outcome = probe(&dialer, &attempt, &expected, Deadlines::of(via), |progress| match progress {
         Progress::Dialling(transport, port) => step(&format!("dialling port {port} ({transport}) {via}")),

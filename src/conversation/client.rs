@@ -1,7 +1,10 @@
 //! The end that asks: what we say to a peer to find out whether it is one.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use crate::peer::{Fault, Features, Host, Listing, Ports, Report, Scalar};
 use crate::protocol::{self, Answer, NEWEST, OLDEST, SOFTWARE};
@@ -15,6 +18,8 @@ pub struct Expected {
     pub default_ports: Ports,
     /// What to tell it of us, should it not list us.
     pub announce: Option<Announcement>,
+    /// The height at which to ask for its block.
+    pub compare: Option<u32>,
 }
 
 /// A name of ours, as others are told of it.
@@ -37,6 +42,8 @@ pub enum Step {
     /// Only where it doesn't list us.
     Announce,
     Headers,
+    /// Which block it has, at a height where it has one.
+    Block,
 }
 
 /// What to do after a line.
@@ -70,6 +77,7 @@ impl Client {
             features: None,
             listing: Listing::default(),
             tip: None,
+            block: None,
             announced: None,
         };
         let client = Client { expected, step: Step::Version, id: 0, ignored: 0, report };
@@ -101,7 +109,8 @@ impl Client {
             Step::Features => Step::Peers,
             Step::Peers if self.is_news() => Step::Announce,
             Step::Peers | Step::Announce => Step::Headers,
-            Step::Headers => return Ok(Next::Done(Box::new(self.report.clone()))),
+            Step::Headers if self.compares().is_some() => Step::Block,
+            Step::Headers | Step::Block => return Ok(Next::Done(Box::new(self.report.clone()))),
         };
         self.step = next;
         self.id += 1;
@@ -113,9 +122,15 @@ impl Client {
             Step::Version => json!([SOFTWARE, [OLDEST.to_string(), NEWEST.to_string()]]),
             Step::FirstVersion => json!([SOFTWARE, OLDEST.to_string()]),
             Step::Announce => json!(self.expected.announce.iter().map(|ours| &ours.features).collect::<Vec<_>>()),
+            Step::Block => json!([self.compares()]),
             _ => json!([]),
         };
         protocol::request(self.id, self.step.method(), &params)
+    }
+
+    /// The height at which its chain reaches far enough to be compared.
+    fn compares(&self) -> Option<u32> {
+        self.expected.compare.filter(|height| self.report.tip.is_some_and(|tip| *height <= tip))
     }
 
     /// Whether it has yet to hear of us, with the right ports.
@@ -148,6 +163,11 @@ impl Client {
             Step::Announce => {
                 // Whatever else it should say, it doesn't say that it took us in.
                 self.report.announced = Some(result == "true");
+                Ok(())
+            }
+            Step::Block => {
+                // Who answers otherwise may well be a server all the same: there is only nothing to compare.
+                self.report.block = self.compares().zip(block_hash(result));
                 Ok(())
             }
             Step::Headers => {
@@ -197,8 +217,17 @@ impl Step {
             Step::Peers => "server.peers.subscribe",
             Step::Announce => "server.add_peer",
             Step::Headers => "blockchain.headers.subscribe",
+            Step::Block => "blockchain.block.header",
         }
     }
+}
+
+/// The hash of the block whose header this is, in hexadecimal digits.
+fn block_hash(result: &str) -> Option<[u8; 32]> {
+    const HEADER: usize = 80;
+    let header: Cow<'_, str> = serde_json::from_str(result).ok()?;
+    let header = hex::decode(&*header).ok().filter(|header| header.len() == HEADER)?;
+    Some(Sha256::digest(Sha256::digest(header)).into())
 }
 
 /// Today's `height`, or the first protocol's `block_height`.
@@ -228,7 +257,7 @@ mod tests {
     fn client() -> Client {
         let host = Some("a.example".parse().unwrap());
         let default_ports = Network::Bitcoin.default_ports();
-        Client::new(Expected { host, genesis_hash: GENESIS, default_ports, announce: None }).0
+        Client::new(Expected { host, genesis_hash: GENESIS, default_ports, announce: None, compare: None }).0
     }
 
     /// Answers each question with the next of `results`, `None` being an error.

@@ -88,12 +88,13 @@ impl ClearnetName {
         };
         let doors: Vec<_> = ports.iter().collect();
         let believed = doors.len();
-        let attempt = Attempt { host: host.clone(), via, addresses, doors, believed, announce: false };
+        let attempt = Attempt { host: host.clone(), via, addresses, doors, believed, announce: false, compare: None };
         let expected = Expected {
             host: Some(host.clone()),
             genesis_hash: self.network.genesis_hash(),
             default_ports: self.network.default_ports(),
             announce: None,
+            compare: None,
         };
         probe(&self.dialer, &attempt, &expected, Deadlines::of(via), |_| {}).await.map(|verified| verified.ip)
     }

@@ -241,6 +241,7 @@ impl Core {
             host: Some(attempt.host.clone()),
             genesis_hash: network.genesis_hash(),
             default_ports: network.default_ports(),
+            compare: attempt.compare,
             announce: attempt.announce.then(|| self.announcement(&attempt.host)).flatten(),
         };
         let about = attempt.host.clone();

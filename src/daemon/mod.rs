@@ -156,9 +156,9 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         });
     }
     if let Some(backend) = backend {
-        let ourselves = tor.ourselves.clone();
+        let (ourselves, inbox) = (tor.ourselves.clone(), inbox.clone());
         tasks.spawn(async move {
-            backend.watch(&ourselves).await;
+            backend.watch(&ourselves, inbox).await;
             "the watch on the backend"
         });
     }
@@ -200,7 +200,7 @@ async fn backend(config: &Config, dialer: &Dialer) -> Result<Option<Arc<Backend>
     let Some(address) = config.backend.electrum.clone() else { return Ok(None) };
     let (network, tls) = (config.book.network, dialer.tls.clone());
     let backend = Backend { address, network, tls, key_file: config.backend_key_path() };
-    match timeout(BACKEND, backend.ask()).await {
+    match timeout(BACKEND, backend.ask(None)).await {
         Ok(Err(BackendError::Failed(Failure::Bad(Fault::WrongGenesis)))) => {
             Err(DaemonError::OtherNetwork(backend.address.to_string(), network))
         }

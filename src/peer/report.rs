@@ -15,6 +15,8 @@ pub struct Report {
     pub listing: Listing,
     /// The height of its chain.
     pub tip: Option<u32>,
+    /// Of a height at which it was asked for its block, that block's hash.
+    pub block: Option<(u32, [u8; 32])>,
     /// Whether it took us in; None where it wasn't told of us.
     pub announced: Option<bool>,
 }
@@ -34,4 +36,8 @@ pub enum Fault {
     TooLong,
     #[error("it goes on talking of other things")]
     Chatter,
+    #[error("its chain is behind")]
+    Behind,
+    #[error("it follows another chain")]
+    OtherChain,
 }

@@ -255,9 +255,14 @@ impl Talk<'_> {
     /// Sends an answer, if there is one and the caller may have as much.
     async fn tell(&mut self, answer: Option<Pieces>) -> Result<(), End> {
         let Some(answer) = answer else { return Ok(()) };
-        if self.source.as_ref().is_some_and(|source| !source.bytes_out.take(answer.len())) {
-            self.shared.counters.excessive_bytes.add(1);
-            return self.part(&RpcError::Excessive("bytes")).await;
+        match &self.source {
+            // What came from the server behind us may have used it all up.
+            Some(source) if self.relay.is_some() => while !source.bytes_out.wait_for(answer.len()).await {},
+            Some(source) if !source.bytes_out.take(answer.len()) => {
+                self.shared.counters.excessive_bytes.add(1);
+                return self.part(&RpcError::Excessive("bytes")).await;
+            }
+            _ => {}
         }
         self.send(answer).await
     }

@@ -191,12 +191,14 @@ async fn reach(dialer: &Dialer, network: Network, name: &OwnName, circle: u8) ->
         doors: vec![(Transport::Tcp, name.port)],
         believed: 1,
         announce: false,
+        compare: None,
     };
     let expected = Expected {
         host: None,
         genesis_hash: network.genesis_hash(),
         default_ports: network.default_ports(),
         announce: None,
+        compare: None,
     };
     let dialer = Dialer { circle: Circle::Ourselves(circle), ..dialer.clone() };
     probe(&dialer, &attempt, &expected, Deadlines::of(Via::Tor), |_| {}).await.map(|_| ())

@@ -378,6 +378,7 @@ fn verified(
         features,
         listing,
         tip: Some(900_000),
+        block: None,
         announced: None,
     };
     Verified { ip, transport, port, key: None, took, report }

@@ -83,6 +83,7 @@ fn good(list: &str, features: Option<&str>) -> Result<Verified, Failure> {
         features: features.map(|json| serde_json::from_str(json).unwrap()),
         listing: Listing::parse(list, Network::Bitcoin.default_ports()).unwrap(),
         tip: Some(7),
+        block: None,
         announced: None,
     };
     Ok(Verified {
