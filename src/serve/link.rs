@@ -31,7 +31,6 @@ pub enum Link {
 /// A caller who talks in WebSocket messages.
 pub struct Messages {
     stream: WebSocketStream<Box<dyn Stream>>,
-    longest: usize,
     /// The beginning of a message was sent, and its end wasn't.
     within: bool,
 }
@@ -60,7 +59,7 @@ impl Link {
             .max_message_size(Some(MAX_CALL))
             .max_frame_size(Some(MAX_CALL));
         let stream = tokio_tungstenite::accept_async_with_config(stream, Some(config)).await?;
-        Ok(Link::WebSocket(Box::new(Messages { stream, longest: MAX_CALL, within: false })))
+        Ok(Link::WebSocket(Box::new(Messages { stream, within: false })))
     }
 
     pub async fn hear(&mut self, patience: &mut Patience, limits: &Limits) -> Heard {
@@ -165,7 +164,7 @@ async fn hear_message(messages: &mut Messages, patience: &mut Patience, limits: 
                 Some(Ok(Message::Text(text))) => Heard::Line(text.as_str().to_owned()),
                 Some(Ok(Message::Binary(_))) => Heard::Unreadable(RpcError::Parse),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
-                Some(Err(tungstenite::Error::Capacity(_))) => Heard::Unreadable(RpcError::TooLong(messages.longest)),
+                Some(Err(tungstenite::Error::Capacity(_))) => Heard::Unreadable(RpcError::TooLong(MAX_CALL)),
                 Some(Ok(Message::Close(_)) | Err(_)) | None => Heard::End,
             },
             () = patience.alarm.as_mut() => {

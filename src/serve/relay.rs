@@ -198,7 +198,7 @@ impl Batch {
         let is_its = |part: &&mut Waiting| matches!(part, Waiting::For(id, _) if own_id(*id) == answer.id);
         let Some(part) = self.parts.iter_mut().find(is_its) else { return false };
         let piece = |json: &RawValue| Pieces::from(line.slice_ref(json.get().as_bytes()));
-        let outcome = match (answer.error.filter(|error| error.get() != "null"), answer.result) {
+        let outcome = match (answer.error, answer.result) {
             (Some(error), _) => Err(piece(error)),
             (None, Some(result)) => Ok(piece(result)),
             (None, None) => Ok(Pieces::from(&b"null"[..])),
