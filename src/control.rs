@@ -1,5 +1,6 @@
 //! The operator's way to a running daemon: a Unix socket that speaks the same JSON-RPC as everything else.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::codec::{Framed, LinesCodec};
 
+use crate::backend::Front;
 use crate::book::{Counts, PeerState};
 use crate::clock::Time;
 use crate::inbox::{Ask, Inbox, Input};
@@ -39,6 +41,8 @@ pub struct Status {
     /// Our onion service, if we have one.
     pub onion: Option<OnionStatus>,
     pub listeners: Vec<String>,
+    /// The server that we stand in front of, if there is one.
+    pub backend: Option<BackendStatus>,
     pub peers: Counts,
     /// When the book wants to be woken next.
     pub next_probe: Time,
@@ -55,6 +59,18 @@ pub struct OnionStatus {
     /// How often in a row it could not be reached, and why not.
     pub missed: u32,
     pub trouble: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// As the configuration has it.
+    pub electrum: Front,
+    /// Why it is of no use at the moment.
+    pub trouble: Option<String>,
+    pub software: Option<String>,
+    pub tip: Option<u32>,
+    /// Where it is our peers: those that carry sessions, and how many.
+    pub sessions: BTreeMap<String, usize>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

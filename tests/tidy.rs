@@ -31,7 +31,7 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("backend", 2, &["dial", "inbox", "probe"]),
     ("serve", 2, &["backend", "dial", "inbox"]),
     ("tor", 2, &["dial", "inbox", "probe"]),
-    ("control", 2, &["inbox"]),
+    ("control", 2, &["backend", "inbox"]),
     ("config", 3, &[]),
     ("daemon", 3, &["config"]),
     ("cli", 3, &["config", "daemon"]),

@@ -16,7 +16,7 @@ use waypost::protocol::parse_line;
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, rest)) = bytes.split_first() else { return };
     let caller = if first % 2 == 0 { Caller::Clearnet } else { Caller::Onion };
-    let mut session = Session::new(Arc::new(Ourselves::new(Identity::default())), caller);
+    let mut session = Session::new(Arc::new(Ourselves::new(Identity::default())), caller, first % 4 > 1);
     let (snapshot, mut rng) = (Snapshot::default(), StdRng::seed_from_u64(1));
     for line in rest.split(|byte| *byte == b'\n') {
         let Ok(line) = std::str::from_utf8(line) else { return };

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
+use super::carriers::Carrier;
 use super::entry::{Entry, PeerState};
 use super::own::Own;
 use crate::clock::Time;
@@ -37,6 +38,8 @@ pub enum Caller {
 #[derive(Debug, Default)]
 pub struct Snapshot {
     pub tor: TorState,
+    /// Who may carry callers' sessions, best first, where our peers are to do that.
+    pub carriers: Vec<Carrier>,
     fallback_onions: usize,
     /// Callers of each of our names see a picture of their own: who compares the lists of two names must not find that they
     /// were drawn by one hand.
@@ -124,7 +127,8 @@ impl Snapshot {
                 Host::Dns(_) | Host::Ip(_) => for_clearnet.clear.insert(0, line),
             }
         }
-        let mut snapshot = Snapshot { tor, fallback_onions, for_clearnet, for_onion, known_onions };
+        let mut snapshot =
+            Snapshot { tor, carriers: Vec::new(), fallback_onions, for_clearnet, for_onion, known_onions };
         snapshot.for_clearnet.told = snapshot.tell(Caller::Clearnet, now);
         snapshot.for_onion.told = snapshot.tell(Caller::Onion, now);
         snapshot

@@ -17,6 +17,9 @@ const TRIAL_PAUSE: Duration = Duration::from_secs(10);
 /// A peer that was asked within this is not asked again just to find out whether the way to it works.
 const HURRY_PAUSE: Duration = Duration::from_hours(1);
 
+/// Nor just because somebody doubts it.
+const DOUBT_PAUSE: Duration = Duration::from_mins(10);
+
 impl Book {
     /// When to come back with [`Event::Tick`].
     pub fn next_wakeup(&self) -> Time {
@@ -179,6 +182,14 @@ impl Book {
         let likely = if good.is_empty() || now_and_then(4) { proven } else { good };
         let from = if likely.is_empty() || now_and_then(8) { find(&mut self.queue.all(via)) } else { likely };
         policy::pick(&from, rng).map(|entry| entry.host.clone())
+    }
+
+    /// Brings one forward who was thought to be fine.
+    pub(super) fn doubt(&mut self, host: &Host, now: Time) {
+        let rested = |entry: &Entry| entry.last_try.is_none_or(|last| now.since(last) >= DOUBT_PAUSE);
+        if self.entries.get(host).is_some_and(|entry| rested(entry) && entry.next > now) {
+            self.reschedule(host, now);
+        }
     }
 
     /// Brings forward one who was fine lately, to find out whether it was us who failed. Of those the next in turn, so

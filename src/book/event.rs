@@ -31,6 +31,8 @@ pub enum Event {
     TorReached,
     /// We reached ourselves by one of our names, as others would; this is how it is listed.
     ReachedOurselves(Box<Listed>),
+    /// A peer that was verified let a caller of ours down.
+    Doubted(Host),
     /// What the server behind us says of the chain.
     OurChain {
         tip: u32,

@@ -4,6 +4,7 @@
 
 mod answer;
 mod budget;
+mod carriers;
 mod chain;
 mod dispatch;
 mod entry;
@@ -30,6 +31,7 @@ use reach::Reach;
 use schedule::Queue;
 
 pub use answer::{Caller, Snapshot};
+pub use carriers::Carrier;
 pub use chain::{Block, BlockHash, height_to_compare};
 pub use entry::{Entry, Key, Past, PeerState, Source};
 pub use event::{Action, Attempt, Event, Notice};
@@ -53,6 +55,8 @@ pub struct Settings {
     pub own: Vec<Host>,
     /// Whether peers who don't know us are told of us.
     pub announce: bool,
+    /// Whether our peers carry our callers' sessions. Who hands others' servers on tells nobody of itself.
+    pub fronts_peers: bool,
     /// A good peer is connected to again within this.
     pub recheck: Duration,
     /// Verified within this: fit to be told of.
@@ -84,6 +88,7 @@ impl Default for Settings {
             seeds: Network::default().built_in_peers(),
             own: Vec::new(),
             announce: false,
+            fronts_peers: false,
             recheck: day,
             recent: day,
             forget: day * 14,
@@ -215,6 +220,7 @@ impl Book {
             Event::Tor(sign) => self.tor_said(sign, now, &mut actions),
             Event::TorReached if self.tor_sign != TorSign::Off => self.proven(Via::Tor, now, rng, &mut actions),
             Event::TorReached => {}
+            Event::Doubted(host) => self.doubt(&host, now),
             Event::OurChain { tip, block } => self.chain.trust(tip, block),
             Event::ReachedOurselves(listed) => self.reached_ourselves(*listed, now, rng, &mut actions),
             Event::Ours(host) => self.disown(host, &mut actions),
@@ -271,9 +277,14 @@ impl Book {
     }
 
     pub fn snapshot(&self, now: Time, rng: &mut impl Rng) -> Snapshot {
-        let Settings { fallback_onions, recent, .. } = self.settings;
-        let own: Vec<&Own> = self.own_names(now).collect();
-        Snapshot::new(self.entries.values(), &own, self.tor.clone(), fallback_onions, recent, now, rng)
+        let Settings { fallback_onions, recent, fronts_peers, .. } = self.settings;
+        let own: Vec<&Own> = if fronts_peers { Vec::new() } else { self.own_names(now).collect() };
+        let tor = self.tor.clone();
+        let mut snapshot = Snapshot::new(self.entries.values(), &own, tor, fallback_onions, recent, now, rng);
+        if fronts_peers {
+            snapshot.carriers = self.carriers(now, rng);
+        }
+        snapshot
     }
 }
 

@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::book::PeerState;
 use crate::clock::{self, Time};
-use crate::control::{OnionStatus, PeerRow, Status};
+use crate::control::{BackendStatus, OnionStatus, PeerRow, Status};
 
 #[derive(Debug, Args)]
 pub struct PeersArgs {
@@ -85,6 +85,9 @@ pub fn status(status: &Status) -> String {
         line("onion", self::onion(onion));
     }
     line("listening", status.listeners.join(", "));
+    if let Some(backend) = &status.backend {
+        line("backend", self::backend(backend));
+    }
     line(
         "peers",
         format!(
@@ -116,6 +119,23 @@ pub fn status(status: &Status) -> String {
         },
     );
     table.to_string()
+}
+
+fn backend(backend: &BackendStatus) -> String {
+    let mut text = String::from(backend.electrum.clone());
+    if let Some(software) = &backend.software {
+        text.push_str(&format!(", {software}"));
+    }
+    if let Some(tip) = backend.tip {
+        text.push_str(&format!(", at block {tip}"));
+    }
+    for (host, sessions) in &backend.sessions {
+        text.push_str(&format!(", {sessions} at {host}"));
+    }
+    if let Some(trouble) = &backend.trouble {
+        text.push_str(&format!("; of no use now: {trouble}"));
+    }
+    text
 }
 
 fn onion(onion: &OnionStatus) -> String {
@@ -176,6 +196,7 @@ fn until(time: Time) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Front;
     use crate::book::Counts;
     use crate::control::{CallerStatus, OnionStatus, StoreStatus};
     use crate::network::Network;
@@ -241,6 +262,13 @@ mod tests {
                 trouble: Some("its onion service wasn't found".to_owned()),
             }),
             listeners: vec!["tcp://127.0.0.1:50001".to_owned()],
+            backend: Some(BackendStatus {
+                electrum: Front::Peers,
+                trouble: None,
+                software: None,
+                tip: None,
+                sessions: [("a.example".to_owned(), 2)].into(),
+            }),
             peers: Counts { verified: 12, stale: 1, candidate: 3, bad: 2, verified_onion: 4, probing: 5 },
             next_probe: Time::default(),
             store: StoreStatus { failing: false, waiting: 0 },

@@ -1,16 +1,18 @@
 //! The keys about the server that we stand in front of, and what they come to.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use super::{BackendKeys, Wrong, within, wrong};
-use crate::backend::Address;
+use super::{BackendKeys, ListenKind, Wrong, within, wrong};
+use crate::backend::{Address, Front};
 use crate::peer::Host;
 use crate::route::Routing;
 
 /// The server that we stand in front of, if there is one.
 #[derive(Debug, Clone)]
 pub struct Fronted {
-    pub electrum: Option<Address>,
+    pub electrum: Option<Front>,
+    /// Whether peers carry the sessions of callers of public listeners, too.
+    pub public: bool,
     /// How long a caller's line for it may be.
     pub line_bytes: usize,
 }
@@ -18,9 +20,25 @@ pub struct Fronted {
 /// Holds the longest transaction that nodes relay, twice over, in hexadecimal digits, and then some.
 const LINE_BYTES: usize = 5_000_000;
 
+impl Fronted {
+    /// Whether who calls here gets to the server behind us. Peers have not asked for the whole world's wallets.
+    pub fn serves(&self, kind: ListenKind, address: SocketAddr) -> bool {
+        match self.electrum {
+            None => false,
+            Some(Front::Server(_)) => true,
+            Some(Front::Peers) => self.public || kind == ListenKind::Onion || address.ip().is_loopback(),
+        }
+    }
+
+    /// Whether there is a server whose operator wants it known.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.electrum, Some(Front::Server(_)))
+    }
+}
+
 pub fn resolve(keys: &BackendKeys, routing: Routing) -> Result<Fronted, Wrong> {
     let electrum = keys.electrum.clone();
-    if let Some(address) = &electrum
+    if let Some(Front::Server(address)) = &electrum
         && routing == Routing::TorOnly
         && !is_near(address)
     {
@@ -29,7 +47,7 @@ pub fn resolve(keys: &BackendKeys, routing: Routing) -> Result<Fronted, Wrong> {
         return Err(wrong("backend.electrum", why.to_owned()));
     }
     let line_bytes = within("backend.line_bytes", keys.line_bytes, LINE_BYTES, 16_384..=32_000_000)?;
-    Ok(Fronted { electrum, line_bytes })
+    Ok(Fronted { electrum, public: keys.public.unwrap_or(false), line_bytes })
 }
 
 /// Whether it is reached without a packet on the internet, or a question for a name.

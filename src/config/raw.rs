@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Period;
-use crate::backend::Address;
+use crate::backend::Front;
 use crate::network::Network;
 use crate::peer::{Host, Port};
 use crate::tor::Mode;
@@ -80,7 +80,7 @@ keys! {
         ssl_port: Port,
         /// The onion service that a Tor beside us runs for us. Our own needs no entry here.
         onion_host: Host,
-        /// Whether to tell peers of us who don't know us yet. Default: true where there is a `backend`.
+        /// Whether to tell peers of us who don't know us yet. Default: true where there is a `backend` of ours.
         announce: bool,
         /// Whether each name may be told to callers of the other. Default: false.
         link: bool,
@@ -134,8 +134,10 @@ keys! {
 keys! {
     /// The Electrum server that we stand in front of.
     BackendKeys {
-        /// tcp://HOST:PORT, tls://HOST:PORT or unix:PATH. Default: none.
-        electrum: Address,
+        /// tcp://HOST:PORT, tls://HOST:PORT or unix:PATH; or peers, of whom the best then carries each session. Default: none.
+        electrum: Front,
+        /// With peers: whether callers of listeners that are not on loopback are served as well. Default: false.
+        public: bool,
         /// How long a caller's line for it may be. Default: 5000000.
         line_bytes: usize,
     }

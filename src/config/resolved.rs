@@ -11,6 +11,7 @@ use super::{
     BackendKeys, Discovery, IdentityKeys, Listen, Listening, Log, LogFormat, Period, Raw, TorPlan, Wrong, limits,
     within, wrong,
 };
+use crate::backend::Front;
 use crate::book;
 use crate::conversation::identity::{Backend, Identity};
 use crate::network::Network;
@@ -52,12 +53,17 @@ impl Config {
         let beside = Beside { listen: &listen, onion_host, onion_port, limits: &limits, dir: data_dir.join("tor") };
         let tor = tor::resolve(tor, beside, [loopback(9050), loopback(9150)])?;
         let backend = backend::resolve(&backend, tor.routing)?;
-        let announce = identity.announce.unwrap_or(backend.electrum.is_some());
+        let fronts_peers = backend.electrum == Some(Front::Peers);
+        if fronts_peers && identity.announce == Some(true) {
+            let why = "with backend.electrum = \"peers\" there is no server of ours that could be announced";
+            return Err(wrong("identity.announce", why.to_owned()));
+        }
+        let announce = identity.announce.unwrap_or(backend.is_ours());
         let identity = resolve_identity(identity, network, &backend)?;
         let named = identity.clearnet.iter().map(|(host, _)| host);
         let own = named.chain(tor.onion_host.iter().map(|(host, _)| host)).cloned().collect();
         let ban_file = discovery.ban_file.clone();
-        let book = book::Settings { announce, ..resolve_book(discovery, network, tor.routing, own)? };
+        let book = book::Settings { announce, fronts_peers, ..resolve_book(discovery, network, tor.routing, own)? };
         let log_level = log.level.unwrap_or_else(|| "info".to_owned());
         if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&log_level) {
             return Err(wrong("log.level", error.to_string()));
@@ -132,7 +138,11 @@ impl Config {
                 probes: Some(book.probes),
                 onion_probes: Some(book.onion_probes),
             },
-            backend: BackendKeys { electrum: self.backend.electrum.clone(), line_bytes: Some(self.backend.line_bytes) },
+            backend: BackendKeys {
+                electrum: self.backend.electrum.clone(),
+                public: Some(self.backend.public),
+                line_bytes: Some(self.backend.line_bytes),
+            },
             limits: limits::effective(&self.limits),
             log: Log { level: Some(self.log_level.clone()), format: Some(self.log_format) },
         }
@@ -186,6 +196,7 @@ fn resolve_book(keys: Discovery, network: Network, routing: Routing, own: Vec<Ho
         seeds,
         own,
         announce: default.announce,
+        fronts_peers: default.fronts_peers,
         recheck: period("discovery.recheck", keys.recheck, default.recheck)?,
         recent: period("discovery.recent", keys.recent, default.recent)?,
         forget: period("discovery.forget", keys.forget, default.forget)?,

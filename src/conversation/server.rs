@@ -6,13 +6,13 @@ use rand::Rng;
 use serde_json::json;
 use smallvec::{SmallVec, smallvec};
 
-use super::identity::{Backend, Ourselves};
+use super::identity::Ourselves;
 use crate::book::{Caller, Snapshot};
 use crate::clock::Time;
 use crate::peer::{Features, Version};
 use crate::protocol::{
     Call, Dialect, Id, Incoming, Invalid, MAX_BATCH_ANSWER, OLDEST, Pieces, Request, RpcError, SOFTWARE, TOO_MANY,
-    VersionRange, respond, response,
+    USUAL, VersionRange, respond, response,
 };
 
 /// One caller's connection.
@@ -23,6 +23,9 @@ pub struct Session {
     /// What `server.version` agreed on.
     agreed: Option<(Version, String)>,
     introduced: bool,
+    /// Whether this caller gets to the server behind us, and whether it did.
+    fronted: bool,
+    has_passed: bool,
 }
 
 /// What becomes of a line: its calls' answers in order, some of them yet to be found out, and whether the connection
@@ -64,8 +67,8 @@ pub struct Introduction {
 }
 
 impl Session {
-    pub fn new(ourselves: Arc<Ourselves>, caller: Caller) -> Session {
-        Session { ourselves, caller, agreed: None, introduced: false }
+    pub fn new(ourselves: Arc<Ourselves>, caller: Caller, fronted: bool) -> Session {
+        Session { ourselves, caller, agreed: None, introduced: false, fronted, has_passed: false }
     }
 
     /// A line too long to be read, or no text at all.
@@ -138,13 +141,9 @@ impl Session {
                 self.introduced = true;
                 return (Some(Part::AddPeer(Introduction::new(features, &request))), false);
             }
-            Ok(call) if self.passes(&call) => {
-                return (Some(Part::Pass(of_batch.then(|| Box::new(Passed::new(&request))))), false);
-            }
+            Ok(call) if self.passes(&call) => return (Some(self.pass(&request, of_batch)), false),
             Ok(call) => self.answer(call, snapshot, now, rng),
-            Err(RpcError::UnknownMethod) if self.ourselves.identity.backend != Backend::None => {
-                return (Some(Part::Pass(of_batch.then(|| Box::new(Passed::new(&request))))), false);
-            }
+            Err(RpcError::UnknownMethod) if self.fronted => return (Some(self.pass(&request, of_batch)), false),
             Err(error) => Err(error),
         };
         let close = matches!(outcome, Err(RpcError::UnsupportedVersion { .. }));
@@ -162,19 +161,25 @@ impl Session {
     fn passes(&self, call: &Call) -> bool {
         let words = self.ourselves.words(self.caller);
         match call {
+            _ if !self.fronted => false,
             Call::Banner => words.passes_banner,
             Call::DonationAddress => words.passes_donation_address,
+            // It would take its silence for ours, and hang up.
+            Call::Ping => self.has_passed,
             _ => false,
         }
+    }
+
+    fn pass(&mut self, request: &Request<'_>, of_batch: bool) -> Part {
+        self.has_passed = true;
+        Part::Pass(of_batch.then(|| Box::new(Passed::new(request))))
     }
 
     /// The version, in the caller's spelling, that the server behind us is to be held to.
     pub fn agree(&mut self) -> String {
         let (oldest, newest) = self.ourselves.identity.versions();
-        let usual = Version::new(1, 4);
-        let fits = usual.cmp_release(&oldest).is_ge() && usual.cmp_release(&newest).is_le();
-        // What the protocol says of a caller who doesn't say.
-        let version = if fits { usual } else { oldest };
+        let fits = USUAL.cmp_release(&oldest).is_ge() && USUAL.cmp_release(&newest).is_le();
+        let version = if fits { USUAL } else { oldest };
         self.agreed.get_or_insert_with(|| (version, version.to_string())).1.clone()
     }
 
@@ -249,6 +254,10 @@ impl Passed {
         };
         let params = request.params.map(|params| params.get().to_owned());
         Passed { id, dialect: request.dialect, method: request.method.to_string(), params }
+    }
+
+    pub fn method(&self) -> &str {
+        &self.method
     }
 
     /// The call as a line of its own, under an id of ours.

@@ -13,6 +13,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::notice;
+use crate::backend::Backend;
 use crate::book::{Action, Attempt, Book, Caller, Event, Failure, Snapshot};
 use crate::clock::{self, Time};
 use crate::control::{CallerStatus, Status, StoreStatus};
@@ -43,6 +44,15 @@ pub struct Facts {
     /// Our onion service, if we have one.
     pub onion: watch::Receiver<Option<OwnName>>,
     pub ourselves: watch::Receiver<Arc<Ourselves>>,
+    pub backend: Option<Arc<Backend>>,
+}
+
+/// Whom the book's news goes to.
+#[derive(Debug)]
+pub struct News {
+    pub snapshot: watch::Sender<Arc<Snapshot>>,
+    /// How Tor fares by what the book saw of it, for whoever looks after Tor.
+    pub health: watch::Sender<Health>,
 }
 
 #[derive(Debug)]
@@ -52,9 +62,7 @@ pub struct Core {
     store: Changes,
     dialer: Dialer,
     facts: Facts,
-    snapshot: watch::Sender<Arc<Snapshot>>,
-    /// How Tor fares by what the book saw of it, for whoever looks after Tor.
-    health: watch::Sender<Health>,
+    news: News,
     /// When what callers are told is drawn up anew.
     publish_at: Option<Instant>,
     /// When what callers are told is too old in part.
@@ -65,24 +73,23 @@ pub struct Core {
 }
 
 impl Core {
-    /// The task, and the picture of the book that it keeps up to date.
+    /// The task, of whose picture of the book a first one is drawn at once.
     pub fn new(
         book: Book,
         first: Vec<Action>,
         store: Changes,
         dialer: Dialer,
         facts: Facts,
-        health: watch::Sender<Health>,
+        news: News,
         mut rng: StdRng,
-    ) -> (Core, watch::Receiver<Arc<Snapshot>>) {
-        let (snapshot, watcher) = watch::channel(Arc::new(book.snapshot(facts.started, &mut rng)));
+    ) -> Core {
+        let snapshot = book.snapshot(facts.started, &mut rng);
         let (flights, about) = (JoinSet::new(), HashMap::new());
-        let stale_after = watcher.borrow().stale_after();
-        let publish_at = None;
-        let mut core =
-            Core { book, rng, store, dialer, facts, snapshot, health, publish_at, stale_after, flights, about };
+        let (stale_after, publish_at) = (snapshot.stale_after(), None);
+        news.snapshot.send_replace(Arc::new(snapshot));
+        let mut core = Core { book, rng, store, dialer, facts, news, publish_at, stale_after, flights, about };
         core.act(first);
-        (core, watcher)
+        core
     }
 
     /// Runs until told to stop. What is under way then is dropped, and counts for nothing.
@@ -100,7 +107,7 @@ impl Core {
                 self.publish_at = None;
                 let snapshot = self.book.snapshot(clock::now(), &mut self.rng);
                 self.stale_after = snapshot.stale_after();
-                self.snapshot.send_replace(Arc::new(snapshot));
+                self.news.snapshot.send_replace(Arc::new(snapshot));
             }
         }
     }
@@ -128,7 +135,7 @@ impl Core {
     fn handle(&mut self, event: Event) {
         let actions = self.book.handle(event, clock::now(), &mut self.rng);
         self.act(actions);
-        self.health.send_if_modified(|health| {
+        self.news.health.send_if_modified(|health| {
             let new = Health { state: self.book.tor().clone(), reached: self.book.tor_reached() };
             let differs = *health != new;
             *health = new;
@@ -174,7 +181,7 @@ impl Core {
     }
 
     fn status(&self, now: Time) -> Status {
-        let Facts { started, listeners, counters, store, onion, .. } = &self.facts;
+        let Facts { started, listeners, counters, store, onion, backend, ourselves } = &self.facts;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             network: self.book.settings().network,
@@ -183,6 +190,7 @@ impl Core {
             network_down: self.book.network_is_down(),
             onion: onion.borrow().as_ref().map(notice::onion),
             listeners: listeners.clone(),
+            backend: backend.as_ref().map(|backend| notice::backend(backend, &ourselves.borrow().identity)),
             peers: self.book.counts(now),
             next_probe: self.book.next_wakeup().max(now),
             store: StoreStatus { failing: store.is_failing(), waiting: store.waiting() },

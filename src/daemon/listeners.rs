@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{DaemonError, Tasks, machine};
 use crate::book::Caller;
-use crate::config::{Config, ListenKind};
+use crate::config::{Config, Fronted, ListenKind};
 use crate::serve::{self, Arrival, Manner, Shared};
 
 /// All listeners, each with what its callers are.
@@ -44,6 +44,7 @@ impl Listeners {
         tasks: &mut Tasks,
         shared: Shared,
         own_service: bool,
+        fronted: &Fronted,
         rng: &mut StdRng,
     ) -> mpsc::Sender<Arrival> {
         let (door, arrivals) = mpsc::channel(serve::WAITING);
@@ -55,8 +56,10 @@ impl Listeners {
             "the door"
         });
         for (kind, listener) in self.0 {
+            let fronted = listener.local_addr().is_ok_and(|address| fronted.serves(kind, address));
+            let manner = Manner { fronted, ..manner(kind) };
             let caller = if kind == ListenKind::Onion { Caller::Onion } else { Caller::Clearnet };
-            let listening = serve::listen(listener, caller, manner(kind), door.clone());
+            let listening = serve::listen(listener, caller, manner, door.clone());
             tasks.spawn(async move {
                 listening.await;
                 "a listener"
@@ -68,9 +71,9 @@ impl Listeners {
 
 fn manner(kind: ListenKind) -> Manner {
     match kind {
-        ListenKind::Tcp | ListenKind::Onion => Manner { tls: false, websocket: false },
-        ListenKind::Tls => Manner { tls: true, websocket: false },
-        ListenKind::Ws => Manner { tls: false, websocket: true },
-        ListenKind::Wss => Manner { tls: true, websocket: true },
+        ListenKind::Tcp | ListenKind::Onion => Manner::default(),
+        ListenKind::Tls => Manner { tls: true, ..Manner::default() },
+        ListenKind::Ws => Manner { websocket: true, ..Manner::default() },
+        ListenKind::Wss => Manner { tls: true, websocket: true, fronted: false },
     }
 }

@@ -19,10 +19,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use self::clearnet_name::ClearnetName;
-use self::core::{Core, Facts};
+use self::core::{Core, Facts, News};
 use self::files::{BanFile, Watched};
 use self::listeners::Listeners;
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, Front, Peers, Server};
 use crate::bans::Bans;
 use crate::book::{Book, Caller, Event, Failure, Snapshot};
 use crate::clock;
@@ -111,7 +111,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         tor: tor.way.subscribe(),
         circle: dial::Circle::Peers,
     };
-    let backend = backend(&config, &dialer).await?;
+    let picture = watch::Sender::default();
+    let backend = backend(&config, &dialer, picture.subscribe(), &inbox).await?;
     let counters = Arc::new(Counters::default());
     let facts = Facts {
         started: clock::now(),
@@ -120,10 +121,13 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         store: writer.status(),
         onion: tor.name.subscribe(),
         ourselves: tor.ourselves.subscribe(),
+        backend: backend.clone(),
     };
     let (health, tor_health) = watch::channel(Health::default());
     let banned = Arc::clone(&bans.borrow());
-    let (core, snapshot) = begin(&config, kept, banned, changes, dialer.clone(), facts, health, &mut rng);
+    let snapshot = picture.subscribe();
+    let news = News { snapshot: picture, health };
+    let core = begin(&config, kept, banned, changes, dialer.clone(), facts, news, &mut rng);
     let shared = Shared {
         ourselves: tor.ourselves.subscribe(),
         snapshot,
@@ -140,7 +144,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let (stop_core, core_stops) = oneshot::channel();
     let mut core = tokio::spawn(core.run(inputs, core_stops));
     let own_service = config.tor.settings.service.is_some();
-    let door = listeners.serve(&mut tasks, shared, own_service, &mut rng);
+    let door = listeners.serve(&mut tasks, shared, own_service, &config.backend, &mut rng);
     let watched = Watched { ban_file, bans, certificate, inbox: inbox.clone() };
     tasks.spawn(async move {
         watched.run(hangups).await;
@@ -196,15 +200,27 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 }
 
 /// The server that we stand in front of. One that can't be reached now may be later; one of another network is a mistake.
-async fn backend(config: &Config, dialer: &Dialer) -> Result<Option<Arc<Backend>>, DaemonError> {
-    let Some(address) = config.backend.electrum.clone() else { return Ok(None) };
-    let (network, tls) = (config.book.network, dialer.tls.clone());
-    let backend = Backend { address, network, tls, key_file: config.backend_key_path() };
-    match timeout(BACKEND, backend.ask(None)).await {
-        Ok(Err(BackendError::Failed(Failure::Bad(Fault::WrongGenesis)))) => {
-            Err(DaemonError::OtherNetwork(backend.address.to_string(), network))
+async fn backend(
+    config: &Config,
+    dialer: &Dialer,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    inbox: &Inbox,
+) -> Result<Option<Arc<Backend>>, DaemonError> {
+    let address = match config.backend.electrum.clone() {
+        None => return Ok(None),
+        Some(Front::Peers) => {
+            let peers = Peers::new(dialer.clone(), snapshot, inbox.clone());
+            return Ok(Some(Arc::new(Backend::Peers(peers))));
         }
-        _ => Ok(Some(Arc::new(backend))),
+        Some(Front::Server(address)) => address,
+    };
+    let (network, tls) = (config.book.network, dialer.tls.clone());
+    let server = Server::new(address, network, tls, config.backend_key_path());
+    match timeout(BACKEND, server.ask(None)).await {
+        Ok(Err(BackendError::Failed(Failure::Bad(Fault::WrongGenesis)))) => {
+            Err(DaemonError::OtherNetwork(server.address.to_string(), network))
+        }
+        _ => Ok(Some(Arc::new(Backend::Server(server)))),
     }
 }
 
@@ -263,7 +279,8 @@ impl TorEnds {
         tasks.spawn(async move {
             while let Some((stream, circuit)) = onion_callers.recv().await {
                 let source = Source::Circuit(circuit);
-                let arrival = Arrival { stream, from: None, source, caller: Caller::Onion, manner: Manner::default() };
+                let manner = Manner { fronted: true, ..Manner::default() };
+                let arrival = Arrival { stream, from: None, source, caller: Caller::Onion, manner };
                 if door.send(arrival).await.is_err() {
                     break;
                 }
@@ -282,9 +299,9 @@ fn begin(
     changes: Changes,
     dialer: Dialer,
     facts: Facts,
-    health: watch::Sender<Health>,
+    news: News,
     rng: &mut StdRng,
-) -> (Core, watch::Receiver<Arc<Snapshot>>) {
+) -> Core {
     let now = facts.started;
     if let Some((aside, why)) = &kept.moved_aside {
         tracing::warn!(kept_as = %aside.display(), why, "the store was damaged; it was moved aside and a new one begun");
@@ -298,5 +315,5 @@ fn begin(
     if empty {
         first.extend(book.seed(now, rng));
     }
-    Core::new(book, first, changes, dialer, facts, health, StdRng::seed_from_u64(rng.next_u64()))
+    Core::new(book, first, changes, dialer, facts, news, StdRng::seed_from_u64(rng.next_u64()))
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use crate::backend::Backend;
 use crate::book::{Entry, Notice};
 use crate::clock::Time;
-use crate::control::{OnionStatus, PeerRow};
+use crate::control::{BackendStatus, OnionStatus, PeerRow};
+use crate::conversation::identity::Identity;
 use crate::route::TorState;
 use crate::tor::OwnName;
 
@@ -27,6 +29,18 @@ pub fn log(notice: &Notice) {
         Notice::Tor(state @ TorState::Down { .. }) => tracing::warn!("Tor is {state}"),
         Notice::Tor(state) => tracing::info!("Tor is {state}"),
         Notice::SeedsAgain => tracing::info!("no verified peer is left; asking the seeds again"),
+    }
+}
+
+/// What stands behind us, and how it does.
+pub fn backend(backend: &Backend, identity: &Identity) -> BackendStatus {
+    let behind = identity.behind();
+    BackendStatus {
+        electrum: backend.front(),
+        trouble: backend.trouble(),
+        software: behind.and_then(|behind| behind.software.clone()),
+        tip: behind.and_then(|behind| behind.tip),
+        sessions: backend.carried().into_iter().map(|(host, sessions)| (host.to_string(), sessions)).collect(),
     }
 }
 

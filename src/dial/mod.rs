@@ -63,6 +63,8 @@ pub enum Tor {
 pub enum Circle {
     /// A circle of its own for each host that is dialled.
     Peers,
+    /// Each session of a caller's that a peer carries has one of its own.
+    Session(u64),
     /// For looking after our own onion service, who is no peer. There are a few of these, to be used in turn.
     Ourselves(u8),
 }
@@ -72,6 +74,7 @@ impl Circle {
     fn name(self, host: &Host) -> String {
         match self {
             Circle::Peers => host.to_string(),
+            Circle::Session(number) => format!("session {number}"),
             Circle::Ourselves(number) => format!("ourselves {number}"),
         }
     }

@@ -51,6 +51,8 @@ impl fmt::Debug for Arrival {
 pub struct Manner {
     pub tls: bool,
     pub websocket: bool,
+    /// Whether it gets to the server behind us, if there is one.
+    pub fronted: bool,
 }
 
 /// Whom a caller's use of us is counted for.
@@ -161,7 +163,7 @@ impl Door {
 
 /// Says why, if that can be said at once.
 fn turn_away(mut arrival: Arrival, error: &RpcError) {
-    if arrival.manner == Manner::default() {
+    if !arrival.manner.tls && !arrival.manner.websocket {
         let _ = arrival.stream.write_all(&Session::farewell(error).to_vec()).now_or_never();
     }
 }

@@ -9,6 +9,7 @@ mod proxy_header;
 mod relay;
 mod session;
 mod tls;
+mod unanswered;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -13,6 +13,8 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
+use super::unanswered::{Unanswered, is_subscription};
+use crate::backend::{Connection, Seat};
 use crate::conversation::server::{Part, Passed, own_id};
 use crate::dial::Stream;
 use crate::protocol::Pieces;
@@ -24,11 +26,21 @@ const CHUNK: usize = 16 * 1024;
 const LONGEST_BATCH: usize = 8 * 1024 * 1024;
 
 /// How long a server may keep a batch, or the rest of a line, waiting.
-pub const STALL: Duration = Duration::from_secs(120);
+const STALL: Duration = Duration::from_secs(120);
+
+/// How long one that could be exchanged for another may be silent.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// A line that is longer is not waited for as a whole.
+const LONGEST_WHOLE: usize = 256 * 1024;
 
 /// The connection, and what is under way on it.
 pub struct Relay {
     stream: Box<dyn Stream>,
+    /// Whose connection it is, where it is a peer's.
+    seat: Option<Seat>,
+    /// What another server would have to be asked again; None where the session can't move to one.
+    unanswered: Option<Unanswered>,
     out: BytesMut,
     /// All of it is written, but may not have left yet.
     flushing: bool,
@@ -37,8 +49,8 @@ pub struct Relay {
     within_line: bool,
     batch: Option<Batch>,
     last_id: u64,
-    /// When the server last said something, or was asked for a batch.
-    pub since: Instant,
+    /// When the server last said something, or was asked.
+    since: Instant,
 }
 
 /// A batch that waits for answers of the server's.
@@ -46,6 +58,8 @@ struct Batch {
     parts: Vec<Waiting>,
     missing: usize,
     length: usize,
+    /// One of the answers is that to a subscription.
+    subscribed: bool,
 }
 
 enum Waiting {
@@ -68,9 +82,11 @@ pub enum Event {
 }
 
 impl Relay {
-    pub fn new(stream: Box<dyn Stream>) -> Relay {
+    pub fn new(Connection { stream, seat }: Connection) -> Relay {
         Relay {
             stream,
+            unanswered: seat.is_some().then(Unanswered::default),
+            seat,
             out: BytesMut::new(),
             flushing: false,
             input: BytesMut::new(),
@@ -90,8 +106,53 @@ impl Relay {
         self.within_line
     }
 
+    /// When the server has been silent for too long, if something is awaited of it.
+    pub fn stalls_at(&self) -> Option<Instant> {
+        if self.unanswered.as_ref().is_some_and(|calls| !calls.is_empty() || self.batch.is_some()) {
+            return Some(self.since + SILENCE);
+        }
+        (!self.is_free()).then(|| self.since + STALL)
+    }
+
+    /// Whether another server may go on where this one failed: as long as the caller is subscribed to nothing.
+    pub fn may_move(&self) -> bool {
+        self.unanswered.is_some()
+    }
+
+    /// Whether the caller waits for an answer.
+    pub fn is_awaited(&self) -> bool {
+        self.batch.is_some() || self.unanswered.as_ref().is_none_or(|calls| !calls.is_empty())
+    }
+
+    /// The server is of no use any more.
+    pub fn failed(&self) {
+        if let Some(seat) = &self.seat {
+            seat.failed();
+        }
+    }
+
+    /// Goes on with another server, which is asked again for what the other didn't answer.
+    pub fn move_to(&mut self, Connection { stream, seat }: Connection) {
+        (self.stream, self.seat) = (stream, seat);
+        (self.flushing, self.since) = (false, Instant::now());
+        self.input.clear();
+        self.out.clear();
+        for line in self.unanswered.iter().flat_map(Unanswered::lines) {
+            self.out.extend_from_slice(line.as_bytes());
+            self.out.extend_from_slice(b"\n");
+        }
+        for part in self.batch.iter().flat_map(|batch| &batch.parts) {
+            if let Waiting::For(id, passed) = part {
+                self.out.extend_from_slice(&passed.line(*id));
+            }
+        }
+    }
+
     /// Sends a line as it came.
     pub fn pass(&mut self, line: &str) {
+        if self.unanswered.as_mut().is_some_and(|calls| calls.ask(line).is_err()) {
+            self.unanswered = None;
+        }
         self.out.extend_from_slice(line.as_bytes());
         self.out.extend_from_slice(b"\n");
         self.since = Instant::now();
@@ -99,7 +160,7 @@ impl Relay {
 
     /// Sends the calls of a batch that are the server's, each as a line of its own.
     pub fn pass_batch(&mut self, parts: impl IntoIterator<Item = Result<Option<Pieces>, Box<Passed>>>) {
-        let mut batch = Batch { parts: Vec::new(), missing: 0, length: 0 };
+        let mut batch = Batch { parts: Vec::new(), missing: 0, length: 0, subscribed: false };
         for part in parts {
             batch.parts.push(match part {
                 Ok(answer) => Waiting::Ready(answer),
@@ -162,6 +223,19 @@ impl Relay {
             if self.input.is_empty() {
                 return None;
             }
+            if let Some(calls) = &mut self.unanswered {
+                if let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
+                    let line = self.input.split_to(end + 1).freeze();
+                    if calls.hear(&line) {
+                        self.unanswered = None;
+                    }
+                    return Some(Event::Pass(line));
+                }
+                if self.input.len() <= LONGEST_WHOLE {
+                    return None;
+                }
+                self.unanswered = None;
+            }
             self.within_line = !self.input.ends_with(b"\n");
             return Some(Event::Pass(std::mem::take(&mut self.input).freeze()));
         };
@@ -173,6 +247,9 @@ impl Relay {
             let line = self.input.split_to(end + 1).freeze();
             if !batch.take(&line) {
                 return Some(Event::Pass(line));
+            }
+            if batch.subscribed {
+                self.unanswered = None;
             }
         }
         let parts = self.batch.take()?.parts.into_iter().filter_map(|part| match part {
@@ -204,6 +281,7 @@ impl Batch {
             (None, None) => Ok(Pieces::from(&b"null"[..])),
         };
         if let Waiting::For(_, passed) = &*part {
+            self.subscribed |= is_subscription(passed.method());
             *part = Waiting::Ready(passed.answer(outcome));
             self.missing -= 1;
             self.length += line.len();

@@ -10,13 +10,14 @@ use futures_util::poll;
 use rand::rngs::StdRng;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::door::{Arrival, Manner};
 use super::limits::{Allowance, Meter};
 use super::link::{Heard, Link, Patience};
-use super::relay::{Event, Relay, STALL, passes};
+use super::relay::{Event, Relay, passes};
 use super::{Count, Shared};
+use crate::backend::{Backend, Connection};
 use crate::clock;
 use crate::conversation::server::{Introduction, Part, Session, Turn, assemble};
 use crate::dial::Stream;
@@ -26,17 +27,22 @@ use crate::protocol::{Incoming, Pieces, RpcError, parse_line};
 /// How long a caller that we part from may take to hear it.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Peers in whose midst a session is lost before it is given up.
+const MOVES: u32 = 3;
+
 /// Talks with a caller until either has enough.
 pub async fn run(arrival: Arrival, source: Option<Arc<Allowance>>, shared: &Shared, rng: StdRng) {
     let Arrival { stream, from, caller, manner, .. } = arrival;
-    let session = Session::new(Arc::clone(&shared.ourselves.borrow()), caller);
+    let backend = shared.backend.as_ref().filter(|_| manner.fronted);
+    let session = Session::new(Arc::clone(&shared.ourselves.borrow()), caller, backend.is_some());
     let Ok(Some(link)) = timeout(shared.limits.handshake, greet(stream, manner, shared)).await else {
         shared.counters.failed_handshakes.add(1);
         return;
     };
     let requests = Meter::new(shared.limits.requests_per_second);
     let patience = Patience::new(&shared.limits);
-    let mut talk = Talk { link, session, from, shared, patience, requests, source, relay: None, rng };
+    let mut talk =
+        Talk { link, session, from, shared, backend, patience, requests, source, relay: None, moves: 0, rng };
     if let End::Parting = talk.lines().await {
         let _ = timeout(LINGER, talk.link.part()).await;
     }
@@ -57,11 +63,15 @@ struct Talk<'a> {
     session: Session,
     from: Option<IpAddr>,
     shared: &'a Shared,
+    /// The server behind us, where this caller gets to it.
+    backend: Option<&'a Arc<Backend>>,
     patience: Patience,
     requests: Meter,
     source: Option<Arc<Allowance>>,
     /// To the server behind us, once the caller has asked for something of its.
     relay: Option<Relay>,
+    /// How often it was moved from server to server since one of them last answered.
+    moves: u32,
     rng: StdRng,
 }
 
@@ -88,7 +98,7 @@ impl Talk<'_> {
                     self.heard(heard).await
                 }
                 Next::Relayed(event) => self.relayed(event).await,
-                Next::Stalled => self.part(&RpcError::Backend("doesn't answer")).await,
+                Next::Stalled => self.lost("doesn't answer").await,
             };
             if let Err(end) = done {
                 return end;
@@ -99,12 +109,12 @@ impl Talk<'_> {
     async fn next(&mut self) -> Next {
         let Talk { link, relay, patience, shared, .. } = self;
         let Some(relay) = relay else { return Next::Heard(link.hear(patience, &shared.limits).await) };
-        let (free, stalled) = (relay.is_free(), relay.since + STALL);
+        let (free, stalls_at) = (relay.is_free(), relay.stalls_at());
         tokio::select! {
             biased;
             event = relay.next() => Next::Relayed(event),
             heard = link.hear(patience, &shared.limits), if free => Next::Heard(heard),
-            () = sleep_until(stalled), if !free => Next::Stalled,
+            () = sleep_until(stalls_at.unwrap_or_else(Instant::now)), if stalls_at.is_some() => Next::Stalled,
         }
     }
 
@@ -141,7 +151,7 @@ impl Talk<'_> {
 
     /// What to say to a line, when the caller may ask for as much.
     async fn line(&mut self, line: &str) -> Result<Turn, RpcError> {
-        let fronts = self.shared.backend.is_some();
+        let fronts = self.backend.is_some();
         if let Some(source) = &self.source
             && !(if fronts { source.bytes_in.wait_for(line.len()).await } else { source.bytes_in.take(line.len()) })
         {
@@ -193,7 +203,7 @@ impl Talk<'_> {
         let relay = match self.relay.take() {
             Some(relay) => relay,
             None => match self.open().await {
-                Some(stream) => Relay::new(stream),
+                Some(connection) => Relay::new(connection),
                 None => return self.part(&RpcError::Backend("can't be reached")).await,
             },
         };
@@ -217,10 +227,10 @@ impl Talk<'_> {
         Ok(())
     }
 
-    async fn open(&mut self) -> Option<Box<dyn Stream>> {
+    async fn open(&mut self) -> Option<Connection> {
         let version = self.session.agree();
-        match self.shared.backend.as_ref()?.open(&version).await {
-            Ok(stream) => Some(stream),
+        match self.backend?.open(&version).await {
+            Ok(connection) => Some(connection),
             Err(error) => {
                 self.shared.counters.backend_failures.add(1);
                 tracing::debug!(%error, "no connection to the server behind us");
@@ -233,6 +243,7 @@ impl Talk<'_> {
         match event {
             Event::Sent => Ok(()),
             Event::Pass(bytes) => {
+                self.moves = 0;
                 if let Some(source) = &self.source {
                     // Whoever is sent a lot gets it slowly.
                     while !source.bytes_out.wait_for(bytes.len()).await {}
@@ -245,11 +256,29 @@ impl Talk<'_> {
             }
             Event::Batch(answers) => self.tell(assemble(answers, true)).await,
             Event::TooLong => self.part(&RpcError::TooMuch).await,
-            Event::End => {
-                self.shared.counters.backend_failures.add(1);
-                self.part(&RpcError::Backend("went away")).await
+            Event::End => self.lost("went away").await,
+        }
+    }
+
+    /// The server behind us is of no use any more. Where it was a peer, another may go on.
+    async fn lost(&mut self, how: &'static str) -> Result<(), End> {
+        let Some(mut relay) = self.relay.take() else { return Ok(()) };
+        if !relay.is_awaited() {
+            // The next may be opened when there is something to ask.
+            return Ok(());
+        }
+        self.shared.counters.backend_failures.add(1);
+        relay.failed();
+        if relay.may_move() && self.moves < MOVES {
+            self.moves += 1;
+            if let Some(connection) = self.open().await {
+                relay.move_to(connection);
+                self.relay = Some(relay);
+                return Ok(());
             }
         }
+        self.relay = Some(relay);
+        self.part(&RpcError::Backend(how)).await
     }
 
     /// Sends an answer, if there is one and the caller may have as much.
@@ -320,5 +349,7 @@ fn gone(why: &Count) -> End {
     End::Gone
 }
 
+#[cfg(test)]
+mod moves;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ fn session(caller: Caller) -> Session {
     let name = |host: &str| Some((host.parse().unwrap(), Network::Bitcoin.default_ports()));
     let onion = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
     let identity = Identity { clearnet: name("wp.example"), onion: name(onion), ..Identity::default() };
-    Session::new(Arc::new(Ourselves::new(identity)), caller)
+    Session::new(Arc::new(Ourselves::new(identity)), caller, false)
 }
 
 /// The answer to a line, and whether the connection is over.
@@ -78,7 +78,7 @@ fn words_of_our_own_are_not_said_under_both_names() {
     let named = session(Caller::Onion).ourselves.identity.clone();
     let identity = Identity { banner: Some("mine".to_owned()), donation_address: Some("bc1q".to_owned()), ..named };
     let ask = |identity: Identity, caller, method: &str| {
-        let mut session = Session::new(Arc::new(Ourselves::new(identity)), caller);
+        let mut session = Session::new(Arc::new(Ourselves::new(identity)), caller, false);
         say(&mut session, &format!(r#"{{"id":1,"method":"{method}"}}"#)).0["result"].take()
     };
     assert_eq!(ask(identity.clone(), Caller::Clearnet, "server.banner"), "mine");

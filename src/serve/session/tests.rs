@@ -8,16 +8,16 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::*;
-use crate::backend::{Address, Backend};
+use crate::backend::{Address, Backend, Server};
 use crate::book::{Caller, Snapshot};
 use crate::conversation::identity::{self, Identity, Ourselves};
 use crate::dial::Tls;
 use crate::network::Network;
 use crate::serve::{Counters, Limits, LongLines, Source};
 
-struct Talk {
+pub struct Talk {
     stream: BufReader<DuplexStream>,
-    session: JoinHandle<()>,
+    pub session: JoinHandle<()>,
     counters: Arc<Counters>,
     inbox: mpsc::Receiver<Input>,
     _snapshot: watch::Sender<Arc<Snapshot>>,
@@ -33,7 +33,7 @@ fn talk_within(pipe: usize, manner: Manner, limits: Limits) -> Talk {
 }
 
 /// The same in front of a server.
-fn talk_before(pipe: usize, manner: Manner, limits: Limits, backend: Option<Arc<Backend>>) -> Talk {
+pub fn talk_before(pipe: usize, manner: Manner, limits: Limits, backend: Option<Arc<Backend>>) -> Talk {
     let (ours, theirs) = tokio::io::duplex(pipe);
     let (snapshot, watcher) = watch::channel(Arc::default());
     let (sender, inbox) = mpsc::channel(1);
@@ -59,12 +59,12 @@ fn talk_before(pipe: usize, manner: Manner, limits: Limits, backend: Option<Arc<
 }
 
 impl Talk {
-    async fn say(&mut self, bytes: &[u8]) {
+    pub async fn say(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).await.unwrap();
     }
 
     /// The next answer, or nothing at the end.
-    async fn hear(&mut self) -> Option<Value> {
+    pub async fn hear(&mut self) -> Option<Value> {
         let mut line = String::new();
         self.stream.read_line(&mut line).await.unwrap();
         serde_json::from_str(&line).ok()
@@ -199,7 +199,7 @@ async fn what_a_source_sends_and_is_sent_is_limited() {
 async fn the_same_session_talks_in_websocket_messages() {
     use futures_util::{SinkExt, StreamExt};
     use tokio_tungstenite::tungstenite::Message;
-    let manner = Manner { websocket: true, tls: false };
+    let manner = Manner { websocket: true, ..Manner::default() };
     let talk = talk_within(4096, manner, Limits::default());
     let (mut messages, _) = tokio_tungstenite::client_async("ws://localhost/", talk.stream.into_inner()).await.unwrap();
     messages.send(Message::text(r#"{"id":1,"method":"server.ping"}"#)).await.unwrap();
@@ -213,7 +213,7 @@ async fn the_same_session_talks_in_websocket_messages() {
 
 #[tokio::test(start_paused = true)]
 async fn a_handshake_that_never_ends_is_given_up() {
-    let talk = talk_within(4096, Manner { websocket: true, tls: false }, Limits::default());
+    let talk = talk_within(4096, Manner { websocket: true, ..Manner::default() }, Limits::default());
     sleep(Duration::from_secs(11)).await;
     talk.session.await.unwrap();
     assert_eq!(talk.counters.failed_handshakes.value(), 1);
@@ -241,6 +241,8 @@ async fn when_the_book_is_busy_introductions_are_turned_down() {
     assert_eq!(talk.hear().await.unwrap()["result"], false);
 }
 
+pub const FRONTED: Manner = Manner { tls: false, websocket: false, fronted: true };
+
 /// A session in front of a server at a socket in this directory, which plays a script.
 async fn fronting<F>(dir: &std::path::Path, play: impl Fn(tokio::net::UnixStream) -> F + Send + 'static) -> Talk
 where
@@ -253,13 +255,8 @@ where
             tokio::spawn(play(stream));
         }
     });
-    let backend = Backend {
-        address: Address::Unix(path),
-        network: Network::Regtest,
-        tls: Tls::new().unwrap(),
-        key_file: dir.join("key"),
-    };
-    talk_before(4096, Manner::default(), Limits::default(), Some(Arc::new(backend)))
+    let server = Server::new(Address::Unix(path), Network::Regtest, Tls::new().unwrap(), dir.join("key"));
+    talk_before(4096, FRONTED, Limits::default(), Some(Arc::new(Backend::Server(server))))
 }
 
 /// Greets, and then answers every call with its own name, or as the name says.
@@ -302,8 +299,8 @@ async fn what_is_not_ours_is_passed_on_and_comes_back() {
         serde_json::json!({"id":"a","jsonrpc":"2.0","result":"blockchain.headers.subscribe"})
     );
     // Ours are still answered here, and what nobody asked for passes.
-    talk.say(&[PING, b"{\"id\":2,\"method\":\"notify\"}\n"].concat()).await;
-    assert_eq!(talk.hear().await.unwrap()["id"], 1);
+    talk.say(b"{\"id\":1,\"method\":\"server.peers.subscribe\"}\n{\"id\":2,\"method\":\"notify\"}\n").await;
+    assert_eq!(talk.hear().await.unwrap()["result"], serde_json::json!([]));
     assert_eq!(talk.hear().await.unwrap()["method"], "news");
     assert_eq!(talk.hear().await.unwrap()["id"], 2);
     talk.say(b"{\"id\":3,\"method\":\"long\"}\n").await;
@@ -311,7 +308,10 @@ async fn what_is_not_ours_is_passed_on_and_comes_back() {
     let long = format!("{{\"id\":4,\"method\":\"broadcast\",\"params\":[\"{}\"]}}\n", "0".repeat(1_000_000));
     talk.say(long.as_bytes()).await;
     assert_eq!(talk.hear().await.unwrap()["result"], "broadcast");
-    assert_eq!(talk.counters.passed_requests.value(), 4);
+    // It is to know that the caller is still there.
+    talk.say(PING).await;
+    assert_eq!(talk.hear().await.unwrap()["result"], "server.ping");
+    assert_eq!(talk.counters.passed_requests.value(), 5);
     assert_eq!(talk.counters.requests.value(), 2);
 }
 
@@ -319,14 +319,14 @@ async fn what_is_not_ours_is_passed_on_and_comes_back() {
 async fn batches_are_split_and_put_together_again_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let mut talk = fronting(dir.path(), electrs).await;
-    let batch = r#"[{"id":7,"method":"one"},{"id":8,"method":"server.ping"},{"jsonrpc":"2.0","method":"quiet"},
+    let batch = r#"[{"id":7,"method":"one"},{"id":8,"method":"server.peers.subscribe"},{"jsonrpc":"2.0","method":"quiet"},
         {"jsonrpc":"2.0","id":7,"method":"notify"},{"id":9,"method":"error"}]"#;
     talk.say(format!("{}\n", batch.replace('\n', "")).as_bytes()).await;
     assert_eq!(talk.hear().await.unwrap()["method"], "news");
     let answers = talk.hear().await.unwrap();
     let expected = serde_json::json!([
         {"id": 7, "error": null, "result": "one"},
-        {"id": 8, "error": null, "result": null},
+        {"id": 8, "error": null, "result": []},
         {"id": 7, "jsonrpc": "2.0", "result": null},
         {"id": 9, "error": {"code": 7}, "result": null},
     ]);

@@ -1,0 +1,172 @@
+//! Who may carry our callers' sessions, where we stand in front of our peers: the best of them, best first.
+
+use std::time::Duration;
+
+use rand::Rng;
+use rand::seq::SliceRandom;
+
+use super::entry::{Entry, PeerState};
+use super::{Attempt, Book, KeyHash, policy};
+use crate::clock::Time;
+use crate::peer::{Transport, Version};
+use crate::protocol::SOFTWARE;
+use crate::route::Via;
+
+/// More than anybody tries one after the other.
+const MOST: usize = 16;
+
+/// A peer who was there for this long has shown that it means to stay.
+const LONG_STANDING: [Duration; 2] = [Duration::from_hours(7 * 24), Duration::from_hours(24)];
+
+/// A verified peer that knows the chain that most know.
+#[derive(Debug, Clone)]
+pub struct Carrier {
+    /// How it is dialled: where, and as what, it was verified.
+    pub attempt: Attempt,
+    /// The key that it showed then, if it was reached by TLS.
+    pub key: Option<KeyHash>,
+    /// The newest protocol version that it speaks.
+    pub newest: Version,
+}
+
+impl Book {
+    pub(super) fn carriers(&self, now: Time, rng: &mut impl Rng) -> Vec<Carrier> {
+        let mut fit: Vec<&Entry> = self.entries.values().filter(|entry| self.may_carry(entry, now)).collect();
+        fit.sort_unstable_by(|a, b| a.host.cmp(&b.host));
+        // Among equals chance decides, so that no one of them gets all there is.
+        fit.shuffle(rng);
+        fit.sort_by_key(|entry| self.rank(entry, now));
+        fit.into_iter().filter_map(|entry| self.carrier(entry)).take(MOST).collect()
+    }
+
+    fn may_carry(&self, entry: &Entry, now: Time) -> bool {
+        let reachable = self.via(&entry.host) == Via::Direct || self.tor.is_ready();
+        // Another of our kind may itself stand in front of its peers, and hand us what we hand it.
+        let kindred = || entry.software.as_deref().is_some_and(|software| software.starts_with(our_name()));
+        reachable
+            && entry.state(now, self.settings.recent) == PeerState::Verified
+            && entry.tip.is_some()
+            && entry.genesis_hash.is_some()
+            && !kindred()
+    }
+
+    /// The lower, the better: those that didn't fail since, onion services, those of long standing, the reliable, the fast.
+    fn rank(&self, entry: &Entry, now: Time) -> impl Ord + use<> {
+        let age = now.since(entry.first_seen);
+        let standing = LONG_STANDING.iter().filter(|least| age < **least).count();
+        let failures = entry.history.iter().filter(|past| past.failure.is_some()).count() * 8;
+        let latency = entry.latency().map_or(u128::MAX, |latency| latency.as_millis());
+        let doubling = latency.checked_ilog2();
+        (
+            !self.was_good(entry, now),
+            !entry.host.is_onion(),
+            standing,
+            failures.div_ceil(entry.history.len().max(1)),
+            doubling,
+        )
+    }
+
+    fn carrier(&self, entry: &Entry) -> Option<Carrier> {
+        let via = self.via(&entry.host);
+        let mut doors: Vec<_> = entry.ports.iter().filter(|door| policy::may_knock(&entry.host, via, *door)).collect();
+        // An onion service's name is its key, and TLS on top of it costs two ways there and back more.
+        doors.sort_by_key(|(transport, _)| (*transport == Transport::Tls) == entry.host.is_onion());
+        doors.truncate(1);
+        let believed = doors.len();
+        // The address on which it was verified, and no new look at its name.
+        let addresses: Vec<_> = entry.ip.into_iter().collect();
+        let attempt =
+            Attempt { host: entry.host.clone(), via, addresses, doors, believed, announce: false, compare: None };
+        let key = entry.key.map(|key| key.sha256);
+        Some(Carrier { key, newest: entry.protocol?, attempt })
+    }
+}
+
+fn our_name() -> &'static str {
+    SOFTWARE.split(' ').next().unwrap_or(SOFTWARE)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::super::{Event, Past, Settings, Source};
+    use super::*;
+    use crate::network::Network;
+    use crate::peer::RealName;
+    use crate::route::TorSign;
+
+    const NOW: Time = Time::from_secs(1_700_000_000);
+    const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
+
+    fn entry(name: &str, days: u64, millis: u32) -> Entry {
+        let name = RealName::parse(name, Network::Bitcoin.default_ports()).unwrap();
+        let mut entry = Entry::new(name, Source::Seed, Duration::ZERO, NOW);
+        entry.first_seen = Time::from_secs(1_700_000_000 - days * 86_400);
+        entry.protocol = Some(Version::new(1, 4));
+        entry.software = Some("ElectrumX 1.18".to_owned());
+        entry.genesis_hash = Some([0; 32]);
+        (entry.tip, entry.last_success) = (Some(900_000), Some(NOW));
+        entry.history.push_back(Past { at: NOW, failure: None, millis });
+        entry.ip = (!entry.host.is_onion()).then(|| "5.9.0.1".parse().unwrap());
+        entry
+    }
+
+    fn carriers(entries: Vec<Entry>, tor: bool) -> Vec<Carrier> {
+        let mut rng = StdRng::seed_from_u64(7);
+        let settings = Settings { seeds: Vec::new(), fronts_peers: true, ..Settings::default() };
+        let mut book = Book::new(settings, entries, Duration::ZERO, Duration::ZERO, NOW);
+        if tor {
+            book.handle(Event::Tor(TorSign::Answers), NOW, &mut rng);
+            book.handle(Event::TorReached, NOW, &mut rng);
+        }
+        book.snapshot(NOW, &mut rng).carriers
+    }
+
+    fn hosts(carriers: &[Carrier]) -> Vec<String> {
+        carriers.iter().map(|carrier| carrier.attempt.host.to_string()).collect()
+    }
+
+    #[test]
+    fn the_best_come_first() {
+        let mut flaky = entry("flaky.example v1.4 s50002", 100, 100);
+        flaky.failures = 1;
+        let entries = || {
+            vec![
+                entry("new.example v1.4 s50002", 0, 100),
+                entry("slow.example v1.4 s50002", 100, 9000),
+                entry("fast.example v1.4 s50002", 100, 100),
+                entry(&format!("{ONION} v1.4 t50001"), 2, 3000),
+                flaky.clone(),
+            ]
+        };
+        let clear = ["fast.example", "slow.example", "new.example", "flaky.example"];
+        assert_eq!(hosts(&carriers(entries(), false)), clear);
+        assert_eq!(hosts(&carriers(entries(), true)), [&[ONION], &clear[..]].concat());
+    }
+
+    #[test]
+    fn who_is_not_what_a_wallet_needs_carries_nobody() {
+        let wrong = |change: fn(&mut Entry)| {
+            let mut wrong = entry("a.example v1.4 s50002", 100, 100);
+            change(&mut wrong);
+            carriers(vec![wrong], true).is_empty()
+        };
+        assert!(!wrong(|_| {}));
+        assert!(wrong(|entry| entry.tip = None), "tells of peers only");
+        assert!(wrong(|entry| entry.genesis_hash = None));
+        assert!(wrong(|entry| entry.software = Some(SOFTWARE.to_owned())), "might come back to us");
+        assert!(wrong(|entry| entry.last_success = None));
+    }
+
+    #[test]
+    fn clearnet_is_reached_by_tls_and_onions_without() {
+        let both = [entry("a.example v1.4 s50002 t50001", 1, 1), entry(&format!("{ONION} s50002 t50001"), 1, 1)];
+        let carriers = carriers(both.to_vec(), true);
+        let transports: Vec<_> = carriers.iter().map(|carrier| carrier.attempt.doors[0].0).collect();
+        assert_eq!(transports, [Transport::Tcp, Transport::Tls]);
+        assert_eq!(carriers[1].attempt.addresses.len(), 1);
+        assert!(carriers[0].attempt.addresses.is_empty());
+    }
+}

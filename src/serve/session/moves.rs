@@ -1,0 +1,157 @@
+//! Sessions that peers carry: whom they go to, and what becomes of them when a peer fails.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::tests::{FRONTED, Talk, talk_before};
+use super::*;
+use crate::backend::Peers;
+use crate::book::{Attempt, Carrier, Event as BookEvent, Snapshot};
+use crate::dial::{Circle, Dialer, Direct, Tls};
+use crate::peer::{Port, Transport, Version};
+use crate::route::Via;
+use crate::serve::Limits;
+
+/// A peer that answers each call with its own name and the method's, and what it heard.
+struct Peer {
+    name: &'static str,
+    address: SocketAddr,
+    heard: Arc<Mutex<Vec<String>>>,
+}
+
+impl Peer {
+    /// It hangs up at the calls of this method.
+    async fn start(name: &'static str, hangs_up: &'static str) -> Peer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, heard) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
+        let hears = Arc::clone(&heard);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, name, hangs_up, Arc::clone(&hears)));
+            }
+        });
+        Peer { name, address, heard }
+    }
+
+    fn heard(&self) -> Vec<String> {
+        self.heard.lock().unwrap().clone()
+    }
+
+    fn carrier(&self) -> Carrier {
+        let door = (Transport::Tcp, Port::new(self.address.port()).unwrap());
+        let attempt = Attempt {
+            host: format!("{}.example", self.name).parse().unwrap(),
+            via: Via::Direct,
+            addresses: vec![self.address.ip()],
+            doors: vec![door],
+            believed: 1,
+            announce: false,
+            compare: None,
+        };
+        Carrier { attempt, key: None, newest: Version::new(1, 4) }
+    }
+}
+
+async fn serve(stream: TcpStream, name: &str, hangs_up: &str, heard: Arc<Mutex<Vec<String>>>) -> Option<()> {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    while stream.read_line(&mut line).await.ok()? > 0 {
+        let call: serde_json::Value = serde_json::from_str(&line).unwrap();
+        line.clear();
+        let method = call["method"].as_str().unwrap();
+        heard.lock().unwrap().push(method.to_owned());
+        if method == hangs_up {
+            return None;
+        }
+        let answer = json!({ "id": call["id"], "result": [name, method] });
+        stream.get_mut().write_all(format!("{answer}\n").as_bytes()).await.ok()?;
+    }
+    None
+}
+
+/// A session before these peers, the best first, and the ends of the channels that must stay open.
+fn talk(peers: &[&Peer]) -> (Talk, Arc<Backend>, tokio::sync::mpsc::Receiver<Input>) {
+    let carriers = peers.iter().map(|peer| peer.carrier()).collect();
+    let mut snapshot = Snapshot::default();
+    snapshot.carriers = carriers;
+    let (_, tor) = tokio::sync::watch::channel(None);
+    let dialer = Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, circle: Circle::Peers };
+    let (inbox, doubts) = tokio::sync::mpsc::channel(8);
+    let peers = Peers::new(dialer, tokio::sync::watch::channel(Arc::new(snapshot)).1, inbox);
+    let backend = Arc::new(Backend::Peers(peers));
+    (talk_before(64 * 1024, FRONTED, Limits::default(), Some(Arc::clone(&backend))), backend, doubts)
+}
+
+fn carried(backend: &Backend) -> Vec<(String, usize)> {
+    backend.carried().into_iter().map(|(host, sessions)| (host.to_string(), sessions)).collect()
+}
+
+#[tokio::test]
+async fn the_best_peer_that_answers_carries_the_session() {
+    let (gone, second) = (Peer::start("gone", "server.version").await, Peer::start("second", "").await);
+    let (mut talk, backend, mut doubts) = talk(&[&gone, &second]);
+    talk.say(b"{\"id\":1,\"method\":\"blockchain.headers.subscribe\"}\n").await;
+    assert_eq!(talk.hear().await.unwrap()["result"], json!(["second", "blockchain.headers.subscribe"]));
+    assert_eq!(carried(&backend), [("second.example".to_owned(), 1)]);
+    assert!(
+        matches!(doubts.recv().await, Some(Input::Event(BookEvent::Doubted(host))) if host.to_string() == "gone.example")
+    );
+    drop(talk);
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while !carried(&backend).is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn before_a_subscription_another_peer_goes_on_where_one_failed() {
+    let (first, second) = (Peer::start("first", "three").await, Peer::start("second", "").await);
+    let (mut talk, backend, _doubts) = talk(&[&first, &second]);
+    talk.say(b"{\"id\":1,\"method\":\"one\"}\n").await;
+    assert_eq!(talk.hear().await.unwrap()["result"], json!(["first", "one"]));
+    talk.say(b"{\"id\":2,\"method\":\"three\"}\n{\"id\":3,\"method\":\"four\"}\n").await;
+    assert_eq!(talk.hear().await.unwrap(), json!({"id": 2, "result": ["second", "three"]}));
+    assert_eq!(talk.hear().await.unwrap(), json!({"id": 3, "result": ["second", "four"]}));
+    let batch = br#"[{"id":4,"method":"a"},{"id":5,"method":"server.peers.subscribe"},{"id":6,"method":"b"}]"#;
+    talk.say(&[&batch[..], b"\n"].concat()).await;
+    assert_eq!(talk.hear().await.unwrap()[2]["result"], json!(["second", "b"]));
+    assert_eq!(carried(&backend), [("second.example".to_owned(), 1)]);
+    assert_eq!(first.heard()[..3], ["server.version", "one", "three"]);
+    assert!(!second.heard().contains(&"one".to_owned()), "it was answered already");
+}
+
+#[tokio::test]
+async fn after_a_subscription_the_peers_loss_ends_the_session() {
+    let (first, second) = (Peer::start("first", "three").await, Peer::start("second", "").await);
+    let (mut talk, backend, _doubts) = talk(&[&first, &second]);
+    talk.say(b"{\"id\":1,\"method\":\"blockchain.headers.subscribe\"}\n").await;
+    assert_eq!(talk.hear().await.unwrap()["result"][0], "first");
+    talk.say(b"{\"id\":2,\"method\":\"three\"}\n").await;
+    assert!(talk.hear().await.unwrap()["error"]["message"].as_str().unwrap().contains("went away"));
+    talk.session.await.unwrap();
+    assert_eq!(carried(&backend), []);
+    assert!(second.heard().is_empty());
+    // Who let one session down is not the next one's first choice.
+    let connection = backend.open("1.4").await.unwrap();
+    assert_eq!(carried(&backend), [("second.example".to_owned(), 1)]);
+    drop(connection);
+}
+
+#[tokio::test]
+async fn when_no_peer_is_left_the_caller_is_told() {
+    let (first, second) = (Peer::start("first", "three").await, Peer::start("second", "three").await);
+    let (mut talk, _backend, _doubts) = talk(&[&first, &second]);
+    talk.say(b"{\"id\":2,\"method\":\"three\"}\n").await;
+    assert_eq!(talk.hear().await.unwrap()["error"]["code"], -32603);
+    talk.session.await.unwrap();
+    let (mut talk, ..) = self::talk(&[]);
+    talk.say(b"{\"id\":2,\"method\":\"three\"}\n").await;
+    assert!(talk.hear().await.unwrap()["error"]["message"].as_str().unwrap().contains("can't be reached"));
+}
