@@ -12,7 +12,7 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -61,6 +61,8 @@ fn real_servers_verify_and_list_us() {
     daemon.stop();
     reaches_it_by_tls(&config, &text);
     refuses_one_of_another_network(&config, &text);
+    announces_a_server_that_stands_elsewhere(dir.path(), &lab);
+    peers_carry_sessions(dir.path(), &lab);
 }
 
 /// A real wallet, by each of the ways to us, takes us for a server and our list for its own.
@@ -71,10 +73,8 @@ fn wallets_work(dir: &Path, own: &str, socks: &str) {
         ("tls", format!("{OURS}:50002:s"), None),
         ("onion", format!("{own}:50001:t"), Some(proxy)),
     ] {
-        let wallet =
-            Command::new(lab_script("wallet.sh")).arg(dir.join(way)).arg(&server).args(proxy).output().unwrap();
-        assert!(wallet.status.success(), "{}", String::from_utf8_lossy(&wallet.stderr));
-        let said: Value = serde_json::from_slice(&wallet.stdout).unwrap();
+        let wallet = Wallet::start(dir.join(way), &server, proxy);
+        let said = wallet.ask();
         let ours = server.split(':').next().unwrap();
         assert_eq!((&said["info"]["connected"], &said["info"]["server"]), (&json!(true), &json!(ours)), "{way}");
         let servers = said["servers"].as_object().unwrap();
@@ -90,12 +90,11 @@ fn wallets_work(dir: &Path, own: &str, socks: &str) {
 fn reaches_it_by_tls(config: &Path, text: &str) {
     std::fs::write(config, text.replace(&format!("tcp://{EX1}"), "tls://5.9.0.1:51002")).unwrap();
     let (daemon, key) = (Daemon::start(config), config.with_file_name("data/backend-key"));
-    let ask = || call("5.9.0.9:50001", "blockchain.headers.subscribe", json!([]));
-    assert_eq!(ask()["height"], 0);
+    assert_eq!(call("5.9.0.9:50001", "blockchain.headers.subscribe", json!([]))["height"], 0);
     assert_eq!(std::fs::read_to_string(&key).unwrap().trim().len(), 64);
     std::fs::write(&key, "00\n").unwrap();
-    let refused = std::panic::catch_unwind(ask);
-    assert!(refused.is_err(), "another key than the one that is remembered: {refused:?}");
+    let refused = support::try_call("5.9.0.9:50001", "blockchain.headers.subscribe", json!([]));
+    assert_eq!(refused.unwrap_err()["code"], -32603, "another key than the one that is remembered");
     daemon.stop();
 }
 
@@ -142,6 +141,108 @@ fn lists_itself(own: &str, socks: &str) {
     });
     assert!(!told.contains(OURS), "{told:?}");
     assert!(!hosts("5.9.0.9:50001").contains(own));
+}
+
+/// One that doesn't announce itself, and that callers of ours get nowhere near.
+fn announces_a_server_that_stands_elsewhere(dir: &Path, lab: &Path) {
+    let (name, config) = ("wp.example.org", dir.join("elsewhere.toml"));
+    let reports = format!("tcp://{name}:51001,ssl://{name}:51002");
+    electrumx(lab, &["ex5", "5.9.0.9", &reports, "PEER_ANNOUNCE=", "PEER_DISCOVERY=self"]);
+    let text = format!(
+        "network = \"regtest\"\ndata_dir = \"{}\"\n[tor]\nmode = \"off\"\n[listen]\ntcp = [\"127.0.0.1:50031\"]\n\
+         [identity]\nhost = \"{name}\"\ntcp_port = 51001\nssl_port = 51002\nannounce = true\n\
+         [discovery]\nseeds = [\"ex2.example.com s51002 t51001\"]\n",
+        dir.join("data-elsewhere").display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let accepted = || {
+        let log = std::fs::read_to_string(lab.join("ex/ex2.log")).unwrap();
+        log.contains(&format!("accepted new peer {name} from 5.9.0.9"))
+    };
+    assert!(!accepted());
+    let daemon = Daemon::start(&config);
+    // Listed it would be as well, hadn't we had a peer on that address already: ElectrumX wants no second.
+    eventually(60, "ex2 takes in a server that never told it of itself", accepted);
+    let passed = support::try_call("127.0.0.1:50031", "blockchain.headers.subscribe", json!([]));
+    assert_eq!(passed.unwrap_err()["code"], -32601);
+    daemon.stop();
+}
+
+fn electrumx(lab: &Path, args: &[&str]) {
+    let mut command = Command::new(lab_script("electrumx.sh"));
+    run(command.env("LAB_VENV", support::lab_venv()).arg("up").arg(lab.join("ex")).args(args));
+}
+
+/// On a node that uses Tor alone: a wallet is served by an onion peer, and when that one is gone by another.
+fn peers_carry_sessions(dir: &Path, lab: &Path) {
+    let read = |file: &str| std::fs::read_to_string(lab.join(file)).unwrap().trim().to_owned();
+    let onions = [(read("tor/onion-1"), "ex3"), (read("tor/onion-2"), "ex4")];
+    // Behind the onion service that was ours.
+    let port = format!("TOR_PROXY_PORT={}", read("tor/services-socks").split(':').nth(1).unwrap());
+    let own = format!("tcp://{}:50001", onions[1].0);
+    let settings = ["SERVICES=tcp://127.0.0.1:50011,ssl://127.0.0.1:50012", &port, "BLACKLIST_URL=http://127.0.0.1:1/"];
+    electrumx(lab, &[&["ex4", "127.0.0.1", &own], &settings[..]].concat());
+    let (config, local) = (dir.join("peers.toml"), "127.0.0.1:50021");
+    let text = format!(
+        "network = \"regtest\"\ndata_dir = \"{}\"\n[tor]\nmode = \"socks\"\nsocks = \"{}\"\nonly = true\n\
+         [listen]\ntcp = [\"{local}\", \"5.9.0.9:50021\"]\n[backend]\nelectrum = \"peers\"\n\
+         [discovery]\nseeds = [\"{} t50001\", \"{} t50001\", \"ex2.example.com s51002\"]\n",
+        dir.join("data-peers").display(),
+        read("tor/socks"),
+        onions[0].0,
+        onions[1].0,
+    );
+    std::fs::write(&config, text).unwrap();
+    let daemon = Daemon::start(&config);
+    eventually(120, "both onion peers are verified", || daemon.status()["peers"]["verified_onion"] == 2);
+    let wallet = Wallet::start(dir.join("by-peers"), "127.0.0.1:50021:t", None);
+    let said = wallet.ask();
+    assert_eq!((&said["info"]["connected"], &said["info"]["server_height"]), (&json!(true), &json!(0)), "{said}");
+    let carrier = |daemon: &Daemon| -> Option<String> {
+        let sessions = daemon.status()["backend"]["sessions"].as_object().unwrap().clone();
+        sessions.keys().next().cloned()
+    };
+    let first = carrier(&daemon).unwrap();
+    let (_, server) = onions.iter().find(|(onion, _)| *onion == first).expect("an onion peer");
+    println!("a wallet on a node of Tor alone is served by {server}");
+    run(Command::new("kill").arg(read(&format!("ex/{server}.pid"))));
+    let began = now();
+    eventually(30, "another peer carries the wallet's session", || carrier(&daemon).is_some_and(|next| next != first));
+    assert_eq!(wallet.ask()["info"]["connected"], true);
+    println!("{:.1} s until another peer serves it", began.elapsed().as_secs_f64());
+    assert!(daemon.waypost(&["status"]).contains(" 1 at "), "status says where its sessions go");
+    let public = support::try_call("5.9.0.9:50021", "blockchain.headers.subscribe", json!([]));
+    assert_eq!(public.unwrap_err()["code"], -32601, "who calls from outside gets to no peer through us");
+    drop(wallet);
+    daemon.stop();
+}
+
+/// A real wallet, until it is dropped.
+struct Wallet(PathBuf);
+
+impl Wallet {
+    fn start(dir: PathBuf, server: &str, proxy: Option<String>) -> Wallet {
+        let wallet = Wallet(dir);
+        wallet.say("up", &[&[server.to_owned()], proxy.as_slice()].concat());
+        wallet
+    }
+
+    /// What it says once it is connected.
+    fn ask(&self) -> Value {
+        serde_json::from_slice(&self.say("ask", &[])).unwrap()
+    }
+
+    fn say(&self, command: &str, args: &[String]) -> Vec<u8> {
+        let output = Command::new(lab_script("wallet.sh")).arg(command).arg(&self.0).args(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+}
+
+impl Drop for Wallet {
+    fn drop(&mut self) {
+        let _ = Command::new(lab_script("wallet.sh")).arg("down").arg(&self.0).output();
+    }
 }
 
 /// Our entry in a server's list.

@@ -207,8 +207,13 @@ pub fn waypost(config: &Path, args: &[&str]) -> (String, bool) {
     (String::from_utf8(text).unwrap(), output.status.success())
 }
 
-/// One call to an Electrum server, after the greeting that some insist on.
+/// One call to an Electrum server, after the greeting that some insist on; it must succeed.
 pub fn call(address: &str, method: &str, params: Value) -> Value {
+    try_call(address, method, params).unwrap_or_else(|error| panic!("{method}: {error}"))
+}
+
+/// The same, with the error if there is one.
+pub fn try_call(address: &str, method: &str, params: Value) -> Result<Value, Value> {
     let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("{address}: {error}"));
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
@@ -217,10 +222,9 @@ pub fn call(address: &str, method: &str, params: Value) -> Value {
         (&stream).write_all(line.as_bytes()).unwrap();
         let line = lines.next().expect("an answer").unwrap();
         let mut answer: Value = serde_json::from_str(&line).unwrap();
-        assert!(answer.get("error").is_none_or(Value::is_null), "{method}: {answer}");
-        answer["result"].take()
+        if answer["error"].is_null() { Ok(answer["result"].take()) } else { Err(answer["error"].take()) }
     };
-    ask(0, "server.version", json!(["test", ["1.4", "1.6"]]));
+    ask(0, "server.version", json!(["test", ["1.4", "1.6"]]))?;
     ask(1, method, params)
 }
 
@@ -254,10 +258,15 @@ pub fn free_address() -> SocketAddr {
     }
 }
 
+/// Where ElectrumX is installed.
+pub fn lab_venv() -> PathBuf {
+    let venv = std::env::var_os("LAB_VENV").map(PathBuf::from);
+    venv.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab-venv"))
+}
+
 /// The Python that ElectrumX is installed for.
 pub fn lab_python() -> PathBuf {
-    let venv = std::env::var_os("LAB_VENV").map(PathBuf::from);
-    venv.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab-venv")).join("bin/python")
+    lab_venv().join("bin/python")
 }
 
 /// Looks again and again, for so many seconds at most.
