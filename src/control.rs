@@ -40,6 +40,8 @@ pub struct Status {
     pub network_down: bool,
     /// Our onion service, if we have one.
     pub onion: Option<OnionStatus>,
+    /// Our name on clearnet, if we have one.
+    pub clearnet: Option<ClearnetStatus>,
     pub listeners: Vec<String>,
     /// The server that we stand in front of, if there is one.
     pub backend: Option<BackendStatus>,
@@ -59,6 +61,15 @@ pub struct OnionStatus {
     /// How often in a row it could not be reached, and why not.
     pub missed: u32,
     pub trouble: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClearnetStatus {
+    pub host: String,
+    pub tcp_port: Option<u16>,
+    pub ssl_port: Option<u16>,
+    /// When we last reached it ourselves. Peers and callers are told of it from the first time on.
+    pub reached: Option<Time>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -56,6 +56,11 @@ impl Book {
             && named()
     }
 
+    /// When we last reached a name of ours.
+    pub fn reached(&self, own: &Host) -> Option<Time> {
+        self.own.get(own).map(|own| own.reached)
+    }
+
     /// Those of our names that were reached lately.
     pub(super) fn own_names(&self, now: Time) -> impl Iterator<Item = &Own> {
         self.own.values().filter(move |own| self.is_recent(own, now))

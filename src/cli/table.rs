@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::book::PeerState;
 use crate::clock::{self, Time};
-use crate::control::{BackendStatus, OnionStatus, PeerRow, Status};
+use crate::control::{BackendStatus, ClearnetStatus, OnionStatus, PeerRow, Status};
 
 #[derive(Debug, Args)]
 pub struct PeersArgs {
@@ -84,6 +84,9 @@ pub fn status(status: &Status) -> String {
     if let Some(onion) = &status.onion {
         line("onion", self::onion(onion));
     }
+    if let Some(name) = &status.clearnet {
+        line("clearnet", clearnet(name));
+    }
     line("listening", status.listeners.join(", "));
     if let Some(backend) = &status.backend {
         line("backend", self::backend(backend));
@@ -121,6 +124,14 @@ pub fn status(status: &Status) -> String {
     table.to_string()
 }
 
+fn clearnet(name: &ClearnetStatus) -> String {
+    let fares = match name.reached {
+        Some(reached) => format!("reached {}", ago(clock::now().since(reached))),
+        None => "not reached yet, so nobody is told of it".to_owned(),
+    };
+    format!("{} {}, {fares}", name.host, ports(name.ssl_port, name.tcp_port))
+}
+
 fn backend(backend: &BackendStatus) -> String {
     let mut text = String::from(backend.electrum.clone());
     if let Some(software) = &backend.software {
@@ -151,12 +162,10 @@ fn onion(onion: &OnionStatus) -> String {
 }
 
 fn cells(row: &PeerRow, now: Time) -> [String; 9] {
-    let port = |letter: char, port: Option<u16>| port.map(|port| format!("{letter}{port}"));
-    let ports: Vec<String> = [port('s', row.ssl_port), port('t', row.tcp_port)].into_iter().flatten().collect();
     [
         row.host.clone(),
         row.state.to_string(),
-        ports.join(" "),
+        ports(row.ssl_port, row.tcp_port),
         row.protocol.clone().unwrap_or_default(),
         row.software.clone().unwrap_or_default(),
         row.latency_ms.map(|ms| format!("{ms} ms")).unwrap_or_default(),
@@ -177,6 +186,13 @@ fn table(header: &[&str]) -> Table {
 }
 
 /// The largest unit is precise enough: `3m`, `17h`, `4d`.
+/// As in a real name.
+fn ports(tls: Option<u16>, tcp: Option<u16>) -> String {
+    let port = |letter: char, port: Option<u16>| port.map(|port| format!("{letter}{port}"));
+    let ports: Vec<String> = [port('s', tls), port('t', tcp)].into_iter().flatten().collect();
+    ports.join(" ")
+}
+
 fn ago(time: Duration) -> String {
     match time.as_secs() {
         secs @ 0..60 => format!("{secs}s ago"),
@@ -198,7 +214,7 @@ mod tests {
     use super::*;
     use crate::backend::Front;
     use crate::book::Counts;
-    use crate::control::{CallerStatus, OnionStatus, StoreStatus};
+    use crate::control::{CallerStatus, ClearnetStatus, OnionStatus, StoreStatus};
     use crate::network::Network;
     use crate::route::TorState;
 
@@ -260,6 +276,12 @@ mod tests {
                 reached: None,
                 missed: 3,
                 trouble: Some("its onion service wasn't found".to_owned()),
+            }),
+            clearnet: Some(ClearnetStatus {
+                host: "wp.example.org".to_owned(),
+                tcp_port: Some(50001),
+                ssl_port: None,
+                reached: None,
             }),
             listeners: vec!["tcp://127.0.0.1:50001".to_owned()],
             backend: Some(BackendStatus {

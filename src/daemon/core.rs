@@ -16,12 +16,12 @@ use super::notice;
 use crate::backend::Backend;
 use crate::book::{Action, Attempt, Book, Caller, Event, Failure, Snapshot};
 use crate::clock::{self, Time};
-use crate::control::{CallerStatus, Status, StoreStatus};
+use crate::control::{CallerStatus, ClearnetStatus, Status, StoreStatus};
 use crate::conversation::client::{Announcement, Expected};
 use crate::conversation::identity::Ourselves;
 use crate::dial::Dialer;
 use crate::inbox::{Ask, Input};
-use crate::peer::{Features, Host, RealName};
+use crate::peer::{Features, Host, Port, RealName};
 use crate::probe::{Deadlines, probe};
 use crate::route::Via;
 use crate::serve::Counters;
@@ -189,6 +189,12 @@ impl Core {
             tor: self.book.tor().clone(),
             network_down: self.book.network_is_down(),
             onion: onion.borrow().as_ref().map(notice::onion),
+            clearnet: ourselves.borrow().identity.clearnet.as_ref().map(|(host, ports)| ClearnetStatus {
+                host: host.to_string(),
+                tcp_port: ports.tcp().map(Port::get),
+                ssl_port: ports.tls().map(Port::get),
+                reached: self.book.reached(host),
+            }),
             listeners: listeners.clone(),
             backend: backend.as_ref().map(|backend| notice::backend(backend, &ourselves.borrow().identity)),
             peers: self.book.counts(now),

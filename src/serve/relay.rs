@@ -60,6 +60,8 @@ struct Batch {
     length: usize,
     /// One of the answers is that to a subscription.
     subscribed: bool,
+    /// It is the last that the caller may ask.
+    last: bool,
 }
 
 enum Waiting {
@@ -75,7 +77,10 @@ pub enum Event {
     /// Bytes for the caller, of which the last may be within a line.
     Pass(Bytes),
     /// All answers to a batch, in order.
-    Batch(Vec<Pieces>),
+    Batch {
+        answers: Vec<Pieces>,
+        last: bool,
+    },
     /// The answers to a batch are too long.
     TooLong,
     End,
@@ -159,8 +164,8 @@ impl Relay {
     }
 
     /// Sends the calls of a batch that are the server's, each as a line of its own.
-    pub fn pass_batch(&mut self, parts: impl IntoIterator<Item = Result<Option<Pieces>, Box<Passed>>>) {
-        let mut batch = Batch { parts: Vec::new(), missing: 0, length: 0, subscribed: false };
+    pub fn pass_batch(&mut self, parts: Vec<Result<Option<Pieces>, Box<Passed>>>, last: bool) {
+        let mut batch = Batch { parts: Vec::new(), missing: 0, length: 0, subscribed: false, last };
         for part in parts {
             batch.parts.push(match part {
                 Ok(answer) => Waiting::Ready(answer),
@@ -252,11 +257,12 @@ impl Relay {
                 self.unanswered = None;
             }
         }
-        let parts = self.batch.take()?.parts.into_iter().filter_map(|part| match part {
+        let Batch { parts, last, .. } = self.batch.take()?;
+        let answers = parts.into_iter().filter_map(|part| match part {
             Waiting::Ready(answer) => answer,
             Waiting::For(..) => None,
         });
-        Some(Event::Batch(parts.collect()))
+        Some(Event::Batch { answers: answers.collect(), last })
     }
 }
 

@@ -222,7 +222,7 @@ impl Talk<'_> {
             });
         }
         if let Some(relay) = &mut self.relay {
-            relay.pass_batch(parts);
+            relay.pass_batch(parts, turn.close);
         }
         Ok(())
     }
@@ -254,7 +254,11 @@ impl Talk<'_> {
                     Err(_) => Err(gone(&self.shared.counters.slow)),
                 }
             }
-            Event::Batch(answers) => self.tell(assemble(answers, true)).await,
+            Event::Batch { answers, last } => {
+                self.moves = 0;
+                self.tell(assemble(answers, true)).await?;
+                if last { Err(End::Parting) } else { Ok(()) }
+            }
             Event::TooLong => self.part(&RpcError::TooMuch).await,
             Event::End => self.lost("went away").await,
         }
