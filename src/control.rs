@@ -19,6 +19,7 @@ use crate::backend::Front;
 use crate::book::{Counts, PeerState};
 use crate::clock::Time;
 use crate::inbox::{Ask, Inbox, Input};
+use crate::irc::Visits;
 use crate::network::Network;
 use crate::protocol::{Id, Incoming, Request, parse_line};
 use crate::route::TorState;
@@ -45,6 +46,8 @@ pub struct Status {
     pub listeners: Vec<String>,
     /// The server that we stand in front of, if there is one.
     pub backend: Option<BackendStatus>,
+    /// The visits to IRC, if there are any.
+    pub irc: Option<Visits>,
     pub peers: Counts,
     /// When the book wants to be woken next.
     pub next_probe: Time,

@@ -13,6 +13,7 @@ pub mod conversation;
 pub mod daemon;
 pub mod dial;
 pub mod inbox;
+pub mod irc;
 pub mod netgroup;
 pub mod network;
 pub mod peer;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::peer::{Host, Port};
+use crate::peer::{Endpoint, Host};
 
 /// A server of the operator's, or the best of those that we know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +19,8 @@ pub enum Front {
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    Tcp(Host, Port),
-    Tls(Host, Port),
+    Tcp(Endpoint),
+    Tls(Endpoint),
     Unix(PathBuf),
 }
 
@@ -61,13 +61,11 @@ impl FromStr for Address {
             return Ok(Address::Unix(path.into()));
         }
         let (kind, rest) = text.split_once("://").ok_or(AddressError)?;
-        let (host, port) = rest.rsplit_once(':').ok_or(AddressError)?;
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let (host, port) = (host.parse().map_err(|_| AddressError)?, port.parse().map_err(|_| AddressError)?);
-        match (kind, &host) {
+        let endpoint: Endpoint = rest.parse().map_err(|_| AddressError)?;
+        match (kind, &endpoint.host) {
             (_, Host::Onion(_)) => Err(AddressError),
-            ("tcp", _) => Ok(Address::Tcp(host, port)),
-            ("tls" | "ssl", _) => Ok(Address::Tls(host, port)),
+            ("tcp", _) => Ok(Address::Tcp(endpoint)),
+            ("tls" | "ssl", _) => Ok(Address::Tls(endpoint)),
             _ => Err(AddressError),
         }
     }
@@ -75,14 +73,10 @@ impl FromStr for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kind, host, port) = match self {
-            Address::Unix(path) => return write!(f, "unix:{}", path.display()),
-            Address::Tcp(host, port) => ("tcp", host, port),
-            Address::Tls(host, port) => ("tls", host, port),
-        };
-        match host {
-            Host::Ip(ip) if ip.is_ipv6() => write!(f, "{kind}://[{ip}]:{port}"),
-            host => write!(f, "{kind}://{host}:{port}"),
+        match self {
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Tcp(endpoint) => write!(f, "tcp://{endpoint}"),
+            Address::Tls(endpoint) => write!(f, "tls://{endpoint}"),
         }
     }
 }

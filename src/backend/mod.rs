@@ -5,7 +5,6 @@ mod peers;
 mod server;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ pub use server::Server;
 
 use crate::book::Failure;
 use crate::conversation::identity::{self, Behind, Identity, Ourselves};
-use crate::dial::Stream;
+use crate::dial::{KeyError, Stream};
 use crate::inbox::Inbox;
 use crate::peer::{Fault, Host};
 use crate::protocol::{self, MAX_ANSWER, NEWEST, OLDEST, SOFTWARE};
@@ -45,10 +44,8 @@ pub struct Connection {
 pub enum BackendError {
     #[error("{0}")]
     Failed(#[from] Failure),
-    #[error("it has another TLS key than before; if that is right, remove {}", .0.display())]
-    OtherKey(PathBuf),
-    #[error("the key that is remembered of it, {}: {error}", path.display())]
-    KeyFile { path: PathBuf, error: std::io::Error },
+    #[error("{0}")]
+    Key(#[from] KeyError),
     #[error("it speaks none of the protocol versions {OLDEST} to {NEWEST}")]
     Versions,
     #[error("no peer that is fit for it could be reached")]

@@ -1,6 +1,6 @@
 //! A server of the operator's: how it is reached, and what it says of itself.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Address, BackendError, GREETING, greet, tell};
-use crate::book::{Block, Event, Failure, KeyHash, height_to_compare};
+use crate::book::{Block, Event, Failure, height_to_compare};
 use crate::conversation::client::Expected;
 use crate::conversation::identity::{Behind, Ourselves};
-use crate::dial::{Direct, Stream, Tls};
+use crate::dial::{Direct, Stream, Tls, check_key};
 use crate::inbox::{Inbox, Input};
 use crate::network::Network;
-use crate::peer::{Host, Report};
+use crate::peer::{Endpoint, Host, Report};
 use crate::probe::{Deadlines, converse};
 use crate::protocol::{NEWEST, OLDEST};
 use crate::route::Via;
@@ -97,45 +97,23 @@ impl Server {
     }
 
     async fn connect(&self) -> Result<Box<dyn Stream>, BackendError> {
-        let (host, port) = match &self.address {
+        let Endpoint { host, port } = match &self.address {
             Address::Unix(path) => return Ok(Box::new(Direct.connect_unix(path).await?)),
-            Address::Tcp(host, port) | Address::Tls(host, port) => (host, *port),
+            Address::Tcp(endpoint) | Address::Tls(endpoint) => endpoint,
         };
         let addresses = match host {
             Host::Ip(ip) => vec![*ip],
             Host::Dns(name) => Direct.resolve(name).await?,
             Host::Onion(_) => return Err(Failure::NotFound.into()),
         };
-        let (stream, _) = Direct.connect(&addresses, port).await?;
+        let (stream, _) = Direct.connect(&addresses, *port).await?;
         if matches!(self.address, Address::Tcp(..)) {
             return Ok(Box::new(stream));
         }
         let (stream, key) = self.tls.connect(host, stream).await?;
-        self.check(key)?;
+        check_key(&self.key_file, key.ok_or(Failure::Tls)?)?;
         Ok(Box::new(stream))
     }
-
-    /// Remembers the first key, and takes no other after it.
-    fn check(&self, key: Option<KeyHash>) -> Result<(), BackendError> {
-        let path = self.key_file.as_path();
-        let trouble = |error| BackendError::KeyFile { path: path.to_owned(), error };
-        let key = hex::encode(key.ok_or(Failure::Tls)?);
-        match std::fs::read_to_string(path) {
-            Ok(known) if known.trim() == key => Ok(()),
-            Ok(_) => Err(BackendError::OtherKey(path.to_owned())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                write_whole(path, &format!("{key}\n")).map_err(trouble)
-            }
-            Err(error) => Err(trouble(error)),
-        }
-    }
-}
-
-/// All of it or nothing.
-fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
-    let draft = path.with_extension("new");
-    std::fs::write(&draft, text)?;
-    std::fs::rename(draft, path)
 }
 
 fn behind(report: Report) -> Result<Behind, BackendError> {

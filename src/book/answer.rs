@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub tor: TorState,
     /// Who may carry callers' sessions, best first, where our peers are to do that.
     pub carriers: Vec<Carrier>,
+    /// Whether we reached our own name on clearnet lately, so that others may hear of it.
+    pub clearnet_reached: bool,
     fallback_onions: usize,
     /// Callers of each of our names see a picture of their own: who compares the lists of two names must not find that they
     /// were drawn by one hand.
@@ -127,8 +129,10 @@ impl Snapshot {
                 Host::Dns(_) | Host::Ip(_) => for_clearnet.clear.insert(0, line),
             }
         }
+        let clearnet_reached = own.iter().any(|own| !own.listed.name.host.is_onion());
+        let carriers = Vec::new();
         let mut snapshot =
-            Snapshot { tor, carriers: Vec::new(), fallback_onions, for_clearnet, for_onion, known_onions };
+            Snapshot { tor, carriers, clearnet_reached, fallback_onions, for_clearnet, for_onion, known_onions };
         snapshot.for_clearnet.told = snapshot.tell(Caller::Clearnet, now);
         snapshot.for_onion.told = snapshot.tell(Caller::Onion, now);
         snapshot

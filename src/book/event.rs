@@ -8,7 +8,7 @@ use super::chain::Block;
 use super::entry::Entry;
 use super::outcome::{Failure, Verified};
 use crate::bans::Bans;
-use crate::peer::{Host, Listed, Port, Transport};
+use crate::peer::{Host, Listed, Port, RealName, Transport};
 use crate::route::{TorSign, TorState, Via};
 
 /// Something that happened outside.
@@ -33,6 +33,8 @@ pub enum Event {
     ReachedOurselves(Box<Listed>),
     /// A peer that was verified let a caller of ours down.
     Doubted(Host),
+    /// A server's real name, as it was found on IRC.
+    MetOnIrc(RealName),
     /// What the server behind us says of the chain.
     OurChain {
         tip: u32,

@@ -221,6 +221,10 @@ impl Book {
             Event::TorReached if self.tor_sign != TorSign::Off => self.proven(Via::Tor, now, rng, &mut actions),
             Event::TorReached => {}
             Event::Doubted(host) => self.doubt(&host, now),
+            Event::MetOnIrc(name) => {
+                // Where it isn't let in there is nobody to be told.
+                let _ = self.introduce_one(name, Source::Irc, now, rng, &mut actions);
+            }
             Event::OurChain { tip, block } => self.chain.trust(tip, block),
             Event::ReachedOurselves(listed) => self.reached_ourselves(*listed, now, rng, &mut actions),
             Event::Ours(host) => self.disown(host, &mut actions),

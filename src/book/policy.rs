@@ -62,6 +62,7 @@ pub struct Budgets {
     /// By what somebody had to register: the names below it cost nothing.
     domains: Budget<DnsName>,
     onions: Budget<()>,
+    irc: Budget<()>,
     overall: Budget<()>,
     sites: Budget<Netgroup>,
     /// When the line of those who wait for a crowded site ends; the proven have one of their own.
@@ -85,6 +86,8 @@ impl Default for Budgets {
             domains: Budget::new(allowance(8, Duration::from_hours(1))),
             // Onion names prove nothing of where they come from, nor do callers through Tor, so they share one budget.
             onions: Budget::new(allowance(5, Duration::from_mins(2))),
+            // A channel has a few dozen servers; a crowd of made-up ones is let in slowly.
+            irc: Budget::new(allowance(50, Duration::from_mins(10))),
             overall: Budget::new(allowance(200, Duration::from_secs(10))),
             // 720 connections a day: enough for a hosting company's full /24, and no flood for anybody else.
             sites: Budget::new(allowance(8, SITE_REFILL)),
@@ -104,7 +107,8 @@ impl Budgets {
             Source::AddPeer(Some(ip)) => {
                 self.callers.take(Netgroup::site(*ip), now).map_err(|_| Refusal::SourceBudget)?;
             }
-            Source::AddPeer(None) | Source::Irc => {}
+            Source::Irc => self.irc.take((), now).map_err(|_| Refusal::SourceBudget)?,
+            Source::AddPeer(None) => {}
         }
         if let Host::Dns(name) = host {
             self.domains.take(name.registrable(), now).map_err(|_| Refusal::DomainBudget)?;
@@ -134,6 +138,7 @@ impl Budgets {
         self.callers.sweep(now);
         self.domains.sweep(now);
         self.onions.sweep(now);
+        self.irc.sweep(now);
         self.overall.sweep(now);
         self.sites.sweep(now);
         self.lines.retain(|_, end| *end > now);

@@ -8,6 +8,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use crate::book::PeerState;
 use crate::clock::{self, Time};
 use crate::control::{BackendStatus, ClearnetStatus, OnionStatus, PeerRow, Status};
+use crate::irc::Visits;
 
 #[derive(Debug, Args)]
 pub struct PeersArgs {
@@ -91,6 +92,9 @@ pub fn status(status: &Status) -> String {
     if let Some(backend) = &status.backend {
         line("backend", self::backend(backend));
     }
+    if let Some(visits) = &status.irc {
+        line("irc", irc(visits));
+    }
     line(
         "peers",
         format!(
@@ -145,6 +149,20 @@ fn backend(backend: &BackendStatus) -> String {
     }
     if let Some(trouble) = &backend.trouble {
         text.push_str(&format!("; of no use now: {trouble}"));
+    }
+    text
+}
+
+fn irc(visits: &Visits) -> String {
+    let last =
+        visits.last.map_or("not visited yet".to_owned(), |at| format!("visited {}", ago(clock::now().since(at))));
+    let dropped = visits.cut_off + visits.control_codes + visits.unreadable;
+    let mut text = format!("{}, {last}, {} servers met, {dropped} names of none", visits.server, visits.found);
+    if let Some(next) = visits.next {
+        text.push_str(&format!("; next {}", until(next)));
+    }
+    if let Some(trouble) = &visits.trouble {
+        text.push_str(&format!("; came to nothing: {trouble}"));
     }
     text
 }
@@ -291,6 +309,7 @@ mod tests {
                 tip: None,
                 sessions: [("a.example".to_owned(), 2)].into(),
             }),
+            irc: Some(Visits { server: "irc.example:6697".to_owned(), found: 2, cut_off: 1, ..Visits::default() }),
             peers: Counts { verified: 12, stale: 1, candidate: 3, bad: 2, verified_onion: 4, probing: 5 },
             next_probe: Time::default(),
             store: StoreStatus { failing: false, waiting: 0 },

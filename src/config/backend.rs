@@ -54,10 +54,10 @@ pub fn resolve(keys: &BackendKeys, routing: Routing) -> Result<Fronted, Wrong> {
 fn is_near(address: &Address) -> bool {
     match address {
         Address::Unix(_) => true,
-        Address::Tcp(Host::Ip(ip), _) | Address::Tls(Host::Ip(ip), _) => match ip {
-            IpAddr::V4(ip) => ip.is_loopback() || ip.is_private(),
-            IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local(),
+        Address::Tcp(endpoint) | Address::Tls(endpoint) => match endpoint.host {
+            Host::Ip(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private(),
+            Host::Ip(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unique_local(),
+            Host::Dns(_) | Host::Onion(_) => false,
         },
-        Address::Tcp(..) | Address::Tls(..) => false,
     }
 }

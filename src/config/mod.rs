@@ -3,6 +3,7 @@
 //! No module below knows of this one: each has a settings struct of its own, which is filled here.
 
 mod backend;
+mod irc;
 mod limits;
 mod listen;
 mod period;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub use backend::Fronted;
 pub use listen::{ListenKind, Listening};
 pub use period::Period;
-pub use raw::{BackendKeys, Discovery, IdentityKeys, LimitKeys, Listen, Log, LogFormat, Raw, Tor};
+pub use raw::{BackendKeys, Discovery, IdentityKeys, IrcKeys, LimitKeys, Listen, Log, LogFormat, Raw, Tor};
 pub use resolved::Config;
 pub use tor::TorPlan;
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Period;
 use crate::backend::Front;
 use crate::network::Network;
-use crate::peer::{Host, Port};
+use crate::peer::{Endpoint, Host, Port};
 use crate::tor::Mode;
 
 /// Declares a table of optional keys, and how one is laid over another.
@@ -45,6 +45,7 @@ pub struct Raw {
     pub tor: Tor,
     pub discovery: Discovery,
     pub backend: BackendKeys,
+    pub irc: IrcKeys,
     pub limits: LimitKeys,
     pub log: Log,
 }
@@ -144,6 +145,36 @@ keys! {
 }
 
 keys! {
+    /// Visits to an IRC channel, for servers that can be found nowhere else. Many IRC networks forbid programs without leave of
+    /// theirs: ask first.
+    IrcKeys {
+        /// Default: false.
+        enabled: bool,
+        /// Default: irc.libera.chat:6697.
+        server: Endpoint,
+        /// Default: #electrum.
+        channel: String,
+        /// The nicks of servers begin so. Default: E_ for bitcoin, ET_ for test networks.
+        nick_prefix: String,
+        /// From one visit to the next. Default: 6h.
+        interval: Period,
+        /// Default: true.
+        tls: bool,
+        /// Whether the server is called through Tor. Default: `tor.only`; onion services always are.
+        tor: bool,
+        /// Whether to stay, and ask after those who come. Default: false.
+        stay: bool,
+        /// The server's password. Default: none.
+        password: String,
+        /// An account, for SASL PLAIN. Default: none.
+        sasl_user: String,
+        sasl_password: String,
+        /// Whether to stay under the prefix, with `identity.host` as real name. Default: false.
+        advertise: bool,
+    }
+}
+
+keys! {
     /// What callers may use.
     LimitKeys {
         /// Sessions at once. Default: 10000.
@@ -200,6 +231,7 @@ impl Raw {
             tor: self.tor.overlaid(over.tor),
             discovery: self.discovery.overlaid(over.discovery),
             backend: self.backend.overlaid(over.backend),
+            irc: self.irc.overlaid(over.irc),
             limits: self.limits.overlaid(over.limits),
             log: self.log.overlaid(over.log),
         }

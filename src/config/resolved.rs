@@ -14,10 +14,12 @@ use super::{
 use crate::backend::Front;
 use crate::book;
 use crate::conversation::identity::{Backend, Identity};
+use crate::irc;
 use crate::network::Network;
 use crate::peer::{Host, Port, Ports, RealName};
 use crate::route::Routing;
 use crate::serve::Limits;
+use crate::tor::Mode;
 
 /// The configuration, resolved.
 #[derive(Debug, Clone)]
@@ -28,6 +30,8 @@ pub struct Config {
     pub onion_port: Port,
     pub identity: Identity,
     pub backend: Fronted,
+    /// Where servers are looked for on IRC, if they are.
+    pub irc: Option<irc::Settings>,
     pub tor: TorPlan,
     pub book: book::Settings,
     /// Whom the operator wants nothing to do with, if he says so in a file of his own.
@@ -39,7 +43,7 @@ pub struct Config {
 
 impl Config {
     pub fn resolve(raw: Raw) -> Result<Config, Wrong> {
-        let Raw { network, data_dir, listen, identity, tor, discovery, backend, limits, log } = raw;
+        let Raw { network, data_dir, listen, identity, tor, discovery, backend, irc, limits, log } = raw;
         let network = network.unwrap_or_default();
         let data_dir = data_dir.or_else(default_data_dir).ok_or_else(|| {
             wrong("data_dir", "set it: there is neither XDG_DATA_HOME nor HOME to put a default below".to_owned())
@@ -60,6 +64,7 @@ impl Config {
         }
         let announce = identity.announce.unwrap_or(backend.is_ours());
         let identity = resolve_identity(identity, network, &backend)?;
+        let irc = super::irc::resolve(irc, &identity, tor.routing, tor.settings.mode == Mode::Off, &data_dir)?;
         let named = identity.clearnet.iter().map(|(host, _)| host);
         let own = named.chain(tor.onion_host.iter().map(|(host, _)| host)).cloned().collect();
         let ban_file = discovery.ban_file.clone();
@@ -74,6 +79,7 @@ impl Config {
             onion_port,
             identity,
             backend,
+            irc,
             tor,
             book,
             ban_file,
@@ -143,6 +149,7 @@ impl Config {
                 public: Some(self.backend.public),
                 line_bytes: Some(self.backend.line_bytes),
             },
+            irc: super::irc::effective(self.irc.as_ref()),
             limits: limits::effective(&self.limits),
             log: Log { level: Some(self.log_level.clone()), format: Some(self.log_format) },
         }

@@ -2,4 +2,5 @@
 
 pub mod client;
 pub mod identity;
+pub mod irc;
 pub mod server;

@@ -21,6 +21,7 @@ use crate::conversation::client::{Announcement, Expected};
 use crate::conversation::identity::Ourselves;
 use crate::dial::Dialer;
 use crate::inbox::{Ask, Input};
+use crate::irc::Visits;
 use crate::peer::{Features, Host, Port, RealName};
 use crate::probe::{Deadlines, probe};
 use crate::route::Via;
@@ -45,6 +46,7 @@ pub struct Facts {
     pub onion: watch::Receiver<Option<OwnName>>,
     pub ourselves: watch::Receiver<Arc<Ourselves>>,
     pub backend: Option<Arc<Backend>>,
+    pub irc: Option<watch::Receiver<Visits>>,
 }
 
 /// Whom the book's news goes to.
@@ -181,7 +183,7 @@ impl Core {
     }
 
     fn status(&self, now: Time) -> Status {
-        let Facts { started, listeners, counters, store, onion, backend, ourselves } = &self.facts;
+        let Facts { started, listeners, counters, store, onion, backend, ourselves, irc } = &self.facts;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             network: self.book.settings().network,
@@ -197,6 +199,7 @@ impl Core {
             }),
             listeners: listeners.clone(),
             backend: backend.as_ref().map(|backend| notice::backend(backend, &ourselves.borrow().identity)),
+            irc: irc.as_ref().map(|visits| visits.borrow().clone()),
             peers: self.book.counts(now),
             next_probe: self.book.next_wakeup().max(now),
             store: StoreStatus { failing: store.is_failing(), waiting: store.waiting() },

@@ -36,7 +36,7 @@ use crate::route::Routing;
 use crate::serve::{Acceptor, Arrival, CertificateError, Counters, Limits, LongLines, Manner, Shared, Source};
 use crate::store::{Changes, Kept, Store, StoreError, Writer};
 use crate::tor::{self, Health, Mode, Outlets, OwnName};
-use crate::{control, dial};
+use crate::{control, dial, irc};
 
 /// What is left to be written must be on disk within this when we are told to stop.
 const GOODBYE: Duration = Duration::from_secs(9);
@@ -114,6 +114,10 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let picture = watch::Sender::default();
     let backend = backend(&config, &dialer, picture.subscribe(), &inbox).await?;
     let counters = Arc::new(Counters::default());
+    let visits = config
+        .irc
+        .as_ref()
+        .map(|irc| watch::Sender::new(irc::Visits { server: irc.server.to_string(), ..irc::Visits::default() }));
     let facts = Facts {
         started: clock::now(),
         listeners: listeners.names(),
@@ -122,10 +126,11 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         onion: tor.name.subscribe(),
         ourselves: tor.ourselves.subscribe(),
         backend: backend.clone(),
+        irc: visits.as_ref().map(watch::Sender::subscribe),
     };
     let (health, tor_health) = watch::channel(Health::default());
     let banned = Arc::clone(&bans.borrow());
-    let snapshot = picture.subscribe();
+    let (snapshot, seen) = (picture.subscribe(), picture.subscribe());
     let news = News { snapshot: picture, health };
     let core = begin(&config, kept, banned, changes, dialer.clone(), facts, news, &mut rng);
     let shared = Shared {
@@ -157,6 +162,14 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         tasks.spawn(async move {
             watching.await;
             "the watch on our name"
+        });
+    }
+    if let (Some(settings), Some(visits)) = (config.irc.clone(), visits) {
+        let visitor = irc::Visitor { settings, dialer: dialer.clone(), inbox: inbox.clone(), snapshot: seen, visits };
+        let visiting = visitor.run(StdRng::seed_from_u64(rng.next_u64()));
+        tasks.spawn(async move {
+            visiting.await;
+            "the visits to IRC"
         });
     }
     if let Some(backend) = backend {

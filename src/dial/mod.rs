@@ -3,6 +3,7 @@
 #[cfg(feature = "embedded-tor")]
 mod arti;
 mod direct;
+mod known_key;
 mod socks;
 mod tls;
 
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 #[cfg(feature = "embedded-tor")]
 pub use arti::{Arti, Client};
 pub use direct::Direct;
+pub use known_key::{KeyError, check_key};
 pub use socks::{Socks, SocksKind, what_answers};
 pub use tls::{Tls, public_key};
 
@@ -65,6 +67,8 @@ pub enum Circle {
     Peers,
     /// Each session of a caller's that a peer carries has one of its own.
     Session(u64),
+    /// For IRC.
+    Irc,
     /// For looking after our own onion service, who is no peer. There are a few of these, to be used in turn.
     Ourselves(u8),
 }
@@ -75,6 +79,7 @@ impl Circle {
         match self {
             Circle::Peers => host.to_string(),
             Circle::Session(number) => format!("session {number}"),
+            Circle::Irc => "irc".to_owned(),
             Circle::Ourselves(number) => format!("ourselves {number}"),
         }
     }

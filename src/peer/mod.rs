@@ -2,6 +2,7 @@
 //!
 //! Parsing is the only way to make most of these, so whoever holds one need not check it again.
 
+mod endpoint;
 mod features;
 mod host;
 mod listing;
@@ -11,6 +12,7 @@ mod real_name;
 mod report;
 mod version;
 
+pub use endpoint::{Endpoint, EndpointError};
 pub use features::{Features, HASH_FUNCTION};
 pub use host::{DnsName, Host, HostError, Onion};
 pub use listing::{Listed, Listing, MAX_LISTED};

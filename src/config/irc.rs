@@ -1,0 +1,129 @@
+//! The keys about IRC, and what they come to.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{IrcKeys, Period, Wrong, wrong};
+use crate::conversation::identity::Identity;
+use crate::conversation::irc::{Plan, USUAL_LENGTH};
+use crate::irc::Settings;
+use crate::network::Network;
+use crate::peer::{Endpoint, RealName};
+use crate::route::Routing;
+
+/// What is visited where nothing else is set.
+const SERVER: &str = "irc.libera.chat:6697";
+const CHANNEL: &str = "#electrum";
+
+/// Once a visit to a channel may not become a habit.
+const SHORTEST_INTERVAL: Duration = Duration::from_mins(10);
+const INTERVAL: Duration = Duration::from_hours(6);
+
+/// SASL's answer must fit into one line of 400 characters in base64.
+const LONGEST_LOGIN: usize = 298;
+
+pub fn resolve(
+    keys: IrcKeys,
+    identity: &Identity,
+    routing: Routing,
+    tor_is_off: bool,
+    data_dir: &Path,
+) -> Result<Option<Settings>, Wrong> {
+    if !keys.enabled.unwrap_or(false) {
+        return Ok(None);
+    }
+    let usual = || SERVER.parse().map_err(|_| wrong("irc.server", "set it".to_owned()));
+    let server: Endpoint = keys.server.map_or_else(usual, Ok)?;
+    let tls = keys.tls.unwrap_or(true);
+    let tor = keys.tor.unwrap_or(false) || routing == Routing::TorOnly || server.host.is_onion();
+    if tor && tor_is_off {
+        let key = if server.host.is_onion() { "irc.server" } else { "irc.tor" };
+        return Err(wrong(key, "without Tor (tor.mode = \"off\") it can't be reached".to_owned()));
+    }
+    if tor && !tls && !server.host.is_onion() {
+        let why = "through Tor it must be true: an exit reads, and may alter, what isn't encrypted";
+        return Err(wrong("irc.tls", why.to_owned()));
+    }
+    let channel = keys.channel.unwrap_or_else(|| CHANNEL.to_owned());
+    if !channel.starts_with(['#', '&', '+', '!']) || !is_word(&channel, 50) {
+        return Err(wrong("irc.channel", "expected a channel's name, as #electrum".to_owned()));
+    }
+    let usual = if identity.network == Network::Bitcoin { "E_" } else { "ET_" };
+    let nick_prefix = keys.nick_prefix.unwrap_or_else(|| usual.to_owned());
+    if !is_word(&nick_prefix, 5) {
+        return Err(wrong("irc.nick_prefix", "expected one to five characters of a nick".to_owned()));
+    }
+    let Period(interval) = keys.interval.unwrap_or(Period(INTERVAL));
+    if interval < SHORTEST_INTERVAL {
+        return Err(wrong("irc.interval", "must not be shorter than 10m: we are guests there".to_owned()));
+    }
+    let sasl = match (keys.sasl_user, keys.sasl_password) {
+        (Some(user), Some(password)) => Some((user, password)),
+        (None, None) => None,
+        (Some(_), None) => return Err(wrong("irc.sasl_password", "set it together with irc.sasl_user".to_owned())),
+        (None, Some(_)) => return Err(wrong("irc.sasl_user", "set it together with irc.sasl_password".to_owned())),
+    };
+    if sasl.as_ref().is_some_and(|(user, password)| user.len() + password.len() > LONGEST_LOGIN) {
+        return Err(wrong("irc.sasl_password", format!("with the user it must not be longer than {LONGEST_LOGIN}")));
+    }
+    for (key, password) in
+        [("irc.password", keys.password.as_deref()), ("irc.sasl_password", sasl.as_ref().map(|sasl| sasl.1.as_str()))]
+    {
+        if password.is_some() && !tls {
+            return Err(wrong(key, "needs irc.tls, or everybody on the way would read it".to_owned()));
+        }
+        if password.is_some_and(|password| password.contains(['\r', '\n', '\0'])) {
+            return Err(wrong(key, "must be one line".to_owned()));
+        }
+    }
+    let stay = keys.stay.unwrap_or(false);
+    let advertise = keys.advertise.unwrap_or(false).then(|| advertised(identity, stay)).transpose()?;
+    let default_ports = identity.network.default_ports();
+    let plan = Plan { channel, nick_prefix, password: keys.password, sasl, advertise, stay, default_ports };
+    let (key_file, visit_file) = (data_dir.join("irc-key"), data_dir.join("irc-visit"));
+    Ok(Some(Settings { server, tls, tor, interval, plan, key_file, visit_file }))
+}
+
+/// The same as keys.
+pub fn effective(settings: Option<&Settings>) -> IrcKeys {
+    let Some(Settings { server, tls, tor, interval, plan, .. }) = settings else {
+        return IrcKeys { enabled: Some(false), ..IrcKeys::default() };
+    };
+    IrcKeys {
+        enabled: Some(true),
+        server: Some(server.clone()),
+        channel: Some(plan.channel.clone()),
+        nick_prefix: Some(plan.nick_prefix.clone()),
+        interval: Some(Period(*interval)),
+        tls: Some(*tls),
+        tor: Some(*tor),
+        stay: Some(plan.stay),
+        password: plan.password.clone(),
+        sasl_user: plan.sasl.as_ref().map(|(user, _)| user.clone()),
+        sasl_password: plan.sasl.as_ref().map(|(_, password)| password.clone()),
+        advertise: Some(plan.advertise.is_some()),
+    }
+}
+
+/// Our own real name, if it fits into what IRC has room for.
+fn advertised(identity: &Identity, stay: bool) -> Result<RealName, Wrong> {
+    let (host, ports) = identity.clearnet.clone().ok_or_else(|| {
+        wrong("irc.advertise", "set identity.host as well; an onion name is longer than IRC has room for".to_owned())
+    })?;
+    if !stay {
+        return Err(wrong("irc.advertise", "set irc.stay as well: who leaves at once is seen by nobody".to_owned()));
+    }
+    let name = identity.listed(&host, ports, None).name;
+    let length = name.to_string().len();
+    if length >= USUAL_LENGTH {
+        let why = format!("\"{name}\" has {length} characters, of which most servers keep {USUAL_LENGTH}: too many");
+        return Err(wrong("irc.advertise", why));
+    }
+    Ok(name)
+}
+
+fn is_word(text: &str, longest: usize) -> bool {
+    !text.is_empty()
+        && text.len() <= longest
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',' && byte != b':')
+}

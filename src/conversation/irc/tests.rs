@@ -1,0 +1,187 @@
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::*;
+use crate::network::Network;
+
+fn plan() -> Plan {
+    Plan {
+        channel: "#electrum".to_owned(),
+        nick_prefix: "E_".to_owned(),
+        password: None,
+        sasl: None,
+        advertise: None,
+        stay: false,
+        default_ports: Network::Bitcoin.default_ports(),
+    }
+}
+
+struct Talk {
+    visit: Visit,
+    rng: StdRng,
+    opening: Vec<Action>,
+}
+
+fn talk(plan: Plan) -> Talk {
+    let mut rng = StdRng::seed_from_u64(7);
+    let (visit, opening) = Visit::new(Arc::new(plan), &mut rng);
+    Talk { visit, rng, opening }
+}
+
+impl Talk {
+    fn hear(&mut self, line: &str) -> Vec<Action> {
+        self.visit.line(line, &mut self.rng)
+    }
+
+    /// The lines that are said in answer to a line.
+    fn said(&mut self, line: &str) -> Vec<String> {
+        said(self.hear(line))
+    }
+
+    fn ends(&mut self, line: &str) -> Option<Trouble> {
+        match self.hear(line).pop() {
+            Some(Action::End(outcome)) => outcome.err(),
+            _ => None,
+        }
+    }
+
+    fn enter(&mut self) {
+        let nick = self.visit.nick.clone();
+        assert_eq!(self.said(&format!(":irc.example 001 {nick} :Welcome")), ["JOIN #electrum"]);
+        assert_eq!(self.said(&format!(":{nick}!u@h JOIN :#electrum")), ["WHO #electrum"]);
+    }
+}
+
+fn said(actions: Vec<Action>) -> Vec<String> {
+    let line = |action| match action {
+        Action::Say(line) => Some(line),
+        _ => None,
+    };
+    actions.into_iter().filter_map(line).collect()
+}
+
+#[test]
+fn a_visit_takes_six_lines() {
+    let mut talk = talk(plan());
+    let opening = said(talk.opening.clone());
+    assert_eq!(opening.len(), 2);
+    assert!(opening[0].starts_with("NICK ") && opening[0].len() == 5 + NICK_LENGTH);
+    assert!(!opening[0].contains("E_"));
+    talk.hear(":irc.example 005 me NICKLEN=9 NAMELEN=100 :are supported");
+    talk.enter();
+    let who = |nick: &str, text: &str| format!(":irc.example 352 me #electrum u h irc.example {nick} H :0 {text}");
+    let found = |actions: Vec<Action>| match &actions[..] {
+        [Action::Found(name)] => name.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(found(talk.hear(&who("E_abc", "a.example v1.4 s t"))), "a.example v1.4 s50002 t50001");
+    assert_eq!(found(talk.hear(&who("e_def", "b.example t50001"))), "b.example t50001");
+    assert_eq!(talk.hear(&who("somebody", "c.example v1.4 s t")), [], "has no server's nick");
+    assert_eq!(talk.hear(&who("E_eve", "I am Eve")), [Action::Dropped(Dropped::Unreadable)]);
+    assert_eq!(
+        talk.hear(&who("E_long", &format!("{}.example t", ["a"; 50].join(".")))),
+        [Action::Dropped(Dropped::CutOff)]
+    );
+    let actions = talk.hear(":irc.example 315 me #electrum :End of WHO list");
+    assert_eq!(actions, [Action::Told, Action::Say("QUIT :bye".to_owned())]);
+    assert!(talk.visit.is_leaving());
+    assert_eq!(talk.hear("ERROR :Closing link (bye)"), [Action::End(Ok(()))]);
+}
+
+#[test]
+fn we_go_by_the_nick_that_we_are_given() {
+    let mut talk = talk(plan());
+    for tried in 1..NICKS {
+        let said = talk.said(":irc.example 433 * taken :Nickname is already in use");
+        assert!(said[0].starts_with("NICK "), "{tried}");
+    }
+    assert_eq!(talk.ends(":irc.example 433 * taken :Nickname is already in use"), Some(Trouble::Nick));
+    let mut talk = self::talk(plan());
+    talk.hear(":irc.example 001 forced :Welcome");
+    talk.hear(":forced!u@h NICK :again");
+    assert_eq!(talk.said(":FORCED!u@h JOIN #electrum"), [""; 0], "somebody else by now");
+    assert_eq!(talk.said(":again!u@h JOIN #ELECTRUM"), ["WHO #electrum"]);
+}
+
+#[test]
+fn pings_are_answered_at_any_time() {
+    let mut talk = talk(plan());
+    assert_eq!(talk.said("PING :abc def"), ["PONG :abc def"]);
+    talk.enter();
+    assert_eq!(talk.said("PING irc.example"), ["PONG :irc.example"]);
+}
+
+#[test]
+fn we_log_in_where_we_have_an_account() {
+    let sasl = Some(("wp".to_owned(), "secret".to_owned()));
+    let mut talk = talk(Plan { sasl, password: Some("door".to_owned()), ..plan() });
+    let opening = said(talk.opening.clone());
+    assert_eq!(opening[..2], ["CAP REQ :sasl", "PASS :door"]);
+    assert_eq!(talk.said(":irc.example CAP * ACK :sasl"), ["AUTHENTICATE PLAIN"]);
+    assert_eq!(talk.said("AUTHENTICATE +"), ["AUTHENTICATE AHdwAHNlY3JldA=="]);
+    assert_eq!(talk.said(":irc.example 903 * :SASL authentication successful"), ["CAP END"]);
+    assert_eq!(talk.ends(":irc.example 904 * :SASL authentication failed"), Some(Trouble::Sasl));
+    assert_eq!(talk.ends(":irc.example CAP * NAK :sasl"), Some(Trouble::Sasl));
+}
+
+#[test]
+fn what_keeps_us_out_is_told_apart() {
+    let trouble = |line: &str| {
+        let mut talk = talk(plan());
+        talk.hear(":irc.example 001 me :Welcome");
+        talk.ends(line).unwrap_or_else(|| panic!("{line}"))
+    };
+    assert_eq!(trouble(":irc.example 477 me #electrum :Need a registered nick"), Trouble::Registered);
+    assert!(matches!(trouble(":irc.example 474 me #electrum :Banned"), Trouble::Banned(_)));
+    assert!(matches!(trouble(":irc.example 473 me #electrum :Invite only"), Trouble::Channel(_)));
+    assert_eq!(
+        trouble(":irc.example 470 me #electrum ##overflow :Forwarding"),
+        Trouble::Elsewhere("##overflow".into())
+    );
+    assert_eq!(trouble(":me!u@h JOIN ##overflow"), Trouble::Elsewhere("##overflow".into()));
+    assert_eq!(
+        trouble(":irc.example 010 me irc2.example 6667 :Please use this server"),
+        Trouble::Elsewhere("irc2.example 6667 Please use this server".into())
+    );
+    assert!(matches!(trouble("ERROR :Closing Link: (K-Lined)"), Trouble::Banned(_)));
+    assert!(matches!(trouble("ERROR :Trying to reconnect too fast."), Trouble::Busy(_)));
+    assert!(matches!(trouble("ERROR :a.split b.split"), Trouble::Closed(_)));
+    assert!(matches!(trouble(":op!u@h KICK #electrum me :no bots"), Trouble::SentAway(_)));
+}
+
+#[test]
+fn who_stays_asks_after_those_who_come() {
+    let mut talk = talk(Plan { stay: true, ..plan() });
+    talk.enter();
+    assert_eq!(talk.hear(":irc.example 315 me #electrum :End"), [Action::Told]);
+    for line in [":E_new!u@h JOIN #electrum", ":E_new!u@h JOIN #electrum", ":human!u@h JOIN #electrum"] {
+        assert_eq!(talk.hear(line), []);
+    }
+    assert_eq!(talk.visit.next_newcomer(), Some(Action::Say("WHO E_new".to_owned())));
+    assert_eq!(talk.visit.next_newcomer(), None);
+    let actions = talk.hear(":irc.example 352 me #electrum u h irc.example E_new H :0 n.example t");
+    assert!(matches!(&actions[..], [Action::Found(_)]));
+    assert_eq!(talk.hear(":irc.example 315 me E_new :End"), [], "we stay");
+}
+
+#[test]
+fn our_own_name_goes_under_the_prefix() {
+    let name = RealName::parse("wp.example.org v1.4 s50002", plan().default_ports).unwrap();
+    let talk = talk(Plan { advertise: Some(name), stay: true, ..plan() });
+    let opening = said(talk.opening);
+    assert!(opening[0].starts_with("NICK E_"), "{opening:?}");
+    assert!(opening[1].ends_with(" 0 * :wp.example.org v1.4 s50002"), "{opening:?}");
+}
+
+proptest! {
+    #[test]
+    fn no_line_is_trouble(lines in proptest::collection::vec("[ :#!@0-9A-Za-z\\PC]{0,80}", 0..40)) {
+        let mut talk = talk(Plan { stay: true, ..plan() });
+        for line in lines {
+            for said in talk.said(&line) {
+                prop_assert!(!said.contains(['\r', '\n']));
+            }
+        }
+    }
+}
