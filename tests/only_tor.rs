@@ -67,6 +67,7 @@ fn nothing_leaves_but_through_tor() {
     let leaks = Leaks::watch(dir.path());
     let lab = dir.path().join("lab");
     run(Command::new(lab_script("up.sh")).arg(&lab));
+    run(Command::new(lab_script("irc.sh")).arg("up").arg(lab.join("irc")).arg("88.99.0.2"));
     let read = |file: &str| std::fs::read_to_string(lab.join(file)).unwrap().trim().to_owned();
     let (onion, socks) = (read("tor/onion-1"), read("tor/socks"));
     let embedded = format!("mode = \"embedded\"\narti = {:?}", lab.join("tor/arti.toml"));
@@ -117,6 +118,8 @@ fn lives_through_tor(daemon: &Daemon, config: &Path, onion: &str) {
     assert!(ok && output.contains("through Tor") && output.contains("88.99.0.2"), "{output}");
     let (output, ok) = probe_as_stranger(config, &[EX2, "--tcp", "51001"]);
     assert!(!ok && output.contains("TLS only"), "{output}");
+    eventually(60, "IRC is visited through an exit", || !daemon.status()["irc"]["last"].is_null());
+    assert_eq!(daemon.status()["irc"]["trouble"], serde_json::Value::Null);
     // Whatever is done by and by.
     std::thread::sleep(Duration::from_secs(10));
 }
@@ -125,7 +128,8 @@ fn config(dir: &Path, name: &str, tor: &str) -> PathBuf {
     let path = dir.join(format!("{name}.toml"));
     let text = format!(
         "network = \"regtest\"\ndata_dir = {:?}\n[tor]\n{tor}\n[discovery]\nrecheck = \"20s\"\nretry = \"10s\"\n\
-         seeds = [\"{EX1} s51002 t51001\", \"first.example.com t50001\"]\n",
+         seeds = [\"{EX1} s51002 t51001\", \"first.example.com t50001\"]\n\
+         [irc]\nenabled = true\nserver = \"{EX2}:6697\"\n",
         dir.join(name)
     );
     std::fs::write(&path, text).unwrap();

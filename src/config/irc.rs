@@ -98,11 +98,16 @@ pub fn effective(settings: Option<&Settings>) -> IrcKeys {
         tls: Some(*tls),
         tor: Some(*tor),
         stay: Some(plan.stay),
-        password: plan.password.clone(),
+        password: plan.password.as_ref().map(hidden),
         sasl_user: plan.sasl.as_ref().map(|(user, _)| user.clone()),
-        sasl_password: plan.sasl.as_ref().map(|(_, password)| password.clone()),
+        sasl_password: plan.sasl.as_ref().map(|(_, password)| hidden(password)),
         advertise: Some(plan.advertise.is_some()),
     }
+}
+
+/// What is printed is pasted into reports.
+fn hidden(_password: &String) -> String {
+    "(hidden)".to_owned()
 }
 
 /// Our own real name, if it fits into what IRC has room for.

@@ -96,6 +96,43 @@ fn what_tor_is_asked_for_must_go_together() {
     insta::assert_snapshot!("onion_without_embedded", error("[listen]\nonion = true\n[tor]\nmode = \"socks\"\n", &[]));
 }
 
+#[test]
+fn what_stands_behind_us_must_fit() {
+    let config = load_text("[backend]\nelectrum = \"peers\"\n", &[]).unwrap();
+    assert!(config.book.fronts_peers && !config.book.announce);
+    let fronted = |kind, address: &str| config.backend.serves(kind, address.parse().unwrap());
+    assert!(fronted(ListenKind::Tcp, "127.0.0.1:50001") && fronted(ListenKind::Onion, "10.0.0.1:50001"));
+    assert!(!fronted(ListenKind::Tls, "0.0.0.0:50002"));
+    let config = load_text("[backend]\nelectrum = \"peers\"\npublic = true\n", &[]).unwrap();
+    assert!(config.backend.serves(ListenKind::Tls, "0.0.0.0:50002".parse().unwrap()));
+    let announced = "[backend]\nelectrum = \"peers\"\n[identity]\nannounce = true\n";
+    insta::assert_snapshot!("peers_announced", error(announced, &[]));
+    insta::assert_snapshot!("no_backend", error("[backend]\nelectrum = \"127.0.0.1:50001\"\n", &[]));
+    insta::assert_snapshot!(
+        "far_backend",
+        error("[tor]\nonly = true\n[backend]\nelectrum = \"tcp://electrs.example:50001\"\n", &[])
+    );
+}
+
+#[test]
+fn irc_is_visited_as_a_guest() {
+    assert!(load_text("", &[]).unwrap().irc.is_none());
+    let irc = load_text("[irc]\nenabled = true\n", &[]).unwrap().irc.unwrap();
+    assert_eq!((irc.server.to_string().as_str(), irc.tls, irc.tor), ("irc.libera.chat:6697", true, false));
+    assert_eq!((irc.plan.channel.as_str(), irc.plan.nick_prefix.as_str()), ("#electrum", "E_"));
+    let irc = load_text("network = \"testnet4\"\n[tor]\nonly = true\n[irc]\nenabled = true\n", &[]).unwrap().irc;
+    assert!(irc.as_ref().is_some_and(|irc| irc.tor && irc.plan.nick_prefix == "ET_"));
+    let wrong = |more: &str| error(&format!("[irc]\nenabled = true\n{more}"), &[]);
+    insta::assert_snapshot!("irc_too_often", wrong("interval = \"1m\"\n"));
+    insta::assert_snapshot!("irc_in_clear_through_an_exit", wrong("tls = false\ntor = true\n"));
+    insta::assert_snapshot!("irc_password_in_clear", wrong("tls = false\npassword = \"x\"\n"));
+    insta::assert_snapshot!("irc_no_channel", wrong("channel = \"electrum\"\n"));
+    insta::assert_snapshot!("irc_nobody_to_advertise", wrong("stay = true\nadvertise = true\n"));
+    let host = "a-name-that-is-rather-long.electrum.example.org";
+    let long = format!("stay = true\nadvertise = true\n[identity]\nhost = \"{host}\"\ntcp_port = 50001\n");
+    insta::assert_snapshot!("irc_name_too_long", wrong(&long));
+}
+
 #[cfg(feature = "embedded-tor")]
 #[test]
 fn artis_settings_are_read_and_checked() {

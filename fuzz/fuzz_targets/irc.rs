@@ -1,0 +1,41 @@
+//! What an IRC server says: lines, to which we say little, and nothing that is more than one line.
+#![no_main]
+
+use std::sync::Arc;
+
+use libfuzzer_sys::fuzz_target;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use waypost::conversation::irc::{Action, Plan, Visit};
+use waypost::network::Network;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((first, rest)) = bytes.split_first() else { return };
+    let plan = Plan {
+        channel: "#electrum".to_owned(),
+        nick_prefix: "E_".to_owned(),
+        password: None,
+        sasl: (first % 2 == 1).then(|| ("user".to_owned(), "password".to_owned())),
+        advertise: None,
+        stay: first % 4 > 1,
+        default_ports: Network::Bitcoin.default_ports(),
+    };
+    let mut rng = StdRng::seed_from_u64(u64::from(*first));
+    let (mut visit, _) = Visit::new(Arc::new(plan), &mut rng);
+    let mut asked = 0;
+    for line in rest.split(|byte| *byte == b'\n') {
+        let actions = visit.line(&String::from_utf8_lossy(line), &mut rng);
+        let newcomer = visit.next_newcomer();
+        for action in actions.into_iter().chain(newcomer) {
+            match action {
+                Action::Say(line) => {
+                    assert!(!line.contains(['\r', '\n', '\0']), "{line:?}");
+                    asked += u32::from(line.starts_with("WHO #"));
+                }
+                Action::End(_) => return,
+                Action::Found(_) | Action::Dropped(_) | Action::Told => {}
+            }
+        }
+    }
+    assert!(asked <= 1, "asked {asked} times who is there");
+});
