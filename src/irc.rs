@@ -2,22 +2,24 @@
 //!
 //! A visit is short and rare. Whatever goes wrong makes the next one later, and who doesn't want us is asked ever more seldom.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures_util::{SinkExt, StreamExt};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
-use tokio_util::codec::{AnyDelimiterCodec, Framed};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder, Encoder, Framed};
 
-use crate::book::{Attempt, Event, Failure, Snapshot};
+use crate::book::{Attempt, Blame, Event, Failure, KeyHash, Snapshot};
 use crate::clock::{self, Time};
 use crate::conversation::irc::{Action, Dropped, Plan, Trouble, Visit};
-use crate::dial::{Circle, Dialer, KeyError, Stream, check_key};
+use crate::dial::{Circle, Dialer, Stream, Tls};
 use crate::inbox::{Inbox, Input};
 use crate::peer::{Endpoint, Host, RealName, Transport};
 use crate::route::{Routing, Via};
@@ -31,9 +33,10 @@ pub struct Settings {
     /// From one visit to the next, more or less.
     pub interval: Duration,
     pub plan: Plan,
-    /// Where the TLS key of a server is remembered that learns a password of ours.
-    pub key_file: PathBuf,
-    /// A file whose age is that of the last visit, so that who starts us time and again doesn't annoy others.
+    /// The server's TLS key, by its SHA-256, if it is known. A server that learns a password of ours either has this key, or a
+    /// certificate for which an authority vouches.
+    pub key: Option<KeyHash>,
+    /// Where it is written down when the next visit is due, so that who starts us time and again doesn't annoy others.
     pub visit_file: PathBuf,
 }
 
@@ -80,7 +83,7 @@ const SILENCE: Duration = Duration::from_secs(600);
 /// Who could stay for this long is welcome.
 const LONG: Duration = Duration::from_hours(1);
 
-/// When our own way to it failed, it is tried again sooner.
+/// After a long stay, or when our own way to it failed, it is tried again sooner.
 const AGAIN: Duration = Duration::from_mins(10);
 
 /// Nobody is asked less often than this.
@@ -89,13 +92,28 @@ const SELDOM: Duration = Duration::from_hours(7 * 24);
 /// A line with its tags; some servers send more than the 512 bytes of old.
 const LONGEST_LINE: usize = 8191 + 512;
 
-/// Why nothing came of a visit.
+/// Lines that a server may say in `PACE`; the largest channels have a tenth of it.
+const FLOOD: u32 = 50_000;
+
+/// What came of a visit.
+enum Outcome {
+    /// We left when we knew who is there.
+    Looked,
+    /// We were let stay for long.
+    Stayed,
+}
+
+/// Why nothing came of it.
 #[derive(Debug, thiserror::Error)]
 enum Mishap {
     #[error("it can't be reached: {0}")]
     Call(#[from] Failure),
-    #[error("{0}")]
-    Key(#[from] KeyError),
+    #[error("its TLS key is not that of irc.key, but {0}")]
+    OtherKey(String),
+    #[error("no authority vouches for its certificate; if it is yours, put the SHA-256 of its key into irc.key")]
+    Unvouched,
+    #[error("it floods us")]
+    Flood,
     #[error("{0}")]
     Trouble(#[from] Trouble),
     #[error("it takes too long")]
@@ -104,107 +122,144 @@ enum Mishap {
     Broken,
 }
 
-type Lines = Framed<Box<dyn Stream>, AnyDelimiterCodec>;
+type Lines = Framed<Box<dyn Stream>, WholeLines>;
 
 impl Visitor {
     /// Visits now and then, until nobody listens any more.
     pub async fn run(self, mut rng: StdRng) {
-        let mut pause = self.first_pause(&mut rng);
-        let mut missed = 0_u32;
+        let (mut next, mut missed) = self.first(&mut rng);
         while !self.inbox.is_closed() {
-            self.visits.send_modify(|visits| visits.next = Some(clock::now() + pause));
-            sleep(pause).await;
-            // Its age is all that matters of it.
-            let _ = std::fs::write(&self.settings.visit_file, "");
+            self.visits.send_modify(|visits| visits.next = Some(next));
+            sleep(next.since(clock::now())).await;
+            self.wait_for_tor().await;
+            // Should we be ended in the midst of it, that was a visit.
+            self.write_down(clock::now() + self.settings.interval, missed);
             let outcome = self.visit(&mut rng).await;
             let trouble = outcome.as_ref().err().map(Mishap::to_string);
             self.visits.send_modify(|visits| {
                 visits.last = Some(clock::now());
                 visits.trouble.clone_from(&trouble);
             });
-            missed = if outcome.is_ok() { 0 } else { missed + 1 };
+            missed = if outcome.is_ok() { 0 } else { missed.saturating_add(1) };
             if let Some(why) = &trouble
                 && missed == 1
             {
                 tracing::warn!(%why, "a visit to IRC came to nothing");
             }
-            pause = self.pause(&outcome, missed).mul_f64(rng.random_range(0.8..1.2));
+            next = clock::now() + self.pause(&outcome, missed).mul_f64(rng.random_range(0.8..1.2));
+            self.write_down(next, missed);
         }
     }
 
-    fn first_pause(&self, rng: &mut StdRng) -> Duration {
+    /// When to begin, and how often in a row it went wrong before we were started.
+    fn first(&self, rng: &mut StdRng) -> (Time, u32) {
         let [soonest, latest] = FIRST;
-        let soon = Duration::from_secs(rng.random_range(soonest..=latest));
-        let metadata = std::fs::metadata(&self.settings.visit_file);
-        let since = metadata.ok().and_then(|metadata| metadata.modified().ok()?.elapsed().ok());
-        let rest = since.map_or(Duration::ZERO, |since| self.settings.interval.saturating_sub(since));
-        soon.max(rest)
+        let soon = clock::now() + Duration::from_secs(rng.random_range(soonest..=latest));
+        let text = std::fs::read_to_string(&self.settings.visit_file).unwrap_or_default();
+        let mut words = text.split_ascii_whitespace();
+        let due = words.next().and_then(|word| word.parse().ok()).map_or(soon, Time::from_millis);
+        let missed = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        // A clock that was set back must not keep us away for years.
+        (due.clamp(soon, clock::now() + SELDOM.max(self.settings.interval * 2)), missed)
     }
 
-    fn pause(&self, outcome: &Result<(), Mishap>, missed: u32) -> Duration {
+    fn write_down(&self, next: Time, missed: u32) {
+        let text = format!("{} {missed}\n", next.as_millis());
+        if let Err(error) = std::fs::write(&self.settings.visit_file, text) {
+            tracing::warn!(%error, path = %self.settings.visit_file.display(), "can't write down when IRC is visited next");
+        }
+    }
+
+    /// That our own Tor isn't ready is nothing to hold against anybody.
+    async fn wait_for_tor(&self) {
+        let Settings { server, tor, .. } = &self.settings;
+        let mut snapshot = self.snapshot.clone();
+        if *tor || server.host.is_onion() {
+            // An end of the book's task ends us as well.
+            let _ = snapshot.wait_for(|snapshot| snapshot.tor.is_ready()).await;
+        }
+    }
+
+    fn pause(&self, outcome: &Result<Outcome, Mishap>, missed: u32) -> Duration {
         let interval = self.settings.interval;
         let doubling = 2_u32.saturating_pow(missed.saturating_sub(1).min(16));
         match outcome {
-            Ok(()) if self.settings.plan.stay => AGAIN,
-            Ok(()) => interval,
-            Err(Mishap::Call(_) | Mishap::Broken | Mishap::Slow) => (AGAIN * doubling).min(interval),
-            // As often as before would be pushing it.
-            Err(Mishap::Key(_) | Mishap::Trouble(_)) => {
-                (interval * 2).saturating_mul(doubling).min(SELDOM.max(interval))
+            Ok(Outcome::Stayed) => AGAIN,
+            Ok(Outcome::Looked) => interval,
+            Err(Mishap::Call(failure)) if matches!(failure.blame(), Blame::Us | Blame::Unclear) => {
+                (AGAIN * doubling).min(interval)
             }
+            // Whoever closes the door on us may mean it, and says so only sometimes.
+            Err(_) => interval.saturating_mul(doubling).min(SELDOM.max(interval)),
         }
     }
 
-    async fn visit(&self, rng: &mut StdRng) -> Result<(), Mishap> {
+    async fn visit(&self, rng: &mut StdRng) -> Result<Outcome, Mishap> {
         let mut plan = self.settings.plan.clone();
         if plan.advertise.is_some() && !self.snapshot.borrow().clearnet_reached {
-            // A name that leads nowhere is no news. We come again when it leads somewhere.
+            // A name that leads nowhere is no news.
             (plan.advertise, plan.stay) = (None, false);
         }
         let mut lines = timeout(CALL, self.call()).await.unwrap_or(Err(Failure::Unreachable.into()))?;
         let (mut visit, opening) = Visit::new(Arc::new(plan), rng);
-        let end = Instant::now() + VISIT;
-        self.act(&mut lines, opening).await?;
-        loop {
-            let line = timeout_at(end, lines.next()).await.map_err(|_| Mishap::Slow)?;
-            let Some(line) = line else { return if visit.is_leaving() { Ok(()) } else { Err(Mishap::Broken) } };
-            let line = line.map_err(|_| Mishap::Broken)?;
-            let actions = visit.line(String::from_utf8_lossy(&line).trim_end_matches('\r'), rng);
-            if self.act(&mut lines, actions).await? {
-                break;
-            }
-        }
+        timeout(VISIT, self.talk(&mut lines, &mut visit, opening, rng)).await.unwrap_or(Err(Mishap::Slow))?;
         if !visit.is_leaving() {
             return self.stay(lines, visit, rng).await;
         }
-        // It is there to answer our goodbye, but we need not hear it.
+        // The server is there to answer our goodbye, but we need not hear it.
         let _ = timeout(GOODBYE, async { while let Some(Ok(_)) = lines.next().await {} }).await;
-        Ok(())
+        Ok(Outcome::Looked)
+    }
+
+    /// Until everybody who is there is known.
+    async fn talk(
+        &self,
+        lines: &mut Lines,
+        visit: &mut Visit,
+        opening: Vec<Action>,
+        rng: &mut StdRng,
+    ) -> Result<(), Mishap> {
+        self.act(lines, opening).await?;
+        for _ in 0..FLOOD {
+            let line = lines.next().await.ok_or(Mishap::Broken)?.map_err(|_| Mishap::Broken)?;
+            if self.act(lines, visit.line(&line, rng)).await? {
+                return Ok(());
+            }
+        }
+        Err(Mishap::Flood)
     }
 
     /// Stays for those who come, until the server has enough of us.
-    async fn stay(&self, lines: Lines, visit: Visit, rng: &mut StdRng) -> Result<(), Mishap> {
+    async fn stay(&self, lines: Lines, visit: Visit, rng: &mut StdRng) -> Result<Outcome, Mishap> {
         let began = Instant::now();
-        match self.listen(lines, visit, rng).await {
-            Err(Mishap::Broken | Mishap::Slow) if began.elapsed() > LONG => Ok(()),
-            outcome => outcome,
+        self.write_down(clock::now() + AGAIN, 0);
+        let Err(mishap) = self.listen(lines, visit, rng).await;
+        match mishap {
+            Mishap::Trouble(Trouble::Banned(_) | Trouble::SentAway(_)) | Mishap::Flood => Err(mishap),
+            // Connections end some day.
+            _ if began.elapsed() > LONG => Ok(Outcome::Stayed),
+            _ => Err(mishap),
         }
     }
 
-    async fn listen(&self, mut lines: Lines, mut visit: Visit, rng: &mut StdRng) -> Result<(), Mishap> {
+    async fn listen(&self, mut lines: Lines, mut visit: Visit, rng: &mut StdRng) -> Result<Infallible, Mishap> {
         let mut ask = Instant::now() + PACE;
-        let mut heard = Instant::now();
+        let (mut heard, mut since_asked) = (Instant::now(), 0);
         self.visits.send_modify(|visits| (visits.last, visits.next, visits.trouble) = (Some(clock::now()), None, None));
         loop {
             tokio::select! {
                 line = lines.next() => {
                     let line = line.ok_or(Mishap::Broken)?.map_err(|_| Mishap::Broken)?;
                     heard = Instant::now();
-                    let actions = visit.line(String::from_utf8_lossy(&line).trim_end_matches('\r'), rng);
+                    since_asked += 1;
+                    if since_asked > FLOOD {
+                        return Err(Mishap::Flood);
+                    }
+                    let actions = visit.line(&line, rng);
                     self.act(&mut lines, actions).await?;
                 }
                 () = sleep_until(ask) => {
-                    ask = Instant::now() + PACE;
+                    (ask, since_asked) = (Instant::now() + PACE, 0);
                     let question = visit.next_newcomer();
                     self.act(&mut lines, question.into_iter().collect()).await?;
                 }
@@ -245,7 +300,7 @@ impl Visitor {
     }
 
     async fn call(&self) -> Result<Lines, Mishap> {
-        let Settings { server: Endpoint { host, port }, tls, tor, plan, key_file, .. } = &self.settings;
+        let Settings { server: Endpoint { host, port }, tls, tor, plan, key, .. } = &self.settings;
         let via = if *tor { Via::Tor } else { Routing::Mixed.via(host) };
         let addresses = match host {
             Host::Ip(ip) => vec![*ip],
@@ -262,12 +317,69 @@ impl Visitor {
             announce: false,
             compare: None,
         };
-        let dialer = Dialer { circle: Circle::Irc, ..self.dialer.clone() };
-        let dialled = dialer.dial(&attempt, door).await?;
-        if plan.password.is_some() || plan.sasl.is_some() {
-            check_key(key_file, dialled.key.ok_or(Failure::Tls)?)?;
+        let says_password = plan.password.is_some() || plan.sasl.is_some();
+        let vouched = says_password && key.is_none();
+        let tls = if vouched { Tls::by_authorities().map_err(|_| Failure::Internal)? } else { self.dialer.tls.clone() };
+        let dialer = Dialer { circle: Circle::Irc, tls, ..self.dialer.clone() };
+        let dialled = match dialer.dial(&attempt, door).await {
+            Err(Failure::Tls) if vouched => return Err(Mishap::Unvouched),
+            dialled => dialled?,
+        };
+        match (key, dialled.key) {
+            (Some(known), Some(shown)) if *known != shown => Err(Mishap::OtherKey(hex::encode(shown))),
+            _ => Ok(Framed::new(dialled.stream, WholeLines::default())),
         }
-        let codec = AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), b"\r\n".to_vec(), LONGEST_LINE);
-        Ok(Framed::new(dialled.stream, codec))
+    }
+}
+
+/// Lines of any bytes. What has no end was cut off, and is none.
+struct WholeLines(AnyDelimiterCodec);
+
+impl Default for WholeLines {
+    fn default() -> WholeLines {
+        WholeLines(AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), b"\r\n".to_vec(), LONGEST_LINE))
+    }
+}
+
+impl Decoder for WholeLines {
+    type Item = String;
+    type Error = AnyDelimiterCodecError;
+
+    fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<String>, AnyDelimiterCodecError> {
+        let line = self.0.decode(bytes)?;
+        Ok(line.map(|line| String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned()))
+    }
+
+    fn decode_eof(&mut self, bytes: &mut BytesMut) -> Result<Option<String>, AnyDelimiterCodecError> {
+        let line = self.decode(bytes)?;
+        if line.is_none() {
+            bytes.clear();
+        }
+        Ok(line)
+    }
+}
+
+impl Encoder<String> for WholeLines {
+    type Error = AnyDelimiterCodecError;
+
+    fn encode(&mut self, line: String, bytes: &mut BytesMut) -> Result<(), AnyDelimiterCodecError> {
+        self.0.encode(line, bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_without_an_end_is_none() {
+        let mut codec = WholeLines::default();
+        let mut bytes = BytesMut::from(&b"one\r\ntwo\nthr\xffe"[..]);
+        assert_eq!(codec.decode(&mut bytes).unwrap().as_deref(), Some("one"));
+        assert_eq!(codec.decode_eof(&mut bytes).unwrap().as_deref(), Some("two"));
+        assert_eq!(codec.decode_eof(&mut bytes).unwrap(), None);
+        assert!(bytes.is_empty());
+        let mut bytes = BytesMut::from(&[b'x'; LONGEST_LINE + 1][..]);
+        assert!(codec.decode(&mut bytes).is_err());
     }
 }

@@ -19,12 +19,13 @@ const CHANNEL: &str = "#electrum";
 const SHORTEST_INTERVAL: Duration = Duration::from_mins(10);
 const INTERVAL: Duration = Duration::from_hours(6);
 
-/// SASL's answer must fit into one line of 400 characters in base64.
-const LONGEST_LOGIN: usize = 298;
+/// SASL's answer must take less than 400 characters in base64: so many would need another line.
+const LONGEST_LOGIN: usize = 295;
 
 pub fn resolve(
     keys: IrcKeys,
     identity: &Identity,
+    fronts_peers: bool,
     routing: Routing,
     tor_is_off: bool,
     data_dir: &Path,
@@ -76,17 +77,23 @@ pub fn resolve(
             return Err(wrong(key, "must be one line".to_owned()));
         }
     }
+    let as_key = |text: String| hex::decode(text).ok()?.try_into().ok();
+    let key = match keys.key.map(as_key) {
+        None => None,
+        Some(Some(_)) if !tls => return Err(wrong("irc.key", "needs irc.tls".to_owned())),
+        Some(Some(key)) => Some(key),
+        Some(None) => return Err(wrong("irc.key", "expected a SHA-256, in 64 hexadecimal digits".to_owned())),
+    };
     let stay = keys.stay.unwrap_or(false);
-    let advertise = keys.advertise.unwrap_or(false).then(|| advertised(identity, stay)).transpose()?;
+    let advertise = keys.advertise.unwrap_or(false).then(|| advertised(identity, fronts_peers, stay)).transpose()?;
     let default_ports = identity.network.default_ports();
     let plan = Plan { channel, nick_prefix, password: keys.password, sasl, advertise, stay, default_ports };
-    let (key_file, visit_file) = (data_dir.join("irc-key"), data_dir.join("irc-visit"));
-    Ok(Some(Settings { server, tls, tor, interval, plan, key_file, visit_file }))
+    Ok(Some(Settings { server, tls, tor, interval, plan, key, visit_file: data_dir.join("irc-visit") }))
 }
 
 /// The same as keys.
 pub fn effective(settings: Option<&Settings>) -> IrcKeys {
-    let Some(Settings { server, tls, tor, interval, plan, .. }) = settings else {
+    let Some(Settings { server, tls, tor, interval, plan, key, .. }) = settings else {
         return IrcKeys { enabled: Some(false), ..IrcKeys::default() };
     };
     IrcKeys {
@@ -97,6 +104,7 @@ pub fn effective(settings: Option<&Settings>) -> IrcKeys {
         interval: Some(Period(*interval)),
         tls: Some(*tls),
         tor: Some(*tor),
+        key: key.map(hex::encode),
         stay: Some(plan.stay),
         password: plan.password.as_ref().map(hidden),
         sasl_user: plan.sasl.as_ref().map(|(user, _)| user.clone()),
@@ -111,10 +119,14 @@ fn hidden(_password: &String) -> String {
 }
 
 /// Our own real name, if it fits into what IRC has room for.
-fn advertised(identity: &Identity, stay: bool) -> Result<RealName, Wrong> {
+fn advertised(identity: &Identity, fronts_peers: bool, stay: bool) -> Result<RealName, Wrong> {
     let (host, ports) = identity.clearnet.clone().ok_or_else(|| {
         wrong("irc.advertise", "set identity.host as well; an onion name is longer than IRC has room for".to_owned())
     })?;
+    if fronts_peers {
+        let why = "with backend.electrum = \"peers\" there is no server of ours that could be found";
+        return Err(wrong("irc.advertise", why.to_owned()));
+    }
     if !stay {
         return Err(wrong("irc.advertise", "set irc.stay as well: who leaves at once is seen by nobody".to_owned()));
     }

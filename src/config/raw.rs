@@ -162,6 +162,8 @@ keys! {
         tls: bool,
         /// Whether the server is called through Tor. Default: `tor.only`; onion services always are.
         tor: bool,
+        /// The SHA-256 of the server's TLS key. Default: none; where there is a password, an authority must vouch for it then.
+        key: String,
         /// Whether to stay, and ask after those who come. Default: false.
         stay: bool,
         /// The server's password. Default: none.

@@ -64,7 +64,8 @@ impl Config {
         }
         let announce = identity.announce.unwrap_or(backend.is_ours());
         let identity = resolve_identity(identity, network, &backend)?;
-        let irc = super::irc::resolve(irc, &identity, tor.routing, tor.settings.mode == Mode::Off, &data_dir)?;
+        let irc =
+            super::irc::resolve(irc, &identity, fronts_peers, tor.routing, tor.settings.mode == Mode::Off, &data_dir)?;
         let named = identity.clearnet.iter().map(|(host, _)| host);
         let own = named.chain(tor.onion_host.iter().map(|(host, _)| host)).cloned().collect();
         let ban_file = discovery.ban_file.clone();

@@ -1,6 +1,6 @@
 //! TLS to servers whose certificates nobody signed.
 //!
-//! Any certificate is taken, and its key remembered. That the server holds the key is still verified: else what is
+//! Any certificate is taken (but where a password is said), and its key remembered. That the server holds the key is still verified: else what is
 //! remembered would be worth nothing.
 
 use std::sync::Arc;
@@ -11,7 +11,9 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerMisbehaved, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerMisbehaved, RootCertStore, SignatureScheme,
+};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -41,6 +43,17 @@ impl Tls {
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         // A ticket would let a server know us again, through Tor as well, and spare it the proof that it holds its key.
+        config.resumption = Resumption::disabled();
+        Ok(Tls { connector: TlsConnector::from(Arc::new(config)) })
+    }
+
+    /// For servers that learn a password: only those for whose certificate an authority vouches.
+    pub fn by_authorities() -> Result<Tls, Error> {
+        let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         config.resumption = Resumption::disabled();
         Ok(Tls { connector: TlsConnector::from(Arc::new(config)) })
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use data_encoding::BASE64;
 use irc_proto::{CapSubCommand, Command, Message, Prefix};
+use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
 pub use names::{Dropped, USUAL_LENGTH};
@@ -69,6 +70,8 @@ pub enum Trouble {
     Closed(String),
 }
 
+const GOODBYE: &str = "QUIT :bye";
+
 /// Nicks that are tried.
 const NICKS: u32 = 5;
 
@@ -102,6 +105,8 @@ pub struct Visit {
     longest_name: Option<usize>,
     answers: usize,
     found: usize,
+    /// Servers that were met, until all are: the first in the server's order shall not use up what the others need.
+    met: Vec<RealName>,
     newcomers: VecDeque<String>,
 }
 
@@ -125,6 +130,7 @@ impl Visit {
             longest_name: None,
             answers: 0,
             found: 0,
+            met: Vec::new(),
             newcomers: VecDeque::new(),
         };
         (visit, lines.into_iter().map(Action::Say).collect())
@@ -158,11 +164,15 @@ impl Visit {
             }
             Command::JOIN(channel, ..) => self.joined(&channel, from),
             Command::KICK(channel, nick, why) if self.is_ours(&channel) && self.is_us(&nick) => {
-                end(Trouble::SentAway(why.unwrap_or_default()))
+                end(Trouble::SentAway(told(why.as_deref())))
             }
-            Command::KILL(nick, why) if self.is_us(&nick) => end(Trouble::SentAway(why)),
+            // We say no such thing ourselves.
+            Command::PART(channel, why) if self.is_ours(&channel) && self.is_us(from) => {
+                end(Trouble::SentAway(told(why.as_deref())))
+            }
+            Command::KILL(nick, why) if self.is_us(&nick) => end(Trouble::SentAway(told(Some(&why)))),
             Command::ERROR(_) if self.phase == Phase::Leaving => vec![Action::End(Ok(()))],
-            Command::ERROR(why) => end(closed(why)),
+            Command::ERROR(why) => vec![Action::End(Err(closed(told(Some(&why)))))],
             _ => Vec::new(),
         }
     }
@@ -177,7 +187,7 @@ impl Visit {
     /// Says goodbye.
     pub fn leave(&mut self) -> Action {
         self.phase = Phase::Leaving;
-        say("QUIT :bye")
+        say(GOODBYE)
     }
 
     /// Whether the goodbye is said.
@@ -186,7 +196,8 @@ impl Visit {
     }
 
     fn numeric(&mut self, number: u16, args: &[String], rng: &mut impl Rng) -> Vec<Action> {
-        let last = || args.last().cloned().unwrap_or_default();
+        let last = || told(args.last().map(String::as_str));
+        let about_ours = args.get(1).is_some_and(|about| self.is_ours(about));
         match (number, self.phase) {
             // Welcome, under the nick that we got.
             (1, Phase::Registering) => {
@@ -195,11 +206,11 @@ impl Visit {
                 vec![say(format!("JOIN {}", self.plan.channel))]
             }
             (5, _) => {
-                let told = args.iter().find_map(|arg| arg.strip_prefix("NAMELEN=")?.parse().ok());
-                self.longest_name = told.or(self.longest_name);
+                let longest = args.iter().find_map(|arg| arg.trim_end().strip_prefix("NAMELEN=")?.parse().ok());
+                self.longest_name = longest.or(self.longest_name);
                 Vec::new()
             }
-            (10, _) => end(Trouble::Elsewhere(args.get(1..).unwrap_or_default().join(" "))),
+            (10, _) => end(Trouble::Elsewhere(told(Some(&args.get(1..).unwrap_or_default().join(" "))))),
             (432 | 433 | 436 | 437, Phase::Registering) => {
                 if self.nicks_tried >= NICKS {
                     return end(Trouble::Nick);
@@ -212,18 +223,24 @@ impl Visit {
             (463 | 465 | 466, _) => end(Trouble::Banned(last())),
             (903, Phase::Registering) => vec![say("CAP END")],
             (902 | 904..=908, Phase::Registering) => end(Trouble::Sasl),
-            (470, Phase::Joining) => end(Trouble::Elsewhere(args.get(2).cloned().unwrap_or_default())),
+            (470, Phase::Joining) => end(Trouble::Elsewhere(told(args.get(2).map(String::as_str)))),
             (474, Phase::Joining) => end(Trouble::Banned(last())),
             (477, Phase::Joining) => end(Trouble::Registered),
-            (403 | 405 | 407 | 437 | 471 | 473 | 475 | 476 | 489, Phase::Joining) => end(Trouble::Channel(last())),
+            (400..=599, Phase::Joining) if about_ours => end(Trouble::Channel(last())),
             // Try again later.
             (263, Phase::Registering | Phase::Joining | Phase::Asking) => end(Trouble::Busy(last())),
             (352, Phase::Asking | Phase::Staying) => self.somebody(args),
-            (315, Phase::Asking) if self.plan.stay => {
-                self.phase = Phase::Staying;
-                vec![Action::Told]
+            (315, Phase::Asking) => {
+                self.met.shuffle(rng);
+                let mut actions: Vec<Action> = self.met.drain(..).map(Action::Found).collect();
+                actions.push(Action::Told);
+                if self.plan.stay {
+                    self.phase = Phase::Staying;
+                } else {
+                    actions.push(self.leave());
+                }
+                actions
             }
-            (315, Phase::Asking) => vec![Action::Told, self.leave()],
             _ => Vec::new(),
         }
     }
@@ -240,7 +257,11 @@ impl Visit {
         match names::read(text, self.longest_name, self.plan.default_ports) {
             Ok(name) => {
                 self.found += 1;
-                vec![Action::Found(name)]
+                if self.phase == Phase::Staying {
+                    return vec![Action::Found(name)];
+                }
+                self.met.push(name);
+                Vec::new()
             }
             Err(why) => vec![Action::Dropped(why)],
         }
@@ -248,8 +269,8 @@ impl Visit {
 
     fn joined(&mut self, channel: &str, who: &str) -> Vec<Action> {
         match self.phase {
-            Phase::Joining if self.is_us(who) && !self.is_ours(channel) => end(Trouble::Elsewhere(channel.to_owned())),
-            Phase::Joining if self.is_us(who) => {
+            // Some networks have everybody join a channel of theirs, which is none of ours.
+            Phase::Joining if self.is_us(who) && self.is_ours(channel) => {
                 self.phase = Phase::Asking;
                 vec![say(format!("WHO {}", self.plan.channel))]
             }
@@ -296,8 +317,14 @@ fn say(line: impl Into<String>) -> Action {
     Action::Say(line.into())
 }
 
+/// We leave for a reason.
 fn end(trouble: Trouble) -> Vec<Action> {
-    vec![Action::End(Err(trouble))]
+    vec![say(GOODBYE), Action::End(Err(trouble))]
+}
+
+/// A stranger's words on their way to a log and a terminal.
+fn told(text: Option<&str>) -> String {
+    text.unwrap_or_default().chars().filter(|char| !char.is_control()).take(200).collect()
 }
 
 /// What an ERROR means goes by its words alone.
