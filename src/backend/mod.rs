@@ -54,10 +54,12 @@ pub enum BackendError {
 
 impl Backend {
     /// A connection of a caller's own, on which this protocol version was agreed upon.
-    pub async fn open(&self, version: &str) -> Result<Connection, BackendError> {
+    ///
+    /// Where it is a peer's, rather not that of the one that has just failed.
+    pub async fn open(&self, version: &str, failed: Option<&Host>) -> Result<Connection, BackendError> {
         match self {
             Backend::Server(server) => Ok(Connection { stream: server.open(version).await?, seat: None }),
-            Backend::Peers(peers) => peers.open(version).await,
+            Backend::Peers(peers) => peers.open(version, failed).await,
         }
     }
 

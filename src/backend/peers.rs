@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{BackendError, Connection, greet, tell};
 use crate::book::{Blame, Carrier, Event, Failure, Snapshot};
@@ -16,16 +16,23 @@ use crate::conversation::identity::{Behind, Ourselves};
 use crate::dial::{Circle, Dialer, Stream};
 use crate::inbox::{Inbox, Input};
 use crate::peer::{Host, Version};
-use crate::protocol::{NEWEST, OLDEST, USUAL};
+use crate::protocol::{NEWEST, USUAL};
+use crate::route::Via;
 
 /// How long a caller is kept waiting for a peer. Wallets give up after 30 seconds.
 const PATIENCE: Duration = Duration::from_secs(25);
+
+/// How long one of them may take to greet us, which is four ways there and back through Tor.
+const ATTEMPT: Duration = Duration::from_secs(12);
+
+/// Those that are reached directly don't come into it before this, while one through Tor may still answer.
+const PAST_TOR: Duration = Duration::from_secs(12);
 
 /// Who doesn't greet us within this has a rival; so many are tried at once.
 const HEDGE: Duration = Duration::from_secs(4);
 const AT_ONCE: usize = 3;
 
-/// Who let a session down, or was overtaken, comes after all others for so long.
+/// Who can't be reached, or was overtaken, comes after all others for so long.
 const AVOIDED: Duration = Duration::from_secs(600);
 
 /// Sessions that a peer carries before the next best is as good.
@@ -64,35 +71,51 @@ impl Peers {
     }
 
     /// A connection to the best peer that can be had. Whoever is slow to greet us has the next best for a rival.
-    pub async fn open(&self, version: &str) -> Result<Connection, BackendError> {
-        let mut waiting = self.in_turn(version.parse().ok()).into_iter();
-        let mut tried: Vec<Host> = Vec::new();
+    pub async fn open(&self, version: &str, failed: Option<&Host>) -> Result<Connection, BackendError> {
+        let mut waiting = self.in_turn(version.parse().ok(), failed).into_iter().peekable();
+        let mut under_way: Vec<(Host, Via)> = Vec::new();
         let mut trying = FuturesUnordered::new();
-        let mut end = std::pin::pin!(sleep(PATIENCE));
+        let began = Instant::now();
+        let mut start = began;
         loop {
-            if trying.len() < AT_ONCE
+            let next_via = waiting.peek().map(|carrier| carrier.attempt.via).filter(|_| trying.len() < AT_ONCE);
+            // Who asks for Tor's sake is not to be sent past it because a circuit takes its time.
+            let through_tor = under_way.iter().any(|(_, via)| *via == Via::Tor);
+            let due = match next_via {
+                Some(Via::Direct) if through_tor => start.max(began + PAST_TOR),
+                _ => start,
+            };
+            if next_via.is_some()
+                && (due <= Instant::now() || trying.is_empty())
                 && let Some(carrier) = waiting.next()
             {
-                tried.push(carrier.attempt.host.clone());
+                under_way.push((carrier.attempt.host.clone(), carrier.attempt.via));
                 trying.push(self.reach(carrier, version));
-            } else if trying.is_empty() {
+                start = Instant::now() + HEDGE;
+                continue;
+            }
+            if trying.is_empty() {
                 return Err(BackendError::NoPeer);
             }
-            let hedge = sleep(HEDGE);
             tokio::select! {
-                Some((host, outcome)) = trying.next() => match outcome {
-                    Ok(stream) => {
-                        // Those before it were slower than it and its handicap.
-                        for slow in tried.iter().take_while(|tried| **tried != host) {
-                            avoid(&self.loads, slow);
+                Some((host, outcome)) = trying.next() => {
+                    let place = under_way.iter().position(|(tried, _)| *tried == host).unwrap_or_default();
+                    match outcome {
+                        Ok(stream) => {
+                            self.overtaken(&under_way, place);
+                            let seat = Seat::take(host, &self.loads, &self.inbox);
+                            return Ok(Connection { stream, seat: Some(seat) });
                         }
-                        let seat = Seat::take(host, &self.loads, &self.inbox);
-                        return Ok(Connection { stream, seat: Some(seat) });
+                        Err(error) => self.failed(&host, &error),
                     }
-                    Err(error) => self.failed(&host, &error),
-                },
-                () = hedge, if trying.len() < AT_ONCE && waiting.len() > 0 => {}
-                () = &mut end => return Err(BackendError::Failed(Failure::Silent)),
+                    under_way.remove(place);
+                    start = Instant::now();
+                }
+                () = sleep_until(due), if next_via.is_some() => {}
+                () = sleep_until(began + PATIENCE) => {
+                    under_way.iter().for_each(|(host, _)| self.failed(host, &Failure::Silent.into()));
+                    return Err(Failure::Silent.into());
+                }
             }
         }
     }
@@ -102,7 +125,7 @@ impl Peers {
         let mut snapshot = self.snapshot.clone();
         loop {
             let newest = newest(&snapshot.borrow_and_update().carriers);
-            tell(ourselves, Behind { software: None, versions: (OLDEST, newest), pruning: None, tip: None });
+            tell(ourselves, Behind { software: None, versions: (USUAL, newest), pruning: None, tip: None });
             if snapshot.changed().await.is_err() {
                 return;
             }
@@ -120,16 +143,28 @@ impl Peers {
     }
 
     /// Whom to try, in that order.
-    fn in_turn(&self, wanted: Option<Version>) -> Vec<Carrier> {
+    fn in_turn(&self, wanted: Option<Version>, failed: Option<&Host>) -> Vec<Carrier> {
         let carriers = self.snapshot.borrow().carriers.clone();
         let (loads, now) = (self.loads.borrow(), Instant::now());
         let mut ranked: Vec<_> = carriers.into_iter().enumerate().collect();
         ranked.sort_by_key(|(place, carrier)| {
-            let load = loads.get(&carrier.attempt.host).copied().unwrap_or_default();
+            let host = &carrier.attempt.host;
+            let load = loads.get(host).copied().unwrap_or_default();
             let lacks = wanted.is_some_and(|wanted| carrier.newest.cmp_release(&wanted).is_lt());
-            (lacks, load.is_avoided(now), place + load.sessions / SHARE)
+            let avoided = failed == Some(host) || load.is_avoided(now);
+            (lacks, avoided, !host.is_onion(), place + load.sessions / SHARE)
         });
         ranked.into_iter().map(|(_, carrier)| carrier).collect()
+    }
+
+    /// Those that were tried before the one that won were slower than it and its handicap. Nobody who goes through Tor is held to
+    /// the pace of those who don't.
+    fn overtaken(&self, under_way: &[(Host, Via)], winner: usize) {
+        let (slower, won) = under_way.split_at(winner);
+        let pace = won.first().map(|(_, via)| *via);
+        for (host, _) in slower.iter().filter(|(_, via)| pace == Some(*via)) {
+            avoid(&self.loads, host);
+        }
     }
 
     async fn reach(&self, carrier: Carrier, version: &str) -> (Host, Result<Box<dyn Stream>, BackendError>) {
@@ -146,15 +181,20 @@ impl Peers {
             }
             greet(dialled.stream, version).await
         };
-        let outcome = timeout(PATIENCE, reached).await.unwrap_or(Err(Failure::Silent.into()));
+        let outcome = timeout(ATTEMPT, reached).await.unwrap_or(Err(Failure::Silent.into()));
         (carrier.attempt.host, outcome)
     }
 
     fn failed(&self, host: &Host, error: &BackendError) {
         tracing::debug!(%host, %error, "a peer that was to carry a session can't");
-        if !matches!(error, BackendError::Failed(failure) if failure.blame() == Blame::Us) {
-            avoid(&self.loads, host);
-            doubt(&self.inbox, host);
+        match error {
+            BackendError::Failed(failure) if failure.blame() == Blame::Us => {}
+            // A caller chose the version, and mustn't choose the peer by that.
+            BackendError::Versions => {}
+            _ => {
+                avoid(&self.loads, host);
+                doubt(&self.inbox, host);
+            }
         }
     }
 }
@@ -165,9 +205,13 @@ impl Seat {
         Seat { host, loads: Arc::clone(loads), inbox: inbox.clone() }
     }
 
-    /// The peer let its session down.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The peer let its session down. What a session asks for may have brought that about, so the peer isn't avoided by others
+    /// before the book has looked at it.
     pub fn failed(&self) {
-        avoid(&self.loads, &self.host);
         doubt(&self.inbox, &self.host);
     }
 }
@@ -205,5 +249,6 @@ fn newest(carriers: &[Carrier]) -> Version {
     let mut versions: Vec<Version> = carriers.iter().map(|carrier| carrier.newest).collect();
     versions.sort_unstable_by(Version::cmp_release);
     let newest = versions.get(versions.len() / 2).copied().unwrap_or(USUAL);
-    if newest.cmp_release(&NEWEST).is_gt() { NEWEST } else { newest }
+    let newest = if newest.cmp_release(&NEWEST).is_gt() { NEWEST } else { newest };
+    if newest.cmp_release(&USUAL).is_lt() { USUAL } else { newest }
 }

@@ -12,11 +12,12 @@ use crate::peer::{Transport, Version};
 use crate::protocol::SOFTWARE;
 use crate::route::Via;
 
-/// More than anybody tries one after the other.
+/// More than anybody tries one after the other; some of them by another way than Tor, should that not lead anywhere.
 const MOST: usize = 16;
+const MOST_ONIONS: usize = 12;
 
-/// A peer who was there for this long has shown that it means to stay.
-const LONG_STANDING: [Duration; 2] = [Duration::from_hours(7 * 24), Duration::from_hours(24)];
+/// A key that is newer than this might be somebody else's.
+const NEW_KEY: Duration = Duration::from_hours(24);
 
 /// A verified peer that knows the chain that most know.
 #[derive(Debug, Clone)]
@@ -36,7 +37,14 @@ impl Book {
         // Among equals chance decides, so that no one of them gets all there is.
         fit.shuffle(rng);
         fit.sort_by_key(|entry| self.rank(entry, now));
-        fit.into_iter().filter_map(|entry| self.carrier(entry)).take(MOST).collect()
+        let carriers: Vec<Carrier> = fit.into_iter().filter_map(|entry| self.carrier(entry)).collect();
+        let (mut onions, mut others): (Vec<_>, Vec<_>) =
+            carriers.into_iter().enumerate().partition(|(_, carrier)| carrier.attempt.host.is_onion());
+        onions.truncate(if others.is_empty() { MOST } else { MOST_ONIONS });
+        others.truncate(MOST - onions.len());
+        onions.append(&mut others);
+        onions.sort_by_key(|(place, _)| *place);
+        onions.into_iter().map(|(_, carrier)| carrier).collect()
     }
 
     fn may_carry(&self, entry: &Entry, now: Time) -> bool {
@@ -50,28 +58,35 @@ impl Book {
             && !kindred()
     }
 
-    /// The lower, the better: those that didn't fail since, onion services, those of long standing, the reliable, the fast.
+    /// The lower, the better: those that didn't fail since, those that are who they were, onion services, those of long standing,
+    /// the reliable, the fast.
     fn rank(&self, entry: &Entry, now: Time) -> impl Ord + use<> {
-        let age = now.since(entry.first_seen);
-        let standing = LONG_STANDING.iter().filter(|least| age < **least).count();
+        let is_sure =
+            entry.host.is_onion() || entry.key.is_some_and(|key| key.changes == 0 || now.since(key.since) >= NEW_KEY);
         let failures = entry.history.iter().filter(|past| past.failure.is_some()).count() * 8;
         let latency = entry.latency().map_or(u128::MAX, |latency| latency.as_millis());
-        let doubling = latency.checked_ilog2();
         (
             !self.was_good(entry, now),
+            !is_sure,
             !entry.host.is_onion(),
-            standing,
+            !entry.is_long_standing(now),
+            now.since(entry.first_seen) < Duration::from_hours(24),
             failures.div_ceil(entry.history.len().max(1)),
-            doubling,
+            latency.checked_ilog2(),
         )
     }
 
     fn carrier(&self, entry: &Entry) -> Option<Carrier> {
         let via = self.via(&entry.host);
+        // An onion service's name is its key, and TLS on top of it costs two ways there and back more. Others are called as they
+        // were verified; that one of them has TLS now and then would be for anybody on the way to decide.
+        let wanted = if entry.host.is_onion() || entry.key.is_none() { Transport::Tcp } else { Transport::Tls };
         let mut doors: Vec<_> = entry.ports.iter().filter(|door| policy::may_knock(&entry.host, via, *door)).collect();
-        // An onion service's name is its key, and TLS on top of it costs two ways there and back more.
-        doors.sort_by_key(|(transport, _)| (*transport == Transport::Tls) == entry.host.is_onion());
+        doors.sort_by_key(|(transport, _)| *transport != wanted);
         doors.truncate(1);
+        if doors.is_empty() {
+            return None;
+        }
         let believed = doors.len();
         // The address on which it was verified, and no new look at its name.
         let addresses: Vec<_> = entry.ip.into_iter().collect();
@@ -91,7 +106,7 @@ mod tests {
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
-    use super::super::{Event, Past, Settings, Source};
+    use super::super::{Event, Key, Past, Settings, Source};
     use super::*;
     use crate::network::Network;
     use crate::peer::RealName;
@@ -105,10 +120,12 @@ mod tests {
         let mut entry = Entry::new(name, Source::Seed, Duration::ZERO, NOW);
         entry.first_seen = Time::from_secs(1_700_000_000 - days * 86_400);
         entry.protocol = Some(Version::new(1, 4));
+        entry.key = (!entry.host.is_onion()).then_some(Key { sha256: [1; 32], since: NOW, changes: 0 });
         entry.software = Some("ElectrumX 1.18".to_owned());
         entry.genesis_hash = Some([0; 32]);
         (entry.tip, entry.last_success) = (Some(900_000), Some(NOW));
         entry.history.push_back(Past { at: NOW, failure: None, millis });
+        entry.uptime.learn(true, NOW);
         entry.ip = (!entry.host.is_onion()).then(|| "5.9.0.1".parse().unwrap());
         entry
     }
@@ -158,6 +175,18 @@ mod tests {
         assert!(wrong(|entry| entry.genesis_hash = None));
         assert!(wrong(|entry| entry.software = Some(SOFTWARE.to_owned())), "might come back to us");
         assert!(wrong(|entry| entry.last_success = None));
+    }
+
+    #[test]
+    fn who_may_be_somebody_else_comes_last() {
+        let mut plain = entry("plain.example v1.4 s50002 t50001", 100, 100);
+        plain.key = None;
+        let mut changed = entry("changed.example v1.4 s50002", 100, 200);
+        changed.key = Some(Key { sha256: [2; 32], since: NOW, changes: 1 });
+        let slow = entry("slow.example v1.4 s50002", 2, 9000);
+        let carriers = carriers(vec![plain, changed, slow], false);
+        assert_eq!(hosts(&carriers), ["slow.example", "plain.example", "changed.example"]);
+        assert_eq!(carriers[1].attempt.doors[0].0, Transport::Tcp, "as it was verified");
     }
 
     #[test]

@@ -122,6 +122,10 @@ impl Book {
         let is_bad = entry.bad.is_some();
         self.reschedule(host, now + pause);
         self.save(host, actions);
+        if self.settings.fronts_peers {
+            // Whom sessions go to first is another matter now.
+            actions.push(Action::Publish);
+        }
         if is_bad && !was_bad {
             actions.push(Action::Notice(Notice::Bad { host: host.clone(), why: failure }));
             actions.push(Action::Publish);

@@ -161,7 +161,8 @@ async fn hear_message(messages: &mut Messages, patience: &mut Patience, limits: 
         tokio::select! {
             biased;
             message = messages.stream.next() => return match message {
-                Some(Ok(Message::Text(text))) => Heard::Line(text.as_str().to_owned()),
+                // Between the words of JSON a line may end; what is passed on is one line.
+                Some(Ok(Message::Text(text))) => Heard::Line(text.as_str().replace(['\n', '\r'], " ")),
                 Some(Ok(Message::Binary(_))) => Heard::Unreadable(RpcError::Parse),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
                 Some(Err(tungstenite::Error::Capacity(_))) => Heard::Unreadable(RpcError::TooLong(MAX_CALL)),

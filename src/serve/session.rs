@@ -22,13 +22,11 @@ use crate::clock;
 use crate::conversation::server::{Introduction, Part, Session, Turn, assemble};
 use crate::dial::Stream;
 use crate::inbox::Input;
+use crate::peer::Host;
 use crate::protocol::{Incoming, Pieces, RpcError, parse_line};
 
 /// How long a caller that we part from may take to hear it.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// Peers in whose midst a session is lost before it is given up.
-const MOVES: u32 = 3;
 
 /// Talks with a caller until either has enough.
 pub async fn run(arrival: Arrival, source: Option<Arc<Allowance>>, shared: &Shared, rng: StdRng) {
@@ -41,8 +39,7 @@ pub async fn run(arrival: Arrival, source: Option<Arc<Allowance>>, shared: &Shar
     };
     let requests = Meter::new(shared.limits.requests_per_second);
     let patience = Patience::new(&shared.limits);
-    let mut talk =
-        Talk { link, session, from, shared, backend, patience, requests, source, relay: None, moves: 0, rng };
+    let mut talk = Talk { link, session, from, shared, backend, patience, requests, source, relay: None, rng };
     if let End::Parting = talk.lines().await {
         let _ = timeout(LINGER, talk.link.part()).await;
     }
@@ -70,8 +67,6 @@ struct Talk<'a> {
     source: Option<Arc<Allowance>>,
     /// To the server behind us, once the caller has asked for something of its.
     relay: Option<Relay>,
-    /// How often it was moved from server to server since one of them last answered.
-    moves: u32,
     rng: StdRng,
 }
 
@@ -202,7 +197,7 @@ impl Talk<'_> {
     async fn pass(&mut self, line: &str, turn: Turn) -> Result<(), End> {
         let relay = match self.relay.take() {
             Some(relay) => relay,
-            None => match self.open().await {
+            None => match self.open(None).await {
                 Some(connection) => Relay::new(connection),
                 None => return self.part(&RpcError::Backend("can't be reached")).await,
             },
@@ -227,9 +222,10 @@ impl Talk<'_> {
         Ok(())
     }
 
-    async fn open(&mut self) -> Option<Connection> {
+    /// A connection to the server behind us, and rather not to the peer that has just failed.
+    async fn open(&mut self, failed: Option<Host>) -> Option<Connection> {
         let version = self.session.agree();
-        match self.backend?.open(&version).await {
+        match self.backend?.open(&version, failed.as_ref()).await {
             Ok(connection) => Some(connection),
             Err(error) => {
                 self.shared.counters.backend_failures.add(1);
@@ -243,7 +239,6 @@ impl Talk<'_> {
         match event {
             Event::Sent => Ok(()),
             Event::Pass(bytes) => {
-                self.moves = 0;
                 if let Some(source) = &self.source {
                     // Whoever is sent a lot gets it slowly.
                     while !source.bytes_out.wait_for(bytes.len()).await {}
@@ -255,7 +250,6 @@ impl Talk<'_> {
                 }
             }
             Event::Batch { answers, last } => {
-                self.moves = 0;
                 self.tell(assemble(answers, true)).await?;
                 if last { Err(End::Parting) } else { Ok(()) }
             }
@@ -273,13 +267,12 @@ impl Talk<'_> {
         }
         self.shared.counters.backend_failures.add(1);
         relay.failed();
-        if relay.may_move() && self.moves < MOVES {
-            self.moves += 1;
-            if let Some(connection) = self.open().await {
-                relay.move_to(connection);
-                self.relay = Some(relay);
-                return Ok(());
-            }
+        if relay.may_move()
+            && let Some(connection) = self.open(relay.host().cloned()).await
+        {
+            relay.move_to(connection);
+            self.relay = Some(relay);
+            return Ok(());
         }
         self.relay = Some(relay);
         self.part(&RpcError::Backend(how)).await

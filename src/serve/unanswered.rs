@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::Value;
 
 /// More than this of calls without an answer is not remembered; whoever has as many stays where he is.
 const MOST: usize = 256 * 1024;
@@ -18,14 +18,23 @@ pub struct Unanswered {
 
 #[derive(Debug)]
 struct Asked {
-    /// As JSON.
-    id: String,
+    id: Value,
     line: String,
     subscribes: bool,
 }
 
-/// It is too much to be remembered.
-pub struct TooMuch;
+/// A call that can't be asked again: the caller stays with the server that it goes to.
+pub struct Stays;
+
+/// What a line of the server's is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// None of the answers.
+    Other,
+    Answer,
+    /// It will be followed by more, from this server alone.
+    Subscription,
+}
 
 impl Unanswered {
     pub fn is_empty(&self) -> bool {
@@ -33,32 +42,36 @@ impl Unanswered {
     }
 
     /// Remembers a call, if an answer to it will come.
-    pub fn ask(&mut self, line: &str) -> Result<(), TooMuch> {
+    pub fn ask(&mut self, line: &str) -> Result<(), Stays> {
         #[derive(Deserialize)]
         struct Call<'a> {
-            #[serde(borrow, default)]
-            id: Option<&'a RawValue>,
+            #[serde(default)]
+            id: Value,
             #[serde(borrow)]
             method: Cow<'a, str>,
         }
-        let Ok(Call { id: Some(id), method }) = serde_json::from_str(line) else { return Ok(()) };
+        let Call { id, method } = serde_json::from_str(line).map_err(|_| Stays)?;
+        let subscribes = is_subscription(&method);
+        match id {
+            Value::Null if !subscribes => return Ok(()),
+            Value::Number(_) | Value::String(_) => {}
+            _ => return Err(Stays),
+        }
         self.bytes += line.len();
-        self.calls.push(Asked { id: id.get().to_owned(), line: line.to_owned(), subscribes: is_subscription(&method) });
-        if self.bytes > MOST { Err(TooMuch) } else { Ok(()) }
+        self.calls.push(Asked { id, line: line.to_owned(), subscribes });
+        if self.bytes > MOST { Err(Stays) } else { Ok(()) }
     }
 
-    /// Whether a line of the server's, which may answer one of the calls, ties the session to that server.
-    pub fn hear(&mut self, line: &[u8]) -> bool {
+    pub fn hear(&mut self, line: &[u8]) -> Heard {
         #[derive(Deserialize)]
-        struct Answer<'a> {
-            #[serde(borrow)]
-            id: &'a RawValue,
+        struct Answer {
+            id: Value,
         }
-        let Ok(Answer { id }) = serde_json::from_slice(line) else { return false };
-        let Some(place) = self.calls.iter().position(|asked| asked.id == id.get()) else { return false };
+        let Ok(Answer { id }) = serde_json::from_slice(line) else { return Heard::Other };
+        let Some(place) = self.calls.iter().position(|asked| is_same(&asked.id, &id)) else { return Heard::Other };
         let asked = self.calls.remove(place);
         self.bytes -= asked.line.len();
-        asked.subscribes
+        if asked.subscribes { Heard::Subscription } else { Heard::Answer }
     }
 
     /// The calls as they came.
@@ -72,6 +85,11 @@ pub fn is_subscription(method: &str) -> bool {
     method.ends_with(".subscribe")
 }
 
+/// Whether two ids mean the same, however they are written.
+fn is_same(one: &Value, other: &Value) -> bool {
+    one == other || (one.is_number() && one.as_f64() == other.as_f64())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,20 +100,36 @@ mod tests {
         for call in [r#"{"id":1,"method":"a"}"#, r#"{"id":"1","method":"b"}"#, r#"{"method":"quiet"}"#] {
             assert!(calls.ask(call).is_ok());
         }
-        for line in [r#"{"method":"news","params":[]}"#, r#"{"id":2,"result":0}"#, "{", "[]"] {
-            assert!(!calls.hear(line.as_bytes()));
+        for line in [r#"{"method":"news","params":[]}"#, r#"{"id":2,"result":0}"#, "{", "[]", r#"{"id":null}"#] {
+            assert_eq!(calls.hear(line.as_bytes()), Heard::Other);
         }
         assert_eq!(calls.lines().count(), 2);
-        assert!(!calls.hear(br#"{"jsonrpc":"2.0","result":[{"id":"1"}],"id":1}"#));
+        assert_eq!(calls.hear(br#"{"jsonrpc":"2.0","result":[{"id":"1"}],"id":1}"#), Heard::Answer);
         assert_eq!(calls.lines().collect::<Vec<_>>(), [r#"{"id":"1","method":"b"}"#]);
+    }
+
+    #[test]
+    fn an_id_is_the_same_however_it_is_written() {
+        let mut calls = Unanswered::default();
+        for (asked, answered) in
+            [(r#""\u0041""#, r#""A""#), ("1e0", "1.0"), ("7", "7.0"), (r#""\u00e9""#, r#""\u00E9""#)]
+        {
+            assert!(calls.ask(&format!(r#"{{"id":{asked},"method":"a"}}"#)).is_ok());
+            assert_eq!(calls.hear(format!(r#"{{"id":{answered},"result":0}}"#).as_bytes()), Heard::Answer, "{asked}");
+        }
     }
 
     #[test]
     fn a_subscription_ties_once_it_is_answered() {
         let mut calls = Unanswered::default();
         assert!(calls.ask(r#"{"id":1,"method":"blockchain.headers.subscribe","params":[]}"#).is_ok());
-        assert!(calls.hear(br#"{"id":1,"result":{"height":1}}"#));
+        assert_eq!(calls.hear(br#"{"id":1,"result":{"height":1}}"#), Heard::Subscription);
         assert!(calls.is_empty() && calls.bytes == 0);
+        for unanswerable in
+            [r#"{"method":"a.subscribe"}"#, r#"{"id":null,"method":"a.subscribe"}"#, r#"{"id":[],"method":"a"}"#]
+        {
+            assert!(calls.ask(unanswerable).is_err(), "{unanswerable}");
+        }
     }
 
     #[test]

@@ -15,6 +15,9 @@ use crate::peer::{Port, Transport, Version};
 use crate::route::Via;
 use crate::serve::Limits;
 
+/// Instead of a method: it greets, and says nothing more.
+const SILENT: &str = "(silent)";
+
 /// A peer that answers each call with its own name and the method's, and what it heard.
 struct Peer {
     name: &'static str,
@@ -66,6 +69,14 @@ async fn serve(stream: TcpStream, name: &str, hangs_up: &str, heard: Arc<Mutex<V
         heard.lock().unwrap().push(method.to_owned());
         if method == hangs_up {
             return None;
+        }
+        if hangs_up == SILENT && method != "server.version" {
+            continue;
+        }
+        if call["params"][1] == "nonsense" {
+            let error = json!({ "id": call["id"], "error": { "code": 1, "message": "unsupported" } });
+            stream.get_mut().write_all(format!("{error}\n").as_bytes()).await.ok()?;
+            continue;
         }
         let answer = json!({ "id": call["id"], "result": [name, method] });
         stream.get_mut().write_all(format!("{answer}\n").as_bytes()).await.ok()?;
@@ -130,7 +141,7 @@ async fn before_a_subscription_another_peer_goes_on_where_one_failed() {
 #[tokio::test]
 async fn after_a_subscription_the_peers_loss_ends_the_session() {
     let (first, second) = (Peer::start("first", "three").await, Peer::start("second", "").await);
-    let (mut talk, backend, _doubts) = talk(&[&first, &second]);
+    let (mut talk, backend, mut doubts) = talk(&[&first, &second]);
     talk.say(b"{\"id\":1,\"method\":\"blockchain.headers.subscribe\"}\n").await;
     assert_eq!(talk.hear().await.unwrap()["result"][0], "first");
     talk.say(b"{\"id\":2,\"method\":\"three\"}\n").await;
@@ -138,10 +149,44 @@ async fn after_a_subscription_the_peers_loss_ends_the_session() {
     talk.session.await.unwrap();
     assert_eq!(carried(&backend), []);
     assert!(second.heard().is_empty());
-    // Who let one session down is not the next one's first choice.
-    let connection = backend.open("1.4").await.unwrap();
-    assert_eq!(carried(&backend), [("second.example".to_owned(), 1)]);
-    drop(connection);
+    assert!(matches!(doubts.recv().await, Some(Input::Event(BookEvent::Doubted(_)))), "the book is to look at it");
+}
+
+#[tokio::test]
+async fn a_call_before_a_batch_is_answered_once() {
+    let (first, second) = (Peer::start("first", "").await, Peer::start("second", "").await);
+    let (mut talk, ..) = talk(&[&first, &second]);
+    let lines = "{\"id\":1,\"method\":\"blockchain.headers.subscribe\"}\n[{\"id\":2,\"method\":\"a\"},{\"id\":3,\"method\":\"b\"}]\n";
+    talk.say(lines.as_bytes()).await;
+    assert_eq!(talk.hear().await.unwrap()["id"], 1);
+    assert_eq!(talk.hear().await.unwrap()[1]["result"], json!(["first", "b"]));
+    // That was the answer to a subscription, so the session stays.
+    assert!(second.heard().is_empty());
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    talk.say(b"{\"id\":4,\"method\":\"c\"}\n").await;
+    assert_eq!(talk.hear().await.unwrap()["result"], json!(["first", "c"]));
+    assert!(second.heard().is_empty());
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_left_for_another() {
+    let (silent, second) = (Peer::start("silent", SILENT).await, Peer::start("second", "").await);
+    let (mut talk, ..) = talk(&[&silent, &second]);
+    talk.say(b"{\"id\":\"\\u0041\",\"method\":\"a\"}\n").await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(talk.hear().await.unwrap(), json!({"id": "A", "result": ["second", "a"]}));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_version_that_no_peer_speaks_is_held_against_none() {
+    let (first, second) = (Peer::start("first", "").await, Peer::start("second", "").await);
+    let (_talk, backend, mut doubts) = talk(&[&first, &second]);
+    assert!(backend.open("nonsense", None).await.is_err());
+    assert!(doubts.try_recv().is_err());
+    let _connection = backend.open("1.4", None).await.unwrap();
+    assert_eq!(carried(&backend), [("first.example".to_owned(), 1)]);
 }
 
 #[tokio::test]
