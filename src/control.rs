@@ -151,6 +151,8 @@ pub struct PeerRow {
     /// What went wrong at the last try, or why it is bad.
     pub trouble: Option<String>,
     pub latency_ms: Option<u64>,
+    /// How much of the last two hours, day, week and month it was there, from 0 to 1; older whiles count as well, but less.
+    pub uptime: BTreeMap<String, f64>,
     /// The last outcomes, oldest first: true for a success.
     pub history: Vec<bool>,
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rand::Rng;
-use rand::seq::{IndexedRandom, SliceRandom};
+use rand::seq::IndexedRandom;
+use rand::{Rng, RngExt};
 
 use super::carriers::Carrier;
 use super::entry::{Entry, PeerState};
@@ -26,6 +26,9 @@ const ONIONS_FOR_ONION_CALLERS: usize = 50;
 
 /// Entries in all: about 110 KB, where Fulcrum reads 256 KiB.
 const LONGEST: usize = 1000;
+
+/// How much sooner than a newcomer a peer of long standing comes in the list.
+const PREFERRED: f64 = 4.0;
 
 /// How a caller came to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +122,7 @@ impl Snapshot {
         // In an order that is always the same, whatever the book's own: chance alone must decide.
         verified.sort_unstable_by(|a, b| a.0.host.cmp(&b.0.host));
         known_onions.sort_unstable_by(|a, b| a.0.json.cmp(&b.0.json));
-        let (mut for_clearnet, mut for_onion) = (View::new(&mut verified, rng), View::new(&mut verified, rng));
+        let (mut for_clearnet, mut for_onion) = (View::new(&verified, now, rng), View::new(&verified, now, rng));
         // Callers of each of our names find that one in their list, and not the other.
         for own in own {
             let json = serde_json::to_vec(&own.listed).unwrap_or_default().into();
@@ -202,11 +205,10 @@ impl Snapshot {
 }
 
 impl View {
-    fn new(verified: &mut [(&Entry, Line)], rng: &mut impl Rng) -> View {
-        verified.shuffle(rng);
+    fn new(verified: &[(&Entry, Line)], now: Time, rng: &mut impl Rng) -> View {
         let mut view = View::default();
         let mut regions: HashMap<Netgroup, usize> = HashMap::new();
-        for (entry, line) in verified {
+        for (entry, line) in in_order(verified, now, rng) {
             if entry.host.is_onion() {
                 view.onions.push(line.clone());
                 continue;
@@ -221,6 +223,19 @@ impl View {
         }
         view
     }
+}
+
+/// Peers in a random order in which those of long standing are more likely to come first: where not all can be told of, newcomers
+/// get a share. Each waits for a while that is random and, on average, shorter for those.
+fn in_order<'a>(
+    verified: &'a [(&Entry, Line)],
+    now: Time,
+    rng: &mut impl Rng,
+) -> impl Iterator<Item = &'a (&'a Entry, Line)> {
+    let waits = |entry: &Entry| if entry.is_long_standing(now) { 1.0 / PREFERRED } else { 1.0 };
+    let mut peers: Vec<_> = verified.iter().map(|peer| (-rng.random::<f64>().ln() * waits(peer.0), peer)).collect();
+    peers.sort_by(|a, b| a.0.total_cmp(&b.0));
+    peers.into_iter().map(|(_, peer)| peer)
 }
 
 /// An onion peer that was verified lately is more likely to be there still.

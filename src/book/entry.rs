@@ -8,8 +8,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::outcome::{Failure, KeyHash, Verified};
+use super::uptime::{Uptime, WEEK};
 use crate::clock::Time;
 use crate::peer::{Host, Listed, Ports, RealName, Version};
+
+/// Who was there for this long, and for so much of the last week, has shown that it means to stay.
+const LONG_STANDING: Duration = Duration::from_hours(7 * 24);
+const RELIABLE: f64 = 0.9;
 
 /// One peer, as it is kept in memory and on disk. Whoever changes its shape adds a migration to the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +50,8 @@ pub struct Entry {
     pub reach_base: Duration,
     /// When it was last told of us.
     pub announced: Option<Time>,
+    /// How much of the time it was there.
+    pub uptime: Uptime,
 }
 
 /// A TLS key that we met.
@@ -121,6 +128,7 @@ impl Entry {
             next: now,
             reach_base,
             announced: None,
+            uptime: Uptime::default(),
         }
     }
 
@@ -145,6 +153,11 @@ impl Entry {
             self.history.iter().filter(|past| past.failure.is_none()).map(|past| past.millis).collect();
         millis.sort_unstable();
         millis.get(millis.len() / 2).map(|millis| Duration::from_millis(u64::from(*millis)))
+    }
+
+    /// Whether it was there for long, and most of that time.
+    pub fn is_long_standing(&self, now: Time) -> bool {
+        now.since(self.first_seen) >= LONG_STANDING && self.uptime.share(WEEK).is_some_and(|share| share >= RELIABLE)
     }
 
     /// Takes over what the peer said of itself. Whether its key is another than before is the answer.
@@ -173,6 +186,7 @@ impl Entry {
         self.failures = 0;
         self.bad = None;
         self.reach_base = reach;
+        self.uptime.learn(true, now);
         self.remember(None, verified.took, now);
         verified.key.is_some_and(|key| self.meet_key(key, now))
     }
@@ -180,6 +194,7 @@ impl Entry {
     /// Counts a failure that is the peer's own.
     pub fn failed(&mut self, failure: Failure, now: Time) {
         self.failures = self.failures.saturating_add(1);
+        self.uptime.learn(false, now);
         // A name server of ours that redirects, as in a hotel, must not make the peers that we know bad.
         let misbehaved = match failure {
             Failure::Bad(_) => true,

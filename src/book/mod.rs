@@ -16,6 +16,7 @@ mod own;
 mod policy;
 mod reach;
 mod schedule;
+mod uptime;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -37,6 +38,7 @@ pub use entry::{Entry, Key, Past, PeerState, Source};
 pub use event::{Action, Attempt, Event, Notice};
 pub use outcome::{Blame, Failure, KeyHash, Verified};
 pub use policy::{FROM_ONE_ANSWER, Refusal, may_knock};
+pub use uptime::{Uptime, WINDOWS};
 
 use crate::bans::Bans;
 use crate::clock::Time;

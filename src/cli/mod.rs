@@ -1,6 +1,7 @@
 //! The command line.
 
 mod ban;
+mod export;
 mod log;
 mod onion;
 mod probe;
@@ -80,6 +81,11 @@ enum Command {
     },
     /// Show the peers that a running daemon knows.
     Peers(table::PeersArgs),
+    /// Write the peers that a running daemon knows in another program's format.
+    Export {
+        #[arg(long, value_enum, default_value_t)]
+        format: export::Format,
+    },
     /// Verify one server now, showing each step; needs no daemon.
     Probe(probe::ProbeArgs),
     /// Show our onion address, or bring one from another Tor; needs no daemon.
@@ -146,6 +152,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Peers(args) => {
             let rows = call(&config, "peers", &[])?;
             print(&table::peers(serde_json::from_value(rows)?, &args)?);
+            Ok(())
+        }
+        Command::Export { format } => {
+            let rows = call(&config, "peers", &[])?;
+            print(&export::export(serde_json::from_value(rows)?, format)?);
             Ok(())
         }
         Command::Add { name } => {

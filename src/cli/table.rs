@@ -62,7 +62,7 @@ pub fn peers(mut rows: Vec<PeerRow>, args: &PeersArgs) -> anyhow::Result<String>
     }
     let now = clock::now();
     let mut table =
-        table(&["HOST", "STATE", "PORTS", "PROTOCOL", "SOFTWARE", "LATENCY", "VERIFIED", "FROM", "TROUBLE"]);
+        table(&["HOST", "STATE", "PORTS", "PROTOCOL", "SOFTWARE", "LATENCY", "UPTIME", "VERIFIED", "FROM", "TROUBLE"]);
     for row in &rows {
         table.add_row(cells(row, now));
     }
@@ -179,7 +179,7 @@ fn onion(onion: &OnionStatus) -> String {
     format!("{}:{}, {fares}", onion.host, onion.port)
 }
 
-fn cells(row: &PeerRow, now: Time) -> [String; 9] {
+fn cells(row: &PeerRow, now: Time) -> [String; 10] {
     [
         row.host.clone(),
         row.state.to_string(),
@@ -187,6 +187,7 @@ fn cells(row: &PeerRow, now: Time) -> [String; 9] {
         row.protocol.clone().unwrap_or_default(),
         row.software.clone().unwrap_or_default(),
         row.latency_ms.map(|ms| format!("{ms} ms")).unwrap_or_default(),
+        row.uptime.get("1w").map(|share| format!("{:.0} %", share * 100.0)).unwrap_or_default(),
         row.last_success.map(|at| ago(now.since(at))).unwrap_or_default(),
         row.source.clone(),
         row.trouble.clone().unwrap_or_default(),
@@ -228,7 +229,7 @@ fn until(time: Time) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::backend::Front;
     use crate::book::Counts;
@@ -236,7 +237,7 @@ mod tests {
     use crate::network::Network;
     use crate::route::TorState;
 
-    fn row(host: &str, state: PeerState, last_success: Option<Time>) -> PeerRow {
+    pub fn row(host: &str, state: PeerState, last_success: Option<Time>) -> PeerRow {
         PeerRow {
             host: host.to_owned(),
             state,
@@ -260,6 +261,7 @@ mod tests {
             failures: 0,
             trouble: (state == PeerState::Bad).then(|| "it serves another chain".to_owned()),
             latency_ms: Some(87),
+            uptime: [("1w".to_owned(), 0.987)].into(),
             history: vec![true],
         }
     }

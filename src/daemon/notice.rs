@@ -1,9 +1,10 @@
 //! What the book has to say, put into the words of a log line or a table's row.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::backend::Backend;
-use crate::book::{Entry, Notice};
+use crate::book::{Entry, Notice, Uptime, WINDOWS};
 use crate::clock::Time;
 use crate::control::{BackendStatus, OnionStatus, PeerRow};
 use crate::conversation::identity::Identity;
@@ -79,6 +80,14 @@ pub fn row(entry: &Entry, recent: Duration, now: Time) -> PeerRow {
         failures: entry.failures,
         trouble: trouble.map(|failure| failure.to_string()),
         latency_ms: entry.latency().and_then(|latency| u64::try_from(latency.as_millis()).ok()),
+        uptime: uptime(&entry.uptime),
         history: entry.history.iter().map(|past| past.failure.is_none()).collect(),
     }
+}
+
+/// What is known of it, to three digits.
+fn uptime(uptime: &Uptime) -> BTreeMap<String, f64> {
+    let share = |window| uptime.share(window).map(|share| (share * 1000.0).round() / 1000.0);
+    let known = WINDOWS.iter().enumerate().filter_map(|(window, (name, _))| Some(((*name).to_owned(), share(window)?)));
+    known.collect()
 }

@@ -16,7 +16,7 @@ const VERSION: &str = "schema";
 
 /// Each makes a store of the version that is its place in the list one of the next. A store begins as version 0, which
 /// is an empty file. Once released, an entry never changes: whoever alters what is kept appends another.
-const MIGRATIONS: &[Migration] = &[begin, announcements];
+const MIGRATIONS: &[Migration] = &[begin, announcements, uptimes];
 
 type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
 
@@ -76,11 +76,20 @@ fn begin(transaction: &WriteTransaction) -> Result<(), redb::Error> {
 
 /// Each peer has a place for when it was told of us, at the end of its record: nothing, which postcard writes as a zero.
 fn announcements(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    lengthen(transaction, &[0])
+}
+
+/// Then one for how much of the time it was there, of which nothing is known: no moment, and four windows of two zeros.
+fn uptimes(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    lengthen(transaction, &[0; 9])
+}
+
+fn lengthen(transaction: &WriteTransaction, more: &[u8]) -> Result<(), redb::Error> {
     let mut peers = transaction.open_table(PEERS)?;
     let mut longer = Vec::new();
     for record in peers.iter()? {
         let (host, entry) = record?;
-        longer.push((host.value().to_owned(), [entry.value(), &[0]].concat()));
+        longer.push((host.value().to_owned(), [entry.value(), more].concat()));
     }
     for (host, entry) in longer {
         peers.insert(host.as_str(), entry.as_slice())?;

@@ -1,0 +1,77 @@
+//! `waypost export`: what the book holds, for other programs.
+
+use std::collections::BTreeMap;
+
+use crate::book::PeerState;
+use crate::control::PeerRow;
+use clap::ValueEnum;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    /// The verified peers as Electrum's servers.json.
+    #[default]
+    Electrum,
+    /// The verified peers, a real name a line.
+    Realname,
+    /// All peers, with all that is known of them.
+    Json,
+}
+
+pub fn export(mut rows: Vec<PeerRow>, format: Format) -> anyhow::Result<String> {
+    rows.sort_by(|a, b| a.host.cmp(&b.host));
+    if format == Format::Json {
+        return Ok(serde_json::to_string_pretty(&rows)?);
+    }
+    rows.retain(|row| row.state == PeerState::Verified);
+    match format {
+        Format::Electrum => {
+            let servers: BTreeMap<&str, _> = rows.iter().map(|row| (row.host.as_str(), electrum(row))).collect();
+            Ok(serde_json::to_string_pretty(&servers)?)
+        }
+        _ => Ok(rows.iter().map(real_name).collect::<Vec<_>>().join("\n")),
+    }
+}
+
+/// A server as Electrum keeps it: ports and numbers in quotes, and a dash for no pruning.
+fn electrum(row: &PeerRow) -> BTreeMap<&'static str, String> {
+    let pruning = row.pruning.map_or("-".to_owned(), |limit| limit.to_string());
+    let version = row.protocol.clone().unwrap_or_else(|| "1.4".to_owned());
+    let port = |letter, port: Option<u16>| port.map(|port| (letter, port.to_string()));
+    let ports = [port("s", row.ssl_port), port("t", row.tcp_port)];
+    [("pruning", pruning), ("version", version)].into_iter().chain(ports.into_iter().flatten()).collect()
+}
+
+fn real_name(row: &PeerRow) -> String {
+    let version = row.protocol.as_ref().map(|version| format!("v{version}"));
+    let pruning = row.pruning.map(|limit| format!("p{limit}"));
+    let port = |letter: char, port: Option<u16>| port.map(|port| format!("{letter}{port}"));
+    let tokens = [version, pruning, port('s', row.ssl_port), port('t', row.tcp_port)];
+    [Some(row.host.clone())].into_iter().chain(tokens).flatten().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::tests::row;
+    use super::*;
+    use crate::clock::Time;
+
+    #[test]
+    fn verified_peers_are_exported_and_all_where_that_is_asked_for() {
+        let now = Some(Time::from_secs(1_700_000_000));
+        let mut onion = row("b.onion", PeerState::Verified, now);
+        (onion.ssl_port, onion.tcp_port, onion.pruning) = (None, Some(50001), Some(100));
+        let rows = || {
+            vec![
+                row("c.example", PeerState::Candidate, None),
+                onion.clone(),
+                row("a.example", PeerState::Verified, now),
+                row("d.example", PeerState::Bad, now),
+            ]
+        };
+        insta::assert_snapshot!("electrum", export(rows(), Format::Electrum).unwrap());
+        insta::assert_snapshot!("realname", export(rows(), Format::Realname).unwrap());
+        let all: Vec<PeerRow> = serde_json::from_str(&export(rows(), Format::Json).unwrap()).unwrap();
+        assert_eq!(all.len(), 4);
+        assert_eq!(export(Vec::new(), Format::Electrum).unwrap(), "{}");
+    }
+}
