@@ -6,6 +6,7 @@ mod files;
 mod listeners;
 mod machine;
 mod notice;
+mod service_manager;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -185,6 +186,12 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         "the control socket"
     });
     tor.serve(&mut tasks, &config, dialer, tor_health, (door, inbox.clone()), &mut rng);
+    let asked = inbox.clone();
+    tasks.spawn(async move {
+        service_manager::stay_alive(asked).await;
+        "the sign of life"
+    });
+    service_manager::ready();
     let ended = tokio::select! {
         name = stop => {
             tracing::info!(signal = name, "stopping");
@@ -194,6 +201,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         _ = &mut core => Some("the book's task"),
         () = writer.ended() => Some("the store's writer"),
     };
+    service_manager::stopping();
     tasks.shutdown().await;
     // Before the store is let go of, as whoever waits for it makes a socket of its own.
     let _ = std::fs::remove_file(&control_path);

@@ -1,0 +1,39 @@
+//! What a service manager such as systemd is told of us, if it wants to know: that we are up, alive, and going.
+
+use sd_notify::{NotifyState, notify};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::inbox::{Ask, Inbox, Input};
+
+/// We take callers in.
+pub fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Says that we are alive as often as is wanted, for as long as the book's task answers.
+pub async fn stay_alive(inbox: Inbox) {
+    let Some(longest) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    let mut next = Instant::now();
+    loop {
+        sleep_until(next).await;
+        next = Instant::now() + longest / 3;
+        let (reply, answer) = oneshot::channel();
+        let asking = async { inbox.send(Input::Ask { ask: Ask::Status, reply }).await.is_ok() && answer.await.is_ok() };
+        if timeout(longest / 3, asking).await == Ok(true) {
+            tell(&[NotifyState::Watchdog]);
+        } else {
+            tracing::error!("the book's task doesn't answer");
+        }
+    }
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = notify(states) {
+        tracing::warn!(%error, "can't tell the service manager how we are");
+    }
+}
