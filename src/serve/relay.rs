@@ -211,7 +211,7 @@ impl Relay {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Event>> {
-        if let Some(event) = self.heard() {
+        if let Some(event) = self.tell() {
             return Poll::Ready(Ok(event));
         }
         if !self.out.is_empty() {
@@ -240,16 +240,23 @@ impl Relay {
                 return Poll::Ready(Ok(Event::End));
             }
             self.since = Instant::now();
-            let event = self.heard();
-            let awaits_more = self.batch.is_some() || self.unanswered.as_ref().is_some_and(|calls| !calls.is_empty());
-            self.asked = awaits_more.then_some(self.since);
-            if let Some(event) = event {
+            self.asked = self.asked.map(|_| self.since);
+            if let Some(event) = self.tell() {
                 return Poll::Ready(Ok(event));
             }
         }
     }
 
-    /// What there is to tell of what was read.
+    /// What there is to tell of what was read, after which nothing more may be awaited, for all that is known.
+    fn tell(&mut self) -> Option<Event> {
+        let event = self.heard();
+        let awaits = self.batch.is_some() || self.unanswered.as_ref().is_some_and(|calls| !calls.is_empty());
+        if event.is_some() && !awaits {
+            self.asked = None;
+        }
+        event
+    }
+
     fn heard(&mut self) -> Option<Event> {
         if self.batch.is_none() {
             return self.heard_alone();

@@ -18,7 +18,7 @@ use crate::serve::Limits;
 /// Instead of a method: it greets, and says nothing more.
 const SILENT: &str = "(silent)";
 
-/// A peer that answers each call with its own name and the method's, and what it heard.
+/// A peer that answers each call with its own name and the method's, "held" together with the next one; and what it heard.
 struct Peer {
     name: &'static str,
     address: SocketAddr,
@@ -61,7 +61,7 @@ impl Peer {
 async fn serve(stream: TcpStream, name: &str, hangs_up: &str, heard: Arc<Mutex<Vec<String>>>) -> Option<()> {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     let mut stream = BufReader::new(stream);
-    let mut line = String::new();
+    let (mut line, mut held) = (String::new(), String::new());
     while stream.read_line(&mut line).await.ok()? > 0 {
         let call: serde_json::Value = serde_json::from_str(&line).unwrap();
         line.clear();
@@ -78,8 +78,10 @@ async fn serve(stream: TcpStream, name: &str, hangs_up: &str, heard: Arc<Mutex<V
             stream.get_mut().write_all(format!("{error}\n").as_bytes()).await.ok()?;
             continue;
         }
-        let answer = json!({ "id": call["id"], "result": [name, method] });
-        stream.get_mut().write_all(format!("{answer}\n").as_bytes()).await.ok()?;
+        held.push_str(&format!("{}\n", json!({ "id": call["id"], "result": [name, method] })));
+        if method != "held" {
+            stream.get_mut().write_all(std::mem::take(&mut held).as_bytes()).await.ok()?;
+        }
     }
     None
 }
@@ -167,6 +169,21 @@ async fn a_call_before_a_batch_is_answered_once() {
     talk.say(b"{\"id\":4,\"method\":\"c\"}\n").await;
     assert_eq!(talk.hear().await.unwrap()["result"], json!(["first", "c"]));
     assert!(second.heard().is_empty());
+}
+
+#[tokio::test]
+async fn answers_that_come_together_leave_nothing_awaited() {
+    let peer = Peer::start("peer", "").await;
+    let (mut talk, ..) = talk(&[&peer]);
+    talk.say(b"{\"id\":1,\"method\":\"held\"}\n{\"id\":2,\"method\":\"a.subscribe\"}\n").await;
+    assert_eq!(talk.hear().await.unwrap()["id"], 1);
+    assert_eq!(talk.hear().await.unwrap()["id"], 2);
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert!(!talk.session.is_finished(), "nobody asked it anything");
+    talk.say(b"{\"id\":3,\"method\":\"held\"}\n").await;
+    assert!(talk.hear().await.unwrap()["error"]["message"].as_str().unwrap().contains("doesn't answer"));
+    talk.session.await.unwrap();
 }
 
 #[tokio::test]
