@@ -87,6 +87,23 @@ fn check_config_prints_what_it_comes_to() {
 }
 
 #[test]
+fn the_examples_are_whole_configurations() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/examples");
+    let mut checked = 0;
+    for file in std::fs::read_dir(dir).unwrap() {
+        let path = file.unwrap().path();
+        let needs_embedded = std::fs::read_to_string(&path).unwrap().contains("embedded");
+        if needs_embedded && !cfg!(feature = "embedded-tor") {
+            continue;
+        }
+        let (text, ok) = support::waypost(&path, &["check-config"]);
+        assert!(ok, "{}: {text}", path.display());
+        checked += 1;
+    }
+    assert!(checked >= 3, "{checked}");
+}
+
+#[test]
 fn client_commands_without_a_daemon_say_so() {
     let place = Place::new();
     let (text, ok) = support::waypost(&place.config(), &["status"]);
