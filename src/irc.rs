@@ -154,13 +154,14 @@ impl Visitor {
     /// When to begin, and how often in a row it went wrong before we were started.
     fn first(&self, rng: &mut StdRng) -> (Time, u32) {
         let [soonest, latest] = FIRST;
-        let soon = clock::now() + Duration::from_secs(rng.random_range(soonest..=latest));
+        let now = clock::now();
+        let soon = now + Duration::from_secs(rng.random_range(soonest..=latest));
         let text = std::fs::read_to_string(&self.settings.visit_file).unwrap_or_default();
         let mut words = text.split_ascii_whitespace();
         let due = words.next().and_then(|word| word.parse().ok()).map_or(soon, Time::from_millis);
         let missed = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
         // A clock that was set back must not keep us away for years.
-        (due.clamp(soon, clock::now() + SELDOM.max(self.settings.interval * 2)), missed)
+        (due.max(soon).min(now + SELDOM.max(self.settings.interval * 2)), missed)
     }
 
     fn write_down(&self, next: Time, missed: u32) {

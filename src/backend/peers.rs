@@ -99,16 +99,15 @@ impl Peers {
             }
             tokio::select! {
                 Some((host, outcome)) = trying.next() => {
-                    let place = under_way.iter().position(|(tried, _)| *tried == host).unwrap_or_default();
                     match outcome {
                         Ok(stream) => {
-                            self.overtaken(&under_way, place);
+                            self.overtaken(&under_way, &host);
                             let seat = Seat::take(host, &self.loads, &self.inbox);
                             return Ok(Connection { stream, seat: Some(seat) });
                         }
                         Err(error) => self.failed(&host, &error),
                     }
-                    under_way.remove(place);
+                    under_way.retain(|(tried, _)| *tried != host);
                     start = Instant::now();
                 }
                 () = sleep_until(due), if next_via.is_some() => {}
@@ -159,10 +158,10 @@ impl Peers {
 
     /// Those that were tried before the one that won were slower than it and its handicap. Nobody who goes through Tor is held to
     /// the pace of those who don't.
-    fn overtaken(&self, under_way: &[(Host, Via)], winner: usize) {
-        let (slower, won) = under_way.split_at(winner);
-        let pace = won.first().map(|(_, via)| *via);
-        for (host, _) in slower.iter().filter(|(_, via)| pace == Some(*via)) {
+    fn overtaken(&self, under_way: &[(Host, Via)], winner: &Host) {
+        let pace = under_way.iter().find(|(host, _)| host == winner).map(|(_, via)| *via);
+        let slower = under_way.iter().take_while(|(host, _)| host != winner);
+        for (host, _) in slower.filter(|(_, via)| pace == Some(*via)) {
             avoid(&self.loads, host);
         }
     }

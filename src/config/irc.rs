@@ -19,6 +19,9 @@ const CHANNEL: &str = "#electrum";
 const SHORTEST_INTERVAL: Duration = Duration::from_mins(10);
 const INTERVAL: Duration = Duration::from_hours(6);
 
+/// Nobody means more, and what is reckoned from it must not overflow.
+const LONGEST_INTERVAL: Duration = Duration::from_hours(24 * 365);
+
 /// SASL's answer must take less than 400 characters in base64: so many would need another line.
 const LONGEST_LOGIN: usize = 295;
 
@@ -57,6 +60,9 @@ pub fn resolve(
     let Period(interval) = keys.interval.unwrap_or(Period(INTERVAL));
     if interval < SHORTEST_INTERVAL {
         return Err(wrong("irc.interval", "must not be shorter than 10m: we are guests there".to_owned()));
+    }
+    if interval > LONGEST_INTERVAL {
+        return Err(wrong("irc.interval", "must not be longer than 365d; leave irc.enabled out for never".to_owned()));
     }
     let sasl = match (keys.sasl_user, keys.sasl_password) {
         (Some(user), Some(password)) => Some((user, password)),

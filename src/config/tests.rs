@@ -124,6 +124,7 @@ fn irc_is_visited_as_a_guest() {
     assert!(irc.as_ref().is_some_and(|irc| irc.tor && irc.plan.nick_prefix == "ET_"));
     let wrong = |more: &str| error(&format!("[irc]\nenabled = true\n{more}"), &[]);
     insta::assert_snapshot!("irc_too_often", wrong("interval = \"1m\"\n"));
+    insta::assert_snapshot!("irc_too_seldom", wrong("interval = \"1000000000y\"\n"));
     insta::assert_snapshot!("irc_in_clear_through_an_exit", wrong("tls = false\ntor = true\n"));
     insta::assert_snapshot!("irc_password_in_clear", wrong("tls = false\npassword = \"x\"\n"));
     insta::assert_snapshot!("irc_no_channel", wrong("channel = \"electrum\"\n"));
