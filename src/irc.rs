@@ -309,15 +309,7 @@ impl Visitor {
             Host::Onion(_) => Vec::new(),
         };
         let door = (if *tls { Transport::Tls } else { Transport::Tcp }, *port);
-        let attempt = Attempt {
-            host: host.clone(),
-            via,
-            addresses,
-            doors: vec![door],
-            believed: 1,
-            announce: false,
-            compare: None,
-        };
+        let attempt = Attempt::plain(host.clone(), via, addresses, vec![door]);
         let says_password = plan.password.is_some() || plan.sasl.is_some();
         let vouched = says_password && key.is_none();
         let tls = if vouched { Tls::by_authorities().map_err(|_| Failure::Internal)? } else { self.dialer.tls.clone() };

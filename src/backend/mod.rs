@@ -1,6 +1,7 @@
 //! What we stand in front of: a server of the operator's, or whichever peer is best.
 
 mod address;
+mod known_key;
 mod peers;
 mod server;
 
@@ -13,12 +14,13 @@ use tokio::sync::watch;
 use tokio_util::codec::{Framed, LinesCodec};
 
 pub use address::{Address, AddressError, Front};
+pub use known_key::KeyError;
 pub use peers::{Peers, Seat};
 pub use server::Server;
 
 use crate::book::Failure;
 use crate::conversation::identity::{self, Behind, Identity, Ourselves};
-use crate::dial::{KeyError, Stream};
+use crate::dial::Stream;
 use crate::inbox::Inbox;
 use crate::peer::{Fault, Host};
 use crate::protocol::{self, MAX_ANSWER, NEWEST, OLDEST, SOFTWARE};

@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::known_key::check_key;
 use super::{Address, BackendError, GREETING, greet, tell};
 use crate::book::{Block, Event, Failure, height_to_compare};
 use crate::conversation::client::Expected;
 use crate::conversation::identity::{Behind, Ourselves};
-use crate::dial::{Direct, Stream, Tls, check_key};
+use crate::dial::{Direct, Stream, Tls};
 use crate::inbox::{Inbox, Input};
 use crate::network::Network;
 use crate::peer::{Endpoint, Host, Report};

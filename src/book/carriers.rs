@@ -87,11 +87,9 @@ impl Book {
         if doors.is_empty() {
             return None;
         }
-        let believed = doors.len();
         // The address on which it was verified, and no new look at its name.
         let addresses: Vec<_> = entry.ip.into_iter().collect();
-        let attempt =
-            Attempt { host: entry.host.clone(), via, addresses, doors, believed, announce: false, compare: None };
+        let attempt = Attempt::plain(entry.host.clone(), via, addresses, doors);
         let key = entry.key.map(|key| key.sha256);
         Some(Carrier { key, newest: entry.protocol?, attempt })
     }

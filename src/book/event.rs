@@ -83,6 +83,13 @@ pub struct Attempt {
     pub compare: Option<u32>,
 }
 
+impl Attempt {
+    /// One beside the book's: these doors, and nothing told or compared.
+    pub fn plain(host: Host, via: Via, addresses: Vec<IpAddr>, doors: Vec<(Transport, Port)>) -> Attempt {
+        Attempt { believed: doors.len(), host, via, addresses, doors, announce: false, compare: None }
+    }
+}
+
 /// News for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {

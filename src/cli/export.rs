@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::table::ports;
 use crate::book::PeerState;
 use crate::control::PeerRow;
 use clap::ValueEnum;
@@ -44,9 +45,8 @@ fn electrum(row: &PeerRow) -> BTreeMap<&'static str, String> {
 fn real_name(row: &PeerRow) -> String {
     let version = row.protocol.as_ref().map(|version| format!("v{version}"));
     let pruning = row.pruning.map(|limit| format!("p{limit}"));
-    let port = |letter: char, port: Option<u16>| port.map(|port| format!("{letter}{port}"));
-    let tokens = [version, pruning, port('s', row.ssl_port), port('t', row.tcp_port)];
-    [Some(row.host.clone())].into_iter().chain(tokens).flatten().collect::<Vec<_>>().join(" ")
+    let words = [Some(row.host.clone()), version, pruning, Some(ports(row.ssl_port, row.tcp_port))];
+    words.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -58,15 +58,7 @@ pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
     if doors.is_empty() {
         bail!("through Tor a clearnet host is called over TLS only: name its port with --tls");
     }
-    let attempt = Attempt {
-        host: args.host.clone(),
-        via,
-        addresses,
-        believed: doors.len(),
-        doors,
-        announce: false,
-        compare: None,
-    };
+    let attempt = Attempt::plain(args.host.clone(), via, addresses, doors);
     let expected = Expected {
         host: Some(args.host.clone()),
         genesis_hash: network.genesis_hash(),

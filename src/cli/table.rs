@@ -206,7 +206,7 @@ fn table(header: &[&str]) -> Table {
 
 /// The largest unit is precise enough: `3m`, `17h`, `4d`.
 /// As in a real name.
-fn ports(tls: Option<u16>, tcp: Option<u16>) -> String {
+pub fn ports(tls: Option<u16>, tcp: Option<u16>) -> String {
     let port = |letter: char, port: Option<u16>| port.map(|port| format!("{letter}{port}"));
     let ports: Vec<String> = [port('s', tls), port('t', tcp)].into_iter().flatten().collect();
     ports.join(" ")

@@ -86,9 +86,7 @@ impl ClearnetName {
             Host::Dns(name) => self.dialer.resolve(name, via).await?,
             Host::Onion(_) => return Err(Failure::NotFound),
         };
-        let doors: Vec<_> = ports.iter().collect();
-        let believed = doors.len();
-        let attempt = Attempt { host: host.clone(), via, addresses, doors, believed, announce: false, compare: None };
+        let attempt = Attempt::plain(host.clone(), via, addresses, ports.iter().collect());
         let expected = Expected {
             host: Some(host.clone()),
             genesis_hash: self.network.genesis_hash(),

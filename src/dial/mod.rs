@@ -3,7 +3,6 @@
 #[cfg(feature = "embedded-tor")]
 mod arti;
 mod direct;
-mod known_key;
 mod socks;
 mod tls;
 
@@ -17,7 +16,6 @@ use tokio::sync::watch;
 #[cfg(feature = "embedded-tor")]
 pub use arti::{Arti, Client};
 pub use direct::Direct;
-pub use known_key::{KeyError, check_key};
 pub use socks::{Socks, SocksKind, what_answers};
 pub use tls::{Tls, public_key};
 

@@ -184,15 +184,7 @@ fn pause(missed: u32, rng: &mut impl Rng) -> Duration {
 
 /// One whole conversation with ourselves, by way of our name.
 async fn reach(dialer: &Dialer, network: Network, name: &OwnName, circle: u8) -> Result<(), Failure> {
-    let attempt = Attempt {
-        host: name.host.clone(),
-        via: Via::Tor,
-        addresses: Vec::new(),
-        doors: vec![(Transport::Tcp, name.port)],
-        believed: 1,
-        announce: false,
-        compare: None,
-    };
+    let attempt = Attempt::plain(name.host.clone(), Via::Tor, Vec::new(), vec![(Transport::Tcp, name.port)]);
     let expected = Expected {
         host: None,
         genesis_hash: network.genesis_hash(),

@@ -45,15 +45,12 @@ impl Peer {
 
     fn carrier(&self) -> Carrier {
         let door = (Transport::Tcp, Port::new(self.address.port()).unwrap());
-        let attempt = Attempt {
-            host: format!("{}.example", self.name).parse().unwrap(),
-            via: Via::Direct,
-            addresses: vec![self.address.ip()],
-            doors: vec![door],
-            believed: 1,
-            announce: false,
-            compare: None,
-        };
+        let attempt = Attempt::plain(
+            format!("{}.example", self.name).parse().unwrap(),
+            Via::Direct,
+            vec![self.address.ip()],
+            vec![door],
+        );
         Carrier { attempt, key: None, newest: Version::new(1, 4) }
     }
 }

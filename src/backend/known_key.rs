@@ -1,4 +1,4 @@
-//! The TLS key of a server that we trust with something: the first one that it shows is remembered, and no other taken after it.
+//! The TLS key of the server behind us: the first one that it shows is remembered, and no other taken after it.
 
 use std::io;
 use std::path::{Path, PathBuf};
