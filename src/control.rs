@@ -23,6 +23,7 @@ use crate::irc::Visits;
 use crate::network::Network;
 use crate::protocol::{Id, Incoming, Request, parse_line};
 use crate::route::TorState;
+use crate::serve::CallCount;
 
 /// A book of ten thousand peers is about six megabytes of this.
 const LONGEST: usize = 64 * 1024 * 1024;
@@ -44,6 +45,8 @@ pub struct Status {
     /// Our name on clearnet, if we have one.
     pub clearnet: Option<ClearnetStatus>,
     pub listeners: Vec<String>,
+    /// Where the status page is, if there is one.
+    pub page: Option<String>,
     /// The server that we stand in front of, if there is one.
     pub backend: Option<BackendStatus>,
     /// The visits to IRC, if there are any.
@@ -93,6 +96,10 @@ pub struct StoreStatus {
     pub failing: bool,
     /// Records that are not on disk yet.
     pub waiting: u64,
+    /// Transactions since the start.
+    pub batches: u64,
+    /// How long its file is.
+    pub bytes: u64,
 }
 
 /// What callers did since the start.
@@ -100,7 +107,11 @@ pub struct StoreStatus {
 pub struct CallerStatus {
     pub open_sessions: u64,
     pub sessions: u64,
+    /// Those of them that came by our onion name.
+    pub sessions_onion: u64,
     pub requests: u64,
+    /// The calls among them, by which of our names they were made, and what became of them.
+    pub calls: Vec<CallCount>,
     /// Passed on to the server behind us, and how often it couldn't be reached or went away.
     pub passed_requests: u64,
     pub backend_failures: u64,
@@ -155,6 +166,14 @@ pub struct PeerRow {
     pub uptime: BTreeMap<String, f64>,
     /// The last outcomes, oldest first: true for a success.
     pub history: Vec<bool>,
+}
+
+/// Has the book's task answer an operator's question, from wherever it was asked.
+pub async fn ask(inbox: &Inbox, ask: Ask) -> Result<Value, String> {
+    let (reply, answer) = oneshot::channel();
+    let down = "the daemon is going down";
+    inbox.send(Input::Ask { ask, reply }).await.map_err(|_| down.to_owned())?;
+    answer.await.map_err(|_| down.to_owned())?
 }
 
 /// Takes the socket's place in the file system. One that a dead daemon left there is replaced; the store's lock has
@@ -248,8 +267,5 @@ async fn answer(line: &str, inbox: &Inbox) -> Result<Value, String> {
         ("forget", Some(host), true) => Ask::Forget(host),
         _ => return Err("expected status, peers, add with a real name, or forget with a host".to_owned()),
     };
-    let (reply, answer) = oneshot::channel();
-    let busy = |_| "the daemon is going down".to_owned();
-    inbox.send(Input::Ask { ask, reply }).await.map_err(|_| "the daemon is going down".to_owned())?;
-    answer.await.map_err(busy)?
+    self::ask(inbox, ask).await
 }

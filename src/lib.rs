@@ -21,5 +21,6 @@ pub mod probe;
 pub mod protocol;
 pub mod route;
 pub mod serve;
+pub mod status;
 pub mod store;
 pub mod tor;

@@ -61,7 +61,7 @@ impl Place {
 
 fn waypost(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
-    command.args(args).stdin(Stdio::null()).output().unwrap()
+    command.args(args).env("WAYPOST_STATUS__HTTP", "off").stdin(Stdio::null()).output().unwrap()
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt};
+use serde::{Deserialize, Serialize};
 
 use super::carriers::Carrier;
 use super::entry::{Entry, PeerState};
@@ -31,7 +32,8 @@ const LONGEST: usize = 1000;
 const PREFERRED: f64 = 4.0;
 
 /// How a caller came to us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Caller {
     Clearnet,
     Onion,

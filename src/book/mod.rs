@@ -166,8 +166,11 @@ pub struct Counts {
     pub stale: usize,
     pub candidate: usize,
     pub bad: usize,
-    /// Verified onion peers, counted above as well.
+    /// Onion peers among those.
     pub verified_onion: usize,
+    pub stale_onion: usize,
+    pub candidate_onion: usize,
+    pub bad_onion: usize,
     pub probing: usize,
 }
 
@@ -265,15 +268,14 @@ impl Book {
     pub fn counts(&self, now: Time) -> Counts {
         let mut counts = Counts { probing: self.flights.len(), ..Counts::default() };
         for entry in self.entries.values() {
-            match entry.state(now, self.settings.recent) {
-                PeerState::Verified => {
-                    counts.verified += 1;
-                    counts.verified_onion += usize::from(entry.host.is_onion());
-                }
-                PeerState::Stale => counts.stale += 1,
-                PeerState::Candidate => counts.candidate += 1,
-                PeerState::Bad => counts.bad += 1,
-            }
+            let (all, onion) = match entry.state(now, self.settings.recent) {
+                PeerState::Verified => (&mut counts.verified, &mut counts.verified_onion),
+                PeerState::Stale => (&mut counts.stale, &mut counts.stale_onion),
+                PeerState::Candidate => (&mut counts.candidate, &mut counts.candidate_onion),
+                PeerState::Bad => (&mut counts.bad, &mut counts.bad_onion),
+            };
+            *all += 1;
+            *onion += usize::from(entry.host.is_onion());
         }
         counts
     }

@@ -89,6 +89,9 @@ pub fn status(status: &Status) -> String {
         line("clearnet", clearnet(name));
     }
     line("listening", status.listeners.join(", "));
+    if let Some(page) = &status.page {
+        line("page", page.clone());
+    }
     if let Some(backend) = &status.backend {
         line("backend", self::backend(backend));
     }
@@ -304,6 +307,7 @@ pub mod tests {
                 reached: None,
             }),
             listeners: vec!["tcp://127.0.0.1:50001".to_owned()],
+            page: Some("http://127.0.0.1:4280".to_owned()),
             backend: Some(BackendStatus {
                 electrum: Front::Peers,
                 trouble: None,
@@ -312,12 +316,22 @@ pub mod tests {
                 sessions: [("a.example".to_owned(), 2)].into(),
             }),
             irc: Some(Visits { server: "irc.example:6697".to_owned(), found: 2, cut_off: 1, ..Visits::default() }),
-            peers: Counts { verified: 12, stale: 1, candidate: 3, bad: 2, verified_onion: 4, probing: 5 },
+            peers: Counts {
+                verified: 12,
+                stale: 1,
+                candidate: 3,
+                bad: 2,
+                verified_onion: 4,
+                probing: 5,
+                ..Counts::default()
+            },
             next_probe: Time::default(),
-            store: StoreStatus { failing: false, waiting: 0 },
+            store: StoreStatus { failing: false, waiting: 0, batches: 7, bytes: 90_000 },
             callers: CallerStatus {
                 open_sessions: 2,
                 sessions: 40,
+                sessions_onion: 3,
+                calls: Vec::new(),
                 requests: 99,
                 refused_full: 0,
                 refused_source: 7,

@@ -9,6 +9,7 @@ mod listen;
 mod period;
 mod raw;
 mod resolved;
+mod status;
 mod tor;
 
 use std::ffi::OsString;
@@ -18,8 +19,9 @@ use std::path::{Path, PathBuf};
 pub use backend::Fronted;
 pub use listen::{ListenKind, Listening};
 pub use period::Period;
-pub use raw::{BackendKeys, Discovery, IdentityKeys, IrcKeys, LimitKeys, Listen, Log, LogFormat, Raw, Tor};
+pub use raw::{BackendKeys, Discovery, IdentityKeys, IrcKeys, LimitKeys, Listen, Log, LogFormat, Raw, StatusKeys, Tor};
 pub use resolved::Config;
+pub use status::PageAddress;
 pub use tor::TorPlan;
 
 /// Prefix of the environment variables that set a key: `WAYPOST_TOR__MODE` is `tor.mode`.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Period;
+use super::{PageAddress, Period};
 use crate::backend::Front;
 use crate::network::Network;
 use crate::peer::{Endpoint, Host, Port};
@@ -47,6 +47,7 @@ pub struct Raw {
     pub backend: BackendKeys,
     pub irc: IrcKeys,
     pub limits: LimitKeys,
+    pub status: StatusKeys,
     pub log: Log,
 }
 
@@ -205,6 +206,18 @@ keys! {
 }
 
 keys! {
+    /// A page for the operator, with /metrics and /healthz.
+    StatusKeys {
+        /// Its address, or off. It shows everything that we know, so mind who can reach it. Default: 127.0.0.1:4280.
+        http: PageAddress,
+        /// Names by which browsers may ask for it, beside localhost and addresses. Default: none.
+        hosts: Vec<String>,
+        /// Whether /metrics has numbers of each peer as well. Default: false.
+        peer_metrics: bool,
+    }
+}
+
+keys! {
     /// What is written to standard error.
     Log {
         /// error, warn, info, debug or trace, or tracing's filter syntax. Default: info.
@@ -235,6 +248,7 @@ impl Raw {
             backend: self.backend.overlaid(over.backend),
             irc: self.irc.overlaid(over.irc),
             limits: self.limits.overlaid(over.limits),
+            status: self.status.overlaid(over.status),
             log: self.log.overlaid(over.log),
         }
     }

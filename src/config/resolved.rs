@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::backend::{self, Fronted};
 use super::tor::{self, Beside};
 use super::{
-    BackendKeys, Discovery, IdentityKeys, Listen, Listening, Log, LogFormat, Period, Raw, TorPlan, Wrong, limits,
-    within, wrong,
+    BackendKeys, Discovery, IdentityKeys, Listen, Listening, Log, LogFormat, PageAddress, Period, Raw, TorPlan, Wrong,
+    limits, within, wrong,
 };
 use crate::backend::Front;
 use crate::book;
@@ -19,6 +19,7 @@ use crate::network::Network;
 use crate::peer::{Host, Port, Ports, RealName};
 use crate::route::Routing;
 use crate::serve::Limits;
+use crate::status;
 use crate::tor::Mode;
 
 /// The configuration, resolved.
@@ -37,13 +38,15 @@ pub struct Config {
     /// Whom the operator wants nothing to do with, if he says so in a file of his own.
     pub ban_file: Option<PathBuf>,
     pub limits: Limits,
+    pub page: PageAddress,
+    pub status: status::Settings,
     pub log_level: String,
     pub log_format: LogFormat,
 }
 
 impl Config {
     pub fn resolve(raw: Raw) -> Result<Config, Wrong> {
-        let Raw { network, data_dir, listen, identity, tor, discovery, backend, irc, limits, log } = raw;
+        let Raw { network, data_dir, listen, identity, tor, discovery, backend, irc, limits, status, log } = raw;
         let network = network.unwrap_or_default();
         let data_dir = data_dir.or_else(default_data_dir).ok_or_else(|| {
             wrong("data_dir", "set it: there is neither XDG_DATA_HOME nor HOME to put a default below".to_owned())
@@ -70,6 +73,7 @@ impl Config {
         let own = named.chain(tor.onion_host.iter().map(|(host, _)| host)).cloned().collect();
         let ban_file = discovery.ban_file.clone();
         let book = book::Settings { announce, fronts_peers, ..resolve_book(discovery, network, tor.routing, own)? };
+        let (page, status) = super::status::resolve(status)?;
         let log_level = log.level.unwrap_or_else(|| "info".to_owned());
         if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&log_level) {
             return Err(wrong("log.level", error.to_string()));
@@ -85,6 +89,8 @@ impl Config {
             book,
             ban_file,
             limits,
+            page,
+            status,
             log_level,
             log_format: log.format.unwrap_or_default(),
         })
@@ -152,6 +158,7 @@ impl Config {
             },
             irc: super::irc::effective(self.irc.as_ref()),
             limits: limits::effective(&self.limits),
+            status: super::status::effective(self.page, &self.status),
             log: Log { level: Some(self.log_level.clone()), format: Some(self.log_format) },
         }
     }

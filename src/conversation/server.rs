@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use smallvec::{SmallVec, smallvec};
 
@@ -11,8 +12,8 @@ use crate::book::{Caller, Snapshot};
 use crate::clock::Time;
 use crate::peer::{Features, Version};
 use crate::protocol::{
-    Call, Dialect, Id, Incoming, Invalid, MAX_BATCH_ANSWER, OLDEST, Pieces, Request, RpcError, SOFTWARE, TOO_MANY,
-    USUAL, VersionRange, respond, response,
+    Call, Dialect, Id, Incoming, Invalid, MAX_BATCH_ANSWER, Method, OLDEST, Pieces, Request, RpcError, SOFTWARE,
+    TOO_MANY, USUAL, VersionRange, respond, response,
 };
 
 /// One caller's connection.
@@ -33,10 +34,29 @@ pub struct Session {
 #[derive(Debug)]
 pub struct Turn {
     pub parts: SmallVec<[Part; 1]>,
+    /// Which calls there were, and what became of each; but for those that are yet to be found out.
+    pub calls: SmallVec<[(Method, Answered); 1]>,
     pub batch: bool,
     /// It was no JSON-RPC at all.
     pub unreadable: bool,
     pub close: bool,
+}
+
+/// What became of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answered {
+    /// As the caller wished.
+    Answered,
+    /// It was understood, and the answer is no.
+    Refused,
+    /// By the server behind us.
+    Passed,
+    Error,
+}
+
+impl Answered {
+    pub const ALL: [Answered; 4] = [Answered::Answered, Answered::Refused, Answered::Passed, Answered::Error];
 }
 
 #[derive(Debug)]
@@ -74,7 +94,13 @@ impl Session {
     /// A line too long to be read, or no text at all.
     pub fn unreadable(error: &RpcError) -> Turn {
         let answer = response(Id::Absent, Dialect::V2, Err(error));
-        Turn { parts: smallvec![Part::Answer(answer)], batch: false, unreadable: true, close: true }
+        Turn {
+            parts: smallvec![Part::Answer(answer)],
+            calls: SmallVec::new(),
+            batch: false,
+            unreadable: true,
+            close: true,
+        }
     }
 
     /// The last word to a caller who has had enough.
@@ -91,10 +117,11 @@ impl Session {
         now: Time,
         rng: &mut impl Rng,
     ) -> Turn {
-        let mut turn = Turn { parts: SmallVec::new(), batch: false, unreadable: false, close: false };
+        let mut turn =
+            Turn { parts: SmallVec::new(), calls: SmallVec::new(), batch: false, unreadable: false, close: false };
         match incoming {
             Ok(Incoming::Single(request)) => {
-                let (part, close) = self.request(request, false, snapshot, now, rng);
+                let (part, close) = self.request(request, false, &mut turn.calls, snapshot, now, rng);
                 turn.parts.extend(part);
                 turn.close = close;
             }
@@ -106,7 +133,7 @@ impl Session {
                 let mut length = 0;
                 for request in calls.requests() {
                     let request = if length < MAX_BATCH_ANSWER { request } else { request.and_then(too_much) };
-                    let (part, close) = self.request(request, true, snapshot, now, rng);
+                    let (part, close) = self.request(request, true, &mut turn.calls, snapshot, now, rng);
                     length += part.as_ref().map_or(0, Part::length);
                     turn.parts.extend(part);
                     if close {
@@ -124,6 +151,7 @@ impl Session {
         &mut self,
         request: Result<Request<'_>, Invalid<'_>>,
         of_batch: bool,
+        calls: &mut SmallVec<[(Method, Answered); 1]>,
         snapshot: &Snapshot,
         now: Time,
         rng: &mut impl Rng,
@@ -131,21 +159,26 @@ impl Session {
         let request = match request {
             Ok(request) => request,
             Err(invalid) => {
+                calls.push((Method::Other, Answered::Error));
                 let answer = response(invalid.id, invalid.dialect, Err(&invalid.error));
                 return (Some(Part::Answer(answer)), false);
             }
         };
+        let method = Method::by_name(&request.method);
         let outcome = match Call::parse(&request) {
             Ok(Call::AddPeer(features)) if !self.introduced => {
                 // The protocol's text suggests one a connection, and servers have no use for a second.
                 self.introduced = true;
                 return (Some(Part::AddPeer(Introduction::new(features, &request))), false);
             }
-            Ok(call) if self.passes(&call) => return (Some(self.pass(&request, of_batch)), false),
-            Ok(call) => self.answer(call, snapshot, now, rng),
-            Err(RpcError::UnknownMethod) if self.fronted => return (Some(self.pass(&request, of_batch)), false),
-            Err(error) => Err(error),
+            Ok(call) if !self.passes(&call) => self.answer(call, snapshot, now, rng),
+            Err(error) if !self.fronted || !matches!(error, RpcError::UnknownMethod) => Err(error),
+            _ => {
+                calls.push((method, Answered::Passed));
+                return (Some(self.pass(&request, of_batch)), false);
+            }
         };
+        calls.push((method, answered(method, &outcome)));
         let close = matches!(outcome, Err(RpcError::UnsupportedVersion { .. }));
         if request.is_notification() {
             return (None, close);
@@ -207,6 +240,15 @@ impl Session {
             // The first protocol answers with the software alone.
             _ => json!(SOFTWARE).to_string(),
         })
+    }
+}
+
+/// A second introduction is understood, and not taken up.
+fn answered(method: Method, outcome: &Result<Pieces, RpcError>) -> Answered {
+    match outcome {
+        Ok(_) if method == Method::AddPeer => Answered::Refused,
+        Ok(_) => Answered::Answered,
+        Err(_) => Answered::Error,
     }
 }
 

@@ -2,7 +2,8 @@
 //! what the book wants.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::notice;
 use crate::backend::Backend;
 use crate::book::{Action, Attempt, Book, Caller, Event, Failure, Snapshot};
 use crate::clock::{self, Time};
-use crate::control::{CallerStatus, ClearnetStatus, Status, StoreStatus};
+use crate::control::{ClearnetStatus, Status};
 use crate::conversation::client::{Announcement, Expected};
 use crate::conversation::identity::Ourselves;
 use crate::dial::Dialer;
@@ -26,6 +27,7 @@ use crate::peer::{Features, Host, Port, RealName};
 use crate::probe::{Deadlines, probe};
 use crate::route::Via;
 use crate::serve::Counters;
+use crate::status::ProbeTally;
 use crate::store::{Change, Changes, WriterStatus};
 use crate::tor::{Health, OwnName};
 
@@ -42,6 +44,10 @@ pub struct Facts {
     pub listeners: Vec<String>,
     pub counters: Arc<Counters>,
     pub store: Arc<WriterStatus>,
+    pub store_path: PathBuf,
+    /// Where the status page is.
+    pub page: Option<SocketAddr>,
+    pub probes: ProbeTally,
     /// Our onion service, if we have one.
     pub onion: watch::Receiver<Option<OwnName>>,
     pub ourselves: watch::Receiver<Arc<Ourselves>>,
@@ -183,7 +189,7 @@ impl Core {
     }
 
     fn status(&self, now: Time) -> Status {
-        let Facts { started, listeners, counters, store, onion, backend, ourselves, irc } = &self.facts;
+        let Facts { started, listeners, counters, store, onion, backend, ourselves, irc, .. } = &self.facts;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             network: self.book.settings().network,
@@ -198,30 +204,13 @@ impl Core {
                 reached: self.book.reached(host),
             }),
             listeners: listeners.clone(),
+            page: self.facts.page.map(|address| format!("http://{address}")),
             backend: backend.as_ref().map(|backend| notice::backend(backend, &ourselves.borrow().identity)),
             irc: irc.as_ref().map(|visits| visits.borrow().clone()),
             peers: self.book.counts(now),
             next_probe: self.book.next_wakeup().max(now),
-            store: StoreStatus { failing: store.is_failing(), waiting: store.waiting() },
-            callers: CallerStatus {
-                open_sessions: counters.open.value(),
-                sessions: counters.sessions.value(),
-                requests: counters.requests.value(),
-                passed_requests: counters.passed_requests.value(),
-                backend_failures: counters.backend_failures.value(),
-                refused_full: counters.refused_full.value(),
-                refused_source: counters.refused_source.value(),
-                refused_banned: counters.refused_banned.value(),
-                evicted: counters.evicted.value(),
-                failed_handshakes: counters.failed_handshakes.value(),
-                delayed_requests: counters.delayed_requests.value(),
-                excessive_requests: counters.excessive_requests.value(),
-                excessive_bytes: counters.excessive_bytes.value(),
-                unreadable_lines: counters.unreadable_lines.value(),
-                slow: counters.slow.value(),
-                idle: counters.idle.value(),
-                broken_sessions: counters.broken_sessions.value(),
-            },
+            store: notice::store(store, &self.facts.store_path),
+            callers: notice::callers(counters),
         }
     }
 
@@ -261,7 +250,7 @@ impl Core {
             compare: attempt.compare,
             announce: attempt.announce.then(|| self.announcement(&attempt.host)).flatten(),
         };
-        let about = attempt.host.clone();
+        let (about, tally) = (attempt.host.clone(), self.facts.probes.clone());
         let handle = self.flights.spawn(async move {
             let deadlines = Deadlines::of(attempt.via);
             let host = attempt.host.clone();
@@ -269,6 +258,7 @@ impl Core {
                 tracing::trace!(%host, ?progress, "probing");
             });
             let outcome = Box::new(outcome.await);
+            tally.count(attempt.via, &outcome);
             tracing::debug!(host = %attempt.host, failure = ?outcome.as_ref().as_ref().err(), "probed");
             Event::Probed { host: attempt.host, outcome }
         });

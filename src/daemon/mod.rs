@@ -35,9 +35,10 @@ use crate::network::Network;
 use crate::peer::Fault;
 use crate::route::Routing;
 use crate::serve::{Acceptor, Arrival, CertificateError, Counters, Limits, LongLines, Manner, Shared, Source};
+use crate::status::ProbeTally;
 use crate::store::{Changes, Kept, Store, StoreError, Writer};
 use crate::tor::{self, Health, Mode, Outlets, OwnName};
-use crate::{control, dial, irc};
+use crate::{control, dial, irc, status};
 
 /// What is left to be written must be on disk within this when we are told to stop.
 const GOODBYE: Duration = Duration::from_secs(9);
@@ -87,6 +88,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let ban_file = BanFile::new(config.ban_path(), config.ban_file.is_some());
     let bans = watch::Sender::new(Arc::new(ban_file.read()?));
     let listeners = Listeners::open(&config)?;
+    let page = machine::listen("status.http", config.page.address().as_slice())?.pop();
     let (certificate, acceptor) = if listeners.need_certificate() {
         let credentials = watch::Sender::new(config.listen.certificate.load()?);
         let acceptor = Acceptor::new(credentials.subscribe()).map_err(|error| start(&error))?;
@@ -119,11 +121,15 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         .irc
         .as_ref()
         .map(|irc| watch::Sender::new(irc::Visits { server: irc.server.to_string(), ..irc::Visits::default() }));
+    let probes = ProbeTally::default();
     let facts = Facts {
         started: clock::now(),
         listeners: listeners.names(),
         counters: Arc::clone(&counters),
         store: writer.status(),
+        store_path: config.store_path(),
+        page: page.as_ref().and_then(|page| page.local_addr().ok()),
+        probes: probes.clone(),
         onion: tor.name.subscribe(),
         ourselves: tor.ourselves.subscribe(),
         backend: backend.clone(),
@@ -178,6 +184,13 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         tasks.spawn(async move {
             backend.watch(&ourselves, inbox).await;
             "the watch on the backend"
+        });
+    }
+    if let Some(page) = page {
+        let showing = status::serve(page, config.status.clone(), probes, inbox.clone());
+        tasks.spawn(async move {
+            showing.await;
+            "the status page"
         });
     }
     let operators = inbox.clone();

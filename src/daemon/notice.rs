@@ -1,14 +1,17 @@
 //! What the book has to say, put into the words of a log line or a table's row.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::book::{Entry, Notice, Uptime, WINDOWS};
 use crate::clock::Time;
-use crate::control::{BackendStatus, OnionStatus, PeerRow};
+use crate::control::{BackendStatus, CallerStatus, OnionStatus, PeerRow, StoreStatus};
 use crate::conversation::identity::Identity;
 use crate::route::TorState;
+use crate::serve::Counters;
+use crate::store::WriterStatus;
 use crate::tor::OwnName;
 
 /// One line for what an operator wants to know; nothing of callers at this level.
@@ -42,6 +45,36 @@ pub fn backend(backend: &Backend, identity: &Identity) -> BackendStatus {
         software: behind.and_then(|behind| behind.software.clone()),
         tip: behind.and_then(|behind| behind.tip),
         sessions: backend.carried().into_iter().map(|(host, sessions)| (host.to_string(), sessions)).collect(),
+    }
+}
+
+pub fn store(writer: &WriterStatus, path: &Path) -> StoreStatus {
+    let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    StoreStatus { failing: writer.is_failing(), waiting: writer.waiting(), batches: writer.batches(), bytes }
+}
+
+/// Their numbers, and nothing of who they were.
+pub fn callers(counters: &Counters) -> CallerStatus {
+    CallerStatus {
+        open_sessions: counters.open.value(),
+        sessions: counters.sessions.value(),
+        sessions_onion: counters.sessions_onion.value(),
+        requests: counters.requests.value(),
+        calls: counters.calls.counts(),
+        passed_requests: counters.passed_requests.value(),
+        backend_failures: counters.backend_failures.value(),
+        refused_full: counters.refused_full.value(),
+        refused_source: counters.refused_source.value(),
+        refused_banned: counters.refused_banned.value(),
+        evicted: counters.evicted.value(),
+        failed_handshakes: counters.failed_handshakes.value(),
+        delayed_requests: counters.delayed_requests.value(),
+        excessive_requests: counters.excessive_requests.value(),
+        excessive_bytes: counters.excessive_bytes.value(),
+        unreadable_lines: counters.unreadable_lines.value(),
+        slow: counters.slow.value(),
+        idle: counters.idle.value(),
+        broken_sessions: counters.broken_sessions.value(),
     }
 }
 

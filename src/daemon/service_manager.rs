@@ -1,10 +1,10 @@
 //! What a service manager such as systemd is told of us, if it wants to know: that we are up, alive, and going.
 
 use sd_notify::{NotifyState, notify};
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::inbox::{Ask, Inbox, Input};
+use crate::control;
+use crate::inbox::{Ask, Inbox};
 
 /// We take callers in.
 pub fn ready() {
@@ -22,9 +22,8 @@ pub async fn stay_alive(inbox: Inbox) {
     loop {
         sleep_until(next).await;
         next = Instant::now() + longest / 3;
-        let (reply, answer) = oneshot::channel();
-        let asking = async { inbox.send(Input::Ask { ask: Ask::Status, reply }).await.is_ok() && answer.await.is_ok() };
-        if timeout(longest / 3, asking).await == Ok(true) {
+        let answered = timeout(longest / 3, control::ask(&inbox, Ask::Status)).await;
+        if answered.is_ok_and(|answer| answer.is_ok()) {
             tell(&[NotifyState::Watchdog]);
         } else {
             tracing::error!("the book's task doesn't answer");

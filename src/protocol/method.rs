@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{Request, RpcError};
@@ -21,6 +21,28 @@ pub enum Call {
     DonationAddress,
 }
 
+/// Which call it is, whatever its parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Method {
+    #[serde(rename = "server.version")]
+    Version,
+    #[serde(rename = "server.features")]
+    Features,
+    #[serde(rename = "server.peers.subscribe")]
+    Peers,
+    #[serde(rename = "server.add_peer")]
+    AddPeer,
+    #[serde(rename = "server.ping")]
+    Ping,
+    #[serde(rename = "server.banner")]
+    Banner,
+    #[serde(rename = "server.donation_address")]
+    DonationAddress,
+    /// None of ours.
+    #[serde(rename = "other")]
+    Other,
+}
+
 /// The protocol versions that a caller speaks.
 #[derive(Debug, PartialEq, Eq)]
 pub struct VersionRange {
@@ -33,16 +55,47 @@ pub struct VersionRange {
 impl Call {
     pub fn parse(request: &Request<'_>) -> Result<Call, RpcError> {
         let params = request.params;
-        match request.method.as_ref() {
-            "server.version" => version(params).map(Call::Version),
-            "server.features" => none(params, Call::Features),
-            "server.peers.subscribe" => none(params, Call::Peers),
-            "server.add_peer" => add_peer(params).map(|features| Call::AddPeer(Box::new(features))),
+        match Method::by_name(&request.method) {
+            Method::Version => version(params).map(Call::Version),
+            Method::Features => none(params, Call::Features),
+            Method::Peers => none(params, Call::Peers),
+            Method::AddPeer => add_peer(params).map(|features| Call::AddPeer(Box::new(features))),
             // Later versions of the protocol give it parameters; none of them matters to an answer of null.
-            "server.ping" => Ok(Call::Ping),
-            "server.banner" => none(params, Call::Banner),
-            "server.donation_address" => none(params, Call::DonationAddress),
-            _ => Err(RpcError::UnknownMethod),
+            Method::Ping => Ok(Call::Ping),
+            Method::Banner => none(params, Call::Banner),
+            Method::DonationAddress => none(params, Call::DonationAddress),
+            Method::Other => Err(RpcError::UnknownMethod),
+        }
+    }
+}
+
+impl Method {
+    pub const ALL: [Method; 8] = [
+        Method::Version,
+        Method::Features,
+        Method::Peers,
+        Method::AddPeer,
+        Method::Ping,
+        Method::Banner,
+        Method::DonationAddress,
+        Method::Other,
+    ];
+
+    pub fn by_name(name: &str) -> Method {
+        Method::ALL.into_iter().find(|method| method.name() == name).unwrap_or(Method::Other)
+    }
+
+    /// As it stands in a call; `other` stands for all that are none of ours.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Method::Version => "server.version",
+            Method::Features => "server.features",
+            Method::Peers => "server.peers.subscribe",
+            Method::AddPeer => "server.add_peer",
+            Method::Ping => "server.ping",
+            Method::Banner => "server.banner",
+            Method::DonationAddress => "server.donation_address",
+            Method::Other => "other",
         }
     }
 }

@@ -10,7 +10,7 @@ pub use message::{
     Answer, Batch, Dialect, Id, Incoming, Invalid, MAX_BATCH, Request, TOO_MANY, dictionary, parse_answer, parse_line,
     request, respond, response,
 };
-pub use method::{Call, VersionRange};
+pub use method::{Call, Method, VersionRange};
 pub use pieces::Pieces;
 
 use crate::peer::Version;

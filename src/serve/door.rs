@@ -136,6 +136,7 @@ impl Door {
         let (shared, rng) = (self.shared.clone(), StdRng::seed_from_u64(self.rng.random()));
         let session = self.running.spawn(async move {
             counters.sessions.add(1);
+            counters.sessions_onion.add(u64::from(caller == Caller::Onion));
             let _open = Open::new(&shared);
             let running = session::run(arrival, allowance, &shared, rng);
             if AssertUnwindSafe(running).catch_unwind().await.is_err() {

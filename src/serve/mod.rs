@@ -8,11 +8,11 @@ mod listen;
 mod proxy_header;
 mod relay;
 mod session;
+mod tally;
 mod tls;
 mod unanswered;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -21,6 +21,7 @@ pub use limits::Limits;
 pub use lines::LongLines;
 pub use listen::listen;
 pub use proxy_header::{Header, circuit};
+pub use tally::{CallCount, Calls, Count, Counters};
 pub use tls::{Acceptor, CertificateError, Credentials, Files};
 
 use crate::backend::Backend;
@@ -44,51 +45,4 @@ pub struct Shared {
     pub backend: Option<Arc<Backend>>,
     pub long_lines: LongLines,
     pub counters: Arc<Counters>,
-}
-
-/// What callers did, in numbers; nothing of who they were.
-#[derive(Debug, Default)]
-pub struct Counters {
-    pub sessions: Count,
-    pub open: Count,
-    pub requests: Count,
-    /// Passed on to the server behind us.
-    pub passed_requests: Count,
-    /// It couldn't be reached, or went away.
-    pub backend_failures: Count,
-    /// Turned away at the door, as we were full.
-    pub refused_full: Count,
-    /// Turned away at the door, for too many sessions from one source, or too many begun at once.
-    pub refused_source: Count,
-    pub refused_banned: Count,
-    /// Sent off, to make room for somebody from a source with fewer sessions.
-    pub evicted: Count,
-    pub failed_handshakes: Count,
-    /// Answered later than they might have been.
-    pub delayed_requests: Count,
-    /// Sent off for too many requests, or too many bytes.
-    pub excessive_requests: Count,
-    pub excessive_bytes: Count,
-    pub unreadable_lines: Count,
-    /// Sent off for a line that didn't end, or an answer that wasn't taken.
-    pub slow: Count,
-    pub idle: Count,
-    pub broken_sessions: Count,
-}
-
-#[derive(Debug, Default)]
-pub struct Count(AtomicU64);
-
-impl Count {
-    pub fn add(&self, count: u64) {
-        self.0.fetch_add(count, Ordering::Relaxed);
-    }
-
-    pub fn take_one(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }

@@ -18,12 +18,13 @@ use super::link::{Heard, Link, Patience};
 use super::relay::{Event, Relay, passes};
 use super::{Count, Shared};
 use crate::backend::{Backend, Connection};
+use crate::book::Caller;
 use crate::clock;
-use crate::conversation::server::{Introduction, Part, Session, Turn, assemble};
+use crate::conversation::server::{Answered, Introduction, Part, Session, Turn, assemble};
 use crate::dial::Stream;
 use crate::inbox::Input;
 use crate::peer::Host;
-use crate::protocol::{Incoming, Pieces, RpcError, parse_line};
+use crate::protocol::{Incoming, Method, Pieces, RpcError, parse_line};
 
 /// How long a caller that we part from may take to hear it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -39,7 +40,7 @@ pub async fn run(arrival: Arrival, source: Option<Arc<Allowance>>, shared: &Shar
     };
     let requests = Meter::new(shared.limits.requests_per_second);
     let patience = Patience::new(&shared.limits);
-    let mut talk = Talk { link, session, from, shared, backend, patience, requests, source, relay: None, rng };
+    let mut talk = Talk { link, session, caller, from, shared, backend, patience, requests, source, relay: None, rng };
     if let End::Parting = talk.lines().await {
         let _ = timeout(LINGER, talk.link.part()).await;
     }
@@ -58,6 +59,7 @@ async fn greet(stream: Box<dyn Stream>, manner: Manner, shared: &Shared) -> Opti
 struct Talk<'a> {
     link: Link,
     session: Session,
+    caller: Caller,
     from: Option<IpAddr>,
     shared: &'a Shared,
     /// The server behind us, where this caller gets to it.
@@ -162,9 +164,14 @@ impl Talk<'_> {
         let Shared { limits, snapshot, .. } = self.shared;
         if !fronts {
             self.asks(calls - 1).await?;
-            return Ok(self.session.turn(incoming, limits.batch, &snapshot.borrow(), clock::now(), &mut self.rng));
         }
         let turn = self.session.turn(incoming, limits.batch, &snapshot.borrow(), clock::now(), &mut self.rng);
+        for (method, answered) in &turn.calls {
+            self.shared.counters.calls.count(self.caller, *method, *answered);
+        }
+        if !fronts {
+            return Ok(turn);
+        }
         let passed = turn.parts.iter().filter(|part| matches!(part, Part::Pass(_))).count();
         self.asks(calls.saturating_sub(passed)).await?;
         self.shared.counters.passed_requests.add(passed as u64);
@@ -337,6 +344,8 @@ impl Talk<'_> {
             Ok(()) => accepted.await.unwrap_or(false),
             Err(_) => false,
         };
+        let answered = if accepted { Answered::Answered } else { Answered::Refused };
+        self.shared.counters.calls.count(self.caller, Method::AddPeer, answered);
         introduction.answer(accepted)
     }
 }

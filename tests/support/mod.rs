@@ -59,6 +59,10 @@ impl Daemon {
     fn spawn_by(mut command: Command, config: &Path) -> Daemon {
         let log = config.with_extension("log");
         let file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
+        // Daemons beside each other can't all have the usual port for their pages.
+        if !std::fs::read_to_string(config).unwrap_or_default().contains("[status]") {
+            command.env("WAYPOST_STATUS__HTTP", "off");
+        }
         // Tests that aren't about the limits look more often than anybody else would.
         if !std::fs::read_to_string(config).unwrap_or_default().contains("[limits]") {
             command.env("WAYPOST_LIMITS__SOURCE_REQUESTS_PER_SECOND", "1000");
@@ -200,6 +204,7 @@ pub fn waypost(config: &Path, args: &[&str]) -> (String, bool) {
         .args(args)
         .arg("--config")
         .arg(config)
+        .env("WAYPOST_STATUS__HTTP", "off")
         .stdin(Stdio::null())
         .output()
         .unwrap();

@@ -1,0 +1,258 @@
+//! Numbers for Prometheus, in OpenMetrics' text format.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::reading::Reading;
+use crate::book::{Failure, Verified};
+use crate::clock::Time;
+use crate::control::{CallerStatus, PeerRow, Status};
+use crate::route::{TorState, Via};
+
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A verification takes from a tenth of a second nearby to a minute through Tor.
+const SECONDS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+type Labels = Vec<(&'static str, String)>;
+
+/// What became of probes since the start.
+#[derive(Debug, Clone)]
+pub struct ProbeTally {
+    outcomes: Family<Labels, Counter>,
+    seconds: Family<Labels, Histogram>,
+}
+
+impl Default for ProbeTally {
+    fn default() -> ProbeTally {
+        ProbeTally { outcomes: Family::default(), seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)) }
+    }
+}
+
+impl ProbeTally {
+    pub fn count(&self, via: Via, outcome: &Result<Verified, Failure>) {
+        let way = ("via", way(via).to_owned());
+        let name = match outcome {
+            Ok(verified) => {
+                self.seconds.get_or_create(&vec![way.clone()]).observe(verified.took.as_secs_f64());
+                "verified"
+            }
+            Err(failure) => name(*failure),
+        };
+        self.outcomes.get_or_create(&vec![way, ("outcome", name.to_owned())]).inc();
+    }
+}
+
+pub fn text(reading: &Reading, probes: &ProbeTally) -> Result<String, fmt::Error> {
+    let Reading { status, rows, .. } = reading;
+    let mut registry = Registry::default();
+    if let Some(bytes) = resident() {
+        let gauge = Gauge::<u64, AtomicU64>::default();
+        gauge.set(bytes);
+        registry.register("process_resident_memory_bytes", "Memory that the process has, in bytes", gauge);
+    }
+    let mut sheet = Sheet(registry.sub_registry_with_prefix("waypost"));
+    sheet.info(status);
+    sheet.book(reading);
+    sheet.0.register("probes", "Probes that are over", probes.outcomes.clone());
+    sheet.0.register("probe_seconds", "How long verifications took that succeeded", probes.seconds.clone());
+    sheet.tor(status);
+    sheet.callers(&status.callers);
+    if let Some(backend) = &status.backend {
+        sheet.truth("backend_up", "Whether the server behind us is of use", backend.trouble.is_none());
+    }
+    sheet.peers(rows);
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// All numbers of one scrape.
+struct Sheet<'a>(&'a mut Registry);
+
+impl Sheet<'_> {
+    fn info(&mut self, status: &Status) {
+        let labels = vec![("version", status.version.clone()), ("network", status.network.to_string())];
+        self.0.register("build", "This program", Info::new(labels));
+        self.number("uptime_seconds", "Time since the start", status.uptime_secs);
+        self.truth("network_up", "Whether our own network seems to work", !status.network_down);
+    }
+
+    fn book(&mut self, reading: &Reading) {
+        let Reading { status: Status { peers, store, .. }, answered_in, waiting, .. } = reading;
+        let by_state = [
+            ("verified", peers.verified, peers.verified_onion),
+            ("stale", peers.stale, peers.stale_onion),
+            ("candidate", peers.candidate, peers.candidate_onion),
+            ("bad", peers.bad, peers.bad_onion),
+        ];
+        let labels = |state: &str, kind: &str| vec![("state", state.to_owned()), ("kind", kind.to_owned())];
+        let counts = by_state.into_iter().flat_map(|(state, all, onion)| {
+            [(labels(state, "clearnet"), count(all.saturating_sub(onion))), (labels(state, "onion"), count(onion))]
+        });
+        self.numbers("peers", "Peers in the book", counts);
+        self.number("probes_running", "Probes under way", count(peers.probing));
+        self.number("store_bytes", "How long the store's file is", store.bytes);
+        self.number("store_records_waiting", "Records that are not on disk yet", store.waiting);
+        self.truth("store_failing", "Whether the last write to the store failed", store.failing);
+        self.counter("store_batches", "Transactions of the store", [(Vec::new(), store.batches)]);
+        self.number("inbox_waiting", "Inputs that wait for the book's task", count(*waiting));
+        self.float("book_answer_seconds", "How long the book's task took to answer this scrape", seconds(*answered_in));
+    }
+
+    fn tor(&mut self, status: &Status) {
+        let state = match &status.tor {
+            TorState::Off => "off",
+            TorState::Starting { .. } => "starting",
+            TorState::Ready => "ready",
+            TorState::Down { .. } => "down",
+        };
+        let states = ["off", "starting", "ready", "down"];
+        let states = states.map(|name| (vec![("state", name.to_owned())], u64::from(name == state)));
+        self.numbers("tor_state", "1 for the state that Tor is in", states);
+        if let Some(reached) = status.onion.as_ref().and_then(|onion| onion.reached) {
+            self.float("onion_reached_timestamp_seconds", "When our onion service was last reached", moment(reached));
+        }
+    }
+
+    fn callers(&mut self, callers: &CallerStatus) {
+        self.number("sessions_open", "Sessions of callers that are open", callers.open_sessions);
+        let onion = callers.sessions_onion;
+        let sessions = [("clearnet", callers.sessions.saturating_sub(onion)), ("onion", onion)];
+        let sessions = sessions.map(|(caller, count)| (vec![("caller", caller.to_owned())], count));
+        self.counter("sessions", "Sessions since the start", sessions);
+        let calls = callers.calls.iter().map(|call| {
+            let labels = vec![
+                ("caller", word(&call.caller)),
+                ("method", call.method.name().to_owned()),
+                ("result", word(&call.result)),
+            ];
+            (labels, call.count)
+        });
+        self.counter("requests", "Calls, by which of our names they were made, and what became of them", calls);
+        let limits = [
+            ("full", callers.refused_full),
+            ("source", callers.refused_source),
+            ("banned", callers.refused_banned),
+            ("evicted", callers.evicted),
+            ("handshake", callers.failed_handshakes),
+            ("delayed", callers.delayed_requests),
+            ("requests", callers.excessive_requests),
+            ("bytes", callers.excessive_bytes),
+            ("unreadable", callers.unreadable_lines),
+            ("slow", callers.slow),
+            ("idle", callers.idle),
+        ];
+        let limits = limits.map(|(limit, count)| (vec![("limit", limit.to_owned())], count));
+        self.counter("limits", "Callers turned away, sent off or delayed", limits);
+        self.counter("sessions_broken", "Sessions ended by a bug", [(Vec::new(), callers.broken_sessions)]);
+        let failures = [(Vec::new(), callers.backend_failures)];
+        self.counter("backend_failures", "Times that the server behind us failed a caller", failures);
+    }
+
+    fn peers(&mut self, rows: &[PeerRow]) {
+        if rows.is_empty() {
+            return;
+        }
+        let successes = Family::<Labels, Gauge<f64, AtomicU64>>::default();
+        let uptimes = Family::<Labels, Gauge<f64, AtomicU64>>::default();
+        for row in rows {
+            let host = ("host", row.host.clone());
+            if let Some(success) = row.last_success {
+                successes.get_or_create(&vec![host.clone()]).set(moment(success));
+            }
+            for (window, share) in &row.uptime {
+                uptimes.get_or_create(&vec![host.clone(), ("window", window.clone())]).set(*share);
+            }
+        }
+        self.0.register("peer_last_success_timestamp_seconds", "When a peer was last verified", successes);
+        self.0.register("peer_uptime_ratio", "How much of the time a peer was there", uptimes);
+    }
+
+    fn number(&mut self, name: &str, help: &str, value: u64) {
+        self.numbers(name, help, [(Vec::new(), value)]);
+    }
+
+    fn truth(&mut self, name: &str, help: &str, value: bool) {
+        self.number(name, help, u64::from(value));
+    }
+
+    fn float(&mut self, name: &str, help: &str, value: f64) {
+        let gauge = Gauge::<f64, AtomicU64>::default();
+        gauge.set(value);
+        self.0.register(name, help, gauge);
+    }
+
+    fn numbers(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64)>) {
+        let family = Family::<Labels, Gauge<u64, AtomicU64>>::default();
+        for (labels, value) in values {
+            family.get_or_create(&labels).set(value);
+        }
+        self.0.register(name, help, family);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64)>) {
+        let family = Family::<Labels, Counter>::default();
+        for (labels, value) in values {
+            family.get_or_create(&labels).inc_by(value);
+        }
+        self.0.register(name, help, family);
+    }
+}
+
+fn way(via: Via) -> &'static str {
+    match via {
+        Via::Direct => "direct",
+        Via::Tor => "tor",
+    }
+}
+
+fn name(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Refused => "refused",
+        Failure::Unreachable => "unreachable",
+        Failure::NotFound => "not_found",
+        Failure::NoDescriptor => "no_descriptor",
+        Failure::Silent => "silent",
+        Failure::Closed => "closed",
+        Failure::Tls => "tls",
+        Failure::NotPublic => "not_public",
+        Failure::Bad(_) => "bad",
+        Failure::OurTor => "our_tor",
+        Failure::Internal => "internal",
+        Failure::OurLimits => "our_limits",
+    }
+}
+
+/// As JSON has it, without the quotes.
+fn word(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}
+
+fn moment(time: Time) -> f64 {
+    Duration::from_millis(time.as_millis()).as_secs_f64()
+}
+
+/// What the kernel says of this process, where there is such a kernel.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.saturating_mul(1024))
+}

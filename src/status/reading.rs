@@ -1,0 +1,119 @@
+//! What is shown: the answers of the book's task, as fresh as is worth the asking.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use crate::control::{self, PeerRow, Status};
+use crate::inbox::{Ask, Inbox};
+use crate::route::TorState;
+
+/// Whoever asks again within this is told the same.
+const FRESH: Duration = Duration::from_secs(1);
+const ROWS_FRESH: Duration = Duration::from_secs(3);
+
+/// The book's task answers within this, or something is badly wrong.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How we were at one moment.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    pub status: Status,
+    /// Every peer, where they were asked for.
+    pub rows: Arc<Vec<PeerRow>>,
+    /// How long the book's task took to answer, behind everything else that it had to do.
+    pub answered_in: Duration,
+    /// Inputs that wait for it.
+    pub waiting: usize,
+}
+
+#[derive(Debug)]
+pub struct Reader {
+    inbox: Inbox,
+    last: Mutex<Last>,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    status: Answer,
+    all: Answer,
+}
+
+/// The last one, and when it came. That there was none is remembered as well: those who wait needn't all find out in turn.
+type Answer = Option<(Instant, Result<Arc<Reading>, String>)>;
+
+impl Reader {
+    pub fn new(inbox: Inbox) -> Reader {
+        Reader { inbox, last: Mutex::default() }
+    }
+
+    /// How we are, without the peers; or why that can't be said.
+    pub async fn status(&self) -> Result<Arc<Reading>, String> {
+        let mut last = self.last.lock().await;
+        if let Some(answer) = fresh(&last.status, FRESH) {
+            return answer;
+        }
+        let answer = self.read(Arc::default()).await.map(Arc::new);
+        last.status = Some((Instant::now(), answer.clone()));
+        answer
+    }
+
+    /// How we are, and every peer.
+    pub async fn all(&self) -> Result<Arc<Reading>, String> {
+        let mut last = self.last.lock().await;
+        if let Some(answer) = fresh(&last.all, ROWS_FRESH) {
+            return answer;
+        }
+        let answer = match self.ask(Ask::Peers).await {
+            Ok(rows) => self.read(Arc::new(rows)).await.map(Arc::new),
+            Err(why) => Err(why),
+        };
+        last.all = Some((Instant::now(), answer.clone()));
+        answer
+    }
+
+    async fn read(&self, rows: Arc<Vec<PeerRow>>) -> Result<Reading, String> {
+        let waiting = self.inbox.max_capacity().saturating_sub(self.inbox.capacity());
+        let began = Instant::now();
+        let status = self.ask(Ask::Status).await?;
+        Ok(Reading { status, rows, answered_in: began.elapsed(), waiting })
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, ask: Ask) -> Result<T, String> {
+        let answer = timeout(PATIENCE, control::ask(&self.inbox, ask)).await;
+        let answer = answer.map_err(|_| format!("the book's task didn't answer within {} s", PATIENCE.as_secs()))??;
+        serde_json::from_value(answer).map_err(|error| error.to_string())
+    }
+}
+
+impl Reading {
+    /// What is amiss, each in a line.
+    pub fn troubles(&self) -> Vec<String> {
+        let Reading { status, .. } = self;
+        let mut troubles = Vec::new();
+        if status.store.failing {
+            let waiting = status.store.waiting;
+            troubles.push(format!("the book can't be written to disk; {waiting} records wait. Is the disk full?"));
+        }
+        if status.network_down {
+            troubles.push("our own network seems to be down: nobody answers directly".to_owned());
+        }
+        if let TorState::Down { why, .. } = &status.tor {
+            troubles.push(format!("Tor is down: {why}. Callers are told of a few onion servers at random"));
+        }
+        if let Some(trouble) = status.backend.as_ref().and_then(|backend| backend.trouble.as_ref()) {
+            troubles.push(format!("what we stand in front of is of no use: {trouble}"));
+        }
+        if status.callers.broken_sessions > 0 {
+            troubles.push(format!("{} sessions broke down; the log says where", status.callers.broken_sessions));
+        }
+        troubles
+    }
+}
+
+fn fresh(last: &Answer, age: Duration) -> Option<Result<Arc<Reading>, String>> {
+    last.as_ref().filter(|(at, _)| at.elapsed() < age).map(|(_, answer)| answer.clone())
+}
