@@ -11,6 +11,7 @@ const SAMPLES: usize = 288;
 #[derive(Debug, Clone, Default)]
 pub struct History(VecDeque<Sample>);
 
+/// What was found at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
     pub verified: usize,
@@ -21,15 +22,19 @@ pub struct Sample {
 
 impl History {
     pub fn take(&mut self, status: &Status) {
-        if self.0.len() == SAMPLES {
-            self.0.pop_front();
-        }
         let counts = &status.peers;
-        self.0.push_back(Sample {
+        self.push(Sample {
             verified: counts.verified,
             onion: counts.verified_onion,
             tor_ready: status.tor == TorState::Ready,
         });
+    }
+
+    pub fn push(&mut self, sample: Sample) {
+        if self.0.len() == SAMPLES {
+            self.0.pop_front();
+        }
+        self.0.push_back(sample);
     }
 
     /// Oldest first.

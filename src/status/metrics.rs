@@ -34,21 +34,27 @@ pub struct ProbeTally {
 
 impl Default for ProbeTally {
     fn default() -> ProbeTally {
-        ProbeTally { outcomes: Family::default(), seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)) }
+        let outcomes = Family::<Labels, Counter>::default();
+        let seconds = Family::new_with_constructor(histogram as fn() -> Histogram);
+        // A number that isn't there yet can't be told from one that was forgotten.
+        for via in Via::ALL {
+            outcomes.get_or_create(&of_probe(via, "verified")).inc_by(0);
+            drop(seconds.get_or_create(&vec![way(via)]));
+        }
+        ProbeTally { outcomes, seconds }
     }
 }
 
 impl ProbeTally {
     pub fn count(&self, via: Via, outcome: &Result<Verified, Failure>) {
-        let way = ("via", way(via).to_owned());
         let name = match outcome {
             Ok(verified) => {
-                self.seconds.get_or_create(&vec![way.clone()]).observe(verified.took.as_secs_f64());
+                self.seconds.get_or_create(&vec![way(via)]).observe(verified.took.as_secs_f64());
                 "verified"
             }
             Err(failure) => name(*failure),
         };
-        self.outcomes.get_or_create(&vec![way, ("outcome", name.to_owned())]).inc();
+        self.outcomes.get_or_create(&of_probe(via, name)).inc();
     }
 }
 
@@ -104,7 +110,7 @@ impl Sheet<'_> {
         self.number("store_bytes", "How long the store's file is", store.bytes);
         self.number("store_records_waiting", "Records that are not on disk yet", store.waiting);
         self.truth("store_failing", "Whether the last write to the store failed", store.failing);
-        self.counter("store_batches", "Transactions of the store", [(Vec::new(), store.batches)]);
+        self.total("store_batches", "Transactions of the store", store.batches);
         self.number("inbox_waiting", "Inputs that wait for the book's task", count(*waiting));
         self.float("book_answer_seconds", "How long the book's task took to answer this scrape", seconds(*answered_in));
     }
@@ -154,9 +160,8 @@ impl Sheet<'_> {
         ];
         let limits = limits.map(|(limit, count)| (vec![("limit", limit.to_owned())], count));
         self.counter("limits", "Callers turned away, sent off or delayed", limits);
-        self.counter("sessions_broken", "Sessions ended by a bug", [(Vec::new(), callers.broken_sessions)]);
-        let failures = [(Vec::new(), callers.backend_failures)];
-        self.counter("backend_failures", "Times that the server behind us failed a caller", failures);
+        self.total("sessions_broken", "Sessions ended by a bug", callers.broken_sessions);
+        self.total("backend_failures", "Times that the server behind us failed a caller", callers.backend_failures);
     }
 
     fn peers(&mut self, rows: &[PeerRow]) {
@@ -179,7 +184,9 @@ impl Sheet<'_> {
     }
 
     fn number(&mut self, name: &str, help: &str, value: u64) {
-        self.numbers(name, help, [(Vec::new(), value)]);
+        let gauge = Gauge::<u64, AtomicU64>::default();
+        gauge.set(value);
+        self.0.register(name, help, gauge);
     }
 
     fn truth(&mut self, name: &str, help: &str, value: bool) {
@@ -200,6 +207,12 @@ impl Sheet<'_> {
         self.0.register(name, help, family);
     }
 
+    fn total(&mut self, name: &str, help: &str, value: u64) {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(value);
+        self.0.register(name, help, counter);
+    }
+
     fn counter(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64)>) {
         let family = Family::<Labels, Counter>::default();
         for (labels, value) in values {
@@ -209,11 +222,20 @@ impl Sheet<'_> {
     }
 }
 
-fn way(via: Via) -> &'static str {
-    match via {
+fn histogram() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+fn of_probe(via: Via, outcome: &str) -> Labels {
+    vec![way(via), ("outcome", outcome.to_owned())]
+}
+
+fn way(via: Via) -> (&'static str, String) {
+    let name = match via {
         Via::Direct => "direct",
         Via::Tor => "tor",
-    }
+    };
+    ("via", name.to_owned())
 }
 
 fn name(failure: Failure) -> &'static str {

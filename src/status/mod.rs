@@ -7,6 +7,7 @@ mod metrics;
 mod page;
 mod picture;
 mod reading;
+mod wish;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -29,8 +30,8 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 
 use self::history::History;
-use self::page::Wish;
 use self::reading::Reader;
+use self::wish::Wish;
 use crate::inbox::Inbox;
 
 pub use self::metrics::ProbeTally;
@@ -102,6 +103,7 @@ fn router(board: Arc<Board>) -> Router {
     Router::new()
         .route("/", get(show_page))
         .route("/style.css", get(style))
+        .route("/icon.svg", get(icon))
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(show_health))
         .layer(from_fn_with_state(Arc::clone(&board), only_by_our_names))
@@ -123,6 +125,10 @@ async fn show_page(State(board): State<Arc<Board>>, Query(wish): Query<HashMap<S
 
 async fn style() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], include_str!("style.css"))
+}
+
+async fn icon() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "image/svg+xml")], include_str!("icon.svg"))
 }
 
 async fn show_metrics(State(board): State<Arc<Board>>) -> Response {

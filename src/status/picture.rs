@@ -70,3 +70,33 @@ pub fn trend(history: &History) -> Option<String> {
 fn share(part: usize, whole: usize) -> f64 {
     part as f64 / whole as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::history::Sample;
+    use super::*;
+
+    #[test]
+    fn a_code_holds_the_longest_name_and_port() {
+        let name = format!("{}.onion:65535:t", "a".repeat(56));
+        let code = qr(&name).unwrap();
+        assert!(code.contains("viewBox=\"0 0 45 45\"") && code.contains("M4 4h1v1h-1z"), "{code}");
+        assert_eq!(qr(&"a".repeat(5000)), None);
+    }
+
+    #[test]
+    fn a_plot_begins_with_two_samples() {
+        let sample = |verified, tor_ready| Sample { verified, onion: verified / 4, tor_ready };
+        let mut history = History::default();
+        assert_eq!(trend(&history), None);
+        history.push(sample(0, false));
+        assert_eq!(trend(&history), None);
+        history.push(sample(40, true));
+        insta::assert_snapshot!(trend(&history).unwrap());
+    }
+
+    #[test]
+    fn an_outcome_is_seen_without_its_colour() {
+        insta::assert_snapshot!(outcomes(&[true, false]));
+    }
+}

@@ -3,7 +3,7 @@
 #![allow(dead_code, clippy::print_stderr, reason = "each test uses a part of it, and says how it failed")]
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -231,6 +231,22 @@ pub fn try_call(address: &str, method: &str, params: Value) -> Result<Value, Val
     };
     ask(0, "server.version", json!(["test", ["1.4", "1.6"]]))?;
     ask(1, method, params)
+}
+
+/// The code and the body with which a page answers.
+pub fn fetch(address: &str, path: &str) -> (u16, String) {
+    fetch_as(address, address, path)
+}
+
+/// The same, asked for by some other name.
+pub fn fetch_as(address: &str, host: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 /// Whom a server tells of.
