@@ -48,17 +48,19 @@ fn the_page_empty_filled_and_with_tor_down() {
         "network = \"regtest\"\ndata_dir = \"{}\"\n[tor]\nmode = \"socks\"\nsocks = \"{}\"\n\
          [listen]\ntcp = [\"{ANSWERS}\", \"5.9.0.9:50001\"]\nonion_tcp = [\"127.0.0.1:50011\"]\nonion_port = 50001\n\
          [identity]\nhost = \"wp.example.com\"\ntcp_port = 50001\nonion_host = \"{own}\"\n\
-         [discovery]\nseeds = [\"{EX1} t51001\", \"{FIRST} t50001\", \"{NOBODY} t50001\"]\n\
+         [discovery]\nseeds = [\"{EX1} t51001\", \"{FIRST} t50001\"]\n\
          [status]\npeer_metrics = true\n",
         dir.path().join("data").display(),
         read("tor/socks"),
     );
     std::fs::write(&config, text).unwrap();
     let daemon = Daemon::start(&config);
-    eventually(90, "all are verified, and our onion name reached", || {
+    eventually(120, "all are verified, and our onion name reached", || {
         let status = daemon.status();
         status["peers"]["verified"] == 4 && !status["onion"]["reached"].is_null()
     });
+    daemon.waypost(&["add", NOBODY, "t50001"]);
+    eventually(60, "somebody isn't found", || daemon.row(NOBODY)["failures"] == 1);
     for method in ["server.peers.subscribe", "server.features", "blockchain.headers.subscribe"] {
         let _ = support::try_call(ANSWERS, method, json!([]));
     }
