@@ -130,6 +130,24 @@ fn nothing_is_left_for_later() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What SECURITY.md promises is shown by tests, and those that it names are there.
+#[test]
+fn promises_are_tested() {
+    let promises = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let mut code: Vec<String> = sources().into_iter().map(|(_, text)| text).collect();
+    for file in fs::read_dir(root().join("tests")).unwrap() {
+        code.extend(fs::read_to_string(file.unwrap().path()));
+    }
+    let is_name = |word: &&str| {
+        word.matches('_').count() >= 2 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    let named: Vec<&str> = promises.split('`').skip(1).step_by(2).filter(is_name).collect();
+    assert!(named.len() > 20, "{named:?}");
+    let missing: Vec<&&str> =
+        named.iter().filter(|name| !code.iter().any(|text| text.contains(&format!("fn {name}(")))).collect();
+    assert!(missing.is_empty(), "no such tests: {missing:?}");
+}
+
 #[test]
 fn every_module_is_known_here_and_on_the_map() {
     let map = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
