@@ -52,11 +52,26 @@ install_packages() { # PACKAGE...
   return $status
 }
 
+find_cargo() {
+  if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then PATH="$PATH:$HOME/.cargo/bin"; fi
+  command -v cargo >/dev/null || { echo "cargo is missing: install Rust first, from https://rustup.rs" >&2; return 1; }
+}
+
+install_cargo_deb() {
+  export PATH="$PATH:$PWD/target/tools/bin"
+  command -v cargo-deb >/dev/null || {
+    heading "cargo-deb in target/tools"
+    # Quickly built rather than fast.
+    cargo install --quiet --locked --debug --no-default-features --root target/tools --target-dir target/tools/build cargo-deb@3.8.0
+    rm -rf target/tools/build
+  }
+}
+
 install_test_deps() {
   local packages; read -ra packages <<<"$(missing_packages | tr '\n' ' ')"
   [ ${#packages[@]} = 0 ] || install_packages "${packages[@]}" || { echo "Could not install: ${packages[*]}" >&2; return 1; }
-  if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then PATH="$PATH:$HOME/.cargo/bin"; fi
-  command -v cargo >/dev/null || { echo "cargo is missing: install Rust first, from https://rustup.rs" >&2; return 1; }
+  find_cargo
+  install_cargo_deb
   heading "ElectrumX in $LAB_VENV"
   tests/lab/electrumx.sh install "$(dirname "$LAB_VENV")"
 }

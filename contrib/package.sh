@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Makes a Debian package of this checkout, and says how to install it.
+#
+#   contrib/package.sh [--binary PATH] [--deb-version VERSION] [--out FILE]
+#
+# Builds the program with --release, or takes one that is built already (--binary). Manual pages and completions are the program's
+# own. Needs cargo-deb, and installs it with cargo into target/tools when it isn't there.
+set -euo pipefail
+cd "$(dirname "$(realpath "$0")")/.."
+usage() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
+binary='' options=(--output target/package/waypost.deb)
+while [ $# -gt 0 ]; do
+  [ $# -ge 2 ] || usage
+  case $1 in
+    --binary) binary=$2 ;;
+    --deb-version) options+=(--deb-version "$2") ;;
+    --out) options[1]=$2 ;;
+    *) usage ;;
+  esac
+  shift 2
+done
+. contrib/install-test-deps.sh
+
+find_cargo
+install_cargo_deb
+if [ -z "$binary" ]; then
+  command -v gcc >/dev/null || install_packages gcc libc6-dev
+  heading "cargo build --release"
+  cargo build --release
+  binary=${CARGO_TARGET_DIR:-target}/release/waypost
+fi
+
+heading "manual pages and completions"
+stage=target/package
+rm -rf $stage/man $stage/completions
+mkdir -p $stage/man $stage/completions
+cp "$binary" $stage/waypost
+! command -v strip >/dev/null || strip --strip-unneeded $stage/waypost
+$stage/waypost man --out $stage/man
+for shell in bash zsh fish; do $stage/waypost completions $shell >$stage/completions/$shell; done
+
+heading "cargo deb"
+# `cargo deb` finds this program on PATH.
+package=$(cargo deb --no-build --no-strip "${options[@]}" | tail -n 1)
+printf '\n%s\nInstall it with:  sudo apt install %s\n' "$package" "$package"
