@@ -8,7 +8,7 @@ use rand::Rng;
 use super::{Action, Attempt, Book, Entry, Failure, Flight, Notice, PeerState, Source, Use, policy};
 use crate::clock::Time;
 use crate::peer::{Host, Port, Ports, Transport};
-use crate::route::Via;
+use crate::route::{TorSign, Via};
 
 /// Probes at once while we only want to find out whether a way works, and how long a peer is then left in peace.
 const TRIALS: usize = 2;
@@ -33,6 +33,18 @@ impl Book {
             next = due.map_or(next, |due| due.min(next));
         }
         next
+    }
+
+    /// How many names there are whose first try isn't over. Those that we have no way to are none of them.
+    pub fn untried(&self) -> usize {
+        let untried = |entry: &&Entry| {
+            let under_way = entry.history.is_empty() && self.flights.contains_key(&entry.host);
+            under_way || entry.last_try.is_none()
+        };
+        let has_way = |entry: &&Entry| {
+            self.has_door(entry) && (self.via(&entry.host) == Via::Direct || self.tor_sign != TorSign::Off)
+        };
+        self.entries.values().filter(untried).filter(has_way).count()
     }
 
     pub(super) fn start_due(&mut self, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {

@@ -3,6 +3,7 @@
 mod clearnet_name;
 mod core;
 mod files;
+mod first_crawl;
 mod listeners;
 mod machine;
 mod notice;
@@ -124,6 +125,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let probes = ProbeTally::default();
     let facts = Facts {
         started: clock::now(),
+        is_new: kept.entries.is_empty(),
         listeners: listeners.names(),
         counters: Arc::clone(&counters),
         store: writer.status(),
@@ -343,10 +345,9 @@ fn begin(
     if kept.unreadable > 0 {
         tracing::warn!(records = kept.unreadable, "the store has records that can't be read; they are left alone");
     }
-    let empty = kept.entries.is_empty();
     let mut book = Book::new(config.book.clone(), kept.entries, kept.direct, kept.tor, now);
     let mut first = book.handle(Event::Bans(bans), now, rng);
-    if empty {
+    if facts.is_new {
         first.extend(book.seed(now, rng));
     }
     Core::new(book, first, changes, dialer, facts, news, StdRng::seed_from_u64(rng.next_u64()))
