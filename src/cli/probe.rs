@@ -124,7 +124,10 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
     };
     let doors: Vec<_> = ports.iter().filter(|door| may_knock(&args.host, via, *door)).collect();
     if doors.is_empty() {
-        bail!("through Tor a clearnet host is called over TLS only: name its port with --tls");
+        match via {
+            Via::Tor => bail!("through Tor a clearnet host is called over TLS only: name its port with --tls"),
+            Via::Direct => bail!("no Electrum server would have such a port; --tcp and --tls name others"),
+        }
     }
     let attempt = Attempt::plain(args.host.clone(), via, addresses, doors);
     let expected = Expected {

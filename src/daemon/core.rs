@@ -195,14 +195,21 @@ impl Core {
             }
             Ask::Add(line) => {
                 let name = RealName::parse(&line, self.book.settings().network.default_ports());
-                let name = name.map_err(|error| format!("{line:?} is no real name: {error}"))?;
-                let actions = self.book.add(name, now, &mut self.rng).map_err(|refusal| refusal.to_string())?;
+                let name =
+                    name.map_err(|error| format!("{line:?} is no real name: {error}; write it as host s50002 t50001"))?;
+                let added = self.book.add(name, now, &mut self.rng);
+                let actions = added.map_err(|refusal| format!("{refusal}{}", notice::advice(refusal)))?;
                 self.act(actions);
                 Ok(Value::Bool(true))
             }
             Ask::Forget(host) => {
-                let host: Host = host.parse().map_err(|error| format!("{host:?} is no host: {error}"))?;
-                let actions = self.book.forget(&host).ok_or_else(|| format!("no peer {host} is known"))?;
+                let host: Host = host
+                    .parse()
+                    .map_err(|error| format!("{host:?} is no host: {error}; `waypost peers` shows hosts"))?;
+                let actions = self
+                    .book
+                    .forget(&host)
+                    .ok_or_else(|| format!("no peer {host} is known; `waypost peers` shows those that are"))?;
                 self.act(actions);
                 Ok(Value::Bool(true))
             }

@@ -11,7 +11,6 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// A crawl under way.
 #[derive(Debug)]
 pub struct FirstCrawl {
-    began: Time,
     next: Time,
     /// What was said last, as the same again is no news.
     said: Option<(Counts, usize)>,
@@ -19,7 +18,7 @@ pub struct FirstCrawl {
 
 impl FirstCrawl {
     pub fn new(now: Time) -> FirstCrawl {
-        FirstCrawl { began: now, next: now + PAUSE, said: None }
+        FirstCrawl { next: now + PAUSE, said: None }
     }
 
     /// When to look again.
@@ -39,8 +38,7 @@ impl FirstCrawl {
         let Counts { verified, stale, candidate, bad, probing, .. } = counts;
         let known = verified + stale + candidate + bad;
         if untried == 0 {
-            let took = humantime::format_duration(Duration::from_secs(now.since(self.began).as_secs()));
-            let end = format!("first crawl: every name was tried, {verified} verified of {known} known, after {took}");
+            let end = format!("first crawl: every name was tried once; {verified} verified of {known} known");
             return (Some(end), true);
         }
         let news = self.said.replace((counts, untried)) != Some((counts, untried));
@@ -75,7 +73,7 @@ mod tests {
         assert_eq!(crawl.look(counts(12, 28, 30), 28, after(20)), (None, false), "nothing happened");
         assert!(crawl.look(counts(13, 27, 29), 27, after(30)).0.is_some());
         let (line, over) = crawl.look(counts(35, 5, 1), 0, after(70));
-        let end = "first crawl: every name was tried, 35 verified of 40 known, after 1m 10s";
+        let end = "first crawl: every name was tried once; 35 verified of 40 known";
         assert_eq!((line.as_deref(), over), (Some(end), true));
     }
 

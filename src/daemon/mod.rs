@@ -58,11 +58,14 @@ pub enum DaemonError {
     OthersDirectory(PathBuf),
     #[error("can't listen on {address}: {error}; is another server running there? {key} chooses the address")]
     Listen { key: &'static str, address: SocketAddr, error: std::io::Error },
-    #[error("can't make the control socket {}: {error}", path.display())]
+    #[error(
+        "can't make the control socket {}: {error}; choose a data_dir that this user may write to, with a path of less than 90 letters",
+        path.display()
+    )]
     Control { path: PathBuf, error: std::io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the ban file {}: {why}", path.display())]
+    #[error("the ban file {}: {why}; mend it, or choose another with discovery.ban_file", path.display())]
     Bans { path: PathBuf, why: String },
     #[error(transparent)]
     Certificate(#[from] CertificateError),
