@@ -37,10 +37,8 @@ impl Book {
 
     /// How many names there are whose first try isn't over. Those that we have no way to are none of them.
     pub fn untried(&self) -> usize {
-        let untried = |entry: &&Entry| {
-            let under_way = entry.history.is_empty() && self.flights.contains_key(&entry.host);
-            under_way || entry.last_try.is_none()
-        };
+        let under_way = |entry: &Entry| self.flights.get(&entry.host).is_some_and(|flight| flight.first);
+        let untried = |entry: &&Entry| entry.last_try.is_none() || under_way(entry);
         let has_way = |entry: &&Entry| {
             self.has_door(entry) && (self.via(&entry.host) == Via::Direct || self.tor_sign != TorSign::Off)
         };
@@ -81,9 +79,9 @@ impl Book {
         let via = self.via(host);
         let Some(entry) = self.entries.get_mut(host) else { return };
         self.queue.remove(via, entry.next, host);
-        entry.last_try = Some(now);
+        let first = entry.last_try.replace(now).is_none();
         let resolving = matches!(host, Host::Dns(_));
-        self.flights.insert(host.clone(), Flight { began: now, resolving, good, announces: false });
+        self.flights.insert(host.clone(), Flight { began: now, first, resolving, good, announces: false });
         match host {
             Host::Dns(_) => actions.push(Action::Resolve(host.clone(), via)),
             Host::Ip(ip) => self.dial(host, vec![*ip], now, rng, actions),

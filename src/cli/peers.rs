@@ -90,28 +90,32 @@ pub fn table(rows: &[PeerRow], look: Look) -> String {
     look.draw(&names, rows.map(Iterator::collect), gives_way)
 }
 
-/// Which columns there is room for. One without a word in it comes after all others, whatever its rank.
+/// Which columns there is room for. One without a word in it comes after all others, whatever its rank, and when trouble has
+/// all the room that it wants.
 fn columns_for(rows: &[[Toned; 10]], width: Option<u16>) -> [bool; 10] {
     let Some(mut room) = width else { return [true; 10] };
-    let mut needs: Vec<_> = COLUMNS
+    let mut wants: Vec<_> = COLUMNS
         .iter()
         .enumerate()
         .map(|(place, column)| {
             let texts = || rows.iter().filter_map(|row| row.get(place)).map(|cell| cell.text.as_str());
             let longest = texts().chain([column.name]).map(|text| text.chars().count()).max().unwrap_or_default();
-            let longest = if column.name == TROUBLE { longest.min(TROUBLE_WIDTH.into()) } else { longest };
-            let need = u16::try_from(longest).unwrap_or(u16::MAX).saturating_add(PADDING);
-            (column.rank > 0 && texts().all(str::is_empty), column.rank, place, need)
+            let want = u16::try_from(longest).unwrap_or(u16::MAX).saturating_add(PADDING);
+            (column.rank > 0 && texts().all(str::is_empty), column.rank, place, column.name, want)
         })
         .collect();
-    needs.sort_unstable();
+    wants.sort_unstable();
     let mut kept = [false; 10];
-    for (_, rank, place, need) in needs {
+    let mut wrapped = 0;
+    for (is_empty, rank, place, name, want) in wants {
+        let need = if name == TROUBLE { want.min(TROUBLE_WIDTH + PADDING) } else { want };
+        let free = if is_empty { room.saturating_sub(wrapped) } else { room };
         if let Some(kept) = kept.get_mut(place)
-            && (rank == 0 || need <= room)
+            && (rank == 0 || need <= free)
         {
             *kept = true;
             room = room.saturating_sub(need);
+            wrapped += want - need;
         }
     }
     kept

@@ -29,8 +29,9 @@ fn names_count_as_untried_until_their_first_try_is_over() {
     bench.handle(Event::Tor(TorSign::Answers));
     assert_eq!(bench.book.untried(), 1, "it is being tried");
     bench.finish(ONION, Err(Failure::NoDescriptor));
+    assert_eq!(bench.book.untried(), 0, "whosever fault it was");
     bench.wait(Duration::from_hours(1));
-    assert_eq!(bench.book.untried(), 0);
+    assert_eq!(bench.book.untried(), 0, "it is tried again");
 }
 
 #[test]
