@@ -50,20 +50,24 @@ pub fn status() -> Status {
         },
         "clearnet": { "host": "wp.example.org", "tcp_port": 50001, "ssl_port": null, "reached": null },
         "listeners": ["tcp://127.0.0.1:50001"],
+        "page": "http://127.0.0.1:4280",
         "backend": { "electrum": "peers", "trouble": null, "software": null, "tip": null, "sessions": { "a.example": 2 } },
         "irc": {
             "server": "irc.example:6697", "last": null, "trouble": null, "next": null,
             "found": 2, "cut_off": 1, "control_codes": 0, "unreadable": 0,
         },
-        "peers": { "verified": 12, "stale": 1, "candidate": 3, "bad": 2, "verified_onion": 4, "probing": 5 },
+        "peers": {
+            "verified": 12, "stale": 1, "candidate": 3, "bad": 2, "verified_onion": 4, "stale_onion": 0,
+            "candidate_onion": 1, "bad_onion": 0, "probing": 5,
+        },
         "next_probe": 0,
-        "store": { "failing": false, "waiting": 0, "bytes": 1_531_904 },
+        "store": { "failing": false, "waiting": 0, "batches": 7, "bytes": 90_000 },
         "callers": {
             "open_sessions": 2, "sessions": 40, "sessions_onion": 3, "requests": 99, "passed_requests": 0,
             "backend_failures": 0, "refused_full": 0, "refused_source": 7, "refused_banned": 0, "evicted": 0,
             "failed_handshakes": 0, "delayed_requests": 0, "excessive_requests": 3, "excessive_bytes": 0,
             "unreadable_lines": 0, "slow": 0, "idle": 1, "broken_sessions": 0,
-            "calls": [{ "caller": "onion", "method": "server.ping", "result": "ok", "count": 3 }],
+            "calls": [{ "caller": "onion", "method": "server.ping", "result": "answered", "count": 3 }],
         },
     });
     serde_json::from_value(all).unwrap()
