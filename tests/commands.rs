@@ -67,6 +67,8 @@ fn waypost(args: &[&str]) -> Output {
 #[test]
 fn wrong_usage_and_wrong_configuration_have_codes_of_their_own() {
     assert_eq!(waypost(&["fly"]).status.code(), Some(2));
+    let wrong = waypost(&["ban", "a b"]);
+    assert!(wrong.status.code() == Some(2) && String::from_utf8(wrong.stderr).unwrap().contains("*.domain"));
     let place = Place::new();
     place.configure("[discovery]\nrechek = \"1h\"\n");
     let output = waypost(&["check-config", "--config", place.config().to_str().unwrap()]);

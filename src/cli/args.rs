@@ -27,6 +27,7 @@ pub struct Cli {
 
 /// Settings that may come before or after the command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Settings")]
 pub struct Settings {
     /// Read this TOML file; without one, every setting has its default.
     #[arg(long, global = true, value_name = "FILE")]
@@ -104,6 +105,7 @@ pub enum Command {
     /// Have nothing to do with a server or with all of a domain or network; needs no daemon.
     Ban {
         /// A host, a domain with all below it (*.example.org), an address, or a block of them (192.0.2.0/24).
+        #[arg(value_parser = pattern)]
         pattern: Pattern,
         #[command(flatten)]
         json: Json,
@@ -111,6 +113,7 @@ pub enum Command {
     /// Take a ban back; needs no daemon.
     Unban {
         /// As it was banned.
+        #[arg(value_parser = pattern)]
         pattern: Pattern,
         #[command(flatten)]
         json: Json,
@@ -126,4 +129,8 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
+}
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    text.parse().map_err(|error| format!("{error}; expected a host, *.domain, an address, or a block as 192.0.2.0/24"))
 }

@@ -195,8 +195,7 @@ impl Core {
             }
             Ask::Add(line) => {
                 let name = RealName::parse(&line, self.book.settings().network.default_ports());
-                let name =
-                    name.map_err(|error| format!("{line:?} is no real name: {error}; write it as host s50002 t50001"))?;
+                let name = name.map_err(|error| notice::no_real_name(&line, error))?;
                 let added = self.book.add(name, now, &mut self.rng);
                 let actions = added.map_err(|refusal| format!("{refusal}{}", notice::advice(refusal)))?;
                 self.act(actions);

@@ -9,6 +9,7 @@ use crate::book::{Entry, Notice, Refusal, Uptime, WINDOWS};
 use crate::clock::Time;
 use crate::control::{BackendStatus, CallerStatus, OnionStatus, PeerRow, StoreStatus};
 use crate::conversation::identity::Identity;
+use crate::peer::RealNameError;
 use crate::route::TorState;
 use crate::serve::Counters;
 use crate::store::WriterStatus;
@@ -34,6 +35,14 @@ pub fn log(notice: &Notice) {
         Notice::Tor(state) => tracing::info!("Tor is {state}"),
         Notice::SeedsAgain => tracing::info!("no verified peer is left; asking the seeds again"),
     }
+}
+
+pub fn no_real_name(line: &str, error: RealNameError) -> String {
+    let advice = match error {
+        RealNameError::NoPort => "",
+        RealNameError::Host(_) => "; it is a host and its ports, as a.example s50002 t50001",
+    };
+    format!("{line:?} is no real name: {error}{advice}")
 }
 
 /// What an operator may do about a server that isn't taken in.
