@@ -17,6 +17,8 @@ missing_packages() {
   has ip || echo iproute2
   { has unshare && has flock; } || echo util-linux
   has mount || echo mount
+  has script || echo bsdutils
+  has mandoc || echo mandoc
   has openssl || echo openssl
   has gcc || echo gcc libc6-dev
   has g++ || echo g++

@@ -207,12 +207,21 @@ pub async fn serve(listener: UnixListener, inbox: Inbox) {
 
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    #[error("no daemon answers on {}: {error}; is `waypost run` running with this data_dir?", path.display())]
+    #[error("no daemon answers on {}: {error}; {}", path.display(), advice(error))]
     NoDaemon { path: PathBuf, error: io::Error },
-    #[error("the daemon's answer can't be read: {0}")]
+    #[error(
+        "the daemon's answer can't be read: {0}; see its log, and that it is of this version (`waypost --version`)"
+    )]
     Unreadable(String),
     #[error("{0}")]
     Refused(String),
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "run this as the user whose daemon it is",
+        _ => "is `waypost run` running with this data_dir? --config or --data-dir say where it is",
+    }
 }
 
 /// One call to the daemon whose socket this is.

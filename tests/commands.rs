@@ -67,6 +67,8 @@ fn waypost(args: &[&str]) -> Output {
 #[test]
 fn wrong_usage_and_wrong_configuration_have_codes_of_their_own() {
     assert_eq!(waypost(&["fly"]).status.code(), Some(2));
+    let wrong = waypost(&["ban", "a b"]);
+    assert!(wrong.status.code() == Some(2) && String::from_utf8(wrong.stderr).unwrap().contains("*.domain"));
     let place = Place::new();
     place.configure("[discovery]\nrechek = \"1h\"\n");
     let output = waypost(&["check-config", "--config", place.config().to_str().unwrap()]);
@@ -151,9 +153,20 @@ fn a_daemon_is_asked_and_told() {
     let address = place.address.to_string();
     eventually(5, "it is told of without Tor", || call(&address, "server.peers.subscribe", json!([]))[0][1] == onion);
     daemon.waypost(&["forget", onion]);
-    for wrong in [["forget", "a.example"], ["add", "a.example"], ["add", "a..b t1"]] {
-        let (text, ok) = support::waypost(&place.config(), &wrong);
-        assert!(!ok && text.starts_with("waypost: "), "{text}");
+    daemon.waypost(&["ban", "b.example"]);
+    eventually(20, "the ban is heeded", || {
+        support::waypost(&place.config(), &["add", "b.example t50001"]).0.contains("waypost unban")
+    });
+    let wrong = [
+        (["forget", "a.example"], "waypost peers"),
+        (["forget", "a..b"], "waypost peers"),
+        (["add", "a.example"], "s50002"),
+        (["add", "a..b t1"], "s50002"),
+        (["add", "a.example t22"], "write s50002"),
+    ];
+    for (args, what_to_do) in wrong {
+        let (text, ok) = support::waypost(&place.config(), &args);
+        assert!(!ok && text.starts_with("waypost: ") && text.contains(what_to_do), "{args:?}: {text}");
     }
     daemon.stop();
 }
@@ -240,6 +253,20 @@ fn log_lines_are_json_where_that_is_wanted() {
         assert_eq!(line["level"], "INFO");
     }
     assert!(log.lines().count() <= 3, "nothing of callers: {log}");
+}
+
+#[test]
+fn the_log_says_how_a_first_crawl_ends_and_nothing_of_a_second() {
+    let place = Place::new();
+    place.configure("[discovery]\nseeds = [\"127.1.0.1 t50001\", \"127.2.0.1 t50001\"]\nallow_private = true\n");
+    let end = "first crawl: every name was tried once; 0 verified of 2 known";
+    let daemon = Daemon::start(&place.config());
+    eventually(20, "it has ended", || daemon.log().contains(end));
+    daemon.stop();
+    let daemon = Daemon::start(&place.config());
+    std::thread::sleep(Duration::from_secs(12));
+    assert_eq!(daemon.log().matches("first crawl").count(), 1, "{}", daemon.log());
+    daemon.stop();
 }
 
 fn files(dir: &Path) -> Vec<String> {

@@ -8,7 +8,7 @@ use rand::Rng;
 use super::{Action, Attempt, Book, Entry, Failure, Flight, Notice, PeerState, Source, Use, policy};
 use crate::clock::Time;
 use crate::peer::{Host, Port, Ports, Transport};
-use crate::route::Via;
+use crate::route::{TorSign, Via};
 
 /// Probes at once while we only want to find out whether a way works, and how long a peer is then left in peace.
 const TRIALS: usize = 2;
@@ -33,6 +33,16 @@ impl Book {
             next = due.map_or(next, |due| due.min(next));
         }
         next
+    }
+
+    /// How many names there are whose first try isn't over. Those that we have no way to are none of them.
+    pub fn untried(&self) -> usize {
+        let under_way = |entry: &Entry| self.flights.get(&entry.host).is_some_and(|flight| flight.first);
+        let untried = |entry: &&Entry| entry.last_try.is_none() || under_way(entry);
+        let has_way = |entry: &&Entry| {
+            self.has_door(entry) && (self.via(&entry.host) == Via::Direct || self.tor_sign != TorSign::Off)
+        };
+        self.entries.values().filter(untried).filter(has_way).count()
     }
 
     pub(super) fn start_due(&mut self, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
@@ -69,9 +79,9 @@ impl Book {
         let via = self.via(host);
         let Some(entry) = self.entries.get_mut(host) else { return };
         self.queue.remove(via, entry.next, host);
-        entry.last_try = Some(now);
+        let first = entry.last_try.replace(now).is_none();
         let resolving = matches!(host, Host::Dns(_));
-        self.flights.insert(host.clone(), Flight { began: now, resolving, good, announces: false });
+        self.flights.insert(host.clone(), Flight { began: now, first, resolving, good, announces: false });
         match host {
             Host::Dns(_) => actions.push(Action::Resolve(host.clone(), via)),
             Host::Ip(ip) => self.dial(host, vec![*ip], now, rng, actions),

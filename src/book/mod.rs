@@ -135,6 +135,8 @@ pub struct Book {
 #[derive(Debug)]
 struct Flight {
     began: Time,
+    /// It was never tried before.
+    first: bool,
     /// The addresses have yet to be looked up.
     resolving: bool,
     /// It was verified recently.

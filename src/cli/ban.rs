@@ -4,44 +4,44 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context;
+use serde_json::json;
 
+use super::args::Json;
 use crate::bans::{Bans, Pattern, without};
 
 const HEEDED: &str = "a running daemon heeds it within some seconds";
 
-pub fn ban(path: &Path, pattern: &Pattern) -> anyhow::Result<()> {
+pub fn ban(path: &Path, pattern: &Pattern, json: Json) -> anyhow::Result<()> {
     let text = read(path)?;
     if without(&text, pattern).is_some() {
-        super::print(&format!("{pattern} is banned already"));
-        return Ok(());
+        return json
+            .or(&json!({ "banned": pattern.to_string(), "new": false }), &format!("{pattern} is banned already"));
     }
     let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     write(path, &format!("{text}{end}{pattern}\n"))?;
-    super::print(&format!("banned {pattern}; {HEEDED}"));
-    Ok(())
+    json.or(&json!({ "banned": pattern.to_string(), "new": true }), &format!("banned {pattern}; {HEEDED}"))
 }
 
-pub fn unban(path: &Path, pattern: &Pattern) -> anyhow::Result<()> {
+pub fn unban(path: &Path, pattern: &Pattern, json: Json) -> anyhow::Result<()> {
     let rest = without(&read(path)?, pattern)
-        .with_context(|| format!("{pattern} is not in {}, by that spelling", path.display()))?;
+        .with_context(|| format!("{pattern} is not in {}; look there for how it was banned", path.display()))?;
     write(path, &rest)?;
-    super::print(&format!("{pattern} is banned no more; {HEEDED}"));
-    Ok(())
+    json.or(&json!({ "unbanned": pattern.to_string() }), &format!("{pattern} is banned no more; {HEEDED}"))
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-        read => read.with_context(|| format!("can't read {}", path.display()))?,
+        read => read.with_context(|| format!("can't read {}; run this as the daemon's user", path.display()))?,
     };
-    Bans::parse(&text).with_context(|| format!("{} has to be mended first", path.display()))?;
+    Bans::parse(&text).with_context(|| format!("{} has to be mended first; it is a text file", path.display()))?;
     Ok(text)
 }
 
 /// The daemon must never see half of it.
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let aside = path.with_extension("new");
-    std::fs::write(&aside, text)
-        .and_then(|()| std::fs::rename(&aside, path))
-        .with_context(|| format!("can't write {}", path.display()))
+    std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, path)).with_context(|| {
+        format!("can't write {}; run this as the daemon's user, or name its --data-dir", path.display())
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::table::ports;
+use super::words::ports;
 use crate::book::PeerState;
 use crate::control::PeerRow;
 use clap::ValueEnum;
@@ -51,7 +51,7 @@ fn real_name(row: &PeerRow) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::tests::row;
+    use super::super::samples::row;
     use super::*;
     use crate::clock::Time;
 

@@ -1,108 +1,37 @@
 //! The command line.
 
+mod args;
 mod ban;
 mod export;
 mod log;
+mod look;
 mod onion;
+mod pages;
+mod peers;
 mod probe;
-mod table;
+#[cfg(test)]
+mod samples;
+mod status;
+mod watch;
+mod words;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::Parser;
+use serde::Serialize;
+use serde_json::json;
 
-use crate::bans::Pattern;
+use self::args::{Cli, Command, Json, LogFormatArg, Settings};
+use self::look::Look;
 use crate::config::{self, Config, ConfigError, LogFormat, Raw};
-use crate::network::Network;
 use crate::tor::Mode;
 use crate::{control, daemon};
 
 /// Wrong usage is 2, which clap sees to.
 const FAILED: u8 = 1;
 const WRONG_CONFIGURATION: u8 = 78;
-
-/// A Tor-aware peer-discovery proxy for the Electrum server network.
-#[derive(Debug, Parser)]
-#[command(name = "waypost", version, max_term_width = 100)]
-struct Cli {
-    #[command(flatten)]
-    settings: Settings,
-    #[command(subcommand)]
-    command: Command,
-}
-
-/// Settings that may come before or after the command.
-#[derive(Debug, Args)]
-struct Settings {
-    /// Read this TOML file.
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Keep the book and the control socket here.
-    #[arg(long, global = true, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// bitcoin, testnet3, testnet4, signet or regtest.
-    #[arg(long, global = true)]
-    network: Option<Network>,
-    /// Use the Tor on this SOCKS port.
-    #[arg(long, global = true, value_name = "IP:PORT")]
-    socks: Option<SocketAddr>,
-    /// error, warn, info, debug or trace.
-    #[arg(long, global = true, value_name = "LEVEL")]
-    log: Option<String>,
-    /// How log lines are written.
-    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
-    log_format: Option<LogFormatArg>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormatArg {
-    Text,
-    Json,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run the daemon.
-    Run {
-        /// Take callers in here; may be given more than once.
-        #[arg(long, value_name = "IP:PORT")]
-        listen: Vec<SocketAddr>,
-    },
-    /// Check the configuration and print what it comes to.
-    CheckConfig,
-    /// Show a running daemon's state.
-    Status {
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show the peers that a running daemon knows.
-    Peers(table::PeersArgs),
-    /// Write the peers that a running daemon knows in another program's format.
-    Export {
-        #[arg(long, value_enum, default_value_t)]
-        format: export::Format,
-    },
-    /// Verify one server now, showing each step; needs no daemon.
-    Probe(probe::ProbeArgs),
-    /// Show our onion address, or bring one from another Tor; needs no daemon.
-    OnionAddress(onion::OnionArgs),
-    /// Have a running daemon take in a server, as "host s50002 t50001".
-    Add {
-        /// The host and its ports; quotes may be left out.
-        #[arg(required = true, value_name = "REALNAME")]
-        name: Vec<String>,
-    },
-    /// Have a running daemon drop a server.
-    Forget { host: String },
-    /// Have nothing to do with a host, a domain and all below it (*.domain), an address or a block of them; needs no daemon.
-    Ban { pattern: Pattern },
-    /// Take a ban back.
-    Unban { pattern: Pattern },
-}
 
 /// Does what the arguments say.
 pub fn main() -> ExitCode {
@@ -121,57 +50,67 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
+    // What is made of nothing but our own definitions needs no configuration, and must not stumble over a wrong one.
+    let command = match cli.command {
+        Command::Completions { shell } => return print(&pages::completions(shell)),
+        Command::Man { out: None } => return print(&pages::page()?),
+        Command::Man { out: Some(dir) } => {
+            let pages = pages::write_pages(&dir)?;
+            return print(&format!("{pages} pages are in {}; `man -l` shows one", dir.display()));
+        }
+        command => command,
+    };
     let file = cli.settings.config.clone();
     let mut flags = flags(cli.settings);
-    if let Command::Run { listen } = &cli.command
+    if let Command::Run { listen } = &command
         && !listen.is_empty()
     {
         flags.listen.tcp = Some(listen.clone());
     }
     let config = config::load(file.as_deref(), std::env::vars_os(), flags)?;
-    match cli.command {
+    match command {
         Command::Run { .. } => {
             log::start_log(&config);
             Ok(block_on(daemon::run(config))??)
         }
-        Command::CheckConfig => {
-            print(&toml::to_string(&config.effective())?);
-            Ok(())
-        }
+        Command::CheckConfig(Json { json: true }) => print_json(&config.effective()),
+        Command::CheckConfig(_) => print(&toml::to_string(&config.effective())?),
         Command::Probe(args) => block_on(probe::run(args, &config))?,
         Command::OnionAddress(args) => onion::run(&args, &config.tor_state_path()),
-        Command::Status { json } => {
+        Command::Status(Json { json }) => {
             let status = call(&config, "status", &[])?;
             if json {
-                print(&serde_json::to_string_pretty(&status)?);
-            } else {
-                print(&table::status(&serde_json::from_value(status)?));
+                return print_json(&status);
             }
-            Ok(())
+            print(&status::status(&serde_json::from_value(status)?, Look::of_stdout()))
         }
         Command::Peers(args) => {
-            let rows = call(&config, "peers", &[])?;
-            print(&table::peers(serde_json::from_value(rows)?, &args)?);
-            Ok(())
+            if let Some(every) = args.watch {
+                return block_on(watch::run(&config.control_path(), &args, every))?;
+            }
+            let rows = peers::chosen(serde_json::from_value(call(&config, "peers", &[])?)?, &args);
+            if args.json {
+                return print_json(&rows);
+            }
+            print(&peers::table(&rows, Look::of_stdout()))
         }
         Command::Export { format } => {
             let rows = call(&config, "peers", &[])?;
-            print(&export::export(serde_json::from_value(rows)?, format)?);
-            Ok(())
+            print(&export::export(serde_json::from_value(rows)?, format)?)
         }
-        Command::Add { name } => {
+        Command::Add { name, json } => {
             let name = name.join(" ");
             call(&config, "add", &[&name])?;
-            print(&format!("added; `waypost peers` shows what becomes of it: {name}"));
-            Ok(())
+            let words = format!("added; `waypost peers` shows what becomes of it: {name}");
+            json.or(&json!({ "added": name }), &words)
         }
-        Command::Ban { pattern } => ban::ban(&config.ban_path(), &pattern),
-        Command::Unban { pattern } => ban::unban(&config.ban_path(), &pattern),
-        Command::Forget { host } => {
+        Command::Forget { host, json } => {
             call(&config, "forget", &[&host])?;
-            print(&format!("forgot {host}"));
-            Ok(())
+            json.or(&json!({ "forgotten": host }), &format!("forgot {host}"))
         }
+        Command::Ban { pattern, json } => ban::ban(&config.ban_path(), &pattern, json),
+        Command::Unban { pattern, json } => ban::unban(&config.ban_path(), &pattern, json),
+        Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
 }
 
@@ -201,9 +140,22 @@ fn block_on<T>(task: impl Future<Output = T>) -> anyhow::Result<T> {
     Ok(outcome)
 }
 
-/// A command's answer. A reader that went away, as `head` does, is no failure.
-fn print(text: &str) {
-    use std::io::Write;
+impl Json {
+    /// The answer in either form.
+    fn or(self, value: &impl Serialize, words: &str) -> anyhow::Result<()> {
+        if self.json { print_json(value) } else { print(words) }
+    }
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&serde_json::to_string_pretty(value)?)
+}
+
+/// A command's answer. A reader that went away, as `head` does, is no failure; a disk that is full is one.
+fn print(text: &str) -> anyhow::Result<()> {
     let text = text.trim_end_matches('\n');
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("can't write the answer"),
+        _ => Ok(()),
+    }
 }

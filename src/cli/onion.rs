@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::args::Json;
+
 #[derive(Debug, Args)]
 pub struct OnionArgs {
     /// Bring a service's key from C tor: its HiddenServiceDir, or the hs_ed25519_secret_key in it.
@@ -12,6 +14,8 @@ pub struct OnionArgs {
     /// Give up the key that is there already, and its address.
     #[arg(long, requires = "import")]
     replace: bool,
+    #[command(flatten)]
+    json: Json,
 }
 
 /// Prints the address that belongs to the key below an embedded Tor's `state_dir`, the imported one if there is one to
@@ -27,20 +31,24 @@ pub fn run(args: &OnionArgs, state_dir: &Path) -> anyhow::Result<()> {
                     "there is no onion address yet: the first `waypost run` with the embedded Tor makes one, or --import brings that of another Tor"
                 );
             };
-            super::print(&onion.to_string());
+            let value = serde_json::json!({ "onion_address": onion.to_string(), "imported": false });
+            args.json.or(&value, &onion.to_string())
         }
         Some(from) => {
             let onion = tor::import(state_dir, from, args.replace)?;
-            super::print(&format!(
+            let value = serde_json::json!({ "onion_address": onion.to_string(), "imported": true });
+            let words = format!(
                 "{onion}\nimported; take the service out of the other Tor before `waypost run`, as only one may serve a name"
-            ));
+            );
+            args.json.or(&value, &words)
         }
     }
-    Ok(())
 }
 
 /// Says why there is no address.
 #[cfg(not(feature = "embedded-tor"))]
 pub fn run(_args: &OnionArgs, _state_dir: &Path) -> anyhow::Result<()> {
-    anyhow::bail!("this build has no Tor of its own; the onion address is in the HiddenServiceDir of the Tor beside it")
+    anyhow::bail!(
+        "this build has no Tor of its own; the onion address is in the file hostname in the HiddenServiceDir of the Tor beside it"
+    )
 }

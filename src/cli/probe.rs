@@ -1,18 +1,22 @@
 //! `waypost probe`: one verification, shown step by step.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use clap::Args;
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::print;
-use crate::book::{Attempt, Verified, may_knock};
+use super::args::Json;
+use super::words::ports;
+use super::{print, print_json};
+use crate::book::{Attempt, Failure, Verified, may_knock};
 use crate::config::Config;
 use crate::conversation::client::Expected;
 use crate::dial::{Circle, Dialer, Direct, Socks, SocksKind, Tls, Tor, what_answers};
-use crate::peer::{Host, Port, Ports};
+use crate::peer::{Fault, Host, Port, Ports};
 use crate::probe::{Deadlines, Progress, probe};
 use crate::route::{Routing, Via};
 use crate::tor::{IS_EMBEDDED, Mode};
@@ -27,18 +31,82 @@ pub struct ProbeArgs {
     /// Its TLS port.
     #[arg(long, value_name = "PORT")]
     tls: Option<Port>,
+    #[command(flatten)]
+    json: Json,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Account {
+    host: String,
+    steps: Vec<Step>,
+    outcome: &'static str,
+    /// Why it failed.
+    why: Option<String>,
+    /// Of one that is verified.
+    facts: Option<Facts>,
+}
+
+#[derive(Debug, Serialize)]
+struct Step {
+    ms: u64,
+    text: String,
+}
+
+/// What a server said of itself, and what was seen of it.
+#[derive(Debug, Serialize)]
+struct Facts {
+    ip: Option<String>,
+    transport: String,
+    port: u16,
+    software: Option<String>,
+    protocol: String,
+    tcp_port: Option<u16>,
+    ssl_port: Option<u16>,
+    genesis_hash: Option<String>,
+    tip: Option<u32>,
+    peers: usize,
+    key: Option<String>,
+    took_ms: u64,
 }
 
 /// Fails where the verification does.
 pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
     let began = Instant::now();
-    let step = |text: &str| print(&format!("{:>7} ms  {text}", began.elapsed().as_millis()));
+    let (host, json) = (args.host.clone(), args.json.json);
+    let steps = RefCell::new(Vec::new());
+    let step = |text: &str| {
+        let ms = millis(began.elapsed());
+        if json {
+            steps.borrow_mut().push(Step { ms, text: text.to_owned() });
+        } else {
+            // The outcome is what counts.
+            let _ = print(&format!("{ms:>7} ms  {text}"));
+        }
+    };
+    let outcome = verify(args, config, &step).await;
+    let facts = outcome.as_ref().ok().map(|verified| facts(&host, verified));
+    if json {
+        print_json(&Account {
+            host: host.to_string(),
+            steps: steps.take(),
+            outcome: if facts.is_some() { "verified" } else { "failed" },
+            why: outcome.as_ref().err().map(|why| format!("{why:#}")),
+            facts,
+        })?;
+    } else if let Some(facts) = &facts {
+        print(&lines(&host, facts))?;
+    }
+    outcome.map(drop)
+}
+
+async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Verified> {
     let network = config.book.network;
     let ports = Ports::new(args.tcp, args.tls).unwrap_or(network.default_ports());
     let routing = config.book.routing;
     let via = routing.via(&args.host);
     let found = match via {
-        Via::Tor => Some(find_tor(config, &step).await?),
+        Via::Tor => Some(find_tor(config, step).await?),
         Via::Direct => None,
     };
     let (_found, tor) = watch::channel(found.as_ref().map(Found::tor));
@@ -48,7 +116,7 @@ pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
         Host::Onion(_) => Vec::new(),
         Host::Ip(ip) => vec![*ip],
         Host::Dns(name) => {
-            let addresses = dialer.resolve(name, via).await.map_err(|failure| anyhow!("{}: {failure}", args.host))?;
+            let addresses = dialer.resolve(name, via).await.map_err(|failure| not_verified(&args.host, failure))?;
             let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             step(&format!("resolved to {}", texts.join(", ")));
             addresses
@@ -56,7 +124,10 @@ pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
     };
     let doors: Vec<_> = ports.iter().filter(|door| may_knock(&args.host, via, *door)).collect();
     if doors.is_empty() {
-        bail!("through Tor a clearnet host is called over TLS only: name its port with --tls");
+        match via {
+            Via::Tor => bail!("through Tor a clearnet host is called over TLS only: name its port with --tls"),
+            Via::Direct => bail!("no Electrum server would have such a port; --tcp and --tls name others"),
+        }
     }
     let attempt = Attempt::plain(args.host.clone(), via, addresses, doors);
     let expected = Expected {
@@ -75,11 +146,26 @@ pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
     match outcome.await {
         Ok(verified) => {
             step("verified");
-            print(&account(&args.host, &verified));
-            Ok(())
+            Ok(verified)
         }
-        Err(failure) => bail!("{} is not verified: {failure}", args.host),
+        Err(failure) => Err(not_verified(&args.host, failure)),
     }
+}
+
+fn not_verified(host: &Host, failure: Failure) -> anyhow::Error {
+    let advice = match failure {
+        Failure::Refused | Failure::Tls => "; --tcp and --tls say on which ports it listens",
+        Failure::Unreachable => {
+            "; see that it is up, that it takes calls from outside, and that --tcp and --tls are right"
+        }
+        Failure::NotFound | Failure::NoDescriptor => "; see that the name is spelt right, and that it is up",
+        Failure::Silent | Failure::Closed => "; it may be busy or no Electrum server: try again later",
+        Failure::Bad(Fault::WrongGenesis) => "; --network says which chain is wanted",
+        Failure::OurTor => "; see that Tor runs where tor.socks says",
+        Failure::OurLimits => "; raise the limit of open files (ulimit -n)",
+        _ => "",
+    };
+    anyhow!("{host} is not verified: {failure}{advice}")
 }
 
 /// A Tor to probe through, for as long as this is held.
@@ -113,7 +199,7 @@ async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Found
         }
     }
     match settings.mode {
-        Mode::Off => bail!("this needs Tor, and tor.mode is off"),
+        Mode::Off => bail!("this needs Tor, and tor.mode is off; --socks IP:PORT names one for this once"),
         Mode::Auto | Mode::Embedded if IS_EMBEDDED => embedded(config, step).await,
         _ => bail!("this needs Tor: {}; start one, or set tor.socks to where it is", found.join("; ")),
     }
@@ -132,26 +218,41 @@ async fn embedded(_: &Config, _: &impl Fn(&str)) -> anyhow::Result<Found> {
     bail!("this program was built without a Tor of its own")
 }
 
-fn account(host: &Host, verified: &Verified) -> String {
+fn facts(host: &Host, verified: &Verified) -> Facts {
     let Verified { report, .. } = verified;
+    let ports = report.features.as_ref().and_then(|features| features.ports_of(host)).flatten();
+    Facts {
+        ip: verified.ip.map(|ip| ip.to_string()),
+        transport: verified.transport.to_string(),
+        port: verified.port.get(),
+        software: report.software.clone(),
+        protocol: report.agreed.to_string(),
+        tcp_port: ports.and_then(|ports| ports.tcp()).map(Port::get),
+        ssl_port: ports.and_then(|ports| ports.tls()).map(Port::get),
+        genesis_hash: report.features.as_ref().and_then(|features| features.genesis_hash.clone()),
+        tip: report.tip,
+        peers: report.listing.0.len(),
+        key: verified.key.map(hex::encode),
+        took_ms: millis(verified.took),
+    }
+}
+
+fn lines(host: &Host, facts: &Facts) -> String {
     let mut lines = vec![format!("host      {host}")];
     let mut line = |name: &str, value: Option<String>| {
         if let Some(value) = value {
             lines.push(format!("{name:<9} {value}"));
         }
     };
-    line("address", verified.ip.map(|ip| ip.to_string()));
-    line("software", report.software.clone());
-    line("protocol", Some(report.agreed.to_string()));
-    let said = report.features.as_ref().and_then(|features| features.ports_of(host)).flatten();
-    let ports =
-        said.map(|ports| ports.iter().map(|(transport, port)| format!("{transport} {port}")).collect::<Vec<_>>());
-    line("ports", ports.map(|ports| ports.join(", ")));
-    line("genesis", report.features.as_ref().and_then(|features| features.genesis_hash.clone()));
-    line("tip", report.tip.map(|tip| tip.to_string()));
-    line("peers", Some(report.listing.0.len().to_string()));
-    line("TLS key", verified.key.map(hex::encode));
-    line("took", Some(humantime::format_duration(Duration::from_millis(millis(verified.took))).to_string()));
+    line("address", facts.ip.clone());
+    line("software", facts.software.clone());
+    line("protocol", Some(facts.protocol.clone()));
+    line("ports", Some(ports(facts.ssl_port, facts.tcp_port)).filter(|ports| !ports.is_empty()));
+    line("genesis", facts.genesis_hash.clone());
+    line("tip", facts.tip.map(|tip| tip.to_string()));
+    line("peers", Some(facts.peers.to_string()));
+    line("TLS key", facts.key.clone());
+    line("took", Some(humantime::format_duration(Duration::from_millis(facts.took_ms)).to_string()));
     lines.join("\n")
 }
 

@@ -30,7 +30,7 @@ pub const PREFIX: &str = "WAYPOST_";
 /// What is wrong with the configuration, and where that was said.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("can't read the configuration {}: {error}", path.display())]
+    #[error("can't read the configuration {}: {error}; --config names another, and none is needed", path.display())]
     Unreadable { path: PathBuf, error: std::io::Error },
     /// toml's own account names line, column and key.
     #[error("{}: {error}", path.display())]

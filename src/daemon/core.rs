@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
+use super::first_crawl::FirstCrawl;
 use super::notice;
 use crate::backend::Backend;
 use crate::book::{Action, Attempt, Book, Caller, Event, Failure, Snapshot};
@@ -41,6 +42,8 @@ const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Facts {
     pub started: Time,
+    /// Whether the book began empty.
+    pub is_new: bool,
     pub listeners: Vec<String>,
     pub counters: Arc<Counters>,
     pub store: Arc<WriterStatus>,
@@ -78,6 +81,8 @@ pub struct Core {
     /// Look-ups and verifications under way, and whom each is about.
     flights: JoinSet<Event>,
     about: HashMap<Id, Host>,
+    /// While the log says how it goes.
+    first_crawl: Option<FirstCrawl>,
 }
 
 impl Core {
@@ -95,7 +100,10 @@ impl Core {
         let (flights, about) = (JoinSet::new(), HashMap::new());
         let (stale_after, publish_at) = (snapshot.stale_after(), None);
         news.snapshot.send_replace(Arc::new(snapshot));
-        let mut core = Core { book, rng, store, dialer, facts, news, publish_at, stale_after, flights, about };
+        let somebody_to_try = facts.is_new && book.entries().next().is_some();
+        let first_crawl = somebody_to_try.then(|| FirstCrawl::new(facts.started));
+        let mut core =
+            Core { book, rng, store, dialer, facts, news, publish_at, stale_after, flights, about, first_crawl };
         core.act(first);
         core
     }
@@ -117,12 +125,25 @@ impl Core {
                 self.stale_after = snapshot.stale_after();
                 self.news.snapshot.send_replace(Arc::new(snapshot));
             }
+            self.tell_of_crawl(clock::now());
+        }
+    }
+
+    fn tell_of_crawl(&mut self, now: Time) {
+        let Some(crawl) = self.first_crawl.as_mut().filter(|crawl| crawl.is_due(now)) else { return };
+        let (line, is_over) = crawl.look(self.book.counts(now), self.book.untried(), now);
+        if let Some(line) = line {
+            tracing::info!("{line}");
+        }
+        if is_over {
+            self.first_crawl = None;
         }
     }
 
     fn wakeup(&self) -> Instant {
         let now = clock::now();
         let next = self.stale_after.map_or(self.book.next_wakeup(), |until| self.book.next_wakeup().min(until));
+        let next = self.first_crawl.as_ref().map_or(next, |crawl| next.min(crawl.next()));
         let tick = Instant::now() + next.since(now).min(LONGEST_SLEEP);
         self.publish_at.map_or(tick, |at| at.min(tick))
     }
@@ -174,14 +195,20 @@ impl Core {
             }
             Ask::Add(line) => {
                 let name = RealName::parse(&line, self.book.settings().network.default_ports());
-                let name = name.map_err(|error| format!("{line:?} is no real name: {error}"))?;
-                let actions = self.book.add(name, now, &mut self.rng).map_err(|refusal| refusal.to_string())?;
+                let name = name.map_err(|error| notice::no_real_name(&line, error))?;
+                let added = self.book.add(name, now, &mut self.rng);
+                let actions = added.map_err(|refusal| format!("{refusal}{}", notice::advice(refusal)))?;
                 self.act(actions);
                 Ok(Value::Bool(true))
             }
             Ask::Forget(host) => {
-                let host: Host = host.parse().map_err(|error| format!("{host:?} is no host: {error}"))?;
-                let actions = self.book.forget(&host).ok_or_else(|| format!("no peer {host} is known"))?;
+                let host: Host = host
+                    .parse()
+                    .map_err(|error| format!("{host:?} is no host: {error}; `waypost peers` shows hosts"))?;
+                let actions = self
+                    .book
+                    .forget(&host)
+                    .ok_or_else(|| format!("no peer {host} is known; `waypost peers` shows those that are"))?;
                 self.act(actions);
                 Ok(Value::Bool(true))
             }

@@ -3,6 +3,7 @@
 mod clearnet_name;
 mod core;
 mod files;
+mod first_crawl;
 mod listeners;
 mod machine;
 mod notice;
@@ -57,11 +58,14 @@ pub enum DaemonError {
     OthersDirectory(PathBuf),
     #[error("can't listen on {address}: {error}; is another server running there? {key} chooses the address")]
     Listen { key: &'static str, address: SocketAddr, error: std::io::Error },
-    #[error("can't make the control socket {}: {error}", path.display())]
+    #[error(
+        "can't make the control socket {}: {error}; choose a data_dir that this user may write to, with a path of less than 90 letters",
+        path.display()
+    )]
     Control { path: PathBuf, error: std::io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the ban file {}: {why}", path.display())]
+    #[error("the ban file {}: {why}; mend it, or choose another with discovery.ban_file", path.display())]
     Bans { path: PathBuf, why: String },
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -124,6 +128,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let probes = ProbeTally::default();
     let facts = Facts {
         started: clock::now(),
+        is_new: kept.entries.is_empty(),
         listeners: listeners.names(),
         counters: Arc::clone(&counters),
         store: writer.status(),
@@ -343,10 +348,9 @@ fn begin(
     if kept.unreadable > 0 {
         tracing::warn!(records = kept.unreadable, "the store has records that can't be read; they are left alone");
     }
-    let empty = kept.entries.is_empty();
     let mut book = Book::new(config.book.clone(), kept.entries, kept.direct, kept.tor, now);
     let mut first = book.handle(Event::Bans(bans), now, rng);
-    if empty {
+    if facts.is_new {
         first.extend(book.seed(now, rng));
     }
     Core::new(book, first, changes, dialer, facts, news, StdRng::seed_from_u64(rng.next_u64()))

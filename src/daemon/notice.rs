@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::backend::Backend;
-use crate::book::{Entry, Notice, Uptime, WINDOWS};
+use crate::book::{Entry, Notice, Refusal, Uptime, WINDOWS};
 use crate::clock::Time;
 use crate::control::{BackendStatus, CallerStatus, OnionStatus, PeerRow, StoreStatus};
 use crate::conversation::identity::Identity;
+use crate::peer::RealNameError;
 use crate::route::TorState;
 use crate::serve::Counters;
 use crate::store::WriterStatus;
@@ -33,6 +34,32 @@ pub fn log(notice: &Notice) {
         Notice::Tor(state @ TorState::Down { .. }) => tracing::warn!("Tor is {state}"),
         Notice::Tor(state) => tracing::info!("Tor is {state}"),
         Notice::SeedsAgain => tracing::info!("no verified peer is left; asking the seeds again"),
+    }
+}
+
+pub fn no_real_name(line: &str, error: RealNameError) -> String {
+    let advice = match error {
+        RealNameError::NoPort => "",
+        RealNameError::Host(_) => "; it is a host and its ports, as a.example s50002 t50001",
+    };
+    format!("{line:?} is no real name: {error}{advice}")
+}
+
+/// What an operator may do about a server that isn't taken in.
+pub fn advice(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Banned => "; `waypost unban` takes that back",
+        Refusal::NotPublic => "; discovery.allow_private lets such hosts be peers, in a network for tests",
+        Refusal::WrongGenesis => "; network says which chain is wanted",
+        Refusal::OurOwn => "; identity and our onion service say which names are",
+        Refusal::OnlyTls => "; write s and its TLS port after the host",
+        Refusal::Ports | Refusal::NoHost => "; write s50002, t50001 or what its ports are after the host",
+        Refusal::Bad => "; `waypost peers` says in what, and `waypost forget` has it tried anew",
+        Refusal::Full => "; `waypost peers --state candidate` shows them, and `waypost forget` drops one",
+        Refusal::SourceBudget | Refusal::DomainBudget | Refusal::OnionBudget | Refusal::OverallBudget => {
+            "; add it again in an hour"
+        }
+        Refusal::NotTheCaller => "",
     }
 }
 

@@ -32,17 +32,21 @@ pub type Credentials = Arc<CertifiedKey>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    #[error("can't read {}: {error}", path.display())]
+    #[error("can't read {}: {error}; listen.cert and listen.key name files that this user may read", path.display())]
     Read { path: PathBuf, error: pem::Error },
     #[error("there is no certificate in {}; PEM is expected, with the server's own certificate first", .0.display())]
     Empty(PathBuf),
-    #[error("the key in {} can't be used: {error}", path.display())]
+    #[error("the key in {} can't be used: {error}; PEM is expected, of an RSA or ECDSA key or Ed25519", path.display())]
     Key { path: PathBuf, error: Error },
-    #[error("the key in {} isn't that of the certificate in {}", key.display(), certificate.display())]
+    #[error(
+        "the key in {} isn't that of the certificate in {}; listen.key and listen.cert name the two",
+        key.display(),
+        certificate.display()
+    )]
     Mismatch { certificate: PathBuf, key: PathBuf },
     #[error("can't make a certificate: {0}")]
     Make(#[from] rcgen::Error),
-    #[error("can't keep {}: {error}", path.display())]
+    #[error("can't keep {}: {error}; see that this user may write there and that the disk isn't full", path.display())]
     Keep { path: PathBuf, error: std::io::Error },
 }
 

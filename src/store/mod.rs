@@ -48,9 +48,9 @@ pub enum StoreError {
     Newer { path: PathBuf, found: u64, known: u64 },
     #[error("can't open the store {}: {error}; see that this user may write there and that the disk isn't full", path.display())]
     Io { path: PathBuf, error: std::io::Error },
-    #[error("the store {} is damaged ({why}), and can't be moved aside: {error}", path.display())]
+    #[error("the store {} is damaged ({why}), and can't be moved aside: {error}; move it away by hand", path.display())]
     Stuck { path: PathBuf, why: String, error: std::io::Error },
-    #[error("can't use the store {}: {error}", path.display())]
+    #[error("can't use the store {}: {error}; see that the disk is well and not full", path.display())]
     Other { path: PathBuf, error: Box<redb::Error> },
 }
 

@@ -18,6 +18,23 @@ fn onions_wait_for_tor_and_are_kept() {
 }
 
 #[test]
+fn names_count_as_untried_until_their_first_try_is_over() {
+    let mut bench = Bench::new(&[&format!("{ONION} t50110"), "a.example t50001"]);
+    assert_eq!(bench.book.untried(), 1, "without a Tor the onion name isn't waited for");
+    bench.resolve("a.example", &["5.9.0.1"]);
+    bench.handle(Event::Tor(TorSign::Starting { percent: 5, waits_for: String::new() }));
+    assert_eq!(bench.book.untried(), 2);
+    bench.finish("a.example", good("[]", None));
+    assert_eq!(bench.book.untried(), 1);
+    bench.handle(Event::Tor(TorSign::Answers));
+    assert_eq!(bench.book.untried(), 1, "it is being tried");
+    bench.finish(ONION, Err(Failure::NoDescriptor));
+    assert_eq!(bench.book.untried(), 0, "whosever fault it was");
+    bench.wait(Duration::from_hours(1));
+    assert_eq!(bench.book.untried(), 0, "it is tried again");
+}
+
+#[test]
 fn an_attempt_that_our_own_tor_spoiled_counts_for_nothing() {
     let mut bench = Bench::new(&[&format!("{ONION} t50110")]);
     bench.handle(Event::Tor(TorSign::Answers));

@@ -1,0 +1,229 @@
+//! `waypost peers`: the book as a table.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::look::{Look, PADDING, Tone, Toned};
+use super::words::{ago, ports};
+use crate::book::PeerState;
+use crate::clock::{self, Time};
+use crate::control::PeerRow;
+
+#[derive(Debug, Args)]
+pub struct PeersArgs {
+    /// Print JSON; contrib/JSON.md says what it holds.
+    #[arg(long)]
+    pub json: bool,
+    /// Look again every so many seconds, until Ctrl-C.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = pause)]
+    pub watch: Option<Duration>,
+    /// Only onion services.
+    #[arg(long, conflicts_with = "clearnet")]
+    pub onion: bool,
+    /// Only clearnet servers.
+    #[arg(long)]
+    pub clearnet: bool,
+    /// Only peers in this state.
+    #[arg(long, value_enum)]
+    pub state: Option<StateArg>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StateArg {
+    /// Verified recently: callers are told of it.
+    Verified,
+    /// Verified once, but not recently.
+    Stale,
+    /// Never verified yet.
+    Candidate,
+    /// It misbehaved when last reached.
+    Bad,
+}
+
+/// A column, and how soon it is left out where there isn't room for all: those of rank 0 never, the highest first.
+struct Column {
+    name: &'static str,
+    rank: u8,
+}
+
+const COLUMNS: [Column; 10] = [
+    Column { name: "HOST", rank: 0 },
+    Column { name: "STATE", rank: 0 },
+    Column { name: "PORTS", rank: 3 },
+    Column { name: "PROTOCOL", rank: 7 },
+    Column { name: "SOFTWARE", rank: 6 },
+    Column { name: "LATENCY", rank: 4 },
+    Column { name: "UPTIME", rank: 5 },
+    Column { name: "VERIFIED", rank: 2 },
+    Column { name: "FROM", rank: 8 },
+    Column { name: TROUBLE, rank: 1 },
+];
+const TROUBLE: &str = "TROUBLE";
+
+/// Trouble may be long, and is wrapped to no less than this.
+const TROUBLE_WIDTH: u16 = 20;
+
+/// The peers that were asked for: verified ones first, those seen alive last before the others.
+pub fn chosen(mut rows: Vec<PeerRow>, args: &PeersArgs) -> Vec<PeerRow> {
+    rows.retain(|row| {
+        let onion = row.host.ends_with(".onion");
+        (!args.onion || onion)
+            && (!args.clearnet || !onion)
+            && args.state.is_none_or(|state| state.state() == row.state)
+    });
+    rows.sort_by(|a, b| (a.state, b.last_success, &a.host).cmp(&(b.state, a.last_success, &b.host)));
+    rows
+}
+
+/// A table of those columns that fit.
+pub fn table(rows: &[PeerRow], look: Look) -> String {
+    if rows.is_empty() {
+        return "no such peers".to_owned();
+    }
+    let now = clock::now();
+    let rows: Vec<[Toned; 10]> = rows.iter().map(|row| cells(row, now)).collect();
+    let kept = columns_for(&rows, look.width);
+    let names: Vec<&str> = COLUMNS.iter().zip(kept).filter(|(_, kept)| *kept).map(|(column, _)| column.name).collect();
+    let gives_way = names.iter().position(|name| *name == TROUBLE).unwrap_or_default();
+    let rows = rows.into_iter().map(|row| row.into_iter().zip(kept).filter(|(_, kept)| *kept).map(|(cell, _)| cell));
+    look.draw(&names, rows.map(Iterator::collect), gives_way)
+}
+
+/// Which columns there is room for. One without a word in it comes after all others, whatever its rank, and when trouble has
+/// all the room that it wants.
+fn columns_for(rows: &[[Toned; 10]], width: Option<u16>) -> [bool; 10] {
+    let Some(mut room) = width else { return [true; 10] };
+    let mut wants: Vec<_> = COLUMNS
+        .iter()
+        .enumerate()
+        .map(|(place, column)| {
+            let texts = || rows.iter().filter_map(|row| row.get(place)).map(|cell| cell.text.as_str());
+            let longest = texts().chain([column.name]).map(|text| text.chars().count()).max().unwrap_or_default();
+            let want = u16::try_from(longest).unwrap_or(u16::MAX).saturating_add(PADDING);
+            (column.rank > 0 && texts().all(str::is_empty), column.rank, place, column.name, want)
+        })
+        .collect();
+    wants.sort_unstable();
+    let mut kept = [false; 10];
+    let mut wrapped = 0;
+    for (is_empty, rank, place, name, want) in wants {
+        let need = if name == TROUBLE { want.min(TROUBLE_WIDTH + PADDING) } else { want };
+        let free = if is_empty { room.saturating_sub(wrapped) } else { room };
+        if let Some(kept) = kept.get_mut(place)
+            && (rank == 0 || need <= free)
+        {
+            *kept = true;
+            room = room.saturating_sub(need);
+            wrapped += want - need;
+        }
+    }
+    kept
+}
+
+fn cells(row: &PeerRow, now: Time) -> [Toned; 10] {
+    let tone = match row.state {
+        PeerState::Verified => Tone::Good,
+        PeerState::Stale => Tone::Doubtful,
+        PeerState::Candidate => Tone::Faint,
+        PeerState::Bad => Tone::Wrong,
+    };
+    [
+        Toned::plain(row.host.clone()),
+        Toned::new(row.state.to_string(), tone),
+        Toned::plain(ports(row.ssl_port, row.tcp_port)),
+        Toned::plain(row.protocol.clone().unwrap_or_default()),
+        Toned::plain(row.software.clone().unwrap_or_default()),
+        Toned::plain(row.latency_ms.map(|ms| format!("{ms} ms")).unwrap_or_default()),
+        Toned::plain(row.uptime.get("1w").map(|share| format!("{:.0} %", share * 100.0)).unwrap_or_default()),
+        Toned::plain(row.last_success.map(|at| ago(now.since(at))).unwrap_or_default()),
+        Toned::plain(row.source.clone()),
+        Toned::plain(row.trouble.clone().unwrap_or_default()),
+    ]
+}
+
+fn pause(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(secs @ 1..=86_400) => Ok(Duration::from_secs(secs)),
+        _ => Err("expected whole seconds, from 1 to 86400".to_owned()),
+    }
+}
+
+impl StateArg {
+    fn state(self) -> PeerState {
+        match self {
+            StateArg::Verified => PeerState::Verified,
+            StateArg::Stale => PeerState::Stale,
+            StateArg::Candidate => PeerState::Candidate,
+            StateArg::Bad => PeerState::Bad,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{ONION, row};
+    use super::*;
+
+    const ALL: PeersArgs = PeersArgs { json: false, watch: None, onion: false, clearnet: false, state: None };
+
+    fn rows() -> Vec<PeerRow> {
+        let now = clock::now();
+        let onion = PeerRow { ssl_port: None, ..row(ONION, PeerState::Candidate, None) };
+        let trouble = Some("its name means an address that isn't public".to_owned());
+        vec![
+            PeerRow { trouble, ..row("bad.example", PeerState::Bad, None) },
+            row("old.example", PeerState::Verified, Some(now - Duration::from_hours(5))),
+            onion,
+            row("new.example", PeerState::Verified, Some(now - Duration::from_mins(5))),
+        ]
+    }
+
+    #[test]
+    fn peers_are_sorted_and_chosen() {
+        let hosts = |args: &PeersArgs| chosen(rows(), args).into_iter().map(|row| row.host).collect::<Vec<_>>();
+        assert_eq!(hosts(&ALL), ["new.example", "old.example", ONION, "bad.example"]);
+        assert_eq!(hosts(&PeersArgs { clearnet: true, ..ALL }), ["new.example", "old.example", "bad.example"]);
+        assert_eq!(hosts(&PeersArgs { onion: true, ..ALL }), [ONION]);
+        assert_eq!(hosts(&PeersArgs { state: Some(StateArg::Bad), ..ALL }), ["bad.example"]);
+    }
+
+    #[test]
+    fn a_table_fits_the_terminal() {
+        let drawn = |args: &PeersArgs, width| {
+            let table = table(&chosen(rows(), args), Look { width, ..Look::default() });
+            let longest = table.lines().map(|line| line.chars().count()).max();
+            assert!(width.is_none_or(|width| longest <= Some(width.into())), "{table}");
+            table
+        };
+        insta::assert_snapshot!("no_width", drawn(&ALL, None));
+        insta::assert_snapshot!("width_80", drawn(&ALL, Some(80)));
+        insta::assert_snapshot!("width_120", drawn(&ALL, Some(120)));
+        insta::assert_snapshot!("width_40", drawn(&ALL, Some(40)));
+        let clearnet = PeersArgs { clearnet: true, ..ALL };
+        insta::assert_snapshot!("clearnet_width_80", drawn(&clearnet, Some(80)));
+        insta::assert_snapshot!("clearnet_width_120", drawn(&clearnet, Some(120)));
+        let fine = PeersArgs { state: Some(StateArg::Verified), ..ALL };
+        insta::assert_snapshot!("no_trouble_width_80", drawn(&fine, Some(80)));
+    }
+
+    #[test]
+    fn states_have_colours() {
+        let coloured = table(&chosen(rows(), &ALL), Look { colours: true, ..Look::default() });
+        let drawn = |state: &str| coloured.split_whitespace().find(|word| word.contains(state)).unwrap().to_owned();
+        let words = ["verified", "candidate", "bad\u{1b}"].map(drawn);
+        assert!(words.iter().all(|word| word.starts_with('\u{1b}')), "{words:?}");
+        assert_ne!(words[0].trim_end_matches("verified"), words[2], "{words:?}");
+    }
+
+    #[test]
+    fn nobody_is_a_line_too() {
+        assert_eq!(table(&[], Look::default()), "no such peers");
+    }
+
+    #[test]
+    fn a_pause_is_whole_seconds() {
+        assert_eq!(pause("5"), Ok(Duration::from_secs(5)));
+        assert!(["0", "-1", "1.5", "soon", "86401"].iter().all(|text| pause(text).is_err()));
+    }
+}

@@ -1,0 +1,185 @@
+//! `waypost status`: a daemon's state in a few lines.
+
+use std::time::Duration;
+
+use super::look::{Look, Tone, Toned};
+use super::words::{ago, ports, until};
+use crate::clock;
+use crate::control::{BackendStatus, ClearnetStatus, OnionStatus, Status};
+use crate::irc::Visits;
+use crate::route::TorState;
+
+/// Where a line has more to say than its name, and it is too long, it is wrapped.
+const VALUE: usize = 1;
+
+pub fn status(status: &Status, look: Look) -> String {
+    look.draw(&[], lines(status).into_iter().map(|(name, value)| vec![Toned::plain(name), value]), VALUE)
+}
+
+/// What is good or bad about Tor.
+pub fn tor_tone(tor: &TorState) -> Tone {
+    match tor {
+        TorState::Off => Tone::Faint,
+        TorState::Starting { .. } => Tone::Doubtful,
+        TorState::Ready => Tone::Good,
+        TorState::Down { .. } => Tone::Wrong,
+    }
+}
+
+fn lines(status: &Status) -> Vec<(&'static str, Toned)> {
+    let Status { peers, callers, .. } = status;
+    let mut lines = Vec::new();
+    let uptime = humantime::format_duration(Duration::from_secs(status.uptime_secs)).to_string();
+    let mut line = |name, value: String| lines.push((name, Toned::new(value, tone(name, status))));
+    line("waypost", format!("{} on {}, up {uptime}", status.version, status.network));
+    line("tor", status.tor.to_string());
+    if status.network_down {
+        line("network", "seems to be down: nobody answers directly".to_owned());
+    }
+    if let Some(onion) = &status.onion {
+        line("onion", self::onion(onion));
+    }
+    if let Some(name) = &status.clearnet {
+        line("clearnet", clearnet(name));
+    }
+    line("listening", status.listeners.join(", "));
+    if let Some(page) = &status.page {
+        line("page", page.clone());
+    }
+    if let Some(backend) = &status.backend {
+        line("backend", self::backend(backend));
+    }
+    if let Some(visits) = &status.irc {
+        line("irc", irc(visits));
+    }
+    line(
+        "peers",
+        format!(
+            "{} verified ({} of them onion), {} stale, {} candidates, {} bad",
+            peers.verified, peers.verified_onion, peers.stale, peers.candidate, peers.bad
+        ),
+    );
+    line("probing", format!("{} now, next {}", peers.probing, until(status.next_probe)));
+    line(
+        "callers",
+        format!("{} sessions, {} since the start, {} calls", callers.open_sessions, callers.sessions, callers.requests),
+    );
+    let turned_away = callers.refused_full + callers.refused_source + callers.refused_banned;
+    let sent_off = callers.evicted
+        + callers.excessive_requests
+        + callers.excessive_bytes
+        + callers.slow
+        + callers.unreadable_lines
+        + callers.failed_handshakes;
+    if turned_away + sent_off > 0 {
+        line("limits", format!("{turned_away} turned away, {sent_off} sent off; --json says why"));
+    }
+    line(
+        "store",
+        match (status.store.failing, status.store.waiting) {
+            (true, waiting) => format!("can't be written! {waiting} records wait"),
+            (false, 0) => "all is on disk".to_owned(),
+            (false, waiting) => format!("{waiting} records on their way to disk"),
+        },
+    );
+    lines
+}
+
+/// Whether what a line says is good or bad; most are neither.
+fn tone(name: &str, status: &Status) -> Tone {
+    let if_so = |so: bool, tone| if so { tone } else { Tone::Plain };
+    match name {
+        "tor" => tor_tone(&status.tor),
+        "network" => Tone::Wrong,
+        "onion" => if_so(status.onion.as_ref().is_some_and(|name| name.trouble.is_some()), Tone::Doubtful),
+        "clearnet" => if_so(status.clearnet.as_ref().is_some_and(|name| name.reached.is_none()), Tone::Doubtful),
+        "backend" => if_so(status.backend.as_ref().is_some_and(|backend| backend.trouble.is_some()), Tone::Wrong),
+        "irc" => if_so(status.irc.as_ref().is_some_and(|visits| visits.trouble.is_some()), Tone::Doubtful),
+        "store" => if_so(status.store.failing, Tone::Wrong),
+        _ => Tone::Plain,
+    }
+}
+
+fn clearnet(name: &ClearnetStatus) -> String {
+    let fares = match name.reached {
+        Some(reached) => format!("reached {}", ago(clock::now().since(reached))),
+        None => "not reached yet, so nobody is told of it".to_owned(),
+    };
+    format!("{} {}, {fares}", name.host, ports(name.ssl_port, name.tcp_port))
+}
+
+fn backend(backend: &BackendStatus) -> String {
+    let mut text = String::from(backend.electrum.clone());
+    if let Some(software) = &backend.software {
+        text.push_str(&format!(", {software}"));
+    }
+    if let Some(tip) = backend.tip {
+        text.push_str(&format!(", at block {tip}"));
+    }
+    for (host, sessions) in &backend.sessions {
+        text.push_str(&format!(", {sessions} at {host}"));
+    }
+    if let Some(trouble) = &backend.trouble {
+        text.push_str(&format!("; of no use now: {trouble}"));
+    }
+    text
+}
+
+fn irc(visits: &Visits) -> String {
+    let last =
+        visits.last.map_or("not visited yet".to_owned(), |at| format!("visited {}", ago(clock::now().since(at))));
+    let dropped = visits.cut_off + visits.control_codes + visits.unreadable;
+    let mut text = format!("{}, {last}, {} servers met, {dropped} names of none", visits.server, visits.found);
+    if let Some(next) = visits.next {
+        text.push_str(&format!("; next {}", until(next)));
+    }
+    if let Some(trouble) = &visits.trouble {
+        text.push_str(&format!("; came to nothing: {trouble}"));
+    }
+    text
+}
+
+fn onion(onion: &OnionStatus) -> String {
+    let fares = match (onion.reached, &onion.trouble) {
+        (Some(reached), None) => format!("reached {}", ago(clock::now().since(reached))),
+        (Some(reached), Some(why)) => {
+            format!("reached {}, missed {} times since: {why}", ago(clock::now().since(reached)), onion.missed)
+        }
+        (None, Some(why)) => format!("not reached yet, so nobody is told of it: {why}"),
+        (None, None) => "not reached yet, so nobody is told of it".to_owned(),
+    };
+    // No comma: so an address and its port fit into a line of 80 letters.
+    format!("{}:{} {fares}", onion.host, onion.port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+    use crate::clock::Time;
+
+    #[test]
+    fn a_status_is_a_few_lines() {
+        let shown = |width| status(&samples::status(), Look { width, ..Look::default() });
+        insta::assert_snapshot!("no_width", shown(None));
+        insta::assert_snapshot!("width_80", shown(Some(80)));
+        assert!(shown(Some(80)).lines().all(|line| line.chars().count() <= 80));
+    }
+
+    #[test]
+    fn what_is_wrong_stands_out() {
+        let tones = |status: &Status| -> Vec<(&'static str, Tone)> {
+            let toned = lines(status).into_iter().map(|(name, value)| (name, value.tone));
+            toned.filter(|(_, tone)| *tone != Tone::Plain).collect()
+        };
+        let mut status = samples::status();
+        let names = [("tor", Tone::Doubtful), ("network", Tone::Wrong), ("onion", Tone::Doubtful)];
+        assert_eq!(tones(&status), [names.as_slice(), &[("clearnet", Tone::Doubtful)]].concat());
+        status.tor = TorState::Ready;
+        (status.network_down, status.onion, status.clearnet) = (false, None, None);
+        status.store.failing = true;
+        assert_eq!(tones(&status), [("tor", Tone::Good), ("store", Tone::Wrong)]);
+        let down = TorState::Down { since: Time::default(), why: "it is gone".to_owned() };
+        assert_eq!([tor_tone(&down), tor_tone(&TorState::Off)], [Tone::Wrong, Tone::Faint]);
+    }
+}

@@ -1,0 +1,158 @@
+//! `waypost peers --watch`: the table again and again.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::pin::pin;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use super::look::Look;
+use super::peers::{PeersArgs, chosen, table};
+use super::words::until;
+use crate::control::{PeerRow, Status, call};
+
+/// The cursor's way home, the rest of a line and the rest of the screen.
+const HOME: &str = "\u{1b}[H";
+const CLEAR_LINE: &str = "\u{1b}[K";
+const CLEAR_REST: &str = "\u{1b}[J";
+
+/// Shows the peers until Ctrl-C, or until nobody reads on. That the daemon goes away is an error.
+pub async fn run(control: &Path, args: &PeersArgs, every: Duration) -> anyhow::Result<()> {
+    let mut stop = pin!(tokio::signal::ctrl_c());
+    let mut first = true;
+    loop {
+        let asked = ask(control, args.json);
+        let answer = tokio::select! { answer = asked => answer, _ = &mut stop => return Ok(()) };
+        let (status, rows) = if first { answer? } else { answer.context("the daemon has gone away")? };
+        let rows = chosen(serde_json::from_value(rows)?, args);
+        let text = match status {
+            None => serde_json::to_string(&rows)? + "\n",
+            // The terminal may have been made larger or smaller meanwhile.
+            Some(status) => shown(&serde_json::from_value(status)?, rows, Look::of_stdout(), first),
+        };
+        let mut out = io::stdout().lock();
+        if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+            return Ok(());
+        }
+        drop(out);
+        first = false;
+        tokio::select! { () = sleep(every) => {}, _ = &mut stop => return Ok(()) }
+    }
+}
+
+/// The daemon's state, unless it is of no use, and its peers.
+async fn ask(control: &Path, only_peers: bool) -> anyhow::Result<(Option<Value>, Value)> {
+    let status = if only_peers { None } else { Some(call(control, "status", &[]).await?) };
+    Ok((status, call(control, "peers", &[]).await?))
+}
+
+/// A picture, as it is written out: over the one before, or below it.
+fn shown(status: &Status, rows: Vec<PeerRow>, look: Look, first: bool) -> String {
+    let picture = picture(status, rows, look);
+    if !look.in_place {
+        return if first { picture } else { format!("\n{picture}") };
+    }
+    let lines: String = picture.lines().flat_map(|line| [line, CLEAR_LINE, "\n"]).collect();
+    let start = if first { format!("{HOME}{CLEAR_REST}") } else { HOME.to_owned() };
+    format!("{start}{lines}{CLEAR_REST}")
+}
+
+/// One line on how all is going, and below it as many peers as there is room for.
+fn picture(status: &Status, mut rows: Vec<PeerRow>, look: Look) -> String {
+    let all = rows.len();
+    // The cursor needs a line as well.
+    let room = usize::from(look.height.unwrap_or(u16::MAX)).saturating_sub(2);
+    rows.truncate(room);
+    let mut peers = table(&rows, look);
+    // Bounded by the lines of a screen; a line that is wrapped counts twice.
+    while peers.lines().count() + usize::from(rows.len() < all) > room && rows.pop().is_some() && !rows.is_empty() {
+        peers = table(&rows, look);
+    }
+    let mut picture = format!("{}\n", cut(&summary(status), look.width));
+    if all == 0 || !rows.is_empty() {
+        picture.push_str(&peers);
+        picture.push('\n');
+    }
+    if rows.len() < all {
+        let more = all - rows.len();
+        let _ = writeln!(picture, "{}", cut(&format!(" … and {more} more; a taller terminal shows them"), look.width));
+    }
+    picture
+}
+
+fn summary(status: &Status) -> String {
+    let Status { peers, .. } = status;
+    format!(
+        " {} verified, {} stale, {} candidates, {} bad; Tor: {}; {} being probed, next {}",
+        peers.verified,
+        peers.stale,
+        peers.candidate,
+        peers.bad,
+        status.tor,
+        peers.probing,
+        until(status.next_probe)
+    )
+}
+
+fn cut(line: &str, width: Option<u16>) -> String {
+    let width = width.map_or(usize::MAX, usize::from);
+    if line.chars().count() <= width {
+        return line.to_owned();
+    }
+    line.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{ONION, row, status};
+    use super::*;
+    use crate::book::PeerState;
+
+    fn rows(count: usize) -> Vec<PeerRow> {
+        (0..count).map(|n| row(&format!("peer{n:02}.example"), PeerState::Candidate, None)).collect()
+    }
+
+    const SCREEN: Look = Look { width: Some(80), height: Some(10), colours: false, in_place: true };
+
+    #[test]
+    fn a_picture_fits_the_screen() {
+        insta::assert_snapshot!("cut", picture(&status(), rows(30), SCREEN));
+        for count in 0..30 {
+            for height in 1..12 {
+                let look = Look { height: Some(height), ..SCREEN };
+                let picture = picture(&status(), rows(count), look);
+                let lines = picture.lines().count();
+                assert!(lines < usize::from(height).max(3), "{height}, {count}:\n{picture}");
+                let whole = picture.matches(".example").count() == count;
+                assert!(whole != picture.contains("more;"), "{height}, {count}:\n{picture}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrapped_lines_are_counted() {
+        let long = PeerRow { host: ONION.to_owned(), ..row(ONION, PeerState::Candidate, None) };
+        let picture = picture(&status(), vec![long; 9], Look { width: Some(50), ..SCREEN });
+        assert!(picture.lines().count() < 10 && picture.contains("more;"), "{picture}");
+    }
+
+    #[test]
+    fn a_pipe_gets_all_of_it() {
+        let picture = picture(&status(), rows(30), Look::default());
+        assert_eq!((picture.lines().count(), picture.contains('…')), (32, false), "{picture}");
+        let again = shown(&status(), rows(1), Look::default(), false);
+        assert!(again.starts_with("\n 12 verified, ") && !again.contains('\u{1b}'), "{again}");
+    }
+
+    #[test]
+    fn a_terminal_is_drawn_over() {
+        let first = shown(&status(), rows(3), SCREEN, true);
+        let again = shown(&status(), rows(3), SCREEN, false);
+        assert!(first.starts_with("\u{1b}[H\u{1b}[J") && again.starts_with("\u{1b}[H 12 verified"), "{again:?}");
+        assert!(again.ends_with("\u{1b}[J") && again.matches("\u{1b}[K\n").count() == 5, "{again:?}");
+    }
+}

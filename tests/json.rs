@@ -1,0 +1,221 @@
+//! What `--json` prints, held against contrib/JSON.md.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::{Value, json};
+use support::{Daemon, eventually, free_address};
+use waypost::control::{PeerRow, Status};
+
+/// Objects whose names are hosts or spans of time.
+const MAPS: &[&str] = &["backend.sessions", "uptime"];
+
+/// The fields that the file has for a command.
+fn documented(command: &str) -> BTreeSet<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/JSON.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let section = text.split("\n## ").find(|section| section.lines().next() == Some(command)).expect(command);
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let fields: Vec<(String, Vec<String>)> = rows
+        .map(|row| {
+            let cells: Vec<String> = row.split('|').map(|cell| cell.trim().to_owned()).collect();
+            (cells[0].trim_end_matches('`').to_owned(), cells[1..].to_vec())
+        })
+        .collect();
+    for (field, cells) in &fields {
+        assert!(cells.len() == 3 && cells[..2].iter().all(|cell| !cell.is_empty()), "{command}: {field}: {cells:?}");
+    }
+    let names: BTreeSet<String> = fields.iter().map(|(field, _)| field.clone()).collect();
+    assert_eq!(names.len(), fields.len(), "{command} has a field twice");
+    names
+}
+
+/// The fields that are there, down to the last.
+fn fields(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) if !MAPS.contains(&prefix) => {
+            for (name, value) in object {
+                let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                fields(value, &path, found);
+                found.insert(path);
+            }
+        }
+        Value::Array(list) => {
+            let path = if prefix.is_empty() { String::new() } else { format!("{prefix}[]") };
+            list.iter().for_each(|value| fields(value, &path, found));
+        }
+        _ => {}
+    }
+}
+
+fn all_fields(values: &[Value]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    values.iter().for_each(|value| fields(value, "", &mut found));
+    found
+}
+
+fn assert_documented(command: &str, value: &Value) {
+    let unknown: Vec<String> =
+        all_fields(std::slice::from_ref(value)).difference(&documented(command)).cloned().collect();
+    assert!(unknown.is_empty(), "contrib/JSON.md doesn't have {unknown:?} of {command}");
+}
+
+/// A status in which every field has something to say, as often as it takes: what Tor says of itself depends on how it is.
+fn full_statuses() -> Vec<Value> {
+    let tor = [
+        json!({ "state": "starting", "percent": 5, "waits_for": "a relay" }),
+        json!({ "state": "down", "since": 1, "why": "it is gone" }),
+    ];
+    let callers: BTreeMap<String, Value> = documented("status")
+        .iter()
+        .filter_map(|field| field.strip_prefix("callers."))
+        .filter(|field| !field.starts_with("calls"))
+        .map(|field| (field.to_owned(), json!(1)))
+        .chain([(
+            "calls".to_owned(),
+            json!([{ "caller": "clearnet", "method": "server.ping", "result": "answered", "count": 1 }]),
+        )])
+        .collect();
+    tor.into_iter()
+        .map(|tor| {
+            let status: Status = serde_json::from_value(json!({
+                "version": "0.1.0", "network": "regtest", "uptime_secs": 1, "tor": tor, "network_down": false,
+                "onion": { "host": "x.onion", "port": 1, "reached": 1, "missed": 1, "trouble": "x" },
+                "clearnet": { "host": "a.example", "tcp_port": 1, "ssl_port": 2, "reached": 1 },
+                "listeners": ["tcp://127.0.0.1:1"], "page": "http://127.0.0.1:1",
+                "backend": {
+                    "electrum": "peers", "trouble": "x", "software": "x", "tip": 1, "sessions": { "a.example": 1 },
+                },
+                "irc": {
+                    "server": "irc.example:6697", "last": 1, "trouble": "x", "next": 1,
+                    "found": 1, "cut_off": 1, "control_codes": 1, "unreadable": 1,
+                },
+                "peers": {
+                    "verified": 1, "stale": 1, "candidate": 1, "bad": 1, "verified_onion": 1, "stale_onion": 1,
+                    "candidate_onion": 1, "bad_onion": 1, "probing": 1,
+                },
+                "next_probe": 1,
+                "store": { "failing": false, "waiting": 1, "batches": 1, "bytes": 1 },
+                "callers": callers,
+            }))
+            .unwrap();
+            json!(status)
+        })
+        .collect()
+}
+
+#[test]
+fn a_full_status_has_the_documented_fields_and_no_others() {
+    assert_eq!(all_fields(&full_statuses()), documented("status"));
+}
+
+#[test]
+fn a_full_peer_has_the_documented_fields_and_no_others() {
+    let row: PeerRow = serde_json::from_value(json!({
+        "host": "a.example", "state": "verified", "ip": "192.0.2.1", "tcp_port": 1, "ssl_port": 2, "protocol": "1.4",
+        "pruning": 1, "software": "x", "genesis_hash": "00", "key": "00", "key_since": 1, "key_changes": 1, "tip": 1,
+        "source": "seed", "first_hand": true, "first_seen": 1, "last_try": 1, "last_success": 1, "next_try": 1,
+        "failures": 1, "trouble": "x", "latency_ms": 1, "uptime": { "1w": 0.5 }, "history": [true],
+    }))
+    .unwrap();
+    assert_eq!(all_fields(&[json!([row])]), documented("peers"));
+}
+
+#[test]
+fn every_command_of_a_real_daemon_prints_what_is_documented() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, tcp, tls) = (dir.path().join("waypost.toml"), free_address(), free_address());
+    let text = format!(
+        "network = \"regtest\"\ndata_dir = {:?}\n[listen]\ntcp = [\"{tcp}\"]\ntls = [\"{tls}\"]\n[identity]\nhost = \"127.0.0.1\"\n\
+         tcp_port = {}\nssl_port = {}\n[tor]\nmode = \"off\"\n[discovery]\nseeds = []\nallow_private = true\n",
+        dir.path().join("data"),
+        tcp.port(),
+        tls.port(),
+    );
+    std::fs::write(&config, text).unwrap();
+    let daemon = Daemon::start(&config);
+    let answer = |command: &str, args: &[&str]| -> Value {
+        let output = daemon.waypost(&[&[command, "--json"], args].concat());
+        let value: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{command}: {error}: {output}"));
+        assert_documented(command, &value);
+        value
+    };
+    eventually(20, "it has reached itself", || answer("status", &[])["clearnet"]["reached"].is_u64());
+
+    let probed = answer("probe", &["127.0.0.1", "--tls", &tls.port().to_string()]);
+    assert_eq!((&probed["outcome"], &probed["why"]), (&json!("verified"), &Value::Null));
+    assert_eq!((&probed["facts"]["port"], &probed["facts"]["tcp_port"]), (&json!(tls.port()), &json!(tcp.port())));
+    assert_eq!(probed["facts"]["key"].as_str().unwrap().len(), 64);
+    assert_eq!(all_fields(&[probed]), documented("probe"), "and nothing more is documented");
+
+    let peer = format!("127.0.0.2 t{}", tcp.port());
+    assert_eq!(answer("add", &[&peer]), json!({ "added": peer }));
+    eventually(20, "the peer is tried", || {
+        let peers = answer("peers", &[]);
+        assert_eq!(all_fields(std::slice::from_ref(&peers)), documented("peers"));
+        peers[0]["trouble"].is_string()
+    });
+    assert_eq!(answer("forget", &["127.0.0.2"]), json!({ "forgotten": "127.0.0.2" }));
+    assert_eq!(answer("ban", &["*.example.org"]), json!({ "banned": "*.example.org", "new": true }));
+    assert_eq!(answer("ban", &["*.Example.org"]), json!({ "banned": "*.example.org", "new": false }));
+    assert_eq!(answer("unban", &["*.example.org"]), json!({ "unbanned": "*.example.org" }));
+    daemon.stop();
+}
+
+#[test]
+fn a_probe_that_fails_says_why_in_both_places() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("waypost.toml");
+    std::fs::write(&config, format!("data_dir = {:?}\n[tor]\nmode = \"off\"\n", dir.path())).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_waypost"))
+        .args(["probe", "127.0.0.1", "--tcp", &free_address().port().to_string(), "--json", "--config"])
+        .arg(&config)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let account: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_documented("probe", &account);
+    let why = account["why"].as_str().unwrap();
+    assert!(account["outcome"] == "failed" && why.contains("refused") && why.contains("--tcp"), "{account}");
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("waypost: {why}\n"));
+}
+
+#[test]
+fn a_configuration_is_the_same_in_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("waypost.toml");
+    std::fs::write(&config, format!("data_dir = {:?}\n[discovery]\nseeds = []\n", dir.path())).unwrap();
+    let (text, ok) = support::waypost(&config, &["check-config", "--json"]);
+    let (written, _) = support::waypost(&config, &["check-config"]);
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert!(ok && json["discovery"]["recheck"] == "1day", "{text}");
+    assert_eq!(json, serde_json::to_value(toml::from_str::<toml::Table>(&written).unwrap()).unwrap());
+}
+
+#[test]
+#[cfg(feature = "embedded-tor")]
+fn an_onion_address_is_documented_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("waypost.toml");
+    std::fs::write(&config, format!("data_dir = {:?}\n", dir.path().join("data"))).unwrap();
+    let key = [b"== ed25519v1-secret: type0 ==\0\0\0".as_slice(), &[64; 64]].concat();
+    let file = dir.path().join("hs_ed25519_secret_key");
+    std::fs::write(&file, key).unwrap();
+    for (args, imported) in [(["--import", file.to_str().unwrap()].as_slice(), true), (&[], false)] {
+        let (text, ok) = support::waypost(&config, &[&["onion-address", "--json"], args].concat());
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_documented("onion-address", &value);
+        assert!(ok && value["imported"] == imported && value["onion_address"].as_str().unwrap().ends_with(".onion"));
+    }
+}

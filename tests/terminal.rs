@@ -1,0 +1,270 @@
+//! The command line on a terminal and on a pipe: widths, colours, what is drawn over, completions and manual pages.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use support::{Daemon, eventually};
+
+const WAYPOST: &str = env!("CARGO_BIN_EXE_waypost");
+const ESCAPE: char = '\u{1b}';
+
+/// A running daemon that knows twenty peers, none of which is there.
+struct Place {
+    daemon: Daemon,
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let seeds: Vec<String> = (10..30).map(|n| format!("127.{n}.0.1 t50001")).collect();
+        let text = format!(
+            "network = \"regtest\"\ndata_dir = {:?}\n[listen]\ntcp = [\"{}\"]\n[tor]\nmode = \"off\"\n[discovery]\nseeds = {seeds:?}\n\
+             allow_private = true\n",
+            dir.path().join("data"),
+            support::free_address()
+        );
+        std::fs::write(dir.path().join("waypost.toml"), text).unwrap();
+        let daemon = Daemon::start(&dir.path().join("waypost.toml"));
+        let place = Place { daemon, dir };
+        eventually(20, "all were tried", || place.daemon.waypost(&["peers"]).matches("refused").count() == 20);
+        place
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("waypost.toml")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(WAYPOST);
+        command.args(args).arg("--config").arg(self.config()).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// The same on a terminal of this size. What is written to its standard input is typed there.
+    fn on_terminal(&self, columns: u16, rows: u16, args: &[&str], environment: &[(&str, &str)]) -> Child {
+        let inside = format!(
+            "stty cols {columns} rows {rows}; exec {WAYPOST} {} --config {}",
+            args.join(" "),
+            self.config().display()
+        );
+        let mut command = Command::new("script");
+        command
+            .args(["-qec", &inside, "/dev/null"])
+            .env_remove("NO_COLOR")
+            .env("TERM", "xterm")
+            .env("SHELL", "/bin/sh");
+        command.envs(environment.iter().copied());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn shown(&self, columns: u16, args: &[&str], environment: &[(&str, &str)]) -> String {
+        let mut child = self.on_terminal(columns, 24, args, environment);
+        // An open one, as at its end the terminal would be hung up.
+        let _typed = child.stdin.take();
+        text(&child.wait_with_output().unwrap())
+    }
+}
+
+/// What came out of something that ended well.
+fn text(output: &Output) -> String {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(output.status.success(), "{}: {text}{}", output.status, String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// What is left to be seen of a line without its colours.
+fn visible(line: &str) -> String {
+    let mut parts = line.split(ESCAPE);
+    let first = parts.next().unwrap_or_default().to_owned();
+    let rest = parts.map(|part| part.split_once('m').map_or(part, |(_, after)| after));
+    [first].into_iter().chain(rest.map(str::to_owned)).collect()
+}
+
+#[test]
+fn a_pipe_gets_everything_and_no_colours() {
+    let place = Place::new();
+    for args in [["peers"].as_slice(), &["status"], &["peers", "--json"], &["--help"], &["probe", "--help"]] {
+        let shown = text(&place.command(args).env("TERM", "xterm").output().unwrap());
+        assert!(!shown.contains(ESCAPE) && shown.lines().count() > 5, "{args:?}: {shown:?}");
+    }
+    let peers = place.daemon.waypost(&["peers"]);
+    let header: Vec<&str> = peers.lines().next().unwrap().split_whitespace().collect();
+    let all = "HOST STATE PORTS PROTOCOL SOFTWARE LATENCY UPTIME VERIFIED FROM TROUBLE";
+    assert_eq!((header.join(" ").as_str(), peers.lines().count()), (all, 21));
+    place.daemon.stop();
+}
+
+#[test]
+fn a_terminal_gets_what_fits_and_colours_unless_it_wants_none() {
+    let place = Place::new();
+    for columns in [40, 80, 200] {
+        let shown = place.shown(columns, &["peers"], &[]);
+        assert!(shown.contains("\u{1b}["), "{shown:?}");
+        let widest = shown.lines().map(|line| visible(line.trim_end()).chars().count()).max();
+        assert!(widest <= Some(columns.into()), "{widest:?}: {shown}");
+        assert_eq!(shown.contains("PROTOCOL"), columns == 200, "{shown}");
+        assert!(shown.contains("HOST") && shown.contains("STATE"), "{shown}");
+    }
+    let status = place.shown(80, &["status"], &[]);
+    assert!(status.contains("\u{1b}[2moff"), "Tor's state is faint: {status:?}");
+    for none in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        for args in [["peers"], ["status"]] {
+            let shown = place.shown(80, &args, &[none]);
+            assert!(!shown.contains(ESCAPE) && shown.lines().count() > 5, "{none:?}: {shown:?}");
+        }
+    }
+    assert!(place.shown(80, &["peers"], &[("NO_COLOR", "")]).contains(ESCAPE), "an empty one says nothing");
+    place.daemon.stop();
+}
+
+#[test]
+fn a_pipe_is_given_one_table_after_the_other_until_it_is_closed() {
+    let place = Place::new();
+    let mut child = place.command(&["peers", "--watch", "1"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    for pause in [false, true, true] {
+        assert!(!pause || lines.next().unwrap().is_empty());
+        let summary = lines.next().unwrap();
+        assert!(summary.starts_with(" 0 verified, 0 stale, 20 candidates, 0 bad; Tor: off; "), "{summary}");
+        let rows: Vec<String> = lines.by_ref().take(21).collect();
+        assert!(rows[0].starts_with(" HOST") && rows[20].contains(".0.1 "), "{rows:?}");
+        assert!(!rows.concat().contains(ESCAPE));
+    }
+    drop(lines);
+    assert!(child.wait().unwrap().success(), "nobody reads on, which is no failure");
+    place.daemon.stop();
+}
+
+#[test]
+fn json_is_watched_a_line_at_a_time_until_ctrl_c() {
+    let place = Place::new();
+    let mut child = place.command(&["peers", "--json", "--watch", "1", "--state", "candidate"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    for _ in 0..2 {
+        let rows: Vec<Value> = serde_json::from_str(&lines.next().unwrap()).unwrap();
+        assert_eq!((rows.len(), &rows[0]["state"]), (20, &Value::from("candidate")));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    place.daemon.stop();
+}
+
+#[test]
+fn a_daemon_that_goes_away_ends_the_watch() {
+    let place = Place::new();
+    let mut child = place.command(&["peers", "--watch", "1"]).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    out.read_line(&mut String::new()).unwrap();
+    place.daemon.stop();
+    std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{error}");
+    assert!(error.starts_with("waypost: the daemon has gone away: ") && error.contains("waypost run"), "{error}");
+}
+
+#[test]
+fn a_terminal_is_drawn_over_until_ctrl_c() {
+    let place = Place::new();
+    let mut child = place.on_terminal(80, 10, &["peers", "--watch", "1"], &[]);
+    let mut typed = child.stdin.take().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut shown = Vec::new();
+    let mut chunk = [0; 4096];
+    while String::from_utf8_lossy(&shown).matches("\u{1b}[H").count() < 3 {
+        let length = out.read(&mut chunk).unwrap();
+        assert!(length > 0, "it ended: {}", String::from_utf8_lossy(&shown));
+        shown.extend(&chunk[..length]);
+    }
+    typed.write_all(b"\x03").unwrap();
+    out.read_to_end(&mut shown).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let shown = String::from_utf8(shown).unwrap();
+    let pictures: Vec<&str> = shown.split("\u{1b}[H").skip(1).collect();
+    assert!(pictures.len() >= 3, "{shown:?}");
+    for picture in &pictures[..2] {
+        assert_eq!(picture.matches("\u{1b}[K\r\n").count(), 9, "all lines but that of the cursor: {picture:?}");
+        assert!(picture.contains("20 candidates") && picture.contains("and 14 more"), "{picture:?}");
+        assert!(picture.ends_with("\u{1b}[J"), "{picture:?}");
+    }
+    place.daemon.stop();
+}
+
+#[test]
+fn bash_completes_commands_and_options() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("waypost.bash");
+    std::fs::write(&script, waypost(&["completions", "bash"])).unwrap();
+    let bash = |args: &[&str]| text(&Command::new("bash").args(args).stdin(Stdio::null()).output().unwrap());
+    assert_eq!(bash(&["-n", script.to_str().unwrap()]), "");
+    let complete = |words: &str, last: usize| {
+        let typed = format!(
+            "source {}; complete -p waypost >/dev/null || exit 9; COMP_WORDS=({words}); COMP_CWORD={last}; \
+             _waypost waypost \"${{COMP_WORDS[{last}]}}\" \"${{COMP_WORDS[{last}-1]}}\"; echo \"${{COMPREPLY[@]}}\"",
+            script.display()
+        );
+        bash(&["--norc", "-c", &typed]).trim().to_owned()
+    };
+    assert_eq!(complete("waypost pe", 1), "peers");
+    assert_eq!(complete("waypost peers --w", 2), "--watch");
+    assert_eq!(complete("waypost peers --state ba", 3), "bad");
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        assert!(waypost(&["completions", shell]).contains("onion-address"), "{shell}");
+    }
+}
+
+#[test]
+fn manual_pages_are_sound_and_say_what_is_not_in_the_arguments() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("man");
+    let said = waypost(&["man", "--out", out.to_str().unwrap()]);
+    let pages: Vec<PathBuf> = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(pages.len() > 12 && said.starts_with(&format!("{} pages", pages.len())), "{said}{pages:?}");
+    for page in &pages {
+        let lint = Command::new("mandoc").args(["-Tlint", "-Werror"]).arg(page).output().unwrap();
+        assert_eq!(text(&lint), "", "{}", page.display());
+        let read = manual(page);
+        for said in ["EXIT STATUS", "78", "WAYPOST_TABLE__KEY", "control.sock", "--data-dir"] {
+            assert!(read.contains(said), "{}: {said}: {read}", page.display());
+        }
+    }
+    assert!(out.join("waypost.1").exists() && manual(&out.join("waypost-peers.1")).contains("--watch"));
+    assert_eq!(waypost(&["man"]), std::fs::read_to_string(out.join("waypost.1")).unwrap());
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let refused = Command::new(WAYPOST).arg("man").arg("--out").arg(&file).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("name a directory"));
+}
+
+/// A page as it is read.
+fn manual(page: &Path) -> String {
+    text(&Command::new("mandoc").args(["-Tascii", "-Owidth=500"]).arg(page).output().unwrap())
+        .split('\u{8}')
+        // Bold letters are struck twice.
+        .map(|part| part.to_owned())
+        .reduce(|mut before, part| {
+            before.pop();
+            before + &part
+        })
+        .unwrap()
+}
+
+fn waypost(args: &[&str]) -> String {
+    text(&Command::new(WAYPOST).args(args).stdin(Stdio::null()).output().unwrap())
+}
