@@ -16,9 +16,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bans::Pattern;
 use crate::config::{self, Config, ConfigError, LogFormat, Raw};
+use crate::control;
+use crate::daemon::{self, Again};
 use crate::network::Network;
 use crate::tor::Mode;
-use crate::{control, daemon};
 
 /// Wrong usage is 2, which clap sees to.
 const FAILED: u8 = 1;
@@ -128,11 +129,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     {
         flags.listen.tcp = Some(listen.clone());
     }
-    let config = config::load(file.as_deref(), std::env::vars_os(), flags)?;
+    let load = move || config::load(file.as_deref(), std::env::vars_os(), flags.clone());
+    let config = load()?;
     match cli.command {
         Command::Run { .. } => {
-            log::start_log(&config);
-            Ok(block_on(daemon::run(config))??)
+            let shown = log::start_log(&config);
+            let log_level = Box::new(move |level: &str| shown.change(level));
+            Ok(block_on(daemon::run(config, Again { load: Box::new(load), log_level }))??)
         }
         Command::CheckConfig => {
             print(&toml::to_string(&config.effective())?);

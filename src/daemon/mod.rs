@@ -6,6 +6,7 @@ mod files;
 mod listeners;
 mod machine;
 mod notice;
+mod reload;
 mod service_manager;
 
 use std::net::SocketAddr;
@@ -23,6 +24,8 @@ use self::clearnet_name::ClearnetName;
 use self::core::{Core, Facts, News};
 use self::files::{BanFile, Watched};
 use self::listeners::Listeners;
+pub use self::reload::Again;
+use self::reload::Reloader;
 use crate::backend::{Backend, BackendError, Front, Peers, Server};
 use crate::bans::Bans;
 use crate::book::{Book, Caller, Event, Failure, Snapshot};
@@ -80,7 +83,7 @@ pub enum DaemonError {
 }
 
 /// Runs until it is told to stop, or something that must never end does.
-pub async fn run(config: Config) -> Result<(), DaemonError> {
+pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
     let start = |error: &dyn std::fmt::Display| DaemonError::Start(error.to_string());
     let mut rng = machine::generator();
     machine::data_directory(&config.data_dir)?;
@@ -140,12 +143,13 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let (snapshot, seen) = (picture.subscribe(), picture.subscribe());
     let news = News { snapshot: picture, health };
     let core = begin(&config, kept, banned, changes, dialer.clone(), facts, news, &mut rng);
+    let limits = watch::Sender::new(limits(&config));
     let shared = Shared {
         ourselves: tor.ourselves.subscribe(),
         snapshot,
         bans: bans.subscribe(),
         inbox: inbox.clone(),
-        limits: Limits { sessions: machine::descriptors(config.limits.sessions), ..config.limits.clone() },
+        limits: limits.subscribe(),
         tls: acceptor,
         backend: backend.clone(),
         long_lines: LongLines::new(if backend.is_some() { config.backend.line_bytes } else { 0 }),
@@ -157,9 +161,10 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut core = tokio::spawn(core.run(inputs, core_stops));
     let own_service = config.tor.settings.service.is_some();
     let door = listeners.serve(&mut tasks, shared, own_service, &config.backend, &mut rng);
-    let watched = Watched { ban_file, bans, certificate, inbox: inbox.clone() };
+    let files = Watched::new(ban_file, bans, certificate, inbox.clone());
+    let reloader = Reloader { running: config.clone(), again, limits, files, inbox: inbox.clone() };
     tasks.spawn(async move {
-        watched.run(hangups).await;
+        reloader.run(hangups).await;
         "the watch on files"
     });
     if config.identity.clearnet.is_some() {
@@ -231,6 +236,11 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         (None, Ok(())) => Ok(()),
         (None, Err(_)) => Err(DaemonError::Unwritten),
     }
+}
+
+/// What callers may use, as far as there are descriptors for it.
+fn limits(config: &Config) -> Arc<Limits> {
+    Arc::new(Limits { sessions: machine::descriptors(config.limits.sessions), ..config.limits.clone() })
 }
 
 /// The server that we stand in front of. One that can't be reached now may be later; one of another network is a mistake.
