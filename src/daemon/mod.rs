@@ -29,7 +29,7 @@ use self::reload::Reloader;
 use crate::backend::{Backend, BackendError, Front, Peers, Server};
 use crate::bans::Bans;
 use crate::book::{Book, Caller, Event, Failure, Snapshot};
-use crate::clock;
+use crate::clock::{self, Time};
 use crate::config::Config;
 use crate::conversation::identity::Ourselves;
 use crate::dial::{Dialer, Direct, Tls};
@@ -54,6 +54,10 @@ const ONION_CALLERS: usize = 64;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
+    #[error(
+        "the clock of this machine says {0}, which was before this version was made; set it, with `timedatectl set-ntp true` say"
+    )]
+    Clock(Time),
     #[error("can't make the data directory {}: {error}; choose another data_dir, or make it for this user", path.display())]
     MakeDirectory { path: PathBuf, error: std::io::Error },
     #[error("the data directory {} belongs to another user; choose another data_dir, or run as its owner", .0.display())]
@@ -86,6 +90,7 @@ pub enum DaemonError {
 pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
     let start = |error: &dyn std::fmt::Display| DaemonError::Start(error.to_string());
     let mut rng = machine::generator();
+    machine::clock(clock::now())?;
     machine::data_directory(&config.data_dir)?;
     let (store, kept) = Store::open(&config.store_path(), clock::now())?;
     let ban_file = BanFile::new(config.ban_path(), config.ban_file.is_some());
