@@ -25,6 +25,7 @@ missing_packages() {
   has electrum || echo electrum
   has ngircd || echo ngircd
   has chromium || has chromium-browser || has google-chrome || echo chromium fonts-dejavu-core
+  compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
   if [ -x "$LAB_VENV/bin/python" ]; then return; fi   # the rest is for making it
   /usr/bin/python3 -c 'import venv, ensurepip' 2>/dev/null || python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3 python3-venv
   # For plyvel where PyPI has no binary of it for this machine.

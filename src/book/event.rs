@@ -44,6 +44,8 @@ pub enum Event {
     Ours(Host),
     /// These are banned from now on, and nobody else.
     Bans(Arc<Bans>),
+    /// These are the operator's seeds from now on.
+    Seeds(Vec<RealName>),
 }
 
 /// Something to be done outside.

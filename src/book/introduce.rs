@@ -24,6 +24,17 @@ const MAX_CLAIMS: usize = 2;
 const STRANGERS_PAUSE: Duration = Duration::from_hours(1);
 
 impl Book {
+    /// Takes in the seeds that are not known. To be called once, before the first event, where the book is empty.
+    pub fn seed(&mut self, now: Time, rng: &mut impl Rng) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for name in self.settings.seeds.clone() {
+            // Seeds are the operator's own choice: nothing but a place of its own in the table is asked of them.
+            let _ = self.introduce_one(name, Source::Seed, now, rng, &mut actions);
+        }
+        self.start_due(now, rng, &mut actions);
+        actions
+    }
+
     /// A call of `server.add_peer`: nothing it says changes what we know, it only brings a verification on.
     pub fn add_peer(
         &mut self,
@@ -52,6 +63,21 @@ impl Book {
         self.introduce_one(name, Source::Operator, now, rng, &mut actions)?;
         self.start_due(now, rng, &mut actions);
         Ok(actions)
+    }
+
+    /// Other seeds than before: those that weren't any are taken in, and who isn't one any more is a peer like others.
+    pub(super) fn reseed(&mut self, seeds: Vec<RealName>, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+        let seeds = self.fit_seeds(seeds);
+        let before = std::mem::replace(&mut self.settings.seeds, seeds.clone());
+        for name in seeds.into_iter().filter(|name| !before.contains(name)) {
+            let _ = self.introduce_one(name, Source::Seed, now, rng, actions);
+        }
+    }
+
+    /// Those on whose doors we may knock.
+    pub(super) fn fit_seeds(&self, mut seeds: Vec<RealName>) -> Vec<RealName> {
+        seeds.retain(|seed| policy::has_door(&seed.host, self.via(&seed.host), seed.ports));
+        seeds
     }
 
     pub(super) fn introduce_one(

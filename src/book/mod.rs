@@ -196,8 +196,8 @@ impl Book {
             own: HashMap::new(),
             next_sweep: now + SWEEP,
         };
-        let Settings { seeds, routing, .. } = &mut book.settings;
-        seeds.retain(|seed| policy::has_door(&seed.host, routing.via(&seed.host), seed.ports));
+        let seeds = std::mem::take(&mut book.settings.seeds);
+        book.settings.seeds = book.fit_seeds(seeds);
         for mut entry in entries {
             // A clock that was set back must not make a peer wait for years, nor seem fresh for as long.
             entry.next = entry.next.min(now + book.settings.recheck);
@@ -205,17 +205,6 @@ impl Book {
             book.insert(entry);
         }
         book
-    }
-
-    /// Takes in the seeds that are not known. To be called once, before the first event, where the book is empty.
-    pub fn seed(&mut self, now: Time, rng: &mut impl Rng) -> Vec<Action> {
-        let mut actions = Vec::new();
-        for name in self.settings.seeds.clone() {
-            // Seeds are the operator's own choice: nothing but a place of its own in the table is asked of them.
-            let _ = self.introduce_one(name, Source::Seed, now, rng, &mut actions);
-        }
-        self.start_due(now, rng, &mut actions);
-        actions
     }
 
     pub fn handle(&mut self, event: Event, now: Time, rng: &mut impl Rng) -> Vec<Action> {
@@ -236,6 +225,7 @@ impl Book {
             Event::ReachedOurselves(listed) => self.reached_ourselves(*listed, now, rng, &mut actions),
             Event::Ours(host) => self.disown(host, &mut actions),
             Event::Bans(bans) => self.ban(bans, &mut actions),
+            Event::Seeds(seeds) => self.reseed(seeds, now, rng, &mut actions),
         }
         if now >= self.next_sweep {
             self.sweep(now, rng, &mut actions);

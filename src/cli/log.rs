@@ -15,7 +15,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry, reload};
 
 use crate::clock::{self, Time};
 use crate::config::{Config, LogFormat};
@@ -27,15 +27,30 @@ const TOR_CRATES: &[&str] = &["arti_", "tor_", "fs_mistrust", "fslock_guard", "r
 const LINES: usize = 3;
 const SPELL: Duration = Duration::from_mins(10);
 
+/// What of the log is shown, to be changed while it is written.
+pub struct Shown(reload::Handle<EnvFilter, Registry>);
+
+impl Shown {
+    pub fn change(&self, level: &str) {
+        // It fails only where there is no log any more to be changed.
+        let _ = self.0.reload(filter(level));
+    }
+}
+
 /// From here on the log is written to standard error.
-pub fn start_log(config: &Config) {
-    let filter = EnvFilter::builder().parse_lossy(tamed(&config.log_level));
+pub fn start_log(config: &Config) -> Shown {
+    let (filter, shown) = reload::Layer::new(filter(&config.log_level));
     let lines = fmt::layer().with_writer(|| OneLine(stderr())).with_target(false);
     let log = registry().with(filter).with(Sparing::default());
     match config.log_format {
         LogFormat::Text => log.with(lines.with_ansi(stderr().is_terminal())).init(),
         LogFormat::Json => log.with(lines.json()).init(),
     }
+    Shown(shown)
+}
+
+fn filter(level: &str) -> EnvFilter {
+    EnvFilter::builder().parse_lossy(tamed(level))
 }
 
 /// The operator's directives, with ours before them: no more than warnings from Tor's crates, except those he names.

@@ -26,8 +26,9 @@ use serde_json::json;
 use self::args::{Cli, Command, Json, LogFormatArg, Settings};
 use self::look::Look;
 use crate::config::{self, Config, ConfigError, LogFormat, Raw};
+use crate::control;
+use crate::daemon::{self, Again};
 use crate::tor::Mode;
-use crate::{control, daemon};
 
 /// Wrong usage is 2, which clap sees to.
 const FAILED: u8 = 1;
@@ -67,11 +68,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     {
         flags.listen.tcp = Some(listen.clone());
     }
-    let config = config::load(file.as_deref(), std::env::vars_os(), flags)?;
+    let load = move || config::load(file.as_deref(), std::env::vars_os(), flags.clone());
+    let config = load()?;
     match command {
         Command::Run { .. } => {
-            log::start_log(&config);
-            Ok(block_on(daemon::run(config))??)
+            let shown = log::start_log(&config);
+            let log_level = Box::new(move |level: &str| shown.change(level));
+            Ok(block_on(daemon::run(config, Again { load: Box::new(load), log_level }))??)
         }
         Command::CheckConfig(Json { json: true }) => print_json(&config.effective()),
         Command::CheckConfig(_) => print(&toml::to_string(&config.effective())?),

@@ -77,7 +77,9 @@ fn lines(status: &Status) -> Vec<(&'static str, Toned)> {
     line(
         "store",
         match (status.store.failing, status.store.waiting) {
-            (true, waiting) => format!("can't be written! {waiting} records wait"),
+            (true, waiting) => {
+                format!("can't be written; is the disk full? {waiting} records wait until there is room")
+            }
             (false, 0) => "all is on disk".to_owned(),
             (false, waiting) => format!("{waiting} records on their way to disk"),
         },

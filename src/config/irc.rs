@@ -98,7 +98,7 @@ pub fn resolve(
 }
 
 /// The same as keys.
-pub fn effective(settings: Option<&Settings>) -> IrcKeys {
+pub fn keys(settings: Option<&Settings>) -> IrcKeys {
     let Some(Settings { server, tls, tor, interval, plan, key, .. }) = settings else {
         return IrcKeys { enabled: Some(false), ..IrcKeys::default() };
     };
@@ -112,16 +112,11 @@ pub fn effective(settings: Option<&Settings>) -> IrcKeys {
         tor: Some(*tor),
         key: key.map(hex::encode),
         stay: Some(plan.stay),
-        password: plan.password.as_ref().map(hidden),
+        password: plan.password.clone(),
         sasl_user: plan.sasl.as_ref().map(|(user, _)| user.clone()),
-        sasl_password: plan.sasl.as_ref().map(|(_, password)| hidden(password)),
+        sasl_password: plan.sasl.as_ref().map(|(_, password)| password.clone()),
         advertise: Some(plan.advertise.is_some()),
     }
-}
-
-/// What is printed is pasted into reports.
-fn hidden(_password: &String) -> String {
-    "(hidden)".to_owned()
 }
 
 /// Our own real name, if it fits into what IRC has room for.

@@ -8,6 +8,7 @@ mod limits;
 mod listen;
 mod period;
 mod raw;
+mod reload;
 mod resolved;
 mod status;
 mod tor;
@@ -32,9 +33,8 @@ pub const PREFIX: &str = "WAYPOST_";
 pub enum ConfigError {
     #[error("can't read the configuration {}: {error}; --config names another, and none is needed", path.display())]
     Unreadable { path: PathBuf, error: std::io::Error },
-    /// toml's own account names line, column and key.
-    #[error("{}: {error}", path.display())]
-    File { path: PathBuf, error: Box<toml::de::Error> },
+    #[error("{place}: {why}")]
+    File { place: Place, why: String },
     #[error("environment variable {name}: {why}")]
     Environment { name: String, why: String },
     #[error("{place}: {wrong}")]
@@ -99,10 +99,7 @@ pub fn load(
         }
         None => String::new(),
     };
-    let from_file: Raw = toml::from_str(&text).map_err(|error| ConfigError::File {
-        path: file.unwrap_or(Path::new("configuration")).to_owned(),
-        error: Box::new(error),
-    })?;
+    let from_file: Raw = toml::from_str(&text).map_err(|error| not_read(file, &text, &error))?;
     let mut raw = from_file;
     // What a file names lies beside it.
     let named = [&mut raw.tor.arti, &mut raw.listen.cert, &mut raw.listen.key, &mut raw.discovery.ban_file];
@@ -131,6 +128,18 @@ pub fn load(
         };
         ConfigError::Value { place, wrong }
     })
+}
+
+/// What toml has to say, in one line. Its own account shows the line that is wrong, with whatever secret stands there.
+fn not_read(file: Option<&Path>, text: &str, error: &toml::de::Error) -> ConfigError {
+    let why = error.message().lines().collect::<Vec<_>>().join(", ");
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let key = before.and_then(|before| before.lines().next_back()?.trim().strip_suffix('=')).map(str::trim);
+    let place = match file {
+        Some(path) => Place::File(path.to_owned(), before.map(|before| before.matches('\n').count() + 1)),
+        None => Place::FlagsOrDefaults,
+    };
+    ConfigError::File { place, why: key.map_or(why.clone(), |key| format!("{key}: {why}")) }
 }
 
 /// A single key as if it stood in a file. Its value may be written as TOML, or as bare text.

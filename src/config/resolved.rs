@@ -119,8 +119,18 @@ impl Config {
         self.data_dir.join("control.sock")
     }
 
-    /// The same as keys, every one of them set: what `check-config` prints, and reads again to the same end.
+    /// The same as keys, every one of them set: what `check-config` prints, and reads again to the same end. What is printed
+    /// is pasted into reports, so secrets aren't in it.
     pub fn effective(&self) -> Raw {
+        let mut raw = self.keys();
+        for secret in [&mut raw.irc.password, &mut raw.irc.sasl_password].into_iter().flatten() {
+            *secret = "(hidden)".to_owned();
+        }
+        raw
+    }
+
+    /// The same with the secrets.
+    pub(super) fn keys(&self) -> Raw {
         let Config { book, identity, .. } = self;
         let clearnet = identity.clearnet.as_ref();
         let period = |duration| Some(Period(duration));
@@ -156,7 +166,7 @@ impl Config {
                 public: Some(self.backend.public),
                 line_bytes: Some(self.backend.line_bytes),
             },
-            irc: super::irc::effective(self.irc.as_ref()),
+            irc: super::irc::keys(self.irc.as_ref()),
             limits: limits::effective(&self.limits),
             status: super::status::effective(self.page, &self.status),
             log: Log { level: Some(self.log_level.clone()), format: Some(self.log_format) },

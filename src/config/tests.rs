@@ -57,6 +57,7 @@ fn the_environment_takes_any_key() {
 #[test]
 fn errors_name_file_line_and_key() {
     insta::assert_snapshot!("unknown_key", error("[discovery]\nrechek = \"1h\"\n", &[]));
+    insta::assert_snapshot!("no_toml", error("[irc]\nsasl_password = swordfish\n[limits\n", &[]));
     insta::assert_snapshot!("no_length_of_time", error("[discovery]\nretry = \"soon\"\n", &[]));
     insta::assert_snapshot!("no_such_mode", error("[tor]\nmode = \"on\"\n", &[]));
     insta::assert_snapshot!("seed_without_port", error("\n[discovery]\nseeds = [\"a.example\"]\n", &[]));

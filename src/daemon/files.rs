@@ -4,11 +4,9 @@ use std::fmt::Display;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use tokio::signal::unix::Signal;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::DaemonError;
 use crate::bans::Bans;
@@ -16,11 +14,8 @@ use crate::book::Event;
 use crate::inbox::{Inbox, Input};
 use crate::serve::{Credentials, Files};
 
-/// Between two looks whether a file has changed.
-const LOOK: Duration = Duration::from_secs(5);
-
 /// The file of bans. Its absence is an error where the operator named it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct BanFile {
     path: PathBuf,
     named: bool,
@@ -41,64 +36,100 @@ impl BanFile {
     }
 }
 
+/// What came of reading a file again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reread {
+    Same,
+    Changed,
+    /// It can't be read, or not used; what was read before stays, and the log says why.
+    Failed,
+}
+
 /// What is read again when it changes.
 pub struct Watched {
-    pub ban_file: BanFile,
-    pub bans: watch::Sender<Arc<Bans>>,
+    ban_file: BanFile,
+    bans: watch::Sender<Arc<Bans>>,
+    bans_seen: Option<Stamp>,
     /// Where callers come by TLS.
-    pub certificate: Option<(Files, watch::Sender<Credentials>)>,
-    pub inbox: Inbox,
+    certificate: Option<Certificate>,
+    inbox: Inbox,
+}
+
+struct Certificate {
+    files: Files,
+    current: watch::Sender<Credentials>,
+    seen: [Option<Stamp>; 2],
 }
 
 impl Watched {
-    /// Looks every few seconds, and whenever we are told to. What can't be read is left as it was, with a word in the log.
-    pub async fn run(self, mut hangups: Signal) {
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut seen = self.stamps();
-        while !self.inbox.is_closed() {
-            let told = tokio::select! {
-                _ = looks.tick() => false,
-                Some(()) = hangups.recv() => true,
-            };
-            let now = self.stamps();
-            let (before_bans, before_certificate) = std::mem::replace(&mut seen, now.clone());
-            if told || now.0 != before_bans {
-                self.reload_bans().await;
-            }
-            if told || now.1 != before_certificate {
-                self.reload_certificate();
-            }
+    pub fn new(
+        ban_file: BanFile,
+        bans: watch::Sender<Arc<Bans>>,
+        certificate: Option<(Files, watch::Sender<Credentials>)>,
+        inbox: Inbox,
+    ) -> Watched {
+        let bans_seen = stamp(&ban_file.path);
+        let certificate = certificate.map(|(files, current)| Certificate { seen: stamps(&files), files, current });
+        Watched { ban_file, bans, bans_seen, certificate, inbox }
+    }
+
+    /// Reads what has changed since it was last read.
+    pub async fn look(&mut self) {
+        if stamp(&self.ban_file.path) != self.bans_seen {
+            self.read_bans(self.ban_file.clone()).await;
+        }
+        let changed = self.certificate.as_ref().filter(|certificate| stamps(&certificate.files) != certificate.seen);
+        if let Some(files) = changed.map(|certificate| certificate.files.clone()) {
+            self.read_certificate(files);
         }
     }
 
-    fn stamps(&self) -> (Option<Stamp>, Vec<Option<Stamp>>) {
-        let certificate = self.certificate.iter().flat_map(|(files, _)| files.paths());
-        (stamp(&self.ban_file.path), certificate.map(|path| stamp(&path)).collect())
+    /// Has the bans of this file hold from now on.
+    pub async fn read_bans(&mut self, file: BanFile) -> Reread {
+        let seen = stamp(&file.path);
+        if file.path == self.ban_file.path {
+            self.bans_seen = seen;
+        }
+        let bans = match file.read() {
+            Ok(bans) => bans,
+            Err(error) => {
+                tracing::warn!("{error}; the bans from before stay in force");
+                return Reread::Failed;
+            }
+        };
+        (self.ban_file, self.bans_seen) = (file, seen);
+        if **self.bans.borrow() == bans {
+            return Reread::Same;
+        }
+        tracing::info!(patterns = bans.len(), "read the ban file");
+        let bans = Arc::new(bans);
+        self.bans.send_replace(Arc::clone(&bans));
+        let _ = self.inbox.send(Input::Event(Event::Bans(bans))).await;
+        Reread::Changed
     }
 
-    async fn reload_bans(&self) {
-        match self.ban_file.read() {
-            Ok(bans) => {
-                tracing::info!(patterns = bans.len(), "read the ban file");
-                let bans = Arc::new(bans);
-                self.bans.send_replace(Arc::clone(&bans));
-                let _ = self.inbox.send(Input::Event(Event::Bans(bans))).await;
-            }
-            Err(error) => tracing::warn!("{error}; the bans from before stay in force"),
+    /// Has callers shown the certificate in these files from now on.
+    pub fn read_certificate(&mut self, files: Files) -> Reread {
+        let Some(certificate) = &mut self.certificate else { return Reread::Same };
+        let seen = stamps(&files);
+        if files == certificate.files {
+            certificate.seen = seen;
         }
-    }
-
-    fn reload_certificate(&self) {
-        let Some((files, current)) = &self.certificate else { return };
-        match files.load() {
-            Ok(credentials) => {
-                let new = current.borrow().cert != credentials.cert;
-                current.send_replace(credentials);
-                tracing::info!(new, "read the certificate");
+        let credentials = match files.load() {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                tracing::warn!(%error, "the certificate from before is kept");
+                return Reread::Failed;
             }
-            Err(error) => tracing::warn!(%error, "the certificate from before is kept"),
+        };
+        (certificate.files, certificate.seen) = (files, seen);
+        let changed = certificate.current.borrow().cert != credentials.cert;
+        certificate.current.send_replace(credentials);
+        if !changed {
+            return Reread::Same;
         }
+        tracing::info!("read the certificate");
+        Reread::Changed
     }
 }
 
@@ -108,4 +139,8 @@ type Stamp = (SystemTime, u64);
 fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.modified().ok()?, metadata.len()))
+}
+
+fn stamps(files: &Files) -> [Option<Stamp>; 2] {
+    files.paths().map(|path| stamp(&path))
 }

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::DaemonError;
+use crate::clock::Time;
 use crate::config::ListenKind;
 
 /// File descriptors for all but callers: probes, operators, the store, standard streams, and Tor's.
@@ -20,6 +21,16 @@ const OWN_DESCRIPTORS: usize = 250;
 #[expect(clippy::disallowed_methods, reason = "the one generator that all others descend from")]
 pub fn generator() -> StdRng {
     rand::make_rng()
+}
+
+/// No machine on which this version runs can have lived before it was made: one that says so has a clock that nobody set, as those
+/// without a battery have for a while after they are switched on. With it nothing that is kept or told of would be right, and
+/// Tor would find all certificates out of date. To be moved on with each release.
+const MADE: Time = Time::from_secs(1_793_491_200); // 2026-11-01
+
+/// Sees that the clock has been set.
+pub fn clock(now: Time) -> Result<(), DaemonError> {
+    if now < MADE { Err(DaemonError::Clock(now)) } else { Ok(()) }
 }
 
 /// Makes the data directory for us alone, or sees that it is ours.

@@ -7,6 +7,7 @@ mod first_crawl;
 mod listeners;
 mod machine;
 mod notice;
+mod reload;
 mod service_manager;
 
 use std::net::SocketAddr;
@@ -24,10 +25,12 @@ use self::clearnet_name::ClearnetName;
 use self::core::{Core, Facts, News};
 use self::files::{BanFile, Watched};
 use self::listeners::Listeners;
+pub use self::reload::Again;
+use self::reload::Reloader;
 use crate::backend::{Backend, BackendError, Front, Peers, Server};
 use crate::bans::Bans;
 use crate::book::{Book, Caller, Event, Failure, Snapshot};
-use crate::clock;
+use crate::clock::{self, Time};
 use crate::config::Config;
 use crate::conversation::identity::Ourselves;
 use crate::dial::{Dialer, Direct, Tls};
@@ -52,6 +55,10 @@ const ONION_CALLERS: usize = 64;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
+    #[error(
+        "the clock of this machine says {0}, which was before this version was made; set it, with `timedatectl set-ntp true` say"
+    )]
+    Clock(Time),
     #[error("can't make the data directory {}: {error}; choose another data_dir, or make it for this user", path.display())]
     MakeDirectory { path: PathBuf, error: std::io::Error },
     #[error("the data directory {} belongs to another user; choose another data_dir, or run as its owner", .0.display())]
@@ -84,9 +91,10 @@ pub enum DaemonError {
 }
 
 /// Runs until it is told to stop, or something that must never end does.
-pub async fn run(config: Config) -> Result<(), DaemonError> {
+pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
     let start = |error: &dyn std::fmt::Display| DaemonError::Start(error.to_string());
     let mut rng = machine::generator();
+    machine::clock(clock::now())?;
     machine::data_directory(&config.data_dir)?;
     let (store, kept) = Store::open(&config.store_path(), clock::now())?;
     let ban_file = BanFile::new(config.ban_path(), config.ban_file.is_some());
@@ -145,12 +153,13 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let (snapshot, seen) = (picture.subscribe(), picture.subscribe());
     let news = News { snapshot: picture, health };
     let core = begin(&config, kept, banned, changes, dialer.clone(), facts, news, &mut rng);
+    let limits = watch::Sender::new(limits(&config));
     let shared = Shared {
         ourselves: tor.ourselves.subscribe(),
         snapshot,
         bans: bans.subscribe(),
         inbox: inbox.clone(),
-        limits: Limits { sessions: machine::descriptors(config.limits.sessions), ..config.limits.clone() },
+        limits: limits.subscribe(),
         tls: acceptor,
         backend: backend.clone(),
         long_lines: LongLines::new(if backend.is_some() { config.backend.line_bytes } else { 0 }),
@@ -162,9 +171,10 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut core = tokio::spawn(core.run(inputs, core_stops));
     let own_service = config.tor.settings.service.is_some();
     let door = listeners.serve(&mut tasks, shared, own_service, &config.backend, &mut rng);
-    let watched = Watched { ban_file, bans, certificate, inbox: inbox.clone() };
+    let files = Watched::new(ban_file, bans, certificate, inbox.clone());
+    let reloader = Reloader { running: config.clone(), again, limits, files, inbox: inbox.clone() };
     tasks.spawn(async move {
-        watched.run(hangups).await;
+        reloader.run(hangups).await;
         "the watch on files"
     });
     if config.identity.clearnet.is_some() {
@@ -236,6 +246,11 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         (None, Ok(())) => Ok(()),
         (None, Err(_)) => Err(DaemonError::Unwritten),
     }
+}
+
+/// What callers may use, as far as there are descriptors for it.
+fn limits(config: &Config) -> Arc<Limits> {
+    Arc::new(Limits { sessions: machine::descriptors(config.limits.sessions), ..config.limits.clone() })
 }
 
 /// The server that we stand in front of. One that can't be reached now may be later; one of another network is a mistake.

@@ -11,6 +11,15 @@ pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
+/// We read our configuration again, until we are ready once more.
+pub fn reloading() {
+    // Newer ones want to know since when.
+    match NotifyState::monotonic_usec_now() {
+        Ok(since) => tell(&[NotifyState::Reloading, since]),
+        Err(error) => tracing::debug!(%error, "the service manager isn't told that we reload"),
+    }
+}
+
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }

@@ -69,11 +69,19 @@ pub enum Source {
 ///
 /// `both` is whether there are callers of both our names, who must not starve each other.
 pub async fn keep(mut arrivals: mpsc::Receiver<Arrival>, both: bool, shared: Shared, rng: StdRng) {
-    let sessions = shared.limits.sessions;
-    let most = if both { sessions - sessions / 4 } else { sessions };
-    let room = |limits: &Limits| Room::new(most, limits.sessions_per_source);
-    let (clearnet, onion) = (room(&shared.limits), room(&shared.limits));
-    let mut door = Door { running: JoinSet::new(), places: HashMap::new(), come: 0, clearnet, onion, shared, rng };
+    let limits = Arc::clone(&shared.limits.borrow());
+    let mut renewed = shared.limits.clone();
+    let mut door = Door {
+        running: JoinSet::new(),
+        places: HashMap::new(),
+        come: 0,
+        clearnet: Room::default(),
+        onion: Room::default(),
+        both,
+        limits,
+        shared,
+        rng,
+    };
     let mut sweep = interval(MEMORY);
     loop {
         tokio::select! {
@@ -85,6 +93,7 @@ pub async fn keep(mut arrivals: mpsc::Receiver<Arrival>, both: bool, shared: Sha
                 door.leave(id);
             }
             Some(arrival) = arrivals.recv() => door.arrive(arrival),
+            Ok(()) = renewed.changed() => door.renew(Arc::clone(&renewed.borrow_and_update())),
             now = sweep.tick() => {
                 door.clearnet.forget(now);
                 door.onion.forget(now);
@@ -100,6 +109,10 @@ struct Door {
     come: u64,
     clearnet: Room,
     onion: Room,
+    /// Whether there may be callers in both rooms.
+    both: bool,
+    /// What holds for whoever comes now.
+    limits: Arc<Limits>,
     shared: Shared,
     rng: StdRng,
 }
@@ -111,12 +124,15 @@ impl Door {
             counters.refused_banned.add(1);
             return;
         }
-        let full = self.clearnet.open + self.onion.open >= self.shared.limits.sessions;
+        let most = self.limits.sessions;
+        let most_of_one = if self.both { most - most / 4 } else { most };
+        let open = self.clearnet.open + self.onion.open;
         let room = match arrival.caller {
             Caller::Clearnet => &mut self.clearnet,
             Caller::Onion => &mut self.onion,
         };
-        let allowance = match room.admit(arrival.source, full, &self.shared.limits) {
+        let full = open >= most || room.open >= most_of_one;
+        let allowance = match room.admit(arrival.source, full, &self.limits) {
             Admission::Welcome(allowance) => allowance,
             Admission::Instead(allowance, evicted) => {
                 counters.evicted.add(1);
@@ -150,6 +166,13 @@ impl Door {
             Caller::Clearnet => self.clearnet.seat(source, self.come, session),
             Caller::Onion => self.onion.seat(source, self.come, session),
         }
+    }
+
+    /// Has other limits hold for those who come from now on. Whoever is in stays, and keeps to what held before.
+    fn renew(&mut self, limits: Arc<Limits>) {
+        self.clearnet.renew(&limits);
+        self.onion.renew(&limits);
+        self.limits = limits;
     }
 
     fn leave(&mut self, id: Id) {
@@ -186,9 +209,8 @@ impl Drop for Open<'_> {
 }
 
 /// The sessions of callers of one of our names, by their sources.
+#[derive(Default)]
 struct Room {
-    most: usize,
-    per_source: usize,
     open: usize,
     sources: HashMap<Source, Seats>,
     /// Sources by how many sessions they have.
@@ -211,8 +233,11 @@ enum Admission {
 }
 
 impl Room {
-    fn new(most: usize, per_source: usize) -> Room {
-        Room { most, per_source, open: 0, sources: HashMap::new(), by_size: BTreeSet::new() }
+    /// What each source may use is counted anew.
+    fn renew(&mut self, limits: &Limits) {
+        for allowance in self.sources.values_mut().filter_map(|seats| seats.allowance.as_mut()) {
+            *allowance = Arc::new(Allowance::new(limits));
+        }
     }
 
     fn admit(&mut self, source: Source, full: bool, limits: &Limits) -> Admission {
@@ -223,14 +248,14 @@ impl Room {
         });
         let (allowance, taken) = (seats.allowance.clone(), seats.sessions.len());
         if let Some(allowance) = &allowance {
-            if taken >= self.per_source {
+            if taken >= limits.sessions_per_source {
                 return Admission::Refused(RpcError::Full(" from where you are"));
             }
             if !allowance.requests.take(1) {
                 return Admission::Refused(RpcError::Excessive("connections"));
             }
         }
-        if !full && self.open < self.most {
+        if !full {
             return Admission::Welcome(allowance);
         }
         // Whoever has many sessions gives one up for somebody with fewer.
@@ -299,6 +324,8 @@ mod tests {
     /// A room, and tasks that stand for sessions.
     struct Bench {
         room: Room,
+        most: usize,
+        limits: Limits,
         sessions: JoinSet<()>,
         come: u64,
     }
@@ -313,12 +340,13 @@ mod tests {
 
     impl Bench {
         fn new(most: usize) -> Bench {
-            Bench { room: Room::new(most, LIMITS.sessions_per_source), sessions: JoinSet::new(), come: 0 }
+            Bench { room: Room::default(), most, limits: LIMITS, sessions: JoinSet::new(), come: 0 }
         }
 
         fn come(&mut self, source: Source) -> Outcome {
             self.come += 1;
-            let outcome = match self.room.admit(source, false, &LIMITS) {
+            let full = self.room.open >= self.most;
+            let outcome = match self.room.admit(source, full, &self.limits) {
                 Admission::Refused(error) => return Outcome::Refused(error.code()),
                 Admission::Welcome(_) => Outcome::In(self.come),
                 Admission::Instead(_, evicted) => {
@@ -363,6 +391,22 @@ mod tests {
         assert_eq!(bench.come(Source::Circuit(3)), Outcome::Refused(-102));
         assert_eq!(bench.come(Source::Circuit(4)), Outcome::Instead);
         assert_eq!(bench.room.open, 6);
+    }
+
+    #[tokio::test]
+    async fn other_limits_are_for_those_who_come_then() {
+        let mut bench = Bench::new(100);
+        let before: Vec<u64> = (0..4).map(|_| bench.stay(Source::Circuit(1))).collect();
+        let held = bench.room.sources[&Source::Circuit(1)].allowance.clone().unwrap();
+        bench.limits = Limits { sessions_per_source: 2, source_requests_per_second: 1, ..LIMITS };
+        bench.room.renew(&bench.limits);
+        assert_eq!(bench.room.open, 4, "nobody has to go");
+        assert_eq!(bench.come(Source::Circuit(1)), Outcome::Refused(-102));
+        assert!(held.requests.take(26), "they keep to what they had");
+        before.iter().for_each(|number| bench.room.leave(Source::Circuit(1), *number));
+        bench.stay(Source::Circuit(1));
+        let given = bench.room.sources[&Source::Circuit(1)].allowance.clone().unwrap();
+        assert!(given.requests.take(2) && !given.requests.take(1), "three at once, of which one came in");
     }
 
     #[tokio::test(start_paused = true)]

@@ -38,7 +38,8 @@ pub struct Shared {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     pub bans: watch::Receiver<Arc<Bans>>,
     pub inbox: Inbox,
-    pub limits: Limits,
+    /// For sessions that begin from now on.
+    pub limits: watch::Receiver<Arc<Limits>>,
     /// Where callers come by TLS.
     pub tls: Option<Acceptor>,
     /// The server that we stand in front of.

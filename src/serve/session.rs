@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::door::{Arrival, Manner};
-use super::limits::{Allowance, Meter};
+use super::limits::{Allowance, Limits, Meter};
 use super::link::{Heard, Link, Patience};
 use super::relay::{Event, Relay, passes};
 use super::{Count, Shared};
@@ -34,13 +34,15 @@ pub async fn run(arrival: Arrival, source: Option<Arc<Allowance>>, shared: &Shar
     let Arrival { stream, from, caller, manner, .. } = arrival;
     let backend = shared.backend.as_ref().filter(|_| manner.fronted);
     let session = Session::new(Arc::clone(&shared.ourselves.borrow()), caller, backend.is_some());
-    let Ok(Some(link)) = timeout(shared.limits.handshake, greet(stream, manner, shared)).await else {
+    let limits = Arc::clone(&shared.limits.borrow());
+    let Ok(Some(link)) = timeout(limits.handshake, greet(stream, manner, shared)).await else {
         shared.counters.failed_handshakes.add(1);
         return;
     };
-    let requests = Meter::new(shared.limits.requests_per_second);
-    let patience = Patience::new(&shared.limits);
-    let mut talk = Talk { link, session, caller, from, shared, backend, patience, requests, source, relay: None, rng };
+    let requests = Meter::new(limits.requests_per_second);
+    let patience = Patience::new(&limits);
+    let mut talk =
+        Talk { link, session, caller, from, shared, limits, backend, patience, requests, source, relay: None, rng };
     if let End::Parting = talk.lines().await {
         let _ = timeout(LINGER, talk.link.part()).await;
     }
@@ -62,6 +64,8 @@ struct Talk<'a> {
     caller: Caller,
     from: Option<IpAddr>,
     shared: &'a Shared,
+    /// As they were when the session began.
+    limits: Arc<Limits>,
     /// The server behind us, where this caller gets to it.
     backend: Option<&'a Arc<Backend>>,
     patience: Patience,
@@ -104,13 +108,13 @@ impl Talk<'_> {
     }
 
     async fn next(&mut self) -> Next {
-        let Talk { link, relay, patience, shared, .. } = self;
-        let Some(relay) = relay else { return Next::Heard(link.hear(patience, &shared.limits).await) };
+        let Talk { link, relay, patience, limits, .. } = self;
+        let Some(relay) = relay else { return Next::Heard(link.hear(patience, limits).await) };
         let (free, stalls_at) = (relay.is_free(), relay.stalls_at());
         tokio::select! {
             biased;
             event = relay.next() => Next::Relayed(event),
-            heard = link.hear(patience, &shared.limits), if free => Next::Heard(heard),
+            heard = link.hear(patience, limits), if free => Next::Heard(heard),
             () = sleep_until(stalls_at.unwrap_or_else(Instant::now)), if stalls_at.is_some() => Next::Stalled,
         }
     }
@@ -161,11 +165,11 @@ impl Talk<'_> {
         }
         let incoming = parse_line(line);
         let calls = incoming.as_ref().map_or(1, Incoming::calls);
-        let Shared { limits, snapshot, .. } = self.shared;
+        let snapshot = &self.shared.snapshot;
         if !fronts {
             self.asks(calls - 1).await?;
         }
-        let turn = self.session.turn(incoming, limits.batch, &snapshot.borrow(), clock::now(), &mut self.rng);
+        let turn = self.session.turn(incoming, self.limits.batch, &snapshot.borrow(), clock::now(), &mut self.rng);
         for (method, answered) in &turn.calls {
             self.shared.counters.calls.count(self.caller, *method, *answered);
         }
@@ -250,7 +254,7 @@ impl Talk<'_> {
                     // Whoever is sent a lot gets it slowly.
                     while !source.bytes_out.wait_for(bytes.len()).await {}
                 }
-                match timeout(self.shared.limits.line, self.link.pass(bytes)).await {
+                match timeout(self.limits.line, self.link.pass(bytes)).await {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(_)) => Err(End::Gone),
                     Err(_) => Err(gone(&self.shared.counters.slow)),
@@ -314,7 +318,7 @@ impl Talk<'_> {
         // Mostly it goes at once, and needs no timer.
         let sent = match poll!(sending.as_mut()) {
             Poll::Ready(sent) => Ok(sent),
-            Poll::Pending => timeout(self.shared.limits.line, sending).await,
+            Poll::Pending => timeout(self.limits.line, sending).await,
         };
         match sent {
             Ok(Ok(())) => Ok(()),

@@ -56,5 +56,6 @@ pub async fn look(addresses: &[SocketAddr]) -> (TorSign, Option<SocketAddr>) {
         }
         why.push_str(&reason);
     }
+    why.push_str("; start Tor, with `systemctl start tor` say, or let tor.socks say where it is");
     (TorSign::Gone { why }, None)
 }

@@ -215,6 +215,27 @@ fn with_nobody_left_the_seeds_are_asked_again() {
 }
 
 #[test]
+fn other_seeds_are_taken_in_and_are_those_that_are_asked_again() {
+    let mut bench = Bench::new(&["a.example t50001", "b.example t50001"]);
+    bench.resolve("b.example", &["5.9.0.2"]);
+    bench.finish("b.example", good("[]", None));
+    let next = bench.entry("b.example").unwrap().next;
+    let seed = |line: &str| RealName::parse(line, Network::Bitcoin.default_ports()).unwrap();
+    bench.wait(Duration::from_mins(1));
+    bench.handle(Event::Seeds(vec![seed("b.example t50001"), seed("c.example t50001"), seed("d.example s22")]));
+    assert_eq!(bench.entry("c.example").unwrap().source, Source::Seed);
+    assert!(bench.entry("a.example").is_some(), "a peer like others");
+    assert!(bench.entry("d.example").is_none(), "nobody may knock there");
+    assert_eq!(bench.entry("b.example").unwrap().next, next, "it was one before");
+    for host in ["a.example", "b.example", "c.example"] {
+        bench.book.forget(&host.parse().unwrap());
+    }
+    bench.wait(SWEEP);
+    assert!(bench.notices().contains(&&Notice::SeedsAgain));
+    assert!(bench.entry("c.example").is_some() && bench.entry("a.example").is_none());
+}
+
+#[test]
 fn an_entry_is_small() {
     // Ten thousand of them are kept in memory.
     assert!(size_of::<Entry>() <= 400, "{}", size_of::<Entry>());

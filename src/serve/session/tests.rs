@@ -45,14 +45,14 @@ pub fn talk_before(pipe: usize, manner: Manner, limits: Limits, backend: Option<
         snapshot: watcher,
         bans: watch::channel(Arc::default()).1,
         inbox: sender,
-        limits,
+        limits: watch::channel(Arc::new(limits)).1,
         tls: None,
         long_lines: LongLines::new(if backend.is_some() { 5_000_000 } else { 0 }),
         backend,
         counters: Arc::clone(&counters),
     };
     let from = Some("5.9.0.1".parse().unwrap());
-    let source = Some(Arc::new(Allowance::new(&shared.limits)));
+    let source = Some(Arc::new(Allowance::new(&shared.limits.borrow())));
     let arrival = Arrival { stream: Box::new(theirs), from, source: Source::Tor, caller: Caller::Clearnet, manner };
     let session = tokio::spawn(async move { run(arrival, source, &shared, StdRng::seed_from_u64(1)).await });
     Talk { stream: BufReader::new(ours), session, counters, inbox, _snapshot: snapshot }

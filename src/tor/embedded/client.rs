@@ -15,6 +15,7 @@ use tor_rtcompat::tokio::TokioRustlsRuntime;
 
 use super::lock::{DirLock, LockError};
 use super::settings::{client_config, whole};
+use super::words::{DIRECTORY, account, mend, with_clock};
 use crate::dial::{Arti, Client, Tor};
 
 /// How long a connection that stands may take to become one of Tor's.
@@ -22,9 +23,6 @@ const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// How long a download of the directory may make no headway.
 const HEADWAY: Duration = Duration::from_secs(90);
-
-/// How Arti's account goes on once a relay has answered.
-pub const DIRECTORY: &str = "directory";
 
 /// A client, and all that goes on in it.
 ///
@@ -86,18 +84,18 @@ pub async fn awaken(client: &Client, window: Duration, mut progress: impl FnMut(
         }
         if told != Some(percent / 10) {
             told = Some(percent / 10);
-            progress(percent, waits_for);
+            progress(percent, &waits_for);
         }
         tokio::select! {
             outcome = &mut bootstrap, if !done => {
-                outcome.map_err(|error| whole(&error))?;
+                outcome.map_err(|error| with_clock(&whole(&error), &client.bootstrap_status().to_string()))?;
                 done = true;
             }
             Some(_) = events.next() => {}
-            () = sleep_until(deadline) => return Err(match status.blocked() {
-                Some(blocked) => blocked.message().to_string(),
-                None => "no relay answers".to_owned(),
-            }),
+            () = sleep_until(deadline) => {
+                let why = status.blocked().map_or("no relay answers".to_owned(), |blocked| blocked.message().to_string());
+                return Err(with_clock(&why, &text));
+            }
         }
     }
 }
@@ -130,42 +128,4 @@ pub async fn once(dir: &Path, arti: &str, progress: impl FnMut(u8, &str)) -> Res
     let alive = Alive::make(&dir, arti).await?;
     awaken(&alive.client, HEADWAY, progress).await?;
     Ok(Once { tor: alive.way(), _alive: alive, _lock: lock })
-}
-
-/// Arti keeps its secrets in no directory that others may write to, and says which at the end of a long tale.
-fn mend(why: String) -> String {
-    let begins = ["Incorrect permissions", "Bad owner"].into_iter().find_map(|words| why.find(words));
-    match begins.and_then(|begins| why.get(begins..)) {
-        Some(essence) => format!("{essence}; mend that with chmod or chown, or choose another data_dir"),
-        None => why,
-    }
-}
-
-/// Arti's own account of its beginning, taken apart: "17%: connecting to the internet; directory is …", or "Stuck at
-/// 17%: …".
-fn account(text: &str) -> (u8, &str) {
-    let (percent, state) = text.split_once("%: ").unwrap_or(("0", text));
-    let digits = percent.trim_start_matches(|c: char| !c.is_ascii_digit());
-    let waits_for = match state.split_once("; ") {
-        // Such an account begins with DIRECTORY.
-        Some(("connecting successfully", directory)) => directory,
-        Some((connection, _)) => connection,
-        None => state,
-    };
-    (digits.parse().unwrap_or(0), waits_for.split(", ").next().unwrap_or(waits_for))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn artis_account_is_shortened() {
-        let text = "17%: connecting to the internet; directory is usable, fresh until 2026-11-23 03:17:36 UTC";
-        assert_eq!(account(text), (17, "connecting to the internet"));
-        let text = "45%: connecting successfully; directory is fetching microdescriptors (0/7)";
-        assert_eq!(account(text), (45, "directory is fetching microdescriptors (0/7)"));
-        assert_eq!(account("Stuck at 3%: We seem to be offline"), (3, "We seem to be offline"));
-        assert_eq!(account(""), (0, ""));
-    }
 }

@@ -7,18 +7,20 @@ mod lock;
 mod service;
 mod settings;
 mod vital;
+mod words;
 
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use self::client::{Alive, DIRECTORY, awaken};
+use self::client::{Alive, awaken};
 pub use self::client::{Once, once};
 pub use self::keys::{KeyError, import, onion_address};
 pub use self::lock::{DirLock, LockError};
 pub use self::settings::{SettingsError, check};
 use self::vital::{Verdict, Vital};
+use self::words::DIRECTORY;
 use super::{Outlets, OwnName, Settings, tell};
 use crate::book::Event;
 use crate::clock::{self, Time};

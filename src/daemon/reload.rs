@@ -1,0 +1,125 @@
+//! Reading the configuration again when we are told to, and what it names when that changes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::Signal;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::files::{BanFile, Reread, Watched};
+use super::{limits, service_manager};
+use crate::book::Event;
+use crate::config::{Config, ConfigError};
+use crate::inbox::{Inbox, Input};
+use crate::serve::Limits;
+
+/// Between two looks whether a file has changed.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What whoever started us does again for us.
+pub struct Again {
+    /// Loads the configuration from where it came from at the start.
+    pub load: Box<dyn Fn() -> Result<Config, ConfigError> + Send>,
+    /// Has the log show as much as this level says.
+    pub log_level: Box<dyn Fn(&str) + Send>,
+}
+
+impl fmt::Debug for Again {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Again")
+    }
+}
+
+pub struct Reloader {
+    pub running: Config,
+    pub again: Again,
+    pub limits: watch::Sender<Arc<Limits>>,
+    pub files: Watched,
+    pub inbox: Inbox,
+}
+
+impl Reloader {
+    /// Looks at the files every few seconds, and at all of the configuration whenever we are told to.
+    pub async fn run(mut self, mut hangups: Signal) {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !self.inbox.is_closed() {
+            tokio::select! {
+                _ = looks.tick() => self.files.look().await,
+                Some(()) = hangups.recv() => {
+                    service_manager::reloading();
+                    if let Err(error) = self.reload().await {
+                        tracing::error!("not reloaded, all stays as it was: {error}");
+                    }
+                    service_manager::ready();
+                }
+            }
+        }
+    }
+
+    /// Takes over what can change under a running daemon, and names all else that is to change.
+    async fn reload(&mut self) -> Result<(), Wrong> {
+        let new = (self.again.load)()?;
+        let mut taken = self.running.taking_over(&new);
+        let mut changed = self.running.differences(&taken)?;
+        let left = taken.differences(&new)?;
+        let has_changed = |keys: &[String], key: &str| keys.iter().any(|changed| changed.starts_with(key));
+
+        if has_changed(&changed, "log.level") {
+            (self.again.log_level)(&taken.log_level);
+        }
+        if has_changed(&changed, "limits.") {
+            self.limits.send_replace(limits(&taken));
+            changed.retain(|key| !key.starts_with("limits."));
+            changed.push("limits".to_owned());
+        }
+        if has_changed(&changed, "discovery.seeds") {
+            let seeds = taken.book.seeds.clone();
+            let _ = self.inbox.send(Input::Event(Event::Seeds(seeds))).await;
+        }
+        match self.files.read_bans(BanFile::new(taken.ban_path(), taken.ban_file.is_some())).await {
+            Reread::Same => {}
+            Reread::Changed => changed.push("bans".to_owned()),
+            Reread::Failed => {
+                taken.ban_file = self.running.ban_file.clone();
+                changed.retain(|key| key != "discovery.ban_file");
+            }
+        }
+        match self.files.read_certificate(taken.listen.certificate.clone()) {
+            Reread::Same => {}
+            Reread::Changed => changed.push("certificate".to_owned()),
+            Reread::Failed => {
+                taken.listen.certificate = self.running.listen.certificate.clone();
+                changed.retain(|key| key != "listen.cert" && key != "listen.key");
+            }
+        }
+        self.running = taken;
+        report(changed, &left);
+        Ok(())
+    }
+}
+
+/// Why a configuration can't be taken over.
+#[derive(Debug, thiserror::Error)]
+enum Wrong {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("can't compare the configuration with the one before: {0}")]
+    Compare(#[from] toml::ser::Error),
+}
+
+fn report(mut changed: Vec<String>, left: &[String]) {
+    match left {
+        [] => {}
+        [key] => tracing::warn!("{key}: changed, and takes effect at the next start"),
+        keys => tracing::warn!("{}: changed, and take effect at the next start", keys.join(", ")),
+    }
+    changed.sort();
+    if changed.is_empty() {
+        tracing::info!("reloaded: nothing has changed");
+    } else {
+        tracing::info!("reloaded: {}", changed.join(", "));
+    }
+}

@@ -1,0 +1,130 @@
+//! What Arti says of its troubles, in words that an operator can do something with.
+
+/// How Arti's account goes on once a relay has answered.
+pub const DIRECTORY: &str = "directory";
+
+/// Relays tell what time it is; when Arti heard enough of them, it ends its account with how wrong our clock is.
+const CLOCK: [&str; 2] = ["Clock is slow", "Clock is fast"];
+
+/// Words by which it seems that the clock is wrong, while too few relays were met to say how much.
+const OUT_OF_DATE: [&str; 5] =
+    ["Clock is skewed", "clock skew", "expired certificates", "Object will not be valid", "Object has been expired"];
+
+/// Arti's own account of its beginning, taken apart: "17%: connecting to the internet; directory is …", or "Stuck at
+/// 17%: …".
+pub fn account(text: &str) -> (u8, String) {
+    let (percent, state) = text.split_once("%: ").unwrap_or(("0", text));
+    let digits = percent.trim_start_matches(|c: char| !c.is_ascii_digit());
+    let waits_for = match state.split_once("; ") {
+        // Such an account begins with DIRECTORY.
+        Some(("connecting successfully", directory)) => directory,
+        Some((connection, _)) => connection,
+        None => state,
+    };
+    let waits_for = waits_for.split(", ").next().unwrap_or(waits_for);
+    (digits.parse().unwrap_or(0), with_clock(waits_for, text))
+}
+
+/// Why something failed, and if this machine's clock may be to blame, that it is to be set. `account` is Arti's at that time.
+pub fn with_clock(why: &str, account: &str) -> String {
+    let why = why.split(". Clock is ").next().unwrap_or(why);
+    match skew(account) {
+        Some(skew) if why.starts_with("Clock is ") => format!("{}; {SET_IT}", clock(skew)),
+        Some(skew) => format!("{why}; {}; {SET_IT}", clock(skew)),
+        None if OUT_OF_DATE.iter().any(|words| why.contains(words) || account.contains(words)) => {
+            let why = why.strip_prefix("Clock is skewed. (").and_then(|why| why.strip_suffix(')')).unwrap_or(why);
+            format!("{why}; this machine's clock may be wrong, `date -u` shows it; {SET_IT}")
+        }
+        None => why.to_owned(),
+    }
+}
+
+const SET_IT: &str = "set it, with `timedatectl set-ntp true` say";
+
+fn clock(skew: &str) -> String {
+    format!("this machine's clock is {skew}, by what Tor's relays say")
+}
+
+/// "slow by around 3h", or fast.
+fn skew(account: &str) -> Option<&str> {
+    let begins = CLOCK.iter().find_map(|words| account.find(words))?;
+    account.get(begins..)?.strip_prefix("Clock is ")?.split(" (based").next()
+}
+
+/// Arti keeps its secrets in no directory that others may write to, and says which at the end of a long tale.
+pub fn mend(why: String) -> String {
+    let begins = ["Incorrect permissions", "Bad owner"].into_iter().find_map(|words| why.find(words));
+    match begins.and_then(|begins| why.get(begins..)) {
+        Some(essence) => format!("{essence}; mend that with chmod or chown, or choose another data_dir"),
+        None => why,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn artis_account_is_shortened() {
+        let text = "17%: connecting to the internet; directory is usable, fresh until 2026-11-23 03:17:36 UTC";
+        assert_eq!(account(text), (17, "connecting to the internet".to_owned()));
+        let text = "45%: connecting successfully; directory is fetching microdescriptors (0/7)";
+        assert_eq!(account(text), (45, "directory is fetching microdescriptors (0/7)".to_owned()));
+        let text = "Stuck at 3%: We seem to be offline (unable to connect to the internet)";
+        assert_eq!(account(text), (3, "We seem to be offline (unable to connect to the internet)".to_owned()));
+        assert_eq!(account(""), (0, String::new()));
+    }
+
+    #[test]
+    fn a_clock_that_relays_say_is_wrong_is_named_with_what_to_do() {
+        let by_relays = "Clock is slow by around 3h 5m (based on 9 recent observations, with high confidence)";
+        let named = "this machine's clock is slow by around 3h 5m, by what Tor's relays say; \
+                     set it, with `timedatectl set-ntp true` say";
+        let stuck = format!("Stuck at 7%: Clock is skewed. ({by_relays}). {by_relays}");
+        assert_eq!(account(&stuck), (7, named.to_owned()));
+        assert_eq!(with_clock(by_relays, &stuck), named, "as what blocks Arti says it");
+        let text = format!("45%: connecting successfully; directory is fetching a consensus. {by_relays}");
+        assert_eq!(account(&text), (45, format!("directory is fetching a consensus; {named}")));
+        assert_eq!(with_clock("no relay answers", &text), format!("no relay answers; {named}"));
+        let fast = "Stuck at 15%: Can't bootstrap a Tor directory. (Too many errors without making progress.). \
+                    Clock is fast by around 2days (based on 12 recent observations, with some confidence)";
+        assert!(account(fast).1.contains("this machine's clock is fast by around 2days, by"), "{:?}", account(fast));
+    }
+
+    #[test]
+    fn a_clock_that_may_be_wrong_is_named_where_everything_seems_out_of_date() {
+        for (why, expected) in [
+            (
+                "relays all seem to be using expired certificates",
+                "relays all seem to be using expired certificates; this machine's clock may be wrong",
+            ),
+            (
+                "Clock is skewed. (relays all seem to be using expired certificates)",
+                "relays all seem to be using expired certificates; this machine's clock may be wrong",
+            ),
+            (
+                "Unable to bootstrap: Object will not be valid for 5h",
+                "Unable to bootstrap: Object will not be valid for 5h; this machine's clock may be wrong",
+            ),
+        ] {
+            let said = with_clock(why, "Stuck at 7%: …");
+            assert!(said.starts_with(expected) && said.ends_with(SET_IT), "{said}");
+        }
+        let text =
+            "8%: unable to handshake with Tor relays, possibly due to clock skew; directory is fetching a consensus";
+        assert!(account(text).1.ends_with(SET_IT), "{:?}", account(text));
+    }
+
+    #[test]
+    fn a_clock_that_is_right_is_not_mentioned() {
+        let text = "45%: connecting successfully; directory is fetching a consensus";
+        assert_eq!(with_clock("no relay answers", text), "no relay answers");
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_named() {
+        let said = mend("can't make it: problem with state: Incorrect permissions: /a is u=rwx,o=rwx".to_owned());
+        assert!(said.starts_with("Incorrect permissions: /a") && said.contains("chmod"), "{said}");
+        assert_eq!(mend("else".to_owned()), "else");
+    }
+}
