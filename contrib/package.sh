@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Makes a Debian package of this checkout, and says how to install it.
 #
-#   contrib/package.sh [--binary PATH] [--deb-version VERSION] [--out FILE]
+#   contrib/package.sh [--fast] [--binary PATH] [--deb-version VERSION] [--out FILE]
 #
 # Builds the program with --release, or takes one that is built already (--binary). Manual pages and completions are the program's
-# own. Needs cargo-deb, and installs it with cargo into target/tools when it isn't there.
+# own. With --fast little time goes into compression. Needs cargo-deb, and installs it with cargo into target/tools when it isn't there.
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/.."
 usage() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
 binary='' options=(--output target/package/waypost.deb)
 while [ $# -gt 0 ]; do
+  if [ "$1" = --fast ]; then options+=(--fast -Z gz); shift; continue; fi
   [ $# -ge 2 ] || usage
   case $1 in
     --binary) binary=$2 ;;
@@ -41,5 +42,5 @@ for shell in bash zsh fish; do $stage/waypost completions $shell >$stage/complet
 
 heading "cargo deb"
 # `cargo deb` finds this program on PATH.
-package=$(cargo deb --no-build --no-strip "${options[@]}" | tail -n 1)
+package=$(cargo deb --no-build --no-strip --compress-system "${options[@]}" | tail -n 1)
 printf '\n%s\nInstall it with:  sudo apt install %s\n' "$package" "$package"

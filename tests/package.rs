@@ -24,8 +24,10 @@ fn the_package_is_installed_started_upgraded_and_purged() {
         let file = dir.path().join(format!("{version}.deb"));
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/package.sh");
         let mut command = Command::new(script);
-        command.args(["--binary", env!("CARGO_BIN_EXE_waypost"), "--deb-version", version, "--out"]).arg(&file);
-        run(command.env("FAST", "1"));
+        command
+            .args(["--fast", "--binary", env!("CARGO_BIN_EXE_waypost"), "--deb-version", version, "--out"])
+            .arg(&file);
+        run(&mut command);
         file
     };
     let (old, new) = (package("0.1.0-1"), package("0.1.1-1"));

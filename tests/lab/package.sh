@@ -35,6 +35,9 @@ for package in "${packages[@]}"; do
     tar -C "$root" --keep-directory-symlink -xf -
 done
 [ -e "$root/bin/sh" ] || ln -s dash "$root/bin/sh"
+# For systemd-analyze: what a unit may refer to.
+cp "$(type -P kill)" "$root/usr/bin/kill"
+mkdir -p "$root/usr/lib/systemd/system"; cp /lib/systemd/system/*.target "$root/usr/lib/systemd/system/"
 seen() { find "$root" -xdev \( -path "$root/var/lib/dpkg" -o -path "$root/proc" \) -prune -o -print | sort; }
 before=$(seen)
 
@@ -58,7 +61,8 @@ echo "installed and enabled; exposure $(grep -oE '[0-9.]+ [A-Z]+' "$1/security" 
 said() { sed -n "s/^$1=//p" "$unit"; }
 install -d -m 0700 "$root/var/lib/waypost"
 read -ra command <<<"$(said ExecStart)"
-in_root "$(said Environment)" "${command[@]}" 2>"$1/daemon.log" & daemon=$!
+# exec, so that it is the daemon that is told to stop.
+(exec chroot "$root" /usr/bin/env -i PATH=/usr/bin "$(said Environment)" "${command[@]}" 2>"$1/daemon.log") & daemon=$!
 status() { in_root waypost --config /etc/waypost/waypost.toml status; }
 within 20 status || fail "it doesn't answer: $(tail -n 5 "$1/daemon.log")"
 status | grep -q 'on bitcoin' || fail "not what was expected: $(status)"

@@ -1,0 +1,88 @@
+# Waypost as a NixOS service. In configuration.nix, with a package made of this repository:
+#
+#   imports = [ ./waypost/contrib/nixos/module.nix ];
+#   services.waypost = {
+#     enable = true;
+#     package = pkgs.rustPlatform.buildRustPackage {
+#       pname = "waypost"; version = "0.1.0"; src = ./waypost;
+#       cargoLock.lockFile = ./waypost/Cargo.lock; doCheck = false;
+#     };
+#     settings.identity = { host = "electrum.example.org"; tcp_port = 50001; };
+#   };
+#
+# `sudo waypost --data-dir /var/lib/waypost status` asks it how it does.
+{ config, lib, pkgs, ... }:
+let
+  cfg = config.services.waypost;
+  toml = pkgs.formats.toml { };
+  file = toml.generate "waypost.toml" ({ data_dir = "/var/lib/waypost"; } // cfg.settings);
+in
+{
+  options.services.waypost = {
+    enable = lib.mkEnableOption "Waypost, peer discovery for Electrum servers";
+    package = lib.mkOption {
+      type = lib.types.package;
+      description = "The package with the program `waypost`.";
+    };
+    settings = lib.mkOption {
+      type = toml.type;
+      default = { };
+      description = "What stands in waypost.toml; README.md has all keys.";
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    environment.systemPackages = [ cfg.package ];
+    systemd.services.waypost = {
+      description = "Waypost, peer discovery for Electrum servers";
+      wants = [ "network-online.target" ];
+      after = [ "network-online.target" "tor.service" ];
+      wantedBy = [ "multi-user.target" ];
+      serviceConfig = {
+        Type = "notify";
+        # A wrong configuration never gets as far as the machine.
+        ExecStart = "${cfg.package}/bin/waypost run --config ${pkgs.runCommand "waypost.toml" { } ''
+          ${cfg.package}/bin/waypost check-config --config ${file} >/dev/null && cp ${file} $out
+        ''}";
+        ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
+        Restart = "on-failure";
+        RestartSec = 5;
+        RestartPreventExitStatus = 78;
+        TimeoutStopSec = 15;
+        WatchdogSec = 60;
+        LimitNOFILE = 16384;
+        DynamicUser = true;
+        StateDirectory = "waypost";
+        StateDirectoryMode = "0700";
+        UMask = "0077";
+        CapabilityBoundingSet = "";
+        AmbientCapabilities = "";
+        NoNewPrivileges = true;
+        ProtectSystem = "strict";
+        ProtectHome = true;
+        PrivateTmp = true;
+        PrivateDevices = true;
+        PrivateUsers = true;
+        ProtectClock = true;
+        ProtectControlGroups = true;
+        ProtectHostname = true;
+        ProtectKernelLogs = true;
+        ProtectKernelModules = true;
+        ProtectKernelTunables = true;
+        ProtectProc = "invisible";
+        ProcSubset = "pid";
+        RestrictAddressFamilies = [ "AF_INET" "AF_INET6" "AF_UNIX" ];
+        RestrictNamespaces = true;
+        RestrictRealtime = true;
+        RestrictSUIDSGID = true;
+        LockPersonality = true;
+        MemoryDenyWriteExecute = true;
+        RemoveIPC = true;
+        SystemCallArchitectures = "native";
+        SystemCallFilter = [ "@system-service" "~@privileged @resources" ];
+        SystemCallErrorNumber = "EPERM";
+        DevicePolicy = "closed";
+      };
+    };
+  };
+}
