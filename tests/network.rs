@@ -60,6 +60,7 @@ fn discovers_verifies_and_tells_of_a_real_network() {
     finds_everybody_from_one_seed(&onion);
     is_reached_by_the_name_that_tor_serves(&daemon, &own, &read("tor/services-socks"));
     takes_in_a_server_of_the_first_protocol(&daemon);
+    a_wallet_takes_the_export_for_its_list_of_servers(&daemon, dir.path());
     answers_from_its_store_after_a_restart(daemon, &config, &lab, &onion);
 
     let daemon = Daemon::start(&config);
@@ -111,6 +112,26 @@ fn takes_in_a_server_of_the_first_protocol(daemon: &Daemon) {
     assert!(row(EX2)["latency_ms"].is_u64());
     let table = daemon.waypost(&["peers", "--clearnet", "--state", "verified"]);
     assert!(table.contains(EX2) && !table.contains(".onion"), "{table}");
+}
+
+fn a_wallet_takes_the_export_for_its_list_of_servers(daemon: &Daemon, dir: &Path) {
+    let exported = daemon.waypost(&["export", "--format", "electrum"]);
+    let file = dir.join("servers.json");
+    std::fs::write(&file, &exported).unwrap();
+    let wallet = |args: &[&std::ffi::OsStr]| Command::new(lab_script("wallet.sh")).args(args).output().unwrap();
+    let home = dir.join("wallet");
+    let output = wallet(&["list".as_ref(), home.as_ref(), file.as_ref()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let exported: Value = serde_json::from_str(&exported).unwrap();
+    let names = |list: &Value| list.as_object().unwrap().keys().cloned().collect::<BTreeSet<String>>();
+    println!("{said}");
+    assert_eq!(names(&said["servers"]), names(&exported));
+    for (host, server) in exported.as_object().unwrap() {
+        assert_eq!((&said["servers"][host]["t"], &said["servers"][host]["s"]), (&server["t"], &server["s"]), "{host}");
+    }
+    assert!(names(&exported).contains(said["info"]["server"].as_str().unwrap()), "{}", said["info"]);
+    assert!(wallet(&["down".as_ref(), home.as_ref()]).status.success());
 }
 
 fn answers_from_its_store_after_a_restart(daemon: Daemon, config: &Path, lab: &Path, onion: &str) {
