@@ -79,10 +79,11 @@ fn check_config_prints_what_it_comes_to() {
 
 #[test]
 fn the_examples_are_whole_configurations() {
-    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/examples");
+    let contrib = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
+    let mut files = vec![contrib.join("debian/waypost.toml")];
+    files.extend(std::fs::read_dir(contrib.join("examples")).unwrap().map(|file| file.unwrap().path()));
     let mut checked = 0;
-    for file in std::fs::read_dir(dir).unwrap() {
-        let path = file.unwrap().path();
+    for path in files {
         let needs_embedded = std::fs::read_to_string(&path).unwrap().contains("embedded");
         if needs_embedded && !cfg!(feature = "embedded-tor") {
             continue;
@@ -91,7 +92,7 @@ fn the_examples_are_whole_configurations() {
         assert!(ok, "{}: {text}", path.display());
         checked += 1;
     }
-    assert!(checked >= 3, "{checked}");
+    assert!(checked >= 4, "{checked}");
 }
 
 #[test]

@@ -136,9 +136,27 @@ fn numbers(onion: &str) {
     ] {
         assert!(text.lines().any(|found| found.starts_with(line)), "{line}: {text}");
     }
+    for name in drawn_from() {
+        let family = ["_total", "_bucket", "_info"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+        // That one is there where there is a backend.
+        let there = name == "waypost_backend_up" || text.contains(&format!("# TYPE {family} "));
+        assert!(there, "{name} is in contrib, and not in {text}");
+    }
     // A family is described once.
     let types: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
     assert_eq!(types.iter().collect::<BTreeSet<_>>().len(), types.len(), "{types:?}");
+}
+
+/// The metrics that the dashboard and the alert rules are made of.
+fn drawn_from() -> BTreeSet<String> {
+    let contrib = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
+    let read = |file: &str| std::fs::read_to_string(contrib.join(file)).unwrap();
+    let text = read("grafana/dashboard.json") + &read("prometheus/alerts.yml");
+    let _: serde_json::Value = serde_json::from_str(&read("grafana/dashboard.json")).unwrap();
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let names: BTreeSet<String> = words.filter(|word| word.starts_with("waypost_")).map(str::to_owned).collect();
+    assert!(names.len() > 20, "{names:?}");
+    names
 }
 
 #[test]
