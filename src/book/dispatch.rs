@@ -35,7 +35,8 @@ impl Book {
         next
     }
 
-    /// How many names there are whose first try isn't over. Those that we have no way to are none of them.
+    /// How many names there are whose first try isn't over. Those that we have no way to are none of them,
+    /// nor those that had their turn and now stand in line for a crowded neighbourhood.
     pub fn untried(&self) -> usize {
         let under_way = |entry: &Entry| self.flights.get(&entry.host).is_some_and(|flight| flight.first);
         let untried = |entry: &&Entry| entry.last_try.is_none() || under_way(entry);
