@@ -43,4 +43,6 @@ for shell in bash zsh fish; do $stage/waypost completions $shell >$stage/complet
 heading "cargo deb"
 # `cargo deb` finds this program on PATH.
 package=$(cargo deb --no-build --no-strip --compress-system "${options[@]}" | tail -n 1)
+# apt takes a path for a file only if it begins so.
+case $package in /*) ;; *) package=./$package ;; esac
 printf '\n%s\nInstall it with:  sudo apt install %s\n' "$package" "$package"

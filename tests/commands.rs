@@ -136,6 +136,9 @@ fn a_daemon_is_asked_and_told() {
     let status = daemon.status();
     assert_eq!((&status["network"], &status["tor"]["state"]), (&json!("regtest"), &json!("off")));
     assert!(daemon.waypost(&["status"]).contains(&place.address.to_string()));
+    let mode =
+        |path: &Path| std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions()) & 0o777;
+    assert_eq!((mode(&place.data()), mode(&place.data().join("control.sock"))), (0o700, 0o600), "ours alone");
     assert_eq!(daemon.waypost(&["peers"]).trim(), "no such peers");
     let onion = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
     daemon.waypost(&["add", &format!("{onion} t"), "v1.4"]);
