@@ -79,7 +79,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::CheckConfig(Json { json: true }) => print_json(&config.effective()),
         Command::CheckConfig(_) => print(&toml::to_string(&config.effective())?),
         Command::Probe(args) => block_on(probe::run(args, &config))?,
-        Command::OnionAddress(args) => onion::run(&args, &config.tor_state_path()),
+        Command::OnionAddress(args) => {
+            // Its files may be such that only the daemon itself looks there, as with a user that systemd made for it.
+            let told = if args.asks() { call(&config, "status", &[]).ok() } else { None };
+            let told = told.as_ref().and_then(|status| status.pointer("/onion/host")?.as_str());
+            onion::run(&args, told, &config.tor_state_path())
+        }
         Command::Status(Json { json }) => {
             let status = call(&config, "status", &[])?;
             if json {

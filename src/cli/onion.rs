@@ -18,10 +18,28 @@ pub struct OnionArgs {
     json: Json,
 }
 
-/// Prints the address that belongs to the key below an embedded Tor's `state_dir`, the imported one if there is one to
-/// import.
+impl OnionArgs {
+    /// Whether the address is asked for, and none brought along.
+    pub fn asks(&self) -> bool {
+        self.import.is_none()
+    }
+}
+
+/// Prints the address that a running daemon `told` us of, or else that which belongs to the key below an embedded Tor's
+/// `state_dir`; or that of a key which is imported.
+pub fn run(args: &OnionArgs, told: Option<&str>, state_dir: &Path) -> anyhow::Result<()> {
+    match told {
+        Some(onion) => print_address(args, onion),
+        None => look(args, state_dir),
+    }
+}
+
+fn print_address(args: &OnionArgs, onion: &str) -> anyhow::Result<()> {
+    args.json.or(&serde_json::json!({ "onion_address": onion, "imported": false }), onion)
+}
+
 #[cfg(feature = "embedded-tor")]
-pub fn run(args: &OnionArgs, state_dir: &Path) -> anyhow::Result<()> {
+fn look(args: &OnionArgs, state_dir: &Path) -> anyhow::Result<()> {
     use crate::tor;
 
     match &args.import {
@@ -31,8 +49,7 @@ pub fn run(args: &OnionArgs, state_dir: &Path) -> anyhow::Result<()> {
                     "there is no onion address yet: the first `waypost run` with the embedded Tor makes one, or --import brings that of another Tor"
                 );
             };
-            let value = serde_json::json!({ "onion_address": onion.to_string(), "imported": false });
-            args.json.or(&value, &onion.to_string())
+            print_address(args, &onion.to_string())
         }
         Some(from) => {
             let onion = tor::import(state_dir, from, args.replace)?;
@@ -47,7 +64,7 @@ pub fn run(args: &OnionArgs, state_dir: &Path) -> anyhow::Result<()> {
 
 /// Says why there is no address.
 #[cfg(not(feature = "embedded-tor"))]
-pub fn run(_args: &OnionArgs, _state_dir: &Path) -> anyhow::Result<()> {
+fn look(_args: &OnionArgs, _state_dir: &Path) -> anyhow::Result<()> {
     anyhow::bail!(
         "this build has no Tor of its own; the onion address is in the file hostname in the HiddenServiceDir of the Tor beside it"
     )
