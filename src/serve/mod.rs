@@ -7,6 +7,7 @@ mod link;
 mod listen;
 mod proxy_header;
 mod relay;
+mod room;
 mod session;
 mod tally;
 mod tls;
