@@ -25,6 +25,7 @@ within() { # SECONDS COMMAND...: until it succeeds
 # A small Debian.
 mkdir -p "$root"/{usr/bin,usr/sbin,usr/lib,usr/lib64,etc,proc,dev,tmp,run,var/lib/dpkg/{info,updates,triggers}}
 for merged in bin sbin lib lib64; do ln -s usr/$merged "$root/$merged"; done
+echo root:x:0:0:root:/root:/bin/sh >"$root/etc/passwd"; echo root:x:0: >"$root/etc/group"
 touch "$root/dev/null"; mount --bind /dev/null "$root/dev/null"
 packages=(libc6 libgcc-s1 libcrypt1 dash coreutils libacl1 libattr1 libselinux1 libpcre2-8-0 libgmp10 libssl3 perl-base init-system-helpers)
 for package in "${packages[@]}"; do

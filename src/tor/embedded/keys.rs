@@ -82,7 +82,9 @@ struct Keys<'a> {
 impl<'a> Keys<'a> {
     fn open(state_dir: &'a Path) -> Result<Keys<'a>, KeyError> {
         let failed = |why: &dyn Error| failed(state_dir, why);
-        let store = ArtiNativeKeystore::from_path_and_mistrust(keystore(state_dir), &Mistrust::new());
+        // Its default would panic on a machine that has no list of users.
+        let mistrust = Mistrust::builder().build().map_err(|why| failed(&why))?;
+        let store = ArtiNativeKeystore::from_path_and_mistrust(keystore(state_dir), &mistrust);
         let store = store.map_err(|why| failed(&why))?;
         let manager = KeyMgrBuilder::default().primary_store(Box::new(store)).build().map_err(|why| failed(&why))?;
         let nickname = NICKNAME.parse().map_err(|why| failed(&why))?;
@@ -117,7 +119,8 @@ impl<'a> Keys<'a> {
     fn remove_state(&self) -> Result<(), KeyError> {
         let path = self.state_dir.join("hss").join(NICKNAME);
         let failed = |why: &dyn Error| KeyError::State { path: path.clone(), why: reason(why) };
-        let state = StateDirectory::new(self.state_dir, &Mistrust::new()).map_err(|why| failed(&why))?;
+        let mistrust = Mistrust::builder().build().map_err(|why| failed(&why))?;
+        let state = StateDirectory::new(self.state_dir, &mistrust).map_err(|why| failed(&why))?;
         let ours = state.acquire_instance(&self.nickname).map_err(|why| failed(&why))?;
         ours.purge().map_err(|why| failed(&why))
     }
