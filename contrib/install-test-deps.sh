@@ -2,7 +2,8 @@
 #
 #   heading TEXT           one line between steps
 #   install_test_deps      Debian packages that are missing, with apt-get (through sudo where that is needed and there);
-#                          then cargo is looked for, and ElectrumX put into target/lab-venv. Quick when nothing is missing.
+#                          then cargo is looked for, and cargo-deb and ElectrumX put into target. Quick when nothing is missing.
+#   install_package_deps   what contrib/package.sh needs of that
 #
 # No program of the machine's is started or stopped: the tests run Tor processes of their own.
 
@@ -11,8 +12,17 @@ export PATH="$PATH:/usr/sbin:/sbin"
 
 heading() { printf '\n== %s\n' "$1"; }
 
+has() { command -v "$1" >/dev/null; }
+
+missing_for_the_package() {
+  has gcc || echo gcc libc6-dev
+  # Without it cargo-deb makes a package that depends on nothing.
+  has dpkg-shlibdeps || echo dpkg-dev
+  has xz || echo xz-utils
+}
+
 missing_packages() {
-  has() { command -v "$1" >/dev/null; }
+  missing_for_the_package
   { has tor && has tor-gencert; } || echo tor
   has ip || echo iproute2
   { has unshare && has flock; } || echo util-linux
@@ -20,7 +30,8 @@ missing_packages() {
   has script || echo bsdutils
   has mandoc || echo mandoc
   has openssl || echo openssl
-  has gcc || echo gcc libc6-dev
+  has systemd-analyze || echo systemd
+  has deb-systemd-helper || echo init-system-helpers
   has g++ || echo g++
   has electrum || echo electrum
   has ngircd || echo ngircd
@@ -70,9 +81,19 @@ install_cargo_deb() {
   }
 }
 
-install_test_deps() {
-  local packages; read -ra packages <<<"$(missing_packages | tr '\n' ' ')"
+install_missing() { # FUNCTION that names them
+  local packages; read -ra packages <<<"$("$1" | tr '\n' ' ')"
   [ ${#packages[@]} = 0 ] || install_packages "${packages[@]}" || { echo "Could not install: ${packages[*]}" >&2; return 1; }
+}
+
+install_package_deps() {
+  install_missing missing_for_the_package
+  find_cargo
+  install_cargo_deb
+}
+
+install_test_deps() {
+  install_missing missing_packages
   find_cargo
   install_cargo_deb
   heading "ElectrumX in $LAB_VENV"

@@ -4,7 +4,8 @@
 #   contrib/package.sh [--fast] [--binary PATH] [--deb-version VERSION] [--out FILE]
 #
 # Builds the program with --release, or takes one that is built already (--binary). Manual pages and completions are the program's
-# own. With --fast little time goes into compression. Needs cargo-deb, and installs it with cargo into target/tools when it isn't there.
+# own. With --fast little time goes into compression. What it needs and isn't there it installs: gcc, dpkg-dev and xz-utils with apt-get,
+# and cargo-deb with cargo into target/tools.
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/.."
 usage() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
@@ -22,10 +23,8 @@ while [ $# -gt 0 ]; do
 done
 . contrib/install-test-deps.sh
 
-find_cargo
-install_cargo_deb
+install_package_deps
 if [ -z "$binary" ]; then
-  command -v gcc >/dev/null || install_packages gcc libc6-dev
   heading "cargo build --release"
   cargo build --release
   binary=${CARGO_TARGET_DIR:-target}/release/waypost
