@@ -32,7 +32,8 @@ for package in "${packages[@]}"; do
   # Some of them have other names, or are no need, in other releases.
   files=$(dpkg-query --listfiles "$package" 2>/dev/null) || continue
   { dpkg-query --status "$package"; echo; } >>"$root/var/lib/dpkg/status"
-  tar -C / --no-recursion --ignore-failed-read -cf - -T <(grep -vE '^/\.$|^/usr/share/(doc|man|locale|info)' <<<"$files") 2>/dev/null |
+  # Root's, who is somebody else outside of a user namespace.
+  tar -C / --no-recursion --ignore-failed-read --numeric-owner --owner=0 --group=0 -cf - -T <(grep -vE '^/\.$|^/usr/share/(doc|man|locale|info)' <<<"$files") 2>/dev/null |
     tar -C "$root" --keep-directory-symlink -xf -
 done
 [ -e "$root/bin/sh" ] || ln -s dash "$root/bin/sh"
