@@ -179,6 +179,25 @@ fn a_backend_that_is_gone_is_said_to_be() {
     daemon.stop();
 }
 
+/// So that an alert can tell it from a node that has no such service.
+#[test]
+fn an_onion_service_that_was_never_reached_has_zero_for_the_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let (page, onion_tcp, gone) = (support::free_address(), support::free_address(), support::free_address());
+    let config = dir.path().join("waypost.toml");
+    let text = format!(
+        "network = \"regtest\"\ndata_dir = \"{}\"\n[listen]\ntcp = []\nonion_tcp = [\"{onion_tcp}\"]\n\
+         [tor]\nmode = \"socks\"\nsocks = \"{gone}\"\n[discovery]\nseeds = []\n[status]\nhttp = \"{page}\"\n\
+         [identity]\nonion_host = \"explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion\"\n",
+        dir.path().join("data").display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let daemon = Daemon::start(&config);
+    let (_, text) = fetch(&page.to_string(), "/metrics");
+    assert!(text.lines().any(|line| line == "waypost_onion_reached_timestamp_seconds 0.0"), "{text}");
+    daemon.stop();
+}
+
 /// A real Chromium without a screen.
 struct Browser {
     program: &'static str,

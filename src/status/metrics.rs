@@ -125,8 +125,13 @@ impl Sheet<'_> {
         let states = ["off", "starting", "ready", "down"];
         let states = states.map(|name| (vec![("state", name.to_owned())], u64::from(name == state)));
         self.numbers("tor_state", "1 for the state that Tor is in", states);
-        if let Some(reached) = status.onion.as_ref().and_then(|onion| onion.reached) {
-            self.float("onion_reached_timestamp_seconds", "When our onion service was last reached", moment(reached));
+        if let Some(onion) = &status.onion {
+            let reached = onion.reached.map_or(0.0, moment);
+            self.float(
+                "onion_reached_timestamp_seconds",
+                "When our onion service was last reached; 0 if never",
+                reached,
+            );
         }
     }
 
