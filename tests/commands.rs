@@ -80,7 +80,7 @@ fn check_config_prints_what_it_comes_to() {
 #[test]
 fn the_examples_are_whole_configurations() {
     let contrib = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
-    let mut files = vec![contrib.join("debian/waypost.toml")];
+    let mut files = vec![contrib.join("debian/waypost.toml"), contrib.join("container/waypost.toml")];
     files.extend(std::fs::read_dir(contrib.join("examples")).unwrap().map(|file| file.unwrap().path()));
     let mut checked = 0;
     for path in files {
@@ -92,7 +92,7 @@ fn the_examples_are_whole_configurations() {
         assert!(ok, "{}: {text}", path.display());
         checked += 1;
     }
-    assert!(checked >= 4, "{checked}");
+    assert!(checked >= 5, "{checked}");
 }
 
 #[test]

@@ -10,6 +10,7 @@
     reason = "a test fails by panicking, and says what it measured"
 )]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -128,6 +129,30 @@ fn nothing_is_left_for_later() {
         .map(|(path, mark)| format!("{}: {mark}", path.display()))
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The same service by systemd's unit and by the NixOS module, but for where things are.
+#[test]
+fn the_nixos_module_hardens_as_the_unit_does() {
+    let read = |file: &str| fs::read_to_string(root().join("contrib").join(file)).unwrap();
+    let unit = read("systemd/waypost.service");
+    let service = unit.split("[Service]").nth(1).unwrap().split("[Install]").next().unwrap();
+    let module = read("nixos/module.nix");
+    let config = module.split("serviceConfig = {").nth(1).unwrap().split("\n      };").next().unwrap();
+    let elsewhere = ["ExecStart", "ExecReload", "Environment", "ConfigurationDirectory"];
+    let gather = |text: &str, equals: &str| {
+        let mut found: BTreeMap<String, String> = BTreeMap::new();
+        let settings = text.lines().map(str::trim).filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()));
+        for (key, value) in settings.filter_map(|line| line.split_once(equals)) {
+            let words = value.replace(['"', '[', ']', ';'], " ").replace("true", "yes");
+            found.entry(key.to_owned()).or_default().extend(words.split_whitespace().map(|word| format!("{word} ")));
+        }
+        found.retain(|key, _| !elsewhere.contains(&key.as_str()));
+        found
+    };
+    let (unit, module) = (gather(service, "="), gather(config, " = "));
+    assert!(unit.len() > 30, "{unit:?}");
+    assert_eq!(unit, module);
 }
 
 /// What SECURITY.md promises is shown by tests, and those that it names are there.

@@ -4,7 +4,7 @@
 #   services.waypost = {
 #     enable = true;
 #     package = pkgs.rustPlatform.buildRustPackage {
-#       pname = "waypost"; version = "0.1.0"; src = ./waypost;
+#       pname = "waypost"; version = "0.1.0"; src = builtins.fetchGit ./waypost;
 #       cargoLock.lockFile = ./waypost/Cargo.lock; doCheck = false;
 #     };
 #     settings.identity = { host = "electrum.example.org"; tcp_port = 50001; };
