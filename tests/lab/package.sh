@@ -72,6 +72,12 @@ status() { in_root waypost --config /etc/waypost/waypost.toml status; }
 within 20 status || fail "it doesn't answer: $(tail -n 5 "$1/daemon.log")"
 status | grep -q 'on bitcoin' || fail "not what was expected: $(status)"
 is "$(stat -c %a "$root/var/lib/waypost/control.sock")" = 600
+# A reload looks at the configuration first.
+looks() { eval "in_root $(said ExecReload | head -n 1)"; }
+looks || fail "a reload would refuse the package's own configuration"
+cp "$root/etc/waypost/waypost.toml" "$1/waypost.toml"; echo "nonsense = 1" >>"$root/etc/waypost/waypost.toml"
+if looks 2>/dev/null; then fail "a reload would take a configuration that is wrong"; fi
+cp "$1/waypost.toml" "$root/etc/waypost/waypost.toml"
 kill -TERM $daemon; wait $daemon || fail "it doesn't end as it should: $(tail -n 5 "$1/daemon.log")"
 echo "started, asked, stopped"
 
