@@ -27,7 +27,7 @@
 
 mod filled;
 mod load;
-#[path = "../tests/support/mod.rs"]
+#[path = "../tests/it/support.rs"]
 mod support;
 
 use std::net::SocketAddr;

@@ -14,7 +14,7 @@
 )]
 
 mod filled;
-#[path = "../tests/support/mod.rs"]
+#[path = "../tests/it/support.rs"]
 mod support;
 
 use std::io::{BufRead, BufReader, Write};

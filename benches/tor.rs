@@ -21,7 +21,7 @@
     reason = "a benchmark prints, and reads the clock"
 )]
 
-#[path = "../tests/support/mod.rs"]
+#[path = "../tests/it/support.rs"]
 mod support;
 
 use std::path::{Path, PathBuf};

@@ -1,24 +1,13 @@
 //! With `tor.only` nothing leaves but through Tor: the whole program in a namespace whose way out is watched, among peers
 //! whose names only Tor's exits can look up. The Tor network itself is inside, so whatever takes that way is a leak.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and says what it measured"
-)]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::support::{self, Daemon, call, eventually, hosts, lab_script, now, run};
 use serde_json::json;
-use support::{Daemon, call, eventually, hosts, lab_script, now, run};
 
 const EX1: &str = "ex1.example.com";
 const EX2: &str = "ex2.example.com";
@@ -60,7 +49,7 @@ impl Drop for Leaks {
 
 #[test]
 fn nothing_leaves_but_through_tor() {
-    if !support::inside("nothing_leaves_but_through_tor", &["--watched"]) {
+    if !support::inside(nothing_leaves_but_through_tor, &["--watched"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -1,23 +1,13 @@
 //! What somebody who runs it for the first time may do wrong, or may find wrong with the machine: each time there is one line that
 //! says what it is and what to do.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::support::{self, Daemon, call, eventually};
 use serde_json::json;
-use support::{Daemon, call, eventually};
 
 const QUIET: &str = "[tor]\nmode = \"off\"\n[discovery]\nseeds = []\nallow_private = true\n";
 
@@ -197,7 +187,7 @@ impl Disk {
 
 #[test]
 fn a_disk_that_is_full_at_the_start_is_named() {
-    if !support::inside("a_disk_that_is_full_at_the_start_is_named", &[]) {
+    if !support::inside(a_disk_that_is_full_at_the_start_is_named, &[]) {
         return;
     }
     let place = Place::new();
@@ -212,7 +202,7 @@ fn a_disk_that_is_full_at_the_start_is_named() {
 
 #[test]
 fn a_disk_that_gets_full_is_lived_with_until_there_is_room() {
-    if !support::inside("a_disk_that_gets_full_is_lived_with_until_there_is_room", &[]) {
+    if !support::inside(a_disk_that_gets_full_is_lived_with_until_there_is_room, &[]) {
         return;
     }
     let place = Place::new();

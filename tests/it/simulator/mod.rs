@@ -1,14 +1,6 @@
 //! Months of the book's life among thousands of peers, friendly and hostile, in virtual time.
 //!
 //! `SIM_SEED=1` repeats a run. `SIM_FULL=1` runs ten thousand peers for sixty days, best with `--release`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "all of this is a test, and a broken world should stop it"
-)]
-
 mod calendar;
 mod callers;
 mod ledger;

@@ -146,22 +146,28 @@ impl Drop for Daemon {
 /// Set for what runs inside the namespace.
 pub const INSIDE: &str = "LAB_INSIDE";
 
-/// Runs one test of this program again inside the namespace that `lab/enter.sh` makes, so that nothing it does can leave.
+/// Runs one test, named by its function, again inside the namespace that `lab/enter.sh` makes, so that no traffic can leave.
 /// True if this is inside already.
-pub fn inside(test: &str, enter: &[&str]) -> bool {
+pub fn inside<F: Fn()>(test: F, enter: &[&str]) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
     let status = Command::new(lab_script("enter.sh"))
         .args(enter)
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
+        .args(["--exact", test_path(&test), "--nocapture"])
         .env(INSIDE, "1")
         .stdin(Stdio::null())
         .status()
         .unwrap();
     assert!(status.success(), "the test in the namespace failed: {status}");
     false
+}
+
+/// The name by which the test runner knows a test.
+pub fn test_path<F: Fn()>(_: &F) -> &'static str {
+    let path = std::any::type_name::<F>();
+    path.split_once("::").map_or(path, |(_, path)| path)
 }
 
 /// A benchmark's arguments, once it runs inside that namespace; until then it is run again there, and ends as it ended.

@@ -1,24 +1,13 @@
 //! The real thing, end to end: the `waypost` binary among unmodified ElectrumX servers and a Tor network of C tor
 //! processes, in a namespace of its own.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and says what it measured"
-)]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::{self, Daemon, call, call_onion, eventually, hosts, lab_script, now, run};
 use serde_json::{Value, json};
-use support::{Daemon, call, call_onion, eventually, hosts, lab_script, now, run};
 
 const EX1: &str = "ex1.example.com";
 const EX2: &str = "ex2.example.com";
@@ -37,7 +26,7 @@ const NOBODY: [&str; 5] = [
 
 #[test]
 fn discovers_verifies_and_tells_of_a_real_network() {
-    if !support::inside("discovers_verifies_and_tells_of_a_real_network", &[]) {
+    if !support::inside(discovers_verifies_and_tells_of_a_real_network, &[]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

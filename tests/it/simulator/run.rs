@@ -12,9 +12,9 @@ use waypost::clock::Time;
 use waypost::peer::{Fault, Features, Host, Listing, Port, Report, Transport, Version};
 use waypost::route::{TorSign, Via};
 
-use crate::calendar::{Calendar, Manner};
-use crate::ledger::{Ledger, Verdict};
-use crate::world::{Kind, World};
+use super::calendar::{Calendar, Manner};
+use super::ledger::{Ledger, Verdict};
+use super::world::{Kind, World};
 
 /// How long a connection waits for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,22 +1,12 @@
 //! The command line on a terminal and on a pipe: widths, colours, what is drawn over, completions and manual pages.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use crate::support::{self, Daemon, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use support::{Daemon, eventually};
 
 const WAYPOST: &str = env!("CARGO_BIN_EXE_waypost");
 const ESCAPE: char = '\u{1b}';

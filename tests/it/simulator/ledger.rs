@@ -12,7 +12,7 @@ use waypost::netgroup::{self, Netgroup};
 use waypost::peer::Host;
 use waypost::route::{Routing, Via};
 
-use crate::calendar::Calendar;
+use super::calendar::Calendar;
 
 /// Verifications of one peer. One that comes and goes every two hours is tried three or four times until it is back, and
 /// a good one may be asked once an hour just to find out whether our own way works.

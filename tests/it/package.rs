@@ -1,20 +1,9 @@
 //! The Debian package, made of this very program, from its installation to its purge.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and says what it measured"
-)]
-
-mod support;
-
 use std::path::Path;
 use std::process::Command;
 
-use support::{lab_script, now, run};
+use crate::support::{lab_script, now, run};
 
 #[test]
 fn the_package_is_installed_started_upgraded_and_purged() {

@@ -1,23 +1,12 @@
 //! The Tor in this program, in a network of C tor processes: it verifies onion servers, serves ours to a C tor client,
 //! and gets over whatever becomes of the relays.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and says what it measured"
-)]
-
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::{self, Daemon, call, call_onion, eventually, hosts, lab_script, now, run};
 use serde_json::json;
-use support::{Daemon, call, call_onion, eventually, hosts, lab_script, now, run};
 
 const EX1: &str = "ex1.example.com";
 const OURS: &str = "wp.example.com";
@@ -74,7 +63,7 @@ impl Place {
 
 #[test]
 fn our_own_tor_verifies_serves_and_recovers() {
-    if !support::inside("our_own_tor_verifies_serves_and_recovers", &[]) {
+    if !support::inside(our_own_tor_verifies_serves_and_recovers, &[]) {
         return;
     }
     let place = Place::new();

@@ -1,27 +1,14 @@
 //! Eight kinds of hostile callers at once, from many sources, and honest ones among them.
 //!
 //! ```text
-//! cargo test --test attack                    400 hostile sessions for some seconds
-//! ATTACK_FULL=1 cargo test --test attack -- --nocapture     2,000, for half a minute; prints how honest callers fared
+//! cargo test --test it attack::                400 hostile sessions for some seconds
+//! ATTACK_FULL=1 cargo test --test it attack:: -- --nocapture     2,000, for half a minute; prints how honest callers fared
 //! ```
 //!
 //! That the honest are all answered, and what it costs in memory, is held to; how fast, is printed. The hostile callers yield
 //! the processor to everybody else, as they would have machines of their own.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::disallowed_methods,
-    clippy::cast_precision_loss,
-    reason = "a test fails by panicking, and says what it measured"
-)]
-
-#[path = "../benches/filled.rs"]
-mod filled;
-mod support;
+#![allow(clippy::disallowed_methods, reason = "the hostile clients and the measurement run in real time")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -30,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use support::{Daemon, eventually, now};
+use crate::support::{self, Daemon, eventually, now};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::time::sleep;
@@ -52,7 +39,7 @@ fn honest_callers_are_served_in_an_attack() {
     let (hostile, secs) = if full { (2000, 30) } else { (400, 6) };
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    filled::fill(&data, 200, u32::MAX);
+    crate::filled::fill(&data, 200, u32::MAX);
     let (tcp, tls) = (support::free_address(), support::free_address());
     let config = dir.path().join("waypost.toml");
     let text = format!(
@@ -176,7 +163,7 @@ impl Hostile {
         let child = Command::new("chrt")
             .args(["--idle", "0"])
             .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "honest_callers_are_served_in_an_attack", "--nocapture"])
+            .args(["--exact", support::test_path(&honest_callers_are_served_in_an_attack), "--nocapture"])
             .env(TARGETS, format!("{tcp} {tls} {sessions}"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

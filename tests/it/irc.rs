@@ -1,23 +1,12 @@
 //! Servers that can be found on IRC alone: a real ngircd with people, servers and impostors in its channel.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and says what it measured"
-)]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use crate::support::{self, Daemon, eventually, hosts, lab_script, now, run};
 use serde_json::{Value, json};
-use support::{Daemon, eventually, hosts, lab_script, now, run};
 
 const IRC: &str = "88.99.0.2";
 const CHANNEL: &str = "#electrum";
@@ -49,7 +38,7 @@ const CROWD: [(&str, &str); 14] = [
 
 #[test]
 fn stragglers_are_found_on_irc() {
-    if !support::inside("stragglers_are_found_on_irc", &[]) {
+    if !support::inside(stragglers_are_found_on_irc, &[]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

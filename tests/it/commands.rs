@@ -1,23 +1,13 @@
 //! The command line as a user meets it: what it prints, and how it ends when something is wrong.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::support::{self, Daemon, call, eventually};
 use serde_json::{Value, json};
-use support::{Daemon, call, eventually};
 
 /// A folder with a configuration in it, that listens on a port of its own and knows nobody.
 struct Place {

@@ -1,16 +1,6 @@
 //! A process that is killed while it writes the store loses nothing that was a second old.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and says what it measured"
-)]
-
-mod support;
-
+use crate::support;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -43,7 +33,7 @@ fn nothing_a_second_old_is_lost() {
     let mut checked = 0;
     for kill in 0..KILLS {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "nothing_a_second_old_is_lost", "--nocapture"])
+            .args(["--exact", support::test_path(&nothing_a_second_old_is_lost), "--nocapture"])
             .env(WRITER, &path)
             .env(FROM, next.to_string())
             .stdin(Stdio::null())

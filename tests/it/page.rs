@@ -1,24 +1,13 @@
 //! The status page, its metrics and its word on health, looked at in a real browser and by machines.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and says what it measured"
-)]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::support::{self, Daemon, eventually, fetch, fetch_as, lab_script, run};
 use serde_json::json;
-use support::{Daemon, eventually, fetch, fetch_as, lab_script, run};
 
 const PAGE: &str = "127.0.0.1:4280";
 const ANSWERS: &str = "127.0.0.1:50001";
@@ -32,7 +21,7 @@ const DARK: [u8; 3] = [0x12, 0x16, 0x1c];
 
 #[test]
 fn the_page_empty_filled_and_with_tor_down() {
-    if !support::inside("the_page_empty_filled_and_with_tor_down", &[]) {
+    if !support::inside(the_page_empty_filled_and_with_tor_down, &[]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

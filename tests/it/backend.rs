@@ -1,22 +1,11 @@
 //! In front of a real server: an unmodified ElectrumX gets discovery, and others of its kind verify us, take us in and list us.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and says what it measured"
-)]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::{self, Daemon, call, call_onion, eventually, hosts, lab_script, now, run};
 use serde_json::{Value, json};
-use support::{Daemon, call, call_onion, eventually, hosts, lab_script, now, run};
 
 const OURS: &str = "wp.example.com";
 const EX1: &str = "5.9.0.1:51001";
@@ -24,7 +13,7 @@ const EX2: &str = "88.99.0.2:51001";
 
 #[test]
 fn real_servers_verify_and_list_us() {
-    if !support::inside("real_servers_verify_and_list_us", &[]) {
+    if !support::inside(real_servers_verify_and_list_us, &[]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -1,20 +1,10 @@
 //! What `--json` prints, held against contrib/JSON.md.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use crate::support::{self, Daemon, eventually, free_address};
 use serde_json::{Value, json};
-use support::{Daemon, eventually, free_address};
 use waypost::control::{PeerRow, Status};
 
 /// Objects whose names are hosts or spans of time.

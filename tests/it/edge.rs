@@ -1,25 +1,15 @@
 //! What callers and strangers touch, met by other software: TLS, WebSocket, sockets of systemd's, limits, bans.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::support::{self, Daemon, call, eventually, lab_python, lab_script};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
-use support::{Daemon, call, eventually, lab_python, lab_script};
 
 const PEERS: &str = r#"{"id":1,"method":"server.peers.subscribe"}"#;
 

@@ -8,8 +8,8 @@ use waypost::book::Action;
 use waypost::peer::{Port, Ports, Transport};
 use waypost::route::{Routing, Via};
 
-use crate::run::{Coming, Run};
-use crate::world::features;
+use super::run::{Coming, Run};
+use super::world::features;
 
 impl Run {
     /// A peer tells us of itself, as it does about once a day.

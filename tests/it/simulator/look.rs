@@ -9,9 +9,9 @@ use waypost::network::Network;
 use waypost::peer::{Host, Listing};
 use waypost::route::{Routing, Via};
 
-use crate::ledger::{Verdict, regions, that};
-use crate::run::Run;
-use crate::world::Kind;
+use super::ledger::{Verdict, regions, that};
+use super::run::Run;
+use super::world::Kind;
 
 /// So long after an outage of ours, or a restart, all that fell due in it has been tried.
 pub const CATCH_UP: Duration = Duration::from_hours(4);

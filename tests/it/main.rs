@@ -1,0 +1,34 @@
+//! All integration tests, linked once: sixteen binaries took longer to link than most of them to run.
+//!
+//! `cargo test --test it tor::` runs one file's tests.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and prints what it measured"
+)]
+
+mod attack;
+mod backend;
+mod commands;
+mod edge;
+#[path = "../../benches/filled.rs"]
+mod filled;
+mod irc;
+mod json;
+mod kill;
+mod mistakes;
+mod network;
+mod only_tor;
+mod package;
+mod page;
+mod reload;
+mod simulator;
+mod support;
+mod terminal;
+mod tidy;
+#[cfg(feature = "embedded-tor")]
+mod tor;
