@@ -143,24 +143,29 @@ impl Drop for Daemon {
     }
 }
 
-/// Set for what runs inside the namespace.
+/// Set inside the namespace, for a test to a file that it creates when it begins.
 pub const INSIDE: &str = "LAB_INSIDE";
 
 /// Runs one test, named by its function, again inside the namespace that `lab/enter.sh` makes, so that no traffic can leave.
 /// True if this is inside already.
 pub fn inside<F: Fn()>(test: F, enter: &[&str]) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
+    if let Some(began) = std::env::var_os(INSIDE) {
+        std::fs::write(began, "").unwrap();
         return true;
     }
+    let dir = tempfile::tempdir().unwrap();
+    let began = dir.path().join("began");
     let status = Command::new(lab_script("enter.sh"))
         .args(enter)
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test_path(&test), "--nocapture"])
-        .env(INSIDE, "1")
+        .env(INSIDE, &began)
         .stdin(Stdio::null())
         .status()
         .unwrap();
     assert!(status.success(), "the test in the namespace failed: {status}");
+    // A runner that finds no test of that name succeeds as well.
+    assert!(began.exists(), "the test did not run in the namespace");
     false
 }
 

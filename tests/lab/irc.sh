@@ -10,6 +10,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 command -v ngircd >/dev/null || { echo "irc.sh: ngircd is missing: apt-get install ngircd" >&2; exit 1; }
 command=$1 dir=$(realpath -m "$2"); shift 2; mkdir -p "$dir"
 
+listens() { (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; }   # IP PORT
 up() {
   local ip=$1 user=1000; shift
   # It refuses to be root, and in a user namespace that has nobody else it can't become another: so it gets one of its own.
@@ -44,7 +45,7 @@ $(printf '  %s\n' "$@")
 CONF
   "${as[@]}" ngircd -n -f "$dir/ngircd.conf" >"$dir/ngircd.log" 2>&1 & echo $! >"$dir/ngircd.pid"
   for _ in $(seq 100); do
-    if grep -q "Now listening on.*6697" "$dir/ngircd.log" && grep -q "Now listening on.*6667" "$dir/ngircd.log"; then return; fi
+    if listens "$ip" 6667 && listens "$ip" 6697; then return; fi
     kill -0 "$(cat "$dir/ngircd.pid")" 2>/dev/null || break
     sleep 0.1
   done

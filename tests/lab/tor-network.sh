@@ -67,9 +67,12 @@ ContactInfo test@example.com
 ${EXIT_ADDRESS:+OutboundBindAddressExit $EXIT_ADDRESS}
 C
 }
-client() { # socks-port; loopback is so quick that a learnt timeout of tens of milliseconds would fail every later circuit
+client() { # socks-port; the control port is the next one
+  # Loopback is so quick that a learnt timeout of tens of milliseconds would fail every later circuit.
   cat <<C
 SocksPort 127.0.0.1:$1 ExtendedErrors
+ControlPort 127.0.0.1:$(($1 + 1))
+CookieAuthentication 1
 FetchDirInfoEarly 1
 FetchDirInfoExtraEarly 1
 LearnCircuitBuildTimeout 0
@@ -93,10 +96,17 @@ stop() { # data-dir
   if running "$pid" "$1"; then kill -KILL "$pid" || true; sleep 0.2; fi
   rm -f "$1/pid"
 }
-bootstrapped() { # data-dir
-  for _ in $(seq 450); do grep -qs 'Bootstrapped 100%' "$1/notice.log" && return; sleep 0.2; done
+bootstrapped() { # data-dir; asks the control port, as the wording of a log belongs to its program
+  for _ in $(seq 450); do ready "$1" 2>/dev/null && return; sleep 0.2; done
   echo "${1##*/} did not bootstrap:" >&2; tail -5 "$1/notice.log" >&2; return 1
 }
+ready() ( # data-dir
+  port=$(awk '/^ControlPort/ { sub(/.*:/, ""); print }' "$1/torrc")
+  cookie=$(od -An -v -tx1 "$1/control_auth_cookie" | tr -d ' \n')
+  exec 3<>"/dev/tcp/127.0.0.1/$port"
+  printf 'AUTHENTICATE %s\r\nGETINFO status/bootstrap-phase\r\nQUIT\r\n' "$cookie" >&3
+  timeout 5 grep -q 'PROGRESS=100 ' <&3
+)
 stop_all() { local homes=() p; for p in "$dir"/*/pid; do [ -f "$p" ] && homes+=("${p%/pid}"); done; together stop "${homes[@]}"; }
 
 relays_up() { # lead: the first vote comes that many seconds from now, by when all relays must have told the authority of themselves
@@ -156,8 +166,7 @@ relays_start() {
 }
 begin_again() { # data-dir
   [ -f "$1/pid" ] || return 0   # it was stopped
-  stop "$1"; mv "$1/notice.log" "$1/notice.log.old"   # or its old "Bootstrapped 100%" would be taken for the new one
-  start "$1"; bootstrapped "$1"
+  stop "$1"; start "$1"; bootstrapped "$1"
 }
 
 up() {
@@ -173,8 +182,7 @@ up() {
 
   # Clients start last, now that the consensus lists everybody: one that starts on a partial consensus may never recover.
   home "$dir/client"; home "$dir/services"
-  { common "$dir/client"; echo "$authority"; client $((base + 50)); echo "ControlPort 127.0.0.1:$((base + 51))"
-    echo "CookieAuthentication 1"; } >"$dir/client/torrc"
+  { common "$dir/client"; echo "$authority"; client $((base + 50)); } >"$dir/client/torrc"
   { common "$dir/services"; echo "$authority"; client $((base + 60))
     for target; do n=$((n + 1)); echo "HiddenServiceDir $dir/services/onion-$n"; echo "HiddenServicePort 50001 $target"; done
   } >"$dir/services/torrc"
@@ -211,7 +219,6 @@ case $command in
   client-stop) stop "$dir/client" ;;
   client-start)
     if [ -f "$dir/client/pid" ] && running "$(cat "$dir/client/pid")" "$dir/client"; then exit 0; fi
-    mv "$dir/client/notice.log" "$dir/client/notice.log.old"
     start "$dir/client"; bootstrapped "$dir/client" ;;
   services-again) begin_again "$dir/services" ;;
   relays-stop) together stop "$dir"/auth "$dir"/relay* ;;

@@ -110,7 +110,7 @@ impl Run {
         self.plan();
         loop {
             let wake = self.book.next_wakeup();
-            self.hold(crate::ledger::that(wake > self.now, || format!("the wake-up at {wake} is in the past")));
+            self.hold(super::ledger::that(wake > self.now, || format!("the wake-up at {wake} is in the past")));
             let next = self.queue.peek().map_or(end, |Reverse((at, _))| *at);
             if wake.min(next) >= end {
                 return;
