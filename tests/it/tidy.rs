@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
 
 /// Every module with its layer and those of its own layer that it may import. All of a lower layer are free.
 const MODULES: &[(&str, u8, &[&str])] = &[
@@ -144,6 +147,30 @@ fn the_nixos_module_hardens_as_the_unit_does() {
     let (unit, module) = (gather(service, "="), gather(config, " = "));
     assert!(unit.len() > 30, "{unit:?}");
     assert_eq!(unit, module);
+}
+
+/// The declared minimum is not below that of any dependency in the lock file.
+#[test]
+fn dependencies_build_with_the_declared_rust() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--locked", "--format-version", "1"])
+        .current_dir(root())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let declared = env!("CARGO_PKG_RUST_VERSION");
+    let number = |text: &str| -> Vec<u32> { text.split('.').map(|part| part.parse().unwrap()).collect() };
+    let newer: Vec<String> = packages
+        .iter()
+        .filter_map(|package| Some((&package["name"], package["rust_version"].as_str()?)))
+        .filter(|(_, needed)| number(needed) > number(declared))
+        .map(|(name, needed)| format!("{name} needs Rust {needed}"))
+        .collect();
+    assert!(packages.len() > 300, "only {} packages are known", packages.len());
+    assert!(newer.is_empty(), "Cargo.toml declares {declared}, but {newer:?}");
 }
 
 /// What SECURITY.md promises is shown by tests, and those that it names are there.
