@@ -96,7 +96,7 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
     let mut rng = machine::generator();
     machine::clock(clock::now())?;
     machine::data_directory(&config.data_dir)?;
-    let (store, kept) = Store::open(&config.store_path(), clock::now())?;
+    let (store, kept) = Store::open(&config.store_path(), config.book.network, clock::now())?;
     let ban_file = BanFile::new(config.ban_path(), config.ban_file.is_some());
     let bans = watch::Sender::new(Arc::new(ban_file.read()?));
     let listeners = Listeners::open(&config)?;
