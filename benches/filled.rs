@@ -14,7 +14,7 @@ use waypost::store::{Change, Store};
 /// Makes it with so many peers, every so manieth of which is an onion service.
 pub fn fill(data: &Path, peers: u32, onion_every: u32) {
     std::fs::DirBuilder::new().mode(0o700).create(data).unwrap();
-    let (mut store, _) = Store::open(&data.join("peers.redb"), clock::now()).unwrap();
+    let (mut store, _) = Store::open(&data.join("peers.redb"), Network::Bitcoin, clock::now()).unwrap();
     let now = clock::now();
     // In batches, as the daemon would have written them.
     let changes: Vec<Change> =

@@ -219,7 +219,7 @@ pub enum CallError {
 
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => "run this as the user whose daemon it is",
+        io::ErrorKind::PermissionDenied => "use sudo, or run this as the daemon's user",
         _ => "is `waypost run` running with this data_dir? --config or --data-dir say where it is",
     }
 }

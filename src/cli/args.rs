@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use super::{export, onion, peers, probe};
 use crate::bans::Pattern;
+use crate::config;
 use crate::network::Network;
 
 /// A Tor-aware peer-discovery proxy for the Electrum server network.
@@ -29,7 +30,7 @@ pub struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Settings")]
 pub struct Settings {
-    /// Read this TOML file; without one, every setting has its default.
+    /// Read this TOML file. Default: /etc/waypost/waypost.toml if it exists; /dev/null means no file.
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Keep the book and the control socket here; commands find a running daemon by it.
@@ -39,10 +40,10 @@ pub struct Settings {
     #[arg(long, global = true)]
     pub network: Option<Network>,
     /// Use the Tor on this SOCKS port.
-    #[arg(long, global = true, value_name = "IP:PORT")]
+    #[arg(long, global = true, value_name = "IP:PORT", value_parser = address)]
     pub socks: Option<SocketAddr>,
-    /// error, warn, info, debug or trace.
-    #[arg(long, global = true, value_name = "LEVEL")]
+    /// error, warn, info, debug, trace or off.
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = log_level)]
     pub log: Option<String>,
     /// How log lines are written.
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
@@ -68,11 +69,17 @@ pub enum Command {
     /// Run the daemon, until Ctrl-C or SIGTERM.
     Run {
         /// Take callers in here; may be given more than once.
-        #[arg(long, value_name = "IP:PORT")]
+        #[arg(long, value_name = "IP:PORT", value_parser = address)]
         listen: Vec<SocketAddr>,
     },
-    /// Check the configuration and print what it comes to, as a configuration file.
-    CheckConfig(Json),
+    /// Check the configuration and the files that it names, and print the effective values as a configuration file.
+    CheckConfig {
+        /// Leave out the certificate, its key and the ban file, which may be on another machine.
+        #[arg(long)]
+        skip_files: bool,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Show a running daemon's state.
     Status(Json),
     /// Show the peers that a running daemon knows.
@@ -129,6 +136,14 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an IP address with a port, for example 127.0.0.1:50001".to_owned())
+}
+
+fn log_level(text: &str) -> Result<String, String> {
+    config::check_log_level(text).map(|()| text.to_owned())
 }
 
 fn pattern(text: &str) -> Result<Pattern, String> {

@@ -27,7 +27,7 @@ use self::args::{Cli, Command, Json, LogFormatArg, Settings};
 use self::look::Look;
 use crate::config::{self, Config, ConfigError, LogFormat, Raw};
 use crate::control;
-use crate::daemon::{self, Again};
+use crate::daemon::{self, Again, DaemonError};
 use crate::tor::Mode;
 
 /// Wrong usage is 2, which clap sees to.
@@ -44,7 +44,8 @@ pub fn main() -> ExitCode {
             {
                 eprintln!("waypost: {error:#}");
             }
-            let wrong_configuration = error.is::<ConfigError>();
+            let wrong_configuration = error.is::<ConfigError>()
+                || error.downcast_ref::<DaemonError>().is_some_and(DaemonError::is_configuration);
             ExitCode::from(if wrong_configuration { WRONG_CONFIGURATION } else { FAILED })
         }
     }
@@ -68,21 +69,32 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     {
         flags.listen.tcp = Some(listen.clone());
     }
-    let load = move || config::load(file.as_deref(), std::env::vars_os(), flags.clone());
+    let load = move || {
+        let file = file.clone().or_else(config::default_file);
+        config::load(file.as_deref(), std::env::vars_os(), flags.clone())
+    };
     let config = load()?;
     match command {
         Command::Run { .. } => {
+            config.check_files().map_err(ConfigError::NamedFile)?;
             let shown = log::start_log(&config);
             let log_level = Box::new(move |level: &str| shown.change(level));
             Ok(block_on(daemon::run(config, Again { load: Box::new(load), log_level }))??)
         }
-        Command::CheckConfig(Json { json: true }) => print_json(&config.effective()),
-        Command::CheckConfig(_) => print(&toml::to_string(&config.effective())?),
+        Command::CheckConfig { skip_files, json: Json { json } } => {
+            if !skip_files {
+                config.check_files().map_err(ConfigError::NamedFile)?;
+            }
+            if json { print_json(&config.effective()) } else { print(&toml::to_string(&config.effective())?) }
+        }
         Command::Probe(args) => block_on(probe::run(args, &config))?,
         Command::OnionAddress(args) => {
             // Its files may be such that only the daemon itself looks there, as with a user that systemd made for it.
             let told = if args.asks() { call(&config, "status", &[]).ok() } else { None };
             let told = told.as_ref().and_then(|status| status.pointer("/onion/host")?.as_str());
+            if told.is_none() {
+                daemon::move_shared_data(&config)?;
+            }
             onion::run(&args, told, &config.tor_state_path())
         }
         Command::Status(Json { json }) => {
@@ -116,8 +128,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             call(&config, "forget", &[&host])?;
             json.or(&json!({ "forgotten": host }), &format!("forgot {host}"))
         }
-        Command::Ban { pattern, json } => ban::ban(&config.ban_path(), &pattern, json),
-        Command::Unban { pattern, json } => ban::unban(&config.ban_path(), &pattern, json),
+        Command::Ban { pattern, json } => {
+            daemon::move_shared_data(&config)?;
+            ban::ban(&config.ban_path(), &pattern, json)
+        }
+        Command::Unban { pattern, json } => {
+            daemon::move_shared_data(&config)?;
+            ban::unban(&config.ban_path(), &pattern, json)
+        }
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
 }

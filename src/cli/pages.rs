@@ -38,9 +38,13 @@ const SECTIONS: [(&str, &[(&str, &str)]); 3] = [
         "FILES",
         &[
             (
+                "/etc/waypost/waypost.toml",
+                "The configuration of every command that is given no --config, if it exists. --config /dev/null means no file.",
+            ),
+            (
                 "$XDG_DATA_HOME/waypost, or ~/.local/share/waypost",
-                "The data directory: the book in peers.redb, the bans, and what the Tor in the program keeps, our onion \
-                 service's key among it. --data-dir chooses another.",
+                "The data directory on bitcoin: the book in peers.redb, the bans, and the state of the embedded Tor with the \
+                 onion service's key. Other chains have theirs below it, by name. --data-dir chooses another.",
             ),
             ("control.sock in the data directory", "By this socket commands find the running daemon."),
         ],

@@ -1,10 +1,11 @@
 //! The keys about the server that we stand in front of, and what they come to.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
-use super::{BackendKeys, ListenKind, Wrong, within, wrong};
+use super::{BackendKeys, ListenKind, Listening, Wrong, own_address, within, wrong};
 use crate::backend::{Address, Front};
-use crate::peer::Host;
+use crate::peer::{Host, Ports};
 use crate::route::Routing;
 
 /// The server that we stand in front of, if there is one.
@@ -28,6 +29,50 @@ impl Fronted {
             Some(Front::Server(_)) => true,
             Some(Front::Peers) => self.public || kind == ListenKind::Onion || address.ip().is_loopback(),
         }
+    }
+
+    /// Rejects a backend address at which Waypost itself answers.
+    ///
+    /// A name that only the resolver knows is looked up when the daemon starts.
+    pub fn check_not_self(
+        &self,
+        listening: &Listening,
+        page: Option<SocketAddr>,
+        identity: Option<&(Host, Ports)>,
+        control: &Path,
+    ) -> Result<(), Wrong> {
+        let own = |what: &str| {
+            let why = format!("{what} is Waypost itself; name the address of the Electrum server behind it");
+            Err(wrong("backend.electrum", why))
+        };
+        let endpoint = match &self.electrum {
+            Some(Front::Server(Address::Tcp(endpoint) | Address::Tls(endpoint))) => endpoint,
+            Some(Front::Server(Address::Unix(path))) if own_address::is_same_path(path, control) => {
+                return own(&format!("the control socket {}", control.display()));
+            }
+            _ => return Ok(()),
+        };
+        let port = endpoint.port;
+        if let Some((host, ports)) = identity
+            && *host == endpoint.host
+            && [ports.tcp(), ports.tls()].contains(&Some(port))
+        {
+            return own(&format!("{endpoint}, which is identity.host,"));
+        }
+        let addresses = match &endpoint.host {
+            Host::Ip(ip) => vec![*ip],
+            host if own_address::is_localhost(host) => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+            _ => return Ok(()),
+        };
+        let listeners = ListenKind::ALL
+            .into_iter()
+            .flat_map(|kind| listening.addresses(kind).iter().map(move |address| (kind.key(), *address)));
+        for (key, listener) in listeners.chain(page.map(|page| ("status.http", page))) {
+            if addresses.iter().any(|ip| own_address::reaches(*ip, port.get(), listener)) {
+                return own(&format!("{endpoint}, where {key} listens,"));
+            }
+        }
+        Ok(())
     }
 
     /// Whether there is a server whose operator wants it known.

@@ -23,7 +23,7 @@ impl Serialize for Period {
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let wrong = |error| de::Error::custom(format!("not a length of time like 24h or 5m: {error}"));
+        let wrong = |_| de::Error::custom(format!("{text:?} is not a duration like 24h or 5m"));
         humantime::parse_duration(&text).map(Period).map_err(wrong)
     }
 }

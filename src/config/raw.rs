@@ -37,7 +37,8 @@ pub struct Raw {
     /// The chain whose servers are looked for. Default: bitcoin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
-    /// Where the book and the control socket are kept. Default: $XDG_DATA_HOME/waypost.
+    /// Where the book and the control socket are kept. Default: $XDG_DATA_HOME/waypost for bitcoin, and a directory
+    /// with the chain's name below it for other chains.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
     pub listen: Listen,
@@ -220,7 +221,7 @@ keys! {
 keys! {
     /// What is written to standard error.
     Log {
-        /// error, warn, info, debug or trace, or tracing's filter syntax. Default: info.
+        /// error, warn, info, debug, trace or off, or directives such as "info,waypost::dial=debug". Default: info.
         level: String,
         /// Default: text.
         format: LogFormat,

@@ -45,7 +45,7 @@ impl Config {
     }
 }
 
-fn flatten(table: &toml::Table, prefix: &str, flat: &mut BTreeMap<String, toml::Value>) {
+pub(super) fn flatten(table: &toml::Table, prefix: &str, flat: &mut BTreeMap<String, toml::Value>) {
     for (key, value) in table {
         match value {
             toml::Value::Table(inner) => flatten(inner, &format!("{prefix}{key}."), flat),

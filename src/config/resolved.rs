@@ -22,10 +22,16 @@ use crate::serve::Limits;
 use crate::status;
 use crate::tor::Mode;
 
+const CONTROL_SOCKET: &str = "control.sock";
+
 /// The configuration, resolved.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub data_dir: PathBuf,
+    /// The default data directory of all chains, for a chain whose own default lies below it; else `None`.
+    pub shared_data_dir: Option<PathBuf>,
+    /// Environment variables with Waypost's prefix that Kubernetes set.
+    pub ignored_variables: Vec<String>,
     pub listen: Listening,
     /// The port of our onion service.
     pub onion_port: Port,
@@ -48,7 +54,7 @@ impl Config {
     pub fn resolve(raw: Raw) -> Result<Config, Wrong> {
         let Raw { network, data_dir, listen, identity, tor, discovery, backend, irc, limits, status, log } = raw;
         let network = network.unwrap_or_default();
-        let data_dir = data_dir.or_else(default_data_dir).ok_or_else(|| {
+        let data_dir = data_dir.ok_or_else(|| {
             wrong("data_dir", "set it: there is neither XDG_DATA_HOME nor HOME to put a default below".to_owned())
         })?;
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -60,6 +66,7 @@ impl Config {
         let beside = Beside { listen: &listen, onion_host, onion_port, limits: &limits, dir: data_dir.join("tor") };
         let tor = tor::resolve(tor, beside, [loopback(9050), loopback(9150)])?;
         let backend = backend::resolve(&backend, tor.routing)?;
+        let (page, status) = super::status::resolve(status)?;
         let fronts_peers = backend.electrum == Some(Front::Peers);
         if fronts_peers && identity.announce == Some(true) {
             let why = "with backend.electrum = \"peers\" there is no server of ours that could be announced";
@@ -67,19 +74,20 @@ impl Config {
         }
         let announce = identity.announce.unwrap_or(backend.is_ours());
         let identity = resolve_identity(identity, network, &backend)?;
+        let control = data_dir.join(CONTROL_SOCKET);
+        backend.check_not_self(&listening, page.address(), identity.clearnet.as_ref(), &control)?;
         let irc =
             super::irc::resolve(irc, &identity, fronts_peers, tor.routing, tor.settings.mode == Mode::Off, &data_dir)?;
         let named = identity.clearnet.iter().map(|(host, _)| host);
         let own = named.chain(tor.onion_host.iter().map(|(host, _)| host)).cloned().collect();
         let ban_file = discovery.ban_file.clone();
         let book = book::Settings { announce, fronts_peers, ..resolve_book(discovery, network, tor.routing, own)? };
-        let (page, status) = super::status::resolve(status)?;
         let log_level = log.level.unwrap_or_else(|| "info".to_owned());
-        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&log_level) {
-            return Err(wrong("log.level", error.to_string()));
-        }
+        super::log_level::check(&log_level).map_err(|why| wrong("log.level", why))?;
         Ok(Config {
             data_dir,
+            shared_data_dir: None,
+            ignored_variables: Vec::new(),
             listen: listening,
             onion_port,
             identity,
@@ -116,7 +124,7 @@ impl Config {
     }
 
     pub fn control_path(&self) -> PathBuf {
-        self.data_dir.join("control.sock")
+        self.data_dir.join(CONTROL_SOCKET)
     }
 
     /// The same as keys, every one of them set: what `check-config` prints, and reads again to the same end. What is printed
@@ -245,10 +253,4 @@ fn resolve_book(keys: Discovery, network: Network, routing: Routing, own: Vec<Ho
 fn seed(line: &str, network: Network) -> Result<RealName, Wrong> {
     RealName::parse(line, network.default_ports())
         .map_err(|error| wrong("discovery.seeds", format!("{line:?} is no real name: {error}")))
-}
-
-fn default_data_dir() -> Option<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
-    base.map(|base| base.join("waypost"))
 }

@@ -150,3 +150,114 @@ fn artis_settings_are_read_and_checked() {
     std::fs::write(dir.path().join("arti.toml"), "[bridges]\nenabled = \"auto\"\n").unwrap();
     assert!(load().unwrap().tor.settings.arti.contains("auto"));
 }
+
+#[test]
+fn flags_are_named_in_errors_about_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("waypost.toml");
+    std::fs::write(&path, "data_dir = \"/d\"\n[log]\nlevel = \"info\"\n").unwrap();
+    let flags = |level: &str| {
+        let log = Log { level: Some(level.to_owned()), ..Log::default() };
+        load(Some(&path), std::iter::empty(), Raw { log, ..Raw::default() })
+    };
+    assert!(flags("warn").is_ok());
+    let error = flags("warning").unwrap_err().to_string();
+    assert!(error.starts_with("--log: log.level: \"warning\" is not a level"), "{error}");
+}
+
+#[test]
+fn variables_of_kubernetes_are_ignored_and_reported() {
+    let environment = [
+        ("WAYPOST_SERVICE_HOST", "10.0.0.7"),
+        ("WAYPOST_PORT", "tcp://10.0.0.7:50001"),
+        ("WAYPOST_LISTEN__ONION_PORT", "50007"),
+    ];
+    let config = load_text("", &environment).unwrap();
+    assert_eq!(config.ignored_variables, ["WAYPOST_SERVICE_HOST", "WAYPOST_PORT"]);
+    assert_eq!(config.onion_port.get(), 50007);
+    for (name, value) in [("WAYPOST_NETWROK", "bitcoin"), ("WAYPOST_IDENTITY_TCP_PORT", "50001")] {
+        let error = load_text("", &[(name, value)]).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+#[test]
+fn values_of_the_wrong_type_name_the_key_and_an_example() {
+    insta::assert_snapshot!("address_for_a_list", error("[listen]\ntcp = \"127.0.0.1:50001\"\n", &[]));
+    insta::assert_snapshot!("address_without_port", error("[listen]\ntcp = [\n  \"127.0.0.1\",\n]\n", &[]));
+    insta::assert_snapshot!("name_for_an_address", error("[tor]\nsocks = \"localhost\"\n", &[]));
+    insta::assert_snapshot!("text_for_a_list", error("discovery.seeds = \"x\"\n", &[]));
+    insta::assert_snapshot!("no_network", error("network = \"litecoin\"\n", &[]));
+    insta::assert_snapshot!("no_port", error("[identity]\ntcp_port = 70000\n", &[]));
+    insta::assert_snapshot!("address_in_environment", error("", &[("WAYPOST_LISTEN__TCP", "127.0.0.1:50001")]));
+    insta::assert_snapshot!("socks_in_environment", error("", &[("WAYPOST_TOR__SOCKS", "localhost")]));
+    insta::assert_snapshot!("number_in_environment", error("", &[("WAYPOST_LIMITS__BATCH", "many")]));
+    insta::assert_snapshot!("table_in_environment", error("", &[("WAYPOST_LISTEN", "{ tcp = 5 }")]));
+}
+
+#[test]
+fn backend_at_a_listener_is_rejected() {
+    let listen = "[listen]\ntcp = [\"0.0.0.0:50001\"]\ntls = [\"[::]:50002\"]\nonion_tcp = [\"127.0.0.1:50011\"]\n\
+                  [identity]\nhost = \"wp.example.com\"\ntcp_port = 50001\n";
+    let load = |electrum: &str| load_text(&format!("{listen}[backend]\nelectrum = {electrum:?}\n"), &[]);
+    for own in [
+        "tcp://127.0.0.1:50001",
+        "tcp://127.8.9.10:50001",
+        "tcp://0.0.0.0:50001",
+        "tls://[::1]:50002",
+        "tcp://localhost:50001",
+        "tls://localhost:50002",
+        "tcp://127.0.0.1:50011",
+        "tcp://wp.example.com:50001",
+        "tcp://127.0.0.1:4280",
+        "unix:/d/control.sock",
+    ] {
+        let error = load(own).unwrap_err().to_string();
+        assert!(error.contains("backend.electrum: ") && error.contains("is Waypost itself"), "{own}: {error}");
+    }
+    for other in [
+        "tcp://127.0.0.1:60001",
+        "tcp://192.0.2.7:50001",
+        "tls://127.0.0.1:50002",
+        "tcp://127.0.0.2:50011",
+        "tcp://wp.example.com:60001",
+        "tcp://electrs.example.com:50001",
+        "unix:/d/electrs.sock",
+        "peers",
+    ] {
+        assert!(load(other).is_ok(), "{other}: {:?}", load(other).err());
+    }
+    insta::assert_snapshot!("backend_is_listener", error("[backend]\nelectrum = \"tcp://localhost:50001\"\n", &[]));
+}
+
+#[test]
+fn unusable_file_is_named_with_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let check = |text: &str| {
+        let raw: Raw = toml::from_str(&format!("data_dir = {:?}\n{text}", dir.path())).unwrap();
+        Config::resolve(raw).unwrap().check_files().map_err(|wrong| wrong.to_string())
+    };
+    let tls = "[listen]\ntls = [\"127.0.0.1:50002\"]\n";
+    assert_eq!(check(tls), Ok(()), "what Waypost makes itself may be missing");
+    assert!(!path("tls-cert.pem").exists(), "and is not made by a check");
+    let given = format!("[listen]\ncert = {:?}\nkey = {:?}\n", path("cert.pem"), path("key.pem"));
+    let error = check(&given).unwrap_err();
+    assert!(error.starts_with("listen.cert: ") && error.contains("cert.pem"), "{error}");
+    crate::serve::Files::Own(dir.path().to_owned()).load().unwrap();
+    std::fs::copy(path("tls-cert.pem"), path("cert.pem")).unwrap();
+    let error = check(&given).unwrap_err();
+    assert!(error.starts_with("listen.key: ") && error.contains("key.pem"), "{error}");
+    std::fs::copy(path("tls-key.pem"), path("key.pem")).unwrap();
+    assert_eq!(check(&given), Ok(()));
+    std::fs::remove_file(path("tls-cert.pem")).unwrap();
+    crate::serve::Files::Own(dir.path().to_owned()).load().unwrap();
+    std::fs::copy(path("tls-key.pem"), path("key.pem")).unwrap();
+    let error = check(&given).unwrap_err();
+    assert!(error.starts_with("listen.key: ") && error.contains("isn't that of"), "{error}");
+    std::fs::write(path("bans"), "a b\n").unwrap();
+    let error = check("").unwrap_err();
+    assert!(error.starts_with("discovery.ban_file: ") && error.contains("/bans: line 1"), "{error}");
+    let error = check("[discovery]\nban_file = \"/nowhere/bans\"\n").unwrap_err();
+    assert!(error.starts_with("discovery.ban_file: /nowhere/bans: "), "{error}");
+}

@@ -32,6 +32,10 @@ impl Listeners {
         self.0.iter().any(|(kind, _)| manner(*kind).tls)
     }
 
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.0.iter().filter_map(|(_, listener)| listener.local_addr().ok()).collect()
+    }
+
     pub fn names(&self) -> Vec<String> {
         let address = |listener: &TcpListener| listener.local_addr().ok();
         let named = self.0.iter().filter_map(|(kind, listener)| address(listener).map(|at: SocketAddr| (kind, at)));

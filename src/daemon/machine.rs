@@ -37,7 +37,8 @@ pub fn clock(now: Time) -> Result<(), DaemonError> {
 pub fn data_directory(path: &Path) -> Result<(), DaemonError> {
     let failed = |error| DaemonError::MakeDirectory { path: path.to_owned(), error };
     if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(failed)?;
+        // Another chain's data may go there, which is no more for others to see.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
     }
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => return Ok(()),

@@ -9,6 +9,7 @@ mod machine;
 mod notice;
 mod reload;
 mod service_manager;
+mod shared_data;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,16 +28,17 @@ use self::files::{BanFile, Watched};
 use self::listeners::Listeners;
 pub use self::reload::Again;
 use self::reload::Reloader;
-use crate::backend::{Backend, BackendError, Front, Peers, Server};
+pub use self::shared_data::{Moved, move_shared_data};
+use crate::backend::{Address, Backend, BackendError, Front, Peers, Server};
 use crate::bans::Bans;
 use crate::book::{Book, Caller, Event, Failure, Snapshot};
 use crate::clock::{self, Time};
-use crate::config::Config;
+use crate::config::{Config, reaches};
 use crate::conversation::identity::Ourselves;
 use crate::dial::{Dialer, Direct, Tls};
 use crate::inbox::{self, Inbox};
 use crate::network::Network;
-use crate::peer::Fault;
+use crate::peer::{Fault, Host};
 use crate::route::Routing;
 use crate::serve::{Acceptor, Arrival, CertificateError, Counters, Limits, LongLines, Manner, Shared, Source};
 use crate::status::ProbeTally;
@@ -61,6 +63,12 @@ pub enum DaemonError {
     Clock(Time),
     #[error("can't make the data directory {}: {error}; choose another data_dir, or make it for this user", path.display())]
     MakeDirectory { path: PathBuf, error: std::io::Error },
+    #[error(
+        "can't move {} to {}: {error}; move it by hand, or name the directory that has the data with data_dir",
+        from.display(),
+        to.display()
+    )]
+    MoveData { from: PathBuf, to: PathBuf, error: std::io::Error },
     #[error("the data directory {} belongs to another user; choose another data_dir, or run as its owner", .0.display())]
     OthersDirectory(PathBuf),
     #[error("can't listen on {address}: {error}; is another server running there? {key} chooses the address")]
@@ -72,7 +80,7 @@ pub enum DaemonError {
     Control { path: PathBuf, error: std::io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the ban file {}: {why}; mend it, or choose another with discovery.ban_file", path.display())]
+    #[error("the ban file {}: {why}; correct it, or choose another with discovery.ban_file", path.display())]
     Bans { path: PathBuf, why: String },
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -82,6 +90,10 @@ pub enum DaemonError {
     Inherited(String),
     #[error("the server at backend.electrum, {0}, is one of another network; point it at one of {1}, or set network")]
     OtherNetwork(String, Network),
+    #[error(
+        "backend.electrum: {backend} is Waypost itself, which listens on {listener}; name the address of the Electrum server behind it"
+    )]
+    BackendIsSelf { backend: String, listener: SocketAddr },
     #[error("can't start: {0}")]
     Start(String),
     #[error("the store was not written in time; what was learnt in the last moments may be lost")]
@@ -90,13 +102,27 @@ pub enum DaemonError {
     Ended(&'static str),
 }
 
+impl DaemonError {
+    /// Whether the configuration is at fault, so that another start would fail in the same way.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            DaemonError::Store(StoreError::OtherChain { .. })
+            | DaemonError::Bans { .. }
+            | DaemonError::BackendIsSelf { .. } => true,
+            DaemonError::Certificate(error) => error.is_of_files(),
+            _ => false,
+        }
+    }
+}
+
 /// Runs until it is told to stop, or something that must never end does.
 pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
     let start = |error: &dyn std::fmt::Display| DaemonError::Start(error.to_string());
     let mut rng = machine::generator();
     machine::clock(clock::now())?;
+    move_shared_data(&config)?.log(&config);
     machine::data_directory(&config.data_dir)?;
-    let (store, kept) = Store::open(&config.store_path(), clock::now())?;
+    let (store, kept) = Store::open(&config.store_path(), config.book.network, clock::now())?;
     let ban_file = BanFile::new(config.ban_path(), config.ban_file.is_some());
     let bans = watch::Sender::new(Arc::new(ban_file.read()?));
     let listeners = Listeners::open(&config)?;
@@ -115,6 +141,9 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
     let hangups = machine::hangups().map_err(|error| start(&error))?;
     let (mut writer, changes) = Writer::spawn(store).map_err(|error| start(&error))?;
     let (inbox, inputs) = mpsc::channel(inbox::CAPACITY);
+    if !config.ignored_variables.is_empty() {
+        tracing::info!(variables = ?config.ignored_variables, "ignored the environment variables of Kubernetes services");
+    }
     tracing::info!(
         network = %config.book.network, peers = kept.entries.len(), listening = ?listeners.names(),
         "waypost {} is up", env!("CARGO_PKG_VERSION")
@@ -127,7 +156,9 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
         circle: dial::Circle::Peers,
     };
     let picture = watch::Sender::default();
-    let backend = backend(&config, &dialer, picture.subscribe(), &inbox).await?;
+    let mut own_addresses = listeners.addresses();
+    own_addresses.extend(page.as_ref().and_then(|page| page.local_addr().ok()));
+    let backend = backend(&config, &dialer, &own_addresses, picture.subscribe(), &inbox).await?;
     let counters = Arc::new(Counters::default());
     let visits = config
         .irc
@@ -257,6 +288,7 @@ fn limits(config: &Config) -> Arc<Limits> {
 async fn backend(
     config: &Config,
     dialer: &Dialer,
+    own_addresses: &[SocketAddr],
     snapshot: watch::Receiver<Arc<Snapshot>>,
     inbox: &Inbox,
 ) -> Result<Option<Arc<Backend>>, DaemonError> {
@@ -268,6 +300,7 @@ async fn backend(
         }
         Some(Front::Server(address)) => address,
     };
+    check_not_self(&address, own_addresses, dialer).await?;
     let (network, tls) = (config.book.network, dialer.tls.clone());
     let server = Server::new(address, network, tls, config.backend_key_path());
     match timeout(BACKEND, server.ask(None)).await {
@@ -275,6 +308,24 @@ async fn backend(
             Err(DaemonError::OtherNetwork(server.address.to_string(), network))
         }
         _ => Ok(Some(Arc::new(Backend::Server(server)))),
+    }
+}
+
+/// Rejects a backend whose name leads to a listener, systemd's included.
+async fn check_not_self(address: &Address, listeners: &[SocketAddr], dialer: &Dialer) -> Result<(), DaemonError> {
+    let (Address::Tcp(endpoint) | Address::Tls(endpoint)) = address else { return Ok(()) };
+    let addresses = match (&endpoint.host, dialer.direct) {
+        (Host::Ip(ip), _) => vec![*ip],
+        // A name that isn't found now is looked up again for each connection.
+        (Host::Dns(name), Some(direct)) => {
+            timeout(BACKEND, direct.resolve(name)).await.ok().and_then(Result::ok).unwrap_or_default()
+        }
+        _ => return Ok(()),
+    };
+    let reached = |listener: &&SocketAddr| addresses.iter().any(|ip| reaches(*ip, endpoint.port.get(), **listener));
+    match listeners.iter().find(reached) {
+        Some(listener) => Err(DaemonError::BackendIsSelf { backend: address.to_string(), listener: *listener }),
+        None => Ok(()),
     }
 }
 

@@ -50,6 +50,13 @@ pub enum CertificateError {
     Keep { path: PathBuf, error: std::io::Error },
 }
 
+impl CertificateError {
+    /// Whether the files are at fault, not the machine.
+    pub fn is_of_files(&self) -> bool {
+        !matches!(self, CertificateError::Make(_) | CertificateError::Keep { .. })
+    }
+}
+
 impl Files {
     pub fn paths(&self) -> [PathBuf; 2] {
         match self {

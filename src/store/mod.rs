@@ -1,5 +1,6 @@
 //! The book on disk: one redb file, a record for each peer, written in batches.
 
+mod chain;
 mod schema;
 mod writer;
 
@@ -10,10 +11,12 @@ use std::time::Duration;
 
 use redb::{Builder, Database, ReadableDatabase, ReadableTable};
 
+pub use chain::ChainName;
 pub use writer::{Change, Changes, Writer, WriterStatus};
 
 use crate::book::Entry;
 use crate::clock::Time;
+use crate::network::Network;
 use crate::route::Via;
 use schema::{PEERS, REACH};
 
@@ -46,6 +49,11 @@ pub enum StoreError {
     Locked(PathBuf),
     #[error("the store {} is of a newer waypost (schema {found}, this one knows {known}); run the newer one, or move the file away", path.display())]
     Newer { path: PathBuf, found: u64, known: u64 },
+    #[error(
+        "the store {} holds peers of {found}, but network is {wanted}; set network = \"{found}\", or choose another data_dir for {wanted}",
+        path.display()
+    )]
+    OtherChain { path: PathBuf, found: ChainName, wanted: Network },
     #[error("can't open the store {}: {error}; see that this user may write there and that the disk isn't full", path.display())]
     Io { path: PathBuf, error: std::io::Error },
     #[error("the store {} is damaged ({why}), and can't be moved aside: {error}; move it away by hand", path.display())]
@@ -55,10 +63,11 @@ pub enum StoreError {
 }
 
 impl Store {
-    /// Opens or begins the store at `path`, and reads all of it. A damaged one is moved aside, not deleted, and a new
-    /// one begun in its place.
-    pub fn open(path: &Path, now: Time) -> Result<(Store, Kept), StoreError> {
-        let why = match Store::try_open(path) {
+    /// Opens or creates this chain's store, and reads all of it.
+    ///
+    /// A damaged store is moved aside, not deleted, and a new one is created in its place.
+    pub fn open(path: &Path, network: Network, now: Time) -> Result<(Store, Kept), StoreError> {
+        let why = match Store::try_open(path, network) {
             Ok(opened) => return Ok(opened),
             Err(Trouble::Damaged(why)) => why,
             Err(Trouble::Error(error)) => return Err(error),
@@ -69,7 +78,7 @@ impl Store {
             why: why.clone(),
             error,
         })?;
-        match Store::try_open(path) {
+        match Store::try_open(path, network) {
             Ok((store, kept)) => Ok((store, Kept { moved_aside: Some((aside, why)), ..kept })),
             Err(Trouble::Error(error)) => Err(error),
             Err(Trouble::Damaged(why)) => {
@@ -79,7 +88,7 @@ impl Store {
         }
     }
 
-    fn try_open(path: &Path) -> Result<(Store, Kept), Trouble> {
+    fn try_open(path: &Path, network: Network) -> Result<(Store, Kept), Trouble> {
         let file = path.to_owned();
         let open = move || {
             let mut builder = Builder::new();
@@ -89,13 +98,13 @@ impl Store {
         // What was damaged cleverly enough may still make redb panic; the file is to blame, not the daemon.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let database = open()?;
-            schema::migrate(&database)?;
+            schema::migrate(&database, network)?;
             let kept = load(&database)?;
             Ok((database, kept))
         }));
         match opened {
             Ok(Ok((database, kept))) => Ok((Store { open: Box::new(open), database: Some(database) }, kept)),
-            Ok(Err(error)) => Err(Trouble::sort(error, path)),
+            Ok(Err(error)) => Err(Trouble::sort(error, path, network)),
             Err(_) => Err(Trouble::Damaged("it breaks the database".to_owned())),
         }
     }
@@ -115,7 +124,7 @@ impl Store {
     #[cfg(test)]
     fn with_opener(open: impl Fn() -> Result<Database, redb::Error> + Send + 'static) -> Result<Store, schema::Error> {
         let database = open()?;
-        schema::migrate(&database)?;
+        schema::migrate(&database, Network::Bitcoin)?;
         Ok(Store { open: Box::new(open), database: Some(database) })
     }
 }
@@ -126,6 +135,31 @@ impl fmt::Debug for Store {
     }
 }
 
+/// A store that is held so that no other process opens it meanwhile.
+pub struct HeldStore {
+    /// The chain whose peers it holds; `None` where nothing tells.
+    pub chain: Option<ChainName>,
+    _database: Database,
+}
+
+impl HeldStore {
+    /// Holds the store at `path`; `None` if it is missing, in use, newer or damaged.
+    pub fn open(path: &Path) -> Option<HeldStore> {
+        let opened = catch_unwind(|| {
+            let database = Builder::new().set_cache_size(CACHE_BYTES).open(path).ok()?;
+            let chain = schema::chain_of(&database).ok()?;
+            Some(HeldStore { chain, _database: database })
+        });
+        opened.ok().flatten()
+    }
+}
+
+impl fmt::Debug for HeldStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldStore").field("chain", &self.chain).finish_non_exhaustive()
+    }
+}
+
 /// Why a store didn't open, as far as it matters for what to do then.
 enum Trouble {
     Damaged(String),
@@ -133,10 +167,11 @@ enum Trouble {
 }
 
 impl Trouble {
-    fn sort(error: schema::Error, path: &Path) -> Trouble {
+    fn sort(error: schema::Error, path: &Path, wanted: Network) -> Trouble {
         let path = path.to_owned();
         match error {
             schema::Error::Newer { found, known } => Trouble::Error(StoreError::Newer { path, found, known }),
+            schema::Error::OtherChain(found) => Trouble::Error(StoreError::OtherChain { path, found, wanted }),
             schema::Error::Redb(error) => match *error {
                 redb::Error::DatabaseAlreadyOpen => Trouble::Error(StoreError::Locked(path)),
                 redb::Error::Io(error) if error.kind() != std::io::ErrorKind::InvalidData => {

@@ -2,6 +2,8 @@
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
+use super::chain::{self, ChainName, LABELS};
+use crate::network::Network;
 use crate::route::Via;
 
 /// Hosts to their entries, in postcard's encoding.
@@ -16,13 +18,14 @@ const VERSION: &str = "schema";
 
 /// Each makes a store of the version that is its place in the list one of the next. A store begins as version 0, which
 /// is an empty file. Once released, an entry never changes: whoever alters what is kept appends another.
-const MIGRATIONS: &[Migration] = &[begin, announcements, uptimes];
+const MIGRATIONS: &[Migration] = &[begin, announcements, uptimes, labels];
 
 type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
 
 #[derive(Debug)]
 pub enum Error {
     Newer { found: u64, known: u64 },
+    OtherChain(ChainName),
     Redb(Box<redb::Error>),
 }
 
@@ -32,23 +35,55 @@ impl<E: Into<redb::Error>> From<E> for Error {
     }
 }
 
-/// Brings a store up to date, in one transaction. One that is newer than this program is left alone.
-pub fn migrate(database: &Database) -> Result<(), Error> {
-    let known = MIGRATIONS.len() as u64;
-    let found = version(database)?;
-    if found > known {
-        return Err(Error::Newer { found, known });
-    }
-    let missing = usize::try_from(found).ok().and_then(|found| MIGRATIONS.get(found..)).unwrap_or_default();
-    if missing.is_empty() {
-        return Ok(());
+/// Upgrades a store of this chain to the current schema, in one transaction.
+///
+/// A store that is newer, or of another chain, is left as it is.
+pub fn migrate(database: &Database, network: Network) -> Result<(), Error> {
+    let missing = missing_migrations(database)?;
+    let recorded = chain::recorded(database)?;
+    if let (true, Some(chain)) = (missing.is_empty(), &recorded) {
+        return if chain.is(network) { Ok(()) } else { Err(Error::OtherChain(chain.clone())) };
     }
     let transaction = database.begin_write()?;
-    for migration in missing {
-        migration(&transaction)?;
+    apply(&transaction, missing)?;
+    let known = match recorded {
+        Some(chain) => Some(chain),
+        None => chain::inferred(&transaction, Some(network))?,
+    };
+    match known {
+        // Without a commit nothing is written.
+        Some(other) if !other.is(network) => return Err(Error::OtherChain(other)),
+        _ => chain::record(&transaction, &network.into())?,
     }
-    transaction.open_table(META)?.insert(VERSION, known)?;
     transaction.commit()?;
+    Ok(())
+}
+
+/// Finds out whose chain a store holds without changing it; `None` where nothing tells.
+pub fn chain_of(database: &Database) -> Result<Option<ChainName>, Error> {
+    if let Some(chain) = chain::recorded(database)? {
+        return Ok(Some(chain));
+    }
+    let missing = missing_migrations(database)?;
+    let transaction = database.begin_write()?;
+    apply(&transaction, missing)?;
+    let chain = chain::inferred(&transaction, None)?;
+    transaction.abort()?;
+    Ok(chain)
+}
+
+fn missing_migrations(database: &Database) -> Result<&'static [Migration], Error> {
+    let known = MIGRATIONS.len() as u64;
+    let found = version(database)?;
+    let missing = usize::try_from(found).ok().and_then(|found| MIGRATIONS.get(found..));
+    missing.ok_or(Error::Newer { found, known })
+}
+
+fn apply(transaction: &WriteTransaction, missing: &[Migration]) -> Result<(), Error> {
+    for migration in missing {
+        migration(transaction)?;
+    }
+    transaction.open_table(META)?.insert(VERSION, MIGRATIONS.len() as u64)?;
     Ok(())
 }
 
@@ -84,6 +119,12 @@ fn uptimes(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     lengthen(transaction, &[0; 9])
 }
 
+/// Adds the table that names the store's chain, among other texts.
+fn labels(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    transaction.open_table(LABELS)?;
+    Ok(())
+}
+
 fn lengthen(transaction: &WriteTransaction, more: &[u8]) -> Result<(), redb::Error> {
     let mut peers = transaction.open_table(PEERS)?;
     let mut longer = Vec::new();
@@ -105,6 +146,9 @@ pub mod tests {
     pub fn set_version(database: &Database, version: u64) {
         let transaction = database.begin_write().unwrap();
         transaction.open_table(META).unwrap().insert(VERSION, version).unwrap();
+        if version < 4 {
+            transaction.delete_table(LABELS).unwrap();
+        }
         transaction.commit().unwrap();
     }
 }

@@ -24,7 +24,7 @@ fn entry(n: u32) -> Entry {
 }
 
 fn open(path: &Path) -> (Store, Kept) {
-    Store::open(path, NOW).unwrap()
+    Store::open(path, Network::Bitcoin, NOW).unwrap()
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_store_in_use_is_not_opened_twice() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");
     let _first = open(&path);
-    assert!(matches!(Store::open(&path, NOW), Err(StoreError::Locked(_))));
+    assert!(matches!(Store::open(&path, Network::Bitcoin, NOW), Err(StoreError::Locked(_))));
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_newer_store_is_left_alone() {
     let (store, _) = open(&path);
     schema::tests::set_version(store.database.as_ref().unwrap(), 99);
     drop(store);
-    assert!(matches!(Store::open(&path, NOW), Err(StoreError::Newer { found: 99, known: 3, .. })));
+    assert!(matches!(Store::open(&path, Network::Bitcoin, NOW), Err(StoreError::Newer { found: 99, known: 4, .. })));
     assert!(path.exists());
 }
 
@@ -125,9 +125,83 @@ fn a_store_of_the_first_version_is_carried_over() {
     assert_eq!(kept.entries, [entry(0), entry(1), entry(2)]);
 }
 
+/// A peer that was verified on this chain.
+fn verified_on(n: u32, network: Network) -> Entry {
+    Entry { genesis_hash: Some(hex::decode(network.genesis_hash()).unwrap().try_into().unwrap()), ..entry(n) }
+}
+
+/// Creates a store as it was before it recorded its chain.
+fn store_without_chain(path: &Path, entries: impl IntoIterator<Item = Entry>) {
+    let (mut store, _) = open(path);
+    store.write(&entries.into_iter().map(|entry| Change::Save(Box::new(entry))).collect::<Vec<_>>()).unwrap();
+    schema::tests::set_version(store.database.as_ref().unwrap(), 3);
+}
+
+fn held_chain(path: &Path) -> Option<String> {
+    HeldStore::open(path).unwrap().chain.map(|chain| chain.to_string())
+}
+
+#[test]
+fn store_of_another_chain_is_refused_and_unchanged() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("peers.redb");
+    drop(Store::open(&path, Network::Testnet4, NOW).unwrap());
+    let error = Store::open(&path, Network::Bitcoin, NOW).unwrap_err();
+    assert!(matches!(&error, StoreError::OtherChain { wanted: Network::Bitcoin, .. }));
+    let text = error.to_string();
+    assert!(text.contains("holds peers of testnet4, but network is bitcoin"), "{text}");
+    assert!(text.contains("set network = \"testnet4\", or choose another data_dir"), "{text}");
+    assert_eq!(held_chain(&path).as_deref(), Some("testnet4"));
+    assert!(Store::open(&path, Network::Testnet4, NOW).is_ok());
+}
+
+#[test]
+fn older_store_gets_the_chain_of_most_verified_peers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("peers.redb");
+    let never_verified = (10..20).map(|n| Entry { last_success: None, ..verified_on(n, Network::Testnet4) });
+    let entries = [verified_on(1, Network::Bitcoin), verified_on(2, Network::Bitcoin)]
+        .into_iter()
+        .chain([verified_on(3, Network::Testnet4)])
+        .chain(never_verified);
+    store_without_chain(&path, entries);
+    assert_eq!(held_chain(&path).as_deref(), Some("bitcoin"));
+    let error = Store::open(&path, Network::Testnet4, NOW).unwrap_err();
+    assert!(matches!(error, StoreError::OtherChain { .. }), "{error}");
+    let database = Builder::new().open(&path).unwrap();
+    assert!(matches!(chain::recorded(&database), Ok(None)), "a refused store stays as it was");
+    drop(database);
+    assert_eq!(open(&path).1.entries.len(), 13);
+    let database = Builder::new().open(&path).unwrap();
+    assert_eq!(chain::recorded(&database).unwrap(), Some(Network::Bitcoin.into()));
+}
+
+#[test]
+fn older_store_without_verified_peers_gets_the_configured_chain() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("peers.redb");
+    store_without_chain(&path, [Entry { last_success: None, ..entry(1) }, entry(2)]);
+    assert_eq!(held_chain(&path), None);
+    assert!(Store::open(&path, Network::Signet, NOW).is_ok());
+    assert_eq!(held_chain(&path).as_deref(), Some("signet"));
+}
+
+#[test]
+fn held_store_cannot_be_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("peers.redb");
+    assert!(HeldStore::open(&path).is_none() && !path.exists());
+    drop(open(&path));
+    let held = HeldStore::open(&path).unwrap();
+    assert!(matches!(Store::open(&path, Network::Bitcoin, NOW), Err(StoreError::Locked(_))));
+    drop(held);
+    let _open = open(&path);
+    assert!(HeldStore::open(&path).is_none());
+}
+
 #[test]
 fn a_place_that_cannot_be_written_is_an_error() {
-    let error = Store::open(Path::new("/proc/peers.redb"), NOW).unwrap_err();
+    let error = Store::open(Path::new("/proc/peers.redb"), Network::Bitcoin, NOW).unwrap_err();
     assert!(matches!(error, StoreError::Io { .. }), "{error}");
 }
 

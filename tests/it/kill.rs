@@ -57,7 +57,7 @@ fn nothing_a_second_old_is_lost() {
         // It may have written more than we heard of.
         next = told.last().map_or(next, |(_, number)| number + 100_000);
 
-        let (_store, kept) = Store::open(&path, clock::now()).unwrap();
+        let (_store, kept) = Store::open(&path, Network::Bitcoin, clock::now()).unwrap();
         assert!(kept.moved_aside.is_none(), "damaged by kill {kill}: {:?}", kept.moved_aside);
         assert_eq!(kept.unreadable, 0);
         let found: HashMap<String, u32> =
@@ -76,7 +76,7 @@ fn nothing_a_second_old_is_lost() {
 
 /// Saves entry after entry, each with a number of its own, and says so.
 fn write_without_end(path: &Path, from: u32) {
-    let (store, _) = Store::open(path, clock::now()).unwrap();
+    let (store, _) = Store::open(path, Network::Bitcoin, clock::now()).unwrap();
     let (_writer, changes) = Writer::spawn(store).unwrap();
     let mut out = std::io::stdout();
     // Bounded, should nobody come to kill it.

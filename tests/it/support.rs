@@ -17,6 +17,8 @@ pub struct Daemon {
     child: Child,
     config: PathBuf,
     log: PathBuf,
+    /// The home directory of the client commands; `None` for that of the tests.
+    home: Option<PathBuf>,
 }
 
 impl Daemon {
@@ -37,11 +39,19 @@ impl Daemon {
         Daemon::spawn_by(command, config).until_it_answers()
     }
 
+    /// Starts it by a command that runs in this home directory, as the client commands then do.
+    pub fn start_at_home(mut command: Command, home: &Path, config: &Path) -> Daemon {
+        command.env("HOME", home).env_remove("XDG_DATA_HOME");
+        let mut daemon = Daemon::spawn_by(command, config);
+        daemon.home = Some(home.to_owned());
+        daemon.until_it_answers()
+    }
+
     fn until_it_answers(self) -> Daemon {
         let daemon = self;
         let (config, log) = (daemon.config.clone(), daemon.log.clone());
         eventually(20, "the daemon answers", || {
-            let (_, ok) = waypost(&config, &["status"]);
+            let (_, ok) = waypost_at_home(daemon.home.as_deref(), &config, &["status"]);
             assert!(
                 ok || !std::fs::read_to_string(&log).unwrap().contains("waypost: "),
                 "it ended: {}",
@@ -75,7 +85,7 @@ impl Daemon {
             .stderr(file)
             .spawn()
             .unwrap();
-        Daemon { child, config: config.to_owned(), log }
+        Daemon { child, config: config.to_owned(), log, home: None }
     }
 
     pub fn id(&self) -> u32 {
@@ -84,7 +94,7 @@ impl Daemon {
 
     /// What a client command prints; it must succeed.
     pub fn waypost(&self, args: &[&str]) -> String {
-        let (output, ok) = waypost(&self.config, args);
+        let (output, ok) = waypost_at_home(self.home.as_deref(), &self.config, args);
         assert!(ok, "waypost {args:?}: {output}\n{}", self.log());
         output
     }
@@ -211,7 +221,15 @@ pub fn run(command: &mut Command) {
 
 /// A client command's output and whether it succeeded.
 pub fn waypost(config: &Path, args: &[&str]) -> (String, bool) {
-    let output = Command::new(env!("CARGO_BIN_EXE_waypost"))
+    waypost_at_home(None, config, args)
+}
+
+fn waypost_at_home(home: Option<&Path>, config: &Path, args: &[&str]) -> (String, bool) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
+    if let Some(home) = home {
+        command.env("HOME", home).env_remove("XDG_DATA_HOME");
+    }
+    let output = command
         .args(args)
         .arg("--config")
         .arg(config)

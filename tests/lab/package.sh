@@ -54,7 +54,7 @@ done
 is "$(stat -c %a "$root/usr/bin/waypost")" = 755
 is -f "$unit"
 is -L "$root/etc/systemd/system/multi-user.target.wants/waypost.service"
-in_root waypost check-config --config /etc/waypost/waypost.toml >"$1/config"
+in_root waypost check-config >"$1/config"
 grep -q 'data_dir = "/var/lib/waypost"' "$1/config" || fail "the configuration isn't that of the package"
 # A key that systemd doesn't know is a warning to it, no failure.
 systemd-analyze --root="$root" verify --man=no "$unit" >"$1/verify" 2>&1 || fail "systemd doesn't take the unit: $(cat "$1/verify")"
@@ -68,7 +68,8 @@ install -d -m 0700 "$root/var/lib/waypost"
 read -ra command <<<"$(said ExecStart)"
 # exec, so that it is the daemon that is told to stop.
 (exec chroot "$root" /usr/bin/env -i PATH=/usr/bin "$(said Environment)" "${command[@]}" 2>"$1/daemon.log") & daemon=$!
-status() { in_root waypost --config /etc/waypost/waypost.toml status; }
+# Without --config, as every command reads the package's file by default.
+status() { in_root waypost status; }
 within 20 status || fail "it doesn't answer: $(tail -n 5 "$1/daemon.log")"
 status | grep -q 'on bitcoin' || fail "not what was expected: $(status)"
 is "$(stat -c %a "$root/var/lib/waypost/control.sock")" = 600

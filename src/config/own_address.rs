@@ -1,0 +1,87 @@
+//! Whether an address leads to Waypost itself.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::Path;
+
+use crate::peer::Host;
+
+/// A name that means the loopback addresses on every machine.
+pub fn is_localhost(host: &Host) -> bool {
+    matches!(host, Host::Dns(name) if name.as_str() == "localhost" || name.as_str().ends_with(".localhost"))
+}
+
+/// Whether a connection to this address is accepted by a listener.
+pub fn reaches(ip: IpAddr, port: u16, listener: SocketAddr) -> bool {
+    let (ip, own) = (ip.to_canonical(), listener.ip().to_canonical());
+    if port != listener.port() || ip.is_ipv4() != own.is_ipv4() {
+        return false;
+    }
+    // A connection to the unspecified address goes to this machine.
+    ip == own || (own.is_unspecified() && is_of_this_machine(ip)) || (ip.is_unspecified() && own.is_loopback())
+}
+
+/// Whether both paths name the same socket, links and relative paths considered.
+pub fn is_same_path(one: &Path, other: &Path) -> bool {
+    let absolute = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let real = std::fs::canonicalize(path)
+            .or_else(|_| Ok(std::fs::canonicalize(folder)?.join(path.file_name().unwrap_or_default())));
+        real.unwrap_or_else(|_: std::io::Error| path.to_owned())
+    };
+    one == other || absolute(one) == absolute(other)
+}
+
+/// Whether an address is one of this machine's: only at those can a program listen.
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    ip.is_loopback() || ip.is_unspecified() || (!may_bind_any(ip) && TcpListener::bind((ip, 0)).is_ok())
+}
+
+/// Whether the kernel lets programs listen at other machines' addresses, as it does for failover.
+fn may_bind_any(ip: IpAddr) -> bool {
+    let family = if ip.is_ipv4() { "ipv4" } else { "ipv6" };
+    let setting = std::fs::read_to_string(format!("/proc/sys/net/{family}/ip_nonlocal_bind"));
+    setting.is_ok_and(|value| value.trim() != "0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_reaches_a_listener_at_it_or_at_any_address() {
+        let reaches = |ip: &str, listener: &str| reaches(ip.parse().unwrap(), 50001, listener.parse().unwrap());
+        for (ip, listener) in [
+            ("127.0.0.1", "127.0.0.1:50001"),
+            ("::ffff:127.0.0.1", "127.0.0.1:50001"),
+            ("127.8.9.10", "0.0.0.0:50001"),
+            ("0.0.0.0", "127.0.0.1:50001"),
+            ("0.0.0.0", "0.0.0.0:50001"),
+            ("::1", "[::]:50001"),
+            ("::", "[::1]:50001"),
+            ("192.0.2.7", "192.0.2.7:50001"),
+        ] {
+            assert!(reaches(ip, listener), "{ip} {listener}");
+        }
+        for (ip, listener) in [
+            ("127.0.0.1", "127.0.0.1:50002"),
+            ("127.0.0.2", "127.0.0.1:50001"),
+            ("192.0.2.7", "0.0.0.0:50001"),
+            ("192.0.2.7", "127.0.0.1:50001"),
+            ("::1", "0.0.0.0:50001"),
+            ("127.0.0.1", "[::]:50001"),
+        ] {
+            assert!(!reaches(ip, listener), "{ip} {listener}");
+        }
+    }
+
+    #[test]
+    fn links_lead_to_the_same_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, link) = (dir.path().join("data"), dir.path().join("link"));
+        std::fs::create_dir(&data).unwrap();
+        std::os::unix::fs::symlink(&data, &link).unwrap();
+        assert!(is_same_path(&link.join("control.sock"), &data.join("control.sock")));
+        assert!(!is_same_path(&link.join("other.sock"), &data.join("control.sock")));
+        assert!(is_same_path(Path::new("/nowhere/control.sock"), Path::new("/nowhere/control.sock")));
+    }
+}

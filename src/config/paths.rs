@@ -1,0 +1,173 @@
+//! Paths: what `~/` stands for, what a relative path is relative to, and the default data directory.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::{Raw, Wrong, wrong};
+use crate::backend::{Address, Front};
+use crate::network::Network;
+
+/// Read by every command that is given no `--config`, if it exists.
+pub const DEFAULT_FILE: &str = "/etc/waypost/waypost.toml";
+
+/// Finds the default file; `None` where there is none.
+///
+/// One that may not be looked at is found as well, and the attempt to read it says why not.
+pub fn default_file() -> Option<PathBuf> {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    match std::fs::metadata(DEFAULT_FILE) {
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => None,
+        _ => Some(DEFAULT_FILE.into()),
+    }
+}
+
+/// The user's directories, from the environment.
+#[derive(Debug, Default)]
+pub struct UserDirs {
+    home: Option<PathBuf>,
+    data: Option<PathBuf>,
+}
+
+impl UserDirs {
+    pub fn new(environment: &[(OsString, OsString)]) -> UserDirs {
+        let value = |name: &str| {
+            let set = environment.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+            set.filter(|value| !value.is_empty()).map(PathBuf::from)
+        };
+        UserDirs { home: value("HOME"), data: value("XDG_DATA_HOME") }
+    }
+
+    /// The default data directory of all chains; `None` without `XDG_DATA_HOME` and `HOME`.
+    fn shared_data_dir(&self) -> Option<PathBuf> {
+        let base = self.data.clone().or_else(|| Some(self.home.as_ref()?.join(".local/share")));
+        Some(base?.join("waypost"))
+    }
+
+    /// Replaces a leading `~/` by the home directory.
+    fn expand(&self, key: &'static str, path: &mut PathBuf) -> Result<(), Wrong> {
+        let bytes = path.as_os_str().as_bytes();
+        let Some(rest) = bytes.strip_prefix(b"~") else { return Ok(()) };
+        let below = match rest {
+            [] => Path::new(""),
+            [b'/', below @ ..] => Path::new(OsStr::from_bytes(below)),
+            _ => {
+                let why = format!("{}: only ~/ is expanded; write the whole path for another user", path.display());
+                return Err(wrong(key, why));
+            }
+        };
+        let Some(home) = &self.home else {
+            let why = format!("{}: HOME is not set, so ~ can't be expanded; write the whole path", path.display());
+            return Err(wrong(key, why));
+        };
+        *path = home.join(below);
+        Ok(())
+    }
+
+    /// Expands `~/` in every key that is a path.
+    pub fn expand_all(&self, raw: &mut Raw) -> Result<(), Wrong> {
+        let unix = match &mut raw.backend.electrum {
+            Some(Front::Server(Address::Unix(path))) => Some(path),
+            _ => None,
+        };
+        let paths = [
+            ("data_dir", raw.data_dir.as_mut()),
+            ("listen.cert", raw.listen.cert.as_mut()),
+            ("listen.key", raw.listen.key.as_mut()),
+            ("tor.arti", raw.tor.arti.as_mut()),
+            ("discovery.ban_file", raw.discovery.ban_file.as_mut()),
+            ("backend.electrum", unix),
+        ];
+        for (key, path) in paths {
+            path.map_or(Ok(()), |path| self.expand(key, path))?;
+        }
+        Ok(())
+    }
+
+    /// Sets the default data directory where none is set.
+    ///
+    /// Bitcoin's is the directory that once served all chains; those of other chains lie below it. For these, that
+    /// directory is returned, as it may still hold the chain's files.
+    pub fn set_data_dir(&self, raw: &mut Raw) -> Option<PathBuf> {
+        if raw.data_dir.is_some() {
+            return None;
+        }
+        let shared = self.shared_data_dir()?;
+        match raw.network.unwrap_or_default() {
+            Network::Bitcoin => {
+                raw.data_dir = Some(shared);
+                None
+            }
+            network => {
+                raw.data_dir = Some(shared.join(network.name()));
+                Some(shared)
+            }
+        }
+    }
+}
+
+/// Makes the paths in a file relative to the file's directory.
+pub fn join_to_folder(raw: &mut Raw, file: Option<&Path>) {
+    let Some(folder) = file.and_then(Path::parent) else { return };
+    let paths = [&mut raw.tor.arti, &mut raw.listen.cert, &mut raw.listen.key, &mut raw.discovery.ban_file];
+    for path in paths.into_iter().flatten() {
+        *path = folder.join(&*path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dirs(environment: &[(&str, &str)]) -> UserDirs {
+        UserDirs::new(&environment.iter().map(|(name, value)| (name.into(), value.into())).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn every_path_expands_the_home_directory() {
+        let mut raw: Raw = toml::from_str(
+            "data_dir = \"~\"\n[listen]\ncert = \"~/c\"\nkey = \"~/k\"\n[tor]\narti = \"~/a\"\n\
+             [discovery]\nban_file = \"~/b/~/c\"\n[backend]\nelectrum = \"unix:~/electrs\"\n",
+        )
+        .unwrap();
+        dirs(&[("HOME", "/home/me")]).expand_all(&mut raw).unwrap();
+        join_to_folder(&mut raw, Some(Path::new("/etc/waypost/waypost.toml")));
+        assert_eq!(raw.data_dir.as_deref(), Some(Path::new("/home/me/")));
+        assert_eq!(raw.listen.cert.as_deref(), Some(Path::new("/home/me/c")));
+        assert_eq!(raw.listen.key.as_deref(), Some(Path::new("/home/me/k")));
+        assert_eq!(raw.tor.arti.as_deref(), Some(Path::new("/home/me/a")));
+        assert_eq!(raw.discovery.ban_file.as_deref(), Some(Path::new("/home/me/b/~/c")));
+        assert_eq!(raw.backend.electrum.map(String::from).as_deref(), Some("unix:/home/me/electrs"));
+    }
+
+    #[test]
+    fn path_that_cannot_be_expanded_names_its_key() {
+        let mut raw: Raw = toml::from_str("[listen]\ncert = \"~/c\"\nkey = \"k\"\n").unwrap();
+        let error = dirs(&[("HOME", "")]).expand_all(&mut raw).unwrap_err();
+        assert!(error.key == "listen.cert" && error.why.contains("HOME is not set"), "{error}");
+        let mut raw: Raw = toml::from_str("data_dir = \"~other/waypost\"\n").unwrap();
+        let error = dirs(&[("HOME", "/home/me")]).expand_all(&mut raw).unwrap_err();
+        assert!(error.key == "data_dir" && error.why.contains("write the whole path"), "{error}");
+    }
+
+    #[test]
+    fn default_data_directory_differs_per_chain() {
+        let default = |network, environment: &[(&str, &str)]| {
+            let mut raw = Raw { network, ..Raw::default() };
+            let shared = dirs(environment).set_data_dir(&mut raw);
+            (raw.data_dir, shared)
+        };
+        let home = [("HOME", "/home/me")];
+        let shared = PathBuf::from("/home/me/.local/share/waypost");
+        assert_eq!(default(None, &home), (Some(shared.clone()), None));
+        assert_eq!(default(Some(Network::Bitcoin), &home), (Some(shared.clone()), None));
+        let testnet4 = shared.join("testnet4");
+        assert_eq!(default(Some(Network::Testnet4), &home), (Some(testnet4), Some(shared)));
+        let both = [("HOME", "/home/me"), ("XDG_DATA_HOME", "/data")];
+        assert_eq!(default(Some(Network::Signet), &both).0, Some("/data/waypost/signet".into()));
+        assert_eq!(default(None, &[]), (None, None));
+        let mut explicit = Raw { data_dir: Some("/d".into()), network: Some(Network::Signet), ..Raw::default() };
+        assert_eq!(dirs(&home).set_data_dir(&mut explicit), None);
+        assert_eq!(explicit.data_dir, Some("/d".into()));
+    }
+}

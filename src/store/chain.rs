@@ -1,0 +1,69 @@
+//! The chain whose peers a store holds.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
+
+use super::schema::PEERS;
+use crate::book::Entry;
+use crate::network::Network;
+
+/// Texts about the store as a whole, by name.
+pub const LABELS: TableDefinition<&str, &str> = TableDefinition::new("labels");
+const CHAIN: &str = "chain";
+
+/// A chain's name as it is recorded, which a newer Waypost may have written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainName(String);
+
+impl ChainName {
+    pub fn is(&self, network: Network) -> bool {
+        self.0 == network.name()
+    }
+}
+
+impl From<Network> for ChainName {
+    fn from(network: Network) -> ChainName {
+        ChainName(network.name().to_owned())
+    }
+}
+
+impl fmt::Display for ChainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Reads the recorded chain; `None` before the first one is recorded.
+pub fn recorded(database: &Database) -> Result<Option<ChainName>, redb::Error> {
+    match database.begin_read()?.open_table(LABELS) {
+        Ok(labels) => Ok(labels.get(CHAIN)?.map(|chain| ChainName(chain.value().to_owned()))),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub fn record(transaction: &WriteTransaction, chain: &ChainName) -> Result<(), redb::Error> {
+    transaction.open_table(LABELS)?.insert(CHAIN, chain.0.as_str())?;
+    Ok(())
+}
+
+/// Infers the chain from what verified peers said of theirs.
+///
+/// Most of them decide, so a store that was used for another chain for a while keeps its own. On a tie, `preferred` wins.
+/// `None` where no peer was verified. The records must have the current schema.
+pub fn inferred(transaction: &WriteTransaction, preferred: Option<Network>) -> Result<Option<ChainName>, redb::Error> {
+    let mut peers_by_chain: BTreeMap<&str, (usize, Network)> = BTreeMap::new();
+    for record in transaction.open_table(PEERS)?.iter()? {
+        let (_, value) = record?;
+        let Ok(entry) = postcard::from_bytes::<Entry>(value.value()) else { continue };
+        let verified = entry.last_success.and(entry.genesis_hash).map(hex::encode);
+        let chain = Network::ALL.into_iter().find(|network| verified.as_deref() == Some(network.genesis_hash()));
+        if let Some(network) = chain {
+            peers_by_chain.entry(network.name()).or_insert((0, network)).0 += 1;
+        }
+    }
+    let most = peers_by_chain.into_values().max_by_key(|(peers, network)| (*peers, Some(*network) == preferred));
+    Ok(most.map(|(_, network)| network.into()))
+}

@@ -1,0 +1,310 @@
+//! The configuration of the whole program: which file and data directory are used, and what stops a start.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use waypost::clock;
+use waypost::network::Network;
+use waypost::store::Store;
+
+use crate::support::{self, Daemon, eventually, lab_python, lab_script};
+
+const WRONG_CONFIGURATION: Option<i32> = Some(78);
+
+/// A home directory with a configuration that has no data directory of its own.
+struct Home {
+    dir: tempfile::TempDir,
+    address: SocketAddr,
+}
+
+impl Home {
+    fn new() -> Home {
+        let home = Home { dir: tempfile::tempdir().unwrap(), address: support::free_address() };
+        home.configure("");
+        home
+    }
+
+    fn configure(&self, more: &str) {
+        let text = format!(
+            "listen.tcp = [\"{}\"]\ntor.mode = \"off\"\ndiscovery.seeds = []\nstatus.http = \"off\"\n{more}",
+            self.address
+        );
+        std::fs::write(self.config(), text).unwrap();
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("waypost.toml")
+    }
+
+    /// The default data directory on bitcoin.
+    fn data(&self) -> PathBuf {
+        self.dir.path().join(".local/share/waypost")
+    }
+
+    /// A command in this home directory, with no variable of the real environment that counts.
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
+        command.env_clear().env("HOME", self.dir.path()).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command().args(args).arg("--config").arg(self.config()).output().unwrap()
+    }
+
+    fn start(&self) -> Daemon {
+        self.start_with(self.command())
+    }
+
+    fn start_with(&self, command: Command) -> Daemon {
+        Daemon::start_at_home(command, self.dir.path(), &self.config())
+    }
+
+    /// Expects this command to reject the configuration, and returns the one line in which it does.
+    fn rejected(&self, command: &mut Command) -> String {
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), WRONG_CONFIGURATION, "{text}");
+        assert_eq!((text.lines().count(), output.stdout.len()), (1, 0), "{text}");
+        text
+    }
+
+    /// Expects both a start and `check-config` to reject the configuration in the same words.
+    fn rejected_by_both(&self) -> String {
+        let of = |args: &[&str]| self.rejected(self.command().args(args).arg("--config").arg(self.config()));
+        let text = of(&["run"]);
+        assert_eq!(of(&["check-config"]), text);
+        assert_eq!(of(&["check-config", "--json"]), text);
+        text
+    }
+
+    /// The last line of a start that is given up after the log has begun.
+    fn rejected_last(&self, command: &mut Command) -> String {
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), WRONG_CONFIGURATION, "{text}");
+        text.lines().last().unwrap().to_owned()
+    }
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn data_of_another_chain_is_refused_before_anything_listens() {
+    let home = Home::new();
+    let data = home.dir.path().join("data");
+    home.configure(&format!("data_dir = {data:?}\nnetwork = \"signet\"\n"));
+    home.start().stop();
+    home.configure(&format!("data_dir = {data:?}\n"));
+    // The store is opened before a listener is, or the address in use would be the error.
+    let taken = std::net::TcpListener::bind(home.address).unwrap();
+    let text = home.rejected(home.command().args(["run", "--config"]).arg(home.config()));
+    drop(taken);
+    assert!(text.contains("peers.redb holds peers of signet, but network is bitcoin"), "{text}");
+    assert!(text.contains("set network = \"signet\", or choose another data_dir for bitcoin"), "{text}");
+    home.configure(&format!("data_dir = {data:?}\nnetwork = \"signet\"\n"));
+    home.start().stop();
+}
+
+#[test]
+fn each_chain_has_a_default_data_directory() {
+    let home = Home::new();
+    home.configure("network = \"regtest\"\n");
+    let daemon = home.start();
+    assert!(home.data().join("regtest/control.sock").exists() && !home.data().join("peers.redb").exists());
+    assert!(stdout(&home.run(&["status"])).contains("on regtest"));
+    // The flag alone leads to the same daemon.
+    let by_flag = home.command().args(["--network", "regtest", "--config", "/dev/null", "status"]).output().unwrap();
+    assert!(stdout(&by_flag).contains("on regtest"));
+    let other = home.command().args(["--network", "signet", "--config", "/dev/null", "status"]).output().unwrap();
+    let text = String::from_utf8(other.stderr).unwrap();
+    assert!(!other.status.success() && text.contains("waypost/signet/control.sock"), "{text}");
+    let mode =
+        |path: &Path| std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions()) & 0o777;
+    assert_eq!((mode(&home.data()), mode(&home.data().join("regtest"))), (0o700, 0o700));
+    daemon.stop();
+}
+
+#[test]
+fn data_in_the_old_default_directory_is_moved() {
+    let home = Home::new();
+    home.configure("network = \"regtest\"\n");
+    std::fs::create_dir_all(home.data().join("tor/state")).unwrap();
+    std::fs::write(home.data().join("bans"), "*.banned.example\n").unwrap();
+    drop(Store::open(&home.data().join("peers.redb"), Network::Regtest, clock::now()).unwrap());
+    let daemon = home.start();
+    let said = |words: &str| daemon.log().lines().any(|line| line.contains("INFO") && line.contains(words));
+    assert!(said("moved the data of regtest"), "{}", daemon.log());
+    let refused = home.run(&["add", "a.banned.example", "t50001"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("waypost unban"), "{refused:?}");
+    daemon.stop();
+    for name in ["bans", "tor/state", "peers.redb"] {
+        assert!(home.data().join("regtest").join(name).exists() && !home.data().join(name).exists(), "{name}");
+    }
+    // Bitcoin begins there with nothing of it.
+    home.configure("");
+    home.start().stop();
+    assert!(home.data().join("peers.redb").exists() && !home.data().join("bans").exists());
+}
+
+#[test]
+fn unknown_log_level_stops_the_start_and_not_a_running_daemon() {
+    let home = Home::new();
+    let daemon = home.start();
+    home.configure("log.level = \"warning\"\n");
+    let text = home.rejected_by_both();
+    assert!(text.contains("log.level: \"warning\" is not a level") && text.contains("error, warn, info"), "{text}");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(daemon.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    eventually(10, "the reload is refused", || daemon.log().contains("log.level: \"warning\" is not a level"));
+    home.configure("");
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    eventually(10, "the log goes on", || daemon.log().contains("reloaded: nothing has changed"));
+    daemon.stop();
+    let variable = home.rejected(
+        home.command().env("WAYPOST_LOG__LEVEL", "info,waypost=loud").args(["run", "--config"]).arg(home.config()),
+    );
+    assert!(variable.contains("WAYPOST_LOG__LEVEL") && variable.contains("\"loud\""), "{variable}");
+    let flag = home.run(&["run", "--log", "warning"]);
+    let text = String::from_utf8(flag.stderr).unwrap();
+    assert!(flag.status.code() == Some(2) && text.contains("--log") && text.contains("error, warn, info"), "{text}");
+}
+
+#[test]
+fn flag_with_a_wrong_address_shows_an_example() {
+    for args in [["run", "--listen", "localhost:50001"], ["status", "--socks", "localhost"]] {
+        let output = Home::new().run(&args);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(args[1]) && text.contains("for example 127.0.0.1:50001"), "{text}");
+    }
+}
+
+#[test]
+fn variables_of_kubernetes_do_not_stop_the_start() {
+    let home = Home::new();
+    let mut command = home.command();
+    let of_services = [
+        ("WAYPOST_SERVICE_HOST", "10.0.0.7"),
+        ("WAYPOST_SERVICE_PORT_TLS", "50002"),
+        ("WAYPOST_PORT", "tcp://10.0.0.7:50001"),
+        ("WAYPOST_PORT_50001_TCP_ADDR", "10.0.0.7"),
+        ("WAYPOST_STATUS_SERVICE_HOST", "10.0.0.8"),
+    ];
+    command.envs(of_services);
+    let daemon = home.start_with(command);
+    let log = daemon.log();
+    let line = log.lines().find(|line| line.contains("Kubernetes")).unwrap();
+    assert!(line.contains("INFO") && of_services.iter().all(|(name, _)| line.contains(name)), "{line}");
+    daemon.stop();
+    let text =
+        home.rejected(home.command().env("WAYPOST_NETWROK", "signet").args(["run", "--config"]).arg(home.config()));
+    assert!(text.contains("WAYPOST_NETWROK") && text.contains("`network`"), "{text}");
+}
+
+#[test]
+fn home_directory_is_expanded_in_file_environment_and_flags() {
+    let home = Home::new();
+    let expected = format!("data_dir = \"{}/w\"", home.dir.path().display());
+    home.configure("data_dir = \"~/w\"\n");
+    assert!(stdout(&home.run(&["check-config"])).contains(&expected));
+    home.configure("");
+    let by_variable =
+        home.command().env("WAYPOST_DATA_DIR", "~/w").args(["check-config", "--config"]).arg(home.config()).output();
+    assert!(stdout(&by_variable.unwrap()).contains(&expected));
+    assert!(stdout(&home.run(&["check-config", "--data-dir=~/w"])).contains(&expected));
+    home.configure("data_dir = \"/d\"\nlisten.cert = \"~/c\"\nlisten.key = \"~/k\"\n");
+    let text = home.rejected(home.command().env_remove("HOME").args(["check-config", "--config"]).arg(home.config()));
+    assert!(text.contains("waypost.toml, line ") && text.contains("listen.cert: ~/c: HOME is not set"), "{text}");
+}
+
+#[test]
+fn unusable_files_stop_check_and_start() {
+    let home = Home::new();
+    let path = |name: &str| home.dir.path().join(name);
+    home.configure("listen.cert = \"cert.pem\"\nlisten.key = \"key.pem\"\n");
+    let text = home.rejected_by_both();
+    assert!(text.contains("listen.cert: ") && text.contains(path("cert.pem").to_str().unwrap()), "{text}");
+    let skipping = home.run(&["check-config", "--skip-files"]);
+    assert!(stdout(&skipping).contains("cert.pem"));
+    home.configure("discovery.ban_file = \"my-bans\"\n");
+    let text = home.rejected_by_both();
+    assert!(text.contains("discovery.ban_file: ") && text.contains(path("my-bans").to_str().unwrap()), "{text}");
+    std::fs::write(path("my-bans"), "# spies\nspy..example\n").unwrap();
+    let text = home.rejected_by_both();
+    assert!(
+        text.contains("discovery.ban_file: ") && text.contains("line 2") && text.contains("spy..example"),
+        "{text}"
+    );
+    std::fs::write(path("my-bans"), "spy.example\n").unwrap();
+    assert!(stdout(&home.run(&["check-config"])).contains("my-bans"));
+    assert!(!home.data().exists(), "a check creates nothing");
+}
+
+#[test]
+fn backend_that_is_waypost_itself_stops_check_and_start() {
+    let home = Home::new();
+    home.configure(&format!("backend.electrum = \"tcp://localhost:{}\"\n", home.address.port()));
+    let text = home.rejected_by_both();
+    assert!(text.contains("backend.electrum: ") && text.contains("listen.tcp"), "{text}");
+}
+
+#[test]
+fn backend_whose_name_leads_to_a_listener_stops_the_start() {
+    if !support::inside(backend_whose_name_leads_to_a_listener_stops_the_start, &[]) {
+        return;
+    }
+    // What only the resolver knows, and what only systemd decides.
+    let home = Home::new();
+    std::fs::write(
+        home.config(),
+        "tor.mode = \"off\"\ndiscovery.seeds = []\nstatus.http = \"off\"\nlisten.tcp = [\"0.0.0.0:50001\"]\n\
+         backend.electrum = \"tcp://wp.example.com:50001\"\n",
+    )
+    .unwrap();
+    assert!(home.run(&["check-config"]).status.success());
+    let text = home.rejected_last(home.command().args(["run", "--config"]).arg(home.config()));
+    assert!(text.contains("tcp://wp.example.com:50001 is Waypost itself"), "{text}");
+    let mut activated = Command::new(lab_python());
+    activated.arg(lab_script("activate.py")).args(["tls=5.9.0.9:50007", "--", env!("CARGO_BIN_EXE_waypost")]);
+    home.configure("backend.electrum = \"tls://5.9.0.9:50007\"\n");
+    let text = home.rejected_last(activated.args(["run", "--config"]).arg(home.config()).env("HOME", home.dir.path()));
+    assert!(text.contains("tls://5.9.0.9:50007 is Waypost itself, which listens on 5.9.0.9:50007"), "{text}");
+}
+
+#[test]
+fn default_file_is_read_by_every_command() {
+    if !support::inside(default_file_is_read_by_every_command, &[]) {
+        return;
+    }
+    // An empty /etc, in this namespace alone.
+    support::run(Command::new("mount").args(["-t", "tmpfs", "none", "/etc"]));
+    let home = Home::new();
+    let without = || home.command().arg("check-config").output().unwrap();
+    assert!(stdout(&without()).contains(".local/share/waypost\""), "there need be none");
+    std::fs::create_dir("/etc/waypost").unwrap();
+    let file = Path::new("/etc/waypost/waypost.toml");
+    home.configure("network = \"regtest\"\n");
+    std::fs::copy(home.config(), file).unwrap();
+    let mut child = home.command().arg("run").stderr(Stdio::null()).spawn().unwrap();
+    eventually(20, "it listens", || TcpStream::connect(home.address).is_ok());
+    assert!(stdout(&home.command().arg("status").output().unwrap()).contains("on regtest"));
+    let no_file = home.command().args(["--config", "/dev/null", "check-config"]).output().unwrap();
+    assert!(stdout(&no_file).contains("network = \"bitcoin\""));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    std::fs::write(file, "nonsense = 1\n").unwrap();
+    let text = home.rejected(home.command().arg("status"));
+    assert!(text.contains("/etc/waypost/waypost.toml, line 1: "), "{text}");
+    // Root without its privilege to read everything.
+    std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+    let mut unprivileged = Command::new("setpriv");
+    unprivileged.args(["--bounding-set=-all", "--inh-caps=-all", env!("CARGO_BIN_EXE_waypost"), "status"]);
+    let text = home.rejected(unprivileged.env("HOME", home.dir.path()));
+    assert!(text.contains("can't read the configuration /etc/waypost/waypost.toml: Permission denied"), "{text}");
+    assert!(text.contains("use sudo") && text.contains("--config"), "{text}");
+}
