@@ -22,6 +22,8 @@ mod json;
 mod kill;
 mod mistakes;
 mod network;
+#[cfg(feature = "embedded-tor")]
+mod onion_failure;
 mod only_tor;
 mod package;
 mod page;
@@ -32,3 +34,4 @@ mod terminal;
 mod tidy;
 #[cfg(feature = "embedded-tor")]
 mod tor;
+mod tor_ports;
