@@ -22,7 +22,7 @@ use crate::inbox::{Ask, Inbox, Input};
 use crate::irc::Visits;
 use crate::network::Network;
 use crate::protocol::{Id, Incoming, Request, parse_line};
-use crate::route::TorState;
+use crate::route::{OnionError, TorSource, TorState};
 use crate::serve::CallCount;
 
 /// A book of ten thousand peers is about six megabytes of this.
@@ -38,10 +38,16 @@ pub struct Status {
     pub network: Network,
     pub uptime_secs: u64,
     pub tor: TorState,
+    /// The Tor in use; `None` where Tor is off.
+    pub tor_source: Option<TorSource>,
+    /// With `tor.only`: why the Tor in use reaches no clearnet peer.
+    pub clearnet_blocked: Option<String>,
     /// Nothing answered directly for a while, not even peers that were fine lately.
     pub network_down: bool,
     /// Our onion service, if we have one.
     pub onion: Option<OnionStatus>,
+    /// Why the embedded onion service does not run, if it should.
+    pub onion_error: Option<OnionError>,
     /// Our name on clearnet, if we have one.
     pub clearnet: Option<ClearnetStatus>,
     pub listeners: Vec<String>,

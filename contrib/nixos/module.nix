@@ -38,7 +38,7 @@ in
     systemd.services.waypost = {
       description = "Waypost, peer discovery for Electrum servers";
       wants = [ "network-online.target" ];
-      after = [ "network-online.target" "tor.service" ];
+      after = [ "network-online.target" "tor.service" "tor@default.service" ];
       wantedBy = [ "multi-user.target" ];
       serviceConfig = {
         Type = "notify";

@@ -41,7 +41,9 @@ impl Book {
         let under_way = |entry: &Entry| self.flights.get(&entry.host).is_some_and(|flight| flight.first);
         let untried = |entry: &&Entry| entry.last_try.is_none() || under_way(entry);
         let has_way = |entry: &&Entry| {
-            self.has_door(entry) && (self.via(&entry.host) == Via::Direct || self.tor_sign != TorSign::Off)
+            self.has_door(entry)
+                && self.has_route(&entry.host)
+                && (self.via(&entry.host) == Via::Direct || self.tor_sign != TorSign::Off)
         };
         self.entries.values().filter(untried).filter(has_way).count()
     }

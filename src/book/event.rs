@@ -9,7 +9,7 @@ use super::entry::Entry;
 use super::outcome::{Failure, Verified};
 use crate::bans::Bans;
 use crate::peer::{Host, Listed, Port, RealName, Transport};
-use crate::route::{TorSign, TorState, Via};
+use crate::route::{ClearnetAccess, TorSign, TorState, Via};
 
 /// Something that happened outside.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub enum Event {
         outcome: Box<Result<Verified, Failure>>,
     },
     Tor(TorSign),
+    /// Which clearnet connections the Tor in use accepts.
+    TorClearnet(ClearnetAccess),
     /// Something of ours that is no probe of a peer got through Tor.
     TorReached,
     /// We reached ourselves by one of our names, as others would; this is how it is listed.
@@ -126,5 +128,7 @@ pub enum Notice {
     NetworkDown,
     NetworkUp,
     Tor(TorState),
+    /// With `tor.only`: which clearnet connections Tor accepts has changed.
+    TorClearnet(ClearnetAccess),
     SeedsAgain,
 }

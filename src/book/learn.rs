@@ -10,7 +10,7 @@ use super::schedule::{after_failure, after_success, jittered};
 use super::{Action, Blame, Book, Claim, Entry, Failure, Notice, PeerState, SWEEP, Settings, Source, Verified, policy};
 use crate::clock::Time;
 use crate::peer::{Fault, Host, Ports, RealName};
-use crate::route::{Routing, TorSign, TorState, Via};
+use crate::route::{ClearnetAccess, Routing, TorSign, TorState, Via};
 
 /// After so many failures, in the first hours, a name that was never verified may be dropped for another.
 const VAIN_TRIES: u32 = 5;
@@ -191,7 +191,7 @@ impl Book {
         let was_down = self.reach(via).is_down();
         let before = self.reach(via).total();
         let guilty = self.reach_mut(via).proven(now);
-        if self.settings.routing == Routing::TorOnly {
+        if self.settings.routing == Routing::TorOnly && self.clearnet_blocked().is_none() {
             // Clearnet hosts were in reach for as long: what counts for them must not stand still meanwhile.
             self.direct.credit(self.tor_reach.total().saturating_sub(before));
         }
@@ -244,6 +244,20 @@ impl Book {
                 }
             }
         }
+    }
+
+    /// Clearnet peers leave the queue while Tor refuses them, and come back at their old times.
+    pub(super) fn on_tor_clearnet(&mut self, access: ClearnetAccess, actions: &mut Vec<Action>) {
+        if std::mem::replace(&mut self.tor_clearnet, access) == access || self.settings.routing != Routing::TorOnly {
+            return;
+        }
+        let clearnet: Vec<Host> = self.entries.keys().filter(|host| !host.is_onion()).cloned().collect();
+        for host in clearnet {
+            let Some(entry) = self.entries.get(&host) else { continue };
+            self.queue.remove(Via::Tor, entry.next, &host);
+            self.enqueue(&host);
+        }
+        actions.push(Action::Notice(Notice::TorClearnet(access)));
     }
 
     fn tor_gone(&mut self, why: String, now: Time, actions: &mut Vec<Action>) {

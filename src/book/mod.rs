@@ -44,7 +44,7 @@ use crate::bans::Bans;
 use crate::clock::Time;
 use crate::network::Network;
 use crate::peer::{Host, Ports, RealName};
-use crate::route::{Routing, TorSign, TorState, Via};
+use crate::route::{ClearnetAccess, Routing, TorSign, TorState, Via};
 
 /// How the book is kept.
 #[derive(Debug, Clone)]
@@ -125,6 +125,8 @@ pub struct Book {
     tor_reach: Reach,
     tor: TorState,
     tor_sign: TorSign,
+    /// Clearnet peers wait outside the queue while Tor refuses them and there is no other route.
+    tor_clearnet: ClearnetAccess,
     budgets: Budgets,
     chain: Chain,
     /// Names of ours that we reached.
@@ -191,6 +193,7 @@ impl Book {
             tor_reach: Reach::new(tor),
             tor: TorState::Off,
             tor_sign: TorSign::Off,
+            tor_clearnet: ClearnetAccess::default(),
             budgets: Budgets::default(),
             chain: Chain::default(),
             own: HashMap::new(),
@@ -214,6 +217,7 @@ impl Book {
             Event::Resolved { host, addresses } => self.resolved(host, addresses, now, rng, &mut actions),
             Event::Probed { host, outcome } => self.probed(host, *outcome, now, rng, &mut actions),
             Event::Tor(sign) => self.tor_said(sign, now, &mut actions),
+            Event::TorClearnet(access) => self.on_tor_clearnet(access, &mut actions),
             Event::TorReached if self.tor_sign != TorSign::Off => self.proven(Via::Tor, now, rng, &mut actions),
             Event::TorReached => {}
             Event::Doubted(host) => self.doubt(&host, now),
@@ -250,6 +254,11 @@ impl Book {
     /// When something got through Tor last.
     pub fn tor_reached(&self) -> Option<Time> {
         self.tor_reach.last_proof()
+    }
+
+    /// Reason why no clearnet peer can be reached, where Tor is the only route and refuses them.
+    pub fn clearnet_blocked(&self) -> Option<&'static str> {
+        (self.settings.routing == Routing::TorOnly).then(|| self.tor_clearnet.refusal()).flatten()
     }
 
     /// Whether the way through our own network seems to work.
@@ -351,10 +360,15 @@ impl Book {
         self.enqueue(&host);
     }
 
-    /// Puts an entry into the queue, if it isn't under way and has a door that we may knock on.
+    /// Whether Tor's SOCKS port, where it is the only route, accepts this host.
+    fn has_route(&self, host: &Host) -> bool {
+        host.is_onion() || self.clearnet_blocked().is_none()
+    }
+
+    /// Adds an entry to the queue unless it is in flight, or has no permitted port or route.
     fn enqueue(&mut self, host: &Host) {
         let Some(entry) = self.entries.get(host) else { return };
-        if !self.flights.contains_key(host) && self.has_door(entry) {
+        if !self.flights.contains_key(host) && self.has_door(entry) && self.has_route(host) {
             self.queue.insert(self.via(host), entry.next, host.clone(), entry.last_success.is_some());
         }
     }

@@ -51,6 +51,8 @@ pub enum Failure {
     Internal,
     #[error("we ran out of descriptors or memory")]
     OurLimits,
+    #[error("Tor's SOCKS port refuses connections to clearnet addresses")]
+    TorPolicy,
 }
 
 /// Who is to blame for a failure.
@@ -73,7 +75,7 @@ impl Failure {
             Failure::Refused | Failure::NotPublic => Blame::PeerUnreached,
             // When our network breaks down in the middle of a conversation, the peer seems to fall silent.
             Failure::Unreachable | Failure::NotFound | Failure::NoDescriptor | Failure::Silent => Blame::Unclear,
-            Failure::OurTor | Failure::Internal | Failure::OurLimits => Blame::Us,
+            Failure::OurTor | Failure::Internal | Failure::OurLimits | Failure::TorPolicy => Blame::Us,
         }
     }
 }

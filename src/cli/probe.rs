@@ -162,6 +162,7 @@ fn not_verified(host: &Host, failure: Failure) -> anyhow::Error {
         Failure::Silent | Failure::Closed => "; it may be busy or no Electrum server: try again later",
         Failure::Bad(Fault::WrongGenesis) => "; --network says which chain is wanted",
         Failure::OurTor => "; see that Tor runs where tor.socks says",
+        Failure::TorPolicy => "; remove SafeSocks, OnionTrafficOnly or NoIPv4Traffic from torrc",
         Failure::OurLimits => "; raise the limit of open files (ulimit -n)",
         _ => "",
     };
@@ -190,9 +191,11 @@ async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Found
     let mut found = Vec::new();
     for address in &settings.socks {
         match what_answers(*address).await {
-            SocksKind::Tor => {
+            SocksKind::Tor(access) => {
                 step(&format!("Tor answers on {address}"));
-                return Ok(Found::Beside(Tor::Socks(Socks::new(*address, u128::from(std::process::id())))));
+                let socks = Socks::new(*address, u128::from(std::process::id()));
+                socks.set_clearnet(access);
+                return Ok(Found::Beside(Tor::Socks(socks)));
             }
             SocksKind::Other => found.push(format!("what answers on {address} is not Tor")),
             SocksKind::Nothing(error) => found.push(format!("nothing on {address}: {error}")),

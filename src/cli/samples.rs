@@ -39,15 +39,28 @@ pub fn row(host: &str, state: PeerState, last_success: Option<Time>) -> PeerRow 
 
 /// A daemon to which nothing is foreign.
 pub fn status() -> Status {
+    let tor_source =
+        json!({ "kind": "socks", "addresses": ["127.0.0.1:9050"], "until": null, "clearnet": "onion_only" });
+    let onion_error = json!({ "stage": "launch", "why": "its key can't be read" });
+    let callers = json!({
+        "open_sessions": 2, "sessions": 40, "sessions_onion": 3, "requests": 99, "passed_requests": 0,
+        "backend_failures": 0, "refused_full": 0, "refused_source": 7, "refused_banned": 0, "evicted": 0,
+        "failed_handshakes": 0, "delayed_requests": 0, "excessive_requests": 3, "excessive_bytes": 0,
+        "unreadable_lines": 0, "slow": 0, "idle": 1, "broken_sessions": 0,
+        "calls": [{ "caller": "onion", "method": "server.ping", "result": "answered", "count": 3 }],
+    });
     let all = json!({
         "version": "0.1.0",
         "network": "signet",
         "uptime_secs": 3720,
         "tor": { "state": "starting", "percent": null, "waits_for": "the first answer of an onion service" },
+        "tor_source": tor_source,
+        "clearnet_blocked": "Tor's SOCKS port accepts onion services only",
         "network_down": true,
         "onion": {
             "host": ONION, "port": 50001, "reached": null, "missed": 3, "trouble": "its onion service wasn't found",
         },
+        "onion_error": onion_error,
         "clearnet": { "host": "wp.example.org", "tcp_port": 50001, "ssl_port": null, "reached": null },
         "listeners": ["tcp://127.0.0.1:50001"],
         "page": "http://127.0.0.1:4280",
@@ -62,13 +75,7 @@ pub fn status() -> Status {
         },
         "next_probe": 0,
         "store": { "failing": false, "waiting": 0, "batches": 7, "bytes": 90_000 },
-        "callers": {
-            "open_sessions": 2, "sessions": 40, "sessions_onion": 3, "requests": 99, "passed_requests": 0,
-            "backend_failures": 0, "refused_full": 0, "refused_source": 7, "refused_banned": 0, "evicted": 0,
-            "failed_handshakes": 0, "delayed_requests": 0, "excessive_requests": 3, "excessive_bytes": 0,
-            "unreadable_lines": 0, "slow": 0, "idle": 1, "broken_sessions": 0,
-            "calls": [{ "caller": "onion", "method": "server.ping", "result": "answered", "count": 3 }],
-        },
+        "callers": callers,
     });
     serde_json::from_value(all).unwrap()
 }

@@ -33,11 +33,20 @@ fn lines(status: &Status) -> Vec<(&'static str, Toned)> {
     let mut line = |name, value: String| lines.push((name, Toned::new(value, tone(name, status))));
     line("waypost", format!("{} on {}, up {uptime}", status.version, status.network));
     line("tor", status.tor.to_string());
+    if let Some(source) = &status.tor_source {
+        line("tor via", source.to_string());
+    }
+    if let Some(why) = &status.clearnet_blocked {
+        line("blocked", format!("clearnet peers wait: {why}"));
+    }
     if status.network_down {
         line("network", "seems to be down: nobody answers directly".to_owned());
     }
     if let Some(onion) = &status.onion {
         line("onion", self::onion(onion));
+    }
+    if let Some(error) = &status.onion_error {
+        line("no onion", error.to_string());
     }
     if let Some(name) = &status.clearnet {
         line("clearnet", clearnet(name));
@@ -92,7 +101,7 @@ fn tone(name: &str, status: &Status) -> Tone {
     let if_so = |so: bool, tone| if so { tone } else { Tone::Plain };
     match name {
         "tor" => tor_tone(&status.tor),
-        "network" => Tone::Wrong,
+        "network" | "blocked" | "no onion" => Tone::Wrong,
         "onion" => if_so(status.onion.as_ref().is_some_and(|name| name.trouble.is_some()), Tone::Doubtful),
         "clearnet" => if_so(status.clearnet.as_ref().is_some_and(|name| name.reached.is_none()), Tone::Doubtful),
         "backend" => if_so(status.backend.as_ref().is_some_and(|backend| backend.trouble.is_some()), Tone::Wrong),
@@ -175,10 +184,18 @@ mod tests {
             toned.filter(|(_, tone)| *tone != Tone::Plain).collect()
         };
         let mut status = samples::status();
-        let names = [("tor", Tone::Doubtful), ("network", Tone::Wrong), ("onion", Tone::Doubtful)];
-        assert_eq!(tones(&status), [names.as_slice(), &[("clearnet", Tone::Doubtful)]].concat());
+        let expected = [
+            ("tor", Tone::Doubtful),
+            ("blocked", Tone::Wrong),
+            ("network", Tone::Wrong),
+            ("onion", Tone::Doubtful),
+            ("no onion", Tone::Wrong),
+            ("clearnet", Tone::Doubtful),
+        ];
+        assert_eq!(tones(&status), expected);
         status.tor = TorState::Ready;
         (status.network_down, status.onion, status.clearnet) = (false, None, None);
+        (status.clearnet_blocked, status.onion_error) = (None, None);
         status.store.failing = true;
         assert_eq!(tones(&status), [("tor", Tone::Good), ("store", Tone::Wrong)]);
         let down = TorState::Down { since: Time::default(), why: "it is gone".to_owned() };

@@ -30,7 +30,7 @@ use crate::route::Via;
 use crate::serve::Counters;
 use crate::status::ProbeTally;
 use crate::store::{Change, Changes, WriterStatus};
-use crate::tor::{Health, OwnName};
+use crate::tor::{self, Health, OwnName};
 
 /// Changes in what callers are told are gathered for this long, as drawing it up anew costs a look at every peer.
 const GATHER: Duration = Duration::from_millis(500);
@@ -53,6 +53,8 @@ pub struct Facts {
     pub probes: ProbeTally,
     /// Our onion service, if we have one.
     pub onion: watch::Receiver<Option<OwnName>>,
+    /// Which Tor is in use.
+    pub tor: watch::Receiver<tor::Report>,
     pub ourselves: watch::Receiver<Arc<Ourselves>>,
     pub backend: Option<Arc<Backend>>,
     pub irc: Option<watch::Receiver<Visits>>,
@@ -222,8 +224,11 @@ impl Core {
             network: self.book.settings().network,
             uptime_secs: now.since(*started).as_secs(),
             tor: self.book.tor().clone(),
+            tor_source: self.facts.tor.borrow().source.clone(),
+            clearnet_blocked: self.book.clearnet_blocked().map(str::to_owned),
             network_down: self.book.network_is_down(),
             onion: onion.borrow().as_ref().map(notice::onion),
+            onion_error: self.facts.tor.borrow().onion_error.clone(),
             clearnet: ourselves.borrow().identity.clearnet.as_ref().map(|(host, ports)| ClearnetStatus {
                 host: host.to_string(),
                 tcp_port: ports.tcp().map(Port::get),

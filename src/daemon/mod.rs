@@ -175,6 +175,7 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
         page: page.as_ref().and_then(|page| page.local_addr().ok()),
         probes: probes.clone(),
         onion: tor.name.subscribe(),
+        tor: tor.report.subscribe(),
         ourselves: tor.ourselves.subscribe(),
         backend: backend.clone(),
         irc: visits.as_ref().map(watch::Sender::subscribe),
@@ -336,6 +337,7 @@ type Tasks = JoinSet<&'static str>;
 struct TorEnds {
     way: watch::Sender<Option<dial::Tor>>,
     name: watch::Sender<Option<OwnName>>,
+    report: watch::Sender<tor::Report>,
     ourselves: watch::Sender<Arc<Ourselves>>,
 }
 
@@ -345,6 +347,7 @@ impl TorEnds {
         TorEnds {
             way: watch::Sender::new(None),
             name: watch::Sender::new(name),
+            report: watch::Sender::default(),
             ourselves: watch::Sender::new(Arc::new(Ourselves::new(config.identity.clone()))),
         }
     }
@@ -375,7 +378,7 @@ impl TorEnds {
             watching.await;
             "the watch on our onion name"
         });
-        let outlets = Outlets { way: self.way, inbox, health, name: self.name, callers };
+        let outlets = Outlets { way: self.way, inbox, health, name: self.name, report: self.report, callers };
         let (settings, secret) = (config.tor.settings.clone(), rng.random());
         tasks.spawn(async move {
             tor::run(settings, secret, outlets).await;

@@ -33,6 +33,10 @@ pub fn log(notice: &Notice) {
         Notice::NetworkUp => tracing::info!("our network is back"),
         Notice::Tor(state @ TorState::Down { .. }) => tracing::warn!("Tor is {state}"),
         Notice::Tor(state) => tracing::info!("Tor is {state}"),
+        Notice::TorClearnet(access) => match access.refusal() {
+            Some(why) => tracing::warn!("clearnet peers wait, as tor.only leaves no other route: {why}"),
+            None => tracing::info!("Tor accepts clearnet connections again; clearnet peers are tried"),
+        },
         Notice::SeedsAgain => tracing::info!("no verified peer is left; asking the seeds again"),
     }
 }

@@ -4,6 +4,7 @@
 mod arti;
 mod direct;
 mod socks;
+mod socks_port;
 mod tls;
 
 use std::net::IpAddr;
@@ -16,7 +17,8 @@ use tokio::sync::watch;
 #[cfg(feature = "embedded-tor")]
 pub use arti::{Arti, Client};
 pub use direct::Direct;
-pub use socks::{Socks, SocksKind, what_answers};
+pub use socks::Socks;
+pub use socks_port::{SocksKind, clearnet_access, lacks_bind, what_answers};
 pub use tls::{Tls, public_key};
 
 use crate::book::{Attempt, Failure, KeyHash};

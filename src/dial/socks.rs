@@ -2,24 +2,25 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tor_socksproto::{
     Buffer, Handshake, NextStep, SocksAddr, SocksAuth, SocksClientHandshake, SocksCmd, SocksRequest, SocksStatus,
     SocksVersion,
 };
 
+use super::socks_port::clearnet_access;
 use crate::book::Failure;
 use crate::peer::{DnsName, Host, Port};
+use crate::route::ClearnetAccess;
 
 /// A Tor that isn't in the network yet lets a connection wait for two minutes; longer than this is no answer.
 const CONNECT: Duration = Duration::from_secs(60);
-
-/// The port is on this machine or beside it, and RESOLVE of an address asks nobody else.
-const ASK: Duration = Duration::from_secs(3);
 
 /// A SOCKS port, and who we are to it.
 #[derive(Debug, Clone)]
@@ -27,81 +28,106 @@ pub struct Socks {
     address: SocketAddr,
     /// Made anew for each process, so that no other user of the same Tor shares our circuits.
     password: String,
-}
-
-/// What answers at a SOCKS address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SocksKind {
-    Tor,
-    /// Something, but not Tor.
-    Other,
-    Nothing(String),
+    /// Shared by all clones: the dialer learns it, the SOCKS monitor tells the book.
+    clearnet: Arc<watch::Sender<ClearnetAccess>>,
 }
 
 impl Socks {
     pub fn new(address: SocketAddr, secret: u128) -> Socks {
-        Socks { address, password: format!("{secret:032x}") }
+        Socks { address, password: format!("{secret:032x}"), clearnet: Arc::default() }
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
+    /// Which clearnet connections the port accepts, as far as is known.
+    pub fn clearnet(&self) -> watch::Receiver<ClearnetAccess> {
+        self.clearnet.subscribe()
+    }
+
+    pub fn set_clearnet(&self, access: ClearnetAccess) {
+        self.clearnet.send_if_modified(|known| std::mem::replace(known, access) != access);
+    }
+
     /// Connects through circuits of this circle alone: Tor keeps streams apart whose user name and password differ.
     pub async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<TcpStream, Failure> {
-        let asking = self.ask(SocksCmd::CONNECT, host.to_string(), port.get(), circle);
-        match asking.await {
+        let target = match host {
+            Host::Ip(ip) => SocksAddr::Ip(*ip),
+            Host::Dns(name) => hostname(name.as_str())?,
+            Host::Onion(onion) => hostname(&onion.to_string())?,
+        };
+        if !host.is_onion() {
+            self.check_clearnet()?;
+        }
+        match self.ask(SocksCmd::CONNECT, target, port.get(), circle).await {
             Ok((stream, _)) => Ok(stream),
-            Err(Failure::NoDescriptor) if !host.is_onion() => Err(Failure::Unreachable),
-            Err(failure) => Err(failure),
+            // An exit's policy is refused by the same code, and peers choose their addresses: the port itself is checked.
+            Err(Error::Refused(SocksStatus::NOT_ALLOWED)) if !host.is_onion() => {
+                if let Some(access) = clearnet_access(self.address).await {
+                    self.set_clearnet(access);
+                }
+                self.check_clearnet()?;
+                Err(Failure::Unreachable)
+            }
+            Err(error) => match error.failure() {
+                Failure::NoDescriptor if !host.is_onion() => Err(Failure::Unreachable),
+                failure => Err(failure),
+            },
         }
     }
 
     /// Has an exit look a name up. Tor hands on one address.
     pub async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, Failure> {
-        match self.ask(SocksCmd::RESOLVE, name.as_str().to_owned(), 0, circle).await {
+        self.check_clearnet()?;
+        let asking = self.ask(SocksCmd::RESOLVE, hostname(name.as_str())?, 0, circle).await;
+        match asking.map_err(|error| error.failure()) {
             Ok((_, SocksAddr::Ip(ip))) => Ok(vec![ip.to_canonical()]),
             Ok((_, SocksAddr::Hostname(_))) | Err(Failure::NoDescriptor) => Err(Failure::NotFound),
             Err(failure) => Err(failure),
         }
     }
 
-    async fn ask(&self, command: SocksCmd, host: String, port: u16, circle: &str) -> Result<Answered, Failure> {
+    /// Fails at once where the port is known to refuse clearnet: each refusal is a warning in Tor's log.
+    fn check_clearnet(&self) -> Result<(), Failure> {
+        match *self.clearnet.borrow() {
+            ClearnetAccess::Allowed => Ok(()),
+            ClearnetAccess::OnionOnly | ClearnetAccess::NamesOnly => Err(Failure::TorPolicy),
+        }
+    }
+
+    async fn ask(&self, command: SocksCmd, target: SocksAddr, port: u16, circle: &str) -> Result<Answered, Error> {
         // Tor takes user names and passwords of up to 255 bytes, and no host's name is longer.
         let auth = SocksAuth::Username(circle.as_bytes().to_vec(), self.password.clone().into_bytes());
-        match timeout(CONNECT, ask(self.address, command, host, port, auth)).await {
-            Ok(Ok(answered)) => Ok(answered),
-            Ok(Err(Error::Refused(status))) => Err(failure(status)),
-            Ok(Err(Error::Io(error))) => Err(super::out_of_descriptors(&error).unwrap_or(Failure::OurTor)),
-            Ok(Err(Error::Protocol)) => Err(Failure::OurTor),
-            Err(_) => Err(Failure::Unreachable),
-        }
+        timeout(CONNECT, ask(self.address, command, target, port, auth)).await.unwrap_or(Err(Error::TimedOut))
     }
 }
 
-/// Tells Tor from other proxies by RESOLVE, a command of Tor's own, of an address, which it answers by itself in a
-/// millisecond, in the network or not.
-pub async fn what_answers(address: SocketAddr) -> SocksKind {
-    let asking = ask(address, SocksCmd::RESOLVE, "127.0.0.1".to_owned(), 0, SocksAuth::NoAuth);
-    match timeout(ASK, asking).await {
-        Ok(Ok((_, SocksAddr::Ip(ip)))) if ip.is_loopback() => SocksKind::Tor,
-        Ok(Err(Error::Io(error))) if error.kind() != io::ErrorKind::UnexpectedEof => {
-            SocksKind::Nothing(error.to_string())
-        }
-        Ok(Ok(_) | Err(_)) => SocksKind::Other,
-        Err(_) => SocksKind::Nothing("no answer".to_owned()),
-    }
+fn hostname(name: &str) -> Result<SocksAddr, Failure> {
+    name.to_owned().try_into().map(SocksAddr::Hostname).map_err(|_| Failure::Internal)
 }
 
 /// The connection, and the address that the proxy named.
-type Answered = (TcpStream, SocksAddr);
+pub(super) type Answered = (TcpStream, SocksAddr);
 
 #[derive(Debug)]
-enum Error {
+pub(super) enum Error {
     Io(io::Error),
     /// What answers speaks no SOCKS5, or we asked for what can't be asked.
     Protocol,
     Refused(SocksStatus),
+    TimedOut,
+}
+
+impl Error {
+    fn failure(&self) -> Failure {
+        match self {
+            Error::Refused(status) => failure(*status),
+            Error::Io(error) => super::out_of_descriptors(error).unwrap_or(Failure::OurTor),
+            Error::Protocol => Failure::OurTor,
+            Error::TimedOut => Failure::Unreachable,
+        }
+    }
 }
 
 impl From<io::Error> for Error {
@@ -116,28 +142,32 @@ impl From<tor_socksproto::Error> for Error {
     }
 }
 
-async fn ask(
+/// Sends one request to a SOCKS5 proxy and waits for its reply.
+pub(super) async fn ask(
     address: SocketAddr,
     command: SocksCmd,
-    host: String,
+    target: SocksAddr,
     port: u16,
     auth: SocksAuth,
 ) -> Result<Answered, Error> {
-    let host = match host.parse() {
-        Ok(ip) => SocksAddr::Ip(ip),
-        Err(_) => SocksAddr::Hostname(host.try_into()?),
-    };
-    let mut handshake = SocksClientHandshake::new(SocksRequest::new(SocksVersion::V5, command, host, port, auth)?);
+    let mut handshake = SocksClientHandshake::new(SocksRequest::new(SocksVersion::V5, command, target, port, auth)?);
     let mut stream = TcpStream::connect(address).await?;
     // The handshake's lines, and ours after it, are short, and each waits for its answer.
     let _ = stream.set_nodelay(true);
     // It takes no more bytes than are the proxy's: what follows is the peer's.
     let mut buffer = Buffer::new_precise();
+    let mut reply = Vec::new();
     loop {
-        match handshake.step(&mut buffer)? {
-            NextStep::Send(bytes) => stream.write_all(&bytes).await?,
+        let step =
+            handshake.step(&mut buffer).map_err(|error| c_tor_refusal(&reply).unwrap_or_else(|| error.into()))?;
+        match step {
+            NextStep::Send(bytes) => {
+                reply.clear();
+                stream.write_all(&bytes).await?;
+            }
             NextStep::Recv(mut room) => {
                 let count = stream.read(room.buf()).await?;
+                reply.extend(room.buf().iter().take(count));
                 room.note_received(count).map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
             }
             NextStep::Finished(reply) => {
@@ -148,6 +178,34 @@ async fn ask(
                 };
             }
         }
+    }
+}
+
+/// Asks for BIND, which tor-socksproto does not send, and returns the status of the reply.
+pub(super) async fn bind_status(address: SocketAddr) -> io::Result<SocksStatus> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(&[5, 1, 0]).await?;
+    let mut method = [0; 2];
+    stream.read_exact(&mut method).await?;
+    if method != [5, 0] {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    stream.write_all(b"\x05\x02\x00\x03\x09127.0.0.1\x00\x01").await?;
+    let mut reply = [0; 2];
+    stream.read_exact(&mut reply).await?;
+    match reply {
+        [5, status] => Ok(status.into()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// C tor's refusal of a RESOLVE, which names an address type 0 that SOCKS5 does not have.
+///
+/// Read as a protocol error it would mean that Tor is gone. Anyone can make a name that does not resolve.
+fn c_tor_refusal(reply: &[u8]) -> Option<Error> {
+    match *reply {
+        [5, status, 0, 0, ..] if status != 0 => Some(Error::Refused(status.into())),
+        _ => None,
     }
 }
 
@@ -169,66 +227,25 @@ fn failure(status: SocksStatus) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-
     use super::*;
+    use crate::dial::socks_port::tests::{NOT_ALLOWED, RESOLVED, is_by_name, port};
 
-    /// A proxy that greets as SOCKS5 does, asks for a password where it may, and answers a request with these bytes.
+    /// A SOCKS5 port that answers every request with these bytes.
     async fn proxy(reply: &'static [u8]) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut greeting = [0; 2];
-            stream.read_exact(&mut greeting).await.unwrap();
-            let mut methods = vec![0; usize::from(greeting[1])];
-            stream.read_exact(&mut methods).await.unwrap();
-            if methods.contains(&2) {
-                stream.write_all(&[5, 2]).await.unwrap();
-                let mut login = [0; 512];
-                assert!(stream.read(&mut login).await.unwrap() > 10);
-                stream.write_all(&[1, 0]).await.unwrap();
-            } else {
-                stream.write_all(&[5, 0]).await.unwrap();
-            }
-            let mut request = [0; 512];
-            assert!(stream.read(&mut request).await.unwrap() > 5);
-            stream.write_all(reply).await.unwrap();
-            // Until the other side has read it.
-            let _ = stream.read(&mut request).await;
-        });
-        address
-    }
-
-    #[tokio::test]
-    async fn tor_is_told_from_other_proxies() {
-        let tor = proxy(&[5, 0, 0, 1, 127, 0, 0, 1, 0, 0]).await;
-        assert_eq!(what_answers(tor).await, SocksKind::Tor);
-        let no_such_command = proxy(&[5, 7, 0, 1, 0, 0, 0, 0, 0, 0]).await;
-        assert_eq!(what_answers(no_such_command).await, SocksKind::Other);
-        let web_server = proxy(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-        assert_eq!(what_answers(web_server).await, SocksKind::Other);
-    }
-
-    #[tokio::test]
-    async fn where_nothing_is_nothing_answers() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
-        assert!(matches!(what_answers(address).await, SocksKind::Nothing(_)));
+        port(move |_| reply).await
     }
 
     #[tokio::test]
     async fn replies_say_whose_trouble_it_is() {
         let host: Host = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion".parse().unwrap();
-        let cases: [(&'static [u8], Failure); 6] = [
+        let cases: [(&'static [u8], Failure); 7] = [
             (&[5, 0xf0, 0, 1, 0, 0, 0, 0, 0, 0], Failure::NoDescriptor),
             (&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0], Failure::NoDescriptor),
             (&[5, 5, 0, 1, 0, 0, 0, 0, 0, 0], Failure::Refused),
             (&[5, 6, 0, 1, 0, 0, 0, 0, 0, 0], Failure::Unreachable),
             (&[5, 1, 0, 1, 0, 0, 0, 0, 0, 0], Failure::Unreachable),
             (&[4, 0, 0, 1, 0, 0, 0, 0, 0, 0], Failure::OurTor),
+            (&[5, 0, 0, 0, 0, 0, 0, 0, 0, 0], Failure::OurTor),
         ];
         for (reply, expected) in cases {
             let socks = Socks::new(proxy(reply).await, 7);
@@ -241,10 +258,37 @@ mod tests {
         let Ok(Host::Dns(name)) = "a.example.com".parse() else { panic!("a name") };
         let socks = Socks::new(proxy(&[5, 0, 0, 1, 88, 99, 0, 2, 0, 0]).await, 7);
         assert_eq!(socks.resolve(&name, "a").await, Ok(vec!["88.99.0.2".parse().unwrap()]));
-        let socks = Socks::new(proxy(&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]).await, 7);
-        assert_eq!(socks.resolve(&name, "a").await, Err(Failure::NotFound));
+        // As RFC 1928 has it, and as C tor does.
+        for reply in [&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0], &[5, 4, 0, 0, 0, 0, 0, 0, 0, 0]] {
+            let socks = Socks::new(proxy(reply).await, 7);
+            assert_eq!(socks.resolve(&name, "a").await, Err(Failure::NotFound));
+        }
         let host: Host = "88.99.0.2".parse().unwrap();
         let socks = Socks::new(proxy(&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]).await, 7);
         assert_eq!(socks.connect(&host, Port::MIN, "a").await.unwrap_err(), Failure::Unreachable);
+    }
+
+    #[tokio::test]
+    async fn refused_address_on_port_without_clearnet_is_tors_policy() {
+        let host: Host = "88.99.0.2".parse().unwrap();
+        // One proxy answers all requests: by address it refuses, by name it resolves, as SafeSocks does.
+        let safe = Socks::new(port(|request| if is_by_name(request) { RESOLVED } else { NOT_ALLOWED }).await, 7);
+        assert_eq!(safe.connect(&host, Port::MIN, "a").await.unwrap_err(), Failure::TorPolicy);
+        assert_eq!(*safe.clearnet().borrow(), ClearnetAccess::NamesOnly);
+        // An exit refused, and the port itself answers RESOLVE of an address.
+        let usual =
+            Socks::new(port(|request| if request.get(1) == Some(&1) { NOT_ALLOWED } else { RESOLVED }).await, 7);
+        assert_eq!(usual.connect(&host, Port::MIN, "a").await.unwrap_err(), Failure::Unreachable);
+        assert_eq!(*usual.clearnet().borrow(), ClearnetAccess::Allowed);
+    }
+
+    #[tokio::test]
+    async fn known_policy_refuses_clearnet_without_a_request() {
+        let Ok(Host::Dns(name)) = "a.example.com".parse() else { panic!("a name") };
+        let socks = Socks::new(port(|_| panic!("no request")).await, 7);
+        socks.set_clearnet(ClearnetAccess::OnionOnly);
+        assert_eq!(socks.resolve(&name, "a").await, Err(Failure::TorPolicy));
+        let host = Host::Ip("88.99.0.2".parse().unwrap());
+        assert_eq!(socks.connect(&host, Port::MIN, "a").await.unwrap_err(), Failure::TorPolicy);
     }
 }

@@ -16,7 +16,7 @@ use super::reading::Reading;
 use crate::book::{Failure, Verified};
 use crate::clock::Time;
 use crate::control::{CallerStatus, PeerRow, Status};
-use crate::route::{TorState, Via};
+use crate::route::{OnionFailure, TorKind, TorState, Via};
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -125,6 +125,24 @@ impl Sheet<'_> {
         let states = ["off", "starting", "ready", "down"];
         let states = states.map(|name| (vec![("state", name.to_owned())], u64::from(name == state)));
         self.numbers("tor_state", "1 for the state that Tor is in", states);
+        if let Some(source) = &status.tor_source {
+            let kinds = TorKind::ALL.map(|kind| (vec![("kind", word(&kind))], u64::from(kind == source.kind)));
+            self.numbers("tor_source", "1 for the kind of Tor in use", kinds);
+        }
+        self.truth(
+            "tor_clearnet_blocked",
+            "Whether Tor refuses clearnet peers, to which tor.only leaves no other route",
+            status.clearnet_blocked.is_some(),
+        );
+        if status.onion.is_some() || status.onion_error.is_some() {
+            let is_reached = status.onion.as_ref().is_some_and(|onion| onion.reached.is_some() && onion.missed == 0);
+            let is_up = is_reached && status.onion_error.is_none();
+            self.truth("onion_up", "Whether the onion service runs and was reached at the last check", is_up);
+            let failed = status.onion_error.as_ref().map(|error| error.stage);
+            let stages =
+                OnionFailure::ALL.map(|stage| (vec![("stage", word(&stage))], u64::from(failed == Some(stage))));
+            self.numbers("onion_failed", "1 for the stage at which the embedded onion service fails", stages);
+        }
         if let Some(onion) = &status.onion {
             let reached = onion.reached.map_or(0.0, moment);
             self.float(
@@ -257,6 +275,7 @@ fn name(failure: Failure) -> &'static str {
         Failure::OurTor => "our_tor",
         Failure::Internal => "internal",
         Failure::OurLimits => "our_limits",
+        Failure::TorPolicy => "tor_policy",
     }
 }
 

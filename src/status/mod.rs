@@ -140,12 +140,18 @@ async fn show_metrics(State(board): State<Arc<Board>>) -> Response {
     }
 }
 
-/// Healthy is who answers callers, whatever else may be amiss: to start us again would help against nothing but silence.
+/// Returns 200 while clients are served, with a line for whatever else is wrong.
+///
+/// A restart, which an orchestrator answers to 503, helps only where no client is served. Without any listener the onion
+/// service is the only way in.
 async fn show_health(State(board): State<Arc<Board>>) -> Response {
     let reading = match board.reader.status().await {
         Ok(reading) => reading,
         Err(why) => return unavailable(why),
     };
+    if let Some(error) = reading.status.onion_error.as_ref().filter(|_| reading.status.listeners.is_empty()) {
+        return unavailable(format!("the onion service, the only way in, does not run: {error}"));
+    }
     let backend = reading.status.backend.as_ref();
     match backend.and_then(|backend| backend.trouble.as_ref()) {
         Some(trouble) => unavailable(format!("the server behind us is of no use: {trouble}")),

@@ -104,6 +104,12 @@ impl Reading {
         if let TorState::Down { why, .. } = &status.tor {
             troubles.push(format!("Tor is down: {why}. Callers are told of a few onion servers at random"));
         }
+        if let Some(why) = &status.clearnet_blocked {
+            troubles.push(format!("clearnet peers can't be reached: {why}"));
+        }
+        if let Some(error) = &status.onion_error {
+            troubles.push(format!("the onion service does not run: {error}"));
+        }
         if let Some(trouble) = status.backend.as_ref().and_then(|backend| backend.trouble.as_ref()) {
             troubles.push(format!("what we stand in front of is of no use: {trouble}"));
         }

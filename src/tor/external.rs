@@ -8,54 +8,147 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Outlets, tell};
-use crate::dial::{Socks, SocksKind, Tor, what_answers};
-use crate::route::TorSign;
+use crate::book::Event;
+use crate::dial::{Socks, SocksKind, Tor, clearnet_access, lacks_bind, what_answers};
+use crate::inbox::Input;
+use crate::route::{ClearnetAccess, TorKind, TorSign, TorSource};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// Interval for checking again a port that refuses clearnet. Each check is a warning in Tor's log, and torrc may have changed.
+const RECHECK_REFUSAL: Duration = Duration::from_mins(10);
+
 /// Looks after the first of these addresses that is Tor's. Ends when nobody listens to it any more.
 pub async fn watch(addresses: Vec<SocketAddr>, secret: u128, outlets: Outlets) {
-    let mut told = None;
-    loop {
-        let (sign, address) = look(&addresses).await;
-        if let Some(address) = address {
-            outlets.way.send_if_modified(|way| {
-                let new = !matches!(way, Some(Tor::Socks(socks)) if socks.address() == address);
-                if new {
-                    tracing::info!(%address, "Tor answers on its SOCKS port");
-                    *way = Some(Tor::Socks(Socks::new(address, secret)));
+    let mut monitor = Monitor { addresses, secret, outlets, current: None, sign: None, clearnet: None };
+    while monitor.check().await {
+        match &monitor.current {
+            Some(current) => {
+                let mut learnt = current.socks.clearnet();
+                tokio::select! {
+                    _ = learnt.wait_for(|access| Some(*access) != monitor.clearnet) => {}
+                    () = sleep(PAUSE) => {}
                 }
-                new
-            });
-        }
-        if told.as_ref() != Some(&sign) {
-            if !tell(&outlets.inbox, sign.clone()).await {
-                return;
             }
-            told = Some(sign);
+            None => sleep(PAUSE).await,
         }
-        sleep(PAUSE).await;
     }
 }
 
-/// Whether one of these addresses is Tor's, and which.
-pub async fn look(addresses: &[SocketAddr]) -> (TorSign, Option<SocketAddr>) {
-    let mut why = String::new();
-    for address in addresses {
-        let reason = match what_answers(*address).await {
-            SocksKind::Tor => return (TorSign::Answers, Some(*address)),
-            SocksKind::Other => format!("what answers on {address} is not Tor"),
-            SocksKind::Nothing(error) => format!("no Tor on {address}: {error}"),
-        };
-        if !why.is_empty() {
-            why.push_str("; ");
-        }
-        why.push_str(&reason);
+struct Monitor {
+    addresses: Vec<SocketAddr>,
+    secret: u128,
+    outlets: Outlets,
+    current: Option<Current>,
+    /// What the book was last told.
+    sign: Option<TorSign>,
+    clearnet: Option<ClearnetAccess>,
+}
+
+/// The port in use.
+struct Current {
+    socks: Socks,
+    /// When it was last checked which connections it accepts.
+    checked: Instant,
+}
+
+impl Current {
+    fn is_fresh(&self) -> bool {
+        self.checked.elapsed() < RECHECK_REFUSAL
     }
-    why.push_str("; start Tor, with `systemctl start tor` say, or let tor.socks say where it is");
-    (TorSign::Gone { why }, None)
+}
+
+/// Looks at one address, without a warning in Tor's log where nothing new is to be learnt.
+async fn check(address: SocketAddr, current: Option<&Current>) -> SocksKind {
+    let known = current.map(|current| (*current.socks.clearnet().borrow(), current.is_fresh()));
+    match known {
+        Some((ClearnetAccess::OnionOnly, true)) if lacks_bind(address).await => {
+            SocksKind::Tor(ClearnetAccess::OnionOnly)
+        }
+        Some((ClearnetAccess::NamesOnly, is_fresh)) => match what_answers(address).await {
+            SocksKind::Tor(_) if is_fresh => SocksKind::Tor(ClearnetAccess::NamesOnly),
+            SocksKind::Tor(access) => SocksKind::Tor(clearnet_access(address).await.unwrap_or(access)),
+            other => other,
+        },
+        _ => what_answers(address).await,
+    }
+}
+
+impl Monitor {
+    /// Looks once, and reports what changed. False when the daemon ends.
+    async fn check(&mut self) -> bool {
+        let (sign, found) = self.look().await;
+        match found {
+            Some((address, access)) => self.use_port(address, access),
+            None => self.current = None,
+        }
+        self.publish();
+        let clearnet = self.current.as_ref().map(|current| *current.socks.clearnet().borrow());
+        // Before the sign, at which the book begins to try peers.
+        if let Some(access) = clearnet
+            && self.clearnet != Some(access)
+        {
+            if self.outlets.inbox.send(Input::Event(Event::TorClearnet(access))).await.is_err() {
+                return false;
+            }
+            self.clearnet = Some(access);
+        }
+        if self.sign.as_ref() != Some(&sign) {
+            if !tell(&self.outlets.inbox, sign.clone()).await {
+                return false;
+            }
+            self.sign = Some(sign);
+        }
+        !self.outlets.inbox.is_closed()
+    }
+
+    /// The first address where Tor answers, and which clearnet connections it accepts.
+    async fn look(&self) -> (TorSign, Option<(SocketAddr, ClearnetAccess)>) {
+        let mut reasons = Vec::new();
+        for address in &self.addresses {
+            let current = self.current.as_ref().filter(|current| current.socks.address() == *address);
+            match check(*address, current).await {
+                SocksKind::Tor(access) => return (TorSign::Answers, Some((*address, access))),
+                SocksKind::Other => reasons.push(format!("what answers on {address} is not Tor")),
+                SocksKind::Nothing(error) => reasons.push(format!("no Tor on {address}: {error}")),
+            }
+        }
+        reasons.push("start Tor, with `systemctl start tor` say, or let tor.socks say where it is".to_owned());
+        (TorSign::Gone { why: reasons.join("; ") }, None)
+    }
+
+    /// Dials through this port from now on.
+    fn use_port(&mut self, address: SocketAddr, access: ClearnetAccess) {
+        match &mut self.current {
+            Some(current) if current.socks.address() == address => {
+                if !current.is_fresh() {
+                    current.checked = Instant::now();
+                }
+                current.socks.set_clearnet(access);
+            }
+            _ => {
+                tracing::info!(%address, "Tor answers on its SOCKS port");
+                let socks = Socks::new(address, self.secret);
+                socks.set_clearnet(access);
+                self.outlets.way.send_replace(Some(Tor::Socks(socks.clone())));
+                self.current = Some(Current { socks, checked: Instant::now() });
+            }
+        }
+    }
+
+    /// Shows operators which port is in use, or which are tried.
+    fn publish(&self) {
+        let addresses = self.current.as_ref().map_or(self.addresses.clone(), |current| vec![current.socks.address()]);
+        let clearnet = self.current.as_ref().map(|current| *current.socks.clearnet().borrow()).unwrap_or_default();
+        let source = TorSource { clearnet, ..TorSource::new(TorKind::Socks, addresses) };
+        self.outlets.report.send_if_modified(|report| {
+            let is_new = report.source.as_ref() != Some(&source);
+            report.source = Some(source);
+            is_new
+        });
+    }
 }

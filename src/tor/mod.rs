@@ -4,6 +4,8 @@
 mod embedded;
 mod external;
 mod name;
+#[cfg(feature = "embedded-tor")]
+mod startup;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,13 +22,14 @@ use crate::clock::Time;
 use crate::dial::{self, Stream};
 use crate::inbox::{Inbox, Input};
 use crate::peer::Port;
-use crate::route::{TorSign, TorState};
+use crate::route::{OnionError, TorSign, TorSource, TorState};
 
 /// Which Tor is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Our own if it serves our onion service, else one that answers on a SOCKS port at the start, else our own.
+    /// Embedded where an onion service needs it; else a Tor that answers on a SOCKS port soon after the start; else
+    /// embedded.
     #[default]
     Auto,
     /// A Tor of our own, in this process.
@@ -78,6 +81,14 @@ pub struct Health {
     pub reached: Option<Time>,
 }
 
+/// Which Tor is in use, and what is wrong with its onion service, for operators.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    /// `None` until the choice begins, and for [`Mode::Off`].
+    pub source: Option<TorSource>,
+    pub onion_error: Option<OnionError>,
+}
+
 /// What a Tor is connected to in this program.
 #[derive(Debug)]
 pub struct Outlets {
@@ -87,12 +98,13 @@ pub struct Outlets {
     pub health: watch::Receiver<Health>,
     /// Our onion service's name, once it is known, and how it fares.
     pub name: watch::Sender<Option<OwnName>>,
+    pub report: watch::Sender<Report>,
     pub callers: mpsc::Sender<OnionCaller>,
 }
 
 /// Looks after Tor until nobody listens to it any more. Not for [`Mode::Off`].
 pub async fn run(settings: Settings, secret: u128, outlets: Outlets) {
-    match choose(&settings).await {
+    match choose(&settings, &outlets).await {
         #[cfg(feature = "embedded-tor")]
         Choice::Embedded => embedded::run(settings, outlets).await,
         Choice::External => external::watch(settings.socks, secret, outlets).await,
@@ -106,12 +118,12 @@ enum Choice {
 }
 
 #[cfg(not(feature = "embedded-tor"))]
-async fn choose(_: &Settings) -> Choice {
+async fn choose(_: &Settings, _: &Outlets) -> Choice {
     Choice::External
 }
 
 #[cfg(feature = "embedded-tor")]
-async fn choose(settings: &Settings) -> Choice {
+async fn choose(settings: &Settings, outlets: &Outlets) -> Choice {
     match settings.mode {
         Mode::Socks | Mode::Off => Choice::External,
         Mode::Embedded => Choice::Embedded,
@@ -119,17 +131,7 @@ async fn choose(settings: &Settings) -> Choice {
         Mode::Auto if settings.service.is_some_and(|service| service.wanted) || embedded::has_key(&settings.dir) => {
             Choice::Embedded
         }
-        Mode::Auto => match external::look(&settings.socks).await {
-            (TorSign::Answers, Some(address)) => {
-                tracing::info!(
-                    %address,
-                    "using the Tor that answers here, so there is no onion service of our own; tor.mode = \"embedded\" \
-                     makes one, identity.onion_host names one that this Tor runs for us"
-                );
-                Choice::External
-            }
-            _ => Choice::Embedded,
-        },
+        Mode::Auto => startup::choose(&settings.socks, outlets, startup::patience()).await,
     }
 }
 

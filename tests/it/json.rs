@@ -80,6 +80,8 @@ fn full_statuses() -> Vec<Value> {
         .map(|tor| {
             let status: Status = serde_json::from_value(json!({
                 "version": "0.1.0", "network": "regtest", "uptime_secs": 1, "tor": tor, "network_down": false,
+                "tor_source": { "kind": "socks", "addresses": ["127.0.0.1:9050"], "until": 1, "clearnet": "allowed" },
+                "clearnet_blocked": "x", "onion_error": { "stage": "launch", "why": "x" },
                 "onion": { "host": "x.onion", "port": 1, "reached": 1, "missed": 1, "trouble": "x" },
                 "clearnet": { "host": "a.example", "tcp_port": 1, "ssl_port": 2, "reached": 1 },
                 "listeners": ["tcp://127.0.0.1:1"], "page": "http://127.0.0.1:1",

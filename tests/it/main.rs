@@ -23,6 +23,8 @@ mod json;
 mod kill;
 mod mistakes;
 mod network;
+#[cfg(feature = "embedded-tor")]
+mod onion_failure;
 mod only_tor;
 mod package;
 mod page;
@@ -33,3 +35,4 @@ mod terminal;
 mod tidy;
 #[cfg(feature = "embedded-tor")]
 mod tor;
+mod tor_ports;

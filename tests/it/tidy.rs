@@ -1,7 +1,7 @@
 //! Keeps the house in order: which module may know of which, what the pure layers stay clear of, and how long a file
 //! may grow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -123,6 +123,20 @@ fn nothing_is_left_for_later() {
         .map(|(path, mark)| format!("{}: {mark}", path.display()))
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Debian's `tor.service` starts nothing; the Tor is an instance of `tor@.service`.
+#[test]
+fn unit_and_nixos_module_start_after_the_system_tor() {
+    let read = |file: &str| fs::read_to_string(root().join("contrib").join(file)).unwrap();
+    let units = |text: &str, key: &str| -> BTreeSet<String> {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(key)).unwrap();
+        let words = line.split(|c: char| c.is_whitespace() || "\"[];".contains(c));
+        words.filter(|word| word.contains('.')).map(str::to_owned).collect()
+    };
+    let unit = units(&read("systemd/waypost.service"), "After=");
+    assert_eq!(unit, units(&read("nixos/module.nix"), "after = "));
+    assert!(unit.contains("tor.service") && unit.contains("tor@default.service"), "{unit:?}");
 }
 
 /// The same service by systemd's unit and by the NixOS module, but for where things are.

@@ -127,3 +127,43 @@ fn a_name_that_proves_our_own_is_no_peer() {
     let named = introduce(&mut bench, &format!(r#"{{"hosts":{{"{ONION}":{{"tcp_port":50001}}}}}}"#), None);
     assert_eq!(named, Err(Refusal::OurOwn));
 }
+
+#[test]
+fn clearnet_peers_wait_while_tor_refuses_them() {
+    let mut bench = Bench::routed(&["5.9.0.1 s50002", &format!("{ONION} t50110")], Routing::TorOnly);
+    bench.handle(Event::TorClearnet(ClearnetAccess::OnionOnly));
+    assert!(matches!(bench.notices()[..], [Notice::TorClearnet(_)]) && bench.book.clearnet_blocked().is_some());
+    bench.handle(Event::Tor(TorSign::Answers));
+    assert_eq!(bench.attempt().unwrap().host.to_string(), ONION);
+    bench.finish(ONION, good("[]", None));
+    for _ in 0..10 {
+        bench.wait(Duration::from_hours(1));
+        assert!(bench.attempt().is_none_or(|attempt| attempt.host.is_onion()));
+        bench.handle(Event::TorReached);
+    }
+    assert_eq!(bench.book.direct.total(), Duration::ZERO, "no clearnet peer was in reach");
+    assert_eq!(bench.book.untried(), 0, "the first crawl waits for none of them");
+    bench.handle(Event::TorClearnet(ClearnetAccess::Allowed));
+    assert_eq!(bench.attempt().unwrap().host.to_string(), "5.9.0.1");
+    assert_eq!(bench.book.clearnet_blocked(), None);
+}
+
+#[test]
+fn clearnet_peers_with_a_direct_route_ignore_what_tor_refuses() {
+    let mut bench = Bench::new(&["a.example t50001"]);
+    bench.handle(Event::TorClearnet(ClearnetAccess::OnionOnly));
+    assert_eq!((bench.notices().len(), bench.book.clearnet_blocked()), (0, None));
+    bench.resolve("a.example", &["5.9.0.1"]);
+    assert_eq!(bench.attempt().unwrap().via, Via::Direct);
+}
+
+#[test]
+fn refusal_by_tors_policy_is_no_failure_of_the_peer() {
+    let mut bench = Bench::routed(&["5.9.0.1 s50002"], Routing::TorOnly);
+    bench.handle(Event::Tor(TorSign::Answers));
+    bench.handle(Event::TorReached);
+    bench.finish("5.9.0.1", Err(Failure::TorPolicy));
+    let entry = bench.entry("5.9.0.1").unwrap();
+    assert_eq!((entry.failures, entry.history.len()), (0, 0));
+    assert!(bench.book.tor().is_ready(), "Tor itself works");
+}

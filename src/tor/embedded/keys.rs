@@ -72,6 +72,11 @@ fn keystore(state_dir: &Path) -> PathBuf {
     state_dir.join("keystore")
 }
 
+/// Directory of the service's keys below Tor's `state_dir`.
+pub fn place(state_dir: &Path) -> PathBuf {
+    keystore(state_dir).join("hss").join(NICKNAME)
+}
+
 /// The keystore of one state directory.
 struct Keys<'a> {
     state_dir: &'a Path,
@@ -127,7 +132,7 @@ impl<'a> Keys<'a> {
 
     /// Where the service's keys lie.
     fn place(&self) -> PathBuf {
-        keystore(self.state_dir).join("hss").join(NICKNAME)
+        place(self.state_dir)
     }
 
     fn identity(&self) -> HsIdKeypairSpecifier {

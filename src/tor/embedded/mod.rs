@@ -12,7 +12,7 @@ mod words;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use self::client::{Alive, awaken};
 pub use self::client::{Once, once};
@@ -20,14 +20,14 @@ pub use self::keys::{KeyError, import, onion_address};
 pub use self::lock::{DirLock, LockError};
 pub use self::settings::{SettingsError, check};
 use self::vital::{Verdict, Vital};
-use self::words::DIRECTORY;
+use self::words::{DIRECTORY, mend};
 use super::{Outlets, OwnName, Settings, tell};
 use crate::book::Event;
 use crate::clock::{self, Time};
 use crate::dial::Client;
 use crate::inbox::Input;
 use crate::peer::Host;
-use crate::route::{TorSign, TorState};
+use crate::route::{OnionError, OnionFailure, TorKind, TorSign, TorSource, TorState};
 
 /// How long a client may take to find a relay that answers; the second for all but the first, as a bridge may be slow.
 /// Arti itself would ask a relay that failed again after half a minute at the earliest.
@@ -42,6 +42,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(5);
 const SLEPT: Duration = Duration::from_mins(5);
 
+/// Launches of the service that may fail before it is an error, this far apart: the client before may hold its files.
+const QUIET_LAUNCHES: u32 = 20;
+const QUIET_LAUNCH_PAUSE: Duration = Duration::from_millis(500);
+
+/// Pause after a launch that failed for good; it doubles up to the second. An operator may fix the cause at any time.
+const LAUNCH_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_LAUNCH_PAUSE: Duration = Duration::from_mins(1);
+
 /// Whether we ever had an onion service, and so a name that others may know.
 pub fn has_key(dir: &Path) -> bool {
     matches!(onion_address(&settings::state_dir(dir)), Ok(Some(_)) | Err(_))
@@ -51,6 +59,8 @@ pub fn has_key(dir: &Path) -> bool {
 pub async fn run(settings: Settings, outlets: Outlets) {
     // Whoever uses rustls without saying whose cryptography needs one to be named.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let source = TorSource::new(TorKind::Embedded, Vec::new());
+    outlets.report.send_modify(|report| report.source = Some(source));
     let mut care = Care { settings, outlets, lock: None, was_ready: false, complaint: None, vain: 0, fruitless: 0 };
     while !care.outlets.inbox.is_closed() {
         let why = care.life().await;
@@ -95,9 +105,16 @@ impl Care {
                     tracing::error!("our own Tor can't start: {why}");
                     self.complaint = Some(why.clone());
                 }
+                if self.settings.service.is_some() {
+                    self.report_onion(Some(OnionError { stage: OnionFailure::TorStart, why: why.clone() }));
+                }
                 return why;
             }
         };
+        // Whether the service can be launched shows only when Tor is ready.
+        self.outlets.report.send_if_modified(|report| {
+            report.onion_error.take_if(|error| error.stage == OnionFailure::TorStart).is_some()
+        });
         let window = (WINDOW * self.vain.saturating_add(1).min(2)).min(LONGEST_WINDOW);
         // The beginning of another one is no news before a relay answers it.
         let is_first = self.vain == 0 && !self.was_ready;
@@ -129,12 +146,13 @@ impl Care {
 
     /// Runs the service on this client, and looks after both until the client has to go.
     async fn lead(&mut self, client: &Client, born: Time) -> &'static str {
-        let mut service = self.launch(client).await;
+        let mut service = Launcher::default();
         let (mut down_since, mut recovered, mut missed_since, mut relaunched) = (None, None, None, 0);
         let mut last_look = born;
         loop {
+            self.launch(client, &mut service);
             // Where it goes down for a second only, that is news as well.
-            let _ = timeout(LOOK, self.outlets.health.changed()).await;
+            let _ = timeout(service.pause().min(LOOK), self.outlets.health.changed()).await;
             let now = clock::now();
             if now.since(std::mem::replace(&mut last_look, now)) >= SLEPT {
                 return "this machine seems to have slept, and its circuits to be gone";
@@ -144,7 +162,8 @@ impl Care {
             }
             let health = self.outlets.health.borrow_and_update().clone();
             let name = self.outlets.name.borrow().clone();
-            let missed = name.as_ref().map_or(0, |name| name.missed);
+            // A service that isn't launched is missed, and no other client would help.
+            let missed = name.as_ref().filter(|_| service.running.is_some()).map_or(0, |name| name.missed);
             if !matches!(health.state, TorState::Down { .. }) {
                 recovered = down_since.take().map(|_| now).or(recovered);
             } else if down_since.is_none() {
@@ -163,8 +182,7 @@ impl Care {
                 Verdict::Relaunch => {
                     relaunched = missed;
                     tracing::warn!("our onion service can't be reached, though Tor works; launching it anew");
-                    drop(service);
-                    service = self.launch(client).await;
+                    service = Launcher::default();
                 }
                 Verdict::Replace => {
                     self.fruitless = if vital.bore_fruit() { 0 } else { self.fruitless.saturating_add(1) };
@@ -174,26 +192,98 @@ impl Care {
         }
     }
 
-    /// Puts our service on the network, where we are to have one. The one before may take a moment to let go of its
-    /// files.
-    async fn launch(&self, client: &Client) -> Option<service::Running> {
-        let settings = self.settings.service?;
-        let mut why = String::new();
-        for _ in 0..20 {
-            match service::launch(client, settings, self.outlets.callers.clone()) {
-                Ok((service, name)) => {
-                    let name = Host::Onion(name);
-                    if self.outlets.name.borrow().as_ref().is_none_or(|known| known.host != name) {
-                        tracing::info!(%name, port = settings.port.get(), "our onion service begins");
-                        self.outlets.name.send_replace(Some(OwnName::new(name, settings.port)));
-                    }
-                    return Some(service);
+    /// Puts the service on the network, where there is to be one and a launch is due.
+    fn launch(&self, client: &Client, launcher: &mut Launcher) {
+        let Some(service) = self.settings.service.filter(|_| launcher.is_due()) else { return };
+        match service::launch(client, service, self.outlets.callers.clone()) {
+            Ok((running, name)) => {
+                launcher.running = Some(running);
+                self.report_onion(None);
+                let name = Host::Onion(name);
+                if self.outlets.name.borrow().as_ref().is_none_or(|known| known.host != name) {
+                    tracing::info!(%name, port = service.port.get(), "our onion service begins");
+                    self.outlets.name.send_replace(Some(OwnName::new(name, service.port)));
                 }
-                Err(error) => why = error,
             }
-            sleep(Duration::from_millis(500)).await;
+            Err(why) => {
+                launcher.fail();
+                if launcher.failures >= QUIET_LAUNCHES {
+                    let place = keys::place(&settings::state_dir(&self.settings.dir));
+                    let advice = "restore the key there from a copy, as a file of this user with mode 0600";
+                    let why = format!("{}; {advice}: {}", mend(why), place.display());
+                    self.report_onion(Some(OnionError { stage: OnionFailure::Launch, why }));
+                }
+            }
         }
-        tracing::error!("our onion service can't be launched: {why}");
-        None
+    }
+
+    /// Shows operators whether the service runs, and logs when that changes.
+    fn report_onion(&self, error: Option<OnionError>) {
+        self.outlets.report.send_if_modified(|report| {
+            if report.onion_error == error {
+                return false;
+            }
+            match &error {
+                // The Tor that can't start has a line of its own.
+                Some(OnionError { stage: OnionFailure::TorStart, .. }) => {}
+                Some(error) => tracing::error!("the onion service can't be launched, and is tried again: {error}"),
+                None => tracing::info!("the onion service is launched again"),
+            }
+            report.onion_error = error;
+            true
+        });
+    }
+}
+
+/// The service, or when it is launched next.
+#[derive(Default)]
+struct Launcher {
+    running: Option<service::Running>,
+    /// Launches in a row that failed.
+    failures: u32,
+    next: Option<Instant>,
+}
+
+impl Launcher {
+    fn is_due(&self) -> bool {
+        self.running.is_none() && self.next.is_none_or(|next| next <= Instant::now())
+    }
+
+    /// How long until the next launch.
+    fn pause(&self) -> Duration {
+        match (&self.running, self.next) {
+            (None, Some(next)) => next.saturating_duration_since(Instant::now()),
+            _ => Duration::MAX,
+        }
+    }
+
+    fn fail(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        let pause = match self.failures.checked_sub(QUIET_LAUNCHES) {
+            None => QUIET_LAUNCH_PAUSE,
+            Some(failures) => LAUNCH_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_LAUNCH_PAUSE),
+        };
+        self.next = Some(Instant::now() + pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn failed_launches_back_off_to_a_minute() {
+        let mut launcher = Launcher::default();
+        let mut pauses = Vec::new();
+        for _ in 0..QUIET_LAUNCHES + 10 {
+            assert!(launcher.is_due());
+            launcher.fail();
+            pauses.push(launcher.pause());
+            tokio::time::advance(launcher.pause()).await;
+        }
+        let (quiet, rest) = pauses.split_at(QUIET_LAUNCHES as usize - 1);
+        assert!(quiet.iter().all(|pause| *pause == QUIET_LAUNCH_PAUSE));
+        assert_eq!(rest[..3], [LAUNCH_PAUSE, LAUNCH_PAUSE * 2, LAUNCH_PAUSE * 4]);
+        assert!(rest[4..].iter().all(|pause| *pause == LONGEST_LAUNCH_PAUSE));
     }
 }

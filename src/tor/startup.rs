@@ -1,0 +1,141 @@
+//! The first start with `tor.mode = "auto"`: which Tor is used from then on.
+//!
+//! The embedded Tor makes a key for its onion service, and a key decides for the embedded Tor at every later start. A system
+//! Tor that starts some seconds after Waypost must not lose to that, so Waypost waits for one first. A Tor opens its SOCKS
+//! port at once, whether it reaches its network or not.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{Choice, Outlets, tell};
+use crate::clock;
+use crate::dial::{SocksKind, what_answers};
+use crate::route::{TorKind, TorSign, TorSource};
+
+/// How long a Tor is awaited at a first start, on a machine where none seems to be installed.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// The same where a Tor is installed: a slow machine may take minutes to boot.
+const WAIT_WHERE_INSTALLED: Duration = Duration::from_mins(3);
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Files of an installed system Tor: its program and its configuration, on the usual systems.
+const TOR_FILES: [&str; 5] =
+    ["/usr/bin/tor", "/usr/sbin/tor", "/usr/local/bin/tor", "/etc/tor/torrc", "/run/current-system/sw/bin/tor"];
+
+/// How long a first start waits for a system Tor.
+pub fn patience() -> Duration {
+    if is_installed(&TOR_FILES) { WAIT_WHERE_INSTALLED } else { WAIT }
+}
+
+fn is_installed(files: &[impl AsRef<Path>]) -> bool {
+    files.iter().any(|file| file.as_ref().exists())
+}
+
+/// The first of these addresses where Tor answers.
+async fn find(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    for address in addresses {
+        if let SocksKind::Tor(_) = what_answers(*address).await {
+            return Some(*address);
+        }
+    }
+    None
+}
+
+/// Waits until a Tor answers on one of these addresses, or for `patience`.
+pub async fn choose(socks: &[SocketAddr], outlets: &Outlets, patience: Duration) -> Choice {
+    let (deadline, mut is_waiting) = (Instant::now() + patience, false);
+    loop {
+        if let Some(address) = find(socks).await {
+            tracing::info!(
+                %address,
+                "using the Tor that answers here, without an onion service; tor.mode = \"embedded\" makes one, \
+                 identity.onion_host names one that this Tor runs"
+            );
+            return Choice::External;
+        }
+        if Instant::now() >= deadline || outlets.inbox.is_closed() {
+            break;
+        }
+        if !is_waiting {
+            is_waiting = true;
+            announce(socks, outlets, patience).await;
+        }
+        sleep(PAUSE).await;
+    }
+    tracing::info!("no Tor answered on a SOCKS port; using the embedded Tor from now on");
+    Choice::Embedded
+}
+
+/// Says once what is awaited, and until when.
+async fn announce(socks: &[SocketAddr], outlets: &Outlets, patience: Duration) {
+    let until = clock::now() + patience;
+    let source = TorSource { until: Some(until), ..TorSource::new(TorKind::Undecided, socks.to_vec()) };
+    let places = source.places();
+    tracing::info!(
+        "waiting for a Tor on {places} until {until}, then the embedded Tor starts; tor.mode = \"embedded\" or \"socks\" \
+         decides at once"
+    );
+    outlets.report.send_modify(|report| report.source = Some(source));
+    let waits_for = "a Tor on a SOCKS port".to_owned();
+    tell(&outlets.inbox, TorSign::Starting { percent: 0, waits_for }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio::sync::{mpsc, watch};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::inbox::Input;
+    use crate::tor::{Health, Report};
+
+    fn outlets() -> (Outlets, mpsc::Receiver<Input>) {
+        let (inbox, inputs) = mpsc::channel(8);
+        let (_, health) = watch::channel(Health::default());
+        let (callers, _) = mpsc::channel(1);
+        let (way, name, report) = (watch::Sender::new(None), watch::Sender::new(None), watch::Sender::default());
+        (Outlets { way, inbox, health, name, report, callers }, inputs)
+    }
+
+    async fn unused_address() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_tor_the_embedded_one_is_chosen_after_the_wait() {
+        let (outlets, mut inputs) = outlets();
+        let (address, began) = (unused_address().await, Instant::now());
+        assert!(matches!(choose(&[address], &outlets, WAIT).await, Choice::Embedded));
+        assert!((WAIT..WAIT + PAUSE).contains(&began.elapsed()), "{:?}", began.elapsed());
+        let Report { source, .. } = outlets.report.borrow().clone();
+        let source = source.unwrap();
+        assert_eq!((source.kind, source.addresses), (TorKind::Undecided, vec![address]));
+        assert!(source.until.is_some() && inputs.try_recv().is_ok());
+        assert!(inputs.try_recv().is_err(), "announced once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn daemon_that_ends_waits_no_longer() {
+        let (outlets, inputs) = outlets();
+        drop(inputs);
+        let began = Instant::now();
+        choose(&[unused_address().await], &outlets, WAIT).await;
+        assert!(began.elapsed() < PAUSE);
+    }
+
+    #[test]
+    fn installed_tor_is_found_by_any_of_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, torrc) = (dir.path().join("tor"), dir.path().join("torrc"));
+        assert!(!is_installed(&[&program, &torrc]));
+        std::fs::write(&torrc, "").unwrap();
+        assert!(is_installed(&[&program, &torrc]));
+    }
+}
