@@ -1,5 +1,6 @@
 //! The daemon: everything wired up, watched over and taken down again.
 
+mod bind;
 mod clearnet_name;
 mod core;
 mod files;
@@ -7,10 +8,10 @@ mod first_crawl;
 mod listeners;
 mod machine;
 mod notice;
+mod port_holder;
 mod reload;
 mod service_manager;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use self::bind::BindError;
 use self::clearnet_name::ClearnetName;
 use self::core::{Core, Facts, News};
 use self::files::{BanFile, Watched};
@@ -63,12 +65,9 @@ pub enum DaemonError {
     MakeDirectory { path: PathBuf, error: std::io::Error },
     #[error("the data directory {} belongs to another user; choose another data_dir, or run as its owner", .0.display())]
     OthersDirectory(PathBuf),
-    #[error("can't listen on {address}: {error}; is another server running there? {key} chooses the address")]
-    Listen { key: &'static str, address: SocketAddr, error: std::io::Error },
-    #[error(
-        "can't make the control socket {}: {error}; choose a data_dir that this user may write to, with a path of less than 90 letters",
-        path.display()
-    )]
+    #[error(transparent)]
+    Listen(#[from] BindError),
+    #[error("can't make the control socket {}: {error}; {}", path.display(), bind::control_advice(error))]
     Control { path: PathBuf, error: std::io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -17,6 +17,7 @@ mod commands;
 mod edge;
 #[path = "../../benches/filled.rs"]
 mod filled;
+mod health;
 mod irc;
 mod json;
 mod kill;
