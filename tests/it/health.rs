@@ -60,7 +60,7 @@ fn haproxy_finds_a_healthy_node_up_and_one_without_its_backend_down() {
     let dir = tempfile::tempdir().unwrap();
     let gone = support::free_address();
     let [healthy, broken] = ["healthy", "broken"].map(|name| dir.path().join(name));
-    [&healthy, &broken].map(|dir| std::fs::create_dir(dir).unwrap());
+    [&healthy, &broken].into_iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
     let (well, listen, page) = start(&healthy, "");
     let (ill, ill_listen, ill_page) = start(&broken, &format!("[backend]\nelectrum = \"tcp://{gone}\"\n"));
     let front = support::free_address();
