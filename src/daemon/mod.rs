@@ -8,6 +8,7 @@ mod first_crawl;
 mod listeners;
 mod machine;
 mod notice;
+mod own_address;
 mod port_holder;
 mod reload;
 mod service_manager;
@@ -23,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use self::bind::BindError;
-use self::clearnet_name::ClearnetName;
+use self::clearnet_name::{ClearnetName, NameState};
 use self::core::{Core, Facts, News};
 use self::files::{BanFile, Watched};
 use self::listeners::Listeners;
@@ -132,7 +133,7 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
         .irc
         .as_ref()
         .map(|irc| watch::Sender::new(irc::Visits { server: irc.server.to_string(), ..irc::Visits::default() }));
-    let probes = ProbeTally::default();
+    let (probes, clearnet) = (ProbeTally::default(), watch::Sender::new(NameState::default()));
     let facts = Facts {
         started: clock::now(),
         is_new: kept.entries.is_empty(),
@@ -143,6 +144,7 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
         page: page.as_ref().and_then(|page| page.local_addr().ok()),
         probes: probes.clone(),
         onion: tor.name.subscribe(),
+        clearnet: clearnet.subscribe(),
         ourselves: tor.ourselves.subscribe(),
         backend: backend.clone(),
         irc: visits.as_ref().map(watch::Sender::subscribe),
@@ -177,8 +179,16 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
         "the watch on files"
     });
     if config.identity.clearnet.is_some() {
-        let (ourselves, inbox) = (tor.ourselves.subscribe(), inbox.clone());
-        let name = ClearnetName { network: config.book.network, dialer: dialer.clone(), ourselves, inbox };
+        let name = ClearnetName {
+            network: config.book.network,
+            dialer: dialer.clone(),
+            ourselves: tor.ourselves.subscribe(),
+            address: config.identity.address,
+            allows_private: config.book.allow_private,
+            health: tor_health.clone(),
+            state: clearnet,
+            inbox: inbox.clone(),
+        };
         let watching = name.run(StdRng::seed_from_u64(rng.next_u64()));
         tasks.spawn(async move {
             watching.await;

@@ -104,6 +104,11 @@ impl Reading {
         if let TorState::Down { why, .. } = &status.tor {
             troubles.push(format!("Tor is down: {why}. Callers are told of a few onion servers at random"));
         }
+        if let Some(name) = &status.clearnet
+            && let Some(why) = &name.trouble
+        {
+            troubles.push(format!("{} can't be reached: {why}", name.host));
+        }
         if let Some(trouble) = status.backend.as_ref().and_then(|backend| backend.trouble.as_ref()) {
             troubles.push(format!("what we stand in front of is of no use: {trouble}"));
         }

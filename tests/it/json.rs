@@ -81,7 +81,10 @@ fn full_statuses() -> Vec<Value> {
             let status: Status = serde_json::from_value(json!({
                 "version": "0.1.0", "network": "regtest", "uptime_secs": 1, "tor": tor, "network_down": false,
                 "onion": { "host": "x.onion", "port": 1, "reached": 1, "missed": 1, "trouble": "x" },
-                "clearnet": { "host": "a.example", "tcp_port": 1, "ssl_port": 2, "reached": 1 },
+                "clearnet": {
+                    "host": "a.example", "tcp_port": 1, "ssl_port": 2, "address": "5.9.0.9", "via": "tor", "reached": 1,
+                    "missed": 1, "trouble": "x", "warnings": ["x"],
+                },
                 "listeners": ["tcp://127.0.0.1:1"], "page": "http://127.0.0.1:1",
                 "backend": {
                     "electrum": "peers", "trouble": "x", "software": "x", "tip": 1, "sessions": { "a.example": 1 },

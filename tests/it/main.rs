@@ -24,6 +24,7 @@ mod kill;
 mod mistakes;
 mod network;
 mod only_tor;
+mod own_name;
 mod package;
 mod page;
 mod reload;
