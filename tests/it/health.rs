@@ -105,7 +105,7 @@ impl Haproxy {
             socket.display()
         );
         std::fs::write(&config, text).unwrap();
-        let child = Command::new("haproxy").arg("-db").arg("-f").arg(&config).stdin(Stdio::null()).spawn();
+        let child = Command::new("haproxy").args(["-q", "-db"]).arg("-f").arg(&config).stdin(Stdio::null()).spawn();
         Haproxy { child: child.expect("haproxy is missing: apt-get install haproxy"), socket }
     }
 
