@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::own_address::{Answered, Conclusion, LookUp, PortResult, Situation, Trial, conclude};
+use super::own_address::{Answered, Candidates, Conclusion, LookUp, PortResult, Situation, Trial, conclude};
 use crate::book::{Attempt, Blame, Event, Failure};
 use crate::conversation::client::Expected;
 use crate::conversation::identity::Ourselves;
@@ -110,8 +110,11 @@ impl ClearnetName {
 
     /// Tests each port by one path.
     async fn trial(&self, host: &Host, ports: Ports, via: Via, group: u8, look_up: &mut LookUp) -> Trial {
-        if let (Host::Dns(name), Via::Tor) = (host, via) {
-            self.ask_exits(name, group, look_up).await;
+        if let (Host::Dns(name), Via::Tor) = (host, via)
+            && let Err(failure) = self.ask_exits(name, group, look_up).await
+            && look_up.configured.is_none()
+        {
+            return Trial::unresolved(via, failure);
         }
         let candidates = match look_up.candidates(via, self.allows_private) {
             Ok(candidates) => candidates,
@@ -122,18 +125,23 @@ impl ClearnetName {
             let outcome = self.reach(host, via, &candidates.addresses, (transport, port), group).await;
             results.push(PortResult { transport, port, outcome });
         }
-        Trial { via, refusal: None, addresses: candidates.addresses, ports: results, warnings: candidates.warnings }
+        let Candidates { addresses, warnings } = candidates;
+        Trial { via, refusal: None, unresolved: None, addresses, ports: results, warnings }
     }
 
-    async fn ask_exits(&self, name: &DnsName, group: u8, look_up: &mut LookUp) {
+    /// Asks exits until they agree. It fails where none has an answer.
+    async fn ask_exits(&self, name: &DnsName, group: u8, look_up: &mut LookUp) -> Result<(), Failure> {
+        let mut outcome = Ok(());
         for dialer in self.circuits(group) {
             if look_up.is_settled() {
-                return;
+                break;
             }
-            if let Ok(addresses) = dialer.resolve(name, Via::Tor).await {
-                look_up.exits.push(addresses);
+            match dialer.resolve(name, Via::Tor).await {
+                Ok(addresses) => look_up.exits.push(addresses),
+                Err(failure) => outcome = Err(failure),
             }
         }
+        if look_up.exits.is_empty() { outcome } else { Ok(()) }
     }
 
     /// One whole conversation at one port. Through Tor, on further circuits before a failure is believed.

@@ -59,6 +59,8 @@ pub struct Trial {
     pub via: Via,
     /// Why nothing was dialled, if nothing was.
     pub refusal: Option<String>,
+    /// Why the name could not be looked up, if that is why.
+    pub unresolved: Option<Failure>,
     pub addresses: Vec<IpAddr>,
     pub ports: Vec<PortResult>,
     pub warnings: Vec<String>,
@@ -192,7 +194,14 @@ impl LookUp {
 impl Trial {
     /// One in which nothing was dialled.
     pub fn refused(via: Via, why: String) -> Trial {
-        Trial { via, refusal: Some(why), addresses: Vec::new(), ports: Vec::new(), warnings: Vec::new() }
+        let (addresses, ports, warnings) = (Vec::new(), Vec::new(), Vec::new());
+        Trial { via, refusal: Some(why), unresolved: None, addresses, ports, warnings }
+    }
+
+    /// One in which no circuit had an answer to the look-up.
+    pub fn unresolved(via: Via, failure: Failure) -> Trial {
+        let why = format!("the look-up of the name {via} failed: {failure}");
+        Trial { unresolved: Some(failure), ..Trial::refused(via, why) }
     }
 
     fn has_reached(&self) -> bool {
@@ -201,7 +210,8 @@ impl Trial {
 
     /// Whether it failed for a reason that says nothing about the name.
     pub fn is_inconclusive(&self) -> bool {
-        !self.has_reached() && self.ports.iter().any(|port| is_local(&port.outcome))
+        let in_look_up = self.unresolved.is_some_and(|failure| failure.blame() == Blame::Us);
+        !self.has_reached() && (in_look_up || self.ports.iter().any(|port| is_local(&port.outcome)))
     }
 
     /// What went wrong, with the path.
@@ -310,7 +320,8 @@ mod tests {
         });
         let port = |transport, number, outcome| PortResult { transport, port: Port::new(number).unwrap(), outcome };
         let ports = vec![port(Transport::Tls, 50002, tls), port(Transport::Tcp, 50001, tcp)];
-        Trial { via, refusal: None, addresses: ips(&["5.9.0.9"]), ports, warnings: Vec::new() }
+        let addresses = ips(&["5.9.0.9"]);
+        Trial { via, refusal: None, unresolved: None, addresses, ports, warnings: Vec::new() }
     }
 
     #[test]
@@ -417,6 +428,8 @@ mod tests {
     fn trouble_of_tor_itself_is_inconclusive() {
         assert!(trial(Via::Tor, [Err(Failure::OurTor), Err(Failure::OurTor)]).is_inconclusive());
         assert!(!trial(Via::Tor, [Ok(None), Err(Failure::OurTor)]).is_inconclusive());
+        assert!(Trial::unresolved(Via::Tor, Failure::OurTor).is_inconclusive());
+        assert!(!Trial::unresolved(Via::Tor, Failure::NotFound).is_inconclusive());
         assert!(!trial(Via::Tor, [Err(Failure::Refused), Err(Failure::Refused)]).is_inconclusive());
     }
 }
