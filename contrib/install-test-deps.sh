@@ -36,6 +36,7 @@ missing_packages() {
   has g++ || echo g++
   has electrum || echo electrum
   has ngircd || echo ngircd
+  has haproxy || echo haproxy
   has chromium || has chromium-browser || has google-chrome || echo chromium fonts-dejavu-core
   compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
   if [ -x "$LAB_VENV/bin/python" ]; then return; fi   # the rest is for making it

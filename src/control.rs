@@ -22,7 +22,7 @@ use crate::inbox::{Ask, Inbox, Input};
 use crate::irc::Visits;
 use crate::network::Network;
 use crate::protocol::{Id, Incoming, Request, parse_line};
-use crate::route::{OnionError, TorSource, TorState};
+use crate::route::{OnionError, TorSource, TorState, Via};
 use crate::serve::CallCount;
 
 /// A book of ten thousand peers is about six megabytes of this.
@@ -80,8 +80,17 @@ pub struct ClearnetStatus {
     pub host: String,
     pub tcp_port: Option<u16>,
     pub ssl_port: Option<u16>,
-    /// When we last reached it ourselves. Peers and callers are told of it from the first time on.
+    /// The address that is published with it.
+    pub address: Option<String>,
+    /// The path by which it was last reached.
+    pub via: Option<Via>,
+    /// When it was last reached. It is advertised from the first time on.
     pub reached: Option<Time>,
+    /// Failed tests in a row, and why the last one failed.
+    pub missed: u32,
+    pub trouble: Option<String>,
+    /// What an operator should know though it is advertised.
+    pub warnings: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

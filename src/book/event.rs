@@ -33,6 +33,8 @@ pub enum Event {
     TorReached,
     /// We reached ourselves by one of our names, as others would; this is how it is listed.
     ReachedOurselves(Box<Listed>),
+    /// A name of this node turned out to be unreachable from outside, and is listed no more.
+    LostOurselves(Host),
     /// A peer that was verified let a caller of ours down.
     Doubted(Host),
     /// A server's real name, as it was found on IRC.

@@ -227,6 +227,7 @@ impl Book {
             }
             Event::OurChain { tip, block } => self.chain.trust(tip, block),
             Event::ReachedOurselves(listed) => self.reached_ourselves(*listed, now, rng, &mut actions),
+            Event::LostOurselves(host) => self.lost_ourselves(&host, &mut actions),
             Event::Ours(host) => self.disown(host, &mut actions),
             Event::Bans(bans) => self.ban(bans, &mut actions),
             Event::Seeds(seeds) => self.reseed(seeds, now, rng, &mut actions),

@@ -43,6 +43,13 @@ impl Book {
         }
     }
 
+    /// Removes a name of this node from what clients are told.
+    pub(super) fn lost_ourselves(&mut self, host: &Host, actions: &mut Vec<Action>) {
+        if self.own.remove(host).is_some() {
+            actions.push(Action::Publish);
+        }
+    }
+
     /// Whether a peer is to be told of us on this way, should it not know us: by the name of our own that is of its kind.
     pub(super) fn announces_to(&self, host: &Host, via: Via, now: Time) -> bool {
         let is_news = |announced: Option<Time>| announced.is_none_or(|at| now.since(at) >= ANNOUNCE);

@@ -61,7 +61,10 @@ pub fn status() -> Status {
             "host": ONION, "port": 50001, "reached": null, "missed": 3, "trouble": "its onion service wasn't found",
         },
         "onion_error": onion_error,
-        "clearnet": { "host": "wp.example.org", "tcp_port": 50001, "ssl_port": null, "reached": null },
+        "clearnet": {
+            "host": "wp.example.org", "tcp_port": 50001, "ssl_port": null, "address": null, "via": null, "reached": null,
+            "missed": 2, "trouble": "the name means 127.0.1.1 on this machine, which isn't public", "warnings": [],
+        },
         "listeners": ["tcp://127.0.0.1:50001"],
         "page": "http://127.0.0.1:4280",
         "backend": { "electrum": "peers", "trouble": null, "software": null, "tip": null, "sessions": { "a.example": 2 } },

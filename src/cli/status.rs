@@ -103,7 +103,11 @@ fn tone(name: &str, status: &Status) -> Tone {
         "tor" => tor_tone(&status.tor),
         "network" | "blocked" | "no onion" => Tone::Wrong,
         "onion" => if_so(status.onion.as_ref().is_some_and(|name| name.trouble.is_some()), Tone::Doubtful),
-        "clearnet" => if_so(status.clearnet.as_ref().is_some_and(|name| name.reached.is_none()), Tone::Doubtful),
+        "clearnet" => {
+            let is_doubtful =
+                |name: &ClearnetStatus| name.reached.is_none() || name.trouble.is_some() || !name.warnings.is_empty();
+            if_so(status.clearnet.as_ref().is_some_and(is_doubtful), Tone::Doubtful)
+        }
         "backend" => if_so(status.backend.as_ref().is_some_and(|backend| backend.trouble.is_some()), Tone::Wrong),
         "irc" => if_so(status.irc.as_ref().is_some_and(|visits| visits.trouble.is_some()), Tone::Doubtful),
         "store" => if_so(status.store.failing, Tone::Wrong),
@@ -112,11 +116,23 @@ fn tone(name: &str, status: &Status) -> Tone {
 }
 
 fn clearnet(name: &ClearnetStatus) -> String {
-    let fares = match name.reached {
-        Some(reached) => format!("reached {}", ago(clock::now().since(reached))),
-        None => "not reached yet, so nobody is told of it".to_owned(),
-    };
-    format!("{} {}, {fares}", name.host, ports(name.ssl_port, name.tcp_port))
+    let mut text = format!("{} {}", name.host, ports(name.ssl_port, name.tcp_port));
+    if let Some(address) = name.address.as_ref().filter(|address| **address != name.host) {
+        text.push_str(&format!(" at {address}"));
+    }
+    match (name.reached, name.via) {
+        (Some(reached), Some(via)) => text.push_str(&format!(", reached {via} {}", ago(clock::now().since(reached)))),
+        // Then a warning says why it is advertised.
+        _ if name.address.is_some() => text.push_str(", not tested"),
+        _ => text.push_str(", not reached yet and not advertised"),
+    }
+    if let Some(why) = &name.trouble {
+        text.push_str(&format!("; {} failed tests: {why}", name.missed));
+    }
+    for warning in &name.warnings {
+        text.push_str(&format!("; {warning}"));
+    }
+    text
 }
 
 fn backend(backend: &BackendStatus) -> String {

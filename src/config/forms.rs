@@ -29,6 +29,7 @@ const FORMS: &[Form] = &[
     },
     Form { kind: "a list of host names", examples: &[("status.hosts", "[\"waypost.example.org\"]")] },
     Form { kind: "a host name or IP address", examples: &[("identity.host", "\"electrum.example.org\"")] },
+    Form { kind: "an IP address", examples: &[("identity.address", "\"93.184.215.14\"")] },
     Form {
         kind: "an onion name",
         examples: &[("identity.onion_host", "\"explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion\"")],

@@ -1,6 +1,6 @@
 //! The keys as they are written. All of them may be left out; what they default to stands beside each.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,9 @@ keys! {
         host: Host,
         tcp_port: Port,
         ssl_port: Port,
+        /// The public address of `host`, where this machine looks up another or a router takes no connections from inside.
+        /// Default: as `host` is looked up.
+        address: IpAddr,
         /// The onion service that a Tor beside us runs for us. Our own needs no entry here.
         onion_host: Host,
         /// Whether to tell peers of us who don't know us yet. Default: true where there is a `backend` of ours.

@@ -88,6 +88,8 @@ mod tests {
         let other = "[listen]\nws = [\"127.0.0.1:1\"]\n[identity]\nbanner = \"b\"\n[limits]\nbatch = 2\n";
         assert_eq!(differences("", other), ["identity.banner", "limits.batch", "listen.ws"]);
         assert_eq!(differences(other, ""), ["identity.banner", "limits.batch", "listen.ws"]);
+        let named = "[identity]\nhost = \"a.example\"\ntcp_port = 1\n";
+        assert_eq!(differences(named, &format!("{named}address = \"5.9.0.9\"\n")), ["identity.address"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the keys come to: the settings of each module, checked and complete.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use crate::backend::Front;
 use crate::book;
 use crate::conversation::identity::{Backend, Identity};
 use crate::irc;
+use crate::netgroup::is_public;
 use crate::network::Network;
 use crate::peer::{Host, Port, Ports, RealName};
 use crate::route::Routing;
@@ -73,7 +74,9 @@ impl Config {
             return Err(wrong("identity.announce", why.to_owned()));
         }
         let announce = identity.announce.unwrap_or(backend.is_ours());
-        let identity = resolve_identity(identity, network, &backend)?;
+        let allows_private = discovery.allow_private.unwrap_or_default();
+        let address = own_address(&identity, allows_private)?;
+        let identity = resolve_identity(identity, network, &backend, address)?;
         let control = data_dir.join(CONTROL_SOCKET);
         backend.check_not_self(&listening, page.address(), identity.clearnet.as_ref(), &control)?;
         let irc =
@@ -150,6 +153,7 @@ impl Config {
                 host: clearnet.map(|(host, _)| host.clone()),
                 tcp_port: clearnet.and_then(|(_, ports)| ports.tcp()),
                 ssl_port: clearnet.and_then(|(_, ports)| ports.tls()),
+                address: identity.address,
                 onion_host: self.tor.onion_host.as_ref().map(|(host, _)| host.clone()),
                 announce: Some(book.announce),
                 link: Some(identity.link),
@@ -182,7 +186,12 @@ impl Config {
     }
 }
 
-fn resolve_identity(keys: IdentityKeys, network: Network, backend: &Fronted) -> Result<Identity, Wrong> {
+fn resolve_identity(
+    keys: IdentityKeys,
+    network: Network,
+    backend: &Fronted,
+    address: Option<IpAddr>,
+) -> Result<Identity, Wrong> {
     let ports = Ports::new(keys.tcp_port, keys.ssl_port);
     let clearnet = match (keys.host, ports) {
         (Some(Host::Onion(_)), _) => {
@@ -201,6 +210,7 @@ fn resolve_identity(keys: IdentityKeys, network: Network, backend: &Fronted) -> 
     Ok(Identity {
         network,
         clearnet,
+        address,
         // Told to nobody before it was reached.
         onion: None,
         link: keys.link.unwrap_or(false),
@@ -208,6 +218,23 @@ fn resolve_identity(keys: IdentityKeys, network: Network, backend: &Fronted) -> 
         donation_address: keys.donation_address,
         backend: if backend.electrum.is_some() { Backend::Unknown } else { Backend::None },
     })
+}
+
+/// The address that is to be published with the clearnet name.
+fn own_address(keys: &IdentityKeys, allows_private: bool) -> Result<Option<IpAddr>, Wrong> {
+    let Some(address) = keys.address.map(|address| address.to_canonical()) else { return Ok(None) };
+    let refused = |why: String| Err(wrong("identity.address", why));
+    match keys.host {
+        None => refused("set identity.host as well: the address is published with that name".to_owned()),
+        Some(Host::Ip(_)) => refused("leave it out: identity.host is an address already".to_owned()),
+        Some(_) if address.is_unspecified() || address.is_multicast() => {
+            refused(format!("{address} is not the address of a machine; set the one by which others reach this one"))
+        }
+        Some(_) if !allows_private && !is_public(address) => refused(format!(
+            "{address} is not public; set the address by which others reach this machine, such as 93.184.215.14"
+        )),
+        Some(_) => Ok(Some(address)),
+    }
 }
 
 fn resolve_book(keys: Discovery, network: Network, routing: Routing, own: Vec<Host>) -> Result<book::Settings, Wrong> {

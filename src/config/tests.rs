@@ -69,9 +69,28 @@ fn errors_name_file_line_and_key() {
 }
 
 #[test]
+fn an_address_of_the_clearnet_name_must_be_one_that_others_reach() {
+    let name = |address: &str| format!("[identity]\nhost = \"a.example\"\ntcp_port = 1\naddress = \"{address}\"\n");
+    for (address, kept) in [("5.9.0.9", "5.9.0.9"), ("2a01:4f8::1", "2a01:4f8::1"), ("::ffff:5.9.0.9", "5.9.0.9")] {
+        let config = load_text(&name(address), &[]).unwrap();
+        assert_eq!(config.identity.address, kept.parse().ok());
+        assert_eq!(config.effective().identity.address, kept.parse().ok());
+    }
+    for private in ["127.0.1.1", "192.168.1.2", "fd00::1", "::ffff:10.0.0.1", "100.64.0.1"] {
+        assert!(error(&name(private), &[]).contains(": identity.address: "), "{private}");
+        let allowed = format!("{}[discovery]\nallow_private = true\n", name(private));
+        assert!(load_text(&allowed, &[]).is_ok(), "{private}");
+        assert!(load_text(&allowed.replace(private, "0.0.0.0"), &[]).is_err());
+    }
+    insta::assert_snapshot!("address_not_public", error(&name("192.168.1.2"), &[]));
+    insta::assert_snapshot!("address_without_name", error("[identity]\naddress = \"5.9.0.9\"\n", &[]));
+    let literal = name("5.9.0.9").replace("a.example", "5.9.0.9");
+    insta::assert_snapshot!("address_beside_a_literal_host", error(&literal, &[]));
+}
+
+#[test]
 fn the_effective_configuration_is_the_same_again() {
-    let text =
-        "network = \"regtest\"\n[identity]\nhost = \"wp.example.com\"\ntcp_port = 1\n[tor]\nsocks = \"127.0.0.1:7\"";
+    let text = "network = \"regtest\"\n[identity]\nhost = \"wp.example.com\"\ntcp_port = 1\naddress = \"5.9.0.9\"\n[tor]\nsocks = \"127.0.0.1:7\"";
     let config = load_text(text, &[]).unwrap();
     let printed = toml::to_string(&config.effective()).unwrap();
     let again = Config::resolve(toml::from_str(&printed).unwrap()).unwrap();

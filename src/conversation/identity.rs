@@ -17,6 +17,8 @@ pub struct Identity {
     pub network: Network,
     /// Our name and ports on clearnet, if we have one.
     pub clearnet: Option<(Host, Ports)>,
+    /// The address of the clearnet name, in place of what a look-up on this machine says; None: as it is looked up.
+    pub address: Option<IpAddr>,
     /// Our onion service, once it was reached through Tor.
     pub onion: Option<(Host, Ports)>,
     /// Whether who knows one of our names may learn of the other.

@@ -65,16 +65,17 @@ pub enum Part {
     Answer(Pieces),
     /// A peer introduces itself; only the book can say whether it is let in.
     AddPeer(Introduction),
-    /// The server behind us answers. A line that is one call is passed on as it came; of a batch, this call is.
-    Pass(Option<Box<Passed>>),
+    /// The backend answers. A line that is one call is forwarded as it came; of a batch, this call is.
+    Pass(Box<Passed>),
 }
 
-/// A call of a batch that is the server's behind us.
+/// A call that the backend is to answer.
 #[derive(Debug)]
 pub struct Passed {
     id: Option<String>,
     dialect: Dialect,
     method: String,
+    /// Of a call in a batch alone, as only those are written again.
     params: Option<String>,
 }
 
@@ -205,7 +206,7 @@ impl Session {
 
     fn pass(&mut self, request: &Request<'_>, of_batch: bool) -> Part {
         self.has_passed = true;
-        Part::Pass(of_batch.then(|| Box::new(Passed::new(request))))
+        Part::Pass(Box::new(Passed::new(request, of_batch)))
     }
 
     /// The version, in the caller's spelling, that the server behind us is to be held to.
@@ -289,17 +290,27 @@ impl Introduction {
 }
 
 impl Passed {
-    fn new(request: &Request<'_>) -> Passed {
+    fn new(request: &Request<'_>, of_batch: bool) -> Passed {
         let id = match request.id {
             Id::Given(id) => Some(id.get().to_owned()),
             Id::Absent => None,
         };
-        let params = request.params.map(|params| params.get().to_owned());
+        let params = request.params.filter(|_| of_batch).map(|params| params.get().to_owned());
         Passed { id, dialect: request.dialect, method: request.method.to_string(), params }
     }
 
     pub fn method(&self) -> &str {
         &self.method
+    }
+
+    /// The client's id as it wrote it; None for a notification.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// The answer to a call that failed on the way to the backend; None if the client waits for no answer.
+    pub fn failed(&self, error: &RpcError) -> Option<Pieces> {
+        self.answer(Err(error.to_json()))
     }
 
     /// The call as a line of its own, under an id of ours.

@@ -1,4 +1,4 @@
-//! Our name on clearnet: it is told to others only once we ourselves have reached it as they would.
+//! The own clearnet name: tested as a remote client would reach it, and advertised only while that works.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,84 +9,151 @@ use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::book::{Attempt, Event, Failure};
+use super::own_address::{Answered, Candidates, Conclusion, LookUp, PortResult, Situation, Trial, conclude};
+use crate::book::{Attempt, Blame, Event, Failure};
 use crate::conversation::client::Expected;
 use crate::conversation::identity::Ourselves;
-use crate::dial::Dialer;
+use crate::dial::{Circle, Dialer};
 use crate::inbox::{Inbox, Input};
 use crate::network::Network;
-use crate::peer::{Host, Ports};
+use crate::peer::{DnsName, Host, Port, Ports, Transport};
 use crate::probe::{Deadlines, probe};
 use crate::route::Via;
+use crate::tor::Health;
 
-/// Between two looks, the last of which found us.
+/// Between two tests, of which the last succeeded.
 const LOOK: Duration = Duration::from_hours(1);
 
-/// After a miss; doubles up to the second.
+/// After a failed test; doubles up to the second.
 const RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_mins(30);
 
-/// What the watch on our name needs.
+/// From Tor's becoming ready to the test through it.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// Circuits tried before a failure is believed: an exit may be unable or unwilling to reach the name.
+const CIRCUITS: u8 = 3;
+
+/// Isolation groups in rotation, so that a retry doesn't meet the circuits of the last test.
+const GROUPS: u8 = 4 * CIRCUITS;
+
+/// How the name fares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NameState {
+    /// The address that is published.
+    pub address: Option<IpAddr>,
+    /// The path by which it was reached; None where it wasn't, or is taken on the operator's word.
+    pub via: Option<Via>,
+    /// Failed tests in a row, and why the last one failed.
+    pub missed: u32,
+    pub trouble: Option<String>,
+    /// What the operator should know though the name is advertised.
+    pub warnings: Vec<String>,
+}
+
+/// What the watch on the name needs.
 #[derive(Debug)]
 pub struct ClearnetName {
     pub network: Network,
     pub dialer: Dialer,
     pub ourselves: watch::Receiver<Arc<Ourselves>>,
+    /// `identity.address`.
+    pub address: Option<IpAddr>,
+    pub allows_private: bool,
+    pub health: watch::Receiver<Health>,
+    pub state: watch::Sender<NameState>,
     pub inbox: Inbox,
 }
 
 impl ClearnetName {
-    /// Looks again and again whether our name leads to us, until nobody listens any more.
-    pub async fn run(self, mut rng: StdRng) {
-        let mut missed = 0;
+    /// Tests the name again and again, until the book's task ends.
+    pub async fn run(mut self, mut rng: StdRng) {
+        let mut group = 0;
         while !self.inbox.is_closed() {
             let Some((host, ports)) = self.ourselves.borrow().identity.clearnet.clone() else {
                 return std::future::pending().await;
             };
-            let pause = match self.reach(&host, ports).await {
-                Ok(ip) => {
-                    if missed != 0 {
-                        tracing::info!(name = %host, "our name can be reached again");
-                    }
-                    missed = 0;
-                    let listed = Box::new(self.ourselves.borrow().identity.listed(&host, ports, ip));
-                    let _ = self.inbox.send(Input::Event(Event::ReachedOurselves(listed))).await;
-                    LOOK
-                }
-                Err(failure) => {
-                    if missed == 0 {
-                        tracing::warn!(
-                            name = %host, %failure,
-                            "identity.host could not be reached, and is told to nobody until it is; are its ports open to the world?"
-                        );
-                    }
-                    missed += 1;
-                    LONGEST_RETRY.min(RETRY * 2_u32.saturating_pow(missed - 1))
-                }
+            // Marked as seen: a change during the test cuts the pause short.
+            let was_ready = self.health.borrow_and_update().state.is_ready();
+            let had_tor = self.dialer.tor.borrow_and_update().is_some();
+            let conclusion = self.test(&host, ports, group).await;
+            group = (group + CIRCUITS) % GROUPS;
+            let missed = self.note(&host, ports, conclusion).await;
+            let pause = match missed {
+                0 => LOOK,
+                missed => LONGEST_RETRY.min(RETRY * 2_u32.saturating_pow(missed - 1)),
             };
-            sleep(pause.mul_f64(rng.random_range(0.8..1.2))).await;
+            self.rest(pause.mul_f64(rng.random_range(0.8..1.2)), was_ready, had_tor).await;
         }
     }
 
-    /// Past Tor where that may be, and through it: behind a router it may well be the only way from outside.
-    async fn reach(&self, host: &Host, ports: Ports) -> Result<Option<IpAddr>, Failure> {
-        let direct = match &self.dialer.direct {
-            Some(_) => self.reach_via(host, ports, Via::Direct).await,
-            None => Err(Failure::OurTor),
-        };
-        match direct {
-            Err(_) if self.dialer.tor.borrow().is_some() => self.reach_via(host, ports, Via::Tor).await,
-            direct => direct,
+    async fn test(&self, host: &Host, ports: Ports, group: u8) -> Conclusion {
+        let (has_tor, has_direct) = (self.dialer.tor.borrow().is_some(), self.dialer.direct.is_some());
+        let situation = Situation::new(&self.health.borrow().state, has_tor, has_direct, self.allows_private);
+        let mut look_up = LookUp { configured: self.address, ..LookUp::default() };
+        match host {
+            Host::Ip(ip) => look_up.configured = Some(*ip),
+            Host::Dns(name) if has_direct => {
+                look_up.here = self.dialer.resolve(name, Via::Direct).await.unwrap_or_default();
+            }
+            Host::Dns(_) | Host::Onion(_) => {}
         }
+        let mut trials = Vec::new();
+        for via in situation.paths() {
+            trials.push(self.trial(host, ports, *via, group, &mut look_up).await);
+        }
+        if trials.iter().all(|trial| trial.via == Via::Tor && trial.is_inconclusive()) && has_direct {
+            trials.push(self.trial(host, ports, Via::Direct, group, &mut look_up).await);
+        }
+        conclude(situation, &look_up, &trials)
     }
 
-    async fn reach_via(&self, host: &Host, ports: Ports, via: Via) -> Result<Option<IpAddr>, Failure> {
-        let addresses = match host {
-            Host::Ip(ip) => vec![*ip],
-            Host::Dns(name) => self.dialer.resolve(name, via).await?,
-            Host::Onion(_) => return Err(Failure::NotFound),
+    /// Tests each port by one path.
+    async fn trial(&self, host: &Host, ports: Ports, via: Via, group: u8, look_up: &mut LookUp) -> Trial {
+        if let (Host::Dns(name), Via::Tor) = (host, via)
+            && let Err(failure) = self.ask_exits(name, group, look_up).await
+            && look_up.configured.is_none()
+        {
+            return Trial::unresolved(via, failure);
+        }
+        let candidates = match look_up.candidates(via, self.allows_private) {
+            Ok(candidates) => candidates,
+            Err(why) => return Trial::refused(via, why),
         };
-        let attempt = Attempt::plain(host.clone(), via, addresses, ports.iter().collect());
+        let mut results = Vec::new();
+        for (transport, port) in ports.iter() {
+            let outcome = self.reach(host, via, &candidates.addresses, (transport, port), group).await;
+            results.push(PortResult { transport, port, outcome });
+        }
+        let Candidates { addresses, warnings } = candidates;
+        Trial { via, refusal: None, unresolved: None, addresses, ports: results, warnings }
+    }
+
+    /// Asks exits until they agree. It fails where none has an answer.
+    async fn ask_exits(&self, name: &DnsName, group: u8, look_up: &mut LookUp) -> Result<(), Failure> {
+        let mut outcome = Ok(());
+        for dialer in self.circuits(group) {
+            if look_up.is_settled() {
+                break;
+            }
+            match dialer.resolve(name, Via::Tor).await {
+                Ok(addresses) => look_up.exits.push(addresses),
+                Err(failure) => outcome = Err(failure),
+            }
+        }
+        if look_up.exits.is_empty() { outcome } else { Ok(()) }
+    }
+
+    /// One whole conversation at one port. Through Tor, on further circuits before a failure is believed.
+    async fn reach(
+        &self,
+        host: &Host,
+        via: Via,
+        addresses: &[IpAddr],
+        door: (Transport, Port),
+        group: u8,
+    ) -> Result<Answered, Failure> {
+        let attempt = Attempt::plain(host.clone(), via, addresses.to_vec(), vec![door]);
         let expected = Expected {
             host: Some(host.clone()),
             genesis_hash: self.network.genesis_hash(),
@@ -94,6 +161,90 @@ impl ClearnetName {
             announce: None,
             compare: None,
         };
-        probe(&self.dialer, &attempt, &expected, Deadlines::of(via), |_| {}).await.map(|verified| verified.ip)
+        let mut outcome = Err(Failure::Unreachable);
+        for dialer in self.circuits(group).take(if via == Via::Tor { usize::from(CIRCUITS) } else { 1 }) {
+            outcome = probe(&dialer, &attempt, &expected, Deadlines::of(via), |_| {})
+                .await
+                .map(|verified| Answered { ip: verified.ip, software: verified.report.software });
+            if outcome.as_ref().map_or_else(|failure| failure.blame() == Blame::Us, |_| true) {
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// Dialers whose circuits are apart from each other.
+    fn circuits(&self, group: u8) -> impl Iterator<Item = Dialer> {
+        let dialer = self.dialer.clone();
+        (group..group + CIRCUITS).map(move |number| Dialer { circle: Circle::OwnName(number), ..dialer.clone() })
+    }
+
+    /// Tells the book and operators, and returns the number of failed tests in a row.
+    async fn note(&self, host: &Host, ports: Ports, conclusion: Conclusion) -> u32 {
+        let before = self.state.borrow().clone();
+        let state = match conclusion {
+            Conclusion::Reached { via, ip, ports, warnings } => {
+                if before.trouble.is_some() || before.via.is_none() {
+                    tracing::info!(name = %host, address = ?ip, "identity.host is reached {via}");
+                }
+                if via == Via::Tor {
+                    let _ = self.inbox.send(Input::Event(Event::TorReached)).await;
+                }
+                self.advertise(host, ports, ip).await;
+                NameState { address: ip, via: Some(via), warnings, ..NameState::default() }
+            }
+            Conclusion::Assumed { ip, warning } => {
+                self.advertise(host, ports, Some(ip)).await;
+                NameState { address: Some(ip), warnings: vec![warning], ..NameState::default() }
+            }
+            Conclusion::Unreached { why, via } => {
+                if before.missed == 0 {
+                    tracing::warn!(name = %host, why, "identity.host can't be reached");
+                }
+                // Reached from this machine alone, it was advertised for want of a better test.
+                if via == Via::Tor && before.via == Some(Via::Direct) {
+                    let _ = self.inbox.send(Input::Event(Event::LostOurselves(host.clone()))).await;
+                }
+                let missed = before.missed.saturating_add(1);
+                let via = before.via.filter(|before| via == Via::Direct || *before == Via::Tor);
+                let address = before.address.filter(|_| via.is_some());
+                NameState { missed, via, address, trouble: Some(why), warnings: Vec::new() }
+            }
+            Conclusion::Waits => NameState { warnings: vec!["it is tested once Tor is there".to_owned()], ..before },
+        };
+        for warning in state.warnings.iter().filter(|warning| !before.warnings.contains(warning)) {
+            tracing::warn!(name = %host, "identity.host: {warning}");
+        }
+        let missed = state.missed;
+        self.state.send_replace(state);
+        missed
+    }
+
+    async fn advertise(&self, host: &Host, ports: Ports, ip: Option<IpAddr>) {
+        let listed = Box::new(self.ourselves.borrow().identity.listed(host, ports, ip));
+        let _ = self.inbox.send(Input::Event(Event::ReachedOurselves(listed))).await;
+    }
+
+    /// Waits this long, or until Tor appears or becomes ready.
+    async fn rest(&mut self, pause: Duration, was_ready: bool, had_tor: bool) {
+        let ClearnetName { health, dialer, .. } = self;
+        let ready = async {
+            while !health.borrow_and_update().state.is_ready() {
+                if health.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let appears = async {
+            if dialer.tor.wait_for(Option::is_some).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = sleep(pause) => return,
+            () = ready, if !was_ready => {}
+            () = appears, if !had_tor => {}
+        }
+        sleep(FIRST).await;
     }
 }

@@ -13,18 +13,19 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
+use super::clearnet_name::NameState;
 use super::first_crawl::FirstCrawl;
 use super::notice;
 use crate::backend::Backend;
 use crate::book::{Action, Attempt, Book, Caller, Event, Failure, Snapshot};
 use crate::clock::{self, Time};
-use crate::control::{ClearnetStatus, Status};
+use crate::control::Status;
 use crate::conversation::client::{Announcement, Expected};
 use crate::conversation::identity::Ourselves;
 use crate::dial::Dialer;
 use crate::inbox::{Ask, Input};
 use crate::irc::Visits;
-use crate::peer::{Features, Host, Port, RealName};
+use crate::peer::{Features, Host, RealName};
 use crate::probe::{Deadlines, probe};
 use crate::route::Via;
 use crate::serve::Counters;
@@ -55,6 +56,8 @@ pub struct Facts {
     pub onion: watch::Receiver<Option<OwnName>>,
     /// Which Tor is in use.
     pub tor: watch::Receiver<tor::Report>,
+    /// How the own clearnet name fares, if there is one.
+    pub clearnet: watch::Receiver<NameState>,
     pub ourselves: watch::Receiver<Arc<Ourselves>>,
     pub backend: Option<Arc<Backend>>,
     pub irc: Option<watch::Receiver<Visits>>,
@@ -229,11 +232,8 @@ impl Core {
             network_down: self.book.network_is_down(),
             onion: onion.borrow().as_ref().map(notice::onion),
             onion_error: self.facts.tor.borrow().onion_error.clone(),
-            clearnet: ourselves.borrow().identity.clearnet.as_ref().map(|(host, ports)| ClearnetStatus {
-                host: host.to_string(),
-                tcp_port: ports.tcp().map(Port::get),
-                ssl_port: ports.tls().map(Port::get),
-                reached: self.book.reached(host),
+            clearnet: ourselves.borrow().identity.clearnet.as_ref().map(|(host, ports)| {
+                notice::clearnet(host, *ports, &self.facts.clearnet.borrow(), self.book.reached(host))
             }),
             listeners: listeners.clone(),
             page: self.facts.page.map(|address| format!("http://{address}")),

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::DaemonError;
+use super::bind::BindError;
 use crate::clock::Time;
 use crate::config::ListenKind;
 
@@ -58,9 +59,10 @@ pub fn data_directory(path: &Path) -> Result<(), DaemonError> {
     Ok(())
 }
 
-pub fn listen(key: &'static str, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
+/// Opens a listener on each address of a configuration key.
+pub fn listen(key: &'static str, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
     let listener = |address: &SocketAddr| {
-        let failed = |error| DaemonError::Listen { key, address: *address, error };
+        let failed = |error| BindError::new(key, *address, error);
         bind(*address).and_then(|socket| TcpListener::from_std(socket.into())).map_err(failed)
     };
     addresses.iter().map(listener).collect()

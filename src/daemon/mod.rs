@@ -1,5 +1,6 @@
 //! The daemon: everything wired up, watched over and taken down again.
 
+mod bind;
 mod clearnet_name;
 mod core;
 mod files;
@@ -7,6 +8,8 @@ mod first_crawl;
 mod listeners;
 mod machine;
 mod notice;
+mod own_address;
+mod port_holder;
 mod reload;
 mod service_manager;
 mod shared_data;
@@ -22,7 +25,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use self::clearnet_name::ClearnetName;
+use self::bind::BindError;
+use self::clearnet_name::{ClearnetName, NameState};
 use self::core::{Core, Facts, News};
 use self::files::{BanFile, Watched};
 use self::listeners::Listeners;
@@ -71,12 +75,9 @@ pub enum DaemonError {
     MoveData { from: PathBuf, to: PathBuf, error: std::io::Error },
     #[error("the data directory {} belongs to another user; choose another data_dir, or run as its owner", .0.display())]
     OthersDirectory(PathBuf),
-    #[error("can't listen on {address}: {error}; is another server running there? {key} chooses the address")]
-    Listen { key: &'static str, address: SocketAddr, error: std::io::Error },
-    #[error(
-        "can't make the control socket {}: {error}; choose a data_dir that this user may write to, with a path of less than 90 letters",
-        path.display()
-    )]
+    #[error(transparent)]
+    Listen(#[from] BindError),
+    #[error("can't make the control socket {}: {error}; {}", path.display(), bind::control_advice(error))]
     Control { path: PathBuf, error: std::io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -164,7 +165,7 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
         .irc
         .as_ref()
         .map(|irc| watch::Sender::new(irc::Visits { server: irc.server.to_string(), ..irc::Visits::default() }));
-    let probes = ProbeTally::default();
+    let (probes, clearnet) = (ProbeTally::default(), watch::Sender::new(NameState::default()));
     let facts = Facts {
         started: clock::now(),
         is_new: kept.entries.is_empty(),
@@ -176,6 +177,7 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
         probes: probes.clone(),
         onion: tor.name.subscribe(),
         tor: tor.report.subscribe(),
+        clearnet: clearnet.subscribe(),
         ourselves: tor.ourselves.subscribe(),
         backend: backend.clone(),
         irc: visits.as_ref().map(watch::Sender::subscribe),
@@ -210,8 +212,16 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
         "the watch on files"
     });
     if config.identity.clearnet.is_some() {
-        let (ourselves, inbox) = (tor.ourselves.subscribe(), inbox.clone());
-        let name = ClearnetName { network: config.book.network, dialer: dialer.clone(), ourselves, inbox };
+        let name = ClearnetName {
+            network: config.book.network,
+            dialer: dialer.clone(),
+            ourselves: tor.ourselves.subscribe(),
+            address: config.identity.address,
+            allows_private: config.book.allow_private,
+            health: tor_health.clone(),
+            state: clearnet,
+            inbox: inbox.clone(),
+        };
         let watching = name.run(StdRng::seed_from_u64(rng.next_u64()));
         tasks.spawn(async move {
             watching.await;

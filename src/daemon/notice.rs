@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use super::clearnet_name::NameState;
 use crate::backend::Backend;
 use crate::book::{Entry, Notice, Refusal, Uptime, WINDOWS};
 use crate::clock::Time;
-use crate::control::{BackendStatus, CallerStatus, OnionStatus, PeerRow, StoreStatus};
+use crate::control::{BackendStatus, CallerStatus, ClearnetStatus, OnionStatus, PeerRow, StoreStatus};
 use crate::conversation::identity::Identity;
-use crate::peer::RealNameError;
+use crate::peer::{Host, Port, Ports, RealNameError};
 use crate::route::TorState;
 use crate::serve::Counters;
 use crate::store::WriterStatus;
@@ -116,6 +117,23 @@ pub fn onion(name: &OwnName) -> OnionStatus {
         reached: name.reached,
         missed: name.missed,
         trouble: name.trouble.clone(),
+    }
+}
+
+/// How the own clearnet name is shown.
+pub fn clearnet(host: &Host, ports: Ports, state: &NameState, reached: Option<Time>) -> ClearnetStatus {
+    let NameState { address, via, missed, trouble, warnings } = state.clone();
+    ClearnetStatus {
+        host: host.to_string(),
+        tcp_port: ports.tcp().map(Port::get),
+        ssl_port: ports.tls().map(Port::get),
+        address: address.map(|ip| ip.to_string()),
+        via,
+        // Where there is no path, it is advertised without having been reached.
+        reached: reached.filter(|_| via.is_some()),
+        missed,
+        trouble,
+        warnings,
     }
 }
 

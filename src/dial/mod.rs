@@ -71,6 +71,8 @@ pub enum Circle {
     Irc,
     /// For looking after our own onion service, who is no peer. There are a few of these, to be used in turn.
     Ourselves(u8),
+    /// For tests of the own clearnet name. Apart from those of the onion service, as the two names must not be linked.
+    OwnName(u8),
 }
 
 impl Circle {
@@ -81,6 +83,7 @@ impl Circle {
             Circle::Session(number) => format!("session {number}"),
             Circle::Irc => "irc".to_owned(),
             Circle::Ourselves(number) => format!("ourselves {number}"),
+            Circle::OwnName(number) => format!("own name {number}"),
         }
     }
 }
@@ -102,7 +105,8 @@ impl Dialer {
     pub async fn resolve(&self, name: &DnsName, via: Via) -> Result<Vec<IpAddr>, Failure> {
         match via {
             Via::Direct => self.direct()?.resolve(name).await,
-            Via::Tor => self.tor()?.resolve(name).await,
+            // On the circuits on which the host is dialled next.
+            Via::Tor => self.tor()?.resolve(name, &self.circle.name(&Host::Dns(name.clone()))).await,
         }
     }
 
@@ -159,9 +163,7 @@ impl Tor {
         })
     }
 
-    async fn resolve(&self, name: &DnsName) -> Result<Vec<IpAddr>, Failure> {
-        // In the circle of the host that is about to be called.
-        let circle = name.as_str();
+    async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, Failure> {
         match self {
             Tor::Socks(socks) => socks.resolve(name, circle).await,
             #[cfg(feature = "embedded-tor")]

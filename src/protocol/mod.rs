@@ -1,10 +1,12 @@
 //! Bytes to JSON-RPC and back: one message a line, in version 1.0 or 2.0, alone or in batches.
 
+mod answer_id;
 mod error;
 mod message;
 mod method;
 mod pieces;
 
+pub use answer_id::AnswerId;
 pub use error::RpcError;
 pub use message::{
     Answer, Batch, Dialect, Id, Incoming, Invalid, MAX_BATCH, Request, TOO_MANY, dictionary, parse_answer, parse_line,

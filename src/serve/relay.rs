@@ -13,12 +13,12 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
-use super::unanswered::{Heard, Unanswered, is_subscription};
+use super::unanswered::{Heard, Resend, Unanswered};
 use crate::backend::{Connection, Seat};
-use crate::conversation::server::{Part, Passed, own_id};
+use crate::conversation::server::{Part, Passed, assemble, own_id};
 use crate::dial::Stream;
 use crate::peer::Host;
-use crate::protocol::Pieces;
+use crate::protocol::{AnswerId, Pieces, RpcError};
 
 /// Read from the server at once. As much may be under way to a caller who takes his time.
 const CHUNK: usize = 16 * 1024;
@@ -26,7 +26,7 @@ const CHUNK: usize = 16 * 1024;
 /// The answers to one batch, until all are there.
 const LONGEST_BATCH: usize = 8 * 1024 * 1024;
 
-/// How long a server may keep a batch, or the rest of a line, waiting.
+/// How long a server of the operator's may be silent while an answer or the rest of a line is awaited.
 const STALL: Duration = Duration::from_secs(120);
 
 /// How long a peer may be silent after a question: where another could go on, and where none can. Wallets wait for half a minute.
@@ -36,7 +36,7 @@ const TIED_SILENCE: Duration = Duration::from_secs(60);
 /// Peers in a row that a session is moved away from without an answer, before it is given up.
 const MOVES: u32 = 3;
 
-/// A line that is longer is not waited for as a whole.
+/// A peer's answer up to this length is held until it is whole, so that another peer can still take over.
 const LONGEST_WHOLE: usize = 256 * 1024;
 
 /// The connection, and what is under way on it.
@@ -44,8 +44,8 @@ pub struct Relay {
     stream: Box<dyn Stream>,
     /// Whose connection it is, where it is a peer's.
     seat: Option<Seat>,
-    /// What another server would have to be asked again; None where the session can't move to one.
-    unanswered: Option<Unanswered>,
+    /// The calls without an answer, other than those of the batch.
+    unanswered: Unanswered,
     /// How often it was moved since there was an answer.
     moves: u32,
     out: BytesMut,
@@ -54,14 +54,33 @@ pub struct Relay {
     input: BytesMut,
     /// So much of it was looked through for a line's end, and has none.
     searched: usize,
-    /// The caller has the beginning of a line of the server's.
-    within_line: bool,
+    /// A line whose beginning the client has, and whose end is awaited.
+    long_line: Option<AnswerId>,
     batch: Option<Batch>,
     last_id: u64,
     /// When the server last said something, or was asked.
     since: Instant,
     /// Since when an answer is awaited, as far as that is known.
     asked: Option<Instant>,
+}
+
+/// What a client gets when the server fails.
+pub struct Failed {
+    /// The answers to its calls, each a line.
+    pub lines: Vec<Pieces>,
+    /// Whether the session can go on with another connection.
+    pub outlook: Outlook,
+}
+
+/// Whether a session outlives its connection to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlook {
+    /// Every call is answered.
+    GoesOn,
+    /// The client expects notifications or answers that will not come.
+    Ends,
+    /// The client has the beginning of a line: what is sent now would be taken for its end.
+    EndsWithinLine,
 }
 
 /// A batch that waits for answers of the server's.
@@ -99,14 +118,14 @@ impl Relay {
     pub fn new(Connection { stream, seat }: Connection) -> Relay {
         Relay {
             stream,
-            unanswered: seat.is_some().then(Unanswered::default),
+            unanswered: Unanswered::new(if seat.is_some() { Resend::Possible } else { Resend::Impossible }),
             seat,
             moves: 0,
             out: BytesMut::new(),
             flushing: false,
             input: BytesMut::new(),
             searched: 0,
-            within_line: false,
+            long_line: None,
             batch: None,
             last_id: 0,
             since: Instant::now(),
@@ -116,24 +135,28 @@ impl Relay {
 
     /// Whether the caller's next line may be heard: not while there is something to be finished first.
     pub fn is_free(&self) -> bool {
-        self.out.is_empty() && !self.flushing && !self.within_line && self.batch.is_none()
+        self.out.is_empty() && !self.flushing && self.long_line.is_none() && self.batch.is_none()
     }
 
     pub fn is_within_line(&self) -> bool {
-        self.within_line
+        self.long_line.is_some()
     }
 
     /// When the server has been silent for too long, if something is awaited of it.
     pub fn stalls_at(&self) -> Option<Instant> {
-        let patience = if self.unanswered.is_some() { SILENCE } else { TIED_SILENCE };
-        let silent = self.asked.filter(|_| self.seat.is_some()).map(|asked| asked + patience);
+        let patience = match &self.seat {
+            None => STALL,
+            Some(_) if self.unanswered.can_move() => SILENCE,
+            Some(_) => TIED_SILENCE,
+        };
+        let silent = self.asked.map(|asked| asked + patience);
         let stuck = (!self.is_free()).then(|| self.since + STALL);
         silent.into_iter().chain(stuck).min()
     }
 
     /// Whether another server may go on where this one failed: as long as the caller is subscribed to nothing.
     pub fn may_move(&self) -> bool {
-        self.unanswered.is_some() && self.moves < MOVES
+        self.unanswered.can_move() && self.long_line.is_none() && self.moves < MOVES
     }
 
     /// Whose connection it is, where it is a peer's.
@@ -141,9 +164,38 @@ impl Relay {
         self.seat.as_ref().map(Seat::host)
     }
 
-    /// Whether the caller waits for an answer.
-    pub fn is_awaited(&self) -> bool {
-        self.batch.is_some() || self.unanswered.as_ref().is_none_or(|calls| !calls.is_empty())
+    /// Whether the client would miss something if the server went away now.
+    pub fn is_needed(&self) -> bool {
+        let Relay { unanswered, long_line, .. } = self;
+        self.awaits() || long_line.is_some() || unanswered.is_subscribed() || unanswered.is_incomplete()
+    }
+
+    /// Whether the client waits for an answer, as far as that is known.
+    fn awaits(&self) -> bool {
+        self.batch.is_some() || !self.unanswered.is_empty()
+    }
+
+    /// Ends all that is under way with an error.
+    pub fn fail(mut self, error: &RpcError) -> Failed {
+        let mut lines: Vec<Pieces> = Vec::new();
+        let mut outlook = match &self.long_line {
+            Some(_) => return Failed { lines, outlook: Outlook::EndsWithinLine },
+            None if self.unanswered.is_subscribed() || self.unanswered.is_incomplete() => Outlook::Ends,
+            None => Outlook::GoesOn,
+        };
+        let answers = self.unanswered.fail(error);
+        lines.extend(answers.into_iter().filter_map(|answer| assemble([answer], false)));
+        if let Some(Batch { parts, last, .. }) = self.batch {
+            let answers = parts.into_iter().filter_map(|part| match part {
+                Waiting::Ready(answer) => answer,
+                Waiting::For(_, passed) => passed.failed(error),
+            });
+            lines.extend(assemble(answers, true));
+            if last {
+                outlook = Outlook::Ends;
+            }
+        }
+        Failed { lines, outlook }
     }
 
     /// The server is of no use any more.
@@ -161,7 +213,7 @@ impl Relay {
         self.moves += 1;
         (self.input, self.searched) = (BytesMut::new(), 0);
         self.out.clear();
-        for line in self.unanswered.iter().flat_map(Unanswered::lines) {
+        for line in self.unanswered.lines() {
             self.out.extend_from_slice(line.as_bytes());
             self.out.extend_from_slice(b"\n");
         }
@@ -172,11 +224,9 @@ impl Relay {
         }
     }
 
-    /// Sends a line as it came.
-    pub fn pass(&mut self, line: &str) {
-        if self.unanswered.as_mut().is_some_and(|calls| calls.ask(line).is_err()) {
-            self.unanswered = None;
-        }
+    /// Sends a line as it came, which is this call.
+    pub fn pass(&mut self, line: &str, passed: Box<Passed>) {
+        self.unanswered.ask(line, passed);
         self.out.extend_from_slice(line.as_bytes());
         self.out.extend_from_slice(b"\n");
         self.ask();
@@ -202,7 +252,9 @@ impl Relay {
 
     fn ask(&mut self) {
         self.since = Instant::now();
-        self.asked.get_or_insert(self.since);
+        if self.awaits() {
+            self.asked.get_or_insert(self.since);
+        }
     }
 
     /// Sends what waits and reads what comes, until there is something to tell. It may be dropped at any time.
@@ -250,8 +302,7 @@ impl Relay {
     /// What there is to tell of what was read, after which nothing more may be awaited, for all that is known.
     fn tell(&mut self) -> Option<Event> {
         let event = self.heard();
-        let awaits = self.batch.is_some() || self.unanswered.as_ref().is_some_and(|calls| !calls.is_empty());
-        if event.is_some() && !awaits {
+        if event.is_some() && !self.awaits() {
             self.asked = None;
         }
         event
@@ -267,14 +318,9 @@ impl Relay {
             let Some(line) = self.line() else {
                 return (length + self.input.len() > LONGEST_BATCH).then_some(Event::TooLong);
             };
-            match self.batch.as_mut().and_then(|batch| batch.take(&line)) {
+            match self.batch.as_mut().and_then(|batch| batch.take(&line, &mut self.unanswered)) {
                 None => return Some(self.pass_on(line)),
-                Some(subscribes) => {
-                    self.moves = 0;
-                    if subscribes {
-                        self.unanswered = None;
-                    }
-                }
+                Some(()) => self.moves = 0,
             }
         }
         let Batch { parts, last, .. } = self.batch.take()?;
@@ -285,22 +331,48 @@ impl Relay {
         Some(Event::Batch { answers: answers.collect(), last })
     }
 
+    /// What was read, as far as it is whole lines or too long to be held.
     fn heard_alone(&mut self) -> Option<Event> {
+        if self.long_line.is_some() {
+            return self.heard_within_line();
+        }
+        let mut whole = 0;
+        while let Some(end) = self.input.get(self.searched..)?.iter().position(|byte| *byte == b'\n') {
+            let line = whole..self.searched + end + 1;
+            (whole, self.searched) = (line.end, line.end);
+            if self.unanswered.hear(self.input.get(line)?) == Heard::Answer {
+                self.moves = 0;
+            }
+        }
+        if whole > 0 {
+            self.searched = 0;
+            return Some(Event::Pass(self.input.split_to(whole).freeze()));
+        }
+        self.searched = self.input.len();
+        let longest = if self.seat.is_some() { LONGEST_WHOLE } else { CHUNK };
+        if self.input.len() < longest {
+            return None;
+        }
+        self.long_line = Some(AnswerId::default());
+        self.searched = 0;
+        self.heard_within_line()
+    }
+
+    /// What was read of a long line, up to its end.
+    fn heard_within_line(&mut self) -> Option<Event> {
         if self.input.is_empty() {
             return None;
         }
-        if self.unanswered.is_some() {
-            if let Some(line) = self.line() {
-                return Some(self.pass_on(line));
-            }
-            if self.input.len() <= LONGEST_WHOLE {
-                return None;
-            }
-            self.unanswered = None;
+        let mut long_line = self.long_line.take()?;
+        let end = self.input.iter().position(|byte| *byte == b'\n').map(|end| end + 1);
+        let piece = self.input.split_to(end.unwrap_or(self.input.len())).freeze();
+        long_line.feed(&piece);
+        if end.is_none() {
+            self.long_line = Some(long_line);
+        } else if long_line.id().is_some_and(|id| self.unanswered.hear_id(id) == Heard::Answer) {
+            self.moves = 0;
         }
-        self.within_line = !self.input.ends_with(b"\n");
-        self.searched = 0;
-        Some(Event::Pass(std::mem::take(&mut self.input).freeze()))
+        Some(Event::Pass(piece))
     }
 
     /// The next line of what was read, if it is whole.
@@ -315,20 +387,18 @@ impl Relay {
         Some(line)
     }
 
-    /// A line for the caller, which may be what he waits for.
+    /// A line for the client, which may be an answer that it waits for.
     fn pass_on(&mut self, line: Bytes) -> Event {
-        match self.unanswered.as_mut().map_or(Heard::Other, |calls| calls.hear(&line)) {
-            Heard::Other => {}
-            Heard::Answer => self.moves = 0,
-            Heard::Subscription => self.unanswered = None,
+        if self.unanswered.hear(&line) == Heard::Answer {
+            self.moves = 0;
         }
         Event::Pass(line)
     }
 }
 
 impl Batch {
-    /// Takes a line that is the answer to one of its calls, and says whether that one subscribed to something.
-    fn take(&mut self, line: &[u8]) -> Option<bool> {
+    /// Takes a line that is the answer to one of its calls; None if it is none.
+    fn take(&mut self, line: &[u8], unanswered: &mut Unanswered) -> Option<()> {
         // A copy, or this answer would keep all that was read with it.
         let line = Bytes::copy_from_slice(line);
         #[derive(Deserialize)]
@@ -349,11 +419,11 @@ impl Batch {
             (None, None) => Ok(Pieces::from(&b"null"[..])),
         };
         let Waiting::For(_, passed) = &*part else { return None };
-        let subscribes = is_subscription(passed.method());
+        unanswered.answered_elsewhere(passed);
         *part = Waiting::Ready(passed.answer(outcome));
         self.missing -= 1;
         self.length += line.len();
-        Some(subscribes)
+        Some(())
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::door::{Arrival, Manner};
 use super::limits::{Allowance, Limits, Meter};
 use super::link::{Heard, Link, Patience};
-use super::relay::{Event, Relay, passes};
+use super::relay::{Event, Outlook, Relay, passes};
 use super::{Count, Shared};
 use crate::backend::{Backend, Connection};
 use crate::book::Caller;
@@ -25,6 +25,9 @@ use crate::dial::Stream;
 use crate::inbox::Input;
 use crate::peer::Host;
 use crate::protocol::{Incoming, Method, Pieces, RpcError, parse_line};
+
+/// After a failed connection to the backend, a session's calls fail at once for this long.
+const BACKEND_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a caller that we part from may take to hear it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -41,8 +44,21 @@ pub async fn run(arrival: Arrival, source: Option<Arc<Allowance>>, shared: &Shar
     };
     let requests = Meter::new(limits.requests_per_second);
     let patience = Patience::new(&limits);
-    let mut talk =
-        Talk { link, session, caller, from, shared, limits, backend, patience, requests, source, relay: None, rng };
+    let mut talk = Talk {
+        link,
+        session,
+        caller,
+        from,
+        shared,
+        limits,
+        backend,
+        patience,
+        requests,
+        source,
+        relay: None,
+        no_backend_until: None,
+        rng,
+    };
     if let End::Parting = talk.lines().await {
         let _ = timeout(LINGER, talk.link.part()).await;
     }
@@ -73,6 +89,8 @@ struct Talk<'a> {
     source: Option<Arc<Allowance>>,
     /// To the server behind us, once the caller has asked for something of its.
     relay: Option<Relay>,
+    /// Until when no further connection to the backend is tried.
+    no_backend_until: Option<Instant>,
     rng: StdRng,
 }
 
@@ -204,41 +222,46 @@ impl Talk<'_> {
         Ok(())
     }
 
-    /// Passes a line, or what is the server's of a batch, on to the server behind us.
+    /// Forwards a line, or the backend's calls of a batch. Where there is no connection, each is answered with an error.
     async fn pass(&mut self, line: &str, turn: Turn) -> Result<(), End> {
         let relay = match self.relay.take() {
-            Some(relay) => relay,
-            None => match self.open(None).await {
-                Some(connection) => Relay::new(connection),
-                None => return self.part(&RpcError::Backend("can't be reached")).await,
-            },
+            Some(relay) => Some(relay),
+            None => self.open(None).await.map(Relay::new),
         };
-        let relay = self.relay.insert(relay);
-        if !turn.batch {
-            relay.pass(line);
-            return Ok(());
-        }
+        let (batch, close) = (turn.batch, turn.close);
         let mut parts = Vec::with_capacity(turn.parts.len());
         for part in turn.parts {
             parts.push(match part {
-                Part::Pass(Some(passed)) => Err(passed),
-                Part::Pass(None) => Ok(None),
+                Part::Pass(passed) => Err(passed),
                 Part::Answer(answer) => Ok(Some(answer)),
                 Part::AddPeer(introduction) => Ok(self.introduce(introduction).await),
             });
         }
-        if let Some(relay) = &mut self.relay {
-            relay.pass_batch(parts, turn.close);
+        let Some(mut relay) = relay else {
+            let error = RpcError::Backend("can't be reached");
+            let answers = parts.into_iter().filter_map(|part| part.unwrap_or_else(|passed| passed.failed(&error)));
+            self.tell(assemble(answers, batch)).await?;
+            return if close { Err(End::Parting) } else { Ok(()) };
+        };
+        if batch {
+            relay.pass_batch(parts, close);
+        } else if let Some(Err(passed)) = parts.pop() {
+            relay.pass(line, passed);
         }
+        self.relay = Some(relay);
         Ok(())
     }
 
     /// A connection to the server behind us, and rather not to the peer that has just failed.
     async fn open(&mut self, failed: Option<Host>) -> Option<Connection> {
+        if self.no_backend_until.is_some_and(|until| Instant::now() < until) {
+            return None;
+        }
         let version = self.session.agree();
         match self.backend?.open(&version, failed.as_ref()).await {
             Ok(connection) => Some(connection),
             Err(error) => {
+                self.no_backend_until = Some(Instant::now() + BACKEND_PAUSE);
                 self.shared.counters.backend_failures.add(1);
                 tracing::debug!(%error, "no connection to the server behind us");
                 None
@@ -264,18 +287,18 @@ impl Talk<'_> {
                 self.tell(assemble(answers, true)).await?;
                 if last { Err(End::Parting) } else { Ok(()) }
             }
-            Event::TooLong => self.part(&RpcError::TooMuch).await,
+            Event::TooLong => self.fail(&RpcError::TooMuch).await,
             Event::End => self.lost("went away").await,
         }
     }
 
-    /// The server behind us is of no use any more. Where it was a peer, another may go on.
+    /// The backend is of no use any more. Where it was a peer, another may take over.
     async fn lost(&mut self, how: &'static str) -> Result<(), End> {
-        let Some(mut relay) = self.relay.take() else { return Ok(()) };
-        if !relay.is_awaited() {
-            // The next may be opened when there is something to ask.
+        let Some(mut relay) = self.relay.take_if(|relay| relay.is_needed()) else {
+            // The next is opened when there is something to ask.
+            self.relay = None;
             return Ok(());
-        }
+        };
         self.shared.counters.backend_failures.add(1);
         relay.failed();
         if relay.may_move()
@@ -286,15 +309,32 @@ impl Talk<'_> {
             return Ok(());
         }
         self.relay = Some(relay);
-        self.part(&RpcError::Backend(how)).await
+        self.fail(&RpcError::Backend(how)).await
+    }
+
+    /// Drops the connection to the backend, and answers each call that it left unanswered with an error.
+    ///
+    /// A client that is subscribed has to learn that no notification will come: its session ends.
+    async fn fail(&mut self, error: &RpcError) -> Result<(), End> {
+        let Some(relay) = self.relay.take() else { return Ok(()) };
+        let failed = relay.fail(error);
+        let is_silent = failed.lines.is_empty();
+        for line in failed.lines {
+            self.tell(Some(line)).await?;
+        }
+        match failed.outlook {
+            Outlook::GoesOn => Ok(()),
+            Outlook::Ends if is_silent => self.part(error).await,
+            Outlook::Ends | Outlook::EndsWithinLine => Err(End::Parting),
+        }
     }
 
     /// Sends an answer, if there is one and the caller may have as much.
     async fn tell(&mut self, answer: Option<Pieces>) -> Result<(), End> {
         let Some(answer) = answer else { return Ok(()) };
         match &self.source {
-            // What came from the server behind us may have used it all up.
-            Some(source) if self.relay.is_some() => while !source.bytes_out.wait_for(answer.len()).await {},
+            // What the backend sent may have used it all up.
+            Some(source) if self.backend.is_some() => while !source.bytes_out.wait_for(answer.len()).await {},
             Some(source) if !source.bytes_out.take(answer.len()) => {
                 self.shared.counters.excessive_bytes.add(1);
                 return self.part(&RpcError::Excessive("bytes")).await;
@@ -359,6 +399,8 @@ fn gone(why: &Count) -> End {
     End::Gone
 }
 
+#[cfg(test)]
+mod losses;
 #[cfg(test)]
 mod moves;
 #[cfg(test)]

@@ -1,30 +1,48 @@
-//! What a session still waits for at a server that could be exchanged for another: as long as no subscription was made,
-//! one peer is as good as the next.
-
-use std::borrow::Cow;
+//! Calls that were forwarded and not answered yet.
+//!
+//! When the server fails, each is answered with an error under its own id. Before the first subscription, another peer
+//! can also be asked instead.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// More than this of calls without an answer is not remembered; whoever has as many stays where he is.
-const MOST: usize = 256 * 1024;
+use crate::conversation::server::Passed;
+use crate::protocol::{Pieces, RpcError};
 
-/// Calls that were passed on and not answered, in order.
-#[derive(Debug, Default)]
+/// Bytes of calls without an answer that are remembered. Of a session with more, not every call is known.
+const MOST_BYTES: usize = 256 * 1024;
+
+/// Bytes that a remembered call takes besides its texts.
+const OVERHEAD: usize = 128;
+
+/// Calls without an answer, in the order in which they came.
+#[derive(Debug)]
 pub struct Unanswered {
     calls: Vec<Asked>,
     bytes: usize,
+    resend: Resend,
+    /// Whether the client gets notifications from this server.
+    is_subscribed: bool,
+    /// Whether there may be calls that are not among these.
+    is_incomplete: bool,
+}
+
+/// Whether calls could be sent again, to another server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resend {
+    /// Their lines are kept for it.
+    Possible,
+    Impossible,
 }
 
 #[derive(Debug)]
 struct Asked {
     id: Value,
-    line: String,
-    subscribes: bool,
+    passed: Box<Passed>,
+    /// Where it could be sent again.
+    line: Option<String>,
+    bytes: usize,
 }
-
-/// A call that can't be asked again: the caller stays with the server that it goes to.
-pub struct Stays;
 
 /// What a line of the server's is.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,56 +50,113 @@ pub enum Heard {
     /// None of the answers.
     Other,
     Answer,
-    /// It will be followed by more, from this server alone.
-    Subscription,
 }
 
 impl Unanswered {
+    pub fn new(resend: Resend) -> Unanswered {
+        Unanswered { calls: Vec::new(), bytes: 0, resend, is_subscribed: false, is_incomplete: false }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.calls.is_empty()
     }
 
-    /// Remembers a call, if an answer to it will come.
-    pub fn ask(&mut self, line: &str) -> Result<(), Stays> {
-        #[derive(Deserialize)]
-        struct Call<'a> {
-            #[serde(default)]
-            id: Value,
-            #[serde(borrow)]
-            method: Cow<'a, str>,
-        }
-        let Call { id, method } = serde_json::from_str(line).map_err(|_| Stays)?;
-        let subscribes = is_subscription(&method);
-        match id {
-            Value::Null if !subscribes => return Ok(()),
-            Value::Number(_) | Value::String(_) => {}
-            _ => return Err(Stays),
-        }
-        self.bytes += line.len();
-        self.calls.push(Asked { id, line: line.to_owned(), subscribes });
-        if self.bytes > MOST { Err(Stays) } else { Ok(()) }
+    /// Whether the loss of this server would go unnoticed by a client that waits for notifications.
+    pub fn is_subscribed(&self) -> bool {
+        self.is_subscribed
     }
 
+    /// Whether there may be calls without an answer that are not known.
+    pub fn is_incomplete(&self) -> bool {
+        self.is_incomplete
+    }
+
+    /// Whether another server could take over.
+    pub fn can_move(&self) -> bool {
+        self.resend == Resend::Possible && !self.is_subscribed && !self.is_incomplete
+    }
+
+    /// Remembers a call, if an answer to it will come.
+    pub fn ask(&mut self, line: &str, passed: Box<Passed>) {
+        let subscribes = is_subscription(passed.method());
+        let Ok(id) = passed.id().map_or(Ok(Value::Null), serde_json::from_str) else {
+            // A number beyond all limits.
+            self.is_incomplete = true;
+            self.is_subscribed |= subscribes;
+            return;
+        };
+        if id == Value::Null {
+            // Its answer couldn't be told from others, and would not be waited for.
+            self.is_subscribed |= subscribes;
+            return;
+        }
+        let texts = passed.id().map_or(0, str::len) + passed.method().len();
+        let line = (self.resend == Resend::Possible).then(|| line.to_owned());
+        let bytes = OVERHEAD + texts + line.as_ref().map_or(0, String::len);
+        if self.bytes + bytes > MOST_BYTES {
+            self.give_up_resending();
+        }
+        let bytes = if self.resend == Resend::Possible { bytes } else { OVERHEAD + texts };
+        if self.bytes + bytes > MOST_BYTES {
+            self.is_incomplete = true;
+            self.is_subscribed |= subscribes;
+            return;
+        }
+        self.bytes += bytes;
+        let line = line.filter(|_| self.resend == Resend::Possible);
+        self.calls.push(Asked { id, passed, line, bytes });
+    }
+
+    /// Frees the lines of all calls.
+    fn give_up_resending(&mut self) {
+        self.resend = Resend::Impossible;
+        for asked in &mut self.calls {
+            let freed = asked.line.take().map_or(0, |line| line.len());
+            asked.bytes -= freed;
+            self.bytes -= freed;
+        }
+    }
+
+    /// Notes that a call outside of this list was answered.
+    pub fn answered_elsewhere(&mut self, passed: &Passed) {
+        self.is_subscribed |= is_subscription(passed.method());
+    }
+
+    /// Takes a line of the server's.
     pub fn hear(&mut self, line: &[u8]) -> Heard {
         #[derive(Deserialize)]
         struct Answer {
             id: Value,
         }
-        let Ok(Answer { id }) = serde_json::from_slice(line) else { return Heard::Other };
-        let Some(place) = self.calls.iter().position(|asked| is_same(&asked.id, &id)) else { return Heard::Other };
-        let asked = self.calls.remove(place);
-        self.bytes -= asked.line.len();
-        if asked.subscribes { Heard::Subscription } else { Heard::Answer }
+        if self.calls.is_empty() {
+            return Heard::Other;
+        }
+        serde_json::from_slice(line).map_or(Heard::Other, |Answer { id }| self.hear_id(&id))
     }
 
-    /// The calls as they came.
+    /// Takes the id of a line of the server's.
+    pub fn hear_id(&mut self, id: &Value) -> Heard {
+        let Some(place) = self.calls.iter().position(|asked| is_same(&asked.id, id)) else { return Heard::Other };
+        let asked = self.calls.remove(place);
+        self.bytes -= asked.bytes;
+        self.is_subscribed |= is_subscription(asked.passed.method());
+        Heard::Answer
+    }
+
+    /// The lines of the calls, where they can be sent again.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
-        self.calls.iter().map(|asked| asked.line.as_str())
+        self.calls.iter().filter_map(|asked| asked.line.as_deref())
+    }
+
+    /// Answers all calls with an error, and forgets them.
+    pub fn fail(&mut self, error: &RpcError) -> Vec<Pieces> {
+        self.bytes = 0;
+        std::mem::take(&mut self.calls).iter().filter_map(|asked| asked.passed.failed(error)).collect()
     }
 }
 
-/// Whether more than one answer will come to it.
-pub fn is_subscription(method: &str) -> bool {
+/// Whether notifications may follow its answer.
+fn is_subscription(method: &str) -> bool {
     method.ends_with(".subscribe")
 }
 
@@ -92,51 +167,95 @@ fn is_same(one: &Value, other: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
     use super::*;
+    use crate::book::{Caller, Snapshot};
+    use crate::clock::Time;
+    use crate::conversation::server::{Part, Session};
+    use crate::protocol::parse_line;
+
+    fn ask(calls: &mut Unanswered, line: &str) {
+        let mut session = Session::new(std::sync::Arc::default(), Caller::Clearnet, true);
+        let mut rng = StdRng::seed_from_u64(1);
+        let turn = session.turn(parse_line(line), 10, &Snapshot::default(), Time::default(), &mut rng);
+        match turn.parts.into_iter().next() {
+            Some(Part::Pass(passed)) => calls.ask(line, passed),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn lines(calls: &Unanswered) -> Vec<&str> {
+        calls.lines().collect()
+    }
 
     #[test]
-    fn answers_are_told_from_what_nobody_asked_for() {
-        let mut calls = Unanswered::default();
-        for call in [r#"{"id":1,"method":"a"}"#, r#"{"id":"1","method":"b"}"#, r#"{"method":"quiet"}"#] {
-            assert!(calls.ask(call).is_ok());
+    fn answers_are_told_from_what_was_not_asked_for() {
+        let mut calls = Unanswered::new(Resend::Possible);
+        let notification = r#"{"jsonrpc":"2.0","method":"quiet"}"#;
+        for call in [r#"{"id":1,"method":"a"}"#, r#"{"id":"1","method":"b"}"#, notification] {
+            ask(&mut calls, call);
         }
         for line in [r#"{"method":"news","params":[]}"#, r#"{"id":2,"result":0}"#, "{", "[]", r#"{"id":null}"#] {
             assert_eq!(calls.hear(line.as_bytes()), Heard::Other);
         }
-        assert_eq!(calls.lines().count(), 2);
+        assert_eq!(lines(&calls).len(), 2);
         assert_eq!(calls.hear(br#"{"jsonrpc":"2.0","result":[{"id":"1"}],"id":1}"#), Heard::Answer);
-        assert_eq!(calls.lines().collect::<Vec<_>>(), [r#"{"id":"1","method":"b"}"#]);
+        assert_eq!(lines(&calls), [r#"{"id":"1","method":"b"}"#]);
     }
 
     #[test]
     fn an_id_is_the_same_however_it_is_written() {
-        let mut calls = Unanswered::default();
+        let mut calls = Unanswered::new(Resend::Impossible);
         for (asked, answered) in
             [(r#""\u0041""#, r#""A""#), ("1e0", "1.0"), ("7", "7.0"), (r#""\u00e9""#, r#""\u00E9""#)]
         {
-            assert!(calls.ask(&format!(r#"{{"id":{asked},"method":"a"}}"#)).is_ok());
+            ask(&mut calls, &format!(r#"{{"id":{asked},"method":"a"}}"#));
             assert_eq!(calls.hear(format!(r#"{{"id":{answered},"result":0}}"#).as_bytes()), Heard::Answer, "{asked}");
         }
     }
 
     #[test]
-    fn a_subscription_ties_once_it_is_answered() {
-        let mut calls = Unanswered::default();
-        assert!(calls.ask(r#"{"id":1,"method":"blockchain.headers.subscribe","params":[]}"#).is_ok());
-        assert_eq!(calls.hear(br#"{"id":1,"result":{"height":1}}"#), Heard::Subscription);
-        assert!(calls.is_empty() && calls.bytes == 0);
-        for unanswerable in
-            [r#"{"method":"a.subscribe"}"#, r#"{"id":null,"method":"a.subscribe"}"#, r#"{"id":[],"method":"a"}"#]
-        {
-            assert!(calls.ask(unanswerable).is_err(), "{unanswerable}");
+    fn an_answered_subscription_ties_the_session() {
+        let mut calls = Unanswered::new(Resend::Possible);
+        ask(&mut calls, r#"{"id":1,"method":"blockchain.headers.subscribe","params":[]}"#);
+        assert!(calls.can_move());
+        assert_eq!(calls.hear(br#"{"id":1,"result":{"height":1}}"#), Heard::Answer);
+        assert!(calls.is_empty() && calls.bytes == 0 && calls.is_subscribed() && !calls.can_move());
+        for line in [r#"{"jsonrpc":"2.0","method":"a.subscribe"}"#, r#"{"id":null,"method":"a.subscribe"}"#] {
+            let mut calls = Unanswered::new(Resend::Possible);
+            ask(&mut calls, line);
+            assert!(calls.is_empty() && calls.is_subscribed(), "{line}");
         }
     }
 
     #[test]
-    fn no_more_is_remembered_than_is_sound() {
-        let mut calls = Unanswered::default();
+    fn lines_beyond_the_limit_are_dropped_and_ids_kept() {
+        let mut calls = Unanswered::new(Resend::Possible);
         let call = format!(r#"{{"id":1,"method":"a","params":["{}"]}}"#, "0".repeat(100_000));
-        assert!(calls.ask(&call).is_ok() && calls.ask(&call).is_ok());
-        assert!(calls.ask(&call).is_err());
+        (0..3).for_each(|_| ask(&mut calls, &call));
+        assert!(!calls.can_move() && !calls.is_incomplete() && lines(&calls).is_empty());
+        assert_eq!((calls.calls.len(), calls.bytes < 1000), (3, true));
+        // Ids have the same limit.
+        let call = format!(r#"{{"id":"{}","method":"a"}}"#, "0".repeat(100_000));
+        (0..3).for_each(|_| ask(&mut calls, &call));
+        assert!(calls.is_incomplete() && calls.bytes <= MOST_BYTES);
+    }
+
+    #[test]
+    fn failed_calls_are_answered_under_their_ids() {
+        let mut calls = Unanswered::new(Resend::Impossible);
+        ask(&mut calls, r#"{"id":"a","method":"a","jsonrpc":"2.0"}"#);
+        ask(&mut calls, r#"{"id":7.0,"method":"b"}"#);
+        let answers = calls.fail(&RpcError::Backend("went away"));
+        let answers: Vec<Value> =
+            answers.iter().map(|answer| serde_json::from_slice(&answer.to_vec()).unwrap()).collect();
+        assert_eq!(
+            answers.iter().map(|answer| &answer["id"]).collect::<Vec<_>>(),
+            [&Value::from("a"), &Value::from(7.0)]
+        );
+        assert!(answers.iter().all(|answer| answer["error"]["code"] == -32603));
+        assert!(calls.is_empty() && calls.bytes == 0);
     }
 }

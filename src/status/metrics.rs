@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use super::reading::Reading;
 use crate::book::{Failure, Verified};
 use crate::clock::Time;
-use crate::control::{CallerStatus, PeerRow, Status};
+use crate::control::{CallerStatus, ClearnetStatus, PeerRow, Status};
 use crate::route::{OnionFailure, TorKind, TorState, Via};
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -72,6 +72,9 @@ pub fn text(reading: &Reading, probes: &ProbeTally) -> Result<String, fmt::Error
     sheet.0.register("probes", "Probes that are over", probes.outcomes.clone());
     sheet.0.register("probe_seconds", "How long verifications took that succeeded", probes.seconds.clone());
     sheet.tor(status);
+    if let Some(name) = &status.clearnet {
+        sheet.clearnet(name);
+    }
     sheet.callers(&status.callers);
     if let Some(backend) = &status.backend {
         sheet.truth("backend_up", "Whether the server behind us is of use", backend.trouble.is_none());
@@ -151,6 +154,16 @@ impl Sheet<'_> {
                 reached,
             );
         }
+    }
+
+    fn clearnet(&mut self, name: &ClearnetStatus) {
+        let reached = name.reached.map_or(0.0, moment);
+        self.float(
+            "clearnet_reached_timestamp_seconds",
+            "When the clearnet name was last reached; 0 if never",
+            reached,
+        );
+        self.truth("clearnet_failing", "Whether the last test of the clearnet name failed", name.trouble.is_some());
     }
 
     fn callers(&mut self, callers: &CallerStatus) {

@@ -43,6 +43,9 @@ const CONNECTIONS: usize = 64;
 const HEAD: Duration = Duration::from_secs(10);
 const CONNECTION: Duration = Duration::from_secs(120);
 
+/// Path of the health check.
+const HEALTH: &str = "/healthz";
+
 /// Between two samples for the plot.
 const SAMPLE: Duration = Duration::from_mins(5);
 
@@ -105,7 +108,7 @@ fn router(board: Arc<Board>) -> Router {
         .route("/style.css", get(style))
         .route("/icon.svg", get(icon))
         .route("/metrics", get(show_metrics))
-        .route("/healthz", get(show_health))
+        .route(HEALTH, get(show_health).options(show_health))
         .layer(from_fn_with_state(Arc::clone(&board), only_by_our_names))
         .layer(from_fn(strictly))
         .with_state(board)
@@ -168,14 +171,28 @@ fn text(status: StatusCode, lines: &[String]) -> Response {
     (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
-/// A page elsewhere could have a browser ask us by a name of its own that means our address, and read the answer.
+/// Rejects requests by foreign names, which DNS rebinding would send.
+///
+/// Browsers always send `Host`. HAProxy's check doesn't by default, so the health check alone works without it.
 async fn only_by_our_names(State(board): State<Arc<Board>>, request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if is_ours(host, &board.settings.hosts) {
+    let is_allowed = match request.headers().get(header::HOST) {
+        None => request.uri().path() == HEALTH,
+        Some(host) => host.to_str().is_ok_and(|host| is_ours(host, &board.settings.hosts)),
+    };
+    if is_allowed {
         return next.run(request).await;
     }
     let why = "ask for this page by an address, as localhost, or by a name that status.hosts allows";
     text(StatusCode::MISDIRECTED_REQUEST, &[why.to_owned()])
+}
+
+/// Whether a request only reads. HAProxy's check uses OPTIONS unless it is given another method.
+fn only_reads(request: &Request) -> bool {
+    match *request.method() {
+        Method::GET | Method::HEAD => true,
+        Method::OPTIONS => request.uri().path() == HEALTH,
+        _ => false,
+    }
 }
 
 /// Nothing from elsewhere, no scripts, in nobody's frame, in no cache; and nothing but questions.
@@ -190,8 +207,8 @@ async fn strictly(request: Request, next: Next) -> Result<Response, Infallible> 
         (header::CACHE_CONTROL, "no-store"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
-    let asks = matches!(*request.method(), Method::GET | Method::HEAD);
-    let mut response = if asks { next.run(request).await } else { StatusCode::METHOD_NOT_ALLOWED.into_response() };
+    let mut response =
+        if only_reads(&request) { next.run(request).await } else { StatusCode::METHOD_NOT_ALLOWED.into_response() };
     for (name, value) in HEADERS {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }

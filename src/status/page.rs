@@ -9,7 +9,7 @@ use super::picture;
 use super::reading::Reading;
 use super::wish::{Choice, Wish, week};
 use crate::clock::{self, Time};
-use crate::control::{OnionStatus, PeerRow, Status};
+use crate::control::{ClearnetStatus, OnionStatus, PeerRow, Status};
 use crate::route::TorState;
 use crate::serve::CallCount;
 
@@ -21,7 +21,7 @@ struct Page<'a> {
     troubles: Vec<String>,
     tor: Tor,
     onion: Option<Onion<'a>>,
-    clearnet: Option<(String, String)>,
+    clearnet: Option<Clearnet<'a>>,
     /// What we stand in front of, as the configuration has it.
     behind: Option<String>,
     calls: Vec<Told>,
@@ -41,6 +41,13 @@ struct Onion<'a> {
     status: &'a OnionStatus,
     fares: String,
     qr: Option<String>,
+}
+
+/// The own clearnet name, and what its tests showed.
+struct Clearnet<'a> {
+    status: &'a ClearnetStatus,
+    ports: String,
+    fares: String,
 }
 
 /// What was told callers who asked for one thing.
@@ -72,10 +79,7 @@ pub fn render(reading: &Reading, history: &History, wish: &Wish) -> Result<Strin
         troubles: reading.troubles(),
         tor: tor(&status.tor, now),
         onion: status.onion.as_ref().map(|onion| self::onion(onion, now)),
-        clearnet: status
-            .clearnet
-            .as_ref()
-            .map(|name| (format!("{} {}", name.host, ports(name.ssl_port, name.tcp_port)), reached(name.reached, now))),
+        clearnet: status.clearnet.as_ref().map(|name| clearnet(name, now)),
         behind: status.backend.as_ref().map(|backend| backend.electrum.clone().into()),
         calls: told(&status.callers.calls),
         trend: picture::trend(history),
@@ -105,6 +109,17 @@ fn onion(status: &OnionStatus, now: Time) -> Onion<'_> {
     }
     // A server as the Electrum wallet has it: name, port, and t for plain TCP.
     Onion { status, fares, qr: picture::qr(&format!("{}:{}:t", status.host, status.port)) }
+}
+
+fn clearnet(status: &ClearnetStatus, now: Time) -> Clearnet<'_> {
+    let fares = match (status.reached, status.via) {
+        (Some(reached), Some(via)) => format!("reached {via} {} ago", span(now.since(reached))),
+        _ if status.address.is_some() => "not tested".to_owned(),
+        _ => "not reached yet and not advertised".to_owned(),
+    };
+    let at = status.address.as_ref().filter(|address| **address != status.host);
+    let at = at.map(|address| format!(" at {address}")).unwrap_or_default();
+    Clearnet { status, ports: format!("{}{at}", ports(status.ssl_port, status.tcp_port)), fares }
 }
 
 fn reached(at: Option<Time>, now: Time) -> String {

@@ -110,6 +110,11 @@ impl Reading {
         if let Some(error) = &status.onion_error {
             troubles.push(format!("the onion service does not run: {error}"));
         }
+        if let Some(name) = &status.clearnet
+            && let Some(why) = &name.trouble
+        {
+            troubles.push(format!("{} can't be reached: {why}", name.host));
+        }
         if let Some(trouble) = status.backend.as_ref().and_then(|backend| backend.trouble.as_ref()) {
             troubles.push(format!("what we stand in front of is of no use: {trouble}"));
         }

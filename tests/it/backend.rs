@@ -1,6 +1,8 @@
 //! In front of a real server: an unmodified ElectrumX gets discovery, and others of its kind verify us, take us in and list us.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -232,6 +234,70 @@ impl Drop for Wallet {
     fn drop(&mut self) {
         let _ = Command::new(lab_script("wallet.sh")).arg("down").arg(&self.0).output();
     }
+}
+
+/// A backend that answers with the method's name, and hangs up at the method `gone`.
+fn scripted_backend(listener: TcpListener) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || play(&stream.unwrap()));
+        }
+    });
+}
+
+fn play(stream: &TcpStream) -> Option<()> {
+    let mut stream_out = stream;
+    for line in BufReader::new(stream).lines() {
+        let call: Value = serde_json::from_str(&line.ok()?).ok()?;
+        let result = match call["method"].as_str()? {
+            "server.version" => json!(["scripted", "1.4"]),
+            "slow" => continue,
+            "gone" => return None,
+            method => json!(method),
+        };
+        let answer = json!({ "jsonrpc": "2.0", "id": call["id"], "result": result });
+        writeln!(stream_out, "{answer}").ok()?;
+    }
+    None
+}
+
+#[test]
+fn a_backend_that_hangs_up_fails_its_calls_and_serves_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let (listen, config) = (support::free_address(), dir.path().join("waypost.toml"));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = format!(
+        "network = \"regtest\"\ndata_dir = \"{}\"\n[listen]\ntcp = [\"{listen}\"]\n[tor]\nmode = \"off\"\n\
+         [discovery]\nseeds = []\n[backend]\nelectrum = \"tcp://{}\"\n",
+        dir.path().join("data").display(),
+        listener.local_addr().unwrap()
+    );
+    std::fs::write(&config, text).unwrap();
+    scripted_backend(listener);
+    let daemon = Daemon::start(&config);
+    let stream = TcpStream::connect(listen).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let mut lines = BufReader::new(&stream).lines();
+    let mut hear = || lines.next().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let say = |lines: &str| (&stream).write_all(lines.as_bytes()).unwrap();
+    say("{\"id\":1,\"method\":\"slow\"}\n{\"id\":\"two\",\"method\":\"gone\"}\n");
+    for id in [json!(1), json!("two")] {
+        let answer = hear().unwrap();
+        assert_eq!((&answer["id"], &answer["error"]["code"]), (&id, &json!(-32603)), "{answer}");
+    }
+    say("[{\"id\":3,\"method\":\"a\"},{\"id\":4,\"method\":\"gone\"}]\n");
+    let answers = hear().unwrap();
+    assert_eq!((&answers[0]["result"], &answers[1]["id"]), (&json!("a"), &json!(4)), "{answers}");
+    assert_eq!(answers[1]["error"]["code"], -32603, "{answers}");
+    say("{\"id\":5,\"method\":\"b\"}\n");
+    assert_eq!(hear().unwrap()["result"], "b", "the session goes on");
+    // A wallet that waits for notifications has to connect again.
+    say("{\"id\":6,\"method\":\"blockchain.headers.subscribe\"}\n");
+    assert_eq!(hear().unwrap()["id"], 6);
+    say("{\"id\":7,\"method\":\"gone\"}\n");
+    assert_eq!(hear().unwrap()["id"], 7);
+    assert!(hear().is_none(), "the session is over");
+    daemon.stop();
 }
 
 /// Our entry in a server's list.

@@ -83,7 +83,10 @@ fn full_statuses() -> Vec<Value> {
                 "tor_source": { "kind": "socks", "addresses": ["127.0.0.1:9050"], "until": 1, "clearnet": "allowed" },
                 "clearnet_blocked": "x", "onion_error": { "stage": "launch", "why": "x" },
                 "onion": { "host": "x.onion", "port": 1, "reached": 1, "missed": 1, "trouble": "x" },
-                "clearnet": { "host": "a.example", "tcp_port": 1, "ssl_port": 2, "reached": 1 },
+                "clearnet": {
+                    "host": "a.example", "tcp_port": 1, "ssl_port": 2, "address": "5.9.0.9", "via": "tor", "reached": 1,
+                    "missed": 1, "trouble": "x", "warnings": ["x"],
+                },
                 "listeners": ["tcp://127.0.0.1:1"], "page": "http://127.0.0.1:1",
                 "backend": {
                     "electrum": "peers", "trouble": "x", "software": "x", "tip": 1, "sessions": { "a.example": 1 },

@@ -18,6 +18,7 @@ mod configuration;
 mod edge;
 #[path = "../../benches/filled.rs"]
 mod filled;
+mod health;
 mod irc;
 mod json;
 mod kill;
@@ -26,6 +27,7 @@ mod network;
 #[cfg(feature = "embedded-tor")]
 mod onion_failure;
 mod only_tor;
+mod own_name;
 mod package;
 mod page;
 mod reload;

@@ -44,8 +44,16 @@ impl Place {
     }
 
     fn refused_with(&self, code: i32, environment: &[(&str, &str)]) -> String {
-        let output = Command::new("timeout")
-            .args(["20", "env"])
+        self.ended(Command::new("timeout").args(["20", "env"]), environment, code)
+    }
+
+    /// The same with the daemon started by another program.
+    fn refused_by(&self, starter: &[&str], code: i32) -> String {
+        self.ended(Command::new("timeout").arg("20").args(starter), &[], code)
+    }
+
+    fn ended(&self, command: &mut Command, environment: &[(&str, &str)], code: i32) -> String {
+        let output = command
             .args(environment.iter().map(|(name, value)| format!("{name}={value}")))
             .args([env!("CARGO_BIN_EXE_waypost"), "run", "--config"])
             .arg(self.config())
@@ -62,12 +70,59 @@ impl Place {
 }
 
 #[test]
-fn a_port_that_is_taken_is_named() {
+fn a_port_that_is_taken_is_named_with_its_holder() {
     let place = Place::new();
     let _taken = TcpListener::bind(place.address).unwrap();
     let text = place.refused(1);
-    assert!(text.contains(&place.address.to_string()) && text.contains("another server"), "{text}");
-    assert!(text.contains("listen.tcp chooses the address"), "{text}");
+    assert!(text.contains(&place.address.to_string()) && text.contains("the port is in use by "), "{text}");
+    assert!(text.contains(&format!("(process {})", std::process::id())), "{text}");
+    assert!(text.contains("choose another port with listen.tcp"), "{text}");
+}
+
+#[test]
+fn a_port_of_the_status_page_that_is_taken_names_its_key() {
+    let place = Place::new();
+    let page = support::free_address();
+    let _taken = TcpListener::bind(page).unwrap();
+    let text = place.refused_with(1, &[("WAYPOST_STATUS__HTTP", &page.to_string())]);
+    assert!(text.contains(&page.to_string()) && text.contains("choose another port with status.http"), "{text}");
+}
+
+/// In a namespace, as its first port without privilege is always 1024.
+#[test]
+fn a_port_that_needs_a_privilege_says_which() {
+    if !support::inside(a_port_that_needs_a_privilege_says_which, &[]) {
+        return;
+    }
+    let mut place = Place::new();
+    place.address = "127.0.0.1:443".parse().unwrap();
+    place.configure(&place.data(), QUIET);
+    // The daemon keeps its user, and loses the privilege alone.
+    let text = place.refused_by(&["setpriv", "--bounding-set", "-net_bind_service", "--inh-caps", "-all"], 1);
+    assert!(text.contains("127.0.0.1:443: ports below 1024 need a privilege"), "{text}");
+    assert!(text.contains("higher port with listen.tcp") && text.contains("CAP_NET_BIND_SERVICE"), "{text}");
+}
+
+#[test]
+fn an_address_of_another_machine_is_told_from_a_port_in_use() {
+    if !support::inside(an_address_of_another_machine_is_told_from_a_port_in_use, &[]) {
+        return;
+    }
+    let mut place = Place::new();
+    place.address = "5.9.0.200:50001".parse().unwrap();
+    place.configure(&place.data(), QUIET);
+    let text = place.refused(1);
+    assert!(text.contains("5.9.0.200:50001: no network interface of this machine has that address"), "{text}");
+    assert!(text.contains("`ip address` lists") && text.contains("net.ipv4.ip_nonlocal_bind"), "{text}");
+    assert!(!text.contains("in use"), "{text}");
+}
+
+#[test]
+fn a_control_socket_with_too_long_a_path_is_named() {
+    let place = Place::new();
+    place.configure(&place.dir.path().join("x".repeat(110)), QUIET);
+    let text = place.refused(1);
+    assert!(text.contains("control.sock") && text.contains("a path of less than 108 bytes"), "{text}");
 }
 
 #[test]

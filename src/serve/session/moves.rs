@@ -204,13 +204,17 @@ async fn a_version_that_no_peer_speaks_is_held_against_none() {
 }
 
 #[tokio::test]
-async fn when_no_peer_is_left_the_caller_is_told() {
+async fn when_no_peer_is_left_the_call_fails_and_the_session_goes_on() {
     let (first, second) = (Peer::start("first", "three").await, Peer::start("second", "three").await);
     let (mut talk, _backend, _doubts) = talk(&[&first, &second]);
     talk.say(b"{\"id\":2,\"method\":\"three\"}\n").await;
-    assert_eq!(talk.hear().await.unwrap()["error"]["code"], -32603);
-    talk.session.await.unwrap();
+    let answer = talk.hear().await.unwrap();
+    assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(2), &json!(-32603)));
+    talk.say(b"{\"id\":3,\"method\":\"four\"}\n").await;
+    assert_eq!(talk.hear().await.unwrap()["result"][1], "four");
     let (mut talk, ..) = self::talk(&[]);
     talk.say(b"{\"id\":2,\"method\":\"three\"}\n").await;
-    assert!(talk.hear().await.unwrap()["error"]["message"].as_str().unwrap().contains("can't be reached"));
+    let answer = talk.hear().await.unwrap();
+    assert!(answer["id"] == 2 && answer["error"]["message"].as_str().unwrap().contains("can't be reached"));
+    assert!(!talk.session.is_finished());
 }

@@ -1,0 +1,147 @@
+//! The id of an answer that is read in pieces, for answers too long to be held.
+
+use serde_json::Value;
+
+/// Bytes of an id that are kept; a longer one is taken for none.
+const LONGEST_ID: usize = 4096;
+
+/// Finds the value of the top-level key `id` in one JSON object that comes in pieces.
+///
+/// It checks no syntax: of what is no JSON, the result is arbitrary.
+#[derive(Debug, Default)]
+pub struct AnswerId {
+    depth: u32,
+    string: InString,
+    /// Whether a value of the top-level object is being read, and not a key.
+    in_value: bool,
+    is_id: bool,
+    /// The key or value that is being read, as far as it may matter.
+    token: Vec<u8>,
+    id: Option<Value>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum InString {
+    #[default]
+    No,
+    Yes,
+    /// After a backslash.
+    Escaped,
+}
+
+impl AnswerId {
+    /// Reads the next piece.
+    pub fn feed(&mut self, piece: &[u8]) {
+        piece.iter().for_each(|byte| self.byte(*byte));
+    }
+
+    /// The id, once its end was read.
+    pub fn id(&self) -> Option<&Value> {
+        self.id.as_ref()
+    }
+
+    fn byte(&mut self, byte: u8) {
+        match (self.string, byte) {
+            (InString::Yes, b'\\') => self.string = InString::Escaped,
+            (InString::Yes, b'"') => self.string = InString::No,
+            (InString::Yes, _) => {}
+            (InString::Escaped, _) => self.string = InString::Yes,
+            (InString::No, b'"') => self.string = InString::Yes,
+            (InString::No, b'{' | b'[') => {
+                self.depth += 1;
+                if self.depth == 1 {
+                    return;
+                }
+            }
+            (InString::No, b'}' | b']') => {
+                if self.depth == 1 {
+                    self.end_of_value();
+                }
+                self.depth = self.depth.saturating_sub(1);
+            }
+            (InString::No, b':') if self.depth == 1 => {
+                self.is_id = self.read().is_some_and(|key| key == "id");
+                self.in_value = true;
+                self.token.clear();
+                return;
+            }
+            (InString::No, b',') if self.depth == 1 => {
+                self.end_of_value();
+                return;
+            }
+            (InString::No, _) => {}
+        }
+        if self.depth == 1 && (!self.in_value || self.is_id) && self.token.len() <= LONGEST_ID {
+            self.token.push(byte);
+        }
+    }
+
+    fn end_of_value(&mut self) {
+        if self.in_value && self.is_id {
+            self.id = self.read();
+        }
+        (self.in_value, self.is_id) = (false, false);
+        self.token.clear();
+    }
+
+    fn read(&self) -> Option<Value> {
+        serde_json::from_slice(&self.token).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id_of(text: &str, piece: usize) -> Option<Value> {
+        let mut reader = AnswerId::default();
+        text.as_bytes().chunks(piece).for_each(|piece| reader.feed(piece));
+        reader.id().cloned()
+    }
+
+    #[test]
+    fn id_of_an_answer_is_found_wherever_it_stands() {
+        for (text, id) in [
+            (r#"{"id":7,"result":{"id":8}}"#, Value::from(7)),
+            (r#"{"jsonrpc": "2.0", "result": ["id", {"id": 9}], "id" : "a\"b" }"#, Value::from("a\"b")),
+            (r#"{"\u0069d":-1.5,"error":"\\"}"#, Value::from(-1.5)),
+            (r#"{"result":"{\"id\":3}","id":null}"#, Value::Null),
+        ] {
+            for piece in [1, 3, 1000] {
+                assert_eq!(id_of(text, piece), Some(id.clone()), "{text}");
+            }
+        }
+        for without in [r#"{"method":"id","params":["id",{"id":1}]}"#, r#"["id",5]"#, "", r#"{"id":"#, "}}]]"] {
+            assert_eq!(id_of(without, 2), None, "{without}");
+        }
+        assert_eq!(id_of(&format!(r#"{{"id":"{}"}}"#, "x".repeat(LONGEST_ID)), 100), None);
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![any::<i64>().prop_map(Value::from), ".{0,8}".prop_map(Value::from)];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            let key = prop_oneof![Just("id".to_owned()), "[\"\\\\a-z:,{}]{0,4}"];
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(key, inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_a_whole_parser(result in json(), id in any::<i64>(), piece in 1_usize..40, first: bool) {
+            let (id, result) = (format!("\"id\":{id}"), format!("\"result\":{result}"));
+            let text = if first { format!("{{{id},{result}}}") } else { format!("{{{result} , {id}}}") };
+            let whole: Value = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(id_of(&text, piece), Some(whole["id"].clone()));
+        }
+
+        #[test]
+        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            AnswerId::default().feed(&bytes);
+        }
+    }
+}

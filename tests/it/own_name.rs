@@ -1,0 +1,163 @@
+//! The own clearnet name: advertised only with a public address, and only while it can be reached from outside.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::support::{self, Daemon, call, eventually, fetch, hosts, lab_python, lab_script, run};
+use serde_json::{Value, json};
+
+const NAME: &str = "wp.example.com";
+const PUBLIC: &str = "5.9.0.9";
+const PAGE: &str = "127.0.0.1:4280";
+const ANSWERS: &str = "127.0.0.1:50001";
+/// What Tor's exits call from.
+const EXIT: &str = "185.220.101.5";
+
+/// A configuration with this name, and these other lines of `[identity]` and after it.
+fn configure(dir: &Path, listen: &str, rest: &str) -> PathBuf {
+    let config = dir.join("waypost.toml");
+    let text = format!(
+        "network = \"regtest\"\ndata_dir = \"{}\"\n[status]\nhttp = \"{PAGE}\"\n[discovery]\nseeds = []\n\
+         [listen]\n{listen}\n[identity]\nhost = \"{NAME}\"\ntcp_port = 50001\n{rest}",
+        dir.join("data").display()
+    );
+    std::fs::write(&config, text).unwrap();
+    config
+}
+
+/// The daemon on a machine whose hosts file has this address for its name.
+fn start_where_the_name_means(address: &str, config: &Path) -> Daemon {
+    let mut command = Command::new(lab_script("split-horizon.sh"));
+    command.arg(format!("{address} {NAME}")).arg(env!("CARGO_BIN_EXE_waypost"));
+    Daemon::start_with(command, config)
+}
+
+fn name(daemon: &Daemon) -> Value {
+    daemon.status()["clearnet"].clone()
+}
+
+/// How the node lists itself.
+fn listed() -> Option<Value> {
+    let list = call(ANSWERS, "server.peers.subscribe", json!([]));
+    list.as_array().unwrap().iter().find(|entry| entry[1] == NAME).cloned()
+}
+
+#[test]
+fn a_name_that_means_a_private_address_is_not_advertised() {
+    if !support::inside(a_name_that_means_a_private_address_is_not_advertised, &[]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let everywhere = "tcp = [\"0.0.0.0:50001\"]";
+    let config = configure(dir.path(), everywhere, "[tor]\nmode = \"off\"\n");
+    // Debian's installer writes such a line; a listener on all addresses answers there.
+    let daemon = start_where_the_name_means("127.0.1.1", &config);
+    eventually(20, "the test of the name fails", || name(&daemon)["missed"].as_u64() > Some(0));
+    let status = name(&daemon);
+    let why = status["trouble"].as_str().unwrap();
+    assert!(why.contains("127.0.1.1") && why.contains("identity.address"), "{why}");
+    assert_eq!((&status["reached"], &status["address"], listed()), (&Value::Null, &Value::Null, None));
+    assert_eq!(call("127.0.1.1:50001", "server.ping", json!([])), Value::Null, "though it answers there");
+    let line = daemon.waypost(&["status"]);
+    assert!(line.contains("not advertised") && line.replace('\n', " ").contains("127.0.1.1"), "{line}");
+    for path in ["/healthz", "/"] {
+        eventually(10, "it is shown", || fetch(PAGE, path).1.contains("127.0.1.1"));
+    }
+    assert_eq!(fetch(PAGE, "/healthz").0, 200, "clients are served all the same");
+    let metrics = fetch(PAGE, "/metrics").1;
+    for line in ["waypost_clearnet_failing 1", "waypost_clearnet_reached_timestamp_seconds 0.0"] {
+        assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    }
+    daemon.stop();
+
+    // The public address is dialled in place of what this machine looks up.
+    let config = configure(dir.path(), everywhere, &format!("address = \"{PUBLIC}\"\n[tor]\nmode = \"off\"\n"));
+    let daemon = start_where_the_name_means("192.168.1.5", &config);
+    eventually(20, "the name is reached", || name(&daemon)["reached"].is_u64());
+    let status = name(&daemon);
+    assert_eq!((&status["address"], &status["via"]), (&json!(PUBLIC), &json!("direct")));
+    eventually(10, "it is listed", || listed().is_some_and(|entry| entry[0] == PUBLIC));
+    assert!(fetch(PAGE, "/metrics").1.lines().any(|line| line == "waypost_clearnet_failing 0"));
+    daemon.stop();
+
+    // Behind a router that takes no connections from inside, nothing can be tested without Tor.
+    let config = configure(
+        dir.path(),
+        &format!("tcp = [\"{ANSWERS}\"]"),
+        &format!("address = \"{PUBLIC}\"\n[tor]\nmode = \"off\"\n"),
+    );
+    let daemon = start_where_the_name_means("192.168.1.5", &config);
+    eventually(20, "it is advertised on the operator's word", || listed().is_some_and(|entry| entry[0] == PUBLIC));
+    let status = name(&daemon);
+    assert_eq!((&status["reached"], &status["trouble"]), (&Value::Null, &Value::Null));
+    assert!(status["warnings"][0].as_str().unwrap().contains("operator's word"), "{status}");
+    daemon.stop();
+    let config = configure(dir.path(), &format!("tcp = [\"{ANSWERS}\"]"), "[tor]\nmode = \"off\"\n");
+    let daemon = start_where_the_name_means(PUBLIC, &config);
+    eventually(20, "without an address it is not", || name(&daemon)["missed"].as_u64() > Some(0));
+    assert!(name(&daemon)["trouble"].as_str().unwrap().contains("hairpin NAT") && listed().is_none());
+    daemon.stop();
+}
+
+#[test]
+fn a_name_is_tested_through_tor_once_tor_is_ready() {
+    if !support::inside(a_name_is_tested_through_tor_once_tor_is_ready, &[]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (_dns, tor) = (Dns::start(), dir.path().join("tor"));
+    let mut network = Command::new(lab_script("tor-network.sh"));
+    run(network.arg("up").arg(&tor).arg("127.0.0.1:50011").env("EXIT_ADDRESS", EXIT));
+    let read = |file: &str| std::fs::read_to_string(tor.join(file)).unwrap().trim().to_owned();
+    let tables =
+        format!("onion_host = \"{}\"\n[tor]\nmode = \"socks\"\nsocks = \"{}\"\n", read("onion-1"), read("socks"));
+    let listen = "tcp = [\"0.0.0.0:50001\"]\nonion_tcp = [\"127.0.0.1:50011\"]\nonion_port = 50001";
+    let config = configure(dir.path(), listen, &tables);
+
+    // As the hosts file of this machine doesn't matter, an exit's look-up does.
+    let daemon = start_where_the_name_means("127.0.1.1", &config);
+    eventually(90, "the name is reached through Tor", || name(&daemon)["via"] == "tor");
+    assert_eq!(name(&daemon)["address"], PUBLIC);
+    eventually(10, "it is listed", || listed().is_some_and(|entry| entry[0] == PUBLIC));
+    daemon.stop();
+
+    // Reachable from this machine, and from nowhere else.
+    let block = |command: &str| {
+        let rule = ["pref", "5", "from", EXIT, "to", PUBLIC, "unreachable"];
+        run(Command::new("ip").args(["rule", command]).args(rule));
+    };
+    run(Command::new("ip").args(["rule", "add", "pref", "10", "lookup", "local"]));
+    run(Command::new("ip").args(["rule", "del", "pref", "0"]));
+    block("add");
+    let daemon = Daemon::start(&config);
+    eventually(120, "the failure through Tor is found", || {
+        name(&daemon)["trouble"].as_str().is_some_and(|why| why.contains("through Tor, at 5.9.0.9"))
+    });
+    assert_eq!(daemon.tor(), "ready");
+    let status = name(&daemon);
+    assert!(status["trouble"].as_str().unwrap().contains("firewall") && status["reached"].is_null(), "{status}");
+    eventually(10, "it is advertised no more", || !hosts(ANSWERS).contains(NAME));
+    block("del");
+    eventually(120, "it is reached once the way is free", || name(&daemon)["via"] == "tor");
+    eventually(10, "it is listed again", || listed().is_some());
+    assert!(daemon.log().lines().all(|line| !line.contains("panicked")), "{}", daemon.log());
+    daemon.stop();
+}
+
+/// The name server that Tor's exits ask, until it is dropped.
+struct Dns(Child);
+
+impl Dns {
+    fn start() -> Dns {
+        let mut command = Command::new(lab_python());
+        command.arg(lab_script("dns.py")).args(["127.0.0.1", "53"]).stdin(Stdio::null()).stderr(Stdio::null());
+        Dns(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Dns {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
