@@ -16,6 +16,9 @@ use crate::peer::{Host, Listed, Ports, RealName, Version};
 const LONG_STANDING: Duration = Duration::from_hours(7 * 24);
 const RELIABLE: f64 = 0.9;
 
+/// Difference between the clocks of two processes that is no sign of a wrong clock.
+const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
+
 /// One peer, as it is kept in memory and on disk. Whoever changes its shape adds a migration to the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -130,6 +133,28 @@ impl Entry {
             announced: None,
             uptime: Uptime::default(),
         }
+    }
+
+    /// Corrects moments after `now`, from a time when the machine's clock was ahead.
+    ///
+    /// How old such an entry is cannot be known, so its next probe is due now.
+    pub fn correct_times(&mut self, now: Time, recheck: Duration) {
+        let latest = [self.last_try, self.last_success].into_iter().flatten().fold(self.first_seen, Time::max);
+        if latest.since(now) > CLOCK_TOLERANCE {
+            self.next = self.next.min(now);
+        }
+        self.next = self.next.min(now + recheck);
+        self.first_seen = self.first_seen.min(now);
+        for at in [&mut self.last_try, &mut self.last_success, &mut self.announced].into_iter().flatten() {
+            *at = (*at).min(now);
+        }
+        if let Some(key) = &mut self.key {
+            key.since = key.since.min(now);
+        }
+        for past in &mut self.history {
+            past.at = past.at.min(now);
+        }
+        self.uptime.correct_times(now);
     }
 
     pub fn state(&self, now: Time, recent: Duration) -> PeerState {

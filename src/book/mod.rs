@@ -199,9 +199,7 @@ impl Book {
         let seeds = std::mem::take(&mut book.settings.seeds);
         book.settings.seeds = book.fit_seeds(seeds);
         for mut entry in entries {
-            // A clock that was set back must not make a peer wait for years, nor seem fresh for as long.
-            entry.next = entry.next.min(now + book.settings.recheck);
-            entry.last_success = entry.last_success.map(|success| success.min(now));
+            entry.correct_times(now, book.settings.recheck);
             book.insert(entry);
         }
         book

@@ -35,8 +35,11 @@ use crate::tor::{Health, OwnName};
 /// Changes in what callers are told are gathered for this long, as drawing it up anew costs a look at every peer.
 const GATHER: Duration = Duration::from_millis(500);
 
-/// The book is woken after this at the latest, since the wall clock may be set while we sleep by another one.
+/// Longest time that the book is not woken: timers stand still while the machine sleeps, and the book's clock does not.
 const LONGEST_SLEEP: Duration = Duration::from_mins(1);
+
+/// Shortest time between two rewrites of the store after steps of the wall clock.
+const REWRITE_PAUSE: Duration = Duration::from_mins(10);
 
 /// What is known of us beside the book's own account.
 #[derive(Debug)]
@@ -83,6 +86,10 @@ pub struct Core {
     about: HashMap<Id, Host>,
     /// While the log says how it goes.
     first_crawl: Option<FirstCrawl>,
+    /// How far ahead the wall clock was when the store's moments were last written by it.
+    stored_ahead_millis: i64,
+    /// When the store may be rewritten again after a step of the wall clock.
+    next_rewrite: Instant,
 }
 
 impl Core {
@@ -102,8 +109,22 @@ impl Core {
         news.snapshot.send_replace(Arc::new(snapshot));
         let somebody_to_try = facts.is_new && book.entries().next().is_some();
         let first_crawl = somebody_to_try.then(|| FirstCrawl::new(facts.started));
-        let mut core =
-            Core { book, rng, store, dialer, facts, news, publish_at, stale_after, flights, about, first_crawl };
+        let (stored_ahead_millis, next_rewrite) = (clock::wall_ahead_millis(), Instant::now());
+        let mut core = Core {
+            book,
+            rng,
+            store,
+            dialer,
+            facts,
+            news,
+            publish_at,
+            stale_after,
+            flights,
+            about,
+            first_crawl,
+            stored_ahead_millis,
+            next_rewrite,
+        };
         core.act(first);
         core
     }
@@ -126,6 +147,27 @@ impl Core {
                 self.news.snapshot.send_replace(Arc::new(snapshot));
             }
             self.tell_of_crawl(clock::now());
+            self.follow_clock();
+        }
+    }
+
+    /// Rewrites the store after the wall clock was stepped.
+    ///
+    /// The book itself runs on the process's clock and is not affected. Its moments on disk are by the wall clock, so
+    /// they would be wrong for the next process.
+    fn follow_clock(&mut self) {
+        let ahead = clock::wall_ahead_millis();
+        if ahead == self.stored_ahead_millis || Instant::now() < self.next_rewrite {
+            return;
+        }
+        let step = Duration::from_millis(ahead.abs_diff(self.stored_ahead_millis));
+        let direction = if ahead > self.stored_ahead_millis { "ahead" } else { "back" };
+        let step = humantime::format_duration(Duration::from_secs(step.as_secs()));
+        tracing::info!("the wall clock was set {direction} by {step}; peers and their schedule are not affected");
+        self.stored_ahead_millis = ahead;
+        self.next_rewrite = Instant::now() + REWRITE_PAUSE;
+        for entry in self.book.entries() {
+            self.store.write(Change::Save(Box::new(entry.clone())));
         }
     }
 
