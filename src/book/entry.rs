@@ -8,8 +8,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::outcome::{Failure, KeyHash, Verified};
+use super::policy::{self, PortOrigin};
 use super::uptime::{Uptime, WEEK};
 use crate::clock::Time;
+use crate::netgroup;
 use crate::peer::{Host, Listed, Ports, RealName, Version};
 
 /// Who was there for this long, and for so much of the last week, has shown that it means to stay.
@@ -33,7 +35,6 @@ pub struct Entry {
     pub genesis_hash: Option<[u8; 32]>,
     pub key: Option<Key>,
     pub tip: Option<u32>,
-    /// Who told us of it first.
     pub source: Source,
     /// Whether what stands here was said by the peer itself.
     pub first_hand: bool,
@@ -76,7 +77,7 @@ pub struct Past {
     pub millis: u32,
 }
 
-/// Who told us of a peer.
+/// Where a peer's name came from: the first source, until the operator names the peer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Source {
     Seed,
@@ -169,7 +170,13 @@ impl Entry {
     pub fn listed(&self) -> Listed {
         let name =
             RealName { host: self.host.clone(), version: self.protocol, pruning: self.pruning, ports: self.ports };
-        Listed { ip: self.ip, name }
+        // Where it was reached through NAT64, only the embedded address is of use to others.
+        Listed { ip: self.ip.map(netgroup::canonical), name }
+    }
+
+    /// The ports that may be dialled and advertised; `None` where there are none.
+    pub fn permitted_ports(&self) -> Option<Ports> {
+        policy::permitted_ports(&self.host, self.ports, self.source.port_origin())
     }
 
     /// The middle one of the times that its successes took.
@@ -195,7 +202,10 @@ impl Entry {
         }
         self.protocol = Some(report.agreed);
         if let Some(features) = &report.features {
-            self.ports = features.ports_of(&self.host).flatten().unwrap_or(self.ports);
+            let declared = features.ports_of(&self.host).flatten();
+            let declared =
+                declared.and_then(|ports| policy::first_hand_ports(&self.host, ports, self.permitted_ports()));
+            self.ports = declared.unwrap_or(self.ports);
             self.protocol = features.protocol_max.or(self.protocol);
             self.pruning = features.pruning;
             let hash = features.genesis_hash.as_ref().and_then(|hash| hex::decode(hash).ok()?.try_into().ok());
@@ -252,6 +262,17 @@ impl Entry {
             self.history.pop_front();
         }
         self.history.push_back(Past { at, failure, millis: u32::try_from(took.as_millis()).unwrap_or(u32::MAX) });
+    }
+}
+
+impl Source {
+    /// Whether the operator named the peer.
+    pub fn is_operator(&self) -> bool {
+        matches!(self, Source::Seed | Source::Operator)
+    }
+
+    pub fn port_origin(&self) -> PortOrigin {
+        if self.is_operator() { PortOrigin::Operator } else { PortOrigin::Untrusted }
     }
 }
 

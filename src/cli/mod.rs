@@ -76,8 +76,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let log_level = Box::new(move |level: &str| shown.change(level));
             Ok(block_on(daemon::run(config, Again { load: Box::new(load), log_level }))??)
         }
-        Command::CheckConfig(Json { json: true }) => print_json(&config.effective()),
-        Command::CheckConfig(_) => print(&toml::to_string(&config.effective())?),
+        Command::CheckConfig(Json { json }) => {
+            warn_of_seeds(&config);
+            if json { print_json(&config.effective()) } else { print(&toml::to_string(&config.effective())?) }
+        }
         Command::Probe(args) => block_on(probe::run(args, &config))?,
         Command::OnionAddress(args) => {
             // Its files may be such that only the daemon itself looks there, as with a user that systemd made for it.
@@ -119,6 +121,17 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Ban { pattern, json } => ban::ban(&config.ban_path(), &pattern, json),
         Command::Unban { pattern, json } => ban::unban(&config.ban_path(), &pattern, json),
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
+    }
+}
+
+/// Names the seeds that a start with this configuration would not take in.
+///
+/// On standard error, so that what `check-config` prints stays a configuration.
+fn warn_of_seeds(config: &Config) {
+    let warnings = daemon::seed_warnings(config);
+    #[expect(clippy::print_stderr, reason = "standard output holds the configuration")]
+    for warning in warnings {
+        eprintln!("waypost: warning: {warning}");
     }
 }
 

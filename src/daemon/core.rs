@@ -39,7 +39,7 @@ const GATHER: Duration = Duration::from_millis(500);
 const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 
 /// Shortest time between two rewrites of the store after steps of the wall clock.
-const REWRITE_PAUSE: Duration = Duration::from_mins(10);
+const REWRITE_PAUSE: Duration = Duration::from_mins(1);
 
 /// What is known of us beside the book's own account.
 #[derive(Debug)]
@@ -134,7 +134,10 @@ impl Core {
         loop {
             let wakeup = self.wakeup();
             tokio::select! {
-                _ = &mut stop => return,
+                _ = &mut stop => {
+                    self.follow_clock();
+                    return;
+                }
                 Some(input) = inputs.recv() => self.input(input),
                 Some(landed) = self.flights.join_next_with_id() => self.landed(landed),
                 () = sleep_until(wakeup) => self.handle(Event::Tick),
@@ -147,7 +150,9 @@ impl Core {
                 self.news.snapshot.send_replace(Arc::new(snapshot));
             }
             self.tell_of_crawl(clock::now());
-            self.follow_clock();
+            if Instant::now() >= self.next_rewrite {
+                self.follow_clock();
+            }
         }
     }
 
@@ -157,7 +162,7 @@ impl Core {
     /// they would be wrong for the next process.
     fn follow_clock(&mut self) {
         let ahead = clock::wall_ahead_millis();
-        if ahead == self.stored_ahead_millis || Instant::now() < self.next_rewrite {
+        if ahead == self.stored_ahead_millis {
             return;
         }
         let step = Duration::from_millis(ahead.abs_diff(self.stored_ahead_millis));
@@ -231,10 +236,7 @@ impl Core {
         let now = clock::now();
         match ask {
             Ask::Status => serde_json::to_value(self.status(now)).map_err(|error| error.to_string()),
-            Ask::Peers => {
-                let recent = self.book.settings().recent;
-                Ok(self.book.entries().map(|entry| json!(notice::row(entry, recent, now))).collect())
-            }
+            Ask::Peers => Ok(self.book.entries().map(|entry| json!(notice::row(&self.book, entry, now))).collect()),
             Ask::Add(line) => {
                 let name = RealName::parse(&line, self.book.settings().network.default_ports());
                 let name = name.map_err(|error| notice::no_real_name(&line, error))?;

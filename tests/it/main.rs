@@ -14,6 +14,7 @@
 mod attack;
 mod backend;
 mod commands;
+mod discovery;
 mod edge;
 #[path = "../../benches/filled.rs"]
 mod filled;
