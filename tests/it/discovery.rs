@@ -132,7 +132,7 @@ fn wall_clock_set_at_run_time_moves_neither_peers_nor_probes() {
         let row = row();
         assert_eq!(row["state"], "verified", "{to}: {row}");
         assert_eq!(hosts(&tcp).len(), 1, "{to}: it is advertised");
-        // Shown by the wall clock, as whoever reads it has no other.
+        // Shown by the wall clock, as readers have no other.
         assert!(time(&row, "last_success").abs_diff(verified + ahead) < 3000, "{to}: {row}");
         assert!(time(&row, "next_try") < verified + ahead + 24 * HOUR, "{to}: {row}");
         assert!(time(&row, "next_try") > verified + ahead + HOUR, "{to}: {row}");
