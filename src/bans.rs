@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
+use crate::netgroup;
 use crate::peer::{DnsName, Host, HostError};
 
 /// One line of such a file.
@@ -70,8 +71,9 @@ impl Bans {
     }
 
     pub fn has_address(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.blocks.iter().any(|block| block.contains(&ip))
+        // A block may be written in either form.
+        let forms = [ip.to_canonical(), netgroup::canonical(ip)];
+        self.blocks.iter().any(|block| forms.iter().any(|ip| block.contains(ip)))
     }
 
     fn add(&mut self, pattern: Pattern) {

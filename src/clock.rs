@@ -1,26 +1,93 @@
-//! The one place that asks what time it is.
+//! Moments in time, and the only module that reads the machine's clocks.
 //!
-//! Everything below the drivers is handed its `Time`; only they call [`now`], so that a simulator can run months in
-//! seconds and a test can stand at any moment it likes.
+//! Only drivers call [`now`]; all other modules are passed a [`Time`]. So a simulator runs months in seconds.
 
 use std::fmt;
 use std::ops::{Add, Sub};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use rustix::time::{ClockId, DynamicClockId};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A moment on the wall clock, in milliseconds since 1970.
+/// A moment on the clock of this process, in milliseconds since 1970.
 ///
-/// Wall time rather than a monotonic one, because the book outlives the process. Arithmetic saturates: a clock that
-/// jumps must not bring the daemon down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+/// The clock starts with the wall clock's time and then runs with the machine, also while the machine sleeps. A step
+/// of the wall clock does not move it, so no stored moment has to be corrected. What leaves the process (files, JSON,
+/// text) is written by the wall clock: serde and `Display` convert. Arithmetic saturates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(u64);
 
-/// What the wall clock says.
-#[expect(clippy::disallowed_methods, reason = "this is the place that the lint sends everybody else to")]
+/// Smallest step of the wall clock that is followed; below it, corrections by NTP are noise.
+const SMALLEST_STEP: Duration = Duration::from_secs(2);
+
+/// Longest time that reading the clocks may take for the readings to be compared.
+const LONGEST_READING: Duration = Duration::from_millis(100);
+
+/// Readings of both clocks, made when the process first asked for the time.
+static START: OnceLock<Reading> = OnceLock::new();
+
+/// Milliseconds that the wall clock is ahead of the process's clock.
+static WALL_AHEAD_MILLIS: AtomicI64 = AtomicI64::new(0);
+
+/// The two clocks of the machine at one moment.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    /// Milliseconds since 1970.
+    wall: u64,
+    /// Time since boot, with the time that the machine slept.
+    running: Duration,
+}
+
+/// Returns the current time of this process.
 pub fn now() -> Time {
+    let before = running();
+    let reading = Reading { wall: wall(), running: running() };
+    let start = START.get_or_init(|| reading);
+    // A thread that was paused between the two readings would see a step where there is none.
+    if reading.running.saturating_sub(before) <= LONGEST_READING {
+        let known = WALL_AHEAD_MILLIS.load(Ordering::Relaxed);
+        let ahead = start.wall_ahead(reading, known);
+        if ahead != known {
+            WALL_AHEAD_MILLIS.store(ahead, Ordering::Relaxed);
+        }
+    }
+    start.process_time(reading.running)
+}
+
+/// Milliseconds that the wall clock has been stepped ahead since the start; negative if back.
+pub fn wall_ahead_millis() -> i64 {
+    WALL_AHEAD_MILLIS.load(Ordering::Relaxed)
+}
+
+impl Reading {
+    /// The process's time when the running clock shows `running`.
+    fn process_time(self, running: Duration) -> Time {
+        Time(self.wall) + running.saturating_sub(self.running)
+    }
+
+    /// How far the wall clock is ahead by another reading; `known` unless it was stepped.
+    fn wall_ahead(self, later: Reading, known: i64) -> i64 {
+        let Time(expected) = self.process_time(later.running);
+        let ahead = later.wall.cast_signed().saturating_sub(expected.cast_signed());
+        let is_step = u128::from(ahead.abs_diff(known)) >= SMALLEST_STEP.as_millis();
+        if is_step { ahead } else { known }
+    }
+}
+
+/// Milliseconds since 1970 by the wall clock.
+#[expect(clippy::disallowed_methods, reason = "the only module that reads clocks")]
+fn wall() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Time::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Time since boot. Where the kernel has no clock that counts sleep, one that does not.
+fn running() -> Duration {
+    let read = rustix::time::clock_gettime_dynamic(DynamicClockId::Boottime)
+        .unwrap_or_else(|_| rustix::time::clock_gettime(ClockId::Monotonic));
+    Duration::try_from(read).unwrap_or_default()
 }
 
 impl Time {
@@ -38,6 +105,16 @@ impl Time {
 
     pub const fn as_secs(self) -> u64 {
         self.0 / 1000
+    }
+
+    /// Milliseconds since 1970 that the wall clock shows at this moment.
+    pub fn wall_millis(self) -> u64 {
+        self.0.saturating_add_signed(wall_ahead_millis())
+    }
+
+    /// The moment at which the wall clock shows so many milliseconds since 1970.
+    pub fn from_wall_millis(millis: u64) -> Time {
+        Time(millis.saturating_add_signed(wall_ahead_millis().saturating_neg()))
     }
 
     /// How long after `earlier` this is; nothing if it is before.
@@ -62,11 +139,24 @@ impl Sub<Duration> for Time {
     }
 }
 
-/// RFC 3339 in UTC, to the second.
+/// Milliseconds since 1970 by the wall clock, as another process reads them.
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.wall_millis().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Time, D::Error> {
+        u64::deserialize(deserializer).map(Time::from_wall_millis)
+    }
+}
+
+/// RFC 3339 in UTC by the wall clock, to the second.
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // humantime refuses to format past the year 9999.
-        let secs = self.as_secs().min(253_402_300_799);
+        let secs = (self.wall_millis() / 1000).min(253_402_300_799);
         humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(secs)).fmt(f)
     }
 }
@@ -87,5 +177,47 @@ mod tests {
     fn display_is_rfc_3339() {
         assert_eq!(Time::from_secs(1_795_000_000).to_string(), "2026-11-18T11:06:40Z");
         assert_eq!(Time::from_millis(u64::MAX).to_string(), "9999-12-31T23:59:59Z");
+    }
+
+    fn after(start: Reading, wall_secs: i64, running_secs: u64) -> Reading {
+        let wall = start.wall.saturating_add_signed(wall_secs * 1000);
+        Reading { wall, running: start.running + Duration::from_secs(running_secs) }
+    }
+
+    const START: Reading = Reading { wall: 1_795_000_000_000, running: Duration::from_secs(77) };
+    const MONTH: i64 = 30 * 24 * 3600;
+
+    #[test]
+    fn process_time_when_wall_clock_steps_runs_on() {
+        for step in [MONTH, -MONTH, 0] {
+            let later = after(START, 60 + step, 60);
+            assert_eq!(START.process_time(later.running), Time::from_millis(START.wall + 60_000));
+            assert_eq!(START.wall_ahead(later, 0), step * 1000);
+        }
+        let back = after(START, 120, 120);
+        assert_eq!(START.wall_ahead(back, MONTH * 1000), 0, "the clock that was ahead is set back");
+    }
+
+    #[test]
+    fn process_time_after_sleep_has_passed() {
+        // The running clock counts sleep as the wall clock does.
+        let awake = after(START, 8 * 3600, 8 * 3600);
+        assert_eq!(START.process_time(awake.running), Time::from_millis(awake.wall));
+        assert_eq!(START.wall_ahead(awake, 0), 0);
+    }
+
+    #[test]
+    fn wall_offset_when_clock_is_nudged_stays() {
+        for (nudge, known) in [(1, 0), (-1, 0), (1, MONTH * 1000)] {
+            let nudged = after(START, 60 + known / 1000 + nudge, 60);
+            assert_eq!(START.wall_ahead(nudged, known), known);
+        }
+        assert_eq!(START.wall_ahead(after(START, 62, 60), 0), 2000, "nudges that add up are a step");
+    }
+
+    #[test]
+    fn running_clock_never_runs_back() {
+        let (first, second) = (running(), running());
+        assert!(second >= first && first > Duration::ZERO);
     }
 }

@@ -173,6 +173,8 @@ pub struct PeerRow {
     pub last_try: Option<Time>,
     pub last_success: Option<Time>,
     pub next_try: Time,
+    /// What holds the next try back, where that is more than its time.
+    pub waiting_for: Option<String>,
     pub failures: u32,
     /// What went wrong at the last try, or why it is bad.
     pub trouble: Option<String>,

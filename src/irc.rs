@@ -158,14 +158,21 @@ impl Visitor {
         let soon = now + Duration::from_secs(rng.random_range(soonest..=latest));
         let text = std::fs::read_to_string(&self.settings.visit_file).unwrap_or_default();
         let mut words = text.split_ascii_whitespace();
-        let due = words.next().and_then(|word| word.parse().ok()).map_or(soon, Time::from_millis);
+        let due = words.next().and_then(|word| word.parse().ok()).map_or(soon, Time::from_wall_millis);
         let missed = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
-        // A clock that was set back must not keep us away for years.
-        (due.max(soon).min(now + SELDOM.max(self.settings.interval * 2)), missed)
+        // The file may be from a time when the clock was ahead: no pause is longer than this one.
+        let longest = self.after_failures(missed).mul_f64(1.2);
+        (due.max(soon).min(now + longest), missed)
+    }
+
+    /// Pause after so many failed visits in a row, before it is randomised.
+    fn after_failures(&self, missed: u32) -> Duration {
+        let interval = self.settings.interval;
+        interval.saturating_mul(doublings(missed)).min(SELDOM.max(interval))
     }
 
     fn write_down(&self, next: Time, missed: u32) {
-        let text = format!("{} {missed}\n", next.as_millis());
+        let text = format!("{} {missed}\n", next.wall_millis());
         if let Err(error) = std::fs::write(&self.settings.visit_file, text) {
             tracing::warn!(%error, path = %self.settings.visit_file.display(), "can't write down when IRC is visited next");
         }
@@ -183,15 +190,14 @@ impl Visitor {
 
     fn pause(&self, outcome: &Result<Outcome, Mishap>, missed: u32) -> Duration {
         let interval = self.settings.interval;
-        let doubling = 2_u32.saturating_pow(missed.saturating_sub(1).min(16));
         match outcome {
             Ok(Outcome::Stayed) => AGAIN,
             Ok(Outcome::Looked) => interval,
             Err(Mishap::Call(failure)) if matches!(failure.blame(), Blame::Us | Blame::Unclear) => {
-                (AGAIN * doubling).min(interval)
+                (AGAIN * doublings(missed)).min(interval)
             }
             // Whoever closes the door on us may mean it, and says so only sometimes.
-            Err(_) => interval.saturating_mul(doubling).min(SELDOM.max(interval)),
+            Err(_) => self.after_failures(missed),
         }
     }
 
@@ -323,6 +329,11 @@ impl Visitor {
             _ => Ok(Framed::new(dialled.stream, WholeLines::default())),
         }
     }
+}
+
+/// Factor by which failed visits in a row lengthen a pause.
+fn doublings(missed: u32) -> u32 {
+    2_u32.saturating_pow(missed.saturating_sub(1).min(16))
 }
 
 /// Lines of any bytes. What has no end was cut off, and is none.

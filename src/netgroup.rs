@@ -21,7 +21,7 @@ impl Netgroup {
     }
 
     fn truncated(ip: IpAddr, v4_bits: u8, v6_bits: u8) -> Netgroup {
-        let (ip, bits) = match ip.to_canonical() {
+        let (ip, bits) = match canonical(ip) {
             ip @ IpAddr::V4(_) => (ip, v4_bits),
             ip @ IpAddr::V6(_) => (ip, v6_bits),
         };
@@ -35,9 +35,27 @@ impl fmt::Display for Netgroup {
     }
 }
 
-/// Whether an address may be anybody's on the open internet, and reaches nobody nearer by a detour.
-pub fn is_public(ip: IpAddr) -> bool {
+/// The well-known prefix of NAT64 (RFC 6052, section 2.1): an IPv4 address follows in the last 32 bits.
+const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0], 96);
+
+/// The address that is reached: the IPv4 address in its mapped or NAT64 form, else the address itself.
+///
+/// Groups, bans, comparisons and published addresses use this form, so that one IPv4 address is one address. The prefix
+/// for local use, 64:ff9b:1::/48 (RFC 8215), is left as it is: where the IPv4 address stands in it is not known, and it
+/// may lead into private networks.
+pub fn canonical(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
+        IpAddr::V6(ip) if NAT64.contains(&ip) => {
+            let [.., a, b, c, d] = ip.octets();
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        }
+        ip => ip,
+    }
+}
+
+/// Whether an address is reachable from anywhere on the internet, and leads to no nearer network.
+pub fn is_public(ip: IpAddr) -> bool {
+    match canonical(ip) {
         IpAddr::V4(ip) => is_public_v4(ip),
         IpAddr::V6(ip) => is_public_v6(ip),
     }
@@ -112,7 +130,13 @@ mod tests {
             "fd12::1",
             "ff02::1",
             "64:ff9b::7f00:1",
+            "64:ff9b::a00:1",
+            "64:ff9b::c0a8:101",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b::",
+            "64:ff9b::1:509:1",
             "64:ff9b:1::1",
+            "64:ff9b:1::509:1",
             "2002:7f00:1::1",
             "2001:0::1",
             "2001:db8::1",
@@ -124,6 +148,17 @@ mod tests {
         for text in ["5.9.0.1", "172.32.0.1", "88.99.0.2", "2a01:4f8::1", "2606:4700::1"] {
             assert!(is_public(ip(text)), "{text}");
         }
+    }
+
+    #[test]
+    fn nat64_address_is_the_embedded_ipv4_address() {
+        assert_eq!(canonical(ip("64:ff9b::509:1")), ip("5.9.0.1"));
+        assert_eq!(canonical(ip("::ffff:5.9.0.1")), ip("5.9.0.1"));
+        assert_eq!(canonical(ip("64:ff9b:1::509:1")), ip("64:ff9b:1::509:1"));
+        assert!(is_public(ip("64:ff9b::509:1")));
+        // A NAT64 address opens no group of its own.
+        assert_eq!(Netgroup::site(ip("64:ff9b::509:1")), Netgroup::site(ip("5.9.0.200")));
+        assert_eq!(Netgroup::region(ip("64:ff9b::509:1")), Netgroup::region(ip("5.9.200.1")));
     }
 
     #[test]

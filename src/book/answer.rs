@@ -12,7 +12,7 @@ use super::carriers::Carrier;
 use super::entry::{Entry, PeerState};
 use super::own::Own;
 use crate::clock::Time;
-use crate::netgroup::Netgroup;
+use crate::netgroup::{self, Netgroup};
 use crate::peer::Host;
 use crate::protocol::Pieces;
 use crate::route::TorState;
@@ -215,7 +215,9 @@ impl View {
                 view.onions.push(line.clone());
                 continue;
             }
-            let in_region = entry.ip.map(|ip| regions.entry(Netgroup::region(ip)).or_default());
+            // Private addresses are peers only in a network of the operator's own, which may be a single subnet.
+            let public = entry.ip.filter(|ip| netgroup::is_public(*ip));
+            let in_region = public.map(|ip| regions.entry(Netgroup::region(ip)).or_default());
             if in_region.is_none_or(|count| {
                 *count += 1;
                 *count <= PER_REGION

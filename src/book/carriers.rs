@@ -81,7 +81,8 @@ impl Book {
         // An onion service's name is its key, and TLS on top of it costs two ways there and back more. Others are called as they
         // were verified; that one of them has TLS now and then would be for anybody on the way to decide.
         let wanted = if entry.host.is_onion() || entry.key.is_none() { Transport::Tcp } else { Transport::Tls };
-        let mut doors: Vec<_> = entry.ports.iter().filter(|door| policy::may_knock(&entry.host, via, *door)).collect();
+        let ports = entry.permitted_ports()?;
+        let mut doors: Vec<_> = ports.iter().filter(|door| policy::may_knock(&entry.host, via, *door)).collect();
         doors.sort_by_key(|(transport, _)| *transport != wanted);
         doors.truncate(1);
         if doors.is_empty() {

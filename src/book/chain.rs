@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::{Book, Entry, Source};
+use super::{Book, Entry};
 use crate::clock::Time;
 use crate::peer::{Fault, Host, Report};
 
@@ -136,8 +136,7 @@ impl Book {
 
 /// Names cost nothing: those that the operator chose have a voice, and those that were there for a day.
 fn has_voice(entry: &Entry, now: Time) -> bool {
-    matches!(entry.source, Source::Seed | Source::Operator)
-        || (entry.last_success.is_some() && now.since(entry.first_seen) >= LONG_KNOWN)
+    entry.source.is_operator() || (entry.last_success.is_some() && now.since(entry.first_seen) >= LONG_KNOWN)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use rand::Rng;
 
 use super::{Action, Attempt, Book, Entry, Failure, Flight, Notice, PeerState, Source, Use, policy};
 use crate::clock::Time;
+use crate::netgroup;
 use crate::peer::{Host, Port, Ports, Transport};
 use crate::route::{TorSign, Via};
 
@@ -77,6 +78,7 @@ impl Book {
     }
 
     fn start(&mut self, host: &Host, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+        self.held.remove(host);
         let Some(entry) = self.entries.get(host) else { return };
         let good = self.was_good(entry, now);
         let via = self.via(host);
@@ -133,8 +135,9 @@ impl Book {
         let proven = entry.last_success.is_some();
         match self.budgets.dial(&addresses, proven, now) {
             Ok(()) => actions.push(Action::Probe(self.attempt(host, addresses, now, rng))),
-            Err(when) => {
+            Err((site, when)) => {
                 self.flights.remove(host);
+                self.held.insert(host.clone(), site);
                 self.reschedule(host, when);
             }
         }
@@ -142,11 +145,12 @@ impl Book {
 
     /// Drops the claims of callers who don't stand behind this host, and the host itself if nobody else told us of it.
     fn hold_to_caller(&mut self, host: &Host, addresses: &[IpAddr], actions: &mut Vec<Action>) -> bool {
+        let is_among = |from: IpAddr| addresses.iter().any(|ip| netgroup::canonical(*ip) == netgroup::canonical(from));
         if let Some(claims) = self.claims.get_mut(host) {
-            claims.retain(|claim| claim.from.is_none_or(|from| addresses.contains(&from.to_canonical())));
+            claims.retain(|claim| claim.from.is_none_or(is_among));
         }
         let unfounded = self.entries.get(host).is_some_and(|entry| match entry.source {
-            Source::AddPeer(Some(from)) => entry.last_success.is_none() && !addresses.contains(&from.to_canonical()),
+            Source::AddPeer(Some(from)) => entry.last_success.is_none() && !is_among(from),
             _ => false,
         });
         if unfounded {
@@ -160,8 +164,8 @@ impl Book {
     fn attempt(&mut self, host: &Host, addresses: Vec<IpAddr>, now: Time, rng: &mut impl Rng) -> Attempt {
         let via = self.via(host);
         let claimed: Vec<Ports> = self.claims.get(host).into_iter().flatten().map(|claim| claim.ports).collect();
-        let believed = self.entries.get(host).map(|entry| entry.ports);
-        let mut doors = believed.map(|ports| policy::doors(ports, &claimed, rng)).unwrap_or_default();
+        let believed = self.entries.get(host).and_then(Entry::permitted_ports);
+        let mut doors = policy::doors(believed, &claimed, rng);
         doors.retain(|door| policy::may_knock(host, via, *door));
         let is_believed = |door: &(Transport, Port)| believed.is_some_and(|ports| ports.iter().any(|own| own == *door));
         let believed = doors.iter().filter(|door| is_believed(door)).count();

@@ -8,13 +8,18 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::outcome::{Failure, KeyHash, Verified};
+use super::policy::{self, PortOrigin};
 use super::uptime::{Uptime, WEEK};
 use crate::clock::Time;
+use crate::netgroup;
 use crate::peer::{Host, Listed, Ports, RealName, Version};
 
 /// Who was there for this long, and for so much of the last week, has shown that it means to stay.
 const LONG_STANDING: Duration = Duration::from_hours(7 * 24);
 const RELIABLE: f64 = 0.9;
+
+/// Difference between the clocks of two processes that is no sign of a wrong clock.
+const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
 
 /// One peer, as it is kept in memory and on disk. Whoever changes its shape adds a migration to the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +35,6 @@ pub struct Entry {
     pub genesis_hash: Option<[u8; 32]>,
     pub key: Option<Key>,
     pub tip: Option<u32>,
-    /// Who told us of it first.
     pub source: Source,
     /// Whether what stands here was said by the peer itself.
     pub first_hand: bool,
@@ -73,7 +77,7 @@ pub struct Past {
     pub millis: u32,
 }
 
-/// Who told us of a peer.
+/// Where a peer's name came from: the first source, until the operator names the peer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Source {
     Seed,
@@ -132,6 +136,28 @@ impl Entry {
         }
     }
 
+    /// Corrects moments after `now`, from a time when the machine's clock was ahead.
+    ///
+    /// How old such an entry is cannot be known, so its next probe is due now.
+    pub fn correct_times(&mut self, now: Time, recheck: Duration) {
+        let latest = [self.last_try, self.last_success].into_iter().flatten().fold(self.first_seen, Time::max);
+        if latest.since(now) > CLOCK_TOLERANCE {
+            self.next = self.next.min(now);
+        }
+        self.next = self.next.min(now + recheck);
+        self.first_seen = self.first_seen.min(now);
+        for at in [&mut self.last_try, &mut self.last_success, &mut self.announced].into_iter().flatten() {
+            *at = (*at).min(now);
+        }
+        if let Some(key) = &mut self.key {
+            key.since = key.since.min(now);
+        }
+        for past in &mut self.history {
+            past.at = past.at.min(now);
+        }
+        self.uptime.correct_times(now);
+    }
+
     pub fn state(&self, now: Time, recent: Duration) -> PeerState {
         match (self.bad, self.last_success) {
             (Some(_), _) => PeerState::Bad,
@@ -144,7 +170,13 @@ impl Entry {
     pub fn listed(&self) -> Listed {
         let name =
             RealName { host: self.host.clone(), version: self.protocol, pruning: self.pruning, ports: self.ports };
-        Listed { ip: self.ip, name }
+        // Where it was reached through NAT64, only the embedded address is of use to others.
+        Listed { ip: self.ip.map(netgroup::canonical), name }
+    }
+
+    /// The ports that may be dialled and advertised; `None` where there are none.
+    pub fn permitted_ports(&self) -> Option<Ports> {
+        policy::permitted_ports(&self.host, self.ports, self.source.port_origin())
     }
 
     /// The middle one of the times that its successes took.
@@ -170,7 +202,10 @@ impl Entry {
         }
         self.protocol = Some(report.agreed);
         if let Some(features) = &report.features {
-            self.ports = features.ports_of(&self.host).flatten().unwrap_or(self.ports);
+            let declared = features.ports_of(&self.host).flatten();
+            let declared =
+                declared.and_then(|ports| policy::first_hand_ports(&self.host, ports, self.permitted_ports()));
+            self.ports = declared.unwrap_or(self.ports);
             self.protocol = features.protocol_max.or(self.protocol);
             self.pruning = features.pruning;
             let hash = features.genesis_hash.as_ref().and_then(|hash| hex::decode(hash).ok()?.try_into().ok());
@@ -227,6 +262,17 @@ impl Entry {
             self.history.pop_front();
         }
         self.history.push_back(Past { at, failure, millis: u32::try_from(took.as_millis()).unwrap_or(u32::MAX) });
+    }
+}
+
+impl Source {
+    /// Whether the operator named the peer.
+    pub fn is_operator(&self) -> bool {
+        matches!(self, Source::Seed | Source::Operator)
+    }
+
+    pub fn port_origin(&self) -> PortOrigin {
+        if self.is_operator() { PortOrigin::Operator } else { PortOrigin::Untrusted }
     }
 }
 

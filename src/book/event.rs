@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::chain::Block;
 use super::entry::Entry;
 use super::outcome::{Failure, Verified};
+use super::policy::Refusal;
 use crate::bans::Bans;
 use crate::peer::{Host, Listed, Port, RealName, Transport};
 use crate::route::{ClearnetAccess, TorSign, TorState, Via};
@@ -133,4 +134,9 @@ pub enum Notice {
     /// With `tor.only`: which clearnet connections Tor accepts has changed.
     TorClearnet(ClearnetAccess),
     SeedsAgain,
+    /// A seed of the configuration can't be taken in.
+    SeedRefused {
+        name: RealName,
+        why: Refusal,
+    },
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use rand::Rng;
 use rand::seq::IteratorRandom;
 
-use super::policy::Refusal;
+use super::policy::{PortOrigin, Refusal};
 use super::schedule::jittered;
 use super::{Action, Book, Claim, Entry, FROM_ONE_ANSWER, Notice, PeerState, Source, Use, policy};
 use crate::bans::Bans;
 use crate::clock::Time;
-use crate::peer::{Features, Host, Listing, RealName, may_be_electrums};
+use crate::netgroup;
+use crate::peer::{Features, Host, Listing, Ports, RealName};
 
 /// Names of one `add_peer` call that are looked at.
 const MAX_INTRODUCED: usize = 4;
@@ -24,17 +25,6 @@ const MAX_CLAIMS: usize = 2;
 const STRANGERS_PAUSE: Duration = Duration::from_hours(1);
 
 impl Book {
-    /// Takes in the seeds that are not known. To be called once, before the first event, where the book is empty.
-    pub fn seed(&mut self, now: Time, rng: &mut impl Rng) -> Vec<Action> {
-        let mut actions = Vec::new();
-        for name in self.settings.seeds.clone() {
-            // Seeds are the operator's own choice: nothing but a place of its own in the table is asked of them.
-            let _ = self.introduce_one(name, Source::Seed, now, rng, &mut actions);
-        }
-        self.start_due(now, rng, &mut actions);
-        actions
-    }
-
     /// A call of `server.add_peer`: nothing it says changes what we know, it only brings a verification on.
     pub fn add_peer(
         &mut self,
@@ -65,21 +55,6 @@ impl Book {
         Ok(actions)
     }
 
-    /// Other seeds than before: those that weren't any are taken in, and who isn't one any more is a peer like others.
-    pub(super) fn reseed(&mut self, seeds: Vec<RealName>, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
-        let seeds = self.fit_seeds(seeds);
-        let before = std::mem::replace(&mut self.settings.seeds, seeds.clone());
-        for name in seeds.into_iter().filter(|name| !before.contains(name)) {
-            let _ = self.introduce_one(name, Source::Seed, now, rng, actions);
-        }
-    }
-
-    /// Those on whose doors we may knock.
-    pub(super) fn fit_seeds(&self, mut seeds: Vec<RealName>) -> Vec<RealName> {
-        seeds.retain(|seed| policy::has_door(&seed.host, self.via(&seed.host), seed.ports));
-        seeds
-    }
-
     pub(super) fn introduce_one(
         &mut self,
         name: RealName,
@@ -88,36 +63,23 @@ impl Book {
         rng: &mut impl Rng,
         actions: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
-        let trusted = matches!(source, Source::Seed | Source::Operator);
+        let name = RealName { ports: self.admissible_ports(&name, &source)?, ..name };
         let from = match source {
             Source::AddPeer(from) if !name.host.is_onion() => from,
             _ => None,
         };
-        if self.settings.own.contains(&name.host) {
-            return Err(Refusal::OurOwn);
-        }
-        if !self.settings.allow_private && !name.host.is_public() && !trusted {
-            return Err(Refusal::NotPublic);
-        }
-        if self.settings.bans.has_host(&name.host) {
-            return Err(Refusal::Banned);
-        }
-        if !name.ports.iter().any(|(_, port)| may_be_electrums(port)) {
-            return Err(Refusal::Ports);
-        }
-        match (&name.host, from) {
-            (Host::Ip(ip), Some(from)) if *ip != from.to_canonical() => return Err(Refusal::NotTheCaller),
-            _ => {}
-        }
-        if self.entries.contains_key(&name.host) {
-            return self.hear_again(name, &source, from, now, rng);
-        }
-        if !trusted && self.unverified >= self.settings.candidates {
-            return Err(Refusal::Full);
-        }
+        let is_known = self.entries.contains_key(&name.host);
         let via = self.via(&name.host);
-        if !policy::has_door(&name.host, via, name.ports) {
+        let has_door = policy::has_door(&name.host, via, name.ports);
+        // Untrusted ports of a known peer are only tried as well, so there is nothing to report.
+        if !has_door && (source.is_operator() || !is_known) {
             return Err(Refusal::OnlyTls);
+        }
+        if is_known {
+            return self.hear_again(name, source, from, now, rng, actions);
+        }
+        if !source.is_operator() && self.unverified >= self.settings.candidates {
+            return Err(Refusal::Full);
         }
         self.budgets.introduce(&source, &name.host, now)?;
         if let Some(from) = from {
@@ -138,17 +100,40 @@ impl Book {
         Ok(())
     }
 
-    /// A name that is known already, heard from elsewhere.
+    /// The ports with which a name may be taken in, by what it says itself; or why it may not.
+    pub(super) fn admissible_ports(&self, name: &RealName, source: &Source) -> Result<Ports, Refusal> {
+        let RealName { host, ports, .. } = name;
+        if self.settings.own.contains(host) {
+            return Err(Refusal::OurOwn);
+        }
+        // What the operator's names resolve to is checked before they are dialled.
+        let is_unchecked = source.is_operator() && !matches!(host, Host::Ip(_));
+        if !self.settings.allow_private && !host.is_public() && !is_unchecked {
+            return Err(Refusal::NotPublic);
+        }
+        if self.settings.bans.has_host(host) {
+            return Err(Refusal::Banned);
+        }
+        match (host, source) {
+            (Host::Ip(ip), Source::AddPeer(Some(from))) if *ip != netgroup::canonical(*from) => {
+                Err(Refusal::NotTheCaller)
+            }
+            _ => policy::permitted_ports(host, *ports, source.port_origin()).ok_or(Refusal::Ports),
+        }
+    }
+
+    /// Handles a name that is in the book already.
     fn hear_again(
         &mut self,
         name: RealName,
-        source: &Source,
+        source: Source,
         from: Option<IpAddr>,
         now: Time,
         rng: &mut impl Rng,
+        actions: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
         let recent = self.settings.recent;
-        let trusted = matches!(source, Source::Seed | Source::Operator);
+        let trusted = source.is_operator();
         let Some(entry) = self.entries.get(&name.host) else { return Ok(()) };
         let state = entry.state(now, recent);
         if state == PeerState::Bad && !trusted {
@@ -158,21 +143,46 @@ impl Book {
         if state == PeerState::Verified && !differs && !trusted {
             return Ok(());
         }
-        // Soon, but strangers must not have us call on somebody time and again.
+        // Soon, but an untrusted source must not have a peer probed time and again.
         let soonest = match (trusted, entry.last_try) {
             (false, Some(last)) => (last + jittered(STRANGERS_PAUSE, rng)).max(now),
             _ => now,
         };
-        let next = entry.next;
-        // What a stranger has us do costs as much of the budgets as a new name would.
-        self.budgets.introduce(source, &name.host, now)?;
-        if differs {
+        // What an untrusted source causes costs as much of the budgets as a new name would.
+        self.budgets.introduce(&source, &name.host, now)?;
+        if trusted {
+            self.adopt(&name, source, actions);
+        } else if differs {
             self.claim(&name.host, Claim { ports: name.ports, from });
         }
-        if soonest < next && !self.flights.contains_key(&name.host) {
+        let is_sooner = self.entries.get(&name.host).is_some_and(|entry| soonest < entry.next);
+        if is_sooner && !self.flights.contains_key(&name.host) {
             self.reschedule(&name.host, soonest);
         }
         Ok(())
+    }
+
+    /// Makes a known peer the operator's own, and tries the ports that the operator wrote.
+    ///
+    /// The ports that others gave a peer are worth nothing against the operator's word, until it was verified with them.
+    /// A blocked port that others gave it is dropped, as it would be dialled from now on.
+    pub(super) fn adopt(&mut self, name: &RealName, source: Source, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get_mut(&name.host) else { return };
+        let before = (entry.source.clone(), entry.ports);
+        let known = entry.permitted_ports().filter(|_| entry.last_success.is_some());
+        entry.ports = known.unwrap_or(name.ports);
+        if !entry.source.is_operator() {
+            entry.source = source;
+        }
+        let differs = entry.ports != name.ports;
+        if before != (entry.source.clone(), entry.ports) {
+            self.save(&name.host, actions);
+        }
+        if differs {
+            self.claim(&name.host, Claim { ports: name.ports, from: None });
+        }
+        // It may have had no port that may be dialled before.
+        self.enqueue(&name.host);
     }
 
     /// Drops whom the operator wants nothing to do with any more.
@@ -204,7 +214,8 @@ impl Book {
         });
         // At random and few, so that no peer can steer us far.
         for name in news.cloned().sample(rng, FROM_ONE_ANSWER) {
-            self.claim(&name.host, Claim { ports: name.ports, from: None });
+            let Some(ports) = policy::permitted_ports(&name.host, name.ports, PortOrigin::Untrusted) else { continue };
+            self.claim(&name.host, Claim { ports, from: None });
         }
     }
 

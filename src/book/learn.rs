@@ -9,7 +9,7 @@ use super::reach::{Company, Suspect, Verdict};
 use super::schedule::{after_failure, after_success, jittered};
 use super::{Action, Blame, Book, Claim, Entry, Failure, Notice, PeerState, SWEEP, Settings, Source, Verified, policy};
 use crate::clock::Time;
-use crate::peer::{Fault, Host, Ports, RealName};
+use crate::peer::{Fault, Host, Ports};
 use crate::route::{ClearnetAccess, Routing, TorSign, TorState, Via};
 
 /// After so many failures, in the first hours, a name that was never verified may be dropped for another.
@@ -313,17 +313,5 @@ impl Book {
         names.sort();
         names.truncate(excess);
         names.into_iter().map(|(_, host)| host.clone()).collect()
-    }
-
-    /// With nobody left, those it all began with are asked once more.
-    fn seed_again(&mut self, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
-        let missing = |name: &RealName| !self.entries.contains_key(&name.host);
-        let seeds: Vec<RealName> = self.settings.seeds.iter().filter(|name| missing(name)).cloned().collect();
-        if !seeds.is_empty() {
-            actions.push(Action::Notice(Notice::SeedsAgain));
-        }
-        for name in seeds {
-            let _ = self.introduce_one(name, Source::Seed, now, rng, actions);
-        }
     }
 }

@@ -16,7 +16,9 @@ mod own;
 mod policy;
 mod reach;
 mod schedule;
+mod seeds;
 mod uptime;
+mod waiting;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -39,9 +41,11 @@ pub use event::{Action, Attempt, Event, Notice};
 pub use outcome::{Blame, Failure, KeyHash, Verified};
 pub use policy::{FROM_ONE_ANSWER, Refusal, may_knock};
 pub use uptime::{Uptime, WINDOWS};
+pub use waiting::Waiting;
 
 use crate::bans::Bans;
 use crate::clock::Time;
+use crate::netgroup::{self, Netgroup};
 use crate::network::Network;
 use crate::peer::{Host, Ports, RealName};
 use crate::route::{ClearnetAccess, Routing, TorSign, TorState, Via};
@@ -121,6 +125,8 @@ pub struct Book {
     unverified: usize,
     /// What others say of a peer's ports, to be tried as well.
     claims: HashMap<Host, Vec<Claim>>,
+    /// Peers whose probe was put off, and the subnet whose dial budget they wait for.
+    held: HashMap<Host, Netgroup>,
     direct: Reach,
     tor_reach: Reach,
     tor: TorState,
@@ -149,6 +155,7 @@ struct Flight {
 
 #[derive(Debug)]
 struct Claim {
+    /// Permitted by the rule on port numbers when the claim was made.
     ports: Ports,
     /// The host must mean this address, or the claim is nothing.
     from: Option<IpAddr>,
@@ -189,6 +196,7 @@ impl Book {
             excuses: HashMap::new(),
             unverified: 0,
             claims: HashMap::new(),
+            held: HashMap::new(),
             direct: Reach::new(direct),
             tor_reach: Reach::new(tor),
             tor: TorState::Off,
@@ -199,12 +207,10 @@ impl Book {
             own: HashMap::new(),
             next_sweep: now + SWEEP,
         };
-        let seeds = std::mem::take(&mut book.settings.seeds);
-        book.settings.seeds = book.fit_seeds(seeds);
         for mut entry in entries {
-            // A clock that was set back must not make a peer wait for years, nor seem fresh for as long.
-            entry.next = entry.next.min(now + book.settings.recheck);
-            entry.last_success = entry.last_success.map(|success| success.min(now));
+            entry.correct_times(now, book.settings.recheck);
+            // The tables of blocked ports may have grown since it was stored.
+            entry.ports = entry.permitted_ports().unwrap_or(entry.ports);
             book.insert(entry);
         }
         book
@@ -290,7 +296,8 @@ impl Book {
         let Settings { fallback_onions, recent, fronts_peers, .. } = self.settings;
         let own: Vec<&Own> = if fronts_peers { Vec::new() } else { self.own_names(now).collect() };
         let tor = self.tor.clone();
-        let mut snapshot = Snapshot::new(self.entries.values(), &own, tor, fallback_onions, recent, now, rng);
+        let entries = self.entries.values().filter(|entry| self.may_advertise(entry));
+        let mut snapshot = Snapshot::new(entries, &own, tor, fallback_onions, recent, now, rng);
         if fronts_peers {
             snapshot.carriers = self.carriers(now, rng);
         }
@@ -376,14 +383,21 @@ impl Book {
 
     fn has_door(&self, entry: &Entry) -> bool {
         let claims = self.claims.get(&entry.host).into_iter().flatten().map(|claim| claim.ports);
-        let mut ports = std::iter::once(entry.ports).chain(claims);
+        let mut ports = entry.permitted_ports().into_iter().chain(claims);
         ports.any(|ports| policy::has_door(&entry.host, self.via(&entry.host), ports))
     }
 
-    /// An attempt that is under way stays in flight, lest a peer that is introduced anew be asked twice at once.
+    /// Whether today's settings and rules still let the peer be advertised, whatever was verified before.
+    fn may_advertise(&self, entry: &Entry) -> bool {
+        let is_permitted = self.settings.allow_private || entry.ip.is_none_or(netgroup::is_public);
+        is_permitted && entry.permitted_ports().is_some()
+    }
+
+    /// Removes a peer. An attempt stays in flight, so that a peer that is introduced again is not asked twice at once.
     fn remove(&mut self, host: &Host) -> bool {
         self.claims.remove(host);
         self.excuses.remove(host);
+        self.held.remove(host);
         let Some(entry) = self.entries.remove(host) else { return false };
         self.unverified -= usize::from(entry.last_success.is_none());
         self.queue.remove(self.settings.routing.via(host), entry.next, host);
@@ -396,7 +410,10 @@ impl Book {
             actions.push(Action::Remove(host.clone()));
             actions.push(Action::Publish);
         }
-        self.settings.own.push(host);
+        if !self.settings.own.contains(&host) {
+            self.settings.own.push(host.clone());
+            self.report_seeds(|seed| seed.host == host, actions);
+        }
     }
 
     fn save(&self, host: &Host, actions: &mut Vec<Action>) {

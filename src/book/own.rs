@@ -7,6 +7,7 @@ use rand::Rng;
 use super::schedule::jittered;
 use super::{Action, Book, PeerState};
 use crate::clock::Time;
+use crate::netgroup;
 use crate::peer::{Host, Listed};
 use crate::route::Via;
 
@@ -35,6 +36,7 @@ impl Book {
         actions: &mut Vec<Action>,
     ) {
         let host = listed.name.host.clone();
+        let listed = Listed { ip: listed.ip.map(netgroup::canonical), ..listed };
         let before = self.own.insert(host.clone(), Own { listed, reached: now });
         let news = before.is_none_or(|before| now.since(before.reached) > self.settings.recent);
         actions.push(Action::Publish);

@@ -12,7 +12,7 @@ use super::entry::Source;
 use super::outcome::Failure;
 use crate::clock::Time;
 use crate::netgroup::{self, Netgroup};
-use crate::peer::{DnsName, Host, Listing, Port, Ports, RealName, Transport, may_be_electrums};
+use crate::peer::{DnsName, Host, Listing, Port, Ports, RealName, Transport, is_blocked_port};
 use crate::route::Via;
 
 /// New names that are taken from one peer's list.
@@ -36,8 +36,10 @@ pub enum Refusal {
     OurOwn,
     #[error("the host is banned")]
     Banned,
-    #[error("none of its ports is one that an Electrum server would have")]
+    #[error("its ports belong to other services, and are not dialled on a host that the operator did not name")]
     Ports,
+    #[error("an earlier seed names the same host")]
+    Duplicate,
     #[error("it misbehaved when last tried")]
     Bad,
     #[error("too many names from the same source")]
@@ -116,10 +118,14 @@ impl Budgets {
         self.overall.take((), now).map_err(|_| Refusal::OverallBudget)
     }
 
-    /// Takes leave to dial each neighbourhood once, or says when to come again: those who wait for the same one come one
-    /// by one, else they would all look up their names again each time that there is leave for one.
-    pub fn dial(&mut self, addresses: &[IpAddr], proven: bool, now: Time) -> Result<(), Time> {
-        let mut sites: Vec<Netgroup> = addresses.iter().map(|ip| Netgroup::site(*ip)).collect();
+    /// Takes one connection to each subnet from the budgets, or names the subnet to wait for and the time of the next try.
+    ///
+    /// Peers that wait for one subnet get times one after the other. Else each of them would look its name up again
+    /// whenever there is budget for one. Private subnets, which are dialled only in a network of the operator's own, have
+    /// no budget.
+    pub fn dial(&mut self, addresses: &[IpAddr], proven: bool, now: Time) -> Result<(), (Netgroup, Time)> {
+        let public = addresses.iter().filter(|ip| netgroup::is_public(**ip));
+        let mut sites: Vec<Netgroup> = public.map(|ip| Netgroup::site(*ip)).collect();
         sites.sort_unstable();
         sites.dedup();
         let spared = if proven { 0 } else { FOR_THE_PROVEN };
@@ -127,10 +133,10 @@ impl Budgets {
             if let Err(when) = self.sites.has(site, spared, now) {
                 let end = self.lines.entry((*site, proven)).or_default();
                 *end = (*end + SITE_REFILL).max(when);
-                return Err(*end);
+                return Err((*site, *end));
             }
         }
-        sites.into_iter().try_for_each(|site| self.sites.take(site, now))
+        sites.into_iter().try_for_each(|site| self.sites.take(site, now).map_err(|when| (site, when)))
     }
 
     pub fn sweep(&mut self, now: Time) {
@@ -164,9 +170,9 @@ pub fn dialable(mut addresses: Vec<IpAddr>, allow_private: bool) -> Result<Vec<I
 
 /// The doors of a peer in the order in which to try them: what it is believed to have, TLS before TCP nine times of
 /// ten, then what others claim of it.
-pub fn doors(believed: Ports, claimed: &[Ports], rng: &mut impl Rng) -> Vec<(Transport, Port)> {
+pub fn doors(believed: Option<Ports>, claimed: &[Ports], rng: &mut impl Rng) -> Vec<(Transport, Port)> {
     let tls_first = rand::RngExt::random_ratio(rng, 9, 10);
-    let mut doors: Vec<(Transport, Port)> = believed.iter().collect();
+    let mut doors: Vec<(Transport, Port)> = believed.iter().flat_map(Ports::iter).collect();
     if !tls_first {
         doors.reverse();
     }
@@ -178,13 +184,41 @@ pub fn doors(believed: Ports, claimed: &[Ports], rng: &mut impl Rng) -> Vec<(Tra
     doors
 }
 
-/// Whether a door may be knocked on. A Tor exit reads, and may alter, what isn't encrypted; an onion service's own name
-/// is its key, so either transport will do.
-pub fn may_knock(host: &Host, via: Via, (transport, port): (Transport, Port)) -> bool {
-    may_be_electrums(port) && (host.is_onion() || via == Via::Direct || transport == Transport::Tls)
+/// Origin of a port number, which decides whether a blocked port may be dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortOrigin {
+    /// The operator wrote it, for a seed or in a command.
+    Operator,
+    /// A peer, a client or an IRC channel named it.
+    Untrusted,
 }
 
-/// Whether one of these doors may be knocked on.
+/// The ports of a host that may be stored, dialled and advertised; `None` where there are none.
+///
+/// This is the only rule on port numbers. Names are free, so an untrusted source could point them at any machine, and
+/// choose the service there. An onion service is not reached by accident: its name is its own key.
+pub fn permitted_ports(host: &Host, ports: Ports, origin: PortOrigin) -> Option<Ports> {
+    ports.filtered(|port| host.is_onion() || origin == PortOrigin::Operator || !is_blocked_port(port))
+}
+
+/// The ports that a host may have by its own word.
+///
+/// Its word does not open a blocked port, even for the operator's own peers, as a DNS name can move to another machine
+/// afterwards. A blocked port that the operator wrote (it is in `known`) stays.
+pub fn first_hand_ports(host: &Host, ports: Ports, known: Option<Ports>) -> Option<Ports> {
+    let is_known = |port: Port| known.is_some_and(|known| known.iter().any(|(_, known)| known == port));
+    ports.filtered(|port| host.is_onion() || is_known(port) || !is_blocked_port(port))
+}
+
+/// Whether a transport may be used on this route.
+///
+/// A Tor exit can read and alter what is not encrypted. An onion service's own name is its key, so either transport is
+/// safe.
+pub fn may_knock(host: &Host, via: Via, (transport, _): (Transport, Port)) -> bool {
+    host.is_onion() || via == Via::Direct || transport == Transport::Tls
+}
+
+/// Whether one of these endpoints may be dialled on this route.
 pub fn has_door(host: &Host, via: Via, ports: Ports) -> bool {
     ports.iter().any(|door| may_knock(host, via, door))
 }
@@ -228,10 +262,10 @@ mod tests {
     fn tls_goes_first_nine_times_of_ten() {
         let mut rng = StdRng::seed_from_u64(7);
         let ports = Network::Bitcoin.default_ports();
-        let tls_first = (0..10_000).filter(|_| doors(ports, &[], &mut rng)[0].0 == Transport::Tls).count();
+        let tls_first = (0..10_000).filter(|_| doors(Some(ports), &[], &mut rng)[0].0 == Transport::Tls).count();
         assert!((8_800..9_200).contains(&tls_first), "{tls_first}");
         let claimed = [ports, Network::Regtest.default_ports()];
-        assert_eq!(doors(ports, &claimed, &mut rng).len(), 4);
+        assert_eq!(doors(Some(ports), &claimed, &mut rng).len(), 4);
     }
 
     #[test]
@@ -251,7 +285,8 @@ mod tests {
     fn a_crowd_at_one_site_stands_in_line_and_leaves_room_for_the_proven() {
         let mut budgets = Budgets::default();
         let (addresses, now) = (["5.9.0.1".parse().unwrap()], Time::from_secs(1_000_000));
-        let turns: Vec<Time> = (0..100).filter_map(|_| budgets.dial(&addresses, false, now).err()).collect();
+        let turns: Vec<Time> =
+            (0..100).filter_map(|_| budgets.dial(&addresses, false, now).err()).map(|(_, when)| when).collect();
         assert_eq!(turns.len(), 96);
         assert!(turns.iter().zip(&turns[1..]).all(|(one, next)| next.since(*one) >= SITE_REFILL));
         assert_eq!(budgets.dial(&addresses, true, now), Ok(()));

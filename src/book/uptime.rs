@@ -50,6 +50,11 @@ impl Uptime {
         }
     }
 
+    /// Corrects a moment after `now`.
+    pub fn correct_times(&mut self, now: Time) {
+        self.at = self.at.map(|at| at.min(now));
+    }
+
     /// From 0 to 1, if anything is known of that window.
     pub fn share(&self, window: usize) -> Option<f64> {
         let share = self.windows.get(window)?;

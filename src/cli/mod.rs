@@ -85,6 +85,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             if !skip_files {
                 config.check_files().map_err(ConfigError::NamedFile)?;
             }
+            warn_of_seeds(&config);
             if json { print_json(&config.effective()) } else { print(&toml::to_string(&config.effective())?) }
         }
         Command::Probe(args) => block_on(probe::run(args, &config))?,
@@ -137,6 +138,17 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             ban::unban(&config.ban_path(), &pattern, json)
         }
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
+    }
+}
+
+/// Names the seeds that a start with this configuration would not take in.
+///
+/// On standard error, so that what `check-config` prints stays a configuration.
+fn warn_of_seeds(config: &Config) {
+    let warnings = daemon::seed_warnings(config);
+    #[expect(clippy::print_stderr, reason = "standard output holds the configuration")]
+    for warning in warnings {
+        eprintln!("waypost: warning: {warning}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::look::{Look, PADDING, Tone, Toned};
-use super::words::{ago, ports};
+use super::words::{ago, ports, until};
 use crate::book::PeerState;
 use crate::clock::{self, Time};
 use crate::control::PeerRow;
@@ -138,8 +138,14 @@ fn cells(row: &PeerRow, now: Time) -> [Toned; 10] {
         Toned::plain(row.uptime.get("1w").map(|share| format!("{:.0} %", share * 100.0)).unwrap_or_default()),
         Toned::plain(row.last_success.map(|at| ago(now.since(at))).unwrap_or_default()),
         Toned::plain(row.source.clone()),
-        Toned::plain(row.trouble.clone().unwrap_or_default()),
+        Toned::plain(trouble(row)),
     ]
+}
+
+/// What went wrong last, and what the peer waits for.
+fn trouble(row: &PeerRow) -> String {
+    let waiting = row.waiting_for.as_ref().map(|what| format!("waiting for {what}, next try {}", until(row.next_try)));
+    row.trouble.iter().cloned().chain(waiting).collect::<Vec<_>>().join("; ")
 }
 
 fn pause(text: &str) -> Result<Duration, String> {
@@ -205,6 +211,16 @@ mod tests {
         insta::assert_snapshot!("clearnet_width_120", drawn(&clearnet, Some(120)));
         let fine = PeersArgs { state: Some(StateArg::Verified), ..ALL };
         insta::assert_snapshot!("no_trouble_width_80", drawn(&fine, Some(80)));
+    }
+
+    #[test]
+    fn peer_that_waits_says_for_what_and_until_when() {
+        let waiting_for = Some("the dial budget of 5.9.0.0/24".to_owned());
+        let next_try = clock::now() + Duration::from_millis(90_900);
+        let row = PeerRow { waiting_for, next_try, ..row("a.example", PeerState::Candidate, None) };
+        assert_eq!(trouble(&row), "waiting for the dial budget of 5.9.0.0/24, next try in 1m 30s");
+        let row = PeerRow { trouble: Some("it refused the connection".to_owned()), ..row };
+        assert!(trouble(&row).starts_with("it refused the connection; waiting for "));
     }
 
     #[test]

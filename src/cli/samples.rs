@@ -29,6 +29,7 @@ pub fn row(host: &str, state: PeerState, last_success: Option<Time>) -> PeerRow 
         last_try: None,
         last_success,
         next_try: Time::default(),
+        waiting_for: None,
         failures: 0,
         trouble: (state == PeerState::Bad).then(|| "it serves another chain".to_owned()),
         latency_ms: Some(87),

@@ -36,8 +36,11 @@ use crate::tor::{self, Health, OwnName};
 /// Changes in what callers are told are gathered for this long, as drawing it up anew costs a look at every peer.
 const GATHER: Duration = Duration::from_millis(500);
 
-/// The book is woken after this at the latest, since the wall clock may be set while we sleep by another one.
+/// Longest time that the book is not woken: timers stand still while the machine sleeps, and the book's clock does not.
 const LONGEST_SLEEP: Duration = Duration::from_mins(1);
+
+/// Shortest time between two rewrites of the store after steps of the wall clock.
+const REWRITE_PAUSE: Duration = Duration::from_mins(1);
 
 /// What is known of us beside the book's own account.
 #[derive(Debug)]
@@ -88,6 +91,10 @@ pub struct Core {
     about: HashMap<Id, Host>,
     /// While the log says how it goes.
     first_crawl: Option<FirstCrawl>,
+    /// How far ahead the wall clock was when the store's moments were last written by it.
+    stored_ahead_millis: i64,
+    /// When the store may be rewritten again after a step of the wall clock.
+    next_rewrite: Instant,
 }
 
 impl Core {
@@ -107,8 +114,22 @@ impl Core {
         news.snapshot.send_replace(Arc::new(snapshot));
         let somebody_to_try = facts.is_new && book.entries().next().is_some();
         let first_crawl = somebody_to_try.then(|| FirstCrawl::new(facts.started));
-        let mut core =
-            Core { book, rng, store, dialer, facts, news, publish_at, stale_after, flights, about, first_crawl };
+        let (stored_ahead_millis, next_rewrite) = (clock::wall_ahead_millis(), Instant::now());
+        let mut core = Core {
+            book,
+            rng,
+            store,
+            dialer,
+            facts,
+            news,
+            publish_at,
+            stale_after,
+            flights,
+            about,
+            first_crawl,
+            stored_ahead_millis,
+            next_rewrite,
+        };
         core.act(first);
         core
     }
@@ -118,7 +139,10 @@ impl Core {
         loop {
             let wakeup = self.wakeup();
             tokio::select! {
-                _ = &mut stop => return,
+                _ = &mut stop => {
+                    self.follow_clock();
+                    return;
+                }
                 Some(input) = inputs.recv() => self.input(input),
                 Some(landed) = self.flights.join_next_with_id() => self.landed(landed),
                 () = sleep_until(wakeup) => self.handle(Event::Tick),
@@ -131,6 +155,29 @@ impl Core {
                 self.news.snapshot.send_replace(Arc::new(snapshot));
             }
             self.tell_of_crawl(clock::now());
+            if Instant::now() >= self.next_rewrite {
+                self.follow_clock();
+            }
+        }
+    }
+
+    /// Rewrites the store after the wall clock was stepped.
+    ///
+    /// The book itself runs on the process's clock and is not affected. Its moments on disk are by the wall clock, so
+    /// they would be wrong for the next process.
+    fn follow_clock(&mut self) {
+        let ahead = clock::wall_ahead_millis();
+        if ahead == self.stored_ahead_millis {
+            return;
+        }
+        let step = Duration::from_millis(ahead.abs_diff(self.stored_ahead_millis));
+        let direction = if ahead > self.stored_ahead_millis { "ahead" } else { "back" };
+        let step = humantime::format_duration(Duration::from_secs(step.as_secs()));
+        tracing::info!("the wall clock was set {direction} by {step}; peers and their schedule are not affected");
+        self.stored_ahead_millis = ahead;
+        self.next_rewrite = Instant::now() + REWRITE_PAUSE;
+        for entry in self.book.entries() {
+            self.store.write(Change::Save(Box::new(entry.clone())));
         }
     }
 
@@ -194,10 +241,7 @@ impl Core {
         let now = clock::now();
         match ask {
             Ask::Status => serde_json::to_value(self.status(now)).map_err(|error| error.to_string()),
-            Ask::Peers => {
-                let recent = self.book.settings().recent;
-                Ok(self.book.entries().map(|entry| json!(notice::row(entry, recent, now))).collect())
-            }
+            Ask::Peers => Ok(self.book.entries().map(|entry| json!(notice::row(&self.book, entry, now))).collect()),
             Ask::Add(line) => {
                 let name = RealName::parse(&line, self.book.settings().network.default_ports());
                 let name = name.map_err(|error| notice::no_real_name(&line, error))?;

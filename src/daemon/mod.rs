@@ -35,7 +35,7 @@ use self::reload::Reloader;
 pub use self::shared_data::{Moved, move_shared_data};
 use crate::backend::{Address, Backend, BackendError, Front, Peers, Server};
 use crate::bans::Bans;
-use crate::book::{Book, Caller, Event, Failure, Snapshot};
+use crate::book::{self, Book, Caller, Event, Failure, Snapshot};
 use crate::clock::{self, Time};
 use crate::config::{Config, reaches};
 use crate::conversation::identity::Ourselves;
@@ -290,6 +290,20 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
     }
 }
 
+/// Why seeds of this configuration can't be taken in, and what to do.
+///
+/// Reads the ban file. One that this user may not read, as it is the daemon's, is a warning as well.
+pub fn seed_warnings(config: &Config) -> Vec<String> {
+    let (bans, unread) = match BanFile::new(config.ban_path(), config.ban_file.is_some()).read() {
+        Ok(bans) => (bans, None),
+        Err(error) => (Bans::default(), Some(error.to_string())),
+    };
+    let settings = book::Settings { bans: Arc::new(bans), ..config.book.clone() };
+    let book = Book::new(settings, Vec::new(), Duration::ZERO, Duration::ZERO, clock::now());
+    let refused = book.refused_seeds();
+    unread.into_iter().chain(refused.iter().map(|(name, why)| notice::refused_seed(name, *why))).collect()
+}
+
 /// What callers may use, as far as there are descriptors for it.
 fn limits(config: &Config) -> Arc<Limits> {
     Arc::new(Limits { sessions: machine::descriptors(config.limits.sessions), ..config.limits.clone() })
@@ -429,8 +443,6 @@ fn begin(
     }
     let mut book = Book::new(config.book.clone(), kept.entries, kept.direct, kept.tor, now);
     let mut first = book.handle(Event::Bans(bans), now, rng);
-    if facts.is_new {
-        first.extend(book.seed(now, rng));
-    }
+    first.extend(book.seed(now, rng));
     Core::new(book, first, changes, dialer, facts, news, StdRng::seed_from_u64(rng.next_u64()))
 }

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use super::clearnet_name::NameState;
 use crate::backend::Backend;
-use crate::book::{Entry, Notice, Refusal, Uptime, WINDOWS};
+use crate::book::{Book, Entry, Notice, Refusal, Uptime, WINDOWS};
 use crate::clock::Time;
 use crate::control::{BackendStatus, CallerStatus, ClearnetStatus, OnionStatus, PeerRow, StoreStatus};
 use crate::conversation::identity::Identity;
-use crate::peer::{Host, Port, Ports, RealNameError};
+use crate::netgroup;
+use crate::peer::{Host, Port, Ports, RealName, RealNameError};
 use crate::route::TorState;
 use crate::serve::Counters;
 use crate::store::WriterStatus;
@@ -38,6 +38,7 @@ pub fn log(notice: &Notice) {
             Some(why) => tracing::warn!("clearnet peers wait, as tor.only leaves no other route: {why}"),
             None => tracing::info!("Tor accepts clearnet connections again; clearnet peers are tried"),
         },
+        Notice::SeedRefused { name, why } => tracing::warn!("{}", refused_seed(name, *why)),
         Notice::SeedsAgain => tracing::info!("no verified peer is left; asking the seeds again"),
     }
 }
@@ -50,6 +51,11 @@ pub fn no_real_name(line: &str, error: RealNameError) -> String {
     format!("{line:?} is no real name: {error}{advice}")
 }
 
+/// Why a seed is not taken in, and what the operator may do.
+pub fn refused_seed(name: &RealName, why: Refusal) -> String {
+    format!("discovery.seeds: {:?} is not taken in: {why}{}", name.to_string(), advice(why))
+}
+
 /// What an operator may do about a server that isn't taken in.
 pub fn advice(refusal: Refusal) -> &'static str {
     match refusal {
@@ -60,6 +66,7 @@ pub fn advice(refusal: Refusal) -> &'static str {
         Refusal::OnlyTls => "; write s and its TLS port after the host",
         Refusal::Ports | Refusal::NoHost => "; write s50002, t50001 or what its ports are after the host",
         Refusal::Bad => "; `waypost peers` says in what, and `waypost forget` has it tried anew",
+        Refusal::Duplicate => "; write all ports of a host into one seed",
         Refusal::Full => "; `waypost peers --state candidate` shows them, and `waypost forget` drops one",
         Refusal::SourceBudget | Refusal::DomainBudget | Refusal::OnionBudget | Refusal::OverallBudget => {
             "; add it again in an hour"
@@ -137,12 +144,13 @@ pub fn clearnet(host: &Host, ports: Ports, state: &NameState, reached: Option<Ti
     }
 }
 
-pub fn row(entry: &Entry, recent: Duration, now: Time) -> PeerRow {
+pub fn row(book: &Book, entry: &Entry, now: Time) -> PeerRow {
+    let recent = book.settings().recent;
     let trouble = entry.bad.or_else(|| entry.history.back().and_then(|past| past.failure));
     PeerRow {
         host: entry.host.to_string(),
         state: entry.state(now, recent),
-        ip: entry.ip.map(|ip| ip.to_string()),
+        ip: entry.ip.map(|ip| netgroup::canonical(ip).to_string()),
         tcp_port: entry.ports.tcp().map(Into::into),
         ssl_port: entry.ports.tls().map(Into::into),
         protocol: entry.protocol.map(|version| version.to_string()),
@@ -159,6 +167,7 @@ pub fn row(entry: &Entry, recent: Duration, now: Time) -> PeerRow {
         last_try: entry.last_try,
         last_success: entry.last_success,
         next_try: entry.next,
+        waiting_for: book.waiting(entry, now).map(|waiting| waiting.to_string()),
         failures: entry.failures,
         trouble: trouble.map(|failure| failure.to_string()),
         latency_ms: entry.latency().and_then(|latency| u64::try_from(latency.as_millis()).ok()),

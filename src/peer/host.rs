@@ -9,10 +9,12 @@ use data_encoding::BASE32_NOPAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha3::{Digest, Sha3_256};
 
+use crate::netgroup;
+
 /// Where a peer is to be found.
 ///
-/// The same place always has the same spelling: names are lower case without a final dot, an IPv4 address dressed as
-/// an IPv6 one is undressed.
+/// The same host always has the same spelling: names are lower case without a final dot, and the mapped and the NAT64
+/// form of an IPv4 address become that address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
     Onion(Onion),
@@ -55,7 +57,7 @@ impl Host {
         match self {
             Host::Onion(_) => true,
             Host::Dns(name) => name.is_public(),
-            Host::Ip(ip) => crate::netgroup::is_public(*ip),
+            Host::Ip(ip) => netgroup::is_public(*ip),
         }
     }
 }
@@ -66,7 +68,7 @@ impl FromStr for Host {
     fn from_str(text: &str) -> Result<Host, HostError> {
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         if let Ok(ip) = bare.unwrap_or(text).parse::<Ipv6Addr>() {
-            return Ok(Host::Ip(IpAddr::V6(ip).to_canonical()));
+            return Ok(Host::Ip(netgroup::canonical(IpAddr::V6(ip))));
         }
         let name = ascii_name(text)?;
         // Of version 4 alone: what was no address of version 6 as it came is none without its final dot.
@@ -222,7 +224,7 @@ pub mod tests {
     pub fn any_host() -> impl Strategy<Value = Host> {
         prop_oneof![
             any::<[u8; 32]>().prop_map(|key| Host::Onion(Onion::from_public_key(key))),
-            any::<IpAddr>().prop_map(|ip| Host::Ip(ip.to_canonical())),
+            any::<IpAddr>().prop_map(|ip| Host::Ip(netgroup::canonical(ip))),
             "[a-z][a-z0-9]{0,12}(-[a-z0-9]{1,5})?(\\.[a-z][a-z0-9]{0,8}){0,3}"
                 .prop_filter_map("reserved for onions", |name| name.parse().ok()),
         ]

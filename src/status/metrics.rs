@@ -306,7 +306,7 @@ fn seconds(time: Duration) -> f64 {
 }
 
 fn moment(time: Time) -> f64 {
-    Duration::from_millis(time.as_millis()).as_secs_f64()
+    Duration::from_millis(time.wall_millis()).as_secs_f64()
 }
 
 /// What the kernel says of this process, where there is such a kernel.

@@ -67,6 +67,7 @@ struct Row<'a> {
     uptimes: String,
     outcomes: String,
     verified: String,
+    trouble: String,
 }
 
 pub fn render(reading: &Reading, history: &History, wish: &Wish) -> Result<String, askama::Error> {
@@ -160,8 +161,16 @@ fn row(row: &PeerRow, now: Time) -> Row<'_> {
         week: week(row).map(per_cent).unwrap_or_default(),
         uptimes: windows.collect::<Vec<_>>().join(", "),
         outcomes: picture::outcomes(&row.history),
+        trouble: trouble(row, now),
         verified: row.last_success.map(|at| format!("{} ago", span(now.since(at)))).unwrap_or_default(),
     }
+}
+
+/// What went wrong last, and what the peer waits for.
+fn trouble(row: &PeerRow, now: Time) -> String {
+    let next = span(row.next_try.since(now));
+    let waiting = row.waiting_for.as_ref().map(|what| format!("waiting for {what}, next try in {next}"));
+    row.trouble.iter().cloned().chain(waiting).collect::<Vec<_>>().join("; ")
 }
 
 fn ports(tls: Option<u16>, tcp: Option<u16>) -> String {

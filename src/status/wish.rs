@@ -231,7 +231,7 @@ mod tests {
     fn row(host: &str, state: PeerState, latency_ms: Option<u64>) -> PeerRow {
         let row = serde_json::json!({
             "host": host, "state": state, "key_changes": 0, "source": "seed", "first_hand": true, "first_seen": 0,
-            "next_try": 0, "failures": 0, "latency_ms": latency_ms, "uptime": {}, "history": [true, false],
+            "next_try": 0, "waiting_for": null, "failures": 0, "latency_ms": latency_ms, "uptime": {}, "history": [true, false],
         });
         serde_json::from_value(row).unwrap()
     }

@@ -145,7 +145,7 @@ fn a_daemon_is_asked_and_told() {
         (["forget", "a..b"], "waypost peers"),
         (["add", "a.example"], "s50002"),
         (["add", "a..b t1"], "s50002"),
-        (["add", "a.example t22"], "write s50002"),
+        (["add", "10.0.0.1 t50001"], "discovery.allow_private"),
     ];
     for (args, what_to_do) in wrong {
         let (text, ok) = support::waypost(&place.config(), &args);

@@ -120,6 +120,7 @@ fn a_full_peer_has_the_documented_fields_and_no_others() {
         "host": "a.example", "state": "verified", "ip": "192.0.2.1", "tcp_port": 1, "ssl_port": 2, "protocol": "1.4",
         "pruning": 1, "software": "x", "genesis_hash": "00", "key": "00", "key_since": 1, "key_changes": 1, "tip": 1,
         "source": "seed", "first_hand": true, "first_seen": 1, "last_try": 1, "last_success": 1, "next_try": 1,
+        "waiting_for": "x",
         "failures": 1, "trouble": "x", "latency_ms": 1, "uptime": { "1w": 0.5 }, "history": [true],
     }))
     .unwrap();

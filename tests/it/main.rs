@@ -15,6 +15,7 @@ mod attack;
 mod backend;
 mod commands;
 mod configuration;
+mod discovery;
 mod edge;
 #[path = "../../benches/filled.rs"]
 mod filled;

@@ -13,7 +13,7 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("clock", 0, &[]),
     ("netgroup", 0, &[]),
     ("peer", 0, &["netgroup"]),
-    ("bans", 0, &["peer"]),
+    ("bans", 0, &["netgroup", "peer"]),
     ("network", 0, &["peer"]),
     ("protocol", 0, &["peer"]),
     ("route", 1, &[]),

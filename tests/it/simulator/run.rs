@@ -316,7 +316,9 @@ impl Run {
             Some(Manner::Said) => TorSign::Gone { why: "nothing answers".to_owned() },
             _ => TorSign::Answers,
         };
-        self.book.handle(Event::Tor(sign), self.now, &mut self.rng)
+        let mut actions = self.book.handle(Event::Tor(sign), self.now, &mut self.rng);
+        actions.extend(self.book.seed(self.now, &mut self.rng));
+        actions
     }
 
     /// Nine of ten peers, as a daemon that has run for long would know them.

@@ -91,8 +91,8 @@ impl World {
             let base = match rng.random_range(0..10) {
                 0..6 => usual,
                 6 | 7 => Ports::new(None, usual.tls()).unwrap(),
-                8 => Ports::new(Port::new(rng.random_range(1024..40000)), None).unwrap(),
-                _ => Ports::new(usual.tcp(), Port::new(rng.random_range(1024..40000))).unwrap(),
+                8 => Ports::new(Port::new(rng.random_range(OWN_PORTS)), None).unwrap(),
+                _ => Ports::new(usual.tcp(), Port::new(rng.random_range(OWN_PORTS))).unwrap(),
             };
             let hour = 3600;
             let period = match kind {
@@ -229,6 +229,9 @@ impl Peer {
         features(self.host.clone(), self.ports(at))
     }
 }
+
+/// Ports of servers that don't use the usual ones. None is blocked, also after a mover's changes.
+const OWN_PORTS: std::ops::Range<u16> = 51_000..60_000;
 
 pub fn features(host: Host, ports: Ports) -> Features {
     Features {

@@ -1,0 +1,50 @@
+//! Moments that another process stored while the machine's clock was wrong.
+
+use super::*;
+use crate::book::entry::Past;
+
+const MONTH: Duration = Duration::from_hours(30 * 24);
+
+/// An entry that was verified at this moment, with every moment filled in.
+fn verified_at(at: Time) -> Entry {
+    let name = RealName::parse("5.9.0.1 t50001", Network::Bitcoin.default_ports()).unwrap();
+    let mut entry = Entry::new(name, Source::Seed, Duration::ZERO, at);
+    (entry.last_try, entry.last_success, entry.announced) = (Some(at), Some(at), Some(at));
+    entry.key = Some(Key { sha256: [1; 32], since: at, changes: 0 });
+    entry.history.push_back(Past { at, failure: None, millis: 80 });
+    entry.uptime.learn(true, at);
+    entry.next = at + Duration::from_hours(16);
+    entry
+}
+
+fn loaded(entry: Entry) -> Book {
+    let settings = Settings { seeds: Vec::new(), ..Settings::default() };
+    Book::new(settings, vec![entry], Duration::ZERO, Duration::ZERO, START)
+}
+
+#[test]
+fn entry_stored_while_the_clock_was_ahead_is_corrected_in_every_field() {
+    let book = loaded(verified_at(START + MONTH));
+    let entry = book.entries().next().unwrap().clone();
+    let mut expected = verified_at(START);
+    // How old it is cannot be known, so it is probed at once.
+    expected.next = START;
+    assert_eq!(entry, expected);
+}
+
+#[test]
+fn entry_stored_moments_before_by_a_clock_a_little_ahead_keeps_its_schedule() {
+    let book = loaded(verified_at(START + Duration::from_secs(2)));
+    let entry = book.entries().next().unwrap();
+    assert_eq!(
+        (entry.last_success, entry.next),
+        (Some(START), START + Duration::from_hours(16) + Duration::from_secs(2))
+    );
+}
+
+#[test]
+fn entry_stored_at_the_right_time_is_left_alone() {
+    let entry = verified_at(START - Duration::from_hours(3));
+    let book = loaded(entry.clone());
+    assert_eq!(book.entries().next(), Some(&entry));
+}
