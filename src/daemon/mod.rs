@@ -3,6 +3,7 @@
 mod bind;
 mod clearnet_name;
 mod core;
+mod error;
 mod files;
 mod first_crawl;
 mod listeners;
@@ -15,7 +16,6 @@ mod service_manager;
 mod shared_data;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,9 +25,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use self::bind::BindError;
 use self::clearnet_name::{ClearnetName, NameState};
 use self::core::{Core, Facts, News};
+pub use self::error::DaemonError;
 use self::files::{BanFile, Watched};
 use self::listeners::Listeners;
 pub use self::reload::Again;
@@ -36,17 +36,16 @@ pub use self::shared_data::{Moved, move_shared_data};
 use crate::backend::{Address, Backend, BackendError, Front, Peers, Server};
 use crate::bans::Bans;
 use crate::book::{self, Book, Caller, Event, Failure, Snapshot};
-use crate::clock::{self, Time};
+use crate::clock;
 use crate::config::{Config, reaches};
 use crate::conversation::identity::Ourselves;
 use crate::dial::{Dialer, Direct, Tls};
 use crate::inbox::{self, Inbox};
-use crate::network::Network;
 use crate::peer::{Fault, Host};
 use crate::route::Routing;
-use crate::serve::{Acceptor, Arrival, CertificateError, Counters, Limits, LongLines, Manner, Shared, Source};
+use crate::serve::{Acceptor, Arrival, Counters, Limits, LongLines, Manner, Shared, Source};
 use crate::status::ProbeTally;
-use crate::store::{Changes, Kept, Store, StoreError, Writer};
+use crate::store::{Changes, Kept, Store, Writer};
 use crate::tor::{self, Health, Mode, Outlets, OwnName};
 use crate::{control, dial, irc, status};
 
@@ -58,63 +57,6 @@ const BACKEND: Duration = Duration::from_secs(5);
 
 /// Callers of our onion service that may wait to be talked to.
 const ONION_CALLERS: usize = 64;
-
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    #[error(
-        "the clock of this machine says {0}, which was before this version was made; set it, with `timedatectl set-ntp true` say"
-    )]
-    Clock(Time),
-    #[error("can't make the data directory {}: {error}; choose another data_dir, or make it for this user", path.display())]
-    MakeDirectory { path: PathBuf, error: std::io::Error },
-    #[error(
-        "can't move {} to {}: {error}; move it by hand, or name the directory that has the data with data_dir",
-        from.display(),
-        to.display()
-    )]
-    MoveData { from: PathBuf, to: PathBuf, error: std::io::Error },
-    #[error("the data directory {} belongs to another user; choose another data_dir, or run as its owner", .0.display())]
-    OthersDirectory(PathBuf),
-    #[error(transparent)]
-    Listen(#[from] BindError),
-    #[error("can't make the control socket {}: {error}; {}", path.display(), bind::control_advice(error))]
-    Control { path: PathBuf, error: std::io::Error },
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("the ban file {}: {why}; correct it, or choose another with discovery.ban_file", path.display())]
-    Bans { path: PathBuf, why: String },
-    #[error(transparent)]
-    Certificate(#[from] CertificateError),
-    #[error(
-        "systemd handed over the socket {0:?}, which is none of ours; name it tcp, tls, ws, wss or onion with FileDescriptorName="
-    )]
-    Inherited(String),
-    #[error("the server at backend.electrum, {0}, is one of another network; point it at one of {1}, or set network")]
-    OtherNetwork(String, Network),
-    #[error(
-        "backend.electrum: {backend} is Waypost itself, which listens on {listener}; name the address of the Electrum server behind it"
-    )]
-    BackendIsSelf { backend: String, listener: SocketAddr },
-    #[error("can't start: {0}")]
-    Start(String),
-    #[error("the store was not written in time; what was learnt in the last moments may be lost")]
-    Unwritten,
-    #[error("{0} ended, which it never should; start the daemon again, and report the lines before this one")]
-    Ended(&'static str),
-}
-
-impl DaemonError {
-    /// Whether the configuration is at fault, so that another start would fail in the same way.
-    pub fn is_configuration(&self) -> bool {
-        match self {
-            DaemonError::Store(StoreError::OtherChain { .. })
-            | DaemonError::Bans { .. }
-            | DaemonError::BackendIsSelf { .. } => true,
-            DaemonError::Certificate(error) => error.is_of_files(),
-            _ => false,
-        }
-    }
-}
 
 /// Runs until it is told to stop, or something that must never end does.
 pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
