@@ -6,7 +6,7 @@ use std::fmt;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
 use super::schema::PEERS;
-use crate::book::Entry;
+use crate::book::{Entry, Source};
 use crate::network::Network;
 
 /// Texts about the store as a whole, by name.
@@ -49,12 +49,13 @@ pub fn record(transaction: &WriteTransaction, chain: &ChainName) -> Result<(), r
     Ok(())
 }
 
-/// Infers the chain from what verified peers said of theirs.
+/// Infers the chain from what verified peers said of theirs; without any, from the built-in seeds in the store.
 ///
 /// Most of them decide, so a store that was used for another chain for a while keeps its own. On a tie, `preferred` wins.
-/// `None` where no peer was verified. The records must have the current schema.
+/// `None` where there are neither. The records must have the current schema.
 pub fn inferred(transaction: &WriteTransaction, preferred: Option<Network>) -> Result<Option<ChainName>, redb::Error> {
     let mut peers_by_chain: BTreeMap<&str, (usize, Network)> = BTreeMap::new();
+    let mut seeds_by_chain = peers_by_chain.clone();
     for record in transaction.open_table(PEERS)?.iter()? {
         let (_, value) = record?;
         let Ok(entry) = postcard::from_bytes::<Entry>(value.value()) else { continue };
@@ -63,7 +64,17 @@ pub fn inferred(transaction: &WriteTransaction, preferred: Option<Network>) -> R
         if let Some(network) = chain {
             peers_by_chain.entry(network.name()).or_insert((0, network)).0 += 1;
         }
+        if entry.source == Source::Seed {
+            for network in Network::ALL {
+                let is_seed =
+                    network.built_in_peers().iter().any(|seed| (&seed.host, seed.ports) == (&entry.host, entry.ports));
+                if is_seed {
+                    seeds_by_chain.entry(network.name()).or_insert((0, network)).0 += 1;
+                }
+            }
+        }
     }
-    let most = peers_by_chain.into_values().max_by_key(|(peers, network)| (*peers, Some(*network) == preferred));
+    let known = if peers_by_chain.is_empty() { seeds_by_chain } else { peers_by_chain };
+    let most = known.into_values().max_by_key(|(peers, network)| (*peers, Some(*network) == preferred));
     Ok(most.map(|(_, network)| network.into()))
 }

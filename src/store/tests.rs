@@ -187,6 +187,16 @@ fn older_store_without_verified_peers_gets_the_configured_chain() {
 }
 
 #[test]
+fn older_store_that_verified_nothing_gets_the_chain_of_its_seeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("peers.redb");
+    let seeds = Network::Bitcoin.built_in_peers();
+    store_without_chain(&path, seeds.into_iter().map(|seed| Entry::new(seed, Source::Seed, Duration::ZERO, NOW)));
+    assert_eq!(held_chain(&path).as_deref(), Some("bitcoin"));
+    assert!(matches!(Store::open(&path, Network::Testnet4, NOW), Err(StoreError::OtherChain { .. })));
+}
+
+#[test]
 fn held_store_cannot_be_opened() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");
