@@ -32,21 +32,24 @@ const BROWSERS: &[u16] = &[
 /// 3050; MySQL 3306, 33060; PostgreSQL 5432, PgBouncer 6432; CouchDB 5984, 6984; Redis 6379, 6380, 16379, 26379;
 /// Cassandra 7199, 9042, 9142, 9160; Neo4j 7473, 7474, 7687; Riak 8087, 8098; InfluxDB 8086; Couchbase 8091 to 8096,
 /// 11210; ClickHouse 8123, 9000; ArangoDB 8529; Solr 8983; Elasticsearch 9200, 9300; memcached 11211; MongoDB 27017 to
-/// 27020; RethinkDB 28015, 29015.
+/// 27020; RethinkDB 28015, 29015;
+/// Kibana 5601; Cassandra between its nodes 7000, 7001; Hive 9083.
 const DATABASES: &[u16] = &[
-    1433, 1434, 1521, 2181, 3050, 3306, 5432, 5984, 6379, 6380, 6432, 6984, 7199, 7473, 7474, 7687, 8086, 8087, 8091,
-    8092, 8093, 8094, 8095, 8096, 8098, 8123, 8529, 8983, 9000, 9042, 9142, 9160, 9200, 9300, 11210, 11211, 16379,
-    26379, 27017, 27018, 27019, 27020, 28015, 29015, 33060,
+    1433, 1434, 1521, 2181, 3050, 3306, 5432, 5601, 5984, 6379, 6380, 6432, 6984, 7000, 7001, 7199, 7473, 7474, 7687,
+    8086, 8087, 8091, 8092, 8093, 8094, 8095, 8096, 8098, 8123, 8529, 8983, 9000, 9042, 9083, 9142, 9160, 9200, 9300,
+    11210, 11211, 16379, 26379, 27017, 27018, 27019, 27020, 28015, 29015, 33060,
 ];
 
 /// Interfaces that run programs or hold the configuration of clusters.
 ///
 /// Sources: the products' manuals. Docker 2375 to 2377, 4243; etcd 2379, 2380, 4001; Salt 4505, 4506; Nomad 4646 to
 /// 4648; Kubernetes ("Ports and Protocols") 6443, 10250, 10255 to 10257, 10259; Puppet 8140; Vault 8200, 8201; Consul
-/// 8300 to 8302, 8500 to 8503, 8600; supervisord 9001.
+/// 8300 to 8302, 8500 to 8503, 8600; supervisord 9001;
+/// Flink 6123, 8081; Spark 7077; Hadoop 8020, 8088, 50070; Ray 8265; Jupyter 8888; Prometheus 9090, 9091.
 const ORCHESTRATION: &[u16] = &[
-    2375, 2376, 2377, 2379, 2380, 4001, 4243, 4505, 4506, 4646, 4647, 4648, 6443, 8140, 8200, 8201, 8300, 8301, 8302,
-    8500, 8501, 8502, 8503, 8600, 9001, 10250, 10255, 10256, 10257, 10259,
+    2375, 2376, 2377, 2379, 2380, 4001, 4243, 4505, 4506, 4646, 4647, 4648, 6123, 6443, 7077, 8020, 8081, 8088, 8140,
+    8200, 8201, 8265, 8300, 8301, 8302, 8500, 8501, 8502, 8503, 8600, 8888, 9001, 9090, 9091, 10250, 10255, 10256,
+    10257, 10259, 50070,
 ];
 
 /// Message queues and log collectors, which store or forward what they receive.
@@ -74,23 +77,26 @@ const INDUSTRY: &[u16] = &[
 /// Bitcoin, Lightning and Ethereum nodes, miners, and the ports of a Tor client.
 ///
 /// Sources: Bitcoin Core's chainparams.cpp and chainparamsbase.cpp (P2P, RPC and onion targets of five chains) and
-/// doc/zmq.md (28332 to 28335); Core Lightning 9735, 9736; Ethereum clients 8545, 8546, 8551; cgminer's API 4028, which
+/// doc/zmq.md (28332 to 28335); Core Lightning 9735, 9736; Ethereum clients 8545, 8546, 8551, 30303; Zcash 8232,
+/// 8233, 18232; Litecoin 9332, 9333, 19332, 19333; Dash 9998, 9999; Dogecoin 22555, 22556; Monero's wallet 18082, 18083;
+/// cgminer's API 4028, which
 /// takes JSON; the tor manual (SOCKS 9050, 9150; control 9051, 9151). LND's 10009 and Monero's 18081 are left out: real
 /// Electrum servers use them.
 const COINS: &[u16] = &[
-    4028, 8332, 8333, 8334, 8545, 8546, 8551, 9050, 9051, 9150, 9151, 9735, 9736, 18332, 18333, 18334, 18443, 18444,
-    18445, 28332, 28333, 28334, 28335, 38332, 38333, 38334, 48332, 48333, 48334,
+    4028, 8232, 8233, 8332, 8333, 8334, 8545, 8546, 8551, 9050, 9051, 9150, 9151, 9332, 9333, 9735, 9736, 9998, 9999,
+    18082, 18083, 18232, 18332, 18333, 18334, 18443, 18444, 18445, 19332, 19333, 22555, 22556, 28332, 28333, 28334,
+    28335, 30303, 38332, 38333, 38334, 48332, 48333, 48334,
 ];
 
 /// Remote control, debuggers, proxies, printers and file servers.
 ///
 /// Sources: IANA's port registry and the products' manuals. SMB 445; IPP 631; rsync 873; SOCKS 1080; Java RMI 1099;
-/// Squid 3128; RDP 3389; distcc 3632; Subversion 3690; Munin 4949; JDWP 5005; Android's adb 5037, 5555; Asterisk 5038;
+/// Squid 3128; RDP 3389; distcc 3632; Subversion 3690; Munin 4949; iSCSI 3260; Selenium 4444; aria2 6800; JDWP 5005; Android's adb 5037, 5555; Asterisk 5038;
 /// VNC 5800, 5900, 5901; WinRM 5985, 5986; AJP 8009; FreeSWITCH 8021; Privoxy 8118; JetDirect printers 9100; Bacula 9101
 /// to 9103; Git 9418. Webmin's and NDMP's 10000 is left out: real Electrum servers use it.
 const REMOTE: &[u16] = &[
-    445, 631, 873, 1080, 1099, 3128, 3389, 3632, 3690, 4949, 5005, 5037, 5038, 5555, 5800, 5900, 5901, 5985, 5986,
-    8009, 8021, 8118, 9100, 9101, 9102, 9103, 9418,
+    445, 631, 873, 1080, 1099, 3128, 3260, 3389, 3632, 3690, 4444, 4949, 5005, 5037, 5038, 5555, 5800, 5900, 5901,
+    5985, 5986, 6800, 8009, 8021, 8118, 9100, 9101, 9102, 9103, 9418,
 ];
 
 #[cfg(test)]
