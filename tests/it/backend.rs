@@ -90,7 +90,9 @@ fn reaches_it_by_tls(config: &Path, text: &str) {
 }
 
 fn refuses_one_of_another_network(config: &Path, text: &str) {
-    std::fs::write(config, text.replace("\"regtest\"", "\"testnet4\"")).unwrap();
+    let data = config.with_file_name("data").display().to_string();
+    let other = text.replace("\"regtest\"", "\"testnet4\"").replace(&data, &format!("{data}-testnet4"));
+    std::fs::write(config, other).unwrap();
     let (said, fine) = support::waypost(config, &["run"]);
     assert!(!fine && said.contains("another network"), "{said}");
 }
