@@ -27,6 +27,9 @@ minimum_rust() { # with the compiler of that version, where rustup has it; no to
   fi
 }
 
+# Most tests wait for other programs most of the time, so one more than the processors can run.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
+
 began=$SECONDS
 install_test_deps
 results+=("$(printf '%-6s %5d s  %s' ok $((SECONDS - began)) "what the tests need")")
