@@ -32,12 +32,32 @@ enum InString {
 impl AnswerId {
     /// Reads the next piece.
     pub fn feed(&mut self, piece: &[u8]) {
-        piece.iter().for_each(|byte| self.byte(*byte));
+        let mut rest = piece;
+        loop {
+            rest = rest.get(self.skippable(rest)..).unwrap_or_default();
+            let Some((byte, after)) = rest.split_first() else { return };
+            self.byte(*byte);
+            rest = after;
+        }
     }
 
     /// The id, once its end was read.
     pub fn id(&self) -> Option<&Value> {
         self.id.as_ref()
+    }
+
+    /// How many of the next bytes change nothing: most of a long answer is text in a value that is not the id.
+    fn skippable(&self, bytes: &[u8]) -> usize {
+        if self.string == InString::Yes && !self.is_kept() {
+            memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len())
+        } else {
+            0
+        }
+    }
+
+    /// Whether what is being read may be the key or the value of the id.
+    fn is_kept(&self) -> bool {
+        self.depth == 1 && (!self.in_value || self.is_id)
     }
 
     fn byte(&mut self, byte: u8) {
@@ -71,7 +91,7 @@ impl AnswerId {
             }
             (InString::No, _) => {}
         }
-        if self.depth == 1 && (!self.in_value || self.is_id) && self.token.len() <= LONGEST_ID {
+        if self.is_kept() && self.token.len() <= LONGEST_ID {
             self.token.push(byte);
         }
     }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use memchr::memchr;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::io::AsyncWrite;
@@ -337,7 +338,7 @@ impl Relay {
             return self.heard_within_line();
         }
         let mut whole = 0;
-        while let Some(end) = self.input.get(self.searched..)?.iter().position(|byte| *byte == b'\n') {
+        while let Some(end) = memchr(b'\n', self.input.get(self.searched..)?) {
             let line = whole..self.searched + end + 1;
             (whole, self.searched) = (line.end, line.end);
             if self.unanswered.hear(self.input.get(line)?) == Heard::Answer {
@@ -364,7 +365,7 @@ impl Relay {
             return None;
         }
         let mut long_line = self.long_line.take()?;
-        let end = self.input.iter().position(|byte| *byte == b'\n').map(|end| end + 1);
+        let end = memchr(b'\n', &self.input).map(|end| end + 1);
         let piece = self.input.split_to(end.unwrap_or(self.input.len())).freeze();
         long_line.feed(&piece);
         if end.is_none() {
@@ -378,7 +379,7 @@ impl Relay {
     /// The next line of what was read, if it is whole.
     fn line(&mut self) -> Option<Bytes> {
         let rest = self.input.get(self.searched..).unwrap_or_default();
-        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
+        let Some(end) = memchr(b'\n', rest) else {
             self.searched = self.input.len();
             return None;
         };
