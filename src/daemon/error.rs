@@ -37,7 +37,7 @@ pub enum DaemonError {
     #[error(transparent)]
     Certificate(#[from] CertificateError),
     #[error(
-        "systemd handed over the socket {0:?}, which is none of ours; name it tcp, tls, ws, wss or onion with FileDescriptorName="
+        "systemd handed over the socket {0:?}, which is unknown; name it tcp, tls, ws, wss or onion with FileDescriptorName="
     )]
     Inherited(String),
     #[error("the server at backend.electrum, {0}, is one of another network; point it at one of {1}, or set network")]
