@@ -25,8 +25,8 @@
     reason = "a benchmark prints, and reads the clock"
 )]
 
-mod filled;
-mod load;
+mod fixture;
+mod load_generator;
 #[path = "../tests/it/support.rs"]
 mod support;
 
@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use load::{Figures, Target, Way};
+use load_generator::{Figures, Target, Way};
 use support::{Daemon, call_onion, eventually, lab_script, processor, resident, run};
 
 const ROUNDS: usize = 9;
@@ -48,9 +48,9 @@ const BARE_RELAY: &str = "127.0.0.1:50013";
 const ELECTRUMX: &str = "5.9.0.1:51001";
 const ELECTRUMX_TLS: &str = "5.9.0.1:51002";
 /// No limits but our own speed.
-const UNLIMITED: &str = "[limits]\nsessions = 100000\nsessions_per_source = 100000\nrequests_per_second = 1000000000\n\
-    source_requests_per_second = 1000000000\npassed_requests_per_second = 1000000000\nbytes_in_per_second = 1000000000\nbytes_out_per_second = 1000000000\n\
-    idle = \"24h\"\n";
+const UNLIMITED: &str = "[limits]\nmax_sessions = 100000\nsessions_per_source = 100000\nrequests_per_second = 1000000000\n\
+    source_requests_per_second = 1000000000\nforwarded_requests_per_second = 1000000000\nbytes_in_per_second = 1000000000\nbytes_out_per_second = 1000000000\n\
+    idle_timeout = \"24h\"\n";
 
 fn main() {
     let args = support::benchmark_inside();
@@ -60,8 +60,8 @@ fn main() {
         "onion" => onion(Duration::from_secs(number(5))),
         "relay" => relay(Duration::from_secs(number(1))),
         "memory" => memory(number(10_000) as usize),
-        "bare" => load::bare(number(0) as usize, Path::new(&args[2])),
-        "bare-relay" => load::bare_relay(BARE_RELAY, BARE),
+        "bare" => load_generator::bare(number(0) as usize, Path::new(&args[2])),
+        "bare-relay" => load_generator::bare_relay(BARE_RELAY, BARE),
         other => panic!("speed, onion, relay or memory, and not {other}"),
     }
 }
@@ -103,7 +103,7 @@ impl Drop for Bare {
 /// A daemon that knows 200 peers, none of them due, and a data directory that the bare server takes its certificate from.
 fn ours(dir: &Path, more: &str) -> (Daemon, PathBuf) {
     let data = dir.join("data");
-    filled::fill(&data, PEERS, u32::MAX);
+    fixture::fill(&data, PEERS, u32::MAX);
     let config = dir.join("waypost.toml");
     let text = format!(
         "data_dir = {data:?}\n[listen]\ntcp = [\"{OURS}\"]\ntls = [\"{OURS_TLS}\"]\n[discovery]\nseeds = []\n{UNLIMITED}{more}"
@@ -121,8 +121,8 @@ fn speed(time: Duration) {
     let (daemon, data) = ours(dir.path(), "[tor]\nmode = \"off\"\n");
     let target = |address: &str, way| Target { address: address.parse().unwrap(), way };
     for method in ["server.peers.subscribe", "server.features"] {
-        let length = load::length(&target(OURS, Way::Tcp), method);
-        let electrumx = load::length(&target(ELECTRUMX, Way::Tcp), method);
+        let length = load_generator::length(&target(OURS, Way::Tcp), method);
+        let electrumx = load_generator::length(&target(ELECTRUMX, Way::Tcp), method);
         println!("\n{method}: ours is an answer of {length} bytes, ElectrumX's one of {electrumx}");
         let bare = Bare::start(length, &data);
         let pids = [daemon.id(), bare.0.id()];
@@ -146,7 +146,7 @@ fn compare(what: &str, targets: &[Target], pids: &[u32], method: &str, connectio
         for (number, (target, figures)) in targets.iter().zip(&mut rounds).enumerate() {
             let used = || pids.get(number).map(|pid| processor(*pid));
             let before = used();
-            figures.push(load::run(target, method, connections, time));
+            figures.push(load_generator::run(target, method, connections, time));
             if let (Some(cost), Some(before), Some(after)) = (costs.get_mut(number), before, used()) {
                 *cost += after - before;
             }
@@ -188,8 +188,8 @@ fn onion(time: Duration) {
     run(Command::new(lab_script("up.sh")).arg(&lab).stdout(Stdio::null()));
     let read = |file: &str| std::fs::read_to_string(lab.join(file)).unwrap().trim().to_owned();
     let (daemon, data) =
-        ours(dir.path(), &format!("[tor]\nmode = \"embedded\"\narti = {:?}\n", lab.join("tor/arti.toml")));
-    eventually(60, "our onion service is there", || daemon.status()["onion"]["reached"].is_u64());
+        ours(dir.path(), &format!("[tor]\nmode = \"embedded\"\narti_config = {:?}\n", lab.join("tor/arti.toml")));
+    eventually(60, "our onion service is there", || daemon.status()["onion"]["last_reached"].is_u64());
     let own = daemon.status()["onion"]["host"].as_str().unwrap().to_owned();
     let socks: SocketAddr = read("tor/socks").parse().unwrap();
     let reached = |host: &str| {
@@ -199,7 +199,7 @@ fn onion(time: Duration) {
         });
     };
     let method = "server.peers.subscribe";
-    let length = load::length(&Target { address: OURS.parse().unwrap(), way: Way::Tcp }, method);
+    let length = load_generator::length(&Target { address: OURS.parse().unwrap(), way: Way::Tcp }, method);
     reached(&own);
     let _bare = Bare::start(length, &data);
     println!(
@@ -239,11 +239,11 @@ fn memory(sessions: usize) {
         for (whose, address, pid) in [("ours", address, daemon.id()), ("bare", bare, _bare.0.id())] {
             let target = Target { address: address.parse().unwrap(), way: way.clone() };
             let before = resident(pid);
-            let held = load::hold(&target, sessions);
+            let held = load_generator::hold(&target, sessions);
             std::thread::sleep(Duration::from_secs(2));
             let with = resident(pid);
             drop(held);
-            eventually(20, "they are gone", || daemon.status()["callers"]["open_sessions"] == 0);
+            eventually(20, "they are gone", || daemon.status()["clients"]["open_sessions"] == 0);
             std::thread::sleep(Duration::from_secs(3));
             let after = resident(pid);
             println!(

@@ -13,7 +13,7 @@
     reason = "a benchmark prints, and reads the clock"
 )]
 
-mod filled;
+mod fixture;
 #[path = "../tests/it/support.rs"]
 mod support;
 
@@ -30,7 +30,7 @@ const WAYPOST: &str = env!("CARGO_BIN_EXE_waypost");
 fn main() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    filled::fill(&data, PEERS, 4);
+    fixture::fill(&data, PEERS, 4);
     let size = std::fs::metadata(data.join("peers.redb")).unwrap().len();
     println!("store of {PEERS} peers: {:.2} MB, {} bytes a peer", mb(size), size / u64::from(PEERS));
 

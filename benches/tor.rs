@@ -99,7 +99,7 @@ impl Net {
 
     fn crowd(count: u64) -> Net {
         let dir = tempfile::tempdir().unwrap();
-        run(Command::new(lab_script("crowd.sh")).arg("up").arg(dir.path()).arg(count.to_string()));
+        run(Command::new(lab_script("peer_swarm.sh")).arg("up").arg(dir.path()).arg(count.to_string()));
         let seeds = std::fs::read_to_string(dir.path().join("seeds.txt")).unwrap();
         Net { seeds: seeds.lines().map(str::to_owned).collect(), dir }
     }
@@ -125,7 +125,7 @@ impl Net {
         let mut beside = None;
         let tor = match kind {
             Kind::Embedded => {
-                format!("[tor]\nmode = \"embedded\"\narti = {:?}\n", self.dir.path().join("tor/arti.toml"))
+                format!("[tor]\nmode = \"embedded\"\narti_config = {:?}\n", self.dir.path().join("tor/arti.toml"))
             }
             Kind::Beside => {
                 beside = Some(self.c_tor(&place));

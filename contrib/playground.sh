@@ -21,7 +21,7 @@ tcp = ["127.0.0.1:50001"]
 
 [tor]
 mode = "embedded"
-arti = "$dir/tor/arti.toml"
+arti_config = "$dir/tor/arti.toml"
 
 [discovery]
 seeds = ["ex1.example.com t51001", "first.example.com t50001"]

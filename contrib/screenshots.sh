@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Takes the pictures in contrib/screenshots: the status page of a Waypost in a small network on this machine, empty, filled and
-# without Tor, in a real Chromium. It is what tests/it/page.rs looks at.
+# without Tor, in a real Chromium. It is what tests/it/status_page.rs looks at.
 #
 #   contrib/screenshots.sh [DIR]        DIR: contrib/screenshots
 #
@@ -10,4 +10,4 @@ cd "$(dirname "$(realpath "$0")")/.."
 . contrib/install-test-deps.sh
 
 install_test_deps
-SCREENSHOTS=$(realpath -m "${1:-contrib/screenshots}") cargo test --test it page:: -- --nocapture
+SCREENSHOTS=$(realpath -m "${1:-contrib/screenshots}") cargo test --test it status_page:: -- --nocapture

@@ -15,21 +15,21 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::codec::{Framed, LinesCodec};
 
-use crate::backend::Front;
+use crate::backend::BackendTarget;
 use crate::book::{Counts, PeerState};
+use crate::book_handle::{AdminRequest, BookMessage, Inbox};
 use crate::clock::Time;
-use crate::inbox::{Ask, Inbox, Input};
-use crate::irc::Visits;
+use crate::irc_discovery::IrcStatus;
+use crate::jsonrpc::{Id, Message, Request, parse_line};
 use crate::network::Network;
-use crate::protocol::{Id, Incoming, Request, parse_line};
-use crate::route::{OnionError, TorSource, TorState, Via};
-use crate::serve::CallCount;
+use crate::route::{OnionError, Route, TorSource, TorState};
+use crate::server::CallCount;
 
 /// A book of ten thousand peers is about six megabytes of this.
-const LONGEST: usize = 64 * 1024 * 1024;
+const MAX_RESPONSE: usize = 64 * 1024 * 1024;
 
 /// The book answers at once, whatever else it does.
-const ANSWER: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The daemon's state, as `status` shows it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -56,12 +56,12 @@ pub struct Status {
     /// The server that we stand in front of, if there is one.
     pub backend: Option<BackendStatus>,
     /// The visits to IRC, if there are any.
-    pub irc: Option<Visits>,
+    pub irc: Option<IrcStatus>,
     pub peers: Counts,
     /// When the book wants to be woken next.
     pub next_probe: Time,
     pub store: StoreStatus,
-    pub callers: CallerStatus,
+    pub clients: ClientStats,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,10 +69,10 @@ pub struct OnionStatus {
     pub host: String,
     pub port: u16,
     /// When we last reached it ourselves, through Tor. Callers are told of it from the first time on.
-    pub reached: Option<Time>,
+    pub last_reached: Option<Time>,
     /// How often in a row it could not be reached, and why not.
-    pub missed: u32,
-    pub trouble: Option<String>,
+    pub failures: u32,
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -83,12 +83,12 @@ pub struct ClearnetStatus {
     /// The address that is published with it.
     pub address: Option<String>,
     /// The path by which it was last reached.
-    pub via: Option<Via>,
+    pub via: Option<Route>,
     /// When it was last reached. It is advertised from the first time on.
-    pub reached: Option<Time>,
+    pub last_reached: Option<Time>,
     /// Failed tests in a row, and why the last one failed.
-    pub missed: u32,
-    pub trouble: Option<String>,
+    pub failures: u32,
+    pub error: Option<String>,
     /// What an operator should know though it is advertised.
     pub warnings: Vec<String>,
 }
@@ -96,9 +96,9 @@ pub struct ClearnetStatus {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BackendStatus {
     /// As the configuration has it.
-    pub electrum: Front,
+    pub electrum: BackendTarget,
     /// Why it is of no use at the moment.
-    pub trouble: Option<String>,
+    pub error: Option<String>,
     pub software: Option<String>,
     pub tip: Option<u32>,
     /// Where it is our peers: those that carry sessions, and how many.
@@ -110,7 +110,7 @@ pub struct StoreStatus {
     /// The last write failed, for want of room perhaps.
     pub failing: bool,
     /// Records that are not on disk yet.
-    pub waiting: u64,
+    pub pending: u64,
     /// Transactions since the start.
     pub batches: u64,
     /// How long its file is.
@@ -119,7 +119,7 @@ pub struct StoreStatus {
 
 /// What callers did since the start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CallerStatus {
+pub struct ClientStats {
     pub open_sessions: u64,
     pub sessions: u64,
     /// Those of them that came by our onion name.
@@ -128,7 +128,7 @@ pub struct CallerStatus {
     /// The calls among them, by which of our names they were made, and what became of them.
     pub calls: Vec<CallCount>,
     /// Passed on to the server behind us, and how often it couldn't be reached or went away.
-    pub passed_requests: u64,
+    pub forwarded_requests: u64,
     pub backend_failures: u64,
     /// Turned away as we were full, for too many sessions or connections from one source, or as banned.
     pub refused_full: u64,
@@ -140,18 +140,18 @@ pub struct CallerStatus {
     /// Requests that waited for their turn, as their session or source asked a lot.
     pub delayed_requests: u64,
     /// Sent off for too many requests, too many bytes, lines that can't be read, slowness, or silence.
-    pub excessive_requests: u64,
-    pub excessive_bytes: u64,
-    pub unreadable_lines: u64,
+    pub rate_limited_requests: u64,
+    pub rate_limited_bytes: u64,
+    pub malformed_lines: u64,
     pub slow: u64,
     pub idle: u64,
     /// Ended by a bug of ours.
-    pub broken_sessions: u64,
+    pub panicked_sessions: u64,
 }
 
 /// One peer, as `peers` shows it. Times are in milliseconds since 1970.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct PeerRow {
+pub struct PeerInfo {
     pub host: String,
     pub state: PeerState,
     pub ip: Option<String>,
@@ -168,7 +168,7 @@ pub struct PeerRow {
     pub tip: Option<u32>,
     pub source: String,
     /// Whether the peer itself said what stands here.
-    pub first_hand: bool,
+    pub self_reported: bool,
     pub first_seen: Time,
     pub last_try: Option<Time>,
     pub last_success: Option<Time>,
@@ -177,7 +177,7 @@ pub struct PeerRow {
     pub waiting_for: Option<String>,
     pub failures: u32,
     /// What went wrong at the last try, or why it is bad.
-    pub trouble: Option<String>,
+    pub error: Option<String>,
     pub latency_ms: Option<u64>,
     /// How much of the last two hours, day, week and month it was there, from 0 to 1; older whiles count as well, but less.
     pub uptime: BTreeMap<String, f64>,
@@ -186,10 +186,10 @@ pub struct PeerRow {
 }
 
 /// Has the book's task answer an operator's question, from wherever it was asked.
-pub async fn ask(inbox: &Inbox, ask: Ask) -> Result<Value, String> {
+pub async fn query(inbox: &Inbox, ask: AdminRequest) -> Result<Value, String> {
     let (reply, answer) = oneshot::channel();
     let down = "the daemon is going down";
-    inbox.send(Input::Ask { ask, reply }).await.map_err(|_| down.to_owned())?;
+    inbox.send(BookMessage::Query { request: ask, reply }).await.map_err(|_| down.to_owned())?;
     answer.await.map_err(|_| down.to_owned())?
 }
 
@@ -223,7 +223,7 @@ pub async fn serve(listener: UnixListener, inbox: Inbox) {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum CallError {
+pub enum ControlError {
     #[error("no daemon answers on {}: {error}; {}", path.display(), advice(error))]
     NoDaemon { path: PathBuf, error: io::Error },
     #[error(
@@ -242,18 +242,18 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 /// One call to the daemon whose socket this is.
-pub async fn call(path: &Path, method: &str, params: &[&str]) -> Result<Value, CallError> {
-    let no_daemon = |error| CallError::NoDaemon { path: path.to_owned(), error };
-    let unreadable = |error: &dyn std::fmt::Display| CallError::Unreadable(error.to_string());
+pub async fn request(path: &Path, method: &str, params: &[&str]) -> Result<Value, ControlError> {
+    let no_daemon = |error| ControlError::NoDaemon { path: path.to_owned(), error };
+    let unreadable = |error: &dyn std::fmt::Display| ControlError::Unreadable(error.to_string());
     let stream = UnixStream::connect(path).await.map_err(no_daemon)?;
-    let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(LONGEST));
+    let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_RESPONSE));
     let request = json!({ "jsonrpc": "2.0", "id": 0, "method": method, "params": params });
     lines.send(request.to_string()).await.map_err(|error| unreadable(&error))?;
-    let line = timeout(ANSWER, lines.next()).await.map_err(|error| unreadable(&error))?;
+    let line = timeout(RESPONSE_TIMEOUT, lines.next()).await.map_err(|error| unreadable(&error))?;
     let line = line.ok_or_else(|| unreadable(&"it closed the connection"))?.map_err(|error| unreadable(&error))?;
     let mut answer: Value = serde_json::from_str(&line).map_err(|error| unreadable(&error))?;
     match answer.pointer("/error/message").and_then(Value::as_str) {
-        Some(why) => Err(CallError::Refused(why.to_owned())),
+        Some(reason) => Err(ControlError::Refused(reason.to_owned())),
         None => Ok(answer.get_mut("result").map(Value::take).unwrap_or_default()),
     }
 }
@@ -262,14 +262,14 @@ async fn session(stream: UnixStream, inbox: Inbox) {
     let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(64 * 1024));
     while let Some(Ok(line)) = lines.next().await {
         let id = match parse_line(&line) {
-            Ok(Incoming::Single(Ok(Request { id: Id::Given(id), .. }))) => {
+            Ok(Message::Single(Ok(Request { id: Id::Present(id), .. }))) => {
                 serde_json::from_str(id.get()).unwrap_or_default()
             }
             _ => Value::Null,
         };
         let answer = match answer(&line, &inbox).await {
             Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
-            Err(why) => json!({ "jsonrpc": "2.0", "id": id, "error": { "code": 1, "message": why } }),
+            Err(reason) => json!({ "jsonrpc": "2.0", "id": id, "error": { "code": 1, "message": reason } }),
         };
         if lines.send(answer.to_string()).await.is_err() {
             return;
@@ -279,7 +279,7 @@ async fn session(stream: UnixStream, inbox: Inbox) {
 
 async fn answer(line: &str, inbox: &Inbox) -> Result<Value, String> {
     let request = match parse_line(line) {
-        Ok(Incoming::Single(Ok(request))) => request,
+        Ok(Message::Single(Ok(request))) => request,
         _ => return Err("expected one JSON-RPC call a line".to_owned()),
     };
     let mut params: Vec<String> = match request.params {
@@ -287,11 +287,11 @@ async fn answer(line: &str, inbox: &Inbox) -> Result<Value, String> {
         None => Vec::new(),
     };
     let ask = match (request.method.as_ref(), params.pop(), params.is_empty()) {
-        ("status", None, _) => Ask::Status,
-        ("peers", None, _) => Ask::Peers,
-        ("add", Some(name), true) => Ask::Add(name),
-        ("forget", Some(host), true) => Ask::Forget(host),
+        ("status", None, _) => AdminRequest::Status,
+        ("peers", None, _) => AdminRequest::Peers,
+        ("add", Some(name), true) => AdminRequest::Add(name),
+        ("forget", Some(host), true) => AdminRequest::Forget(host),
         _ => return Err("expected status, peers, add with a real name, or forget with a host".to_owned()),
     };
-    self::ask(inbox, ask).await
+    self::query(inbox, ask).await
 }

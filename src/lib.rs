@@ -3,24 +3,24 @@
 //! ARCHITECTURE.md shows the layers and which way the arrows go.
 
 pub mod backend;
-pub mod bans;
+pub mod ban_list;
 pub mod book;
+pub mod book_handle;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
-pub mod conversation;
 pub mod daemon;
 pub mod dial;
-pub mod inbox;
-pub mod irc;
+pub mod electrum;
+pub mod irc_discovery;
+pub mod jsonrpc;
 pub mod netgroup;
 pub mod network;
 pub mod peer;
 pub mod probe;
-pub mod protocol;
 pub mod route;
-pub mod serve;
-pub mod status;
+pub mod server;
+pub mod status_page;
 pub mod store;
 pub mod tor;

@@ -11,12 +11,12 @@ pub struct Netgroup(IpNet);
 
 impl Netgroup {
     /// Those that count as one neighbour when load is shared out: an IPv4 /24 or an IPv6 /48.
-    pub fn site(ip: IpAddr) -> Netgroup {
+    pub fn rate_limit_subnet(ip: IpAddr) -> Netgroup {
         Netgroup::truncated(ip, 24, 48)
     }
 
     /// Those of which a list of peers names two at most: an IPv4 /16 or an IPv6 /56, as ElectrumX groups them.
-    pub fn region(ip: IpAddr) -> Netgroup {
+    pub fn diversity_group(ip: IpAddr) -> Netgroup {
         Netgroup::truncated(ip, 16, 56)
     }
 
@@ -63,7 +63,7 @@ pub fn is_public(ip: IpAddr) -> bool {
 
 /// IANA's special-purpose registry for IPv4, less the few blocks that are reachable from everywhere.
 fn is_public_v4(ip: Ipv4Addr) -> bool {
-    const SPECIAL: [Ipv4Net; 15] = [
+    const NON_GLOBAL: [Ipv4Net; 15] = [
         v4([0, 0, 0, 0], 8),
         v4([10, 0, 0, 0], 8),
         v4([100, 64, 0, 0], 10),
@@ -80,15 +80,15 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
         v4([224, 0, 0, 0], 4),
         v4([240, 0, 0, 0], 4),
     ];
-    !SPECIAL.iter().any(|net| net.contains(&ip))
+    !NON_GLOBAL.iter().any(|net| net.contains(&ip))
 }
 
 /// Only 2000::/3 is handed out to anybody. Of that, what wraps an IPv4 address (6to4, Teredo) or documents is refused.
 fn is_public_v6(ip: Ipv6Addr) -> bool {
     const GLOBAL: Ipv6Net = v6([0x2000, 0, 0], 3);
-    const SPECIAL: [Ipv6Net; 4] =
+    const NON_GLOBAL: [Ipv6Net; 4] =
         [v6([0x2001, 0, 0], 23), v6([0x2001, 0xdb8, 0], 32), v6([0x2002, 0, 0], 16), v6([0x3fff, 0, 0], 20)];
-    GLOBAL.contains(&ip) && !SPECIAL.iter().any(|net| net.contains(&ip))
+    GLOBAL.contains(&ip) && !NON_GLOBAL.iter().any(|net| net.contains(&ip))
 }
 
 const fn v4(octets: [u8; 4], bits: u8) -> Ipv4Net {
@@ -157,14 +157,14 @@ mod tests {
         assert_eq!(canonical(ip("64:ff9b:1::509:1")), ip("64:ff9b:1::509:1"));
         assert!(is_public(ip("64:ff9b::509:1")));
         // A NAT64 address opens no group of its own.
-        assert_eq!(Netgroup::site(ip("64:ff9b::509:1")), Netgroup::site(ip("5.9.0.200")));
-        assert_eq!(Netgroup::region(ip("64:ff9b::509:1")), Netgroup::region(ip("5.9.200.1")));
+        assert_eq!(Netgroup::rate_limit_subnet(ip("64:ff9b::509:1")), Netgroup::rate_limit_subnet(ip("5.9.0.200")));
+        assert_eq!(Netgroup::diversity_group(ip("64:ff9b::509:1")), Netgroup::diversity_group(ip("5.9.200.1")));
     }
 
     #[test]
     fn neighbours_share_a_group() {
-        assert_eq!(Netgroup::region(ip("5.9.1.1")), Netgroup::region(ip("::ffff:5.9.200.7")));
-        assert_ne!(Netgroup::site(ip("5.9.1.1")), Netgroup::site(ip("5.9.2.1")));
-        assert_eq!(Netgroup::site(ip("2a01:4f8:1::1")).to_string(), "2a01:4f8:1::/48");
+        assert_eq!(Netgroup::diversity_group(ip("5.9.1.1")), Netgroup::diversity_group(ip("::ffff:5.9.200.7")));
+        assert_ne!(Netgroup::rate_limit_subnet(ip("5.9.1.1")), Netgroup::rate_limit_subnet(ip("5.9.2.1")));
+        assert_eq!(Netgroup::rate_limit_subnet(ip("2a01:4f8:1::1")).to_string(), "2a01:4f8:1::/48");
     }
 }

@@ -50,11 +50,11 @@ impl Network {
             _ => (51001, 51002),
         };
         // Neither is zero.
-        Ports::new(Port::new(tcp), Port::new(tls)).unwrap_or(Ports::only(crate::peer::Transport::Tcp, Port::MIN))
+        Ports::new(Port::new(tcp), Port::new(tls)).unwrap_or(Ports::single(crate::peer::Transport::Tcp, Port::MIN))
     }
 
     /// Where an empty book begins: servers that the Electrum wallet has shipped for years.
-    pub fn built_in_peers(self) -> Vec<RealName> {
+    pub fn default_seeds(self) -> Vec<RealName> {
         let lines: &[&str] = match self {
             Network::Bitcoin => &[
                 "electrum.blockstream.info v1.4 s50002 t50001",
@@ -104,13 +104,13 @@ impl fmt::Display for Network {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no network of that name: there are bitcoin, testnet3, testnet4, signet and regtest")]
-pub struct NetworkError;
+pub struct UnknownNetwork;
 
 impl FromStr for Network {
-    type Err = NetworkError;
+    type Err = UnknownNetwork;
 
-    fn from_str(text: &str) -> Result<Network, NetworkError> {
-        Network::ALL.into_iter().find(|network| network.name() == text).ok_or(NetworkError)
+    fn from_str(text: &str) -> Result<Network, UnknownNetwork> {
+        Network::ALL.into_iter().find(|network| network.name() == text).ok_or(UnknownNetwork)
     }
 }
 
@@ -120,9 +120,9 @@ mod tests {
 
     #[test]
     fn every_built_in_line_is_read() {
-        let counts = Network::ALL.map(|network| network.built_in_peers().len());
+        let counts = Network::ALL.map(|network| network.default_seeds().len());
         assert_eq!(counts, [13, 6, 4, 3, 0]);
-        let onions = Network::Bitcoin.built_in_peers().iter().filter(|name| name.host.is_onion()).count();
+        let onions = Network::Bitcoin.default_seeds().iter().filter(|name| name.host.is_onion()).count();
         assert_eq!(onions, 5);
     }
 

@@ -8,12 +8,12 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::bytes::Bytes;
 use tokio_util::codec::{BytesCodec, FramedRead, FramedWrite, LinesCodec, LinesCodecError};
 
-use crate::book::{Attempt, Blame, Failure, Verified};
-use crate::conversation::client::{Client, Expected, Next, Step};
-use crate::dial::{Dialer, Dialled, Stream};
-use crate::peer::{Fault, Port, Report, Transport};
-use crate::protocol::MAX_ANSWER;
-use crate::route::Via;
+use crate::book::{FailureOrigin, ProbeError, ProbeTarget, Verified};
+use crate::dial::{Connection, Dialer, Stream};
+use crate::electrum::prober::{ProbeExpectations, ProbeStep, Prober, ProberAction};
+use crate::jsonrpc::MAX_RESPONSE_BYTES;
+use crate::peer::{Fault, Port, ProbeReport, Transport};
+use crate::route::Route;
 
 /// How long a peer may take.
 #[derive(Debug, Clone, Copy)]
@@ -21,17 +21,17 @@ pub struct Deadlines {
     /// For each answer.
     pub answer: Duration,
     /// For all of it, from the first packet, other doors included.
-    pub whole: Duration,
+    pub total: Duration,
 }
 
 impl Deadlines {
     /// ElectrumX waits 30 seconds for an answer, and 120 for one through Tor. We ask for less in each, as who answers so
     /// slowly serves nobody.
-    pub fn of(via: Via) -> Deadlines {
+    pub fn for_route(via: Route) -> Deadlines {
         let secs = Duration::from_secs;
         match via {
-            Via::Direct => Deadlines { answer: secs(15), whole: secs(60) },
-            Via::Tor => Deadlines { answer: secs(30), whole: secs(150) },
+            Route::Direct => Deadlines { answer: secs(15), total: secs(60) },
+            Route::Tor => Deadlines { answer: secs(30), total: secs(150) },
         }
     }
 }
@@ -41,31 +41,31 @@ impl Deadlines {
 pub enum Progress {
     Dialling(Transport, Port),
     Connected,
-    Answered(Step),
-    Failed(Failure),
+    Answered(ProbeStep),
+    Failed(ProbeError),
 }
 
 /// Tries the doors of a peer one after the other, until one leads to a whole conversation.
 pub async fn probe(
     dialer: &Dialer,
-    attempt: &Attempt,
-    expected: &Expected,
+    attempt: &ProbeTarget,
+    expected: &ProbeExpectations,
     deadlines: Deadlines,
     mut watch: impl FnMut(Progress),
-) -> Result<Verified, Failure> {
-    let end = Instant::now() + deadlines.whole;
-    let mut worst: Option<Failure> = None;
-    for (place, door) in attempt.doors.iter().enumerate() {
+) -> Result<Verified, ProbeError> {
+    let end = Instant::now() + deadlines.total;
+    let mut worst: Option<ProbeError> = None;
+    for (place, door) in attempt.endpoints.iter().enumerate() {
         watch(Progress::Dialling(door.0, door.1));
-        let failure = match through(dialer, attempt, *door, expected, deadlines, end, &mut watch).await {
+        let failure = match probe_endpoint(dialer, attempt, *door, expected, deadlines, end, &mut watch).await {
             Ok(verified) => return Ok(verified),
             Err(failure) => failure,
         };
         watch(Progress::Failed(failure));
-        if place < attempt.believed {
-            worst = Some(worst.map_or(failure, |worst| plainer(worst, failure)));
+        if place < attempt.trusted_endpoint_count {
+            worst = Some(worst.map_or(failure, |worst| more_conclusive(worst, failure)));
             // It spoke, and it is bad; or we can't dial at all. No other door changes that.
-            if matches!(failure, Failure::Bad(_)) || failure.blame() == Blame::Us {
+            if matches!(failure, ProbeError::ProtocolViolation(_)) || failure.blame() == FailureOrigin::Local {
                 break;
             }
         }
@@ -73,54 +73,54 @@ pub async fn probe(
             break;
         }
     }
-    Err(worst.unwrap_or(Failure::Unreachable))
+    Err(worst.unwrap_or(ProbeError::Unreachable))
 }
 
-async fn through(
+async fn probe_endpoint(
     dialer: &Dialer,
-    attempt: &Attempt,
+    attempt: &ProbeTarget,
     door: (Transport, Port),
-    expected: &Expected,
+    expected: &ProbeExpectations,
     deadlines: Deadlines,
     end: Instant,
     watch: &mut impl FnMut(Progress),
-) -> Result<Verified, Failure> {
+) -> Result<Verified, ProbeError> {
     let began = Instant::now();
-    let Dialled { stream, ip, key } =
-        timeout_at(end, dialer.dial(attempt, door)).await.unwrap_or(Err(Failure::Unreachable))?;
+    let Connection { stream, ip, key } =
+        timeout_at(end, dialer.dial(attempt, door)).await.unwrap_or(Err(ProbeError::Unreachable))?;
     watch(Progress::Connected);
-    let report = converse(stream, expected, deadlines, end, watch).await?;
+    let report = run_prober(stream, expected, deadlines, end, watch).await?;
     let (transport, port) = door;
-    Ok(Verified { ip, transport, port, key, took: began.elapsed(), report })
+    Ok(Verified { ip, transport, port, tls_key_hash: key, duration: began.elapsed(), report })
 }
 
 /// One conversation over a stream that stands.
-pub async fn converse(
+pub async fn run_prober(
     stream: impl Stream,
-    expected: &Expected,
+    expected: &ProbeExpectations,
     deadlines: Deadlines,
     end: Instant,
     watch: &mut impl FnMut(Progress),
-) -> Result<Report, Failure> {
+) -> Result<ProbeReport, ProbeError> {
     let (reader, writer) = tokio::io::split(stream);
-    let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_ANSWER));
+    let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_RESPONSE_BYTES));
     let mut out = FramedWrite::new(writer, BytesCodec::new());
-    let (mut client, mut question) = Client::new(expected.clone());
+    let (mut client, mut question) = Prober::new(expected.clone());
     loop {
         let deadline = end.min(Instant::now() + deadlines.answer);
         let sent = timeout_at(deadline, out.send(Bytes::from(question))).await;
-        sent.map_err(|_| Failure::Silent)?.map_err(|_: io::Error| Failure::Closed)?;
+        sent.map_err(|_| ProbeError::Timeout)?.map_err(|_: io::Error| ProbeError::Closed)?;
         question = loop {
-            let line = timeout_at(deadline, lines.next()).await.map_err(|_| Failure::Silent)?;
-            let line = line.ok_or(Failure::Closed)?.map_err(|error| unreadable(&error))?;
+            let line = timeout_at(deadline, lines.next()).await.map_err(|_| ProbeError::Timeout)?;
+            let line = line.ok_or(ProbeError::Closed)?.map_err(|error| unreadable(&error))?;
             let step = client.step();
-            match client.line(&line).map_err(Failure::Bad)? {
-                Next::Wait => continue,
-                Next::Send(next) => {
+            match client.handle_line(&line).map_err(ProbeError::ProtocolViolation)? {
+                ProberAction::Wait => continue,
+                ProberAction::Send(next) => {
                     watch(Progress::Answered(step));
                     break next;
                 }
-                Next::Done(report) => {
+                ProberAction::Done(report) => {
                     watch(Progress::Answered(step));
                     return Ok(*report);
                 }
@@ -130,21 +130,23 @@ pub async fn converse(
 }
 
 /// Of the failures at two doors, the one that says more plainly whose fault it was.
-fn plainer(one: Failure, other: Failure) -> Failure {
-    let plainness = |failure: Failure| match failure.blame() {
-        Blame::Us => 3,
-        Blame::Peer => 2,
-        Blame::PeerUnreached => 1,
-        Blame::Unclear => 0,
+fn more_conclusive(one: ProbeError, other: ProbeError) -> ProbeError {
+    let plainness = |failure: ProbeError| match failure.blame() {
+        FailureOrigin::Local => 3,
+        FailureOrigin::Peer => 2,
+        FailureOrigin::PeerUnconfirmed => 1,
+        FailureOrigin::Ambiguous => 0,
     };
     if plainness(other) > plainness(one) { other } else { one }
 }
 
-fn unreadable(error: &LinesCodecError) -> Failure {
+fn unreadable(error: &LinesCodecError) -> ProbeError {
     match error {
-        LinesCodecError::MaxLineLengthExceeded => Failure::Bad(Fault::TooLong),
-        LinesCodecError::Io(error) if error.kind() == io::ErrorKind::InvalidData => Failure::Bad(Fault::Malformed),
-        LinesCodecError::Io(_) => Failure::Closed,
+        LinesCodecError::MaxLineLengthExceeded => ProbeError::ProtocolViolation(Fault::ResponseTooLong),
+        LinesCodecError::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            ProbeError::ProtocolViolation(Fault::Malformed)
+        }
+        LinesCodecError::Io(_) => ProbeError::Closed,
     }
 }
 
@@ -157,10 +159,10 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::dial::{Circle, Direct, Tls};
+    use crate::dial::{Direct, Isolation, Tls};
     use crate::network::Network;
 
-    const QUICK: Deadlines = Deadlines { answer: Duration::from_millis(300), whole: Duration::from_millis(1500) };
+    const QUICK: Deadlines = Deadlines { answer: Duration::from_millis(300), total: Duration::from_millis(1500) };
 
     /// Listens, and plays this to everyone who connects.
     async fn server<F>(play: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
@@ -178,28 +180,28 @@ mod tests {
     }
 
     /// Verifies what listens there.
-    async fn verify(doors: &[(Transport, SocketAddr)]) -> Result<Verified, Failure> {
+    async fn verify(doors: &[(Transport, SocketAddr)]) -> Result<Verified, ProbeError> {
         verify_believing(doors.len(), doors).await
     }
 
-    async fn verify_believing(believed: usize, doors: &[(Transport, SocketAddr)]) -> Result<Verified, Failure> {
+    async fn verify_believing(believed: usize, doors: &[(Transport, SocketAddr)]) -> Result<Verified, ProbeError> {
         let (_found, tor) = watch::channel(None);
-        let dialer = Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, circle: Circle::Peers };
+        let dialer = Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, circle: Isolation::Peers };
         let host: crate::peer::Host = "a.example".parse().unwrap();
         let doors: Vec<_> =
             doors.iter().map(|(transport, address)| (*transport, Port::new(address.port()).unwrap())).collect();
         let addresses = vec!["127.0.0.1".parse().unwrap()];
-        let attempt = Attempt {
+        let attempt = ProbeTarget {
             host: host.clone(),
-            via: Via::Direct,
+            via: Route::Direct,
             addresses,
-            doors,
-            believed,
+            endpoints: doors,
+            trusted_endpoint_count: believed,
             announce: false,
-            compare: None,
+            checkpoint_height: None,
         };
         let network = Network::Regtest;
-        let expected = Expected {
+        let expected = ProbeExpectations {
             host: Some(host),
             genesis_hash: network.genesis_hash(),
             default_ports: network.default_ports(),
@@ -209,7 +211,7 @@ mod tests {
         probe(&dialer, &attempt, &expected, QUICK, |_| {}).await
     }
 
-    async fn verify_tcp<F>(play: impl Fn(TcpStream) -> F + Send + 'static) -> Result<Verified, Failure>
+    async fn verify_tcp<F>(play: impl Fn(TcpStream) -> F + Send + 'static) -> Result<Verified, ProbeError>
     where
         F: Future<Output = std::io::Result<()>> + Send + 'static,
     {
@@ -228,7 +230,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_decent_server_is_verified() {
-        assert_eq!(verify_tcp(decent).await.unwrap().report.tip, Some(1));
+        assert_eq!(verify_tcp(decent).await.unwrap().report.tip_height, Some(1));
     }
 
     #[tokio::test]
@@ -246,8 +248,8 @@ mod tests {
         let web =
             server(async |mut stream: TcpStream| stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await).await;
         let doors = [(Transport::Tcp, silent), (Transport::Tcp, web)];
-        assert_eq!(verify_believing(1, &doors).await.unwrap_err(), Failure::Silent);
-        assert_eq!(verify_believing(2, &doors).await.unwrap_err(), Failure::Bad(Fault::Malformed));
+        assert_eq!(verify_believing(1, &doors).await.unwrap_err(), ProbeError::Timeout);
+        assert_eq!(verify_believing(2, &doors).await.unwrap_err(), ProbeError::ProtocolViolation(Fault::Malformed));
         let moved = [(Transport::Tcp, silent), (Transport::Tcp, server(decent).await)];
         assert!(verify_believing(1, &moved).await.is_ok());
     }
@@ -255,24 +257,24 @@ mod tests {
     #[tokio::test]
     async fn hostile_servers_cost_no_more_than_their_time() {
         let silent = verify_tcp(async |mut stream| stream.read_to_end(&mut Vec::new()).await.map(|_| ()));
-        assert_eq!(silent.await.unwrap_err(), Failure::Silent);
+        assert_eq!(silent.await.unwrap_err(), ProbeError::Timeout);
 
         let closing = verify_tcp(async |mut stream| stream.shutdown().await);
-        assert_eq!(closing.await.unwrap_err(), Failure::Closed);
+        assert_eq!(closing.await.unwrap_err(), ProbeError::Closed);
 
         let endless_line = verify_tcp(async |mut stream| {
             loop {
                 stream.write_all(&[b'['; 64 * 1024]).await?;
             }
         });
-        assert_eq!(endless_line.await.unwrap_err(), Failure::Bad(Fault::TooLong));
+        assert_eq!(endless_line.await.unwrap_err(), ProbeError::ProtocolViolation(Fault::ResponseTooLong));
 
         let chatter = verify_tcp(async |mut stream| {
             loop {
                 stream.write_all(b"{\"method\":\"x\",\"params\":[]}\n").await?;
             }
         });
-        assert_eq!(chatter.await.unwrap_err(), Failure::Bad(Fault::Chatter));
+        assert_eq!(chatter.await.unwrap_err(), ProbeError::ProtocolViolation(Fault::ExcessNotifications));
 
         let drip = verify_tcp(async |mut stream| {
             loop {
@@ -280,10 +282,10 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
-        assert_eq!(drip.await.unwrap_err(), Failure::Silent);
+        assert_eq!(drip.await.unwrap_err(), ProbeError::Timeout);
 
         let nonsense = verify_tcp(async |mut stream| stream.write_all(b"\xff\xfe\n").await);
-        assert_eq!(nonsense.await.unwrap_err(), Failure::Bad(Fault::Malformed));
+        assert_eq!(nonsense.await.unwrap_err(), ProbeError::ProtocolViolation(Fault::Malformed));
     }
 
     /// Answers each question with the next of these.
@@ -308,7 +310,7 @@ mod tests {
             .await
         };
         let fault = async |results: &[&str]| match play(results).await.unwrap_err() {
-            Failure::Bad(fault) => fault,
+            ProbeError::ProtocolViolation(fault) => fault,
             other => panic!("{other}"),
         };
         // Lists without end, within a line and beyond one.
@@ -317,28 +319,28 @@ mod tests {
             format!("[{}]", (0..count).map(entry).collect::<Vec<_>>().join(","))
         };
         let verified = play(&[VERSION, "{}", &many(8000), "{}"]).await.unwrap();
-        assert_eq!(verified.report.listing.0.len(), crate::peer::MAX_LISTED);
-        assert_eq!(fault(&[VERSION, "{}", &many(12_000)]).await, Fault::TooLong);
+        assert_eq!(verified.report.peer_list.0.len(), crate::peer::MAX_PEER_LIST_ENTRIES);
+        assert_eq!(fault(&[VERSION, "{}", &many(12_000)]).await, Fault::ResponseTooLong);
         // Little to send, much to unfold.
         let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
         assert_eq!(fault(&[&deep]).await, Fault::Malformed);
         assert_eq!(fault(&[VERSION, &deep]).await, Fault::Malformed);
-        assert!(play(&[VERSION, "{}", &format!("[{deep}]"), "{}"]).await.unwrap().report.listing.0.is_empty());
+        assert!(play(&[VERSION, "{}", &format!("[{deep}]"), "{}"]).await.unwrap().report.peer_list.0.is_empty());
         let wide = format!("{{\"hosts\":{{{}}}}}", vec![r#""a":{}"#; 60_000].join(","));
-        assert_eq!(fault(&[VERSION, &wide]).await, Fault::NotItself);
+        assert_eq!(fault(&[VERSION, &wide]).await, Fault::HostMismatch);
         // Of the wrong kind.
         for wrong in ["7", "\"x\"", "[[]]", "true"] {
             assert_eq!(fault(&[VERSION, wrong]).await, Fault::Malformed, "{wrong}");
         }
         assert_eq!(fault(&[VERSION, "{}", "{}"]).await, Fault::Malformed);
         // Who says that it is somebody else vouches for nobody.
-        assert_eq!(fault(&[VERSION, r#"{"hosts":{"victim.example":{"tcp_port":50001}}}"#]).await, Fault::NotItself);
+        assert_eq!(fault(&[VERSION, r#"{"hosts":{"victim.example":{"tcp_port":50001}}}"#]).await, Fault::HostMismatch);
     }
 
     #[tokio::test]
     async fn a_tls_handshake_that_never_ends_is_given_up() {
         let never = server(async |mut stream: TcpStream| stream.read_to_end(&mut Vec::new()).await.map(|_| ())).await;
-        assert_eq!(verify(&[(Transport::Tls, never)]).await.unwrap_err(), Failure::Unreachable);
+        assert_eq!(verify(&[(Transport::Tls, never)]).await.unwrap_err(), ProbeError::Unreachable);
     }
 
     #[tokio::test]
@@ -346,6 +348,6 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        assert_eq!(verify(&[(Transport::Tcp, address)]).await.unwrap_err(), Failure::Refused);
+        assert_eq!(verify(&[(Transport::Tcp, address)]).await.unwrap_err(), ProbeError::Refused);
     }
 }

@@ -11,36 +11,36 @@ use crate::peer::Host;
 /// The two ways out of here. What we can say of a peer depends on how well the way to it works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Via {
+pub enum Route {
     Direct,
     Tor,
 }
 
-impl Via {
-    pub const ALL: [Via; 2] = [Via::Direct, Via::Tor];
+impl Route {
+    pub const ALL: [Route; 2] = [Route::Direct, Route::Tor];
 }
 
 /// Who is reached which way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Routing {
+pub enum RoutingPolicy {
     /// Onion services through Tor, all else directly.
     #[default]
-    Mixed,
+    Split,
     /// Everybody through Tor, and nothing leaves otherwise. Names are looked up, and clearnet hosts called, by Tor's exits.
     TorOnly,
 }
 
-impl Routing {
-    pub fn via(self, host: &Host) -> Via {
-        if host.is_onion() || self == Routing::TorOnly { Via::Tor } else { Via::Direct }
+impl RoutingPolicy {
+    pub fn via(self, host: &Host) -> Route {
+        if host.is_onion() || self == RoutingPolicy::TorOnly { Route::Tor } else { Route::Direct }
     }
 }
 
-impl fmt::Display for Via {
+impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Via::Direct => "directly",
-            Via::Tor => "through Tor",
+            Route::Direct => "directly",
+            Route::Tor => "through Tor",
         })
     }
 }
@@ -56,13 +56,13 @@ pub enum TorState {
     Starting {
         /// None where nobody can say.
         percent: Option<u8>,
-        waits_for: String,
+        waiting_for: String,
     },
     /// It reached something for us.
     Ready,
     Down {
         since: Time,
-        why: String,
+        reason: String,
     },
 }
 
@@ -76,10 +76,12 @@ impl fmt::Display for TorState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             TorState::Off => f.write_str("off"),
-            TorState::Starting { percent: Some(percent), waits_for } => write!(f, "starting, {percent} %: {waits_for}"),
-            TorState::Starting { percent: None, waits_for } => write!(f, "starting: {waits_for}"),
+            TorState::Starting { percent: Some(percent), waiting_for: waits_for } => {
+                write!(f, "starting, {percent} %: {waits_for}")
+            }
+            TorState::Starting { percent: None, waiting_for: waits_for } => write!(f, "starting: {waits_for}"),
             TorState::Ready => f.write_str("ready"),
-            TorState::Down { since, why } => write!(f, "down since {since}: {why}"),
+            TorState::Down { since, reason } => write!(f, "down since {since}: {reason}"),
         }
     }
 }
@@ -185,25 +187,25 @@ impl OnionFailure {
 pub struct OnionError {
     pub stage: OnionFailure,
     /// Cause and remedy.
-    pub why: String,
+    pub reason: String,
 }
 
 impl fmt::Display for OnionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.stage {
-            OnionFailure::TorStart => write!(f, "the embedded Tor can't start: {}", self.why),
-            OnionFailure::Launch => f.write_str(&self.why),
+            OnionFailure::TorStart => write!(f, "the embedded Tor can't start: {}", self.reason),
+            OnionFailure::Launch => f.write_str(&self.reason),
         }
     }
 }
 
 /// What a watcher of Tor can tell without using it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TorSign {
+pub enum TorProbe {
     Off,
     /// Nothing answers where Tor should be, or something that isn't Tor.
-    Gone {
-        why: String,
+    Unavailable {
+        reason: String,
     },
     /// Tor says that it isn't ready yet.
     Starting {
@@ -211,5 +213,5 @@ pub enum TorSign {
         waits_for: String,
     },
     /// Tor is there, and in the network for all it says. Whether it reaches anything, only use can tell.
-    Answers,
+    Reachable,
 }

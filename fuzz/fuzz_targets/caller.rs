@@ -9,9 +9,9 @@ use rand::rngs::StdRng;
 use serde::de::IgnoredAny;
 use waypost::book::{Caller, Snapshot};
 use waypost::clock::Time;
-use waypost::conversation::identity::{Identity, Ourselves};
-use waypost::conversation::server::{Part, Session, assemble};
-use waypost::protocol::parse_line;
+use waypost::electrum::identity::{Identity, Ourselves};
+use waypost::electrum::responder::{Part, Session, assemble};
+use waypost::jsonrpc::parse_line;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, rest)) = bytes.split_first() else { return };

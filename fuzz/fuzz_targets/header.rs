@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use waypost::serve::{Header, circuit};
+use waypost::server::{Header, circuit};
 
 fuzz_target!(|bytes: &[u8]| {
     if let Header::Line { length, .. } = circuit(bytes) {

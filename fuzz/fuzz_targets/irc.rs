@@ -6,7 +6,7 @@ use std::sync::Arc;
 use libfuzzer_sys::fuzz_target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use waypost::conversation::irc::{Action, Plan, Visit};
+use waypost::electrum::irc::{Action, Plan, Visit};
 use waypost::network::Network;
 
 fuzz_target!(|bytes: &[u8]| {

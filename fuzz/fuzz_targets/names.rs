@@ -5,7 +5,7 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use libfuzzer_sys::fuzz_target;
-use waypost::bans::{Bans, Pattern, without};
+use waypost::ban_list::{Bans, Pattern, without};
 use waypost::network::Network;
 use waypost::peer::{Host, RealName, Version};
 

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use waypost::conversation::client::{Client, Expected, Next};
+use waypost::electrum::prober::{Client, Expected, Next};
 use waypost::network::Network;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -11,14 +11,14 @@ use crate::peer::{Endpoint, Host};
 /// A server of the operator's, or the best of those that we know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Front {
-    Server(Address),
+pub enum BackendTarget {
+    Server(UpstreamAddr),
     Peers,
 }
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
+pub enum UpstreamAddr {
     Tcp(Endpoint),
     Tls(Endpoint),
     Unix(PathBuf),
@@ -28,55 +28,55 @@ pub enum Address {
 #[error("expected tcp://HOST:PORT, tls://HOST:PORT, unix:PATH or peers")]
 pub struct AddressError;
 
-impl FromStr for Front {
+impl FromStr for BackendTarget {
     type Err = AddressError;
 
-    fn from_str(text: &str) -> Result<Front, AddressError> {
-        if text == "peers" { Ok(Front::Peers) } else { text.parse().map(Front::Server) }
+    fn from_str(text: &str) -> Result<BackendTarget, AddressError> {
+        if text == "peers" { Ok(BackendTarget::Peers) } else { text.parse().map(BackendTarget::Server) }
     }
 }
 
-impl TryFrom<String> for Front {
+impl TryFrom<String> for BackendTarget {
     type Error = AddressError;
 
-    fn try_from(text: String) -> Result<Front, AddressError> {
+    fn try_from(text: String) -> Result<BackendTarget, AddressError> {
         text.parse()
     }
 }
 
-impl From<Front> for String {
-    fn from(front: Front) -> String {
+impl From<BackendTarget> for String {
+    fn from(front: BackendTarget) -> String {
         match front {
-            Front::Server(address) => address.to_string(),
-            Front::Peers => "peers".to_owned(),
+            BackendTarget::Server(address) => address.to_string(),
+            BackendTarget::Peers => "peers".to_owned(),
         }
     }
 }
 
-impl FromStr for Address {
+impl FromStr for UpstreamAddr {
     type Err = AddressError;
 
-    fn from_str(text: &str) -> Result<Address, AddressError> {
+    fn from_str(text: &str) -> Result<UpstreamAddr, AddressError> {
         if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
-            return Ok(Address::Unix(path.into()));
+            return Ok(UpstreamAddr::Unix(path.into()));
         }
         let (kind, rest) = text.split_once("://").ok_or(AddressError)?;
         let endpoint: Endpoint = rest.parse().map_err(|_| AddressError)?;
         match (kind, &endpoint.host) {
             (_, Host::Onion(_)) => Err(AddressError),
-            ("tcp", _) => Ok(Address::Tcp(endpoint)),
-            ("tls" | "ssl", _) => Ok(Address::Tls(endpoint)),
+            ("tcp", _) => Ok(UpstreamAddr::Tcp(endpoint)),
+            ("tls" | "ssl", _) => Ok(UpstreamAddr::Tls(endpoint)),
             _ => Err(AddressError),
         }
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for UpstreamAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-            Address::Tcp(endpoint) => write!(f, "tcp://{endpoint}"),
-            Address::Tls(endpoint) => write!(f, "tls://{endpoint}"),
+            UpstreamAddr::Unix(path) => write!(f, "unix:{}", path.display()),
+            UpstreamAddr::Tcp(endpoint) => write!(f, "tcp://{endpoint}"),
+            UpstreamAddr::Tls(endpoint) => write!(f, "tls://{endpoint}"),
         }
     }
 }
@@ -90,12 +90,12 @@ mod tests {
         for text in
             ["tcp://127.0.0.1:50001", "tls://electrs.example:50002", "tcp://[::1]:50001", "unix:/run/electrs", "peers"]
         {
-            assert_eq!(String::from(text.parse::<Front>().unwrap()), text);
+            assert_eq!(String::from(text.parse::<BackendTarget>().unwrap()), text);
         }
-        assert_eq!("ssl://a.example:1".parse::<Address>().unwrap().to_string(), "tls://a.example:1");
+        assert_eq!("ssl://a.example:1".parse::<UpstreamAddr>().unwrap().to_string(), "tls://a.example:1");
         for text in ["", "127.0.0.1:50001", "tcp://", "tcp://a", "tcp://a:0", "http://a:1", "unix:", "tcp://:1", "peer"]
         {
-            assert_eq!(text.parse::<Front>(), Err(AddressError), "{text}");
+            assert_eq!(text.parse::<BackendTarget>(), Err(AddressError), "{text}");
         }
     }
 }

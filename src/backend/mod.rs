@@ -1,8 +1,8 @@
 //! What we stand in front of: a server of the operator's, or whichever peer is best.
 
 mod address;
-mod known_key;
-mod peers;
+mod key_pinning;
+mod peer_pool;
 mod server;
 
 use std::fmt;
@@ -13,17 +13,17 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::sync::watch;
 use tokio_util::codec::{Framed, LinesCodec};
 
-pub use address::{Address, AddressError, Front};
-pub use known_key::KeyError;
-pub use peers::{Peers, Seat};
+pub use address::{AddressError, BackendTarget, UpstreamAddr};
+pub use key_pinning::KeyError;
+pub use peer_pool::{PeerPool, UpstreamLease};
 pub use server::Server;
 
-use crate::book::Failure;
-use crate::conversation::identity::{self, Behind, Identity, Ourselves};
+use crate::book::ProbeError;
+use crate::book_handle::Inbox;
 use crate::dial::Stream;
-use crate::inbox::Inbox;
+use crate::electrum::identity::{self, BackendInfo, Identity, LocalIdentity};
+use crate::jsonrpc::{self, MAX_RESPONSE_BYTES, NEWEST, OLDEST, USER_AGENT};
 use crate::peer::{Fault, Host};
-use crate::protocol::{self, MAX_ANSWER, NEWEST, OLDEST, SOFTWARE};
 
 /// How long a server of the operator's may take to greet us.
 const GREETING: Duration = Duration::from_secs(20);
@@ -31,21 +31,21 @@ const GREETING: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub enum Backend {
     Server(Server),
-    Peers(Peers),
+    Peers(PeerPool),
 }
 
 /// A session's own connection to a server.
 pub struct Connection {
     pub stream: Box<dyn Stream>,
     /// Where it is a peer's.
-    pub seat: Option<Seat>,
+    pub seat: Option<UpstreamLease>,
 }
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
     #[error("{0}")]
-    Failed(#[from] Failure),
+    Failed(#[from] ProbeError),
     #[error("{0}")]
     Key(#[from] KeyError),
     #[error("it speaks none of the protocol versions {OLDEST} to {NEWEST}")]
@@ -66,34 +66,34 @@ impl Backend {
     }
 
     /// Looks after what callers are told of it, until nobody is left to be told.
-    pub async fn watch(&self, ourselves: &watch::Sender<Arc<Ourselves>>, inbox: Inbox) {
+    pub async fn monitor(&self, ourselves: &watch::Sender<Arc<LocalIdentity>>, inbox: Inbox) {
         match self {
-            Backend::Server(server) => server.watch(ourselves, inbox).await,
-            Backend::Peers(peers) => peers.watch(ourselves).await,
+            Backend::Server(server) => server.monitor(ourselves, inbox).await,
+            Backend::Peers(peers) => peers.monitor(ourselves).await,
         }
     }
 
     /// As the configuration has it.
-    pub fn front(&self) -> Front {
+    pub fn target(&self) -> BackendTarget {
         match self {
-            Backend::Server(server) => Front::Server(server.address.clone()),
-            Backend::Peers(_) => Front::Peers,
+            Backend::Server(server) => BackendTarget::Server(server.address.clone()),
+            Backend::Peers(_) => BackendTarget::Peers,
         }
     }
 
     /// Why it is of no use at the moment.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn last_error(&self) -> Option<String> {
         match self {
-            Backend::Server(server) => server.trouble(),
-            Backend::Peers(peers) => peers.trouble(),
+            Backend::Server(server) => server.last_error(),
+            Backend::Peers(peers) => peers.last_error(),
         }
     }
 
     /// Which peers carry sessions, and how many.
-    pub fn carried(&self) -> Vec<(Host, usize)> {
+    pub fn session_counts(&self) -> Vec<(Host, usize)> {
         match self {
             Backend::Server(_) => Vec::new(),
-            Backend::Peers(peers) => peers.carried(),
+            Backend::Peers(peers) => peers.session_counts(),
         }
     }
 }
@@ -105,26 +105,27 @@ impl fmt::Debug for Connection {
 }
 
 /// The first words on a connection, which commit it to a protocol version.
-async fn greet(stream: Box<dyn Stream>, version: &str) -> Result<Box<dyn Stream>, BackendError> {
+async fn negotiate(stream: Box<dyn Stream>, version: &str) -> Result<Box<dyn Stream>, BackendError> {
     // A line at a time, so that nothing of what follows the greeting is read here and lost.
-    let mut lines = Framed::with_capacity(stream, LinesCodec::new_with_max_length(MAX_ANSWER), 1);
-    let line = protocol::request(0, "server.version", &[SOFTWARE, version]);
-    let line = String::from_utf8(line).map_err(|_| Failure::Internal)?;
-    lines.send(line.trim_end()).await.map_err(|_| Failure::Closed)?;
-    let answer = lines.next().await.ok_or(Failure::Closed)?.map_err(|_| Failure::Bad(Fault::Malformed))?;
-    match protocol::parse_answer(&answer) {
-        Ok(protocol::Answer::Result { .. }) => Ok(lines.into_inner()),
+    let mut lines = Framed::with_capacity(stream, LinesCodec::new_with_max_length(MAX_RESPONSE_BYTES), 1);
+    let line = jsonrpc::encode_request(0, "server.version", &[USER_AGENT, version]);
+    let line = String::from_utf8(line).map_err(|_| ProbeError::Internal)?;
+    lines.send(line.trim_end()).await.map_err(|_| ProbeError::Closed)?;
+    let answer =
+        lines.next().await.ok_or(ProbeError::Closed)?.map_err(|_| ProbeError::ProtocolViolation(Fault::Malformed))?;
+    match jsonrpc::parse_response(&answer) {
+        Ok(jsonrpc::Response::Result { .. }) => Ok(lines.into_inner()),
         _ => Err(BackendError::Versions),
     }
 }
 
 /// Has callers told of what is behind us.
-fn tell(ourselves: &watch::Sender<Arc<Ourselves>>, behind: Behind) {
+fn publish(ourselves: &watch::Sender<Arc<LocalIdentity>>, behind: BackendInfo) {
     ourselves.send_if_modified(|ourselves| {
-        let backend = identity::Backend::Known(behind);
+        let backend = identity::BackendState::Known(behind);
         let news = ourselves.identity.backend != backend;
         if news {
-            *ourselves = Arc::new(Ourselves::new(Identity { backend, ..ourselves.identity.clone() }));
+            *ourselves = Arc::new(LocalIdentity::new(Identity { backend, ..ourselves.identity.clone() }));
         }
         news
     });

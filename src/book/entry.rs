@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::outcome::{Failure, KeyHash, Verified};
 use super::policy::{self, PortOrigin};
+use super::probe_result::{KeyHash, ProbeError, Verified};
 use super::uptime::{Uptime, WEEK};
 use crate::clock::Time;
 use crate::netgroup;
-use crate::peer::{Host, Listed, Ports, RealName, Version};
+use crate::peer::{Host, PeerListEntry, Ports, RealName, Version};
 
 /// Who was there for this long, and for so much of the last week, has shown that it means to stay.
 const LONG_STANDING: Duration = Duration::from_hours(7 * 24);
@@ -33,48 +33,48 @@ pub struct Entry {
     pub protocol: Option<Version>,
     pub pruning: Option<u32>,
     pub genesis_hash: Option<[u8; 32]>,
-    pub key: Option<Key>,
+    pub key: Option<PinnedKey>,
     pub tip: Option<u32>,
     pub source: Source,
     /// Whether what stands here was said by the peer itself.
-    pub first_hand: bool,
+    pub self_reported: bool,
     pub first_seen: Time,
     pub last_try: Option<Time>,
     pub last_success: Option<Time>,
     /// Since the last success.
     pub failures: u32,
     /// None unless it misbehaved when last reached.
-    pub bad: Option<Failure>,
+    pub violation: Option<ProbeError>,
     /// The last few verifications, oldest first.
-    pub history: VecDeque<Past>,
+    pub history: VecDeque<ProbeRecord>,
     /// When to try it next.
-    pub next: Time,
+    pub next_probe_at: Time,
     /// How long the way to it had worked in all at its last success, or when it was first seen. Its time to be
     /// forgotten runs on that clock, which stands still during outages of ours.
-    pub reach_base: Duration,
+    pub path_uptime_at_success: Duration,
     /// When it was last told of us.
-    pub announced: Option<Time>,
+    pub last_announced_at: Option<Time>,
     /// How much of the time it was there.
     pub uptime: Uptime,
 }
 
 /// A TLS key that we met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Key {
+pub struct PinnedKey {
     pub sha256: KeyHash,
     pub since: Time,
     /// How often another key stood here before.
-    pub changes: u32,
+    pub rotation_count: u32,
 }
 
 /// One verification that is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Past {
+pub struct ProbeRecord {
     pub at: Time,
     /// None where it succeeded.
-    pub failure: Option<Failure>,
+    pub failure: Option<ProbeError>,
     /// How long it took; zero where it failed.
-    pub millis: u32,
+    pub duration_ms: u32,
 }
 
 /// Where a peer's name came from: the first source, until the operator names the peer.
@@ -106,7 +106,7 @@ impl Entry {
     /// Outcomes that are kept.
     const HISTORY: usize = 16;
 
-    pub fn new(name: RealName, source: Source, reach_base: Duration, now: Time) -> Entry {
+    pub fn new(name: RealName, source: Source, path_uptime_at_success: Duration, now: Time) -> Entry {
         let ip = match name.host {
             Host::Ip(ip) => Some(ip),
             Host::Onion(_) | Host::Dns(_) => None,
@@ -122,16 +122,16 @@ impl Entry {
             key: None,
             tip: None,
             source,
-            first_hand: false,
+            self_reported: false,
             first_seen: now,
             last_try: None,
             last_success: None,
             failures: 0,
-            bad: None,
+            violation: None,
             history: VecDeque::new(),
-            next: now,
-            reach_base,
-            announced: None,
+            next_probe_at: now,
+            path_uptime_at_success,
+            last_announced_at: None,
             uptime: Uptime::default(),
         }
     }
@@ -142,11 +142,11 @@ impl Entry {
     pub fn correct_times(&mut self, now: Time, recheck: Duration) {
         let latest = [self.last_try, self.last_success].into_iter().flatten().fold(self.first_seen, Time::max);
         if latest.since(now) > CLOCK_TOLERANCE {
-            self.next = self.next.min(now);
+            self.next_probe_at = self.next_probe_at.min(now);
         }
-        self.next = self.next.min(now + recheck);
+        self.next_probe_at = self.next_probe_at.min(now + recheck);
         self.first_seen = self.first_seen.min(now);
-        for at in [&mut self.last_try, &mut self.last_success, &mut self.announced].into_iter().flatten() {
+        for at in [&mut self.last_try, &mut self.last_success, &mut self.last_announced_at].into_iter().flatten() {
             *at = (*at).min(now);
         }
         if let Some(key) = &mut self.key {
@@ -159,7 +159,7 @@ impl Entry {
     }
 
     pub fn state(&self, now: Time, recent: Duration) -> PeerState {
-        match (self.bad, self.last_success) {
+        match (self.violation, self.last_success) {
             (Some(_), _) => PeerState::Bad,
             (None, Some(success)) if now.since(success) <= recent => PeerState::Verified,
             (None, Some(_)) => PeerState::Stale,
@@ -167,11 +167,11 @@ impl Entry {
         }
     }
 
-    pub fn listed(&self) -> Listed {
+    pub fn listed(&self) -> PeerListEntry {
         let name =
             RealName { host: self.host.clone(), version: self.protocol, pruning: self.pruning, ports: self.ports };
         // Where it was reached through NAT64, only the embedded address is of use to others.
-        Listed { ip: self.ip.map(netgroup::canonical), name }
+        PeerListEntry { ip: self.ip.map(netgroup::canonical), name }
     }
 
     /// The ports that may be dialled and advertised; `None` where there are none.
@@ -182,7 +182,7 @@ impl Entry {
     /// The middle one of the times that its successes took.
     pub fn latency(&self) -> Option<Duration> {
         let mut millis: Vec<u32> =
-            self.history.iter().filter(|past| past.failure.is_none()).map(|past| past.millis).collect();
+            self.history.iter().filter(|past| past.failure.is_none()).map(|past| past.duration_ms).collect();
         millis.sort_unstable();
         millis.get(millis.len() / 2).map(|millis| Duration::from_millis(u64::from(*millis)))
     }
@@ -196,13 +196,13 @@ impl Entry {
     pub fn verified(&mut self, verified: &Verified, reach: Duration, now: Time) -> bool {
         let Verified { report, .. } = verified;
         self.ip = verified.ip;
-        let met = Ports::only(verified.transport, verified.port);
+        let met = Ports::single(verified.transport, verified.port);
         if !self.ports.iter().any(|door| door == (verified.transport, verified.port)) {
             self.ports = met;
         }
-        self.protocol = Some(report.agreed);
+        self.protocol = Some(report.negotiated_version);
         if let Some(features) = &report.features {
-            let declared = features.ports_of(&self.host).flatten();
+            let declared = features.ports_for(&self.host).flatten();
             let declared =
                 declared.and_then(|ports| policy::first_hand_ports(&self.host, ports, self.permitted_ports()));
             self.ports = declared.unwrap_or(self.ports);
@@ -210,58 +210,62 @@ impl Entry {
             self.pruning = features.pruning;
             let hash = features.genesis_hash.as_ref().and_then(|hash| hex::decode(hash).ok()?.try_into().ok());
             self.genesis_hash = hash.or(self.genesis_hash);
-            self.first_hand = true;
+            self.self_reported = true;
         }
-        if report.announced.is_some() {
-            self.announced = Some(now);
+        if report.add_peer_result.is_some() {
+            self.last_announced_at = Some(now);
         }
         self.software = report.software.clone();
-        self.tip = report.tip;
+        self.tip = report.tip_height;
         self.last_success = Some(now);
         self.failures = 0;
-        self.bad = None;
-        self.reach_base = reach;
-        self.uptime.learn(true, now);
-        self.remember(None, verified.took, now);
-        verified.key.is_some_and(|key| self.meet_key(key, now))
+        self.violation = None;
+        self.path_uptime_at_success = reach;
+        self.uptime.record_result(true, now);
+        self.push_history(None, verified.duration, now);
+        verified.tls_key_hash.is_some_and(|key| self.update_key(key, now))
     }
 
     /// Counts a failure that is the peer's own.
-    pub fn failed(&mut self, failure: Failure, now: Time) {
+    pub fn record_failure(&mut self, failure: ProbeError, now: Time) {
         self.failures = self.failures.saturating_add(1);
-        self.uptime.learn(false, now);
+        self.uptime.record_result(false, now);
         // A name server of ours that redirects, as in a hotel, must not make the peers that we know bad.
         let misbehaved = match failure {
-            Failure::Bad(_) => true,
-            Failure::NotPublic => self.last_success.is_none(),
+            ProbeError::ProtocolViolation(_) => true,
+            ProbeError::NotPublic => self.last_success.is_none(),
             _ => false,
         };
         // What misbehaved stays bad while it can't be reached, until it behaves.
         if misbehaved {
-            self.bad = Some(failure);
+            self.violation = Some(failure);
         }
-        self.remember(Some(failure), Duration::ZERO, now);
+        self.push_history(Some(failure), Duration::ZERO, now);
     }
 
-    fn meet_key(&mut self, sha256: KeyHash, now: Time) -> bool {
+    fn update_key(&mut self, sha256: KeyHash, now: Time) -> bool {
         match &mut self.key {
             Some(known) if known.sha256 == sha256 => false,
             Some(known) => {
-                *known = Key { sha256, since: now, changes: known.changes.saturating_add(1) };
+                *known = PinnedKey { sha256, since: now, rotation_count: known.rotation_count.saturating_add(1) };
                 true
             }
             None => {
-                self.key = Some(Key { sha256, since: now, changes: 0 });
+                self.key = Some(PinnedKey { sha256, since: now, rotation_count: 0 });
                 false
             }
         }
     }
 
-    fn remember(&mut self, failure: Option<Failure>, took: Duration, at: Time) {
+    fn push_history(&mut self, failure: Option<ProbeError>, took: Duration, at: Time) {
         if self.history.len() >= Self::HISTORY {
             self.history.pop_front();
         }
-        self.history.push_back(Past { at, failure, millis: u32::try_from(took.as_millis()).unwrap_or(u32::MAX) });
+        self.history.push_back(ProbeRecord {
+            at,
+            failure,
+            duration_ms: u32::try_from(took.as_millis()).unwrap_or(u32::MAX),
+        });
     }
 }
 

@@ -4,13 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::chain::Block;
+use super::chain_consensus::Checkpoint;
 use super::entry::Entry;
-use super::outcome::{Failure, Verified};
-use super::policy::Refusal;
-use crate::bans::Bans;
-use crate::peer::{Host, Listed, Port, RealName, Transport};
-use crate::route::{ClearnetAccess, TorSign, TorState, Via};
+use super::policy::IntakeError;
+use super::probe_result::{ProbeError, Verified};
+use crate::ban_list::Bans;
+use crate::peer::{Host, PeerListEntry, Port, RealName, Transport};
+use crate::route::{ClearnetAccess, Route, TorProbe, TorState};
 
 /// Something that happened outside.
 #[derive(Debug)]
@@ -20,105 +20,118 @@ pub enum Event {
     /// What became of [`Action::Resolve`].
     Resolved {
         host: Host,
-        addresses: Result<Vec<IpAddr>, Failure>,
+        addresses: Result<Vec<IpAddr>, ProbeError>,
     },
     /// What became of [`Action::Probe`].
     Probed {
         host: Host,
-        outcome: Box<Result<Verified, Failure>>,
+        outcome: Box<Result<Verified, ProbeError>>,
     },
-    Tor(TorSign),
+    Tor(TorProbe),
     /// Which clearnet connections the Tor in use accepts.
     TorClearnet(ClearnetAccess),
     /// Something of ours that is no probe of a peer got through Tor.
-    TorReached,
+    TorPathProven,
     /// We reached ourselves by one of our names, as others would; this is how it is listed.
-    ReachedOurselves(Box<Listed>),
+    SelfReachable(Box<PeerListEntry>),
     /// A name of this node turned out to be unreachable from outside, and is listed no more.
     LostOurselves(Host),
     /// A peer that was verified let a caller of ours down.
-    Doubted(Host),
+    SuspectPeer(Host),
     /// A server's real name, as it was found on IRC.
-    MetOnIrc(RealName),
+    IrcPeerFound(RealName),
     /// What the server behind us says of the chain.
-    OurChain {
+    BackendTip {
         tip: u32,
-        block: Option<Block>,
+        block: Option<Checkpoint>,
     },
     /// A name turned out to be our own, and is nobody else's from now on.
-    Ours(Host),
+    LocalHost(Host),
     /// These are banned from now on, and nobody else.
-    Bans(Arc<Bans>),
+    BansReplaced(Arc<Bans>),
     /// These are the operator's seeds from now on.
-    Seeds(Vec<RealName>),
+    SeedsReplaced(Vec<RealName>),
 }
 
 /// Something to be done outside.
 #[derive(Debug)]
 pub enum Action {
     /// Look a name up, this way, and answer with [`Event::Resolved`].
-    Resolve(Host, Via),
+    Resolve(Host, Route),
     /// Connect and converse, and answer with [`Event::Probed`].
-    Probe(Attempt),
+    Probe(ProbeTarget),
     /// Keep this on disk.
-    Save(Box<Entry>),
+    Upsert(Box<Entry>),
     /// Take this off the disk.
     Remove(Host),
     /// Keep on disk for how long this way out has worked in all.
-    SaveReach(Via, Duration),
+    SavePathUptime(Route, Duration),
     /// What callers are told has changed.
-    Publish,
+    SnapshotDirty,
     /// Something that an operator may want to know.
-    Notice(Notice),
+    Notice(BookNotice),
 }
 
 /// One verification, decided on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt {
+pub struct ProbeTarget {
     pub host: Host,
-    pub via: Via,
+    pub via: Route,
     /// What is dialled, each of them found fit for it. Empty for onion services, which have none.
     pub addresses: Vec<IpAddr>,
     /// In the order in which to try them.
-    pub doors: Vec<(Transport, Port)>,
+    pub endpoints: Vec<(Transport, Port)>,
     /// The first so many of them are what the peer is believed to have. The others are claims of somebody else's, which
     /// win by success and otherwise say nothing of it.
-    pub believed: usize,
+    pub trusted_endpoint_count: usize,
     /// Whether to tell the peer of us, should it not list us.
     pub announce: bool,
     /// The height at which to look at the peer's chain.
-    pub compare: Option<u32>,
+    pub checkpoint_height: Option<u32>,
 }
 
-impl Attempt {
+impl ProbeTarget {
     /// One beside the book's: these doors, and nothing told or compared.
-    pub fn plain(host: Host, via: Via, addresses: Vec<IpAddr>, doors: Vec<(Transport, Port)>) -> Attempt {
-        Attempt { believed: doors.len(), host, via, addresses, doors, announce: false, compare: None }
+    pub fn without_extras(
+        host: Host,
+        via: Route,
+        addresses: Vec<IpAddr>,
+        endpoints: Vec<(Transport, Port)>,
+    ) -> ProbeTarget {
+        ProbeTarget {
+            trusted_endpoint_count: endpoints.len(),
+            host,
+            via,
+            addresses,
+            endpoints,
+            announce: false,
+            checkpoint_height: None,
+        }
     }
 }
 
 /// News for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
+pub enum BookNotice {
     /// For the first time, or again after it was thought lost.
     Verified {
         host: Host,
         software: Option<String>,
     },
     /// Too long without a success to be told of.
-    Lost {
+    NoLongerAdvertised {
         host: Host,
-        why: Failure,
+        reason: ProbeError,
     },
-    Bad {
+    Misbehaved {
         host: Host,
-        why: Failure,
+        reason: ProbeError,
     },
     Forgotten {
         host: Host,
     },
     /// An `add_peer` named a host that isn't its caller's.
-    NotTheCaller {
+    AddPeerSpoofed {
         host: Host,
     },
     /// The operator wants nothing to do with it.
@@ -133,10 +146,10 @@ pub enum Notice {
     Tor(TorState),
     /// With `tor.only`: which clearnet connections Tor accepts has changed.
     TorClearnet(ClearnetAccess),
-    SeedsAgain,
+    SeedsReused,
     /// A seed of the configuration can't be taken in.
     SeedRefused {
         name: RealName,
-        why: Refusal,
+        reason: IntakeError,
     },
 }

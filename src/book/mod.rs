@@ -2,21 +2,21 @@
 //!
 //! The book asks no clock and draws no lots of its own; it is handed both. So a simulator can lead it through months.
 
-mod answer;
-mod budget;
-mod carriers;
-mod chain;
-mod dispatch;
+mod chain_consensus;
 mod entry;
 mod event;
-mod introduce;
-mod learn;
-mod outcome;
-mod own;
+mod intake;
+mod path_health;
 mod policy;
-mod reach;
-mod schedule;
+mod probe_queue;
+mod probe_result;
+mod rate_budget;
+mod results;
+mod scheduler;
 mod seeds;
+mod self_announcement;
+mod snapshot;
+mod upstream_candidates;
 mod uptime;
 mod waiting;
 
@@ -27,83 +27,83 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use chain::Chain;
-use own::Own;
-use policy::Budgets;
-use reach::Reach;
-use schedule::Queue;
+use chain_consensus::Chain;
+use path_health::PathHealth;
+use policy::IntakeBudgets;
+use probe_queue::ProbeQueue;
+use self_announcement::VerifiedSelfEntry;
 
-pub use answer::{Caller, Snapshot};
-pub use carriers::Carrier;
-pub use chain::{Block, BlockHash, height_to_compare};
-pub use entry::{Entry, Key, Past, PeerState, Source};
-pub use event::{Action, Attempt, Event, Notice};
-pub use outcome::{Blame, Failure, KeyHash, Verified};
-pub use policy::{FROM_ONE_ANSWER, Refusal, may_knock};
+pub use chain_consensus::{BlockHash, Checkpoint, height_to_compare};
+pub use entry::{Entry, PeerState, PinnedKey, ProbeRecord, Source};
+pub use event::{Action, BookNotice, Event, ProbeTarget};
+pub use policy::{IntakeError, MAX_NAMES_PER_PEER_LIST, is_dialable};
+pub use probe_result::{FailureOrigin, KeyHash, ProbeError, Verified};
+pub use snapshot::{Ingress, Snapshot};
+pub use upstream_candidates::UpstreamCandidate;
 pub use uptime::{Uptime, WINDOWS};
 pub use waiting::Waiting;
 
-use crate::bans::Bans;
+use crate::ban_list::Bans;
 use crate::clock::Time;
 use crate::netgroup::{self, Netgroup};
 use crate::network::Network;
 use crate::peer::{Host, Ports, RealName};
-use crate::route::{ClearnetAccess, Routing, TorSign, TorState, Via};
+use crate::route::{ClearnetAccess, Route, RoutingPolicy, TorProbe, TorState};
 
 /// How the book is kept.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct BookConfig {
     pub network: Network,
-    pub routing: Routing,
+    pub routing: RoutingPolicy,
     /// Where an empty book begins.
     pub seeds: Vec<RealName>,
     /// Names of ours, which are nobody else's.
-    pub own: Vec<Host>,
+    pub local_hosts: Vec<Host>,
     /// Whether peers who don't know us are told of us.
     pub announce: bool,
     /// Whether our peers carry our callers' sessions. Who hands others' servers on tells nobody of itself.
-    pub fronts_peers: bool,
+    pub peers_as_backend: bool,
     /// A good peer is connected to again within this.
-    pub recheck: Duration,
+    pub recheck_interval: Duration,
     /// Verified within this: fit to be told of.
-    pub recent: Duration,
+    pub max_advertised_age: Duration,
     /// No success for this long: removed.
-    pub forget: Duration,
+    pub expire_after: Duration,
     /// From the first failure to the next try.
-    pub retry: Duration,
+    pub initial_retry: Duration,
     /// Onion peers told of when Tor is unavailable.
     pub fallback_onions: usize,
     /// Whether loopback and private addresses may be peers.
     pub allow_private: bool,
     /// Probes at once.
-    pub probes: usize,
+    pub max_probes: usize,
     /// Those of them that go through Tor.
-    pub onion_probes: usize,
+    pub max_tor_probes: usize,
     /// Names that were never verified; beyond that none is taken in.
-    pub candidates: usize,
+    pub max_candidates: usize,
     /// Whom the operator wants nothing to do with.
     pub bans: Arc<Bans>,
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
+impl Default for BookConfig {
+    fn default() -> BookConfig {
         let day = Duration::from_hours(24);
-        Settings {
+        BookConfig {
             network: Network::default(),
-            routing: Routing::default(),
-            seeds: Network::default().built_in_peers(),
-            own: Vec::new(),
+            routing: RoutingPolicy::default(),
+            seeds: Network::default().default_seeds(),
+            local_hosts: Vec::new(),
             announce: false,
-            fronts_peers: false,
-            recheck: day,
-            recent: day,
-            forget: day * 14,
-            retry: Duration::from_mins(5),
+            peers_as_backend: false,
+            recheck_interval: day,
+            max_advertised_age: day,
+            expire_after: day * 14,
+            initial_retry: Duration::from_mins(5),
             fallback_onions: 3,
             allow_private: false,
-            probes: 32,
-            onion_probes: 8,
-            candidates: 5000,
+            max_probes: 32,
+            max_tor_probes: 8,
+            max_candidates: 5000,
             bans: Arc::default(),
         }
     }
@@ -113,48 +113,48 @@ impl Default for Settings {
 const SWEEP: Duration = Duration::from_hours(1);
 
 #[derive(Debug)]
-pub struct Book {
-    settings: Settings,
+pub struct PeerBook {
+    settings: BookConfig,
     entries: HashMap<Host, Entry>,
     /// Each entry is in the queue at its `next`, or in flight.
-    queue: Queue,
-    flights: HashMap<Host, Flight>,
+    queue: ProbeQueue,
+    in_flight: HashMap<Host, InFlightProbe>,
     /// How often in a row one was tried in vain without anybody's fault being plain.
-    excuses: HashMap<Host, u32>,
+    unattributed_failures: HashMap<Host, u32>,
     /// How many of the entries were never verified.
-    unverified: usize,
+    candidate_count: usize,
     /// What others say of a peer's ports, to be tried as well.
-    claims: HashMap<Host, Vec<Claim>>,
+    port_claims: HashMap<Host, Vec<PortClaim>>,
     /// Peers whose probe was put off, and the subnet whose dial budget they wait for.
     held: HashMap<Host, Netgroup>,
-    direct: Reach,
-    tor_reach: Reach,
+    direct: PathHealth,
+    tor_reach: PathHealth,
     tor: TorState,
-    tor_sign: TorSign,
+    tor_probe: TorProbe,
     /// Clearnet peers wait outside the queue while Tor refuses them and there is no other route.
     tor_clearnet: ClearnetAccess,
-    budgets: Budgets,
+    budgets: IntakeBudgets,
     chain: Chain,
     /// Names of ours that we reached.
-    own: HashMap<Host, Own>,
+    self_entries: HashMap<Host, VerifiedSelfEntry>,
     next_sweep: Time,
 }
 
 #[derive(Debug)]
-struct Flight {
-    began: Time,
+struct InFlightProbe {
+    started_at: Time,
     /// It was never tried before.
-    first: bool,
+    is_first_probe: bool,
     /// The addresses have yet to be looked up.
     resolving: bool,
     /// It was verified recently.
-    good: bool,
+    was_verified_recently: bool,
     /// It is told of us, should it not know us.
-    announces: bool,
+    announces_self: bool,
 }
 
 #[derive(Debug)]
-struct Claim {
+struct PortClaim {
     /// Permitted by the rule on port numbers when the claim was made.
     ports: Ports,
     /// The host must mean this address, or the claim is nothing.
@@ -163,11 +163,11 @@ struct Claim {
 
 /// How much a way out may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Use {
-    Open,
+enum PathUsability {
+    Usable,
     /// Only to find out whether it works.
     Trial,
-    Closed,
+    Unavailable,
 }
 
 /// How many peers stand how.
@@ -185,30 +185,30 @@ pub struct Counts {
     pub probing: usize,
 }
 
-impl Book {
+impl PeerBook {
     /// A book with what was kept of it: the entries, and how long each way out has worked in all.
-    pub fn new(settings: Settings, entries: Vec<Entry>, direct: Duration, tor: Duration, now: Time) -> Book {
-        let mut book = Book {
+    pub fn new(settings: BookConfig, entries: Vec<Entry>, direct: Duration, tor: Duration, now: Time) -> PeerBook {
+        let mut book = PeerBook {
             settings,
             entries: HashMap::new(),
-            queue: Queue::default(),
-            flights: HashMap::new(),
-            excuses: HashMap::new(),
-            unverified: 0,
-            claims: HashMap::new(),
+            queue: ProbeQueue::default(),
+            in_flight: HashMap::new(),
+            unattributed_failures: HashMap::new(),
+            candidate_count: 0,
+            port_claims: HashMap::new(),
             held: HashMap::new(),
-            direct: Reach::new(direct),
-            tor_reach: Reach::new(tor),
+            direct: PathHealth::new(direct),
+            tor_reach: PathHealth::new(tor),
             tor: TorState::Off,
-            tor_sign: TorSign::Off,
+            tor_probe: TorProbe::Off,
             tor_clearnet: ClearnetAccess::default(),
-            budgets: Budgets::default(),
+            budgets: IntakeBudgets::default(),
             chain: Chain::default(),
-            own: HashMap::new(),
+            self_entries: HashMap::new(),
             next_sweep: now + SWEEP,
         };
         for mut entry in entries {
-            entry.correct_times(now, book.settings.recheck);
+            entry.correct_times(now, book.settings.recheck_interval);
             // The tables of blocked ports may have grown since it was stored.
             entry.ports = entry.permitted_ports().unwrap_or(entry.ports);
             book.insert(entry);
@@ -220,26 +220,28 @@ impl Book {
         let mut actions = Vec::new();
         match event {
             Event::Tick => {}
-            Event::Resolved { host, addresses } => self.resolved(host, addresses, now, rng, &mut actions),
-            Event::Probed { host, outcome } => self.probed(host, *outcome, now, rng, &mut actions),
-            Event::Tor(sign) => self.tor_said(sign, now, &mut actions),
+            Event::Resolved { host, addresses } => self.on_resolved(host, addresses, now, rng, &mut actions),
+            Event::Probed { host, outcome } => self.on_probe_result(host, *outcome, now, rng, &mut actions),
+            Event::Tor(sign) => self.on_tor_probe(sign, now, &mut actions),
             Event::TorClearnet(access) => self.on_tor_clearnet(access, &mut actions),
-            Event::TorReached if self.tor_sign != TorSign::Off => self.proven(Via::Tor, now, rng, &mut actions),
-            Event::TorReached => {}
-            Event::Doubted(host) => self.doubt(&host, now),
-            Event::MetOnIrc(name) => {
-                // Where it isn't let in there is nobody to be told.
-                let _ = self.introduce_one(name, Source::Irc, now, rng, &mut actions);
+            Event::TorPathProven if self.tor_probe != TorProbe::Off => {
+                self.on_path_proven(Route::Tor, now, rng, &mut actions)
             }
-            Event::OurChain { tip, block } => self.chain.trust(tip, block),
-            Event::ReachedOurselves(listed) => self.reached_ourselves(*listed, now, rng, &mut actions),
+            Event::TorPathProven => {}
+            Event::SuspectPeer(host) => self.recheck_soon(&host, now),
+            Event::IrcPeerFound(name) => {
+                // Where it isn't let in there is nobody to be told.
+                let _ = self.try_add(name, Source::Irc, now, rng, &mut actions);
+            }
+            Event::BackendTip { tip, block } => self.chain.trust(tip, block),
+            Event::SelfReachable(listed) => self.reached_ourselves(*listed, now, rng, &mut actions),
             Event::LostOurselves(host) => self.lost_ourselves(&host, &mut actions),
-            Event::Ours(host) => self.disown(host, &mut actions),
-            Event::Bans(bans) => self.ban(bans, &mut actions),
-            Event::Seeds(seeds) => self.reseed(seeds, now, rng, &mut actions),
+            Event::LocalHost(host) => self.remove_local_host(host, &mut actions),
+            Event::BansReplaced(bans) => self.apply_bans(bans, &mut actions),
+            Event::SeedsReplaced(seeds) => self.replace_seeds(seeds, now, rng, &mut actions),
         }
         if now >= self.next_sweep {
-            self.sweep(now, rng, &mut actions);
+            self.prune(now, rng, &mut actions);
         }
         self.start_due(now, rng, &mut actions);
         actions
@@ -247,7 +249,7 @@ impl Book {
 
     /// Drops a peer at the operator's wish; None where it isn't known.
     pub fn forget(&mut self, host: &Host) -> Option<Vec<Action>> {
-        self.remove(host).then(|| vec![Action::Remove(host.clone()), Action::Publish])
+        self.remove(host).then(|| vec![Action::Remove(host.clone()), Action::SnapshotDirty])
     }
 
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
@@ -265,7 +267,7 @@ impl Book {
 
     /// Reason why no clearnet peer can be reached, where Tor is the only route and refuses them.
     pub fn clearnet_blocked(&self) -> Option<&'static str> {
-        (self.settings.routing == Routing::TorOnly).then(|| self.tor_clearnet.refusal()).flatten()
+        (self.settings.routing == RoutingPolicy::TorOnly).then(|| self.tor_clearnet.refusal()).flatten()
     }
 
     /// Whether the way through our own network seems to work.
@@ -274,9 +276,9 @@ impl Book {
     }
 
     pub fn counts(&self, now: Time) -> Counts {
-        let mut counts = Counts { probing: self.flights.len(), ..Counts::default() };
+        let mut counts = Counts { probing: self.in_flight.len(), ..Counts::default() };
         for entry in self.entries.values() {
-            let (all, onion) = match entry.state(now, self.settings.recent) {
+            let (all, onion) = match entry.state(now, self.settings.max_advertised_age) {
                 PeerState::Verified => (&mut counts.verified, &mut counts.verified_onion),
                 PeerState::Stale => (&mut counts.stale, &mut counts.stale_onion),
                 PeerState::Candidate => (&mut counts.candidate, &mut counts.candidate_onion),
@@ -288,67 +290,70 @@ impl Book {
         counts
     }
 
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &BookConfig {
         &self.settings
     }
 
     pub fn snapshot(&self, now: Time, rng: &mut impl Rng) -> Snapshot {
-        let Settings { fallback_onions, recent, fronts_peers, .. } = self.settings;
-        let own: Vec<&Own> = if fronts_peers { Vec::new() } else { self.own_names(now).collect() };
+        let BookConfig { fallback_onions, max_advertised_age: recent, peers_as_backend: fronts_peers, .. } =
+            self.settings;
+        let own: Vec<&VerifiedSelfEntry> = if fronts_peers { Vec::new() } else { self.own_names(now).collect() };
         let tor = self.tor.clone();
         let entries = self.entries.values().filter(|entry| self.may_advertise(entry));
         let mut snapshot = Snapshot::new(entries, &own, tor, fallback_onions, recent, now, rng);
         if fronts_peers {
-            snapshot.carriers = self.carriers(now, rng);
+            snapshot.upstream_candidates = self.upstream_candidates(now, rng);
         }
         snapshot
     }
 }
 
 /// Small parts.
-impl Book {
-    fn usable(&self, via: Via) -> Use {
-        match (via, &self.tor_sign) {
-            (Via::Direct, _) if self.direct.is_down() => Use::Trial,
-            (Via::Direct, _) => Use::Open,
-            (Via::Tor, TorSign::Off | TorSign::Gone { .. } | TorSign::Starting { .. }) => Use::Closed,
-            (Via::Tor, TorSign::Answers) if self.tor.is_ready() => Use::Open,
-            (Via::Tor, TorSign::Answers) => Use::Trial,
+impl PeerBook {
+    fn path_usability(&self, via: Route) -> PathUsability {
+        match (via, &self.tor_probe) {
+            (Route::Direct, _) if self.direct.is_down() => PathUsability::Trial,
+            (Route::Direct, _) => PathUsability::Usable,
+            (Route::Tor, TorProbe::Off | TorProbe::Unavailable { .. } | TorProbe::Starting { .. }) => {
+                PathUsability::Unavailable
+            }
+            (Route::Tor, TorProbe::Reachable) if self.tor.is_ready() => PathUsability::Usable,
+            (Route::Tor, TorProbe::Reachable) => PathUsability::Trial,
         }
     }
 
-    fn has_slot(&self, via: Via) -> bool {
-        let free = self.flights.len() < self.settings.probes;
+    fn has_probe_capacity(&self, via: Route) -> bool {
+        let free = self.in_flight.len() < self.settings.max_probes;
         match via {
-            Via::Direct => free,
-            Via::Tor => free && self.in_flight(Via::Tor) < self.settings.onion_probes,
+            Route::Direct => free,
+            Route::Tor => free && self.in_flight(Route::Tor) < self.settings.max_tor_probes,
         }
     }
 
-    fn via(&self, host: &Host) -> Via {
+    fn via(&self, host: &Host) -> Route {
         self.settings.routing.via(host)
     }
 
-    fn in_flight(&self, via: Via) -> usize {
-        self.flights.keys().filter(|host| self.via(host) == via).count()
+    fn in_flight(&self, via: Route) -> usize {
+        self.in_flight.keys().filter(|host| self.via(host) == via).count()
     }
 
     /// For how long in all we were able to reach hosts of this kind, whichever way they went.
-    fn uptime(&self, host: &Host) -> Duration {
-        self.reach(Routing::default().via(host)).total()
+    fn path_uptime_for(&self, host: &Host) -> Duration {
+        self.reach(RoutingPolicy::default().via(host)).working_time()
     }
 
-    fn reach(&self, via: Via) -> &Reach {
+    fn reach(&self, via: Route) -> &PathHealth {
         match via {
-            Via::Direct => &self.direct,
-            Via::Tor => &self.tor_reach,
+            Route::Direct => &self.direct,
+            Route::Tor => &self.tor_reach,
         }
     }
 
-    fn reach_mut(&mut self, via: Via) -> &mut Reach {
+    fn reach_mut(&mut self, via: Route) -> &mut PathHealth {
         match via {
-            Via::Direct => &mut self.direct,
-            Via::Tor => &mut self.tor_reach,
+            Route::Direct => &mut self.direct,
+            Route::Tor => &mut self.tor_reach,
         }
     }
 
@@ -356,13 +361,13 @@ impl Book {
     fn reschedule(&mut self, host: &Host, at: Time) {
         let via = self.via(host);
         let Some(entry) = self.entries.get_mut(host) else { return };
-        self.queue.remove(via, entry.next, host);
-        entry.next = at;
+        self.queue.remove(via, entry.next_probe_at, host);
+        entry.next_probe_at = at;
         self.enqueue(host);
     }
 
     fn insert(&mut self, entry: Entry) {
-        self.unverified += usize::from(entry.last_success.is_none());
+        self.candidate_count += usize::from(entry.last_success.is_none());
         let host = entry.host.clone();
         self.entries.insert(host.clone(), entry);
         self.enqueue(&host);
@@ -376,15 +381,15 @@ impl Book {
     /// Adds an entry to the queue unless it is in flight, or has no permitted port or route.
     fn enqueue(&mut self, host: &Host) {
         let Some(entry) = self.entries.get(host) else { return };
-        if !self.flights.contains_key(host) && self.has_door(entry) && self.has_route(host) {
-            self.queue.insert(self.via(host), entry.next, host.clone(), entry.last_success.is_some());
+        if !self.in_flight.contains_key(host) && self.has_dialable_endpoint(entry) && self.has_route(host) {
+            self.queue.insert(self.via(host), entry.next_probe_at, host.clone(), entry.last_success.is_some());
         }
     }
 
-    fn has_door(&self, entry: &Entry) -> bool {
-        let claims = self.claims.get(&entry.host).into_iter().flatten().map(|claim| claim.ports);
+    fn has_dialable_endpoint(&self, entry: &Entry) -> bool {
+        let claims = self.port_claims.get(&entry.host).into_iter().flatten().map(|claim| claim.ports);
         let mut ports = entry.permitted_ports().into_iter().chain(claims);
-        ports.any(|ports| policy::has_door(&entry.host, self.via(&entry.host), ports))
+        ports.any(|ports| policy::has_dialable_port(&entry.host, self.via(&entry.host), ports))
     }
 
     /// Whether today's settings and rules still let the peer be advertised, whatever was verified before.
@@ -395,33 +400,33 @@ impl Book {
 
     /// Removes a peer. An attempt stays in flight, so that a peer that is introduced again is not asked twice at once.
     fn remove(&mut self, host: &Host) -> bool {
-        self.claims.remove(host);
-        self.excuses.remove(host);
+        self.port_claims.remove(host);
+        self.unattributed_failures.remove(host);
         self.held.remove(host);
         let Some(entry) = self.entries.remove(host) else { return false };
-        self.unverified -= usize::from(entry.last_success.is_none());
-        self.queue.remove(self.settings.routing.via(host), entry.next, host);
+        self.candidate_count -= usize::from(entry.last_success.is_none());
+        self.queue.remove(self.settings.routing.via(host), entry.next_probe_at, host);
         true
     }
 
     /// What others told us of ourselves is no peer.
-    fn disown(&mut self, host: Host, actions: &mut Vec<Action>) {
+    fn remove_local_host(&mut self, host: Host, actions: &mut Vec<Action>) {
         if self.remove(&host) {
             actions.push(Action::Remove(host.clone()));
-            actions.push(Action::Publish);
+            actions.push(Action::SnapshotDirty);
         }
-        if !self.settings.own.contains(&host) {
-            self.settings.own.push(host.clone());
+        if !self.settings.local_hosts.contains(&host) {
+            self.settings.local_hosts.push(host.clone());
             self.report_seeds(|seed| seed.host == host, actions);
         }
     }
 
     fn save(&self, host: &Host, actions: &mut Vec<Action>) {
-        actions.extend(self.entries.get(host).map(|entry| Action::Save(Box::new(entry.clone()))));
+        actions.extend(self.entries.get(host).map(|entry| Action::Upsert(Box::new(entry.clone()))));
     }
 
     fn idle(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values().filter(|entry| !self.flights.contains_key(&entry.host))
+        self.entries.values().filter(|entry| !self.in_flight.contains_key(&entry.host))
     }
 }
 

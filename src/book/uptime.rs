@@ -21,32 +21,32 @@ pub const WINDOWS: [(&str, Duration); 4] = [
 pub const WEEK: usize = 2;
 
 /// The first try tells of no more than this.
-const FIRST: Duration = Duration::from_mins(10);
+const INITIAL_CREDIT: Duration = Duration::from_mins(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Uptime {
     /// When the peer was last tried.
     at: Option<Time>,
-    windows: [Share; WINDOWS.len()],
+    windows: [UptimeShare; WINDOWS.len()],
 }
 
 /// Of a window, in 65,535ths: what is known, and for how much of that the peer was there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Share {
+struct UptimeShare {
     known: u16,
     up: u16,
 }
 
 impl Uptime {
     /// The peer was found to be there, or not to be.
-    pub fn learn(&mut self, up: bool, now: Time) {
-        let elapsed = self.at.map_or(FIRST, |at| now.since(at));
+    pub fn record_result(&mut self, up: bool, now: Time) {
+        let elapsed = self.at.map_or(INITIAL_CREDIT, |at| now.since(at));
         self.at = Some(now);
         for (share, (_, window)) in self.windows.iter_mut().zip(WINDOWS) {
             let kept = (-elapsed.as_secs_f64() / window.as_secs_f64()).exp();
             let new = 1.0 - kept;
-            share.known = of_whole(part(share.known) * kept + new);
-            share.up = of_whole(part(share.up) * kept + if up { new } else { 0.0 });
+            share.known = to_u16(from_u16(share.known) * kept + new);
+            share.up = to_u16(from_u16(share.up) * kept + if up { new } else { 0.0 });
         }
     }
 
@@ -58,19 +58,19 @@ impl Uptime {
     /// From 0 to 1, if anything is known of that window.
     pub fn share(&self, window: usize) -> Option<f64> {
         let share = self.windows.get(window)?;
-        (share.known > 0).then(|| (part(share.up) / part(share.known)).min(1.0))
+        (share.known > 0).then(|| (from_u16(share.up) / from_u16(share.known)).min(1.0))
     }
 }
 
-const WHOLE: f64 = 65_535.0;
+const SCALE: f64 = 65_535.0;
 
-fn part(stored: u16) -> f64 {
-    f64::from(stored) / WHOLE
+fn from_u16(stored: u16) -> f64 {
+    f64::from(stored) / SCALE
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is cut to what fits before")]
-fn of_whole(share: f64) -> u16 {
-    (share * WHOLE).round().clamp(0.0, WHOLE) as u16
+fn to_u16(share: f64) -> u16 {
+    (share * SCALE).round().clamp(0.0, SCALE) as u16
 }
 
 #[cfg(test)]
@@ -86,7 +86,7 @@ mod tests {
         let mut uptime = Uptime::default();
         let mut now = NOW;
         for up in outcomes {
-            uptime.learn(*up, now);
+            uptime.record_result(*up, now);
             now = now + Duration::from_hours(1);
         }
         uptime
@@ -121,7 +121,7 @@ mod tests {
             let (mut uptime, mut now) = (Uptime::default(), NOW);
             for (up, secs) in steps {
                 now = now + Duration::from_secs(secs);
-                uptime.learn(up, now);
+                uptime.record_result(up, now);
                 for window in 0..WINDOWS.len() {
                     let share = uptime.share(window);
                     prop_assert!(share.is_none_or(|share| (0.0..=1.0).contains(&share)));

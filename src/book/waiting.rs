@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use super::{Book, Entry, Use};
+use super::{Entry, PathUsability, PeerBook};
 use crate::clock::Time;
 use crate::netgroup::Netgroup;
-use crate::route::Via;
+use crate::route::Route;
 
 /// What holds a peer's next probe back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,31 +15,31 @@ pub enum Waiting {
     /// So many connections went to its subnet that it is another peer's turn.
     DialBudget(Netgroup),
     /// Its route does not work.
-    Route(Via),
+    Route(Route),
     /// As many probes are under way as may be at once.
     Probes,
     /// It was never tried, and its time has not come.
     FirstTry,
 }
 
-impl Book {
+impl PeerBook {
     /// What a peer waits for, where that is more than the time of its next probe.
     pub fn waiting(&self, entry: &Entry, now: Time) -> Option<Waiting> {
-        if self.flights.contains_key(&entry.host) {
+        if self.in_flight.contains_key(&entry.host) {
             return None;
         }
-        if !self.has_door(entry) {
+        if !self.has_dialable_endpoint(entry) {
             return Some(Waiting::Port);
         }
         if let Some(site) = self.held.get(&entry.host) {
             return Some(Waiting::DialBudget(*site));
         }
         let (via, is_untried) = (self.via(&entry.host), entry.last_try.is_none());
-        match self.usable(via) {
-            _ if entry.next > now && !is_untried => None,
-            Use::Closed | Use::Trial => Some(Waiting::Route(via)),
-            Use::Open if entry.next <= now => Some(Waiting::Probes),
-            Use::Open => Some(Waiting::FirstTry),
+        match self.path_usability(via) {
+            _ if entry.next_probe_at > now && !is_untried => None,
+            PathUsability::Unavailable | PathUsability::Trial => Some(Waiting::Route(via)),
+            PathUsability::Usable if entry.next_probe_at <= now => Some(Waiting::Probes),
+            PathUsability::Usable => Some(Waiting::FirstTry),
         }
     }
 }
@@ -49,8 +49,8 @@ impl fmt::Display for Waiting {
         match self {
             Waiting::Port => f.write_str("a port that may be dialled"),
             Waiting::DialBudget(subnet) => write!(f, "the dial budget of {subnet}"),
-            Waiting::Route(Via::Tor) => f.write_str("Tor"),
-            Waiting::Route(Via::Direct) => f.write_str("the local network"),
+            Waiting::Route(Route::Tor) => f.write_str("Tor"),
+            Waiting::Route(Route::Direct) => f.write_str("the local network"),
             Waiting::Probes => f.write_str("other probes to end"),
             Waiting::FirstTry => f.write_str("its first probe"),
         }

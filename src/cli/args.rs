@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use super::{export, onion, peers, probe};
-use crate::bans::Pattern;
+use super::{export, onion_address, peers, probe};
+use crate::ban_list::Pattern;
 use crate::config;
 use crate::network::Network;
 
@@ -93,7 +93,7 @@ pub enum Command {
     /// Verify one server now, showing each step; needs no daemon.
     Probe(probe::ProbeArgs),
     /// Show our onion address, or bring one from another Tor; needs no daemon.
-    OnionAddress(onion::OnionArgs),
+    OnionAddress(onion_address::OnionArgs),
     /// Have a running daemon take in a server, as `waypost add electrum.example.org s50002 t50001`.
     Add {
         /// The host and its ports, s for TLS and t for TCP.

@@ -7,26 +7,26 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::args::Json;
-use crate::bans::{Bans, Pattern, without};
+use crate::ban_list::{Bans, Pattern, remove_pattern};
 
-const HEEDED: &str = "a running daemon heeds it within some seconds";
+const APPLIED_HINT: &str = "a running daemon heeds it within some seconds";
 
 pub fn ban(path: &Path, pattern: &Pattern, json: Json) -> anyhow::Result<()> {
     let text = read(path)?;
-    if without(&text, pattern).is_some() {
+    if remove_pattern(&text, pattern).is_some() {
         return json
-            .or(&json!({ "banned": pattern.to_string(), "new": false }), &format!("{pattern} is banned already"));
+            .emit(&json!({ "banned": pattern.to_string(), "new": false }), &format!("{pattern} is banned already"));
     }
     let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     write(path, &format!("{text}{end}{pattern}\n"))?;
-    json.or(&json!({ "banned": pattern.to_string(), "new": true }), &format!("banned {pattern}; {HEEDED}"))
+    json.emit(&json!({ "banned": pattern.to_string(), "new": true }), &format!("banned {pattern}; {APPLIED_HINT}"))
 }
 
 pub fn unban(path: &Path, pattern: &Pattern, json: Json) -> anyhow::Result<()> {
-    let rest = without(&read(path)?, pattern)
+    let rest = remove_pattern(&read(path)?, pattern)
         .with_context(|| format!("{pattern} is not in {}; look there for how it was banned", path.display()))?;
     write(path, &rest)?;
-    json.or(&json!({ "unbanned": pattern.to_string() }), &format!("{pattern} is banned no more; {HEEDED}"))
+    json.emit(&json!({ "unbanned": pattern.to_string() }), &format!("{pattern} is banned no more; {APPLIED_HINT}"))
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

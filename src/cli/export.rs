@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::words::ports;
+use super::format::ports;
 use crate::book::PeerState;
-use crate::control::PeerRow;
+use crate::control::PeerInfo;
 use clap::ValueEnum;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -18,7 +18,7 @@ pub enum Format {
     Json,
 }
 
-pub fn export(mut rows: Vec<PeerRow>, format: Format) -> anyhow::Result<String> {
+pub fn export(mut rows: Vec<PeerInfo>, format: Format) -> anyhow::Result<String> {
     rows.sort_by(|a, b| a.host.cmp(&b.host));
     if format == Format::Json {
         return Ok(serde_json::to_string_pretty(&rows)?);
@@ -34,7 +34,7 @@ pub fn export(mut rows: Vec<PeerRow>, format: Format) -> anyhow::Result<String> 
 }
 
 /// A server as Electrum keeps it: ports and numbers in quotes, and a dash for no pruning.
-fn electrum(row: &PeerRow) -> BTreeMap<&'static str, String> {
+fn electrum(row: &PeerInfo) -> BTreeMap<&'static str, String> {
     let pruning = row.pruning.map_or("-".to_owned(), |limit| limit.to_string());
     let version = row.protocol.clone().unwrap_or_else(|| "1.4".to_owned());
     let port = |letter, port: Option<u16>| port.map(|port| (letter, port.to_string()));
@@ -42,7 +42,7 @@ fn electrum(row: &PeerRow) -> BTreeMap<&'static str, String> {
     [("pruning", pruning), ("version", version)].into_iter().chain(ports.into_iter().flatten()).collect()
 }
 
-fn real_name(row: &PeerRow) -> String {
+fn real_name(row: &PeerInfo) -> String {
     let version = row.protocol.as_ref().map(|version| format!("v{version}"));
     let pruning = row.pruning.map(|limit| format!("p{limit}"));
     let words = [Some(row.host.clone()), version, pruning, Some(ports(row.ssl_port, row.tcp_port))];
@@ -51,7 +51,7 @@ fn real_name(row: &PeerRow) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::row;
+    use super::super::test_fixtures::row;
     use super::*;
     use crate::clock::Time;
 
@@ -70,7 +70,7 @@ mod tests {
         };
         insta::assert_snapshot!("electrum", export(rows(), Format::Electrum).unwrap());
         insta::assert_snapshot!("realname", export(rows(), Format::Realname).unwrap());
-        let all: Vec<PeerRow> = serde_json::from_str(&export(rows(), Format::Json).unwrap()).unwrap();
+        let all: Vec<PeerInfo> = serde_json::from_str(&export(rows(), Format::Json).unwrap()).unwrap();
         assert_eq!(all.len(), 4);
         assert_eq!(export(Vec::new(), Format::Electrum).unwrap(), "{}");
     }

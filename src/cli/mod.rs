@@ -2,18 +2,18 @@
 
 mod args;
 mod ban;
+mod docs;
 mod export;
-mod log;
-mod look;
-mod onion;
-mod pages;
+mod format;
+mod logging;
+mod onion_address;
 mod peers;
 mod probe;
-#[cfg(test)]
-mod samples;
 mod status;
+mod terminal;
+#[cfg(test)]
+mod test_fixtures;
 mod watch;
-mod words;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -24,10 +24,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use self::args::{Cli, Command, Json, LogFormatArg, Settings};
-use self::look::Look;
-use crate::config::{self, Config, ConfigError, LogFormat, Raw};
+use self::terminal::TerminalStyle;
+use crate::config::{self, Config, ConfigError, ConfigFile, LogFormat};
 use crate::control;
-use crate::daemon::{self, Again, DaemonError};
+use crate::daemon::{self, DaemonError, ReloadHooks};
 use crate::tor::Mode;
 
 /// Wrong usage is 2, which clap sees to.
@@ -54,10 +54,10 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     // What is made of nothing but our own definitions needs no configuration, and must not stumble over a wrong one.
     let command = match cli.command {
-        Command::Completions { shell } => return print(&pages::completions(shell)),
-        Command::Man { out: None } => return print(&pages::page()?),
+        Command::Completions { shell } => return print(&docs::completions(shell)),
+        Command::Man { out: None } => return print(&docs::page()?),
         Command::Man { out: Some(dir) } => {
-            let pages = pages::write_pages(&dir)?;
+            let pages = docs::write_pages(&dir)?;
             return print(&format!("{pages} pages are in {}; `man -l` shows one", dir.display()));
         }
         command => command,
@@ -77,43 +77,43 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match command {
         Command::Run { .. } => {
             config.check_files().map_err(ConfigError::NamedFile)?;
-            let shown = log::start_log(&config);
+            let shown = logging::start_log(&config);
             let log_level = Box::new(move |level: &str| shown.change(level));
-            Ok(block_on(daemon::run(config, Again { load: Box::new(load), log_level }))??)
+            Ok(block_on(daemon::run(config, ReloadHooks { load: Box::new(load), log_level }))??)
         }
         Command::CheckConfig { skip_files, json: Json { json } } => {
             if !skip_files {
                 config.check_files().map_err(ConfigError::NamedFile)?;
             }
             warn_of_seeds(&config);
-            if json { print_json(&config.effective()) } else { print(&toml::to_string(&config.effective())?) }
+            if json { print_json(&config.to_section()) } else { print(&toml::to_string(&config.to_section())?) }
         }
         Command::Probe(args) => block_on(probe::run(args, &config))?,
         Command::OnionAddress(args) => {
             // Its files may be such that only the daemon itself looks there, as with a user that systemd made for it.
-            let told = if args.asks() { call(&config, "status", &[]).ok() } else { None };
+            let told = if args.is_query() { call(&config, "status", &[]).ok() } else { None };
             let told = told.as_ref().and_then(|status| status.pointer("/onion/host")?.as_str());
             if told.is_none() {
                 daemon::move_shared_data(&config)?;
             }
-            onion::run(&args, told, &config.tor_state_path())
+            onion_address::run(&args, told, &config.tor_state_path())
         }
         Command::Status(Json { json }) => {
             let status = call(&config, "status", &[])?;
             if json {
                 return print_json(&status);
             }
-            print(&status::status(&serde_json::from_value(status)?, Look::of_stdout()))
+            print(&status::status(&serde_json::from_value(status)?, TerminalStyle::detect()))
         }
         Command::Peers(args) => {
             if let Some(every) = args.watch {
                 return block_on(watch::run(&config.control_path(), &args, every))?;
             }
-            let rows = peers::chosen(serde_json::from_value(call(&config, "peers", &[])?)?, &args);
+            let rows = peers::filter(serde_json::from_value(call(&config, "peers", &[])?)?, &args);
             if args.json {
                 return print_json(&rows);
             }
-            print(&peers::table(&rows, Look::of_stdout()))
+            print(&peers::table(&rows, TerminalStyle::detect()))
         }
         Command::Export { format } => {
             let rows = call(&config, "peers", &[])?;
@@ -123,11 +123,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let name = name.join(" ");
             call(&config, "add", &[&name])?;
             let words = format!("added; `waypost peers` shows what becomes of it: {name}");
-            json.or(&json!({ "added": name }), &words)
+            json.emit(&json!({ "added": name }), &words)
         }
         Command::Forget { host, json } => {
             call(&config, "forget", &[&host])?;
-            json.or(&json!({ "forgotten": host }), &format!("forgot {host}"))
+            json.emit(&json!({ "forgotten": host }), &format!("forgot {host}"))
         }
         Command::Ban { pattern, json } => {
             daemon::move_shared_data(&config)?;
@@ -153,8 +153,8 @@ fn warn_of_seeds(config: &Config) {
 }
 
 /// The flags as keys, to be laid over everything else.
-fn flags(settings: Settings) -> Raw {
-    let mut raw = Raw { network: settings.network, data_dir: settings.data_dir, ..Raw::default() };
+fn flags(settings: Settings) -> ConfigFile {
+    let mut raw = ConfigFile { network: settings.network, data_dir: settings.data_dir, ..ConfigFile::default() };
     raw.tor.socks = settings.socks;
     raw.tor.mode = settings.socks.map(|_| Mode::Socks);
     raw.log.level = settings.log;
@@ -166,7 +166,7 @@ fn flags(settings: Settings) -> Raw {
 }
 
 fn call(config: &Config, method: &str, params: &[&str]) -> anyhow::Result<serde_json::Value> {
-    Ok(block_on(control::call(&config.control_path(), method, params))??)
+    Ok(block_on(control::request(&config.control_path(), method, params))??)
 }
 
 /// Runs a task to its end. What it left behind, a look-up that hangs say, is not waited for.
@@ -180,7 +180,7 @@ fn block_on<T>(task: impl Future<Output = T>) -> anyhow::Result<T> {
 
 impl Json {
     /// The answer in either form.
-    fn or(self, value: &impl Serialize, words: &str) -> anyhow::Result<()> {
+    fn emit(self, value: &impl Serialize, words: &str) -> anyhow::Result<()> {
         if self.json { print_json(value) } else { print(words) }
     }
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::look::{Look, PADDING, Tone, Toned};
-use super::words::{ago, ports, until};
+use super::format::{ago, ports, until};
+use super::terminal::{PADDING, Style, Styled, TerminalStyle};
 use crate::book::PeerState;
 use crate::clock::{self, Time};
-use crate::control::PeerRow;
+use crate::control::PeerInfo;
 
 #[derive(Debug, Args)]
 pub struct PeersArgs {
@@ -16,7 +16,7 @@ pub struct PeersArgs {
     #[arg(long)]
     pub json: bool,
     /// Look again every so many seconds, until Ctrl-C.
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = pause)]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = parse_interval)]
     pub watch: Option<Duration>,
     /// Only onion services.
     #[arg(long, conflicts_with = "clearnet")]
@@ -65,7 +65,7 @@ const TROUBLE: &str = "TROUBLE";
 const TROUBLE_WIDTH: u16 = 20;
 
 /// The peers that were asked for: verified ones first, those seen alive last before the others.
-pub fn chosen(mut rows: Vec<PeerRow>, args: &PeersArgs) -> Vec<PeerRow> {
+pub fn filter(mut rows: Vec<PeerInfo>, args: &PeersArgs) -> Vec<PeerInfo> {
     rows.retain(|row| {
         let onion = row.host.ends_with(".onion");
         (!args.onion || onion)
@@ -77,13 +77,13 @@ pub fn chosen(mut rows: Vec<PeerRow>, args: &PeersArgs) -> Vec<PeerRow> {
 }
 
 /// A table of those columns that fit.
-pub fn table(rows: &[PeerRow], look: Look) -> String {
+pub fn table(rows: &[PeerInfo], look: TerminalStyle) -> String {
     if rows.is_empty() {
         return "no such peers".to_owned();
     }
     let now = clock::now();
-    let rows: Vec<[Toned; 10]> = rows.iter().map(|row| cells(row, now)).collect();
-    let kept = columns_for(&rows, look.width);
+    let rows: Vec<[Styled; 10]> = rows.iter().map(|row| cells(row, now)).collect();
+    let kept = fit_columns(&rows, look.width);
     let names: Vec<&str> = COLUMNS.iter().zip(kept).filter(|(_, kept)| *kept).map(|(column, _)| column.name).collect();
     let gives_way = names.iter().position(|name| *name == TROUBLE).unwrap_or_default();
     let rows = rows.into_iter().map(|row| row.into_iter().zip(kept).filter(|(_, kept)| *kept).map(|(cell, _)| cell));
@@ -92,7 +92,7 @@ pub fn table(rows: &[PeerRow], look: Look) -> String {
 
 /// Which columns there is room for. One without a word in it comes after all others, whatever its rank, and when trouble has
 /// all the room that it wants.
-fn columns_for(rows: &[[Toned; 10]], width: Option<u16>) -> [bool; 10] {
+fn fit_columns(rows: &[[Styled; 10]], width: Option<u16>) -> [bool; 10] {
     let Some(mut room) = width else { return [true; 10] };
     let mut wants: Vec<_> = COLUMNS
         .iter()
@@ -121,34 +121,34 @@ fn columns_for(rows: &[[Toned; 10]], width: Option<u16>) -> [bool; 10] {
     kept
 }
 
-fn cells(row: &PeerRow, now: Time) -> [Toned; 10] {
+fn cells(row: &PeerInfo, now: Time) -> [Styled; 10] {
     let tone = match row.state {
-        PeerState::Verified => Tone::Good,
-        PeerState::Stale => Tone::Doubtful,
-        PeerState::Candidate => Tone::Faint,
-        PeerState::Bad => Tone::Wrong,
+        PeerState::Verified => Style::Good,
+        PeerState::Stale => Style::Doubtful,
+        PeerState::Candidate => Style::Faint,
+        PeerState::Bad => Style::Wrong,
     };
     [
-        Toned::plain(row.host.clone()),
-        Toned::new(row.state.to_string(), tone),
-        Toned::plain(ports(row.ssl_port, row.tcp_port)),
-        Toned::plain(row.protocol.clone().unwrap_or_default()),
-        Toned::plain(row.software.clone().unwrap_or_default()),
-        Toned::plain(row.latency_ms.map(|ms| format!("{ms} ms")).unwrap_or_default()),
-        Toned::plain(row.uptime.get("1w").map(|share| format!("{:.0} %", share * 100.0)).unwrap_or_default()),
-        Toned::plain(row.last_success.map(|at| ago(now.since(at))).unwrap_or_default()),
-        Toned::plain(row.source.clone()),
-        Toned::plain(trouble(row)),
+        Styled::plain(row.host.clone()),
+        Styled::new(row.state.to_string(), tone),
+        Styled::plain(ports(row.ssl_port, row.tcp_port)),
+        Styled::plain(row.protocol.clone().unwrap_or_default()),
+        Styled::plain(row.software.clone().unwrap_or_default()),
+        Styled::plain(row.latency_ms.map(|ms| format!("{ms} ms")).unwrap_or_default()),
+        Styled::plain(row.uptime.get("1w").map(|share| format!("{:.0} %", share * 100.0)).unwrap_or_default()),
+        Styled::plain(row.last_success.map(|at| ago(now.since(at))).unwrap_or_default()),
+        Styled::plain(row.source.clone()),
+        Styled::plain(problem(row)),
     ]
 }
 
 /// What went wrong last, and what the peer waits for.
-fn trouble(row: &PeerRow) -> String {
+fn problem(row: &PeerInfo) -> String {
     let waiting = row.waiting_for.as_ref().map(|what| format!("waiting for {what}, next try {}", until(row.next_try)));
-    row.trouble.iter().cloned().chain(waiting).collect::<Vec<_>>().join("; ")
+    row.error.iter().cloned().chain(waiting).collect::<Vec<_>>().join("; ")
 }
 
-fn pause(text: &str) -> Result<Duration, String> {
+fn parse_interval(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(secs @ 1..=86_400) => Ok(Duration::from_secs(secs)),
         _ => Err("expected whole seconds, from 1 to 86400".to_owned()),
@@ -168,17 +168,17 @@ impl StateArg {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::{ONION, row};
+    use super::super::test_fixtures::{ONION, row};
     use super::*;
 
     const ALL: PeersArgs = PeersArgs { json: false, watch: None, onion: false, clearnet: false, state: None };
 
-    fn rows() -> Vec<PeerRow> {
+    fn rows() -> Vec<PeerInfo> {
         let now = clock::now();
-        let onion = PeerRow { ssl_port: None, ..row(ONION, PeerState::Candidate, None) };
-        let trouble = Some("its name means an address that isn't public".to_owned());
+        let onion = PeerInfo { ssl_port: None, ..row(ONION, PeerState::Candidate, None) };
+        let error = Some("its name means an address that isn't public".to_owned());
         vec![
-            PeerRow { trouble, ..row("bad.example", PeerState::Bad, None) },
+            PeerInfo { error, ..row("bad.example", PeerState::Bad, None) },
             row("old.example", PeerState::Verified, Some(now - Duration::from_hours(5))),
             onion,
             row("new.example", PeerState::Verified, Some(now - Duration::from_mins(5))),
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn peers_are_sorted_and_chosen() {
-        let hosts = |args: &PeersArgs| chosen(rows(), args).into_iter().map(|row| row.host).collect::<Vec<_>>();
+        let hosts = |args: &PeersArgs| filter(rows(), args).into_iter().map(|row| row.host).collect::<Vec<_>>();
         assert_eq!(hosts(&ALL), ["new.example", "old.example", ONION, "bad.example"]);
         assert_eq!(hosts(&PeersArgs { clearnet: true, ..ALL }), ["new.example", "old.example", "bad.example"]);
         assert_eq!(hosts(&PeersArgs { onion: true, ..ALL }), [ONION]);
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_table_fits_the_terminal() {
         let drawn = |args: &PeersArgs, width| {
-            let table = table(&chosen(rows(), args), Look { width, ..Look::default() });
+            let table = table(&filter(rows(), args), TerminalStyle { width, ..TerminalStyle::default() });
             let longest = table.lines().map(|line| line.chars().count()).max();
             assert!(width.is_none_or(|width| longest <= Some(width.into())), "{table}");
             table
@@ -217,15 +217,15 @@ mod tests {
     fn peer_that_waits_says_for_what_and_until_when() {
         let waiting_for = Some("the dial budget of 5.9.0.0/24".to_owned());
         let next_try = clock::now() + Duration::from_millis(90_900);
-        let row = PeerRow { waiting_for, next_try, ..row("a.example", PeerState::Candidate, None) };
-        assert_eq!(trouble(&row), "waiting for the dial budget of 5.9.0.0/24, next try in 1m 30s");
-        let row = PeerRow { trouble: Some("it refused the connection".to_owned()), ..row };
-        assert!(trouble(&row).starts_with("it refused the connection; waiting for "));
+        let row = PeerInfo { waiting_for, next_try, ..row("a.example", PeerState::Candidate, None) };
+        assert_eq!(problem(&row), "waiting for the dial budget of 5.9.0.0/24, next try in 1m 30s");
+        let row = PeerInfo { error: Some("it refused the connection".to_owned()), ..row };
+        assert!(problem(&row).starts_with("it refused the connection; waiting for "));
     }
 
     #[test]
     fn states_have_colours() {
-        let coloured = table(&chosen(rows(), &ALL), Look { colours: true, ..Look::default() });
+        let coloured = table(&filter(rows(), &ALL), TerminalStyle { colours: true, ..TerminalStyle::default() });
         let drawn = |state: &str| coloured.split_whitespace().find(|word| word.contains(state)).unwrap().to_owned();
         let words = ["verified", "candidate", "bad\u{1b}"].map(drawn);
         assert!(words.iter().all(|word| word.starts_with('\u{1b}')), "{words:?}");
@@ -234,12 +234,12 @@ mod tests {
 
     #[test]
     fn nobody_is_a_line_too() {
-        assert_eq!(table(&[], Look::default()), "no such peers");
+        assert_eq!(table(&[], TerminalStyle::default()), "no such peers");
     }
 
     #[test]
     fn a_pause_is_whole_seconds() {
-        assert_eq!(pause("5"), Ok(Duration::from_secs(5)));
-        assert!(["0", "-1", "1.5", "soon", "86401"].iter().all(|text| pause(text).is_err()));
+        assert_eq!(parse_interval("5"), Ok(Duration::from_secs(5)));
+        assert!(["0", "-1", "1.5", "soon", "86401"].iter().all(|text| parse_interval(text).is_err()));
     }
 }

@@ -10,15 +10,15 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::args::Json;
-use super::words::ports;
+use super::format::ports;
 use super::{print, print_json};
-use crate::book::{Attempt, Failure, Verified, may_knock};
+use crate::book::{ProbeError, ProbeTarget, Verified, is_dialable};
 use crate::config::Config;
-use crate::conversation::client::Expected;
-use crate::dial::{Circle, Dialer, Direct, Socks, SocksKind, Tls, Tor, what_answers};
+use crate::dial::{Dialer, Direct, Isolation, Socks, SocksDetection, Tls, TorConnector, detect_tor};
+use crate::electrum::prober::ProbeExpectations;
 use crate::peer::{Fault, Host, Port, Ports};
 use crate::probe::{Deadlines, Progress, probe};
-use crate::route::{Routing, Via};
+use crate::route::{Route, RoutingPolicy};
 use crate::tor::{IS_EMBEDDED, Mode};
 
 #[derive(Debug, Args)]
@@ -37,14 +37,14 @@ pub struct ProbeArgs {
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
-struct Account {
+struct ProbeResult {
     host: String,
     steps: Vec<Step>,
     outcome: &'static str,
     /// Why it failed.
-    why: Option<String>,
+    reason: Option<String>,
     /// Of one that is verified.
-    facts: Option<Facts>,
+    facts: Option<VerifiedInfo>,
 }
 
 #[derive(Debug, Serialize)]
@@ -55,7 +55,7 @@ struct Step {
 
 /// What a server said of itself, and what was seen of it.
 #[derive(Debug, Serialize)]
-struct Facts {
+struct VerifiedInfo {
     ip: Option<String>,
     transport: String,
     port: u16,
@@ -87,11 +87,11 @@ pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
     let outcome = verify(args, config, &step).await;
     let facts = outcome.as_ref().ok().map(|verified| facts(&host, verified));
     if json {
-        print_json(&Account {
+        print_json(&ProbeResult {
             host: host.to_string(),
             steps: steps.take(),
             outcome: if facts.is_some() { "verified" } else { "failed" },
-            why: outcome.as_ref().err().map(|why| format!("{why:#}")),
+            reason: outcome.as_ref().err().map(|reason| format!("{reason:#}")),
             facts,
         })?;
     } else if let Some(facts) = &facts {
@@ -106,38 +106,38 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
     let routing = config.book.routing;
     let via = routing.via(&args.host);
     let found = match via {
-        Via::Tor => Some(find_tor(config, step).await?),
-        Via::Direct => None,
+        Route::Tor => Some(find_tor(config, step).await?),
+        Route::Direct => None,
     };
-    let (_found, tor) = watch::channel(found.as_ref().map(Found::tor));
-    let direct = (routing == Routing::Mixed).then_some(Direct);
-    let dialer = Dialer { tls: Tls::new()?, direct, tor, circle: Circle::Peers };
+    let (_found, tor) = watch::channel(found.as_ref().map(TorSource::tor));
+    let direct = (routing == RoutingPolicy::Split).then_some(Direct);
+    let dialer = Dialer { tls: Tls::new()?, direct, tor, circle: Isolation::Peers };
     let addresses = match &args.host {
         Host::Onion(_) => Vec::new(),
         Host::Ip(ip) => vec![*ip],
         Host::Dns(name) => {
-            let addresses = dialer.resolve(name, via).await.map_err(|failure| not_verified(&args.host, failure))?;
+            let addresses = dialer.resolve(name, via).await.map_err(|failure| probe_error(&args.host, failure))?;
             let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             step(&format!("resolved to {}", texts.join(", ")));
             addresses
         }
     };
-    let doors: Vec<_> = ports.iter().filter(|door| may_knock(&args.host, via, *door)).collect();
+    let doors: Vec<_> = ports.iter().filter(|door| is_dialable(&args.host, via, *door)).collect();
     if doors.is_empty() {
         match via {
-            Via::Tor => bail!("through Tor a clearnet host is called over TLS only: name its port with --tls"),
-            Via::Direct => bail!("no Electrum server would have such a port; --tcp and --tls name others"),
+            Route::Tor => bail!("through Tor a clearnet host is called over TLS only: name its port with --tls"),
+            Route::Direct => bail!("no Electrum server would have such a port; --tcp and --tls name others"),
         }
     }
-    let attempt = Attempt::plain(args.host.clone(), via, addresses, doors);
-    let expected = Expected {
+    let attempt = ProbeTarget::without_extras(args.host.clone(), via, addresses, doors);
+    let expected = ProbeExpectations {
         host: Some(args.host.clone()),
         genesis_hash: network.genesis_hash(),
         default_ports: network.default_ports(),
         announce: None,
         compare: None,
     };
-    let outcome = probe(&dialer, &attempt, &expected, Deadlines::of(via), |progress| match progress {
+    let outcome = probe(&dialer, &attempt, &expected, Deadlines::for_route(via), |progress| match progress {
         Progress::Dialling(transport, port) => step(&format!("dialling port {port} ({transport}) {via}")),
         Progress::Connected => step("connected"),
         Progress::Answered(question) => step(&format!("{} answered", question.method())),
@@ -148,57 +148,59 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
             step("verified");
             Ok(verified)
         }
-        Err(failure) => Err(not_verified(&args.host, failure)),
+        Err(failure) => Err(probe_error(&args.host, failure)),
     }
 }
 
-fn not_verified(host: &Host, failure: Failure) -> anyhow::Error {
+fn probe_error(host: &Host, failure: ProbeError) -> anyhow::Error {
     let advice = match failure {
-        Failure::Refused | Failure::Tls => "; --tcp and --tls say on which ports it listens",
-        Failure::Unreachable => {
+        ProbeError::Refused | ProbeError::Tls => "; --tcp and --tls say on which ports it listens",
+        ProbeError::Unreachable => {
             "; see that it is up, that it takes calls from outside, and that --tcp and --tls are right"
         }
-        Failure::NotFound | Failure::NoDescriptor => "; see that the name is spelt right, and that it is up",
-        Failure::Silent | Failure::Closed => "; it may be busy or no Electrum server: try again later",
-        Failure::Bad(Fault::WrongGenesis) => "; --network says which chain is wanted",
-        Failure::OurTor => "; see that Tor runs where tor.socks says",
-        Failure::TorPolicy => "; remove SafeSocks, OnionTrafficOnly or NoIPv4Traffic from torrc",
-        Failure::OurLimits => "; raise the limit of open files (ulimit -n)",
+        ProbeError::NameNotFound | ProbeError::OnionDescriptorNotFound => {
+            "; see that the name is spelt right, and that it is up"
+        }
+        ProbeError::Timeout | ProbeError::Closed => "; it may be busy or no Electrum server: try again later",
+        ProbeError::ProtocolViolation(Fault::WrongGenesis) => "; --network says which chain is wanted",
+        ProbeError::TorUnavailable => "; see that Tor runs where tor.socks says",
+        ProbeError::TorPolicy => "; remove SafeSocks, OnionTrafficOnly or NoIPv4Traffic from torrc",
+        ProbeError::LocalResourceExhausted => "; raise the limit of open files (ulimit -n)",
         _ => "",
     };
     anyhow!("{host} is not verified: {failure}{advice}")
 }
 
 /// A Tor to probe through, for as long as this is held.
-enum Found {
-    Beside(Tor),
+enum TorSource {
+    External(TorConnector),
     #[cfg(feature = "embedded-tor")]
-    Own(Box<crate::tor::Once>),
+    Own(Box<crate::tor::EphemeralClient>),
 }
 
-impl Found {
-    fn tor(&self) -> Tor {
+impl TorSource {
+    fn tor(&self) -> TorConnector {
         match self {
-            Found::Beside(tor) => tor.clone(),
+            TorSource::External(tor) => tor.clone(),
             #[cfg(feature = "embedded-tor")]
-            Found::Own(once) => once.tor.clone(),
+            TorSource::Own(once) => once.tor.clone(),
         }
     }
 }
 
-async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Found> {
+async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<TorSource> {
     let settings = &config.tor.settings;
     let mut found = Vec::new();
     for address in &settings.socks {
-        match what_answers(*address).await {
-            SocksKind::Tor(access) => {
+        match detect_tor(*address).await {
+            SocksDetection::Tor(access) => {
                 step(&format!("Tor answers on {address}"));
                 let socks = Socks::new(*address, u128::from(std::process::id()));
                 socks.set_clearnet(access);
-                return Ok(Found::Beside(Tor::Socks(socks)));
+                return Ok(TorSource::External(TorConnector::Socks(socks)));
             }
-            SocksKind::Other => found.push(format!("what answers on {address} is not Tor")),
-            SocksKind::Nothing(error) => found.push(format!("nothing on {address}: {error}")),
+            SocksDetection::NotTor => found.push(format!("what answers on {address} is not Tor")),
+            SocksDetection::Unreachable(error) => found.push(format!("nothing on {address}: {error}")),
         }
     }
     match settings.mode {
@@ -209,38 +211,38 @@ async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Found
 }
 
 #[cfg(feature = "embedded-tor")]
-async fn embedded(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Found> {
+async fn embedded(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<TorSource> {
     let settings = &config.tor.settings;
     let progress = |percent, waits_for: &str| step(&format!("our own Tor, {percent} %: {waits_for}"));
-    let once = crate::tor::once(&settings.dir, &settings.arti, progress).await;
-    Ok(Found::Own(Box::new(once.map_err(|why| anyhow!("our own Tor doesn't start: {why}"))?)))
+    let once = crate::tor::bootstrap_ephemeral(&settings.dir, &settings.arti, progress).await;
+    Ok(TorSource::Own(Box::new(once.map_err(|reason| anyhow!("our own Tor doesn't start: {reason}"))?)))
 }
 
 #[cfg(not(feature = "embedded-tor"))]
-async fn embedded(_: &Config, _: &impl Fn(&str)) -> anyhow::Result<Found> {
+async fn embedded(_: &Config, _: &impl Fn(&str)) -> anyhow::Result<TorSource> {
     bail!("this program was built without a Tor of its own")
 }
 
-fn facts(host: &Host, verified: &Verified) -> Facts {
+fn facts(host: &Host, verified: &Verified) -> VerifiedInfo {
     let Verified { report, .. } = verified;
-    let ports = report.features.as_ref().and_then(|features| features.ports_of(host)).flatten();
-    Facts {
+    let ports = report.features.as_ref().and_then(|features| features.ports_for(host)).flatten();
+    VerifiedInfo {
         ip: verified.ip.map(|ip| ip.to_string()),
         transport: verified.transport.to_string(),
         port: verified.port.get(),
         software: report.software.clone(),
-        protocol: report.agreed.to_string(),
+        protocol: report.negotiated_version.to_string(),
         tcp_port: ports.and_then(|ports| ports.tcp()).map(Port::get),
         ssl_port: ports.and_then(|ports| ports.tls()).map(Port::get),
         genesis_hash: report.features.as_ref().and_then(|features| features.genesis_hash.clone()),
-        tip: report.tip,
-        peers: report.listing.0.len(),
-        key: verified.key.map(hex::encode),
-        took_ms: millis(verified.took),
+        tip: report.tip_height,
+        peers: report.peer_list.0.len(),
+        key: verified.tls_key_hash.map(hex::encode),
+        took_ms: millis(verified.duration),
     }
 }
 
-fn lines(host: &Host, facts: &Facts) -> String {
+fn lines(host: &Host, facts: &VerifiedInfo) -> String {
     let mut lines = vec![format!("host      {host}")];
     let mut line = |name: &str, value: Option<String>| {
         if let Some(value) = value {

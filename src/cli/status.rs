@@ -2,42 +2,42 @@
 
 use std::time::Duration;
 
-use super::look::{Look, Tone, Toned};
-use super::words::{ago, ports, until};
+use super::format::{ago, ports, until};
+use super::terminal::{Style, Styled, TerminalStyle};
 use crate::clock;
 use crate::control::{BackendStatus, ClearnetStatus, OnionStatus, Status};
-use crate::irc::Visits;
+use crate::irc_discovery::IrcStatus;
 use crate::route::TorState;
 
 /// Where a line has more to say than its name, and it is too long, it is wrapped.
 const VALUE: usize = 1;
 
-pub fn status(status: &Status, look: Look) -> String {
-    look.draw(&[], lines(status).into_iter().map(|(name, value)| vec![Toned::plain(name), value]), VALUE)
+pub fn status(status: &Status, look: TerminalStyle) -> String {
+    look.draw(&[], lines(status).into_iter().map(|(name, value)| vec![Styled::plain(name), value]), VALUE)
 }
 
 /// What is good or bad about Tor.
-pub fn tor_tone(tor: &TorState) -> Tone {
+pub fn tor_tone(tor: &TorState) -> Style {
     match tor {
-        TorState::Off => Tone::Faint,
-        TorState::Starting { .. } => Tone::Doubtful,
-        TorState::Ready => Tone::Good,
-        TorState::Down { .. } => Tone::Wrong,
+        TorState::Off => Style::Faint,
+        TorState::Starting { .. } => Style::Doubtful,
+        TorState::Ready => Style::Good,
+        TorState::Down { .. } => Style::Wrong,
     }
 }
 
-fn lines(status: &Status) -> Vec<(&'static str, Toned)> {
-    let Status { peers, callers, .. } = status;
+fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
+    let Status { peers, clients: callers, .. } = status;
     let mut lines = Vec::new();
     let uptime = humantime::format_duration(Duration::from_secs(status.uptime_secs)).to_string();
-    let mut line = |name, value: String| lines.push((name, Toned::new(value, tone(name, status))));
+    let mut line = |name, value: String| lines.push((name, Styled::new(value, tone(name, status))));
     line("waypost", format!("{} on {}, up {uptime}", status.version, status.network));
     line("tor", status.tor.to_string());
     if let Some(source) = &status.tor_source {
         line("tor via", source.to_string());
     }
-    if let Some(why) = &status.clearnet_blocked {
-        line("blocked", format!("clearnet peers wait: {why}"));
+    if let Some(reason) = &status.clearnet_blocked {
+        line("blocked", format!("clearnet peers wait: {reason}"));
     }
     if status.network_down {
         line("network", "seems to be down: nobody answers directly".to_owned());
@@ -75,17 +75,17 @@ fn lines(status: &Status) -> Vec<(&'static str, Toned)> {
     );
     let turned_away = callers.refused_full + callers.refused_source + callers.refused_banned;
     let sent_off = callers.evicted
-        + callers.excessive_requests
-        + callers.excessive_bytes
+        + callers.rate_limited_requests
+        + callers.rate_limited_bytes
         + callers.slow
-        + callers.unreadable_lines
+        + callers.malformed_lines
         + callers.failed_handshakes;
     if turned_away + sent_off > 0 {
         line("limits", format!("{turned_away} turned away, {sent_off} sent off; --json says why"));
     }
     line(
         "store",
-        match (status.store.failing, status.store.waiting) {
+        match (status.store.failing, status.store.pending) {
             (true, waiting) => {
                 format!("can't be written; is the disk full? {waiting} records wait until there is room")
             }
@@ -97,21 +97,22 @@ fn lines(status: &Status) -> Vec<(&'static str, Toned)> {
 }
 
 /// Whether what a line says is good or bad; most are neither.
-fn tone(name: &str, status: &Status) -> Tone {
-    let if_so = |so: bool, tone| if so { tone } else { Tone::Plain };
+fn tone(name: &str, status: &Status) -> Style {
+    let if_so = |so: bool, tone| if so { tone } else { Style::Plain };
     match name {
         "tor" => tor_tone(&status.tor),
-        "network" | "blocked" | "no onion" => Tone::Wrong,
-        "onion" => if_so(status.onion.as_ref().is_some_and(|name| name.trouble.is_some()), Tone::Doubtful),
+        "network" | "blocked" | "no onion" => Style::Wrong,
+        "onion" => if_so(status.onion.as_ref().is_some_and(|name| name.error.is_some()), Style::Doubtful),
         "clearnet" => {
-            let is_doubtful =
-                |name: &ClearnetStatus| name.reached.is_none() || name.trouble.is_some() || !name.warnings.is_empty();
-            if_so(status.clearnet.as_ref().is_some_and(is_doubtful), Tone::Doubtful)
+            let is_doubtful = |name: &ClearnetStatus| {
+                name.last_reached.is_none() || name.error.is_some() || !name.warnings.is_empty()
+            };
+            if_so(status.clearnet.as_ref().is_some_and(is_doubtful), Style::Doubtful)
         }
-        "backend" => if_so(status.backend.as_ref().is_some_and(|backend| backend.trouble.is_some()), Tone::Wrong),
-        "irc" => if_so(status.irc.as_ref().is_some_and(|visits| visits.trouble.is_some()), Tone::Doubtful),
-        "store" => if_so(status.store.failing, Tone::Wrong),
-        _ => Tone::Plain,
+        "backend" => if_so(status.backend.as_ref().is_some_and(|backend| backend.error.is_some()), Style::Wrong),
+        "irc" => if_so(status.irc.as_ref().is_some_and(|visits| visits.error.is_some()), Style::Doubtful),
+        "store" => if_so(status.store.failing, Style::Wrong),
+        _ => Style::Plain,
     }
 }
 
@@ -120,14 +121,14 @@ fn clearnet(name: &ClearnetStatus) -> String {
     if let Some(address) = name.address.as_ref().filter(|address| **address != name.host) {
         text.push_str(&format!(" at {address}"));
     }
-    match (name.reached, name.via) {
+    match (name.last_reached, name.via) {
         (Some(reached), Some(via)) => text.push_str(&format!(", reached {via} {}", ago(clock::now().since(reached)))),
         // Then a warning says why it is advertised.
         _ if name.address.is_some() => text.push_str(", not tested"),
         _ => text.push_str(", not reached yet and not advertised"),
     }
-    if let Some(why) = &name.trouble {
-        text.push_str(&format!("; {} failed tests: {why}", name.missed));
+    if let Some(reason) = &name.error {
+        text.push_str(&format!("; {} failed tests: {reason}", name.failures));
     }
     for warning in &name.warnings {
         text.push_str(&format!("; {warning}"));
@@ -146,13 +147,13 @@ fn backend(backend: &BackendStatus) -> String {
     for (host, sessions) in &backend.sessions {
         text.push_str(&format!(", {sessions} at {host}"));
     }
-    if let Some(trouble) = &backend.trouble {
-        text.push_str(&format!("; of no use now: {trouble}"));
+    if let Some(problem) = &backend.error {
+        text.push_str(&format!("; of no use now: {problem}"));
     }
     text
 }
 
-fn irc(visits: &Visits) -> String {
+fn irc(visits: &IrcStatus) -> String {
     let last =
         visits.last.map_or("not visited yet".to_owned(), |at| format!("visited {}", ago(clock::now().since(at))));
     let dropped = visits.cut_off + visits.control_codes + visits.unreadable;
@@ -160,19 +161,19 @@ fn irc(visits: &Visits) -> String {
     if let Some(next) = visits.next {
         text.push_str(&format!("; next {}", until(next)));
     }
-    if let Some(trouble) = &visits.trouble {
-        text.push_str(&format!("; came to nothing: {trouble}"));
+    if let Some(problem) = &visits.error {
+        text.push_str(&format!("; came to nothing: {problem}"));
     }
     text
 }
 
 fn onion(onion: &OnionStatus) -> String {
-    let fares = match (onion.reached, &onion.trouble) {
+    let fares = match (onion.last_reached, &onion.error) {
         (Some(reached), None) => format!("reached {}", ago(clock::now().since(reached))),
-        (Some(reached), Some(why)) => {
-            format!("reached {}, missed {} times since: {why}", ago(clock::now().since(reached)), onion.missed)
+        (Some(reached), Some(reason)) => {
+            format!("reached {}, missed {} times since: {reason}", ago(clock::now().since(reached)), onion.failures)
         }
-        (None, Some(why)) => format!("not reached yet, so nobody is told of it: {why}"),
+        (None, Some(reason)) => format!("not reached yet, so nobody is told of it: {reason}"),
         (None, None) => "not reached yet, so nobody is told of it".to_owned(),
     };
     // No comma: so an address and its port fit into a line of 80 letters.
@@ -181,13 +182,13 @@ fn onion(onion: &OnionStatus) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples;
+    use super::super::test_fixtures;
     use super::*;
     use crate::clock::Time;
 
     #[test]
     fn a_status_is_a_few_lines() {
-        let shown = |width| status(&samples::status(), Look { width, ..Look::default() });
+        let shown = |width| status(&test_fixtures::status(), TerminalStyle { width, ..TerminalStyle::default() });
         insta::assert_snapshot!("no_width", shown(None));
         insta::assert_snapshot!("width_80", shown(Some(80)));
         assert!(shown(Some(80)).lines().all(|line| line.chars().count() <= 80));
@@ -195,26 +196,26 @@ mod tests {
 
     #[test]
     fn what_is_wrong_stands_out() {
-        let tones = |status: &Status| -> Vec<(&'static str, Tone)> {
+        let tones = |status: &Status| -> Vec<(&'static str, Style)> {
             let toned = lines(status).into_iter().map(|(name, value)| (name, value.tone));
-            toned.filter(|(_, tone)| *tone != Tone::Plain).collect()
+            toned.filter(|(_, tone)| *tone != Style::Plain).collect()
         };
-        let mut status = samples::status();
+        let mut status = test_fixtures::status();
         let expected = [
-            ("tor", Tone::Doubtful),
-            ("blocked", Tone::Wrong),
-            ("network", Tone::Wrong),
-            ("onion", Tone::Doubtful),
-            ("no onion", Tone::Wrong),
-            ("clearnet", Tone::Doubtful),
+            ("tor", Style::Doubtful),
+            ("blocked", Style::Wrong),
+            ("network", Style::Wrong),
+            ("onion", Style::Doubtful),
+            ("no onion", Style::Wrong),
+            ("clearnet", Style::Doubtful),
         ];
         assert_eq!(tones(&status), expected);
         status.tor = TorState::Ready;
         (status.network_down, status.onion, status.clearnet) = (false, None, None);
         (status.clearnet_blocked, status.onion_error) = (None, None);
         status.store.failing = true;
-        assert_eq!(tones(&status), [("tor", Tone::Good), ("store", Tone::Wrong)]);
-        let down = TorState::Down { since: Time::default(), why: "it is gone".to_owned() };
-        assert_eq!([tor_tone(&down), tor_tone(&TorState::Off)], [Tone::Wrong, Tone::Faint]);
+        assert_eq!(tones(&status), [("tor", Style::Good), ("store", Style::Wrong)]);
+        let down = TorState::Down { since: Time::default(), reason: "it is gone".to_owned() };
+        assert_eq!([tor_tone(&down), tor_tone(&TorState::Off)], [Style::Wrong, Style::Faint]);
     }
 }

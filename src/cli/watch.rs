@@ -10,10 +10,10 @@ use anyhow::Context;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::look::Look;
-use super::peers::{PeersArgs, chosen, table};
-use super::words::until;
-use crate::control::{PeerRow, Status, call};
+use super::format::until;
+use super::peers::{PeersArgs, filter, table};
+use super::terminal::TerminalStyle;
+use crate::control::{PeerInfo, Status, request};
 
 /// The cursor's way home, the rest of a line and the rest of the screen.
 const HOME: &str = "\u{1b}[H";
@@ -28,11 +28,11 @@ pub async fn run(control: &Path, args: &PeersArgs, every: Duration) -> anyhow::R
         let asked = ask(control, args.json);
         let answer = tokio::select! { answer = asked => answer, _ = &mut stop => return Ok(()) };
         let (status, rows) = if first { answer? } else { answer.context("the daemon has gone away")? };
-        let rows = chosen(serde_json::from_value(rows)?, args);
+        let rows = filter(serde_json::from_value(rows)?, args);
         let text = match status {
             None => serde_json::to_string(&rows)? + "\n",
             // The terminal may have been made larger or smaller meanwhile.
-            Some(status) => shown(&serde_json::from_value(status)?, rows, Look::of_stdout(), first),
+            Some(status) => frame(&serde_json::from_value(status)?, rows, TerminalStyle::detect(), first),
         };
         let mut out = io::stdout().lock();
         if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
@@ -46,14 +46,14 @@ pub async fn run(control: &Path, args: &PeersArgs, every: Duration) -> anyhow::R
 
 /// The daemon's state, unless it is of no use, and its peers.
 async fn ask(control: &Path, only_peers: bool) -> anyhow::Result<(Option<Value>, Value)> {
-    let status = if only_peers { None } else { Some(call(control, "status", &[]).await?) };
-    Ok((status, call(control, "peers", &[]).await?))
+    let status = if only_peers { None } else { Some(request(control, "status", &[]).await?) };
+    Ok((status, request(control, "peers", &[]).await?))
 }
 
 /// A picture, as it is written out: over the one before, or below it.
-fn shown(status: &Status, rows: Vec<PeerRow>, look: Look, first: bool) -> String {
-    let picture = picture(status, rows, look);
-    if !look.in_place {
+fn frame(status: &Status, rows: Vec<PeerInfo>, look: TerminalStyle, first: bool) -> String {
+    let picture = screen(status, rows, look);
+    if !look.can_redraw {
         return if first { picture } else { format!("\n{picture}") };
     }
     let lines: String = picture.lines().flat_map(|line| [line, CLEAR_LINE, "\n"]).collect();
@@ -62,7 +62,7 @@ fn shown(status: &Status, rows: Vec<PeerRow>, look: Look, first: bool) -> String
 }
 
 /// One line on how all is going, and below it as many peers as there is room for.
-fn picture(status: &Status, mut rows: Vec<PeerRow>, look: Look) -> String {
+fn screen(status: &Status, mut rows: Vec<PeerInfo>, look: TerminalStyle) -> String {
     let all = rows.len();
     // The cursor needs a line as well.
     let room = usize::from(look.height.unwrap_or(u16::MAX)).saturating_sub(2);
@@ -72,14 +72,15 @@ fn picture(status: &Status, mut rows: Vec<PeerRow>, look: Look) -> String {
     while peers.lines().count() + usize::from(rows.len() < all) > room && rows.pop().is_some() && !rows.is_empty() {
         peers = table(&rows, look);
     }
-    let mut picture = format!("{}\n", cut(&summary(status), look.width));
+    let mut picture = format!("{}\n", truncate(&summary(status), look.width));
     if all == 0 || !rows.is_empty() {
         picture.push_str(&peers);
         picture.push('\n');
     }
     if rows.len() < all {
         let more = all - rows.len();
-        let _ = writeln!(picture, "{}", cut(&format!(" … and {more} more; a taller terminal shows them"), look.width));
+        let _ =
+            writeln!(picture, "{}", truncate(&format!(" … and {more} more; a taller terminal shows them"), look.width));
     }
     picture
 }
@@ -98,7 +99,7 @@ fn summary(status: &Status) -> String {
     )
 }
 
-fn cut(line: &str, width: Option<u16>) -> String {
+fn truncate(line: &str, width: Option<u16>) -> String {
     let width = width.map_or(usize::MAX, usize::from);
     if line.chars().count() <= width {
         return line.to_owned();
@@ -108,23 +109,23 @@ fn cut(line: &str, width: Option<u16>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::{ONION, row, status};
+    use super::super::test_fixtures::{ONION, row, status};
     use super::*;
     use crate::book::PeerState;
 
-    fn rows(count: usize) -> Vec<PeerRow> {
+    fn rows(count: usize) -> Vec<PeerInfo> {
         (0..count).map(|n| row(&format!("peer{n:02}.example"), PeerState::Candidate, None)).collect()
     }
 
-    const SCREEN: Look = Look { width: Some(80), height: Some(10), colours: false, in_place: true };
+    const SCREEN: TerminalStyle = TerminalStyle { width: Some(80), height: Some(10), colours: false, can_redraw: true };
 
     #[test]
     fn a_picture_fits_the_screen() {
-        insta::assert_snapshot!("cut", picture(&status(), rows(30), SCREEN));
+        insta::assert_snapshot!("cut", screen(&status(), rows(30), SCREEN));
         for count in 0..30 {
             for height in 1..12 {
-                let look = Look { height: Some(height), ..SCREEN };
-                let picture = picture(&status(), rows(count), look);
+                let look = TerminalStyle { height: Some(height), ..SCREEN };
+                let picture = screen(&status(), rows(count), look);
                 let lines = picture.lines().count();
                 assert!(lines < usize::from(height).max(3), "{height}, {count}:\n{picture}");
                 let whole = picture.matches(".example").count() == count;
@@ -135,23 +136,23 @@ mod tests {
 
     #[test]
     fn wrapped_lines_are_counted() {
-        let long = PeerRow { host: ONION.to_owned(), ..row(ONION, PeerState::Candidate, None) };
-        let picture = picture(&status(), vec![long; 9], Look { width: Some(50), ..SCREEN });
+        let long = PeerInfo { host: ONION.to_owned(), ..row(ONION, PeerState::Candidate, None) };
+        let picture = screen(&status(), vec![long; 9], TerminalStyle { width: Some(50), ..SCREEN });
         assert!(picture.lines().count() < 10 && picture.contains("more;"), "{picture}");
     }
 
     #[test]
     fn a_pipe_gets_all_of_it() {
-        let picture = picture(&status(), rows(30), Look::default());
+        let picture = screen(&status(), rows(30), TerminalStyle::default());
         assert_eq!((picture.lines().count(), picture.contains('…')), (32, false), "{picture}");
-        let again = shown(&status(), rows(1), Look::default(), false);
+        let again = frame(&status(), rows(1), TerminalStyle::default(), false);
         assert!(again.starts_with("\n 12 verified, ") && !again.contains('\u{1b}'), "{again}");
     }
 
     #[test]
     fn a_terminal_is_drawn_over() {
-        let first = shown(&status(), rows(3), SCREEN, true);
-        let again = shown(&status(), rows(3), SCREEN, false);
+        let first = frame(&status(), rows(3), SCREEN, true);
+        let again = frame(&status(), rows(3), SCREEN, false);
         assert!(first.starts_with("\u{1b}[H\u{1b}[J") && again.starts_with("\u{1b}[H 12 verified"), "{again:?}");
         assert!(again.ends_with("\u{1b}[J") && again.matches("\u{1b}[K\n").count() == 5, "{again:?}");
     }

@@ -1,6 +1,6 @@
 //! Environment variables: which of them are settings, and how one is read.
 
-use super::{Raw, forms};
+use super::{ConfigFile, key_types};
 
 /// Prefix of the environment variables that set a key: `WAYPOST_TOR__MODE` is `tor.mode`.
 pub const PREFIX: &str = "WAYPOST_";
@@ -30,7 +30,7 @@ fn is_port_of_protocol(name: &str) -> bool {
 }
 
 /// Reads a single key as if it stood in a file. Its value may be written as TOML, or as bare text.
-pub fn read(name: &str, key: &str, value: &str) -> Result<Raw, String> {
+pub fn read(name: &str, key: &str, value: &str) -> Result<ConfigFile, String> {
     let known =
         key.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
     if !known {
@@ -38,8 +38,8 @@ pub fn read(name: &str, key: &str, value: &str) -> Result<Raw, String> {
     }
     let parse = |value: &str| {
         let text = format!("{key} = {value}");
-        toml::from_str::<Raw>(&text)
-            .map_err(|error| forms::describe(&text, &error, |key, example| as_variable(name, key, example)))
+        toml::from_str::<ConfigFile>(&text)
+            .map_err(|error| key_types::describe(&text, &error, |key, example| as_variable(name, key, example)))
     };
     let is_toml = toml::from_str::<toml::Table>(&format!("value = {value}")).is_ok();
     let quoted = toml::Value::String(value.to_owned()).to_string();

@@ -2,36 +2,36 @@
 
 use std::path::Path;
 
-use super::{Config, ListenKind, Wrong, wrong};
-use crate::bans::Bans;
-use crate::serve::{CertificateError, Files};
+use super::{Config, InvalidValue, ListenKind, invalid};
+use crate::ban_list::Bans;
+use crate::server::{CertificateError, CertificateSource};
 
 impl Config {
     /// Reads the files that the configuration names; Arti's settings were read with the keys.
     ///
     /// Files that Waypost creates when they are missing are read only if they exist.
-    pub fn check_files(&self) -> Result<(), Wrong> {
+    pub fn check_files(&self) -> Result<(), InvalidValue> {
         check_bans(&self.ban_path(), self.ban_file.is_some())?;
         let certificate = &self.listen.certificate;
         let is_checked = match certificate {
-            Files::Given { .. } => true,
-            Files::Own(_) => {
+            CertificateSource::Configured { .. } => true,
+            CertificateSource::SelfSigned(_) => {
                 let has_tls = |kind| !self.listen.addresses(kind).is_empty();
                 (has_tls(ListenKind::Tls) || has_tls(ListenKind::Wss))
                     && certificate.paths().iter().all(|path| path.exists())
             }
         };
         if is_checked {
-            certificate.load().map_err(|error| wrong(key_of(&error, certificate), error.to_string()))?;
+            certificate.load().map_err(|error| invalid(key_of(&error, certificate), error.to_string()))?;
         }
         Ok(())
     }
 }
 
-fn check_bans(path: &Path, is_named: bool) -> Result<(), Wrong> {
-    let failed = |why: &dyn std::fmt::Display| {
+fn check_bans(path: &Path, is_named: bool) -> Result<(), InvalidValue> {
+    let failed = |reason: &dyn std::fmt::Display| {
         let advice = if is_named { "correct the file, or name another" } else { "correct the file" };
-        wrong("discovery.ban_file", format!("{}: {why}; {advice}", path.display()))
+        invalid("discovery.ban_file", format!("{}: {reason}; {advice}", path.display()))
     };
     match std::fs::read_to_string(path) {
         Ok(text) => Bans::parse(&text).map(drop).map_err(|error| failed(&error)),
@@ -42,7 +42,7 @@ fn check_bans(path: &Path, is_named: bool) -> Result<(), Wrong> {
 }
 
 /// The key that names the file at fault.
-fn key_of(error: &CertificateError, files: &Files) -> &'static str {
+fn key_of(error: &CertificateError, files: &CertificateSource) -> &'static str {
     let [certificate, _] = files.paths();
     match error {
         CertificateError::Read { path, .. } if *path == certificate => "listen.cert",

@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use super::{Listen, Wrong, wrong};
-use crate::serve::Files;
+use super::{InvalidValue, Listen, invalid};
+use crate::server::CertificateSource;
 
 /// What the callers of a listener speak, and as whom they know us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,25 +53,27 @@ impl fmt::Display for ListenKind {
 
 /// Where we listen, and with which certificate.
 #[derive(Debug, Clone)]
-pub struct Listening {
+pub struct ListenConfig {
     tcp: Vec<SocketAddr>,
     tls: Vec<SocketAddr>,
     ws: Vec<SocketAddr>,
     wss: Vec<SocketAddr>,
     onion: Vec<SocketAddr>,
-    pub certificate: Files,
+    pub certificate: CertificateSource,
 }
 
-impl Listening {
-    pub fn resolve(keys: &Listen, data_dir: &Path) -> Result<Listening, Wrong> {
+impl ListenConfig {
+    pub fn resolve(keys: &Listen, data_dir: &Path) -> Result<ListenConfig, InvalidValue> {
         let certificate = match (&keys.cert, &keys.key) {
-            (Some(certificate), Some(key)) => Files::Given { certificate: certificate.clone(), key: key.clone() },
-            (None, None) => Files::Own(data_dir.to_owned()),
-            (Some(_), None) => return Err(wrong("listen.cert", "set listen.key as well".to_owned())),
-            (None, Some(_)) => return Err(wrong("listen.key", "set listen.cert as well".to_owned())),
+            (Some(certificate), Some(key)) => {
+                CertificateSource::Configured { certificate: certificate.clone(), key: key.clone() }
+            }
+            (None, None) => CertificateSource::SelfSigned(data_dir.to_owned()),
+            (Some(_), None) => return Err(invalid("listen.cert", "set listen.key as well".to_owned())),
+            (None, Some(_)) => return Err(invalid("listen.key", "set listen.cert as well".to_owned())),
         };
         let addresses = |key: &Option<Vec<SocketAddr>>| key.clone().unwrap_or_default();
-        Ok(Listening {
+        Ok(ListenConfig {
             tcp: keys.tcp.clone().unwrap_or_else(|| vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 50001))]),
             tls: addresses(&keys.tls),
             ws: addresses(&keys.ws),
@@ -92,10 +94,10 @@ impl Listening {
     }
 
     /// The same as keys.
-    pub fn effective(&self) -> Listen {
+    pub fn to_section(&self) -> Listen {
         let (cert, key) = match &self.certificate {
-            Files::Given { certificate, key } => (Some(certificate.clone()), Some(key.clone())),
-            Files::Own(_) => (None, None),
+            CertificateSource::Configured { certificate, key } => (Some(certificate.clone()), Some(key.clone())),
+            CertificateSource::SelfSigned(_) => (None, None),
         };
         Listen {
             tcp: Some(self.tcp.clone()),

@@ -67,8 +67,8 @@ mod tests {
             "waypost[session]x",
             "lou,d=er=",
         ] {
-            let why = check(filter).unwrap_err();
-            assert!(why.contains("error, warn, info, debug, trace and off"), "{filter}: {why}");
+            let reason = check(filter).unwrap_err();
+            assert!(reason.contains("error, warn, info, debug, trace and off"), "{filter}: {reason}");
         }
         assert!(check("info,waypost=warning").unwrap_err().starts_with("\"warning\" in \"waypost=warning\" is not"));
     }

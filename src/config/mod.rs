@@ -4,17 +4,18 @@
 
 mod backend;
 mod environment;
+mod file;
 mod files;
-mod forms;
+mod human_duration;
 mod irc;
+mod key_types;
 mod limits;
 mod listen;
 mod log_level;
 mod own_address;
 mod paths;
-mod period;
-mod raw;
 mod reload;
+mod renamed_keys;
 mod resolved;
 mod status;
 mod tor;
@@ -24,17 +25,19 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use backend::Fronted;
+pub use backend::BackendConfig;
 pub use environment::PREFIX;
-pub use listen::{ListenKind, Listening};
+pub use file::{
+    BackendKeys, ConfigFile, Discovery, IdentityKeys, IrcKeys, LimitKeys, Listen, Log, LogFormat, StatusKeys, Tor,
+};
+pub use human_duration::HumanDuration;
+pub use listen::{ListenConfig, ListenKind};
 pub use log_level::check as check_log_level;
 pub use own_address::reaches;
 pub use paths::{DEFAULT_FILE, default_file};
-pub use period::Period;
-pub use raw::{BackendKeys, Discovery, IdentityKeys, IrcKeys, LimitKeys, Listen, Log, LogFormat, Raw, StatusKeys, Tor};
 pub use resolved::Config;
 pub use status::PageAddress;
-pub use tor::TorPlan;
+pub use tor::TorConfig;
 
 use paths::UserDirs;
 
@@ -43,15 +46,15 @@ use paths::UserDirs;
 pub enum ConfigError {
     #[error("can't read the configuration {}: {error}; {}", path.display(), advice_on_reading(path, error))]
     Unreadable { path: PathBuf, error: std::io::Error },
-    #[error("{place}: {why}")]
-    File { place: Place, why: String },
-    #[error("environment variable {name}: {why}")]
-    Environment { name: String, why: String },
+    #[error("{place}: {reason}")]
+    File { place: Origin, reason: String },
+    #[error("environment variable {name}: {reason}")]
+    Environment { name: String, reason: String },
     #[error("{place}: {wrong}")]
-    Value { place: Place, wrong: Wrong },
+    Value { place: Origin, wrong: InvalidValue },
     /// A file that a key names can't be used.
     #[error(transparent)]
-    NamedFile(Wrong),
+    NamedFile(InvalidValue),
 }
 
 fn advice_on_reading(path: &Path, error: &std::io::Error) -> &'static str {
@@ -67,48 +70,48 @@ fn advice_on_reading(path: &Path, error: &std::io::Error) -> &'static str {
 
 /// A key whose value can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: {why}")]
-pub struct Wrong {
+#[error("{key}: {reason}")]
+pub struct InvalidValue {
     /// As `discovery.seeds`.
     pub key: &'static str,
-    pub why: String,
+    pub reason: String,
 }
 
-fn wrong(key: &'static str, why: String) -> Wrong {
-    Wrong { key, why }
+fn invalid(key: &'static str, reason: String) -> InvalidValue {
+    InvalidValue { key, reason }
 }
 
-fn within<N: PartialOrd + fmt::Display>(
+fn in_range<N: PartialOrd + fmt::Display>(
     key: &'static str,
     value: Option<N>,
     default: N,
     range: std::ops::RangeInclusive<N>,
-) -> Result<N, Wrong> {
+) -> Result<N, InvalidValue> {
     let value = value.unwrap_or(default);
     if range.contains(&value) {
         Ok(value)
     } else {
-        Err(wrong(key, format!("must lie between {} and {}", range.start(), range.end())))
+        Err(invalid(key, format!("must lie between {} and {}", range.start(), range.end())))
     }
 }
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum Origin {
     File(PathBuf, Option<usize>),
     Environment(String),
     Flag(&'static str),
     Defaults,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::File(path, Some(line)) => write!(f, "{}, line {line}", path.display()),
-            Place::File(path, None) => write!(f, "{}", path.display()),
-            Place::Environment(name) => write!(f, "environment variable {name}"),
-            Place::Flag(name) => write!(f, "{name}"),
-            Place::Defaults => f.write_str("configuration"),
+            Origin::File(path, Some(line)) => write!(f, "{}, line {line}", path.display()),
+            Origin::File(path, None) => write!(f, "{}", path.display()),
+            Origin::Environment(name) => write!(f, "environment variable {name}"),
+            Origin::Flag(name) => write!(f, "{name}"),
+            Origin::Defaults => f.write_str("configuration"),
         }
     }
 }
@@ -122,21 +125,21 @@ struct Origins<'a> {
 }
 
 impl Origins<'_> {
-    fn of(&self, key: &str) -> Place {
+    fn of(&self, key: &str) -> Origin {
         let variable = || self.variables.iter().rev().find(|(set, _)| set == key);
         if let Some(flag) = flag_of(key).filter(|_| self.flags.contains_key(key)) {
-            Place::Flag(flag)
+            Origin::Flag(flag)
         } else if let Some((_, name)) = variable() {
-            Place::Environment(name.clone())
+            Origin::Environment(name.clone())
         } else {
             self.in_file(key)
         }
     }
 
-    fn in_file(&self, key: &str) -> Place {
+    fn in_file(&self, key: &str) -> Origin {
         match self.file {
-            Some(path) => Place::File(path.to_owned(), forms::line_of(&self.text, key)),
-            None => Place::Defaults,
+            Some(path) => Origin::File(path.to_owned(), key_types::line_of(&self.text, key)),
+            None => Origin::Defaults,
         }
     }
 }
@@ -158,7 +161,7 @@ fn flag_of(key: &str) -> Option<&'static str> {
 pub fn load(
     file: Option<&Path>,
     environment: impl Iterator<Item = (OsString, OsString)>,
-    flags: Raw,
+    flags: ConfigFile,
 ) -> Result<Config, ConfigError> {
     let environment: Vec<(OsString, OsString)> = environment.collect();
     let dirs = UserDirs::new(&environment);
@@ -168,7 +171,7 @@ pub fn load(
         }
         None => String::new(),
     };
-    let mut raw: Raw = toml::from_str(&text).map_err(|error| not_read(file, &text, &error))?;
+    let mut raw: ConfigFile = toml::from_str(&text).map_err(|error| toml_error(file, &text, &error))?;
     let mut origins = Origins { file, text, variables: Vec::new(), flags: BTreeMap::new() };
     dirs.expand_all(&mut raw).map_err(|wrong| ConfigError::Value { place: origins.in_file(wrong.key), wrong })?;
     paths::join_to_folder(&mut raw, file);
@@ -180,20 +183,20 @@ pub fn load(
             ignored_variables.push(name);
             continue;
         }
-        let not_text = |_| ConfigError::Environment { name: name.clone(), why: "its value is no text".to_owned() };
+        let not_text = |_| ConfigError::Environment { name: name.clone(), reason: "its value is no text".to_owned() };
         let value = value.into_string().map_err(not_text)?;
         let key = key.to_ascii_lowercase().replace("__", ".");
         let over = environment::read(&name, &key, &value)
-            .map_err(|why| ConfigError::Environment { name: name.clone(), why })?;
-        raw = raw.overlaid(over);
+            .map_err(|reason| ConfigError::Environment { name: name.clone(), reason })?;
+        raw = raw.merged(over);
         origins.variables.push((key, name));
     }
     // Flags that can't be written as TOML have no part in errors about their values.
     if let Ok(table) = toml::Table::try_from(&flags) {
         reload::flatten(&table, "", &mut origins.flags);
     }
-    let mut raw = raw.overlaid(flags);
-    let wrong_value = |wrong: Wrong| ConfigError::Value { place: origins.of(wrong.key), wrong };
+    let mut raw = raw.merged(flags);
+    let wrong_value = |wrong: InvalidValue| ConfigError::Value { place: origins.of(wrong.key), wrong };
     dirs.expand_all(&mut raw).map_err(wrong_value)?;
     let shared_data_dir = dirs.set_data_dir(&mut raw);
     let config = Config::resolve(raw).map_err(wrong_value)?;
@@ -201,13 +204,13 @@ pub fn load(
 }
 
 /// What toml has to say, in one line.
-fn not_read(file: Option<&Path>, text: &str, error: &toml::de::Error) -> ConfigError {
+fn toml_error(file: Option<&Path>, text: &str, error: &toml::de::Error) -> ConfigError {
     let before = error.span().and_then(|span| text.get(..span.start));
     let place = match file {
-        Some(path) => Place::File(path.to_owned(), before.map(|before| before.matches('\n').count() + 1)),
-        None => Place::Defaults,
+        Some(path) => Origin::File(path.to_owned(), before.map(|before| before.matches('\n').count() + 1)),
+        None => Origin::Defaults,
     };
-    ConfigError::File { place, why: forms::describe(text, error, forms::as_line) }
+    ConfigError::File { place, reason: key_types::describe(text, error, key_types::as_line) }
 }
 
 #[cfg(test)]

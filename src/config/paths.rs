@@ -4,8 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{Raw, Wrong, wrong};
-use crate::backend::{Address, Front};
+use super::{ConfigFile, InvalidValue, invalid};
+use crate::backend::{BackendTarget, UpstreamAddr};
 use crate::network::Network;
 
 /// Read by every command that is given no `--config`, if it exists.
@@ -45,36 +45,36 @@ impl UserDirs {
     }
 
     /// Replaces a leading `~/` by the home directory.
-    fn expand(&self, key: &'static str, path: &mut PathBuf) -> Result<(), Wrong> {
+    fn expand(&self, key: &'static str, path: &mut PathBuf) -> Result<(), InvalidValue> {
         let bytes = path.as_os_str().as_bytes();
         let Some(rest) = bytes.strip_prefix(b"~") else { return Ok(()) };
         let below = match rest {
             [] => Path::new(""),
             [b'/', below @ ..] => Path::new(OsStr::from_bytes(below)),
             _ => {
-                let why = format!("{}: only ~/ is expanded; write the whole path for another user", path.display());
-                return Err(wrong(key, why));
+                let reason = format!("{}: only ~/ is expanded; write the whole path for another user", path.display());
+                return Err(invalid(key, reason));
             }
         };
         let Some(home) = &self.home else {
-            let why = format!("{}: HOME is not set, so ~ can't be expanded; write the whole path", path.display());
-            return Err(wrong(key, why));
+            let reason = format!("{}: HOME is not set, so ~ can't be expanded; write the whole path", path.display());
+            return Err(invalid(key, reason));
         };
         *path = home.join(below);
         Ok(())
     }
 
     /// Expands `~/` in every key that is a path.
-    pub fn expand_all(&self, raw: &mut Raw) -> Result<(), Wrong> {
+    pub fn expand_all(&self, raw: &mut ConfigFile) -> Result<(), InvalidValue> {
         let unix = match &mut raw.backend.electrum {
-            Some(Front::Server(Address::Unix(path))) => Some(path),
+            Some(BackendTarget::Server(UpstreamAddr::Unix(path))) => Some(path),
             _ => None,
         };
         let paths = [
             ("data_dir", raw.data_dir.as_mut()),
             ("listen.cert", raw.listen.cert.as_mut()),
             ("listen.key", raw.listen.key.as_mut()),
-            ("tor.arti", raw.tor.arti.as_mut()),
+            ("tor.arti_config", raw.tor.arti_config.as_mut()),
             ("discovery.ban_file", raw.discovery.ban_file.as_mut()),
             ("backend.electrum", unix),
         ];
@@ -88,7 +88,7 @@ impl UserDirs {
     ///
     /// Bitcoin's is the directory that once served all chains; those of other chains lie below it. For these, that
     /// directory is returned, as it may still hold the chain's files.
-    pub fn set_data_dir(&self, raw: &mut Raw) -> Option<PathBuf> {
+    pub fn set_data_dir(&self, raw: &mut ConfigFile) -> Option<PathBuf> {
         if raw.data_dir.is_some() {
             return None;
         }
@@ -107,9 +107,9 @@ impl UserDirs {
 }
 
 /// Makes the paths in a file relative to the file's directory.
-pub fn join_to_folder(raw: &mut Raw, file: Option<&Path>) {
+pub fn join_to_folder(raw: &mut ConfigFile, file: Option<&Path>) {
     let Some(folder) = file.and_then(Path::parent) else { return };
-    let paths = [&mut raw.tor.arti, &mut raw.listen.cert, &mut raw.listen.key, &mut raw.discovery.ban_file];
+    let paths = [&mut raw.tor.arti_config, &mut raw.listen.cert, &mut raw.listen.key, &mut raw.discovery.ban_file];
     for path in paths.into_iter().flatten() {
         *path = folder.join(&*path);
     }
@@ -125,8 +125,8 @@ mod tests {
 
     #[test]
     fn every_path_expands_the_home_directory() {
-        let mut raw: Raw = toml::from_str(
-            "data_dir = \"~\"\n[listen]\ncert = \"~/c\"\nkey = \"~/k\"\n[tor]\narti = \"~/a\"\n\
+        let mut raw: ConfigFile = toml::from_str(
+            "data_dir = \"~\"\n[listen]\ncert = \"~/c\"\nkey = \"~/k\"\n[tor]\narti_config = \"~/a\"\n\
              [discovery]\nban_file = \"~/b/~/c\"\n[backend]\nelectrum = \"unix:~/electrs\"\n",
         )
         .unwrap();
@@ -135,25 +135,25 @@ mod tests {
         assert_eq!(raw.data_dir.as_deref(), Some(Path::new("/home/me/")));
         assert_eq!(raw.listen.cert.as_deref(), Some(Path::new("/home/me/c")));
         assert_eq!(raw.listen.key.as_deref(), Some(Path::new("/home/me/k")));
-        assert_eq!(raw.tor.arti.as_deref(), Some(Path::new("/home/me/a")));
+        assert_eq!(raw.tor.arti_config.as_deref(), Some(Path::new("/home/me/a")));
         assert_eq!(raw.discovery.ban_file.as_deref(), Some(Path::new("/home/me/b/~/c")));
         assert_eq!(raw.backend.electrum.map(String::from).as_deref(), Some("unix:/home/me/electrs"));
     }
 
     #[test]
     fn path_that_cannot_be_expanded_names_its_key() {
-        let mut raw: Raw = toml::from_str("[listen]\ncert = \"~/c\"\nkey = \"k\"\n").unwrap();
+        let mut raw: ConfigFile = toml::from_str("[listen]\ncert = \"~/c\"\nkey = \"k\"\n").unwrap();
         let error = dirs(&[("HOME", "")]).expand_all(&mut raw).unwrap_err();
-        assert!(error.key == "listen.cert" && error.why.contains("HOME is not set"), "{error}");
-        let mut raw: Raw = toml::from_str("data_dir = \"~other/waypost\"\n").unwrap();
+        assert!(error.key == "listen.cert" && error.reason.contains("HOME is not set"), "{error}");
+        let mut raw: ConfigFile = toml::from_str("data_dir = \"~other/waypost\"\n").unwrap();
         let error = dirs(&[("HOME", "/home/me")]).expand_all(&mut raw).unwrap_err();
-        assert!(error.key == "data_dir" && error.why.contains("write the whole path"), "{error}");
+        assert!(error.key == "data_dir" && error.reason.contains("write the whole path"), "{error}");
     }
 
     #[test]
     fn default_data_directory_differs_per_chain() {
         let default = |network, environment: &[(&str, &str)]| {
-            let mut raw = Raw { network, ..Raw::default() };
+            let mut raw = ConfigFile { network, ..ConfigFile::default() };
             let shared = dirs(environment).set_data_dir(&mut raw);
             (raw.data_dir, shared)
         };
@@ -166,7 +166,8 @@ mod tests {
         let both = [("HOME", "/home/me"), ("XDG_DATA_HOME", "/data")];
         assert_eq!(default(Some(Network::Signet), &both).0, Some("/data/waypost/signet".into()));
         assert_eq!(default(None, &[]), (None, None));
-        let mut explicit = Raw { data_dir: Some("/d".into()), network: Some(Network::Signet), ..Raw::default() };
+        let mut explicit =
+            ConfigFile { data_dir: Some("/d".into()), network: Some(Network::Signet), ..ConfigFile::default() };
         assert_eq!(dirs(&home).set_data_dir(&mut explicit), None);
         assert_eq!(explicit.data_dir, Some("/d".into()));
     }

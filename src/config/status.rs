@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{StatusKeys, Wrong, wrong};
-use crate::status::Settings;
+use super::{InvalidValue, StatusKeys, invalid};
+use crate::status_page::Settings;
 
 /// Where the page is, if it is anywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,15 +43,15 @@ impl fmt::Display for PageAddress {
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is neither an address with a port, as 127.0.0.1:4280, nor off")]
-pub struct NoAddress(String);
+pub struct InvalidPageAddress(String);
 
 impl TryFrom<String> for PageAddress {
-    type Error = NoAddress;
+    type Error = InvalidPageAddress;
 
-    fn try_from(text: String) -> Result<PageAddress, NoAddress> {
+    fn try_from(text: String) -> Result<PageAddress, InvalidPageAddress> {
         match text.as_str() {
             "off" => Ok(PageAddress::Off),
-            address => SocketAddr::from_str(address).map(PageAddress::At).map_err(|_| NoAddress(text)),
+            address => SocketAddr::from_str(address).map(PageAddress::At).map_err(|_| InvalidPageAddress(text)),
         }
     }
 }
@@ -62,18 +62,25 @@ impl From<PageAddress> for String {
     }
 }
 
-pub fn resolve(keys: StatusKeys) -> Result<(PageAddress, Settings), Wrong> {
+pub fn resolve(keys: StatusKeys) -> Result<(PageAddress, Settings), InvalidValue> {
     let default = Settings::default();
-    let hosts = keys.hosts.unwrap_or_default();
+    let hosts = keys.allowed_hosts.unwrap_or_default();
     if let Some(odd) = hosts.iter().find(|host| host.is_empty() || host.contains(['/', ':'])) {
-        return Err(wrong("status.hosts", format!("{odd:?} is no host name; write it without scheme and port")));
+        return Err(invalid(
+            "status.allowed_hosts",
+            format!("{odd:?} is no host name; write it without scheme and port"),
+        ));
     }
     let hosts = hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect();
     let peer_metrics = keys.peer_metrics.unwrap_or(default.peer_metrics);
-    Ok((keys.http.unwrap_or_default(), Settings { hosts, peer_metrics }))
+    Ok((keys.listen.unwrap_or_default(), Settings { hosts, peer_metrics }))
 }
 
 /// The same as keys.
-pub fn effective(address: PageAddress, settings: &Settings) -> StatusKeys {
-    StatusKeys { http: Some(address), hosts: Some(settings.hosts.clone()), peer_metrics: Some(settings.peer_metrics) }
+pub fn to_section(address: PageAddress, settings: &Settings) -> StatusKeys {
+    StatusKeys {
+        listen: Some(address),
+        allowed_hosts: Some(settings.hosts.clone()),
+        peer_metrics: Some(settings.peer_metrics),
+    }
 }

@@ -1,13 +1,13 @@
 use super::*;
 use crate::network::Network;
-use crate::route::Routing;
+use crate::route::RoutingPolicy;
 
 fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("waypost.toml");
     std::fs::write(&path, format!("data_dir = \"/d\"\n{text}")).unwrap();
     let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    load(Some(&path), environment, Raw::default())
+    load(Some(&path), environment, ConfigFile::default())
 }
 
 /// The error without the path, which differs from run to run.
@@ -18,7 +18,7 @@ fn error(text: &str, environment: &[(&str, &str)]) -> String {
 
 #[test]
 fn without_a_file_there_are_defaults() {
-    let flags = Raw { data_dir: Some("/d".into()), ..Raw::default() };
+    let flags = ConfigFile { data_dir: Some("/d".into()), ..ConfigFile::default() };
     let config = load(None, std::iter::empty(), flags).unwrap();
     assert_eq!(config.listen.addresses(ListenKind::Tcp), ["127.0.0.1:50001".parse().unwrap()]);
     assert_eq!(config.book.seeds.len(), 13);
@@ -29,14 +29,14 @@ fn without_a_file_there_are_defaults() {
 fn flags_beat_environment_beats_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("waypost.toml");
-    std::fs::write(&path, "network = \"signet\"\ndata_dir = \"/file\"\n[discovery]\nprobes = 5").unwrap();
+    std::fs::write(&path, "network = \"signet\"\ndata_dir = \"/file\"\n[discovery]\nmax_probes = 5").unwrap();
     let environment = [("WAYPOST_NETWORK", "testnet4"), ("WAYPOST_DATA_DIR", "/environment"), ("PATH", "/bin")];
     let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    let flags = Raw { network: Some(Network::Regtest), ..Raw::default() };
+    let flags = ConfigFile { network: Some(Network::Regtest), ..ConfigFile::default() };
     let config = load(Some(&path), environment, flags).unwrap();
     assert_eq!(config.book.network, Network::Regtest);
     assert_eq!(config.data_dir, Path::new("/environment"));
-    assert_eq!(config.book.probes, 5);
+    assert_eq!(config.book.max_probes, 5);
 }
 
 #[test]
@@ -44,13 +44,13 @@ fn the_environment_takes_any_key() {
     let environment = [
         ("WAYPOST_LISTEN__TCP", "[\"0.0.0.0:1\"]"),
         ("WAYPOST_TOR__MODE", "off"),
-        ("WAYPOST_DISCOVERY__RETRY", "1m"),
+        ("WAYPOST_DISCOVERY__INITIAL_RETRY", "1m"),
         ("WAYPOST_DISCOVERY__ALLOW_PRIVATE", "true"),
     ];
     let config = load_text("", &environment).unwrap();
     assert_eq!(config.listen.addresses(ListenKind::Tcp), ["0.0.0.0:1".parse().unwrap()]);
     assert_eq!(config.tor.settings.mode, crate::tor::Mode::Off);
-    assert_eq!(config.book.retry.as_secs(), 60);
+    assert_eq!(config.book.initial_retry.as_secs(), 60);
     assert!(config.book.allow_private);
 }
 
@@ -58,12 +58,12 @@ fn the_environment_takes_any_key() {
 fn errors_name_file_line_and_key() {
     insta::assert_snapshot!("unknown_key", error("[discovery]\nrechek = \"1h\"\n", &[]));
     insta::assert_snapshot!("no_toml", error("[irc]\nsasl_password = swordfish\n[limits\n", &[]));
-    insta::assert_snapshot!("no_length_of_time", error("[discovery]\nretry = \"soon\"\n", &[]));
+    insta::assert_snapshot!("no_length_of_time", error("[discovery]\ninitial_retry = \"soon\"\n", &[]));
     insta::assert_snapshot!("no_such_mode", error("[tor]\nmode = \"on\"\n", &[]));
     insta::assert_snapshot!("seed_without_port", error("\n[discovery]\nseeds = [\"a.example\"]\n", &[]));
     insta::assert_snapshot!("name_without_port", error("[identity]\nhost = \"a.example\"\n", &[]));
-    insta::assert_snapshot!("out_of_range", error("[discovery]\nprobes = 0\n", &[]));
-    insta::assert_snapshot!("out_of_range_in_environment", error("", &[("WAYPOST_DISCOVERY__PROBES", "0")]));
+    insta::assert_snapshot!("out_of_range", error("[discovery]\nmax_probes = 0\n", &[]));
+    insta::assert_snapshot!("out_of_range_in_environment", error("", &[("WAYPOST_DISCOVERY__MAX_PROBES", "0")]));
     insta::assert_snapshot!("unknown_variable", error("", &[("WAYPOST_NETWROK", "bitcoin")]));
     insta::assert_snapshot!("no_log_level", error("[log]\nlevel = \"lou,d=er=\"\n", &[]));
 }
@@ -74,7 +74,7 @@ fn an_address_of_the_clearnet_name_must_be_one_that_others_reach() {
     for (address, kept) in [("5.9.0.9", "5.9.0.9"), ("2a01:4f8::1", "2a01:4f8::1"), ("::ffff:5.9.0.9", "5.9.0.9")] {
         let config = load_text(&name(address), &[]).unwrap();
         assert_eq!(config.identity.address, kept.parse().ok());
-        assert_eq!(config.effective().identity.address, kept.parse().ok());
+        assert_eq!(config.to_section().identity.address, kept.parse().ok());
     }
     for private in ["127.0.1.1", "192.168.1.2", "fd00::1", "::ffff:10.0.0.1", "100.64.0.1"] {
         assert!(error(&name(private), &[]).contains(": identity.address: "), "{private}");
@@ -92,9 +92,9 @@ fn an_address_of_the_clearnet_name_must_be_one_that_others_reach() {
 fn the_effective_configuration_is_the_same_again() {
     let text = "network = \"regtest\"\n[identity]\nhost = \"wp.example.com\"\ntcp_port = 1\naddress = \"5.9.0.9\"\n[tor]\nsocks = \"127.0.0.1:7\"";
     let config = load_text(text, &[]).unwrap();
-    let printed = toml::to_string(&config.effective()).unwrap();
+    let printed = toml::to_string(&config.to_section()).unwrap();
     let again = Config::resolve(toml::from_str(&printed).unwrap()).unwrap();
-    assert_eq!(again.effective(), config.effective());
+    assert_eq!(again.to_section(), config.to_section());
 }
 
 #[test]
@@ -104,9 +104,9 @@ fn what_tor_is_asked_for_must_go_together() {
     let config = load_text(&external, &[]).unwrap();
     assert_eq!(config.tor.settings.mode, crate::tor::Mode::Socks);
     assert!(config.tor.settings.service.is_none());
-    assert_eq!(config.book.own[0].to_string(), onion);
+    assert_eq!(config.book.local_hosts[0].to_string(), onion);
     let config = load_text("[tor]\nonly = true\n", &[]).unwrap();
-    assert_eq!(config.book.routing, Routing::TorOnly);
+    assert_eq!(config.book.routing, RoutingPolicy::TorOnly);
     assert_eq!(config.listen.addresses(ListenKind::Tcp), ["127.0.0.1:50001".parse().unwrap()]);
     insta::assert_snapshot!("only_and_off", error("[tor]\nmode = \"off\"\nonly = true\n", &[]));
     insta::assert_snapshot!("onion_host_alone", error(&format!("[identity]\nonion_host = \"{onion}\"\n"), &[]));
@@ -119,12 +119,12 @@ fn what_tor_is_asked_for_must_go_together() {
 #[test]
 fn what_stands_behind_us_must_fit() {
     let config = load_text("[backend]\nelectrum = \"peers\"\n", &[]).unwrap();
-    assert!(config.book.fronts_peers && !config.book.announce);
-    let fronted = |kind, address: &str| config.backend.serves(kind, address.parse().unwrap());
+    assert!(config.book.peers_as_backend && !config.book.announce);
+    let fronted = |kind, address: &str| config.backend.grants_backend(kind, address.parse().unwrap());
     assert!(fronted(ListenKind::Tcp, "127.0.0.1:50001") && fronted(ListenKind::Onion, "10.0.0.1:50001"));
     assert!(!fronted(ListenKind::Tls, "0.0.0.0:50002"));
-    let config = load_text("[backend]\nelectrum = \"peers\"\npublic = true\n", &[]).unwrap();
-    assert!(config.backend.serves(ListenKind::Tls, "0.0.0.0:50002".parse().unwrap()));
+    let config = load_text("[backend]\nelectrum = \"peers\"\nserve_public = true\n", &[]).unwrap();
+    assert!(config.backend.grants_backend(ListenKind::Tls, "0.0.0.0:50002".parse().unwrap()));
     let announced = "[backend]\nelectrum = \"peers\"\n[identity]\nannounce = true\n";
     insta::assert_snapshot!("peers_announced", error(announced, &[]));
     insta::assert_snapshot!("no_backend", error("[backend]\nelectrum = \"127.0.0.1:50001\"\n", &[]));
@@ -148,9 +148,9 @@ fn irc_is_visited_as_a_guest() {
     insta::assert_snapshot!("irc_in_clear_through_an_exit", wrong("tls = false\ntor = true\n"));
     insta::assert_snapshot!("irc_password_in_clear", wrong("tls = false\npassword = \"x\"\n"));
     insta::assert_snapshot!("irc_no_channel", wrong("channel = \"electrum\"\n"));
-    insta::assert_snapshot!("irc_nobody_to_advertise", wrong("stay = true\nadvertise = true\n"));
+    insta::assert_snapshot!("irc_nobody_to_advertise", wrong("persistent = true\nadvertise = true\n"));
     let host = "a-name-that-is-rather-long.electrum.example.org";
-    let long = format!("stay = true\nadvertise = true\n[identity]\nhost = \"{host}\"\ntcp_port = 50001\n");
+    let long = format!("persistent = true\nadvertise = true\n[identity]\nhost = \"{host}\"\ntcp_port = 50001\n");
     insta::assert_snapshot!("irc_name_too_long", wrong(&long));
 }
 
@@ -159,13 +159,16 @@ fn irc_is_visited_as_a_guest() {
 fn artis_settings_are_read_and_checked() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("waypost.toml");
-    std::fs::write(&path, "data_dir = \"/d\"\n[tor]\narti = \"arti.toml\"\n").unwrap();
-    let load = || load(Some(&path), std::iter::empty(), Raw::default());
-    let why = load().unwrap_err().to_string();
-    assert!(why.contains("tor.arti") && why.contains("arti.toml") && why.contains("line 3"), "{why}");
+    std::fs::write(&path, "data_dir = \"/d\"\n[tor]\narti_config = \"arti.toml\"\n").unwrap();
+    let load = || load(Some(&path), std::iter::empty(), ConfigFile::default());
+    let reason = load().unwrap_err().to_string();
+    assert!(
+        reason.contains("tor.arti_config") && reason.contains("arti.toml") && reason.contains("line 3"),
+        "{reason}"
+    );
     std::fs::write(dir.path().join("arti.toml"), "[bridges]\nenabeld = true\n").unwrap();
-    let why = load().unwrap_err().to_string();
-    assert!(why.contains("no such setting") && why.contains("bridges.enabeld"), "{why}");
+    let reason = load().unwrap_err().to_string();
+    assert!(reason.contains("no such setting") && reason.contains("bridges.enabeld"), "{reason}");
     std::fs::write(dir.path().join("arti.toml"), "[bridges]\nenabled = \"auto\"\n").unwrap();
     assert!(load().unwrap().tor.settings.arti.contains("auto"));
 }
@@ -177,7 +180,7 @@ fn flags_are_named_in_errors_about_them() {
     std::fs::write(&path, "data_dir = \"/d\"\n[log]\nlevel = \"info\"\n").unwrap();
     let flags = |level: &str| {
         let log = Log { level: Some(level.to_owned()), ..Log::default() };
-        load(Some(&path), std::iter::empty(), Raw { log, ..Raw::default() })
+        load(Some(&path), std::iter::empty(), ConfigFile { log, ..ConfigFile::default() })
     };
     assert!(flags("warn").is_ok());
     let error = flags("warning").unwrap_err().to_string();
@@ -210,7 +213,7 @@ fn values_of_the_wrong_type_name_the_key_and_an_example() {
     insta::assert_snapshot!("no_port", error("[identity]\ntcp_port = 70000\n", &[]));
     insta::assert_snapshot!("address_in_environment", error("", &[("WAYPOST_LISTEN__TCP", "127.0.0.1:50001")]));
     insta::assert_snapshot!("socks_in_environment", error("", &[("WAYPOST_TOR__SOCKS", "localhost")]));
-    insta::assert_snapshot!("number_in_environment", error("", &[("WAYPOST_LIMITS__BATCH", "many")]));
+    insta::assert_snapshot!("number_in_environment", error("", &[("WAYPOST_LIMITS__MAX_BATCH", "many")]));
     insta::assert_snapshot!("table_in_environment", error("", &[("WAYPOST_LISTEN", "{ tcp = 5 }")]));
 }
 
@@ -254,7 +257,7 @@ fn unusable_file_is_named_with_its_key() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let check = |text: &str| {
-        let raw: Raw = toml::from_str(&format!("data_dir = {:?}\n{text}", dir.path())).unwrap();
+        let raw: ConfigFile = toml::from_str(&format!("data_dir = {:?}\n{text}", dir.path())).unwrap();
         Config::resolve(raw).unwrap().check_files().map_err(|wrong| wrong.to_string())
     };
     let tls = "[listen]\ntls = [\"127.0.0.1:50002\"]\n";
@@ -263,14 +266,14 @@ fn unusable_file_is_named_with_its_key() {
     let given = format!("[listen]\ncert = {:?}\nkey = {:?}\n", path("cert.pem"), path("key.pem"));
     let error = check(&given).unwrap_err();
     assert!(error.starts_with("listen.cert: ") && error.contains("cert.pem"), "{error}");
-    crate::serve::Files::Own(dir.path().to_owned()).load().unwrap();
+    crate::server::CertificateSource::SelfSigned(dir.path().to_owned()).load().unwrap();
     std::fs::copy(path("tls-cert.pem"), path("cert.pem")).unwrap();
     let error = check(&given).unwrap_err();
     assert!(error.starts_with("listen.key: ") && error.contains("key.pem"), "{error}");
     std::fs::copy(path("tls-key.pem"), path("key.pem")).unwrap();
     assert_eq!(check(&given), Ok(()));
     std::fs::remove_file(path("tls-cert.pem")).unwrap();
-    crate::serve::Files::Own(dir.path().to_owned()).load().unwrap();
+    crate::server::CertificateSource::SelfSigned(dir.path().to_owned()).load().unwrap();
     std::fs::copy(path("tls-key.pem"), path("key.pem")).unwrap();
     let error = check(&given).unwrap_err();
     assert!(error.starts_with("listen.key: ") && error.contains("isn't that of"), "{error}");

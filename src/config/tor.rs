@@ -3,17 +3,17 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{Listen, Tor, Wrong, wrong};
+use super::{InvalidValue, Listen, Tor, invalid};
 use crate::peer::{Host, Port};
-use crate::route::Routing;
-use crate::serve::Limits;
+use crate::route::RoutingPolicy;
+use crate::server::Limits;
 use crate::tor::{self, IS_EMBEDDED, Mode, Service};
 
 /// Which Tor is used, and what for.
 #[derive(Debug, Clone)]
-pub struct TorPlan {
+pub struct TorConfig {
     pub settings: tor::Settings,
-    pub routing: Routing,
+    pub routing: RoutingPolicy,
     /// The onion service that a Tor beside us runs for us.
     pub onion_host: Option<(Host, Port)>,
     /// The file of Arti's settings, which `settings` has the content of.
@@ -24,7 +24,7 @@ pub struct TorPlan {
 
 /// What of other tables matters here.
 #[derive(Debug)]
-pub struct Beside<'a> {
+pub struct TorInputs<'a> {
     pub listen: &'a Listen,
     pub onion_host: Option<Host>,
     /// The port of our onion service, embedded or not.
@@ -35,7 +35,7 @@ pub struct Beside<'a> {
 
 const NOT_BUILT_IN: &str = "this program was built without a Tor of its own; use tor.mode = \"socks\"";
 
-pub fn resolve(keys: Tor, beside: Beside<'_>, usual: [SocketAddr; 2]) -> Result<TorPlan, Wrong> {
+pub fn resolve(keys: Tor, beside: TorInputs<'_>, usual: [SocketAddr; 2]) -> Result<TorConfig, InvalidValue> {
     let onion = beside.listen.onion;
     let port = beside.onion_port;
     let onion_host = resolve_onion_host(&beside, port)?;
@@ -45,22 +45,22 @@ pub fn resolve(keys: Tor, beside: Beside<'_>, usual: [SocketAddr; 2]) -> Result<
         None if keys.socks.is_some() || onion_host.is_some() => Mode::Socks,
         None => Mode::Auto,
     };
-    let not_with = |key, what: &str| Err(wrong(key, format!("not with {what}; leave one of the two out")));
+    let not_with = |key, what: &str| Err(invalid(key, format!("not with {what}; leave one of the two out")));
     match mode {
-        Mode::Embedded if !IS_EMBEDDED => return Err(wrong("tor.mode", NOT_BUILT_IN.to_owned())),
+        Mode::Embedded if !IS_EMBEDDED => return Err(invalid("tor.mode", NOT_BUILT_IN.to_owned())),
         Mode::Embedded | Mode::Off if keys.socks.is_some() => return not_with("tor.socks", "this tor.mode"),
-        Mode::Socks | Mode::Off if keys.arti.is_some() => return not_with("tor.arti", "this tor.mode"),
+        Mode::Socks | Mode::Off if keys.arti_config.is_some() => return not_with("tor.arti_config", "this tor.mode"),
         Mode::Socks | Mode::Off if onion == Some(true) => return not_with("listen.onion", "this tor.mode"),
         Mode::Off if keys.only == Some(true) => return not_with("tor.only", "tor.mode = \"off\""),
         Mode::Embedded | Mode::Off if onion_host.is_some() => return not_with("identity.onion_host", "this tor.mode"),
         _ => {}
     }
-    if !IS_EMBEDDED && keys.arti.is_some() {
-        return Err(wrong("tor.arti", NOT_BUILT_IN.to_owned()));
+    if !IS_EMBEDDED && keys.arti_config.is_some() {
+        return Err(invalid("tor.arti_config", NOT_BUILT_IN.to_owned()));
     }
     if onion == Some(true) {
         if !IS_EMBEDDED {
-            return Err(wrong("listen.onion", NOT_BUILT_IN.to_owned()));
+            return Err(invalid("listen.onion", NOT_BUILT_IN.to_owned()));
         }
         if onion_host.is_some() {
             return not_with("identity.onion_host", "listen.onion");
@@ -74,31 +74,31 @@ pub fn resolve(keys: Tor, beside: Beside<'_>, usual: [SocketAddr; 2]) -> Result<
     let serves = IS_EMBEDDED && matches!(mode, Mode::Auto | Mode::Embedded) && onion != Some(false);
     let streams = u32::try_from(beside.limits.sessions_per_source).unwrap_or(u32::MAX);
     let service =
-        serves.then_some(Service { port, wanted: onion == Some(true), circuits: beside.limits.sessions, streams });
-    let over = keys.arti.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
-    let routing = if keys.only == Some(true) { Routing::TorOnly } else { Routing::Mixed };
+        serves.then_some(Service { port, required: onion == Some(true), circuits: beside.limits.sessions, streams });
+    let over = keys.arti_config.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
+    let routing = if keys.only == Some(true) { RoutingPolicy::TorOnly } else { RoutingPolicy::Split };
     let settings = tor::Settings { mode, socks, dir: beside.dir, arti: over, service };
-    Ok(TorPlan { settings, routing, onion_host, arti: keys.arti, onion })
+    Ok(TorConfig { settings, routing, onion_host, arti: keys.arti_config, onion })
 }
 
-impl TorPlan {
+impl TorConfig {
     /// The same as keys.
-    pub fn effective(&self) -> Tor {
+    pub fn to_section(&self) -> Tor {
         let socks = &self.settings.socks;
         Tor {
             mode: Some(self.settings.mode),
             socks: socks.first().copied().filter(|_| socks.len() == 1),
-            only: Some(self.routing == Routing::TorOnly),
-            arti: self.arti.clone(),
+            only: Some(self.routing == RoutingPolicy::TorOnly),
+            arti_config: self.arti.clone(),
         }
     }
 }
 
-fn resolve_onion_host(beside: &Beside<'_>, port: Port) -> Result<Option<(Host, Port)>, Wrong> {
+fn resolve_onion_host(beside: &TorInputs<'_>, port: Port) -> Result<Option<(Host, Port)>, InvalidValue> {
     match &beside.onion_host {
         None => Ok(None),
-        Some(host) if !host.is_onion() => Err(wrong("identity.onion_host", "must be an onion name".to_owned())),
-        Some(_) if beside.listen.onion_tcp.as_ref().is_none_or(Vec::is_empty) => Err(wrong(
+        Some(host) if !host.is_onion() => Err(invalid("identity.onion_host", "must be an onion name".to_owned())),
+        Some(_) if beside.listen.onion_tcp.as_ref().is_none_or(Vec::is_empty) => Err(invalid(
             "identity.onion_host",
             "set listen.onion_tcp as well, to the address that your Tor's HiddenServicePort names".to_owned(),
         )),
@@ -107,14 +107,14 @@ fn resolve_onion_host(beside: &Beside<'_>, port: Port) -> Result<Option<(Host, P
 }
 
 #[cfg(feature = "embedded-tor")]
-fn read(path: &std::path::Path) -> Result<String, Wrong> {
-    let failed = |why: &dyn std::fmt::Display| wrong("tor.arti", format!("{}: {why}", path.display()));
+fn read(path: &std::path::Path) -> Result<String, InvalidValue> {
+    let failed = |reason: &dyn std::fmt::Display| invalid("tor.arti_config", format!("{}: {reason}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
     tor::check(&text).map_err(|error| failed(&error))?;
     Ok(text)
 }
 
 #[cfg(not(feature = "embedded-tor"))]
-fn read(_: &std::path::Path) -> Result<String, Wrong> {
-    Err(wrong("tor.arti", NOT_BUILT_IN.to_owned()))
+fn read(_: &std::path::Path) -> Result<String, InvalidValue> {
+    Err(invalid("tor.arti_config", NOT_BUILT_IN.to_owned()))
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::bind::{self, BindError};
 use crate::clock::Time;
 use crate::network::Network;
-use crate::serve::CertificateError;
+use crate::server::CertificateError;
 use crate::store::StoreError;
 
 /// A reason that ends the daemon, with advice for the operator.
@@ -32,8 +32,8 @@ pub enum DaemonError {
     Control { path: PathBuf, error: std::io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the ban file {}: {why}; correct it, or choose another with discovery.ban_file", path.display())]
-    Bans { path: PathBuf, why: String },
+    #[error("the ban file {}: {reason}; correct it, or choose another with discovery.ban_file", path.display())]
+    Bans { path: PathBuf, reason: String },
     #[error(transparent)]
     Certificate(#[from] CertificateError),
     #[error(

@@ -7,10 +7,10 @@ use rand::{Rng, SeedableRng};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::{DaemonError, Tasks, machine};
-use crate::book::Caller;
-use crate::config::{Config, Fronted, ListenKind};
-use crate::serve::{self, Arrival, Manner, Shared};
+use super::{DaemonError, Tasks, platform};
+use crate::book::Ingress;
+use crate::config::{BackendConfig, Config, ListenKind};
+use crate::server::{self, ConnectionKind, IncomingConnection, SessionContext};
 
 /// All listeners, each with what its callers are.
 pub struct Listeners(Vec<(ListenKind, TcpListener)>);
@@ -18,17 +18,17 @@ pub struct Listeners(Vec<(ListenKind, TcpListener)>);
 impl Listeners {
     /// A kind of which systemd hands sockets over is not opened beside them.
     pub fn open(config: &Config) -> Result<Listeners, DaemonError> {
-        let mut open = machine::inherited()?;
+        let mut open = platform::systemd_listeners()?;
         let inherited: Vec<ListenKind> = open.iter().map(|(kind, _)| *kind).collect();
         for kind in ListenKind::ALL.into_iter().filter(|kind| !inherited.contains(kind)) {
-            let listeners = machine::listen(kind.key(), config.listen.addresses(kind))?;
+            let listeners = platform::listen(kind.key(), config.listen.addresses(kind))?;
             open.extend(listeners.into_iter().map(|listener| (kind, listener)));
         }
         Ok(Listeners(open))
     }
 
     /// Whether any of their callers come by TLS.
-    pub fn need_certificate(&self) -> bool {
+    pub fn has_tls(&self) -> bool {
         self.0.iter().any(|(kind, _)| manner(*kind).tls)
     }
 
@@ -46,24 +46,25 @@ impl Listeners {
     pub fn serve(
         self,
         tasks: &mut Tasks,
-        shared: Shared,
+        shared: SessionContext,
         own_service: bool,
-        fronted: &Fronted,
+        fronted: &BackendConfig,
         rng: &mut StdRng,
-    ) -> mpsc::Sender<Arrival> {
-        let (door, arrivals) = mpsc::channel(serve::WAITING);
+    ) -> mpsc::Sender<IncomingConnection> {
+        let (door, arrivals) = mpsc::channel(server::ACCEPT_QUEUE);
         let from_onion = own_service || self.0.iter().any(|(kind, _)| *kind == ListenKind::Onion);
         let from_clearnet = self.0.iter().any(|(kind, _)| *kind != ListenKind::Onion);
-        let keeping = serve::keep(arrivals, from_onion && from_clearnet, shared, StdRng::seed_from_u64(rng.next_u64()));
+        let keeping =
+            server::run_admission(arrivals, from_onion && from_clearnet, shared, StdRng::seed_from_u64(rng.next_u64()));
         tasks.spawn(async move {
             keeping.await;
             "the door"
         });
         for (kind, listener) in self.0 {
-            let fronted = listener.local_addr().is_ok_and(|address| fronted.serves(kind, address));
-            let manner = Manner { fronted, ..manner(kind) };
-            let caller = if kind == ListenKind::Onion { Caller::Onion } else { Caller::Clearnet };
-            let listening = serve::listen(listener, caller, manner, door.clone());
+            let fronted = listener.local_addr().is_ok_and(|address| fronted.grants_backend(kind, address));
+            let manner = ConnectionKind { backend_access: fronted, ..manner(kind) };
+            let caller = if kind == ListenKind::Onion { Ingress::Onion } else { Ingress::Clearnet };
+            let listening = server::accept(listener, caller, manner, door.clone());
             tasks.spawn(async move {
                 listening.await;
                 "a listener"
@@ -73,11 +74,11 @@ impl Listeners {
     }
 }
 
-fn manner(kind: ListenKind) -> Manner {
+fn manner(kind: ListenKind) -> ConnectionKind {
     match kind {
-        ListenKind::Tcp | ListenKind::Onion => Manner::default(),
-        ListenKind::Tls => Manner { tls: true, ..Manner::default() },
-        ListenKind::Ws => Manner { websocket: true, ..Manner::default() },
-        ListenKind::Wss => Manner { tls: true, websocket: true, fronted: false },
+        ListenKind::Tcp | ListenKind::Onion => ConnectionKind::default(),
+        ListenKind::Tls => ConnectionKind { tls: true, ..ConnectionKind::default() },
+        ListenKind::Ws => ConnectionKind { websocket: true, ..ConnectionKind::default() },
+        ListenKind::Wss => ConnectionKind { tls: true, websocket: true, backend_access: false },
     }
 }

@@ -1,15 +1,15 @@
 //! The daemon: everything wired up, watched over and taken down again.
 
 mod bind;
-mod clearnet_name;
-mod core;
+mod book_task;
+mod clearnet_monitor;
 mod error;
-mod files;
-mod first_crawl;
+mod file_watcher;
+mod initial_crawl;
 mod listeners;
-mod machine;
 mod notice;
-mod own_address;
+mod own_address_check;
+mod platform;
 mod port_holder;
 mod reload;
 mod service_manager;
@@ -25,52 +25,54 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use self::clearnet_name::{ClearnetName, NameState};
-use self::core::{Core, Facts, News};
+use self::book_task::{BookOutputs, BookTask, StatusInputs};
+use self::clearnet_monitor::{ClearnetName, NameState};
 pub use self::error::DaemonError;
-use self::files::{BanFile, Watched};
+use self::file_watcher::{BanFile, FileWatcher};
 use self::listeners::Listeners;
-pub use self::reload::Again;
+pub use self::reload::ReloadHooks;
 use self::reload::Reloader;
 pub use self::shared_data::{Moved, move_shared_data};
-use crate::backend::{Address, Backend, BackendError, Front, Peers, Server};
-use crate::bans::Bans;
-use crate::book::{self, Book, Caller, Event, Failure, Snapshot};
+use crate::backend::{Backend, BackendError, BackendTarget, PeerPool, Server, UpstreamAddr};
+use crate::ban_list::Bans;
+use crate::book::{self, Event, Ingress, PeerBook, ProbeError, Snapshot};
+use crate::book_handle::{self, Inbox};
 use crate::clock;
 use crate::config::{Config, reaches};
-use crate::conversation::identity::Ourselves;
 use crate::dial::{Dialer, Direct, Tls};
-use crate::inbox::{self, Inbox};
+use crate::electrum::identity::LocalIdentity;
 use crate::peer::{Fault, Host};
-use crate::route::Routing;
-use crate::serve::{Acceptor, Arrival, Counters, Limits, LongLines, Manner, Shared, Source};
-use crate::status::ProbeTally;
-use crate::store::{Changes, Kept, Store, Writer};
-use crate::tor::{self, Health, Mode, Outlets, OwnName};
-use crate::{control, dial, irc, status};
+use crate::route::RoutingPolicy;
+use crate::server::{
+    Acceptor, ClientSource, ConnectionKind, Counters, IncomingConnection, Limits, LongLinePool, SessionContext,
+};
+use crate::status_page::ProbeMetrics;
+use crate::store::{LoadedState, Store, StoreHandle, Writer};
+use crate::tor::{self, Mode, OnionServiceState, TorChannels, TorHealth};
+use crate::{control, dial, irc_discovery, status_page};
 
 /// What is left to be written must be on disk within this when we are told to stop.
-const GOODBYE: Duration = Duration::from_secs(9);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(9);
 
 /// The server behind us is waited for at the start no longer than this.
-const BACKEND: Duration = Duration::from_secs(5);
+const BACKEND_START_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Callers of our onion service that may wait to be talked to.
 const ONION_CALLERS: usize = 64;
 
 /// Runs until it is told to stop, or something that must never end does.
-pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
+pub async fn run(config: Config, again: ReloadHooks) -> Result<(), DaemonError> {
     let start = |error: &dyn std::fmt::Display| DaemonError::Start(error.to_string());
-    let mut rng = machine::generator();
-    machine::clock(clock::now())?;
+    let mut rng = platform::root_rng();
+    platform::check_clock(clock::now())?;
     move_shared_data(&config)?.log(&config);
-    machine::data_directory(&config.data_dir)?;
+    platform::data_directory(&config.data_dir)?;
     let (store, kept) = Store::open(&config.store_path(), config.book.network, clock::now())?;
     let ban_file = BanFile::new(config.ban_path(), config.ban_file.is_some());
     let bans = watch::Sender::new(Arc::new(ban_file.read()?));
     let listeners = Listeners::open(&config)?;
-    let page = machine::listen("status.http", config.page.address().as_slice())?.pop();
-    let (certificate, acceptor) = if listeners.need_certificate() {
+    let page = platform::listen("status.listen", config.page.address().as_slice())?.pop();
+    let (certificate, acceptor) = if listeners.has_tls() {
         let credentials = watch::Sender::new(config.listen.certificate.load()?);
         let acceptor = Acceptor::new(credentials.subscribe()).map_err(|error| start(&error))?;
         (Some((config.listen.certificate.clone(), credentials)), Some(acceptor))
@@ -80,10 +82,10 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
     let control_path = config.control_path();
     let control =
         control::bind(&control_path).map_err(|error| DaemonError::Control { path: control_path.clone(), error })?;
-    let stop = machine::stop_signals().map_err(|error| start(&error))?;
-    let hangups = machine::hangups().map_err(|error| start(&error))?;
+    let stop = platform::stop_signals().map_err(|error| start(&error))?;
+    let hangups = platform::sighup_stream().map_err(|error| start(&error))?;
     let (mut writer, changes) = Writer::spawn(store).map_err(|error| start(&error))?;
-    let (inbox, inputs) = mpsc::channel(inbox::CAPACITY);
+    let (inbox, inputs) = mpsc::channel(book_handle::CAPACITY);
     if !config.ignored_variables.is_empty() {
         tracing::info!(variables = ?config.ignored_variables, "ignored the environment variables of Kubernetes services");
     }
@@ -91,24 +93,26 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
         network = %config.book.network, peers = kept.entries.len(), listening = ?listeners.names(),
         "waypost {} is up", env!("CARGO_PKG_VERSION")
     );
-    let tor = TorEnds::new(&config);
+    let tor = TorWiring::new(&config);
     let dialer = Dialer {
         tls: Tls::new().map_err(|error| start(&error))?,
-        direct: (config.book.routing == Routing::Mixed).then_some(Direct),
+        direct: (config.book.routing == RoutingPolicy::Split).then_some(Direct),
         tor: tor.way.subscribe(),
-        circle: dial::Circle::Peers,
+        circle: dial::Isolation::Peers,
     };
     let picture = watch::Sender::default();
     let mut own_addresses = listeners.addresses();
     own_addresses.extend(page.as_ref().and_then(|page| page.local_addr().ok()));
     let backend = backend(&config, &dialer, &own_addresses, picture.subscribe(), &inbox).await?;
     let counters = Arc::new(Counters::default());
-    let visits = config
-        .irc
-        .as_ref()
-        .map(|irc| watch::Sender::new(irc::Visits { server: irc.server.to_string(), ..irc::Visits::default() }));
-    let (probes, clearnet) = (ProbeTally::default(), watch::Sender::new(NameState::default()));
-    let facts = Facts {
+    let visits = config.irc.as_ref().map(|irc| {
+        watch::Sender::new(irc_discovery::IrcStatus {
+            server: irc.server.to_string(),
+            ..irc_discovery::IrcStatus::default()
+        })
+    });
+    let (probes, clearnet) = (ProbeMetrics::default(), watch::Sender::new(NameState::default()));
+    let facts = StatusInputs {
         started: clock::now(),
         is_new: kept.entries.is_empty(),
         listeners: listeners.names(),
@@ -124,13 +128,13 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
         backend: backend.clone(),
         irc: visits.as_ref().map(watch::Sender::subscribe),
     };
-    let (health, tor_health) = watch::channel(Health::default());
+    let (health, tor_health) = watch::channel(TorHealth::default());
     let banned = Arc::clone(&bans.borrow());
     let (snapshot, seen) = (picture.subscribe(), picture.subscribe());
-    let news = News { snapshot: picture, health };
-    let core = begin(&config, kept, banned, changes, dialer.clone(), facts, news, &mut rng);
+    let news = BookOutputs { snapshot: picture, health };
+    let core = build_book_task(&config, kept, banned, changes, dialer.clone(), facts, news, &mut rng);
     let limits = watch::Sender::new(limits(&config));
-    let shared = Shared {
+    let shared = SessionContext {
         ourselves: tor.ourselves.subscribe(),
         snapshot,
         bans: bans.subscribe(),
@@ -138,7 +142,7 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
         limits: limits.subscribe(),
         tls: acceptor,
         backend: backend.clone(),
-        long_lines: LongLines::new(if backend.is_some() { config.backend.line_bytes } else { 0 }),
+        long_lines: LongLinePool::new(if backend.is_some() { config.backend.line_bytes } else { 0 }),
         counters,
     };
 
@@ -147,7 +151,7 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
     let mut core = tokio::spawn(core.run(inputs, core_stops));
     let own_service = config.tor.settings.service.is_some();
     let door = listeners.serve(&mut tasks, shared, own_service, &config.backend, &mut rng);
-    let files = Watched::new(ban_file, bans, certificate, inbox.clone());
+    let files = FileWatcher::new(ban_file, bans, certificate, inbox.clone());
     let reloader = Reloader { running: config.clone(), again, limits, files, inbox: inbox.clone() };
     tasks.spawn(async move {
         reloader.run(hangups).await;
@@ -171,7 +175,8 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
         });
     }
     if let (Some(settings), Some(visits)) = (config.irc.clone(), visits) {
-        let visitor = irc::Visitor { settings, dialer: dialer.clone(), inbox: inbox.clone(), snapshot: seen, visits };
+        let visitor =
+            irc_discovery::IrcTask { settings, dialer: dialer.clone(), inbox: inbox.clone(), snapshot: seen, visits };
         let visiting = visitor.run(StdRng::seed_from_u64(rng.next_u64()));
         tasks.spawn(async move {
             visiting.await;
@@ -181,12 +186,12 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
     if let Some(backend) = backend {
         let (ourselves, inbox) = (tor.ourselves.clone(), inbox.clone());
         tasks.spawn(async move {
-            backend.watch(&ourselves, inbox).await;
+            backend.monitor(&ourselves, inbox).await;
             "the watch on the backend"
         });
     }
     if let Some(page) = page {
-        let showing = status::serve(page, config.status.clone(), probes, inbox.clone());
+        let showing = status_page::serve(page, config.status.clone(), probes, inbox.clone());
         tasks.spawn(async move {
             showing.await;
             "the status page"
@@ -200,7 +205,7 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
     tor.serve(&mut tasks, &config, dialer, tor_health, (door, inbox.clone()), &mut rng);
     let asked = inbox.clone();
     tasks.spawn(async move {
-        service_manager::stay_alive(asked).await;
+        service_manager::run_watchdog(asked).await;
         "the sign of life"
     });
     service_manager::ready();
@@ -211,7 +216,7 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
         }
         ended = tasks.join_next() => Some(ended.and_then(Result::ok).unwrap_or("a task")),
         _ = &mut core => Some("the book's task"),
-        () = writer.ended() => Some("the store's writer"),
+        () = writer.exited() => Some("the store's writer"),
     };
     service_manager::stopping();
     tasks.shutdown().await;
@@ -219,11 +224,11 @@ pub async fn run(config: Config, again: Again) -> Result<(), DaemonError> {
     let _ = std::fs::remove_file(&control_path);
     let _ = stop_core.send(());
     // The core's end lets go of the store, and the writer then writes what is left.
-    let goodbye = timeout(GOODBYE, async {
+    let goodbye = timeout(SHUTDOWN_TIMEOUT, async {
         if !core.is_finished() {
             let _ = core.await;
         }
-        let _ = tokio::task::spawn_blocking(move || writer.finish()).await;
+        let _ = tokio::task::spawn_blocking(move || writer.join()).await;
     });
     match (ended, goodbye.await) {
         (Some(name), _) => Err(DaemonError::Ended(name)),
@@ -240,15 +245,15 @@ pub fn seed_warnings(config: &Config) -> Vec<String> {
         Ok(bans) => (bans, None),
         Err(error) => (Bans::default(), Some(error.to_string())),
     };
-    let settings = book::Settings { bans: Arc::new(bans), ..config.book.clone() };
-    let book = Book::new(settings, Vec::new(), Duration::ZERO, Duration::ZERO, clock::now());
+    let settings = book::BookConfig { bans: Arc::new(bans), ..config.book.clone() };
+    let book = PeerBook::new(settings, Vec::new(), Duration::ZERO, Duration::ZERO, clock::now());
     let refused = book.refused_seeds();
-    unread.into_iter().chain(refused.iter().map(|(name, why)| notice::refused_seed(name, *why))).collect()
+    unread.into_iter().chain(refused.iter().map(|(name, reason)| notice::refused_seed(name, *reason))).collect()
 }
 
 /// What callers may use, as far as there are descriptors for it.
 fn limits(config: &Config) -> Arc<Limits> {
-    Arc::new(Limits { sessions: machine::descriptors(config.limits.sessions), ..config.limits.clone() })
+    Arc::new(Limits { sessions: platform::raise_fd_limit(config.limits.sessions), ..config.limits.clone() })
 }
 
 /// The server that we stand in front of. One that can't be reached now may be later; one of another network is a mistake.
@@ -261,17 +266,17 @@ async fn backend(
 ) -> Result<Option<Arc<Backend>>, DaemonError> {
     let address = match config.backend.electrum.clone() {
         None => return Ok(None),
-        Some(Front::Peers) => {
-            let peers = Peers::new(dialer.clone(), snapshot, inbox.clone());
+        Some(BackendTarget::Peers) => {
+            let peers = PeerPool::new(dialer.clone(), snapshot, inbox.clone());
             return Ok(Some(Arc::new(Backend::Peers(peers))));
         }
-        Some(Front::Server(address)) => address,
+        Some(BackendTarget::Server(address)) => address,
     };
     check_not_self(&address, own_addresses, dialer).await?;
     let (network, tls) = (config.book.network, dialer.tls.clone());
     let server = Server::new(address, network, tls, config.backend_key_path());
-    match timeout(BACKEND, server.ask(None)).await {
-        Ok(Err(BackendError::Failed(Failure::Bad(Fault::WrongGenesis)))) => {
+    match timeout(BACKEND_START_TIMEOUT, server.query_info(None)).await {
+        Ok(Err(BackendError::Failed(ProbeError::ProtocolViolation(Fault::WrongGenesis)))) => {
             Err(DaemonError::OtherNetwork(server.address.to_string(), network))
         }
         _ => Ok(Some(Arc::new(Backend::Server(server)))),
@@ -279,13 +284,13 @@ async fn backend(
 }
 
 /// Rejects a backend whose name leads to a listener, systemd's included.
-async fn check_not_self(address: &Address, listeners: &[SocketAddr], dialer: &Dialer) -> Result<(), DaemonError> {
-    let (Address::Tcp(endpoint) | Address::Tls(endpoint)) = address else { return Ok(()) };
+async fn check_not_self(address: &UpstreamAddr, listeners: &[SocketAddr], dialer: &Dialer) -> Result<(), DaemonError> {
+    let (UpstreamAddr::Tcp(endpoint) | UpstreamAddr::Tls(endpoint)) = address else { return Ok(()) };
     let addresses = match (&endpoint.host, dialer.direct) {
         (Host::Ip(ip), _) => vec![*ip],
         // A name that isn't found now is looked up again for each connection.
         (Host::Dns(name), Some(direct)) => {
-            timeout(BACKEND, direct.resolve(name)).await.ok().and_then(Result::ok).unwrap_or_default()
+            timeout(BACKEND_START_TIMEOUT, direct.resolve(name)).await.ok().and_then(Result::ok).unwrap_or_default()
         }
         _ => return Ok(()),
     };
@@ -300,21 +305,21 @@ async fn check_not_self(address: &Address, listeners: &[SocketAddr], dialer: &Di
 type Tasks = JoinSet<&'static str>;
 
 /// Our ends of what Tor is connected to.
-struct TorEnds {
-    way: watch::Sender<Option<dial::Tor>>,
-    name: watch::Sender<Option<OwnName>>,
+struct TorWiring {
+    way: watch::Sender<Option<dial::TorConnector>>,
+    name: watch::Sender<Option<OnionServiceState>>,
     report: watch::Sender<tor::Report>,
-    ourselves: watch::Sender<Arc<Ourselves>>,
+    ourselves: watch::Sender<Arc<LocalIdentity>>,
 }
 
-impl TorEnds {
-    fn new(config: &Config) -> TorEnds {
-        let name = config.tor.onion_host.clone().map(|(host, port)| OwnName::new(host, port));
-        TorEnds {
+impl TorWiring {
+    fn new(config: &Config) -> TorWiring {
+        let name = config.tor.onion_host.clone().map(|(host, port)| OnionServiceState::new(host, port));
+        TorWiring {
             way: watch::Sender::new(None),
             name: watch::Sender::new(name),
             report: watch::Sender::default(),
-            ourselves: watch::Sender::new(Arc::new(Ourselves::new(config.identity.clone()))),
+            ourselves: watch::Sender::new(Arc::new(LocalIdentity::new(config.identity.clone()))),
         }
     }
 
@@ -323,15 +328,15 @@ impl TorEnds {
         tasks: &mut Tasks,
         config: &Config,
         dialer: Dialer,
-        health: watch::Receiver<Health>,
-        (door, inbox): (mpsc::Sender<Arrival>, Inbox),
+        health: watch::Receiver<TorHealth>,
+        (door, inbox): (mpsc::Sender<IncomingConnection>, Inbox),
         rng: &mut StdRng,
     ) {
         if config.tor.settings.mode == Mode::Off {
             return;
         }
         let (callers, mut onion_callers) = mpsc::channel(ONION_CALLERS);
-        let watch = tor::NameWatch {
+        let watch = tor::OnionMonitor {
             network: config.book.network,
             dialer,
             name: self.name.clone(),
@@ -344,7 +349,7 @@ impl TorEnds {
             watching.await;
             "the watch on our onion name"
         });
-        let outlets = Outlets { way: self.way, inbox, health, name: self.name, report: self.report, callers };
+        let outlets = TorChannels { connector: self.way, inbox, health, name: self.name, report: self.report, callers };
         let (settings, secret) = (config.tor.settings.clone(), rng.random());
         tasks.spawn(async move {
             tor::run(settings, secret, outlets).await;
@@ -352,9 +357,9 @@ impl TorEnds {
         });
         tasks.spawn(async move {
             while let Some((stream, circuit)) = onion_callers.recv().await {
-                let source = Source::Circuit(circuit);
-                let manner = Manner { fronted: true, ..Manner::default() };
-                let arrival = Arrival { stream, from: None, source, caller: Caller::Onion, manner };
+                let source = ClientSource::Circuit(circuit);
+                let manner = ConnectionKind { backend_access: true, ..ConnectionKind::default() };
+                let arrival = IncomingConnection { stream, from: None, source, caller: Ingress::Onion, manner };
                 if door.send(arrival).await.is_err() {
                     break;
                 }
@@ -366,25 +371,25 @@ impl TorEnds {
 
 /// The book's task, ready to run, with the first picture of what it knows.
 #[expect(clippy::too_many_arguments, reason = "called once, from the wiring")]
-fn begin(
+fn build_book_task(
     config: &Config,
-    kept: Kept,
+    kept: LoadedState,
     bans: Arc<Bans>,
-    changes: Changes,
+    changes: StoreHandle,
     dialer: Dialer,
-    facts: Facts,
-    news: News,
+    facts: StatusInputs,
+    news: BookOutputs,
     rng: &mut StdRng,
-) -> Core {
+) -> BookTask {
     let now = facts.started;
-    if let Some((aside, why)) = &kept.moved_aside {
-        tracing::warn!(kept_as = %aside.display(), why, "the store was damaged; it was moved aside and a new one begun");
+    if let Some((aside, reason)) = &kept.quarantined {
+        tracing::warn!(kept_as = %aside.display(), reason, "the store was damaged; it was moved aside and a new one begun");
     }
     if kept.unreadable > 0 {
         tracing::warn!(records = kept.unreadable, "the store has records that can't be read; they are left alone");
     }
-    let mut book = Book::new(config.book.clone(), kept.entries, kept.direct, kept.tor, now);
-    let mut first = book.handle(Event::Bans(bans), now, rng);
-    first.extend(book.seed(now, rng));
-    Core::new(book, first, changes, dialer, facts, news, StdRng::seed_from_u64(rng.next_u64()))
+    let mut book = PeerBook::new(config.book.clone(), kept.entries, kept.direct, kept.tor, now);
+    let mut first = book.handle(Event::BansReplaced(bans), now, rng);
+    first.extend(book.add_seeds(now, rng));
+    BookTask::new(book, first, changes, dialer, facts, news, StdRng::seed_from_u64(rng.next_u64()))
 }

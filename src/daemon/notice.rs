@@ -3,43 +3,45 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::clearnet_name::NameState;
+use super::clearnet_monitor::NameState;
 use crate::backend::Backend;
-use crate::book::{Book, Entry, Notice, Refusal, Uptime, WINDOWS};
+use crate::book::{BookNotice, Entry, IntakeError, PeerBook, Uptime, WINDOWS};
 use crate::clock::Time;
-use crate::control::{BackendStatus, CallerStatus, ClearnetStatus, OnionStatus, PeerRow, StoreStatus};
-use crate::conversation::identity::Identity;
+use crate::control::{BackendStatus, ClearnetStatus, ClientStats, OnionStatus, PeerInfo, StoreStatus};
+use crate::electrum::identity::Identity;
 use crate::netgroup;
 use crate::peer::{Host, Port, Ports, RealName, RealNameError};
 use crate::route::TorState;
-use crate::serve::Counters;
+use crate::server::Counters;
 use crate::store::WriterStatus;
-use crate::tor::OwnName;
+use crate::tor::OnionServiceState;
 
 /// One line for what an operator wants to know; nothing of callers at this level.
-pub fn log(notice: &Notice) {
+pub fn log(notice: &BookNotice) {
     match notice {
-        Notice::Verified { host, software } => {
+        BookNotice::Verified { host, software } => {
             tracing::info!(%host, software = software.as_deref().unwrap_or("unknown"), "verified");
         }
-        Notice::Lost { host, why } => tracing::info!(%host, %why, "lost: not told of any more"),
-        Notice::Bad { host, why } => tracing::info!(%host, %why, "bad: not told of"),
-        Notice::Forgotten { host } => tracing::info!(%host, "forgotten: no success for too long"),
-        Notice::NotTheCaller { host } => tracing::debug!(%host, "an add_peer named a host of another address"),
-        Notice::Banned { host } => tracing::info!(%host, "banned: dropped"),
-        Notice::KeyChanged { host } => tracing::info!(%host, "its TLS key has changed"),
-        Notice::NetworkDown => {
+        BookNotice::NoLongerAdvertised { host, reason } => {
+            tracing::info!(%host, %reason, "lost: not told of any more")
+        }
+        BookNotice::Misbehaved { host, reason } => tracing::info!(%host, %reason, "bad: not told of"),
+        BookNotice::Forgotten { host } => tracing::info!(%host, "forgotten: no success for too long"),
+        BookNotice::AddPeerSpoofed { host } => tracing::debug!(%host, "an add_peer named a host of another address"),
+        BookNotice::Banned { host } => tracing::info!(%host, "banned: dropped"),
+        BookNotice::KeyChanged { host } => tracing::info!(%host, "its TLS key has changed"),
+        BookNotice::NetworkDown => {
             tracing::warn!("nobody answers, not even peers that were fine lately: our own network seems to be down");
         }
-        Notice::NetworkUp => tracing::info!("our network is back"),
-        Notice::Tor(state @ TorState::Down { .. }) => tracing::warn!("Tor is {state}"),
-        Notice::Tor(state) => tracing::info!("Tor is {state}"),
-        Notice::TorClearnet(access) => match access.refusal() {
-            Some(why) => tracing::warn!("clearnet peers wait, as tor.only leaves no other route: {why}"),
+        BookNotice::NetworkUp => tracing::info!("our network is back"),
+        BookNotice::Tor(state @ TorState::Down { .. }) => tracing::warn!("Tor is {state}"),
+        BookNotice::Tor(state) => tracing::info!("Tor is {state}"),
+        BookNotice::TorClearnet(access) => match access.refusal() {
+            Some(reason) => tracing::warn!("clearnet peers wait, as tor.only leaves no other route: {reason}"),
             None => tracing::info!("Tor accepts clearnet connections again; clearnet peers are tried"),
         },
-        Notice::SeedRefused { name, why } => tracing::warn!("{}", refused_seed(name, *why)),
-        Notice::SeedsAgain => tracing::info!("no verified peer is left; asking the seeds again"),
+        BookNotice::SeedRefused { name, reason } => tracing::warn!("{}", refused_seed(name, *reason)),
+        BookNotice::SeedsReused => tracing::info!("no verified peer is left; asking the seeds again"),
     }
 }
 
@@ -52,26 +54,31 @@ pub fn no_real_name(line: &str, error: RealNameError) -> String {
 }
 
 /// Why a seed is not taken in, and what the operator may do.
-pub fn refused_seed(name: &RealName, why: Refusal) -> String {
-    format!("discovery.seeds: {:?} is not taken in: {why}{}", name.to_string(), advice(why))
+pub fn refused_seed(name: &RealName, reason: IntakeError) -> String {
+    format!("discovery.seeds: {:?} is not taken in: {reason}{}", name.to_string(), advice(reason))
 }
 
 /// What an operator may do about a server that isn't taken in.
-pub fn advice(refusal: Refusal) -> &'static str {
+pub fn advice(refusal: IntakeError) -> &'static str {
     match refusal {
-        Refusal::Banned => "; `waypost unban` takes that back",
-        Refusal::NotPublic => "; discovery.allow_private lets such hosts be peers, in a network for tests",
-        Refusal::WrongGenesis => "; network says which chain is wanted",
-        Refusal::OurOwn => "; identity and our onion service say which names are",
-        Refusal::OnlyTls => "; write s and its TLS port after the host",
-        Refusal::Ports | Refusal::NoHost => "; write s50002, t50001 or what its ports are after the host",
-        Refusal::Bad => "; `waypost peers` says in what, and `waypost forget` has it tried anew",
-        Refusal::Duplicate => "; write all ports of a host into one seed",
-        Refusal::Full => "; `waypost peers --state candidate` shows them, and `waypost forget` drops one",
-        Refusal::SourceBudget | Refusal::DomainBudget | Refusal::OnionBudget | Refusal::OverallBudget => {
-            "; add it again in an hour"
+        IntakeError::Banned => "; `waypost unban` takes that back",
+        IntakeError::NotPublic => "; discovery.allow_private lets such hosts be peers, in a network for tests",
+        IntakeError::WrongGenesis => "; network says which chain is wanted",
+        IntakeError::LocalHost => "; identity and our onion service say which names are",
+        IntakeError::TlsRequired => "; write s and its TLS port after the host",
+        IntakeError::NoDialablePort | IntakeError::NoHost => {
+            "; write s50002, t50001 or what its ports are after the host"
         }
-        Refusal::NotTheCaller => "",
+        IntakeError::KnownMisbehaving => "; `waypost peers` says in what, and `waypost forget` has it tried anew",
+        IntakeError::Duplicate => "; write all ports of a host into one seed",
+        IntakeError::CandidateTableFull => {
+            "; `waypost peers --state candidate` shows them, and `waypost forget` drops one"
+        }
+        IntakeError::SourceBudget
+        | IntakeError::DomainBudget
+        | IntakeError::OnionBudget
+        | IntakeError::OverallBudget => "; add it again in an hour",
+        IntakeError::NotTheCaller => "",
     }
 }
 
@@ -79,28 +86,28 @@ pub fn advice(refusal: Refusal) -> &'static str {
 pub fn backend(backend: &Backend, identity: &Identity) -> BackendStatus {
     let behind = identity.behind();
     BackendStatus {
-        electrum: backend.front(),
-        trouble: backend.trouble(),
+        electrum: backend.target(),
+        error: backend.last_error(),
         software: behind.and_then(|behind| behind.software.clone()),
         tip: behind.and_then(|behind| behind.tip),
-        sessions: backend.carried().into_iter().map(|(host, sessions)| (host.to_string(), sessions)).collect(),
+        sessions: backend.session_counts().into_iter().map(|(host, sessions)| (host.to_string(), sessions)).collect(),
     }
 }
 
 pub fn store(writer: &WriterStatus, path: &Path) -> StoreStatus {
     let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    StoreStatus { failing: writer.is_failing(), waiting: writer.waiting(), batches: writer.batches(), bytes }
+    StoreStatus { failing: writer.is_failing(), pending: writer.waiting(), batches: writer.batches(), bytes }
 }
 
 /// Their numbers, and nothing of who they were.
-pub fn callers(counters: &Counters) -> CallerStatus {
-    CallerStatus {
+pub fn callers(counters: &Counters) -> ClientStats {
+    ClientStats {
         open_sessions: counters.open.value(),
         sessions: counters.sessions.value(),
         sessions_onion: counters.sessions_onion.value(),
         requests: counters.requests.value(),
         calls: counters.calls.counts(),
-        passed_requests: counters.passed_requests.value(),
+        forwarded_requests: counters.forwarded_requests.value(),
         backend_failures: counters.backend_failures.value(),
         refused_full: counters.refused_full.value(),
         refused_source: counters.refused_source.value(),
@@ -108,28 +115,28 @@ pub fn callers(counters: &Counters) -> CallerStatus {
         evicted: counters.evicted.value(),
         failed_handshakes: counters.failed_handshakes.value(),
         delayed_requests: counters.delayed_requests.value(),
-        excessive_requests: counters.excessive_requests.value(),
-        excessive_bytes: counters.excessive_bytes.value(),
-        unreadable_lines: counters.unreadable_lines.value(),
+        rate_limited_requests: counters.rate_limited_requests.value(),
+        rate_limited_bytes: counters.rate_limited_bytes.value(),
+        malformed_lines: counters.malformed_lines.value(),
         slow: counters.slow.value(),
         idle: counters.idle.value(),
-        broken_sessions: counters.broken_sessions.value(),
+        panicked_sessions: counters.panicked_sessions.value(),
     }
 }
 
-pub fn onion(name: &OwnName) -> OnionStatus {
+pub fn onion(name: &OnionServiceState) -> OnionStatus {
     OnionStatus {
         host: name.host.to_string(),
         port: name.port.get(),
-        reached: name.reached,
-        missed: name.missed,
-        trouble: name.trouble.clone(),
+        last_reached: name.reached,
+        failures: name.failures,
+        error: name.last_error.clone(),
     }
 }
 
 /// How the own clearnet name is shown.
 pub fn clearnet(host: &Host, ports: Ports, state: &NameState, reached: Option<Time>) -> ClearnetStatus {
-    let NameState { address, via, missed, trouble, warnings } = state.clone();
+    let NameState { address, via, missed, problem, warnings } = state.clone();
     ClearnetStatus {
         host: host.to_string(),
         tcp_port: ports.tcp().map(Port::get),
@@ -137,17 +144,17 @@ pub fn clearnet(host: &Host, ports: Ports, state: &NameState, reached: Option<Ti
         address: address.map(|ip| ip.to_string()),
         via,
         // Where there is no path, it is advertised without having been reached.
-        reached: reached.filter(|_| via.is_some()),
-        missed,
-        trouble,
+        last_reached: reached.filter(|_| via.is_some()),
+        failures: missed,
+        error: problem,
         warnings,
     }
 }
 
-pub fn row(book: &Book, entry: &Entry, now: Time) -> PeerRow {
-    let recent = book.settings().recent;
-    let trouble = entry.bad.or_else(|| entry.history.back().and_then(|past| past.failure));
-    PeerRow {
+pub fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
+    let recent = book.settings().max_advertised_age;
+    let problem = entry.violation.or_else(|| entry.history.back().and_then(|past| past.failure));
+    PeerInfo {
         host: entry.host.to_string(),
         state: entry.state(now, recent),
         ip: entry.ip.map(|ip| netgroup::canonical(ip).to_string()),
@@ -159,17 +166,17 @@ pub fn row(book: &Book, entry: &Entry, now: Time) -> PeerRow {
         genesis_hash: entry.genesis_hash.map(hex::encode),
         key: entry.key.map(|key| hex::encode(key.sha256)),
         key_since: entry.key.map(|key| key.since),
-        key_changes: entry.key.map_or(0, |key| key.changes),
+        key_changes: entry.key.map_or(0, |key| key.rotation_count),
         tip: entry.tip,
         source: entry.source.to_string(),
-        first_hand: entry.first_hand,
+        self_reported: entry.self_reported,
         first_seen: entry.first_seen,
         last_try: entry.last_try,
         last_success: entry.last_success,
-        next_try: entry.next,
+        next_try: entry.next_probe_at,
         waiting_for: book.waiting(entry, now).map(|waiting| waiting.to_string()),
         failures: entry.failures,
-        trouble: trouble.map(|failure| failure.to_string()),
+        error: problem.map(|failure| failure.to_string()),
         latency_ms: entry.latency().and_then(|latency| u64::try_from(latency.as_millis()).ok()),
         uptime: uptime(&entry.uptime),
         history: entry.history.iter().map(|past| past.failure.is_none()).collect(),

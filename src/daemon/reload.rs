@@ -8,25 +8,25 @@ use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::files::{BanFile, Reread, Watched};
+use super::file_watcher::{BanFile, FileWatcher, ReloadOutcome};
 use super::{limits, service_manager};
 use crate::book::Event;
+use crate::book_handle::{BookMessage, Inbox};
 use crate::config::{Config, ConfigError};
-use crate::inbox::{Inbox, Input};
-use crate::serve::Limits;
+use crate::server::Limits;
 
 /// Between two looks whether a file has changed.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// What whoever started us does again for us.
-pub struct Again {
+pub struct ReloadHooks {
     /// Loads the configuration from where it came from at the start.
     pub load: Box<dyn Fn() -> Result<Config, ConfigError> + Send>,
     /// Has the log show as much as this level says.
     pub log_level: Box<dyn Fn(&str) + Send>,
 }
 
-impl fmt::Debug for Again {
+impl fmt::Debug for ReloadHooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Again")
     }
@@ -34,9 +34,9 @@ impl fmt::Debug for Again {
 
 pub struct Reloader {
     pub running: Config,
-    pub again: Again,
+    pub again: ReloadHooks,
     pub limits: watch::Sender<Arc<Limits>>,
-    pub files: Watched,
+    pub files: FileWatcher,
     pub inbox: Inbox,
 }
 
@@ -47,7 +47,7 @@ impl Reloader {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.inbox.is_closed() {
             tokio::select! {
-                _ = looks.tick() => self.files.look().await,
+                _ = looks.tick() => self.files.poll().await,
                 Some(()) = hangups.recv() => {
                     service_manager::reloading();
                     if let Err(error) = self.reload().await {
@@ -62,9 +62,9 @@ impl Reloader {
     /// Takes over what can change under a running daemon, and names all else that is to change.
     async fn reload(&mut self) -> Result<(), Wrong> {
         let new = (self.again.load)()?;
-        let mut taken = self.running.taking_over(&new);
-        let mut changed = self.running.differences(&taken)?;
-        let left = taken.differences(&new)?;
+        let mut taken = self.running.with_reloadable_from(&new);
+        let mut changed = self.running.diff_keys(&taken)?;
+        let left = taken.diff_keys(&new)?;
         let has_changed = |keys: &[String], key: &str| keys.iter().any(|changed| changed.starts_with(key));
 
         if has_changed(&changed, "log.level") {
@@ -77,20 +77,20 @@ impl Reloader {
         }
         if has_changed(&changed, "discovery.seeds") {
             let seeds = taken.book.seeds.clone();
-            let _ = self.inbox.send(Input::Event(Event::Seeds(seeds))).await;
+            let _ = self.inbox.send(BookMessage::Event(Event::SeedsReplaced(seeds))).await;
         }
         match self.files.read_bans(BanFile::new(taken.ban_path(), taken.ban_file.is_some())).await {
-            Reread::Same => {}
-            Reread::Changed => changed.push("bans".to_owned()),
-            Reread::Failed => {
+            ReloadOutcome::Same => {}
+            ReloadOutcome::Changed => changed.push("bans".to_owned()),
+            ReloadOutcome::Failed => {
                 taken.ban_file = self.running.ban_file.clone();
                 changed.retain(|key| key != "discovery.ban_file");
             }
         }
         match self.files.read_certificate(taken.listen.certificate.clone()) {
-            Reread::Same => {}
-            Reread::Changed => changed.push("certificate".to_owned()),
-            Reread::Failed => {
+            ReloadOutcome::Same => {}
+            ReloadOutcome::Changed => changed.push("certificate".to_owned()),
+            ReloadOutcome::Failed => {
                 taken.listen.certificate = self.running.listen.certificate.clone();
                 changed.retain(|key| key != "listen.cert" && key != "listen.key");
             }

@@ -3,8 +3,8 @@
 use sd_notify::{NotifyState, notify};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::book_handle::{AdminRequest, Inbox};
 use crate::control;
-use crate::inbox::{Ask, Inbox};
 
 /// We take callers in.
 pub fn ready() {
@@ -25,13 +25,13 @@ pub fn stopping() {
 }
 
 /// Says that we are alive as often as is wanted, for as long as the book's task answers.
-pub async fn stay_alive(inbox: Inbox) {
+pub async fn run_watchdog(inbox: Inbox) {
     let Some(longest) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
     let mut next = Instant::now();
     loop {
         sleep_until(next).await;
         next = Instant::now() + longest / 3;
-        let answered = timeout(longest / 3, control::ask(&inbox, Ask::Status)).await;
+        let answered = timeout(longest / 3, control::query(&inbox, AdminRequest::Status)).await;
         if answered.is_ok_and(|answer| answer.is_ok()) {
             tell(&[NotifyState::Watchdog]);
         } else {

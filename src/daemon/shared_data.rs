@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{DaemonError, machine};
+use super::{DaemonError, platform};
 use crate::config::Config;
 use crate::store::HeldStore;
 
@@ -55,11 +55,11 @@ pub fn move_shared_data(config: &Config) -> Result<Moved, DaemonError> {
     if !held.chain.as_ref().is_some_and(|chain| chain.is(config.book.network)) {
         return Ok(result);
     }
-    machine::data_directory(&config.data_dir)?;
+    platform::data_directory(&config.data_dir)?;
     for name in FILES {
         move_file(&shared.join(name), &config.data_dir.join(name), &mut result)?;
     }
-    // On disk before the store is, whatever happens to the machine.
+    // On disk before the store is, whatever happens to the platform.
     for folder in [shared, &config.data_dir] {
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
         synced.map_err(|error| failed(shared, &config.data_dir, error))?;
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::book::{Entry, Source};
     use crate::clock::Time;
-    use crate::config::{self, Raw};
+    use crate::config::{self, ConfigFile};
     use crate::network::Network;
     use crate::peer::RealName;
     use crate::store::{Change, Store};
@@ -116,7 +116,8 @@ mod tests {
 
         fn config(&self, network: Network) -> Config {
             let environment = [("XDG_DATA_HOME".into(), self.dir.path().into())];
-            config::load(None, environment.into_iter(), Raw { network: Some(network), ..Raw::default() }).unwrap()
+            config::load(None, environment.into_iter(), ConfigFile { network: Some(network), ..ConfigFile::default() })
+                .unwrap()
         }
 
         /// Puts a store and the other files of a chain into the shared directory.
@@ -156,7 +157,7 @@ mod tests {
         let dirs = Dirs::new();
         dirs.fill(Network::Signet);
         let config = dirs.config(Network::Signet);
-        // As if the machine had stopped after the first two.
+        // As if the platform had stopped after the first two.
         std::fs::create_dir(&config.data_dir).unwrap();
         for name in ["bans", "tls-cert.pem"] {
             std::fs::rename(dirs.shared().join(name), config.data_dir.join(name)).unwrap();

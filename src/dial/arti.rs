@@ -11,19 +11,19 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tor_rtcompat::tokio::TokioRustlsRuntime;
 
-use crate::book::Failure;
+use crate::book::ProbeError;
 use crate::peer::{DnsName, Host, Port};
 
 pub type Client = TorClient<TokioRustlsRuntime>;
 
 /// Longer than this is no answer, whatever Arti still tries.
-const CONNECT: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A client, for dialling, until it is given up.
 #[derive(Clone)]
 pub struct Arti {
     client: Arc<Client>,
-    given_up: CancellationToken,
+    cancelled: CancellationToken,
 }
 
 impl std::fmt::Debug for Arti {
@@ -35,31 +35,33 @@ impl std::fmt::Debug for Arti {
 impl Arti {
     /// What is under way when the token is cancelled ends at once: it would keep the client, and its files, from whoever
     /// comes after it.
-    pub fn new(client: Arc<Client>, given_up: CancellationToken) -> Arti {
-        Arti { client, given_up }
+    pub fn new(client: Arc<Client>, cancelled: CancellationToken) -> Arti {
+        Arti { client, cancelled }
     }
 
     /// Connects through circuits of this circle alone.
     ///
     /// Some errors say neither that the peer is gone nor that our Tor is; a circuit from last time that died meanwhile
     /// makes such a one. After those it is tried once more, on circuits that nobody used before.
-    pub async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<DataStream, Failure> {
+    pub async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<DataStream, ProbeError> {
         let host = host.to_string();
         let connecting = async {
             let target = (host.as_str(), port.get());
-            match self.client.connect_with_prefs(target, &kept(circle)).await {
-                Err(error) if is_doubtful(error.kind()) => self.client.connect_with_prefs(target, &fresh(circle)).await,
+            match self.client.connect_with_prefs(target, &shared_prefs(circle)).await {
+                Err(error) if is_retryable(error.kind()) => {
+                    self.client.connect_with_prefs(target, &new_circuit_prefs(circle)).await
+                }
                 outcome => outcome,
             }
         };
-        self.bounded(connecting, Failure::Unreachable).await
+        self.with_timeout(connecting, ProbeError::Unreachable).await
     }
 
     /// Has an exit look a name up.
-    pub async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, Failure> {
-        let prefs = kept(circle);
+    pub async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, ProbeError> {
+        let prefs = shared_prefs(circle);
         let resolving = self.client.resolve_with_prefs(name.as_str(), &prefs);
-        match self.bounded(resolving, Failure::NotFound).await {
+        match self.with_timeout(resolving, ProbeError::NameNotFound).await {
             Ok(addresses) => {
                 let mut addresses: Vec<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
                 // Every exit that lets anybody out does so by IPv4.
@@ -67,38 +69,38 @@ impl Arti {
                 addresses.dedup();
                 Ok(addresses)
             }
-            Err(ours @ (Failure::OurTor | Failure::OurLimits)) => Err(ours),
-            Err(_) => Err(Failure::NotFound),
+            Err(ours @ (ProbeError::TorUnavailable | ProbeError::LocalResourceExhausted)) => Err(ours),
+            Err(_) => Err(ProbeError::NameNotFound),
         }
     }
 
-    async fn bounded<T>(
+    async fn with_timeout<T>(
         &self,
         asking: impl Future<Output = Result<T, arti_client::Error>>,
-        too_late: Failure,
-    ) -> Result<T, Failure> {
-        let given_up = self.given_up.clone();
-        match given_up.run_until_cancelled(timeout(CONNECT, asking)).await {
+        too_late: ProbeError,
+    ) -> Result<T, ProbeError> {
+        let given_up = self.cancelled.clone();
+        match given_up.run_until_cancelled(timeout(CONNECT_TIMEOUT, asking)).await {
             Some(Ok(Ok(answer))) => Ok(answer),
             Some(Ok(Err(error))) => {
                 tracing::debug!(kind = ?error.kind(), "Tor refuses");
                 Err(failure(error.kind()))
             }
             Some(Err(_)) => Err(too_late),
-            None => Err(Failure::OurTor),
+            None => Err(ProbeError::TorUnavailable),
         }
     }
 }
 
 /// What tells circuits apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Label {
+struct IsolationLabel {
     circle: String,
     /// 0 for the circuits that a circle keeps.
     number: u64,
 }
 
-impl IsolationHelper for Label {
+impl IsolationHelper for IsolationLabel {
     fn compatible_same_type(&self, other: &Self) -> bool {
         self == other
     }
@@ -108,22 +110,22 @@ impl IsolationHelper for Label {
     }
 }
 
-fn kept(circle: &str) -> StreamPrefs {
+fn shared_prefs(circle: &str) -> StreamPrefs {
     labelled(circle, 0)
 }
 
-fn fresh(circle: &str) -> StreamPrefs {
+fn new_circuit_prefs(circle: &str) -> StreamPrefs {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     labelled(circle, NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 fn labelled(circle: &str, number: u64) -> StreamPrefs {
     let mut prefs = StreamPrefs::new();
-    prefs.set_isolation(Label { circle: circle.to_owned(), number });
+    prefs.set_isolation(IsolationLabel { circle: circle.to_owned(), number });
     prefs
 }
 
-fn is_doubtful(kind: ErrorKind) -> bool {
+fn is_retryable(kind: ErrorKind) -> bool {
     use ErrorKind::{
         BadApiUsage, CircuitCollapse, CircuitRefused, ExitTimeout, RelayTooBusy, RemoteNetworkTimeout,
         TorNetworkTimeout, TransientFailure,
@@ -142,11 +144,11 @@ fn is_doubtful(kind: ErrorKind) -> bool {
 }
 
 /// Whose trouble an error is.
-fn failure(kind: ErrorKind) -> Failure {
+fn failure(kind: ErrorKind) -> ProbeError {
     use ErrorKind as Kind;
     match kind {
         Kind::OnionServiceNotFound | Kind::OnionServiceAddressInvalid | Kind::InvalidStreamTarget => {
-            Failure::NoDescriptor
+            ProbeError::OnionDescriptorNotFound
         }
         Kind::RemoteConnectionRefused
         | Kind::RemoteStreamClosed
@@ -155,8 +157,8 @@ fn failure(kind: ErrorKind) -> Failure {
         | Kind::ExitPolicyRejected
         | Kind::OnionServiceMissingClientAuth
         | Kind::OnionServiceWrongClientAuth
-        | Kind::OnionServiceProtocolViolation => Failure::Refused,
-        Kind::RemoteHostNotFound | Kind::RemoteHostResolutionFailed => Failure::NotFound,
+        | Kind::OnionServiceProtocolViolation => ProbeError::Refused,
+        Kind::RemoteHostNotFound | Kind::RemoteHostResolutionFailed => ProbeError::NameNotFound,
         Kind::TorAccessFailed
         | Kind::BootstrapRequired
         | Kind::DirectoryExpired
@@ -167,35 +169,35 @@ fn failure(kind: ErrorKind) -> Failure {
         | Kind::ClockSkew
         | Kind::ArtiShuttingDown
         | Kind::ReactorShuttingDown
-        | Kind::SoftwareDeprecated => Failure::OurTor,
-        Kind::LocalResourceExhausted => Failure::OurLimits,
+        | Kind::SoftwareDeprecated => ProbeError::TorUnavailable,
+        Kind::LocalResourceExhausted => ProbeError::LocalResourceExhausted,
         // What may have been brought about by the peer is none of Tor's failing, nor surely the peer's.
-        _ => Failure::Unreachable,
+        _ => ProbeError::Unreachable,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::book::Blame;
+    use crate::book::FailureOrigin;
 
     #[test]
     fn our_tor_is_told_from_the_peer() {
-        assert_eq!(failure(ErrorKind::TorAccessFailed).blame(), Blame::Us);
-        assert_eq!(failure(ErrorKind::DirectoryExpired).blame(), Blame::Us);
-        assert_eq!(failure(ErrorKind::OnionServiceNotFound), Failure::NoDescriptor);
-        assert_eq!(failure(ErrorKind::OnionServiceConnectionFailed), Failure::Unreachable);
-        assert_eq!(failure(ErrorKind::RemoteStreamError), Failure::Refused);
-        assert_eq!(failure(ErrorKind::RemoteHostNotFound), Failure::NotFound);
+        assert_eq!(failure(ErrorKind::TorAccessFailed).blame(), FailureOrigin::Local);
+        assert_eq!(failure(ErrorKind::DirectoryExpired).blame(), FailureOrigin::Local);
+        assert_eq!(failure(ErrorKind::OnionServiceNotFound), ProbeError::OnionDescriptorNotFound);
+        assert_eq!(failure(ErrorKind::OnionServiceConnectionFailed), ProbeError::Unreachable);
+        assert_eq!(failure(ErrorKind::RemoteStreamError), ProbeError::Refused);
+        assert_eq!(failure(ErrorKind::RemoteHostNotFound), ProbeError::NameNotFound);
         // Whoever it was, it is not counted against the peer before something else gets through.
         for kind in [ErrorKind::RemoteNetworkTimeout, ErrorKind::TorNetworkTimeout, ErrorKind::NoExit] {
-            assert_eq!(failure(kind).blame(), Blame::Unclear, "{kind:?}");
+            assert_eq!(failure(kind).blame(), FailureOrigin::Ambiguous, "{kind:?}");
         }
     }
 
     #[test]
     fn circles_share_nothing() {
-        let label = |circle: &str, number| Label { circle: circle.to_owned(), number };
+        let label = |circle: &str, number| IsolationLabel { circle: circle.to_owned(), number };
         assert!(label("a", 0).compatible_same_type(&label("a", 0)));
         assert!(!label("a", 0).compatible_same_type(&label("b", 0)));
         assert!(!label("a", 0).compatible_same_type(&label("a", 1)));

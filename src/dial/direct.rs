@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 
-use crate::book::Failure;
+use crate::book::ProbeError;
 use crate::peer::{DnsName, Port};
 
 /// For each address of a name.
-const CONNECT: Duration = Duration::from_secs(8);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Resolvers try again for themselves within this.
 const RESOLVE: Duration = Duration::from_secs(12);
@@ -23,39 +23,39 @@ pub struct Direct;
 
 impl Direct {
     /// Looks a name up the way this machine is set up to: hosts file, name service switch, DNS.
-    pub async fn resolve(self, name: &DnsName) -> Result<Vec<IpAddr>, Failure> {
+    pub async fn resolve(self, name: &DnsName) -> Result<Vec<IpAddr>, ProbeError> {
         match timeout(RESOLVE, lookup_host((name.as_str(), 0))).await {
             Ok(Ok(addresses)) => {
                 let mut addresses: Vec<IpAddr> = addresses.map(|address| address.ip().to_canonical()).collect();
                 addresses.dedup();
                 Ok(addresses)
             }
-            Ok(Err(_)) | Err(_) => Err(Failure::NotFound),
+            Ok(Err(_)) | Err(_) => Err(ProbeError::NameNotFound),
         }
     }
 
     /// Connects to a program on this machine.
-    pub async fn connect_unix(self, path: &Path) -> Result<UnixStream, Failure> {
+    pub async fn connect_unix(self, path: &Path) -> Result<UnixStream, ProbeError> {
         UnixStream::connect(path).await.map_err(|error| match error.kind() {
-            ErrorKind::ConnectionRefused => Failure::Refused,
-            ErrorKind::NotFound => Failure::NotFound,
-            _ => super::out_of_descriptors(&error).unwrap_or(Failure::Unreachable),
+            ErrorKind::ConnectionRefused => ProbeError::Refused,
+            ErrorKind::NotFound => ProbeError::NameNotFound,
+            _ => super::local_exhaustion(&error).unwrap_or(ProbeError::Unreachable),
         })
     }
 
     /// Connects to the first of these that answers.
-    pub async fn connect(self, addresses: &[IpAddr], port: Port) -> Result<(TcpStream, IpAddr), Failure> {
-        let mut failure = Failure::Unreachable;
+    pub async fn connect(self, addresses: &[IpAddr], port: Port) -> Result<(TcpStream, IpAddr), ProbeError> {
+        let mut failure = ProbeError::Unreachable;
         for ip in addresses {
-            match timeout(CONNECT, TcpStream::connect((*ip, port.get()))).await {
+            match timeout(CONNECT_TIMEOUT, TcpStream::connect((*ip, port.get()))).await {
                 Ok(Ok(stream)) => {
                     // Our lines are short and each waits for its answer.
                     let _ = stream.set_nodelay(true);
                     return Ok((stream, *ip));
                 }
-                Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => failure = Failure::Refused,
+                Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => failure = ProbeError::Refused,
                 Ok(Err(error)) => {
-                    if let Some(ours) = super::out_of_descriptors(&error) {
+                    if let Some(ours) = super::local_exhaustion(&error) {
                         return Err(ours);
                     }
                 }

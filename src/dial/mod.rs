@@ -18,12 +18,12 @@ use tokio::sync::watch;
 pub use arti::{Arti, Client};
 pub use direct::Direct;
 pub use socks::Socks;
-pub use socks_port::{SocksKind, clearnet_access, lacks_bind, what_answers};
+pub use socks_port::{SocksDetection, clearnet_access, detect_tor, lacks_bind};
 pub use tls::{Tls, public_key};
 
-use crate::book::{Attempt, Failure, KeyHash};
+use crate::book::{KeyHash, ProbeError, ProbeTarget};
 use crate::peer::{DnsName, Host, Port, Transport};
-use crate::route::Via;
+use crate::route::Route;
 
 /// Bytes both ways, however they travel.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -31,7 +31,7 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A connection that stands.
-pub struct Dialled {
+pub struct Connection {
     pub stream: Box<dyn Stream>,
     /// Whom we reached, or had a Tor exit reach; None for onion services.
     pub ip: Option<IpAddr>,
@@ -46,13 +46,13 @@ pub struct Dialer {
     /// The way past Tor. None where nothing may leave but through Tor: then there is none in this process.
     pub direct: Option<Direct>,
     /// The Tor that was found or built last, if there is one.
-    pub tor: watch::Receiver<Option<Tor>>,
-    pub circle: Circle,
+    pub tor: watch::Receiver<Option<TorConnector>>,
+    pub circle: Isolation,
 }
 
 /// A way into the Tor network.
 #[derive(Debug, Clone)]
-pub enum Tor {
+pub enum TorConnector {
     /// Somebody else's, beside us.
     Socks(Socks),
     /// Our own.
@@ -62,7 +62,7 @@ pub enum Tor {
 
 /// Streams of different circles never share a circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Circle {
+pub enum Isolation {
     /// A circle of its own for each host that is dialled.
     Peers,
     /// Each session of a caller's that a peer carries has one of its own.
@@ -70,31 +70,31 @@ pub enum Circle {
     /// For IRC.
     Irc,
     /// For looking after our own onion service, who is no peer. There are a few of these, to be used in turn.
-    Ourselves(u8),
+    SelfCheck(u8),
     /// For tests of the own clearnet name. Apart from those of the onion service, as the two names must not be linked.
     OwnName(u8),
 }
 
-impl Circle {
+impl Isolation {
     /// What tells the circle of one host from all others.
     fn name(self, host: &Host) -> String {
         match self {
-            Circle::Peers => host.to_string(),
-            Circle::Session(number) => format!("session {number}"),
-            Circle::Irc => "irc".to_owned(),
-            Circle::Ourselves(number) => format!("ourselves {number}"),
-            Circle::OwnName(number) => format!("own name {number}"),
+            Isolation::Peers => host.to_string(),
+            Isolation::Session(number) => format!("session {number}"),
+            Isolation::Irc => "irc".to_owned(),
+            Isolation::SelfCheck(number) => format!("ourselves {number}"),
+            Isolation::OwnName(number) => format!("own name {number}"),
         }
     }
 }
 
 /// A failure that is ours alone: there are no descriptors left to connect with.
-fn out_of_descriptors(error: &io::Error) -> Option<Failure> {
+fn local_exhaustion(error: &io::Error) -> Option<ProbeError> {
     let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].map(Errno::raw_os_error);
-    error.raw_os_error().is_some_and(|code| ours.contains(&code)).then_some(Failure::OurLimits)
+    error.raw_os_error().is_some_and(|code| ours.contains(&code)).then_some(ProbeError::LocalResourceExhausted)
 }
 
-impl fmt::Debug for Dialled {
+impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dialled").field("ip", &self.ip).finish_non_exhaustive()
     }
@@ -102,39 +102,47 @@ impl fmt::Debug for Dialled {
 
 impl Dialer {
     /// The addresses of a name: as this machine's resolver has them, or a Tor exit's.
-    pub async fn resolve(&self, name: &DnsName, via: Via) -> Result<Vec<IpAddr>, Failure> {
+    pub async fn resolve(&self, name: &DnsName, via: Route) -> Result<Vec<IpAddr>, ProbeError> {
         match via {
-            Via::Direct => self.direct()?.resolve(name).await,
+            Route::Direct => self.direct()?.resolve(name).await,
             // On the circuits on which the host is dialled next.
-            Via::Tor => self.tor()?.resolve(name, &self.circle.name(&Host::Dns(name.clone()))).await,
+            Route::Tor => self.tor()?.resolve(name, &self.circle.name(&Host::Dns(name.clone()))).await,
         }
     }
 
     /// Opens one of an attempt's doors.
-    pub async fn dial(&self, attempt: &Attempt, (transport, port): (Transport, Port)) -> Result<Dialled, Failure> {
+    pub async fn dial(
+        &self,
+        attempt: &ProbeTarget,
+        (transport, port): (Transport, Port),
+    ) -> Result<Connection, ProbeError> {
         let (stream, ip): (Box<dyn Stream>, Option<IpAddr>) = match attempt.via {
-            Via::Direct => {
+            Route::Direct => {
                 let (stream, ip) = self.direct()?.connect(&attempt.addresses, port).await?;
                 (Box::new(stream), Some(ip))
             }
-            Via::Tor => self.through_tor(attempt, port).await?,
+            Route::Tor => self.through_tor(attempt, port).await?,
         };
         match transport {
-            Transport::Tcp => Ok(Dialled { stream, ip, key: None }),
+            Transport::Tcp => Ok(Connection { stream, ip, key: None }),
             Transport::Tls => {
                 let (stream, key) = self.tls.connect(&attempt.host, stream).await?;
-                Ok(Dialled { stream: Box::new(stream), ip, key })
+                Ok(Connection { stream: Box::new(stream), ip, key })
             }
         }
     }
 
-    async fn through_tor(&self, attempt: &Attempt, port: Port) -> Result<(Box<dyn Stream>, Option<IpAddr>), Failure> {
+    async fn through_tor(
+        &self,
+        attempt: &ProbeTarget,
+        port: Port,
+    ) -> Result<(Box<dyn Stream>, Option<IpAddr>), ProbeError> {
         let (tor, circle) = (self.tor()?, self.circle.name(&attempt.host));
         if attempt.host.is_onion() {
             return Ok((tor.connect(&attempt.host, port, &circle).await?, None));
         }
         // The addresses that were looked at, and not the name: an exit would look it up once more.
-        let mut failure = Failure::Unreachable;
+        let mut failure = ProbeError::Unreachable;
         for ip in &attempt.addresses {
             match tor.connect(&Host::Ip(*ip), port, &circle).await {
                 Ok(stream) => return Ok((stream, Some(*ip))),
@@ -144,30 +152,30 @@ impl Dialer {
         Err(failure)
     }
 
-    fn direct(&self) -> Result<&Direct, Failure> {
+    fn direct(&self) -> Result<&Direct, ProbeError> {
         // The book sends nobody this way where there is none.
-        self.direct.as_ref().ok_or(Failure::Internal)
+        self.direct.as_ref().ok_or(ProbeError::Internal)
     }
 
-    fn tor(&self) -> Result<Tor, Failure> {
-        self.tor.borrow().clone().ok_or(Failure::OurTor)
+    fn tor(&self) -> Result<TorConnector, ProbeError> {
+        self.tor.borrow().clone().ok_or(ProbeError::TorUnavailable)
     }
 }
 
-impl Tor {
-    async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<Box<dyn Stream>, Failure> {
+impl TorConnector {
+    async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<Box<dyn Stream>, ProbeError> {
         Ok(match self {
-            Tor::Socks(socks) => Box::new(socks.connect(host, port, circle).await?),
+            TorConnector::Socks(socks) => Box::new(socks.connect(host, port, circle).await?),
             #[cfg(feature = "embedded-tor")]
-            Tor::Arti(arti) => Box::new(arti.connect(host, port, circle).await?),
+            TorConnector::Arti(arti) => Box::new(arti.connect(host, port, circle).await?),
         })
     }
 
-    async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, Failure> {
+    async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, ProbeError> {
         match self {
-            Tor::Socks(socks) => socks.resolve(name, circle).await,
+            TorConnector::Socks(socks) => socks.resolve(name, circle).await,
             #[cfg(feature = "embedded-tor")]
-            Tor::Arti(arti) => arti.resolve(name, circle).await,
+            TorConnector::Arti(arti) => arti.resolve(name, circle).await,
         }
     }
 }

@@ -15,7 +15,7 @@ use tor_socksproto::{
 };
 
 use super::socks_port::clearnet_access;
-use crate::book::Failure;
+use crate::book::ProbeError;
 use crate::peer::{DnsName, Host, Port};
 use crate::route::ClearnetAccess;
 
@@ -51,7 +51,7 @@ impl Socks {
     }
 
     /// Connects through circuits of this circle alone: Tor keeps streams apart whose user name and password differ.
-    pub async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<TcpStream, Failure> {
+    pub async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<TcpStream, ProbeError> {
         let target = match host {
             Host::Ip(ip) => SocksAddr::Ip(*ip),
             Host::Dns(name) => hostname(name.as_str())?,
@@ -60,7 +60,7 @@ impl Socks {
         if !host.is_onion() {
             self.check_clearnet()?;
         }
-        match self.ask(SocksCmd::CONNECT, target, port.get(), circle).await {
+        match self.request(SocksCmd::CONNECT, target, port.get(), circle).await {
             Ok((stream, _)) => Ok(stream),
             // An exit's policy is refused by the same code, and peers choose their addresses: the port itself is checked.
             Err(Error::Refused(SocksStatus::NOT_ALLOWED)) if !host.is_onion() => {
@@ -68,43 +68,43 @@ impl Socks {
                     self.set_clearnet(access);
                 }
                 self.check_clearnet()?;
-                Err(Failure::Unreachable)
+                Err(ProbeError::Unreachable)
             }
             Err(error) => match error.failure() {
-                Failure::NoDescriptor if !host.is_onion() => Err(Failure::Unreachable),
+                ProbeError::OnionDescriptorNotFound if !host.is_onion() => Err(ProbeError::Unreachable),
                 failure => Err(failure),
             },
         }
     }
 
     /// Has an exit look a name up. Tor hands on one address.
-    pub async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, Failure> {
+    pub async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, ProbeError> {
         self.check_clearnet()?;
-        let asking = self.ask(SocksCmd::RESOLVE, hostname(name.as_str())?, 0, circle).await;
+        let asking = self.request(SocksCmd::RESOLVE, hostname(name.as_str())?, 0, circle).await;
         match asking.map_err(|error| error.failure()) {
             Ok((_, SocksAddr::Ip(ip))) => Ok(vec![ip.to_canonical()]),
-            Ok((_, SocksAddr::Hostname(_))) | Err(Failure::NoDescriptor) => Err(Failure::NotFound),
+            Ok((_, SocksAddr::Hostname(_))) | Err(ProbeError::OnionDescriptorNotFound) => Err(ProbeError::NameNotFound),
             Err(failure) => Err(failure),
         }
     }
 
     /// Fails at once where the port is known to refuse clearnet: each refusal is a warning in Tor's log.
-    fn check_clearnet(&self) -> Result<(), Failure> {
+    fn check_clearnet(&self) -> Result<(), ProbeError> {
         match *self.clearnet.borrow() {
             ClearnetAccess::Allowed => Ok(()),
-            ClearnetAccess::OnionOnly | ClearnetAccess::NamesOnly => Err(Failure::TorPolicy),
+            ClearnetAccess::OnionOnly | ClearnetAccess::NamesOnly => Err(ProbeError::TorPolicy),
         }
     }
 
-    async fn ask(&self, command: SocksCmd, target: SocksAddr, port: u16, circle: &str) -> Result<Answered, Error> {
+    async fn request(&self, command: SocksCmd, target: SocksAddr, port: u16, circle: &str) -> Result<Answered, Error> {
         // Tor takes user names and passwords of up to 255 bytes, and no host's name is longer.
         let auth = SocksAuth::Username(circle.as_bytes().to_vec(), self.password.clone().into_bytes());
         timeout(CONNECT, ask(self.address, command, target, port, auth)).await.unwrap_or(Err(Error::TimedOut))
     }
 }
 
-fn hostname(name: &str) -> Result<SocksAddr, Failure> {
-    name.to_owned().try_into().map(SocksAddr::Hostname).map_err(|_| Failure::Internal)
+fn hostname(name: &str) -> Result<SocksAddr, ProbeError> {
+    name.to_owned().try_into().map(SocksAddr::Hostname).map_err(|_| ProbeError::Internal)
 }
 
 /// The connection, and the address that the proxy named.
@@ -120,12 +120,12 @@ pub(super) enum Error {
 }
 
 impl Error {
-    fn failure(&self) -> Failure {
+    fn failure(&self) -> ProbeError {
         match self {
             Error::Refused(status) => failure(*status),
-            Error::Io(error) => super::out_of_descriptors(error).unwrap_or(Failure::OurTor),
-            Error::Protocol => Failure::OurTor,
-            Error::TimedOut => Failure::Unreachable,
+            Error::Io(error) => super::local_exhaustion(error).unwrap_or(ProbeError::TorUnavailable),
+            Error::Protocol => ProbeError::TorUnavailable,
+            Error::TimedOut => ProbeError::Unreachable,
         }
     }
 }
@@ -210,18 +210,18 @@ fn c_tor_refusal(reply: &[u8]) -> Option<Error> {
 }
 
 /// Whose trouble a refusal is.
-fn failure(status: SocksStatus) -> Failure {
+fn failure(status: SocksStatus) -> ProbeError {
     match status {
         SocksStatus::CONNECTION_REFUSED
         | SocksStatus::HS_MISSING_CLIENT_AUTH
         | SocksStatus::HS_WRONG_CLIENT_AUTH
-        | SocksStatus::HS_DESC_INVALID => Failure::Refused,
+        | SocksStatus::HS_DESC_INVALID => ProbeError::Refused,
         // Without ExtendedErrors on its port, Tor says of an onion service without descriptor that its host is unreachable.
         SocksStatus::HS_DESC_NOT_FOUND | SocksStatus::HS_BAD_ADDRESS | SocksStatus::HOST_UNREACHABLE => {
-            Failure::NoDescriptor
+            ProbeError::OnionDescriptorNotFound
         }
         // Whatever else a reply says may have been brought about by the service, and is none of Tor's failing.
-        _ => Failure::Unreachable,
+        _ => ProbeError::Unreachable,
     }
 }
 
@@ -238,14 +238,14 @@ mod tests {
     #[tokio::test]
     async fn replies_say_whose_trouble_it_is() {
         let host: Host = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion".parse().unwrap();
-        let cases: [(&'static [u8], Failure); 7] = [
-            (&[5, 0xf0, 0, 1, 0, 0, 0, 0, 0, 0], Failure::NoDescriptor),
-            (&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0], Failure::NoDescriptor),
-            (&[5, 5, 0, 1, 0, 0, 0, 0, 0, 0], Failure::Refused),
-            (&[5, 6, 0, 1, 0, 0, 0, 0, 0, 0], Failure::Unreachable),
-            (&[5, 1, 0, 1, 0, 0, 0, 0, 0, 0], Failure::Unreachable),
-            (&[4, 0, 0, 1, 0, 0, 0, 0, 0, 0], Failure::OurTor),
-            (&[5, 0, 0, 0, 0, 0, 0, 0, 0, 0], Failure::OurTor),
+        let cases: [(&'static [u8], ProbeError); 7] = [
+            (&[5, 0xf0, 0, 1, 0, 0, 0, 0, 0, 0], ProbeError::OnionDescriptorNotFound),
+            (&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0], ProbeError::OnionDescriptorNotFound),
+            (&[5, 5, 0, 1, 0, 0, 0, 0, 0, 0], ProbeError::Refused),
+            (&[5, 6, 0, 1, 0, 0, 0, 0, 0, 0], ProbeError::Unreachable),
+            (&[5, 1, 0, 1, 0, 0, 0, 0, 0, 0], ProbeError::Unreachable),
+            (&[4, 0, 0, 1, 0, 0, 0, 0, 0, 0], ProbeError::TorUnavailable),
+            (&[5, 0, 0, 0, 0, 0, 0, 0, 0, 0], ProbeError::TorUnavailable),
         ];
         for (reply, expected) in cases {
             let socks = Socks::new(proxy(reply).await, 7);
@@ -261,11 +261,11 @@ mod tests {
         // As RFC 1928 has it, and as C tor does.
         for reply in [&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0], &[5, 4, 0, 0, 0, 0, 0, 0, 0, 0]] {
             let socks = Socks::new(proxy(reply).await, 7);
-            assert_eq!(socks.resolve(&name, "a").await, Err(Failure::NotFound));
+            assert_eq!(socks.resolve(&name, "a").await, Err(ProbeError::NameNotFound));
         }
         let host: Host = "88.99.0.2".parse().unwrap();
         let socks = Socks::new(proxy(&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]).await, 7);
-        assert_eq!(socks.connect(&host, Port::MIN, "a").await.unwrap_err(), Failure::Unreachable);
+        assert_eq!(socks.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::Unreachable);
     }
 
     #[tokio::test]
@@ -273,12 +273,12 @@ mod tests {
         let host: Host = "88.99.0.2".parse().unwrap();
         // One proxy answers all requests: by address it refuses, by name it resolves, as SafeSocks does.
         let safe = Socks::new(port(|request| if is_by_name(request) { RESOLVED } else { NOT_ALLOWED }).await, 7);
-        assert_eq!(safe.connect(&host, Port::MIN, "a").await.unwrap_err(), Failure::TorPolicy);
+        assert_eq!(safe.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::TorPolicy);
         assert_eq!(*safe.clearnet().borrow(), ClearnetAccess::NamesOnly);
         // An exit refused, and the port itself answers RESOLVE of an address.
         let usual =
             Socks::new(port(|request| if request.get(1) == Some(&1) { NOT_ALLOWED } else { RESOLVED }).await, 7);
-        assert_eq!(usual.connect(&host, Port::MIN, "a").await.unwrap_err(), Failure::Unreachable);
+        assert_eq!(usual.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::Unreachable);
         assert_eq!(*usual.clearnet().borrow(), ClearnetAccess::Allowed);
     }
 
@@ -287,8 +287,8 @@ mod tests {
         let Ok(Host::Dns(name)) = "a.example.com".parse() else { panic!("a name") };
         let socks = Socks::new(port(|_| panic!("no request")).await, 7);
         socks.set_clearnet(ClearnetAccess::OnionOnly);
-        assert_eq!(socks.resolve(&name, "a").await, Err(Failure::TorPolicy));
+        assert_eq!(socks.resolve(&name, "a").await, Err(ProbeError::TorPolicy));
         let host = Host::Ip("88.99.0.2".parse().unwrap());
-        assert_eq!(socks.connect(&host, Port::MIN, "a").await.unwrap_err(), Failure::TorPolicy);
+        assert_eq!(socks.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::TorPolicy);
     }
 }

@@ -20,24 +20,26 @@ const DETECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What answers at a SOCKS address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SocksKind {
+pub enum SocksDetection {
     /// Tor, with clearnet or without. That it refuses addresses shows only in [`clearnet_access`].
     Tor(ClearnetAccess),
     /// Something, but not Tor.
-    Other,
-    Nothing(String),
+    NotTor,
+    Unreachable(String),
 }
 
 /// Identifies Tor by RESOLVE. Costs a warning in the log of a Tor whose port accepts onion services only.
-pub async fn what_answers(address: SocketAddr) -> SocksKind {
+pub async fn detect_tor(address: SocketAddr) -> SocksDetection {
     match request(address, SocksCmd::RESOLVE, Target::Name).await {
-        Ok((_, SocksAddr::Ip(ip))) if ip.is_loopback() => SocksKind::Tor(ClearnetAccess::Allowed),
+        Ok((_, SocksAddr::Ip(ip))) if ip.is_loopback() => SocksDetection::Tor(ClearnetAccess::Allowed),
         Err(Error::Refused(SocksStatus::HOST_UNREACHABLE)) if lacks_bind(address).await => {
-            SocksKind::Tor(ClearnetAccess::OnionOnly)
+            SocksDetection::Tor(ClearnetAccess::OnionOnly)
         }
-        Err(Error::Io(error)) if error.kind() != io::ErrorKind::UnexpectedEof => SocksKind::Nothing(error.to_string()),
-        Err(Error::TimedOut) => SocksKind::Nothing("no answer".to_owned()),
-        Ok(_) | Err(_) => SocksKind::Other,
+        Err(Error::Io(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
+            SocksDetection::Unreachable(error.to_string())
+        }
+        Err(Error::TimedOut) => SocksDetection::Unreachable("no answer".to_owned()),
+        Ok(_) | Err(_) => SocksDetection::NotTor,
     }
 }
 
@@ -51,14 +53,16 @@ pub async fn lacks_bind(address: SocketAddr) -> bool {
 ///
 /// No exit takes part, so no peer can influence the answer. It costs a warning in Tor's log.
 pub async fn clearnet_access(address: SocketAddr) -> Option<ClearnetAccess> {
-    match what_answers(address).await {
-        SocksKind::Tor(ClearnetAccess::Allowed) => match request(address, SocksCmd::RESOLVE, Target::Address).await {
-            Ok(_) => Some(ClearnetAccess::Allowed),
-            Err(Error::Refused(_)) => Some(ClearnetAccess::NamesOnly),
-            Err(_) => None,
-        },
-        SocksKind::Tor(access) => Some(access),
-        SocksKind::Other | SocksKind::Nothing(_) => None,
+    match detect_tor(address).await {
+        SocksDetection::Tor(ClearnetAccess::Allowed) => {
+            match request(address, SocksCmd::RESOLVE, Target::Address).await {
+                Ok(_) => Some(ClearnetAccess::Allowed),
+                Err(Error::Refused(_)) => Some(ClearnetAccess::NamesOnly),
+                Err(_) => None,
+            }
+        }
+        SocksDetection::Tor(access) => Some(access),
+        SocksDetection::NotTor | SocksDetection::Unreachable(_) => None,
     }
 }
 
@@ -131,15 +135,15 @@ pub mod tests {
 
     #[tokio::test]
     async fn tor_is_told_from_other_proxies() {
-        assert_eq!(what_answers(port(|_| RESOLVED).await).await, SocksKind::Tor(ClearnetAccess::Allowed));
-        assert_eq!(what_answers(port(|_| NO_SUCH_COMMAND).await).await, SocksKind::Other);
-        assert_eq!(what_answers(port(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n").await).await, SocksKind::Other);
+        assert_eq!(detect_tor(port(|_| RESOLVED).await).await, SocksDetection::Tor(ClearnetAccess::Allowed));
+        assert_eq!(detect_tor(port(|_| NO_SUCH_COMMAND).await).await, SocksDetection::NotTor);
+        assert_eq!(detect_tor(port(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n").await).await, SocksDetection::NotTor);
     }
 
     #[tokio::test]
     async fn request_by_address_is_refused_and_by_name_is_tor() {
         let safe_socks = port(|request| if is_by_name(request) { RESOLVED } else { NOT_ALLOWED }).await;
-        assert_eq!(what_answers(safe_socks).await, SocksKind::Tor(ClearnetAccess::Allowed));
+        assert_eq!(detect_tor(safe_socks).await, SocksDetection::Tor(ClearnetAccess::Allowed));
         assert_eq!(clearnet_access(safe_socks).await, Some(ClearnetAccess::NamesOnly));
         assert_eq!(clearnet_access(port(|_| RESOLVED).await).await, Some(ClearnetAccess::Allowed));
     }
@@ -148,11 +152,11 @@ pub mod tests {
     async fn port_that_knows_resolve_but_not_bind_is_tor_for_onions_only() {
         let tor = |request: &[u8]| if is_bind(request) { NO_SUCH_COMMAND } else { UNREACHABLE };
         let onion_only = port(tor).await;
-        assert_eq!(what_answers(onion_only).await, SocksKind::Tor(ClearnetAccess::OnionOnly));
+        assert_eq!(detect_tor(onion_only).await, SocksDetection::Tor(ClearnetAccess::OnionOnly));
         assert_eq!(clearnet_access(onion_only).await, Some(ClearnetAccess::OnionOnly));
         assert!(lacks_bind(onion_only).await);
         // A proxy that takes every command for CONNECT finds nothing on port 0.
-        assert_eq!(what_answers(port(|_| UNREACHABLE).await).await, SocksKind::Other);
+        assert_eq!(detect_tor(port(|_| UNREACHABLE).await).await, SocksDetection::NotTor);
         assert_eq!(clearnet_access(port(|_| UNREACHABLE).await).await, None);
     }
 
@@ -161,6 +165,6 @@ pub mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        assert!(matches!(what_answers(address).await, SocksKind::Nothing(_)));
+        assert!(matches!(detect_tor(address).await, SocksDetection::Unreachable(_)));
     }
 }

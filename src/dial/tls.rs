@@ -22,7 +22,7 @@ use webpki::RawPublicKeyEntity;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Stream;
-use crate::book::{Failure, KeyHash};
+use crate::book::{KeyHash, ProbeError};
 use crate::peer::Host;
 
 /// Longer than any circuit takes for the four ways that a handshake makes.
@@ -36,7 +36,7 @@ pub struct Tls {
 impl Tls {
     pub fn new() -> Result<Tls, Error> {
         let provider = Arc::new(ring::default_provider());
-        let verifier = Arc::new(AnyCertificate { algorithms: provider.signature_verification_algorithms });
+        let verifier = Arc::new(AcceptAnyCertificate { algorithms: provider.signature_verification_algorithms });
         let mut config = ClientConfig::builder_with_provider(provider as Arc<CryptoProvider>)
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -48,7 +48,7 @@ impl Tls {
     }
 
     /// For servers that learn a password: only those for whose certificate an authority vouches.
-    pub fn by_authorities() -> Result<Tls, Error> {
+    pub fn with_webpki_roots() -> Result<Tls, Error> {
         let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
@@ -59,15 +59,19 @@ impl Tls {
     }
 
     /// The encrypted stream, and the server's key.
-    pub async fn connect<S: Stream>(&self, host: &Host, stream: S) -> Result<(TlsStream<S>, Option<KeyHash>), Failure> {
+    pub async fn connect<S: Stream>(
+        &self,
+        host: &Host,
+        stream: S,
+    ) -> Result<(TlsStream<S>, Option<KeyHash>), ProbeError> {
         let name = match host {
             Host::Ip(ip) => ServerName::from(*ip),
-            Host::Onion(_) | Host::Dns(_) => ServerName::try_from(host.to_string()).map_err(|_| Failure::Tls)?,
+            Host::Onion(_) | Host::Dns(_) => ServerName::try_from(host.to_string()).map_err(|_| ProbeError::Tls)?,
         };
         let stream = match timeout(HANDSHAKE, self.connector.connect(name, stream)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(_)) => return Err(Failure::Tls),
-            Err(_) => return Err(Failure::Silent),
+            Ok(Err(_)) => return Err(ProbeError::Tls),
+            Err(_) => return Err(ProbeError::Timeout),
         };
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let key = certificate.and_then(public_key).map(|spki| Sha256::digest(spki.as_ref()).into());
@@ -84,11 +88,11 @@ impl std::fmt::Debug for Tls {
 /// Checks signatures by the key alone. webpki wouldn't do: it reads no certificate of version 1, and that is what
 /// openssl's plainest recipe for a self-signed one makes, which many operators followed.
 #[derive(Debug)]
-struct AnyCertificate {
+struct AcceptAnyCertificate {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl AnyCertificate {
+impl AcceptAnyCertificate {
     /// With TLS 1.2 a scheme leaves open which of several algorithms is meant; with 1.3 the first of them is.
     fn verify(
         &self,
@@ -112,7 +116,7 @@ impl AnyCertificate {
     }
 }
 
-impl ServerCertVerifier for AnyCertificate {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -175,7 +179,7 @@ mod tests {
         certificate: &[u8],
         key: &[u8],
         version: &'static SupportedProtocolVersion,
-    ) -> Result<Option<KeyHash>, Failure> {
+    ) -> Result<Option<KeyHash>, ProbeError> {
         let certificate = CertificateDer::from_pem_slice(certificate).unwrap();
         let key = PrivateKeyDer::from_pem_slice(key).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -217,7 +221,7 @@ mod tests {
         // A key of the same kind that is not the certificate's.
         let other = include_bytes!("../../tests/data/other-ec.key");
         for version in [&version::TLS12, &version::TLS13] {
-            assert_eq!(connect(V3_EC[0], other, version).await.unwrap_err(), Failure::Tls);
+            assert_eq!(connect(V3_EC[0], other, version).await.unwrap_err(), ProbeError::Tls);
         }
     }
 }

@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(blocked, [0; 0]);
         assert!([110, 143, 443, 993, 995].iter().all(|port| REAL.contains(port)));
         for network in Network::ALL {
-            let ports = network.built_in_peers().into_iter().map(|seed| seed.ports).chain([network.default_ports()]);
+            let ports = network.default_seeds().into_iter().map(|seed| seed.ports).chain([network.default_ports()]);
             assert!(ports.flat_map(|ports| ports.iter().collect::<Vec<_>>()).all(|(_, port)| !is_blocked_port(port)));
         }
     }

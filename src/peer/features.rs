@@ -6,10 +6,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use super::{Host, Port, Ports, RealName, Scalar, Version};
+use super::{Host, LenientScalar, Port, Ports, RealName, Version};
 
 /// The one hash function of the script hashes that the protocol knows.
-pub const HASH_FUNCTION: &str = "sha256";
+pub const SCRIPT_HASH_FUNCTION: &str = "sha256";
 
 /// What a server says of itself.
 ///
@@ -33,7 +33,7 @@ impl Features {
     pub const MAX_HOSTS: usize = 32;
 
     /// What is said of one host: None where `hosts` is there and doesn't name it.
-    pub fn ports_of(&self, host: &Host) -> Option<Option<Ports>> {
+    pub fn ports_for(&self, host: &Host) -> Option<Option<Ports>> {
         match &self.hosts {
             None => Some(None),
             Some(hosts) => hosts.iter().find(|(named, _)| named == host).map(|(_, ports)| *ports),
@@ -65,8 +65,8 @@ impl<'de> Visitor<'de> for FeaturesVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Features, A::Error> {
-        let raw = Raw::deserialize(MapAccessDeserializer::new(map))?;
-        let version = |scalar: Scalar| scalar.text().and_then(|text| text.parse::<Version>().ok());
+        let raw = RawFeatures::deserialize(MapAccessDeserializer::new(map))?;
+        let version = |scalar: LenientScalar| scalar.text().and_then(|text| text.parse::<Version>().ok());
         let first_protocol = version(raw.protocol_version);
         Ok(Features {
             hosts: raw.hosts.0,
@@ -93,7 +93,7 @@ impl Serialize for Features {
         text("protocol_min", self.protocol_min.map(|version| version.to_string()))?;
         text("protocol_max", self.protocol_max.map(|version| version.to_string()))?;
         if let Some(hosts) = &self.hosts {
-            map.serialize_entry("hosts", &PrintHosts(hosts))?;
+            map.serialize_entry("hosts", &HostsWire(hosts))?;
         }
         map.serialize_entry("pruning", &self.pruning)?;
         map.end()
@@ -103,15 +103,15 @@ impl Serialize for Features {
 /// The keys that count, each as whatever value came.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
-struct Raw {
+struct RawFeatures {
     hosts: Hosts,
-    genesis_hash: Scalar,
-    hash_function: Scalar,
-    server_version: Scalar,
-    protocol_min: Scalar,
-    protocol_max: Scalar,
-    protocol_version: Scalar,
-    pruning: Scalar,
+    genesis_hash: LenientScalar,
+    hash_function: LenientScalar,
+    server_version: LenientScalar,
+    protocol_min: LenientScalar,
+    protocol_max: LenientScalar,
+    protocol_version: LenientScalar,
+    pruning: LenientScalar,
 }
 
 #[derive(Default)]
@@ -138,8 +138,8 @@ impl<'de> Visitor<'de> for HostsVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Hosts, A::Error> {
         let mut hosts: Vec<(Host, Option<Ports>)> = Vec::new();
-        while let Some(name) = map.next_key::<Scalar>()? {
-            let HostPorts(ports) = map.next_value()?;
+        while let Some(name) = map.next_key::<LenientScalar>()? {
+            let RawHostPorts(ports) = map.next_value()?;
             let Some(Ok(host)) = name.text().map(|name| name.parse::<Host>()) else { continue };
             if hosts.len() < Features::MAX_HOSTS && !hosts.iter().any(|(known, _)| *known == host) {
                 hosts.push((host, ports));
@@ -150,10 +150,10 @@ impl<'de> Visitor<'de> for HostsVisitor {
 }
 
 /// `{"tcp_port": 50001, "ssl_port": null}`, or anything else in its place, which has no ports.
-struct HostPorts(Option<Ports>);
+struct RawHostPorts(Option<Ports>);
 
-impl<'de> Deserialize<'de> for HostPorts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<HostPorts, D::Error> {
+impl<'de> Deserialize<'de> for RawHostPorts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawHostPorts, D::Error> {
         deserializer.deserialize_any(HostPortsVisitor)
     }
 }
@@ -161,16 +161,16 @@ impl<'de> Deserialize<'de> for HostPorts {
 struct HostPortsVisitor;
 
 impl<'de> Visitor<'de> for HostPortsVisitor {
-    type Value = HostPorts;
+    type Value = RawHostPorts;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a dictionary of ports")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<HostPorts, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHostPorts, A::Error> {
         let (mut tcp, mut tls) = (None, None);
-        while let Some(key) = map.next_key::<Scalar>()? {
-            let value: Scalar = map.next_value()?;
+        while let Some(key) = map.next_key::<LenientScalar>()? {
+            let value: LenientScalar = map.next_value()?;
             let port = || value.number::<u16>().and_then(Port::new);
             match key.text().as_deref() {
                 Some("tcp_port") => tcp = port(),
@@ -178,50 +178,50 @@ impl<'de> Visitor<'de> for HostPortsVisitor {
                 _ => {}
             }
         }
-        Ok(HostPorts(Ports::new(tcp, tls)))
+        Ok(RawHostPorts(Ports::new(tcp, tls)))
     }
 
-    fn visit_unit<E>(self) -> Result<HostPorts, E> {
-        Ok(HostPorts(None))
+    fn visit_unit<E>(self) -> Result<RawHostPorts, E> {
+        Ok(RawHostPorts(None))
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<HostPorts, E> {
-        Ok(HostPorts(None))
+    fn visit_bool<E>(self, _: bool) -> Result<RawHostPorts, E> {
+        Ok(RawHostPorts(None))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<HostPorts, E> {
-        Ok(HostPorts(None))
+    fn visit_u64<E>(self, _: u64) -> Result<RawHostPorts, E> {
+        Ok(RawHostPorts(None))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<HostPorts, E> {
-        Ok(HostPorts(None))
+    fn visit_i64<E>(self, _: i64) -> Result<RawHostPorts, E> {
+        Ok(RawHostPorts(None))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<HostPorts, E> {
-        Ok(HostPorts(None))
+    fn visit_f64<E>(self, _: f64) -> Result<RawHostPorts, E> {
+        Ok(RawHostPorts(None))
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<HostPorts, E> {
-        Ok(HostPorts(None))
+    fn visit_str<E>(self, _: &str) -> Result<RawHostPorts, E> {
+        Ok(RawHostPorts(None))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<HostPorts, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawHostPorts, A::Error> {
         while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(HostPorts(None))
+        Ok(RawHostPorts(None))
     }
 }
 
-struct PrintHosts<'a>(&'a [(Host, Option<Ports>)]);
+struct HostsWire<'a>(&'a [(Host, Option<Ports>)]);
 
-impl Serialize for PrintHosts<'_> {
+impl Serialize for HostsWire<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(serde::Serialize)]
-        struct PrintPorts {
+        struct PortsWire {
             tcp_port: Option<Port>,
             ssl_port: Option<Port>,
         }
         serializer.collect_map(self.0.iter().map(|(host, ports)| {
-            let ports = PrintPorts { tcp_port: ports.and_then(|p| p.tcp()), ssl_port: ports.and_then(|p| p.tls()) };
+            let ports = PortsWire { tcp_port: ports.and_then(|p| p.tcp()), ssl_port: ports.and_then(|p| p.tls()) };
             (host, ports)
         }))
     }
@@ -244,7 +244,8 @@ pub mod tests {
             hosts.dedup_by(|a, b| a.0 == b.0);
             hosts
         });
-        let texts = (option::of("[0-9a-f]{64}"), option::of(Just(HASH_FUNCTION.to_owned())), option::of("\\PC{0,20}"));
+        let texts =
+            (option::of("[0-9a-f]{64}"), option::of(Just(SCRIPT_HASH_FUNCTION.to_owned())), option::of("\\PC{0,20}"));
         let versions = option::of((any_version(), any_version()));
         (option::of(hosts), texts, versions, option::of(1u32..)).prop_map(|(hosts, texts, versions, pruning)| {
             Features {
@@ -295,8 +296,8 @@ pub mod tests {
         );
         let names: Vec<String> = features.real_names().map(|name| name.to_string()).collect();
         assert_eq!(names, ["ecdsa.net v1.4.2 s110 t50001"]);
-        assert_eq!(features.ports_of(&"b.example".parse().unwrap()), Some(None));
-        assert_eq!(features.ports_of(&"c.example".parse().unwrap()), None);
+        assert_eq!(features.ports_for(&"b.example".parse().unwrap()), Some(None));
+        assert_eq!(features.ports_for(&"c.example".parse().unwrap()), None);
         assert!(features.genesis_hash.unwrap().starts_with("000000000019d6"));
         assert_eq!(features.pruning, None);
     }
@@ -307,6 +308,6 @@ pub mod tests {
         assert_eq!(features.protocol_min, Some(Version::new(1, 0)));
         assert_eq!(features.protocol_max, Some(Version::new(1, 0)));
         assert_eq!(features.pruning, Some(10000));
-        assert_eq!(features.ports_of(&"a.example".parse().unwrap()), Some(None));
+        assert_eq!(features.ports_for(&"a.example".parse().unwrap()), Some(None));
     }
 }

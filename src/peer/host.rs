@@ -17,14 +17,14 @@ use crate::netgroup;
 /// form of an IPv4 address become that address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
-    Onion(Onion),
+    Onion(OnionAddress),
     Dns(DnsName),
     Ip(IpAddr),
 }
 
 /// A version 3 onion service, by its public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Onion([u8; 32]);
+pub struct OnionAddress([u8; 32]);
 
 /// A DNS name in its ASCII form. Shared, as the same few thousand stand in many places of the book.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,13 +70,13 @@ impl FromStr for Host {
         if let Ok(ip) = bare.unwrap_or(text).parse::<Ipv6Addr>() {
             return Ok(Host::Ip(netgroup::canonical(IpAddr::V6(ip))));
         }
-        let name = ascii_name(text)?;
+        let name = normalize(text)?;
         // Of version 4 alone: what was no address of version 6 as it came is none without its final dot.
         if let Ok(ip) = name.parse::<Ipv4Addr>() {
             return Ok(Host::Ip(IpAddr::V4(ip)));
         }
         match name.strip_suffix(".onion") {
-            Some(label) => Onion::from_label(label).map(Host::Onion),
+            Some(label) => OnionAddress::from_label(label).map(Host::Onion),
             None => DnsName::from_ascii(name).map(Host::Dns),
         }
     }
@@ -104,20 +104,20 @@ impl<'de> Deserialize<'de> for Host {
     }
 }
 
-impl Onion {
+impl OnionAddress {
     const VERSION: u8 = 3;
 
-    pub const fn from_public_key(key: [u8; 32]) -> Onion {
-        Onion(key)
+    pub const fn from_public_key(key: [u8; 32]) -> OnionAddress {
+        OnionAddress(key)
     }
 
-    fn from_label(label: &str) -> Result<Onion, HostError> {
+    fn from_label(label: &str) -> Result<OnionAddress, HostError> {
         if label.len() != 56 {
             return Err(HostError::OnionVersion);
         }
         let bytes = BASE32_NOPAD.decode(label.to_ascii_uppercase().as_bytes()).map_err(|_| HostError::Malformed)?;
         let (key, tail) = bytes.split_first_chunk::<32>().ok_or(HostError::Malformed)?;
-        let onion = Onion(*key);
+        let onion = OnionAddress(*key);
         match tail {
             [_, _, version] if *version != Self::VERSION => Err(HostError::OnionVersion),
             [a, b, _] if [*a, *b] == onion.checksum() => Ok(onion),
@@ -137,7 +137,7 @@ impl Onion {
     }
 }
 
-impl fmt::Display for Onion {
+impl fmt::Display for OnionAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut bytes = [0; 35];
         bytes[..32].copy_from_slice(&self.0);
@@ -155,7 +155,7 @@ impl DnsName {
     }
 
     /// The name itself, and all that it is below of.
-    pub fn domains(&self) -> impl Iterator<Item = DnsName> {
+    pub fn ancestors(&self) -> impl Iterator<Item = DnsName> {
         let starts = std::iter::once(0).chain(self.0.match_indices('.').map(|(dot, _)| dot + 1));
         starts.filter_map(|start| self.0.get(start..)).map(|domain| DnsName(domain.into()))
     }
@@ -199,7 +199,7 @@ impl DnsName {
 
 /// The name in lower case ASCII without a final dot. IDNA's mapping comes first, as it turns full-width digits and
 /// dots into those that an address is written with.
-fn ascii_name(text: &str) -> Result<String, HostError> {
+fn normalize(text: &str) -> Result<String, HostError> {
     let name = if text.is_ascii() {
         text.to_ascii_lowercase()
     } else if text.len() > 1024 {
@@ -223,7 +223,7 @@ pub mod tests {
 
     pub fn any_host() -> impl Strategy<Value = Host> {
         prop_oneof![
-            any::<[u8; 32]>().prop_map(|key| Host::Onion(Onion::from_public_key(key))),
+            any::<[u8; 32]>().prop_map(|key| Host::Onion(OnionAddress::from_public_key(key))),
             any::<IpAddr>().prop_map(|ip| Host::Ip(netgroup::canonical(ip))),
             "[a-z][a-z0-9]{0,12}(-[a-z0-9]{1,5})?(\\.[a-z][a-z0-9]{0,8}){0,3}"
                 .prop_filter_map("reserved for onions", |name| name.parse().ok()),

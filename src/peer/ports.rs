@@ -26,7 +26,7 @@ impl fmt::Display for Transport {
 
 /// The ports of one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Unchecked")]
+#[serde(try_from = "RawPorts")]
 pub struct Ports {
     // At least one of the two is there.
     tcp: Option<Port>,
@@ -35,15 +35,15 @@ pub struct Ports {
 
 /// Ports as they are read, of the same shape as [`Ports`].
 #[derive(Deserialize)]
-struct Unchecked {
+struct RawPorts {
     tcp: Option<Port>,
     tls: Option<Port>,
 }
 
-impl TryFrom<Unchecked> for Ports {
+impl TryFrom<RawPorts> for Ports {
     type Error = &'static str;
 
-    fn try_from(read: Unchecked) -> Result<Ports, &'static str> {
+    fn try_from(read: RawPorts) -> Result<Ports, &'static str> {
         Ports::new(read.tcp, read.tls).ok_or("a server without ports")
     }
 }
@@ -54,7 +54,7 @@ impl Ports {
         (tcp.is_some() || tls.is_some()).then_some(Ports { tcp, tls })
     }
 
-    pub fn only(transport: Transport, port: Port) -> Ports {
+    pub fn single(transport: Transport, port: Port) -> Ports {
         match transport {
             Transport::Tcp => Ports { tcp: Some(port), tls: None },
             Transport::Tls => Ports { tcp: None, tls: Some(port) },

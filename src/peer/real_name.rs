@@ -82,10 +82,10 @@ impl Token {
         let mut chars = token.chars();
         let letter = chars.next()?;
         let rest = chars.as_str();
-        let port = |default: Option<Port>| if rest.is_empty() { default } else { digits(rest)?.parse().ok() };
+        let port = |default: Option<Port>| if rest.is_empty() { default } else { parse_unsigned(rest)?.parse().ok() };
         match letter {
             'v' => rest.parse().ok().map(Token::Version),
-            'p' => digits(rest)?.parse().ok().filter(|limit| *limit > 0).map(Token::Pruning),
+            'p' => parse_unsigned(rest)?.parse().ok().filter(|limit| *limit > 0).map(Token::Pruning),
             's' => port(defaults.tls()).map(|port| Token::Port(Transport::Tls, port)),
             't' => port(defaults.tcp()).map(|port| Token::Port(Transport::Tcp, port)),
             _ => None,
@@ -94,7 +94,7 @@ impl Token {
 }
 
 /// Rust's own parsers would take a sign as well.
-fn digits(text: &str) -> Option<&str> {
+fn parse_unsigned(text: &str) -> Option<&str> {
     text.bytes().all(|b| b.is_ascii_digit()).then_some(text)
 }
 

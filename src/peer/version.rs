@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// `1.4` or `1.4.2`. How precisely it was written is kept, for peers are told of in their own words, but doesn't matter
-/// to [`Version::cmp_release`].
+/// to [`Version::cmp_semver`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Version {
     major: u16,
@@ -25,11 +25,11 @@ impl Version {
     }
 
     /// 1.4 and 1.4.0 are the same release.
-    pub fn cmp_release(&self, other: &Version) -> Ordering {
-        self.release().cmp(&other.release())
+    pub fn cmp_semver(&self, other: &Version) -> Ordering {
+        self.semver().cmp(&other.semver())
     }
 
-    fn release(&self) -> (u16, u16, u16) {
+    fn semver(&self) -> (u16, u16, u16) {
         (self.major, self.minor, self.patch.unwrap_or(0))
     }
 }
@@ -83,8 +83,8 @@ pub mod tests {
     #[test]
     fn releases_are_compared_by_number() {
         let parse = |text: &str| text.parse::<Version>().unwrap();
-        assert_eq!(parse("1.4").cmp_release(&parse("1.4.0")), Ordering::Equal);
-        assert_eq!(parse("1.10").cmp_release(&parse("1.4.5")), Ordering::Greater);
+        assert_eq!(parse("1.4").cmp_semver(&parse("1.4.0")), Ordering::Equal);
+        assert_eq!(parse("1.10").cmp_semver(&parse("1.4.5")), Ordering::Greater);
         assert_eq!(parse("1"), parse("1.0"));
         for text in ["", ".", "1.", "1.4.2.1", "+1.4", "-1", "1.4b", "99999.1"] {
             assert_eq!(text.parse::<Version>(), Err(VersionError), "{text:?}");

@@ -67,7 +67,7 @@ pub fn inferred(transaction: &WriteTransaction, preferred: Option<Network>) -> R
         if entry.source == Source::Seed {
             for network in Network::ALL {
                 let is_seed =
-                    network.built_in_peers().iter().any(|seed| (&seed.host, seed.ports) == (&entry.host, entry.ports));
+                    network.default_seeds().iter().any(|seed| (&seed.host, seed.ports) == (&entry.host, entry.ports));
                 if is_seed {
                     seeds_by_chain.entry(network.name()).or_insert((0, network)).0 += 1;
                 }

@@ -12,12 +12,12 @@ use std::time::Duration;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable};
 
 pub use chain::ChainName;
-pub use writer::{Change, Changes, Writer, WriterStatus};
+pub use writer::{Change, StoreHandle, Writer, WriterStatus};
 
 use crate::book::Entry;
 use crate::clock::Time;
 use crate::network::Network;
-use crate::route::Via;
+use crate::route::Route;
 use schema::{PEERS, REACH};
 
 /// redb's cache. The whole book is in memory anyway, so only what a batch touches is worth keeping.
@@ -32,7 +32,7 @@ pub struct Store {
 
 /// What a store held when it was opened.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct LoadedState {
     pub entries: Vec<Entry>,
     /// How long each way out has worked in all.
     pub direct: Duration,
@@ -40,7 +40,7 @@ pub struct Kept {
     /// Records that can't be read; they are left where they are.
     pub unreadable: usize,
     /// Where a damaged store was moved to, and why.
-    pub moved_aside: Option<(PathBuf, String)>,
+    pub quarantined: Option<(PathBuf, String)>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub enum StoreError {
     #[error("the store {} is in use: another waypost runs on this data directory; stop it, or choose another data_dir", .0.display())]
     Locked(PathBuf),
     #[error("the store {} is of a newer waypost (schema {found}, this one knows {known}); run the newer one, or move the file away", path.display())]
-    Newer { path: PathBuf, found: u64, known: u64 },
+    NewerSchema { path: PathBuf, found: u64, known: u64 },
     #[error(
         "the store {} holds peers of {found}, but network is {wanted}; set network = \"{found}\", or choose another data_dir for {wanted}",
         path.display()
@@ -56,8 +56,8 @@ pub enum StoreError {
     OtherChain { path: PathBuf, found: ChainName, wanted: Network },
     #[error("can't open the store {}: {error}; see that this user may write there and that the disk isn't full", path.display())]
     Io { path: PathBuf, error: std::io::Error },
-    #[error("the store {} is damaged ({why}), and can't be moved aside: {error}; move it away by hand", path.display())]
-    Stuck { path: PathBuf, why: String, error: std::io::Error },
+    #[error("the store {} is damaged ({reason}), and can't be moved aside: {error}; move it away by hand", path.display())]
+    QuarantineFailed { path: PathBuf, reason: String, error: std::io::Error },
     #[error("can't use the store {}: {error}; see that the disk is well and not full", path.display())]
     Other { path: PathBuf, error: Box<redb::Error> },
 }
@@ -66,29 +66,29 @@ impl Store {
     /// Opens or creates this chain's store, and reads all of it.
     ///
     /// A damaged store is moved aside, not deleted, and a new one is created in its place.
-    pub fn open(path: &Path, network: Network, now: Time) -> Result<(Store, Kept), StoreError> {
-        let why = match Store::try_open(path, network) {
+    pub fn open(path: &Path, network: Network, now: Time) -> Result<(Store, LoadedState), StoreError> {
+        let reason = match Store::try_open(path, network) {
             Ok(opened) => return Ok(opened),
-            Err(Trouble::Damaged(why)) => why,
-            Err(Trouble::Error(error)) => return Err(error),
+            Err(OpenError::Damaged(reason)) => reason,
+            Err(OpenError::Error(error)) => return Err(error),
         };
-        let aside = aside(path, now);
-        std::fs::rename(path, &aside).map_err(|error| StoreError::Stuck {
+        let aside = quarantine_path(path, now);
+        std::fs::rename(path, &aside).map_err(|error| StoreError::QuarantineFailed {
             path: path.to_owned(),
-            why: why.clone(),
+            reason: reason.clone(),
             error,
         })?;
         match Store::try_open(path, network) {
-            Ok((store, kept)) => Ok((store, Kept { moved_aside: Some((aside, why)), ..kept })),
-            Err(Trouble::Error(error)) => Err(error),
-            Err(Trouble::Damaged(why)) => {
+            Ok((store, kept)) => Ok((store, LoadedState { quarantined: Some((aside, reason)), ..kept })),
+            Err(OpenError::Error(error)) => Err(error),
+            Err(OpenError::Damaged(reason)) => {
                 let error = std::io::Error::other("a new store in its place was damaged as well");
-                Err(StoreError::Stuck { path: path.to_owned(), why, error })
+                Err(StoreError::QuarantineFailed { path: path.to_owned(), reason, error })
             }
         }
     }
 
-    fn try_open(path: &Path, network: Network) -> Result<(Store, Kept), Trouble> {
+    fn try_open(path: &Path, network: Network) -> Result<(Store, LoadedState), OpenError> {
         let file = path.to_owned();
         let open = move || {
             let mut builder = Builder::new();
@@ -104,8 +104,8 @@ impl Store {
         }));
         match opened {
             Ok(Ok((database, kept))) => Ok((Store { open: Box::new(open), database: Some(database) }, kept)),
-            Ok(Err(error)) => Err(Trouble::sort(error, path, network)),
-            Err(_) => Err(Trouble::Damaged("it breaks the database".to_owned())),
+            Ok(Err(error)) => Err(OpenError::classify(error, path, network)),
+            Err(_) => Err(OpenError::Damaged("it breaks the database".to_owned())),
         }
     }
 
@@ -161,43 +161,43 @@ impl fmt::Debug for HeldStore {
 }
 
 /// Why a store didn't open, as far as it matters for what to do then.
-enum Trouble {
+enum OpenError {
     Damaged(String),
     Error(StoreError),
 }
 
-impl Trouble {
-    fn sort(error: schema::Error, path: &Path, wanted: Network) -> Trouble {
+impl OpenError {
+    fn classify(error: schema::Error, path: &Path, wanted: Network) -> OpenError {
         let path = path.to_owned();
         match error {
-            schema::Error::Newer { found, known } => Trouble::Error(StoreError::Newer { path, found, known }),
-            schema::Error::OtherChain(found) => Trouble::Error(StoreError::OtherChain { path, found, wanted }),
+            schema::Error::Newer { found, known } => OpenError::Error(StoreError::NewerSchema { path, found, known }),
+            schema::Error::OtherChain(found) => OpenError::Error(StoreError::OtherChain { path, found, wanted }),
             schema::Error::Redb(error) => match *error {
-                redb::Error::DatabaseAlreadyOpen => Trouble::Error(StoreError::Locked(path)),
+                redb::Error::DatabaseAlreadyOpen => OpenError::Error(StoreError::Locked(path)),
                 redb::Error::Io(error) if error.kind() != std::io::ErrorKind::InvalidData => {
-                    Trouble::Error(StoreError::Io { path, error })
+                    OpenError::Error(StoreError::Io { path, error })
                 }
                 error @ (redb::Error::Io(_)
                 | redb::Error::Corrupted(_)
                 | redb::Error::TableTypeMismatch { .. }
                 | redb::Error::TableIsMultimap(_)
-                | redb::Error::UpgradeRequired(_)) => Trouble::Damaged(error.to_string()),
-                error => Trouble::Error(StoreError::Other { path, error: Box::new(error) }),
+                | redb::Error::UpgradeRequired(_)) => OpenError::Damaged(error.to_string()),
+                error => OpenError::Error(StoreError::Other { path, error: Box::new(error) }),
             },
         }
     }
 }
 
 /// A name beside the store's that tells when it was found damaged.
-fn aside(path: &Path, now: Time) -> PathBuf {
+fn quarantine_path(path: &Path, now: Time) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".damaged-{}", now.to_string().replace([':', '-'], "")));
     path.with_file_name(name)
 }
 
-fn load(database: &Database) -> Result<Kept, redb::Error> {
+fn load(database: &Database) -> Result<LoadedState, redb::Error> {
     let read = database.begin_read()?;
-    let mut kept = Kept::default();
+    let mut kept = LoadedState::default();
     for record in read.open_table(PEERS)?.iter()? {
         let (_, value) = record?;
         match postcard::from_bytes(value.value()) {
@@ -207,11 +207,11 @@ fn load(database: &Database) -> Result<Kept, redb::Error> {
     }
     let reach = read.open_table(REACH)?;
     let total = |via| -> Result<Duration, redb::Error> {
-        let millis = reach.get(schema::reach_key(via))?.map_or(0, |millis| millis.value());
+        let millis = reach.get(schema::route_key(via))?.map_or(0, |millis| millis.value());
         Ok(Duration::from_millis(millis))
     };
-    kept.direct = total(Via::Direct)?;
-    kept.tor = total(Via::Tor)?;
+    kept.direct = total(Route::Direct)?;
+    kept.tor = total(Route::Tor)?;
     Ok(kept)
 }
 
@@ -231,7 +231,7 @@ fn write<'a>(database: &Database, changes: impl IntoIterator<Item = &'a Change>)
                 }
                 Change::Reach(via, total) => {
                     let millis = u64::try_from(total.as_millis()).unwrap_or(u64::MAX);
-                    reach.insert(schema::reach_key(*via), millis)?;
+                    reach.insert(schema::route_key(*via), millis)?;
                 }
             }
         }

@@ -4,7 +4,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableErro
 
 use super::chain::{self, ChainName, LABELS};
 use crate::network::Network;
-use crate::route::Via;
+use crate::route::Route;
 
 /// Hosts to their entries, in postcard's encoding.
 pub const PEERS: TableDefinition<&str, &[u8]> = TableDefinition::new("peers");
@@ -18,7 +18,7 @@ const VERSION: &str = "schema";
 
 /// Each makes a store of the version that is its place in the list one of the next. A store begins as version 0, which
 /// is an empty file. Once released, an entry never changes: whoever alters what is kept appends another.
-const MIGRATIONS: &[Migration] = &[begin, announcements, uptimes, labels];
+const MIGRATIONS: &[Migration] = &[create_tables, announcements, uptimes, labels];
 
 type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
 
@@ -87,10 +87,10 @@ fn apply(transaction: &WriteTransaction, missing: &[Migration]) -> Result<(), Er
     Ok(())
 }
 
-pub fn reach_key(via: Via) -> &'static str {
+pub fn route_key(via: Route) -> &'static str {
     match via {
-        Via::Direct => "direct",
-        Via::Tor => "tor",
+        Route::Direct => "direct",
+        Route::Tor => "tor",
     }
 }
 
@@ -103,7 +103,7 @@ fn version(database: &Database) -> Result<u64, redb::Error> {
 }
 
 /// From nothing to the first version.
-fn begin(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(PEERS)?;
     transaction.open_table(REACH)?;
     Ok(())
@@ -111,12 +111,12 @@ fn begin(transaction: &WriteTransaction) -> Result<(), redb::Error> {
 
 /// Each peer has a place for when it was told of us, at the end of its record: nothing, which postcard writes as a zero.
 fn announcements(transaction: &WriteTransaction) -> Result<(), redb::Error> {
-    lengthen(transaction, &[0])
+    append_bytes(transaction, &[0])
 }
 
 /// Then one for how much of the time it was there, of which nothing is known: no moment, and four windows of two zeros.
 fn uptimes(transaction: &WriteTransaction) -> Result<(), redb::Error> {
-    lengthen(transaction, &[0; 9])
+    append_bytes(transaction, &[0; 9])
 }
 
 /// Adds the table that names the store's chain, among other texts.
@@ -125,7 +125,7 @@ fn labels(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     Ok(())
 }
 
-fn lengthen(transaction: &WriteTransaction, more: &[u8]) -> Result<(), redb::Error> {
+fn append_bytes(transaction: &WriteTransaction, more: &[u8]) -> Result<(), redb::Error> {
     let mut peers = transaction.open_table(PEERS)?;
     let mut longer = Vec::new();
     for record in peers.iter()? {

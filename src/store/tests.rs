@@ -6,7 +6,7 @@ use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
 use super::*;
-use crate::book::{Failure, Key, Past, Source};
+use crate::book::{PinnedKey, ProbeError, ProbeRecord, Source};
 use crate::network::Network;
 use crate::peer::{RealName, Version};
 
@@ -17,13 +17,13 @@ fn entry(n: u32) -> Entry {
     let name = RealName::parse(&line, Network::Bitcoin.default_ports()).unwrap();
     let source = Source::Peer("5.9.0.1".parse().unwrap());
     let mut entry = Entry::new(name, source, Duration::from_secs(5), NOW);
-    entry.key = Some(Key { sha256: [7; 32], since: NOW, changes: 1 });
-    entry.history.push_back(Past { at: NOW, failure: Some(Failure::Silent), millis: 0 });
+    entry.key = Some(PinnedKey { sha256: [7; 32], since: NOW, rotation_count: 1 });
+    entry.history.push_back(ProbeRecord { at: NOW, failure: Some(ProbeError::Timeout), duration_ms: 0 });
     entry.last_success = Some(NOW);
     entry
 }
 
-fn open(path: &Path) -> (Store, Kept) {
+fn open(path: &Path) -> (Store, LoadedState) {
     Store::open(path, Network::Bitcoin, NOW).unwrap()
 }
 
@@ -35,7 +35,7 @@ fn what_is_written_is_found_again() {
     assert!(kept.entries.is_empty());
     let changes = [Change::Save(Box::new(entry(1))), Change::Save(Box::new(entry(2)))];
     store.write(&changes).unwrap();
-    store.write(&[Change::Remove(entry(1).host), Change::Reach(Via::Tor, Duration::from_millis(77))]).unwrap();
+    store.write(&[Change::Remove(entry(1).host), Change::Reach(Route::Tor, Duration::from_millis(77))]).unwrap();
     drop(store);
     let (_, kept) = open(&path);
     assert_eq!(kept.entries, [entry(2)]);
@@ -58,11 +58,11 @@ fn a_damaged_store_is_moved_aside() {
     let path = dir.path().join("peers.redb");
     std::fs::write(&path, b"this is no database, and never was").unwrap();
     let (_, kept) = open(&path);
-    let (aside, why) = kept.moved_aside.unwrap();
-    assert!(!why.is_empty());
+    let (aside, reason) = kept.quarantined.unwrap();
+    assert!(!reason.is_empty());
     assert_eq!(std::fs::read(aside).unwrap(), b"this is no database, and never was");
     assert!(kept.entries.is_empty());
-    assert!(open(&dir.path().join("other.redb")).1.moved_aside.is_none());
+    assert!(open(&dir.path().join("other.redb")).1.quarantined.is_none());
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn damage_in_the_middle_is_found_as_well() {
     bytes[middle] ^= 0xff;
     std::fs::write(&path, &bytes).unwrap();
     let (_, kept) = open(&path);
-    assert!(kept.moved_aside.is_some());
+    assert!(kept.quarantined.is_some());
 }
 
 #[test]
@@ -96,7 +96,10 @@ fn a_newer_store_is_left_alone() {
     let (store, _) = open(&path);
     schema::tests::set_version(store.database.as_ref().unwrap(), 99);
     drop(store);
-    assert!(matches!(Store::open(&path, Network::Bitcoin, NOW), Err(StoreError::Newer { found: 99, known: 4, .. })));
+    assert!(matches!(
+        Store::open(&path, Network::Bitcoin, NOW),
+        Err(StoreError::NewerSchema { found: 99, known: 4, .. })
+    ));
     assert!(path.exists());
 }
 
@@ -190,7 +193,7 @@ fn older_store_without_verified_peers_gets_the_configured_chain() {
 fn older_store_that_verified_nothing_gets_the_chain_of_its_seeds() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");
-    let seeds = Network::Bitcoin.built_in_peers();
+    let seeds = Network::Bitcoin.default_seeds();
     store_without_chain(&path, seeds.into_iter().map(|seed| Entry::new(seed, Source::Seed, Duration::ZERO, NOW)));
     assert_eq!(held_chain(&path).as_deref(), Some("bitcoin"));
     assert!(matches!(Store::open(&path, Network::Testnet4, NOW), Err(StoreError::OtherChain { .. })));
@@ -277,7 +280,7 @@ fn nothing_is_lost_on_a_full_disk() {
     full.store(false, Ordering::Relaxed);
     wait_for(|| !status.is_failing() && status.waiting() == 0);
     drop(changes);
-    writer.finish();
+    writer.join();
     let mut hosts: Vec<String> = load(&opener().unwrap()).unwrap().entries.iter().map(|e| e.host.to_string()).collect();
     hosts.sort();
     assert_eq!(hosts, ["h1.example", "h2.example"]);
@@ -302,11 +305,11 @@ proptest! {
         let full = Arc::new(AtomicBool::new(false));
         let (mut store, opener) = on_disk(&full);
         let mut model = std::collections::BTreeMap::new();
-        for (n, save, trouble) in steps {
-            full.store(trouble == 0, Ordering::Relaxed);
+        for (n, save, problem) in steps {
+            full.store(problem == 0, Ordering::Relaxed);
             let change = if save { Change::Save(Box::new(entry(n))) } else { Change::Remove(entry(n).host) };
             let written = store.write([&change]);
-            prop_assert_eq!(written.is_ok(), trouble != 0);
+            prop_assert_eq!(written.is_ok(), problem != 0);
             if written.is_ok() {
                 if save { model.insert(n, entry(n)); } else { model.remove(&n); }
             }

@@ -12,13 +12,13 @@ use tokio::sync::oneshot;
 use super::Store;
 use crate::book::Entry;
 use crate::peer::Host;
-use crate::route::Via;
+use crate::route::Route;
 
 /// Changes are gathered for this long. A sync of a slow disk fits into what is left of a second.
-const GATHER: Duration = Duration::from_millis(200);
+const BATCH_WINDOW: Duration = Duration::from_millis(200);
 
 /// A failed write is repeated after the first of these, then after twice as long, up to the second.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
+const RETRY_MIN: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// Something to be kept.
@@ -26,7 +26,7 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 pub enum Change {
     Save(Box<Entry>),
     Remove(Host),
-    Reach(Via, Duration),
+    Reach(Route, Duration),
 }
 
 /// How writing goes, for whoever asks.
@@ -39,9 +39,9 @@ pub struct WriterStatus {
 
 /// Takes changes for the thread to write.
 #[derive(Debug, Clone)]
-pub struct Changes(Sender<Change>);
+pub struct StoreHandle(Sender<Change>);
 
-impl Changes {
+impl StoreHandle {
     /// Never waits: whatever the disk does, the book goes on.
     pub fn write(&self, change: Change) {
         // The thread ends only when nobody is left to call this.
@@ -60,25 +60,25 @@ pub struct Writer {
 
 impl Writer {
     /// Begins the thread, which ends when its `Changes` and all their clones are gone.
-    pub fn spawn(store: Store) -> std::io::Result<(Writer, Changes)> {
+    pub fn spawn(store: Store) -> std::io::Result<(Writer, StoreHandle)> {
         let (sender, changes) = mpsc::channel();
         let (life, alive) = oneshot::channel();
         let status = Arc::new(WriterStatus::default());
-        let work = Work { store, pending: HashMap::new(), status: Arc::clone(&status) };
+        let work = WriterLoop { store, pending: HashMap::new(), status: Arc::clone(&status) };
         let thread = thread::Builder::new().name("store".to_owned()).spawn(move || {
             let _life = life;
             work.run(&changes);
         })?;
-        Ok((Writer { thread, alive, status }, Changes(sender)))
+        Ok((Writer { thread, alive, status }, StoreHandle(sender)))
     }
 
     /// Resolves when the thread has ended, which it does by itself only if it broke down.
-    pub async fn ended(&mut self) {
+    pub async fn exited(&mut self) {
         let _ = (&mut self.alive).await;
     }
 
     /// Waits until everything is written that ever will be.
-    pub fn finish(self) {
+    pub fn join(self) {
         // A panic in it was printed; there is nothing left to be done.
         let _ = self.thread.join();
     }
@@ -108,38 +108,38 @@ impl WriterStatus {
 /// What a change is about. Of several about the same thing only the last is written, so what waits can't outgrow the
 /// book.
 #[derive(Debug, PartialEq, Eq, Hash)]
-enum About {
+enum ChangeKey {
     Peer(Host),
-    Reach(Via),
+    Reach(Route),
 }
 
-struct Work {
+struct WriterLoop {
     store: Store,
-    pending: HashMap<About, Change>,
+    pending: HashMap<ChangeKey, Change>,
     status: Arc<WriterStatus>,
 }
 
-impl Work {
+impl WriterLoop {
     fn run(mut self, changes: &Receiver<Change>) {
-        let mut retry = FIRST_RETRY;
+        let mut retry = RETRY_MIN;
         loop {
             if self.pending.is_empty() {
                 match changes.recv() {
-                    Ok(change) => self.gather(change),
+                    Ok(change) => self.coalesce(change),
                     Err(_) => return,
                 }
-                thread::sleep(GATHER);
+                thread::sleep(BATCH_WINDOW);
             }
-            changes.try_iter().for_each(|change| self.gather(change));
+            changes.try_iter().for_each(|change| self.coalesce(change));
             match self.store.write(self.pending.values()) {
                 Ok(()) => {
-                    self.written();
-                    retry = FIRST_RETRY;
+                    self.on_success();
+                    retry = RETRY_MIN;
                 }
                 Err(error) => {
-                    self.failed(&error);
+                    self.on_failure(&error);
                     if !self.wait(changes, retry) {
-                        self.last_try();
+                        self.final_flush();
                         return;
                     }
                     retry = (retry * 2).min(LAST_RETRY);
@@ -148,17 +148,17 @@ impl Work {
         }
     }
 
-    fn gather(&mut self, change: Change) {
+    fn coalesce(&mut self, change: Change) {
         let about = match &change {
-            Change::Save(entry) => About::Peer(entry.host.clone()),
-            Change::Remove(host) => About::Peer(host.clone()),
-            Change::Reach(via, _) => About::Reach(*via),
+            Change::Save(entry) => ChangeKey::Peer(entry.host.clone()),
+            Change::Remove(host) => ChangeKey::Peer(host.clone()),
+            Change::Reach(via, _) => ChangeKey::Reach(*via),
         };
         self.pending.insert(about, change);
         self.status.waiting.store(self.pending.len() as u64, Ordering::Relaxed);
     }
 
-    fn written(&mut self) {
+    fn on_success(&mut self) {
         self.pending.clear();
         self.status.waiting.store(0, Ordering::Relaxed);
         self.status.batches.fetch_add(1, Ordering::Relaxed);
@@ -167,16 +167,16 @@ impl Work {
         }
     }
 
-    fn failed(&self, error: &redb::Error) {
+    fn on_failure(&self, error: &redb::Error) {
         if !self.status.failing.swap(true, Ordering::Relaxed) {
             tracing::error!(%error, "can't write the store; going on from memory and trying again");
         }
     }
 
     /// At the end, in case the trouble is over.
-    fn last_try(&mut self) {
+    fn final_flush(&mut self) {
         match self.store.write(self.pending.values()) {
-            Ok(()) => self.written(),
+            Ok(()) => self.on_success(),
             Err(error) => {
                 tracing::error!(%error, records = self.pending.len(), "ending with records that could not be written");
             }
@@ -189,8 +189,8 @@ impl Work {
         while !left.is_zero() {
             match changes.recv_timeout(STEP) {
                 Ok(change) => {
-                    self.gather(change);
-                    changes.try_iter().for_each(|change| self.gather(change));
+                    self.coalesce(change);
+                    changes.try_iter().for_each(|change| self.coalesce(change));
                     thread::sleep(STEP);
                 }
                 Err(RecvTimeoutError::Timeout) => {}

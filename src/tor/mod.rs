@@ -2,8 +2,8 @@
 
 #[cfg(feature = "embedded-tor")]
 mod embedded;
-mod external;
-mod name;
+mod onion_monitor;
+mod socks_monitor;
 #[cfg(feature = "embedded-tor")]
 mod startup;
 
@@ -14,15 +14,17 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
 #[cfg(feature = "embedded-tor")]
-pub use embedded::{DirLock, KeyError, LockError, Once, SettingsError, check, import, once, onion_address};
-pub use name::{NameWatch, OwnName};
+pub use embedded::{
+    DirLock, EphemeralClient, KeyError, LockError, SettingsError, bootstrap_ephemeral, check, import, onion_address,
+};
+pub use onion_monitor::{OnionMonitor, OnionServiceState};
 
 use crate::book::Event;
+use crate::book_handle::{BookMessage, Inbox};
 use crate::clock::Time;
 use crate::dial::{self, Stream};
-use crate::inbox::{Inbox, Input};
 use crate::peer::Port;
-use crate::route::{OnionError, TorSign, TorSource, TorState};
+use crate::route::{OnionError, TorProbe, TorSource, TorState};
 
 /// Which Tor is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -63,7 +65,7 @@ pub struct Service {
     /// The port on which callers find it.
     pub port: Port,
     /// The operator asked for it, so that no Tor but our own will do.
-    pub wanted: bool,
+    pub required: bool,
     /// Circuits of callers at once.
     pub circuits: usize,
     /// Streams, which are sessions, on one of them. A wallet needs one; who opens more than this loses the circuit.
@@ -71,11 +73,11 @@ pub struct Service {
 }
 
 /// A caller of our onion service, and the number of the circuit that it comes by.
-pub type OnionCaller = (Box<dyn Stream>, u64);
+pub type OnionStream = (Box<dyn Stream>, u64);
 
 /// How Tor fares by what the book has seen of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Health {
+pub struct TorHealth {
     pub state: TorState,
     /// When something got through it last.
     pub reached: Option<Time>,
@@ -91,50 +93,50 @@ pub struct Report {
 
 /// What a Tor is connected to in this program.
 #[derive(Debug)]
-pub struct Outlets {
+pub struct TorChannels {
     /// The way into its network, for whoever dials.
-    pub way: watch::Sender<Option<dial::Tor>>,
+    pub connector: watch::Sender<Option<dial::TorConnector>>,
     pub inbox: Inbox,
-    pub health: watch::Receiver<Health>,
+    pub health: watch::Receiver<TorHealth>,
     /// Our onion service's name, once it is known, and how it fares.
-    pub name: watch::Sender<Option<OwnName>>,
+    pub name: watch::Sender<Option<OnionServiceState>>,
     pub report: watch::Sender<Report>,
-    pub callers: mpsc::Sender<OnionCaller>,
+    pub callers: mpsc::Sender<OnionStream>,
 }
 
 /// Looks after Tor until nobody listens to it any more. Not for [`Mode::Off`].
-pub async fn run(settings: Settings, secret: u128, outlets: Outlets) {
+pub async fn run(settings: Settings, secret: u128, outlets: TorChannels) {
     match choose(&settings, &outlets).await {
         #[cfg(feature = "embedded-tor")]
-        Choice::Embedded => embedded::run(settings, outlets).await,
-        Choice::External => external::watch(settings.socks, secret, outlets).await,
+        TorBackend::Embedded => embedded::run(settings, outlets).await,
+        TorBackend::External => socks_monitor::watch(settings.socks, secret, outlets).await,
     }
 }
 
-enum Choice {
+enum TorBackend {
     #[cfg(feature = "embedded-tor")]
     Embedded,
     External,
 }
 
 #[cfg(not(feature = "embedded-tor"))]
-async fn choose(_: &Settings, _: &Outlets) -> Choice {
-    Choice::External
+async fn choose(_: &Settings, _: &TorChannels) -> TorBackend {
+    TorBackend::External
 }
 
 #[cfg(feature = "embedded-tor")]
-async fn choose(settings: &Settings, outlets: &Outlets) -> Choice {
+async fn choose(settings: &Settings, outlets: &TorChannels) -> TorBackend {
     match settings.mode {
-        Mode::Socks | Mode::Off => Choice::External,
-        Mode::Embedded => Choice::Embedded,
+        Mode::Socks | Mode::Off => TorBackend::External,
+        Mode::Embedded => TorBackend::Embedded,
         // Callers know our onion service by its name, which goes wherever its key is: with our own Tor.
-        Mode::Auto if settings.service.is_some_and(|service| service.wanted) || embedded::has_key(&settings.dir) => {
-            Choice::Embedded
+        Mode::Auto if settings.service.is_some_and(|service| service.required) || embedded::has_key(&settings.dir) => {
+            TorBackend::Embedded
         }
         Mode::Auto => startup::choose(&settings.socks, outlets, startup::patience()).await,
     }
 }
 
-async fn tell(inbox: &Inbox, sign: TorSign) -> bool {
-    inbox.send(Input::Event(Event::Tor(sign))).await.is_ok()
+async fn tell(inbox: &Inbox, sign: TorProbe) -> bool {
+    inbox.send(BookMessage::Event(Event::Tor(sign))).await.is_ok()
 }

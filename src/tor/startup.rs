@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Choice, Outlets, tell};
+use super::{TorBackend, TorChannels, tell};
 use crate::clock;
-use crate::dial::{SocksKind, what_answers};
-use crate::route::{TorKind, TorSign, TorSource};
+use crate::dial::{SocksDetection, detect_tor};
+use crate::route::{TorKind, TorProbe, TorSource};
 
 /// How long a Tor is awaited at a first start, on a machine where none seems to be installed.
 const WAIT: Duration = Duration::from_secs(30);
@@ -40,7 +40,7 @@ fn is_installed(files: &[impl AsRef<Path>]) -> bool {
 /// The first of these addresses where Tor answers.
 async fn find(addresses: &[SocketAddr]) -> Option<SocketAddr> {
     for address in addresses {
-        if let SocksKind::Tor(_) = what_answers(*address).await {
+        if let SocksDetection::Tor(_) = detect_tor(*address).await {
             return Some(*address);
         }
     }
@@ -48,7 +48,7 @@ async fn find(addresses: &[SocketAddr]) -> Option<SocketAddr> {
 }
 
 /// Waits until a Tor answers on one of these addresses, or for `patience`.
-pub async fn choose(socks: &[SocketAddr], outlets: &Outlets, patience: Duration) -> Choice {
+pub async fn choose(socks: &[SocketAddr], outlets: &TorChannels, patience: Duration) -> TorBackend {
     let (deadline, mut is_waiting) = (Instant::now() + patience, false);
     loop {
         if let Some(address) = find(socks).await {
@@ -57,7 +57,7 @@ pub async fn choose(socks: &[SocketAddr], outlets: &Outlets, patience: Duration)
                 "using the Tor that answers here, without an onion service; tor.mode = \"embedded\" makes one, \
                  identity.onion_host names one that this Tor runs"
             );
-            return Choice::External;
+            return TorBackend::External;
         }
         if Instant::now() >= deadline || outlets.inbox.is_closed() {
             break;
@@ -69,11 +69,11 @@ pub async fn choose(socks: &[SocketAddr], outlets: &Outlets, patience: Duration)
         sleep(PAUSE).await;
     }
     tracing::info!("no Tor answered on a SOCKS port; using the embedded Tor from now on");
-    Choice::Embedded
+    TorBackend::Embedded
 }
 
 /// Says once what is awaited, and until when.
-async fn announce(socks: &[SocketAddr], outlets: &Outlets, patience: Duration) {
+async fn announce(socks: &[SocketAddr], outlets: &TorChannels, patience: Duration) {
     let until = clock::now() + patience;
     let source = TorSource { until: Some(until), ..TorSource::new(TorKind::Undecided, socks.to_vec()) };
     let places = source.places();
@@ -83,7 +83,7 @@ async fn announce(socks: &[SocketAddr], outlets: &Outlets, patience: Duration) {
     );
     outlets.report.send_modify(|report| report.source = Some(source));
     let waits_for = "a Tor on a SOCKS port".to_owned();
-    tell(&outlets.inbox, TorSign::Starting { percent: 0, waits_for }).await;
+    tell(&outlets.inbox, TorProbe::Starting { percent: 0, waits_for }).await;
 }
 
 #[cfg(test)]
@@ -93,15 +93,15 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::inbox::Input;
-    use crate::tor::{Health, Report};
+    use crate::book_handle::BookMessage;
+    use crate::tor::{Report, TorHealth};
 
-    fn outlets() -> (Outlets, mpsc::Receiver<Input>) {
+    fn outlets() -> (TorChannels, mpsc::Receiver<BookMessage>) {
         let (inbox, inputs) = mpsc::channel(8);
-        let (_, health) = watch::channel(Health::default());
+        let (_, health) = watch::channel(TorHealth::default());
         let (callers, _) = mpsc::channel(1);
         let (way, name, report) = (watch::Sender::new(None), watch::Sender::new(None), watch::Sender::default());
-        (Outlets { way, inbox, health, name, report, callers }, inputs)
+        (TorChannels { connector: way, inbox, health, name, report, callers }, inputs)
     }
 
     async fn unused_address() -> SocketAddr {
@@ -112,7 +112,7 @@ mod tests {
     async fn without_a_tor_the_embedded_one_is_chosen_after_the_wait() {
         let (outlets, mut inputs) = outlets();
         let (address, began) = (unused_address().await, Instant::now());
-        assert!(matches!(choose(&[address], &outlets, WAIT).await, Choice::Embedded));
+        assert!(matches!(choose(&[address], &outlets, WAIT).await, TorBackend::Embedded));
         assert!((WAIT..WAIT + PAUSE).contains(&began.elapsed()), "{:?}", began.elapsed());
         let Report { source, .. } = outlets.report.borrow().clone();
         let source = source.unwrap();

@@ -39,12 +39,12 @@ fn honest_callers_are_served_in_an_attack() {
     let (hostile, secs) = if full { (2000, 30) } else { (400, 6) };
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    crate::filled::fill(&data, 200, u32::MAX);
+    crate::fixture::fill(&data, 200, u32::MAX);
     let (tcp, tls) = (support::free_address(), support::free_address());
     let config = dir.path().join("waypost.toml");
     let text = format!(
         "data_dir = {data:?}\n[listen]\ntcp = [\"{tcp}\"]\ntls = [\"{tls}\"]\n[tor]\nmode = \"off\"\n[discovery]\nseeds = []\n\
-         [limits]\nline = \"3s\"\nhandshake = \"3s\"\n"
+         [limits]\nline_timeout = \"3s\"\nhandshake_timeout = \"3s\"\n"
     );
     std::fs::write(&config, text).unwrap();
     let daemon = Daemon::start(&config);
@@ -52,12 +52,12 @@ fn honest_callers_are_served_in_an_attack() {
     let quiet = honest(tcp, secs);
     let before = megabytes(&daemon);
     let hostile = Hostile::start(tcp, tls, hostile);
-    eventually(20, "the attack has begun", || daemon.status()["callers"]["open_sessions"].as_u64().unwrap() > 100);
+    eventually(20, "the attack has begun", || daemon.status()["clients"]["open_sessions"].as_u64().unwrap() > 100);
     let attacked = honest(tcp, secs);
     let during = megabytes(&daemon);
-    let callers = daemon.status()["callers"].clone();
+    let callers = daemon.status()["clients"].clone();
     drop(hostile);
-    eventually(30, "the hostile are gone", || daemon.status()["callers"]["open_sessions"] == 0);
+    eventually(30, "the hostile are gone", || daemon.status()["clients"]["open_sessions"] == 0);
     let after = honest(tcp, secs);
 
     for (when, seen) in [("quiet", &quiet), ("attacked", &attacked), ("afterwards", &after)] {
@@ -79,8 +79,8 @@ fn honest_callers_are_served_in_an_attack() {
     println!("what the daemon counted: {callers}");
     assert_eq!(quiet.failed + attacked.failed + after.failed, 0, "the honest are answered");
     assert!(during < 150.0, "{during} MB");
-    assert_eq!(callers["broken_sessions"], 0);
-    for limit in ["excessive_requests", "failed_handshakes", "unreadable_lines", "slow"] {
+    assert_eq!(callers["panicked_sessions"], 0);
+    for limit in ["rate_limited_requests", "failed_handshakes", "malformed_lines", "slow"] {
         assert!(callers[limit].as_u64().unwrap() > 0, "{limit} is counted: {callers}");
     }
     daemon.stop();

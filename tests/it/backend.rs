@@ -116,7 +116,7 @@ fn speaks_for_the_server_behind(daemon: &Daemon) {
     let software = features["server_version"].as_str().unwrap();
     assert!(software.contains("Waypost") && software.contains("ElectrumX"), "{software}");
     assert_eq!(features["hosts"], json!({ OURS: { "tcp_port": 50001, "ssl_port": 50002 } }));
-    assert!(daemon.status()["callers"]["passed_requests"].as_u64().unwrap() >= 5);
+    assert!(daemon.status()["clients"]["forwarded_requests"].as_u64().unwrap() >= 5);
 }
 
 /// Each of our names is told to its own callers.

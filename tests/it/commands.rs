@@ -42,7 +42,7 @@ impl Place {
 
 fn waypost(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
-    command.args(args).env("WAYPOST_STATUS__HTTP", "off").stdin(Stdio::null()).output().unwrap()
+    command.args(args).env("WAYPOST_STATUS__LISTEN", "off").stdin(Stdio::null()).output().unwrap()
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn check_config_prints_what_it_comes_to() {
     let place = Place::new();
     let config = place.config();
     let (first, ok) = support::waypost(&config, &["check-config"]);
-    assert!(ok && first.contains("recheck = \"1day\"") && first.contains("mode = \"off\""), "{first}");
+    assert!(ok && first.contains("recheck_interval = \"1day\"") && first.contains("mode = \"off\""), "{first}");
     std::fs::write(&config, &first).unwrap();
     assert_eq!(support::waypost(&config, &["check-config"]), (first, true), "and reads it again to the same end");
 }
@@ -170,7 +170,7 @@ fn callers_are_answered_over_the_wire() {
     assert_eq!((raw.len(), raw.contains("-32601")), (1024, true), "{raw}");
     let raw = say(place.address, b"[[[[[[[[[\n");
     assert!(raw.contains("-32700"), "{raw}");
-    assert_eq!(daemon.status()["callers"]["unreadable_lines"], 1);
+    assert_eq!(daemon.status()["clients"]["malformed_lines"], 1);
     daemon.stop();
 }
 
@@ -260,7 +260,7 @@ fn a_directory_that_our_tor_can_not_trust_is_named() {
                 ed_identity = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\", orports = [\"127.0.0.1:1\"] }]\n";
     std::fs::write(place.dir.path().join("arti.toml"), arti).unwrap();
     let text = format!(
-        "data_dir = {:?}\n[listen]\ntcp = [\"{}\"]\n[tor]\nmode = \"embedded\"\narti = \"arti.toml\"\n[discovery]\nseeds = []\n",
+        "data_dir = {:?}\n[listen]\ntcp = [\"{}\"]\n[tor]\nmode = \"embedded\"\narti_config = \"arti.toml\"\n[discovery]\nseeds = []\n",
         open.join("data"),
         place.address
     );

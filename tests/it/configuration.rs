@@ -27,7 +27,7 @@ impl Home {
 
     fn configure(&self, more: &str) {
         let text = format!(
-            "listen.tcp = [\"{}\"]\ntor.mode = \"off\"\ndiscovery.seeds = []\nstatus.http = \"off\"\n{more}",
+            "listen.tcp = [\"{}\"]\ntor.mode = \"off\"\ndiscovery.seeds = []\nstatus.listen = \"off\"\n{more}",
             self.address
         );
         std::fs::write(self.config(), text).unwrap();
@@ -262,7 +262,7 @@ fn backend_whose_name_leads_to_a_listener_stops_the_start() {
     let home = Home::new();
     std::fs::write(
         home.config(),
-        "tor.mode = \"off\"\ndiscovery.seeds = []\nstatus.http = \"off\"\nlisten.tcp = [\"0.0.0.0:50001\"]\n\
+        "tor.mode = \"off\"\ndiscovery.seeds = []\nstatus.listen = \"off\"\nlisten.tcp = [\"0.0.0.0:50001\"]\n\
          backend.electrum = \"tcp://wp.example.com:50001\"\n",
     )
     .unwrap();

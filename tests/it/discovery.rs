@@ -66,7 +66,7 @@ fn seeds_that_are_new_at_a_start_are_taken_in_and_others_reported() {
     let has_all = |text: &str| {
         let lines: Vec<&str> = text.lines().filter(|line| line.contains("is not taken in")).collect();
         lines.len() == reasons.len()
-            && lines.iter().zip(reasons).all(|(line, (seed, why))| line.contains(seed) && line.contains(why))
+            && lines.iter().zip(reasons).all(|(line, (seed, reason))| line.contains(seed) && line.contains(reason))
     };
     assert!(has_all(&daemon.log()), "{}", daemon.log());
     daemon.stop();

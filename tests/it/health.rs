@@ -16,7 +16,7 @@ fn start(dir: &Path, tables: &str) -> (Daemon, SocketAddr, SocketAddr) {
     let config = dir.join("waypost.toml");
     let text = format!(
         "network = \"regtest\"\ndata_dir = \"{}\"\n[listen]\ntcp = [\"{listen}\"]\n[tor]\nmode = \"off\"\n\
-         [discovery]\nseeds = []\n[status]\nhttp = \"{page}\"\n{tables}",
+         [discovery]\nseeds = []\n[status]\nlisten = \"{page}\"\n{tables}",
         dir.join("data").display()
     );
     std::fs::write(&config, text).unwrap();

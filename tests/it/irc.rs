@@ -85,7 +85,7 @@ fn visits(dir: &Path, crowd: &mut Crowd) {
     let visits = &daemon.status()["irc"];
     let counts = ["cut_off", "control_codes", "unreadable"].map(|key| visits[key].as_u64().unwrap());
     assert_eq!(counts, [2, 1, 1], "{visits}");
-    assert_eq!(visits["trouble"], Value::Null);
+    assert_eq!(visits["error"], Value::Null);
     assert!(daemon.waypost(&["status"]).contains("servers met"));
     // To be started again is no reason to come again.
     daemon.stop();
@@ -149,7 +149,7 @@ struct Crowd {
 impl Crowd {
     fn come() -> Crowd {
         let mut script = Command::new(support::lab_python())
-            .arg(lab_script("irc_crowd.py"))
+            .arg(lab_script("irc_swarm.py"))
             .args([IRC, "6667", CHANNEL])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

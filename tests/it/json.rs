@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::support::{self, Daemon, eventually, free_address};
 use serde_json::{Value, json};
-use waypost::control::{PeerRow, Status};
+use waypost::control::{PeerInfo, Status};
 
 /// Objects whose names are hosts or spans of time.
 const MAPS: &[&str] = &["backend.sessions", "uptime"];
@@ -73,7 +73,7 @@ fn full_statuses() -> Vec<Value> {
         .map(|field| (field.to_owned(), json!(1)))
         .chain([(
             "calls".to_owned(),
-            json!([{ "caller": "clearnet", "method": "server.ping", "result": "answered", "count": 1 }]),
+            json!([{ "ingress": "clearnet", "method": "server.ping", "result": "ok", "count": 1 }]),
         )])
         .collect();
     tor.into_iter()
@@ -116,7 +116,7 @@ fn a_full_status_has_the_documented_fields_and_no_others() {
 
 #[test]
 fn a_full_peer_has_the_documented_fields_and_no_others() {
-    let row: PeerRow = serde_json::from_value(json!({
+    let row: PeerInfo = serde_json::from_value(json!({
         "host": "a.example", "state": "verified", "ip": "192.0.2.1", "tcp_port": 1, "ssl_port": 2, "protocol": "1.4",
         "pruning": 1, "software": "x", "genesis_hash": "00", "key": "00", "key_since": 1, "key_changes": 1, "tip": 1,
         "source": "seed", "first_hand": true, "first_seen": 1, "last_try": 1, "last_success": 1, "next_try": 1,
@@ -146,10 +146,10 @@ fn every_command_of_a_real_daemon_prints_what_is_documented() {
         assert_documented(command, &value);
         value
     };
-    eventually(20, "it has reached itself", || answer("status", &[])["clearnet"]["reached"].is_u64());
+    eventually(20, "it has reached itself", || answer("status", &[])["clearnet"]["last_reached"].is_u64());
 
     let probed = answer("probe", &["127.0.0.1", "--tls", &tls.port().to_string()]);
-    assert_eq!((&probed["outcome"], &probed["why"]), (&json!("verified"), &Value::Null));
+    assert_eq!((&probed["outcome"], &probed["reason"]), (&json!("verified"), &Value::Null));
     assert_eq!((&probed["facts"]["port"], &probed["facts"]["tcp_port"]), (&json!(tls.port()), &json!(tcp.port())));
     assert_eq!(probed["facts"]["key"].as_str().unwrap().len(), 64);
     assert_eq!(all_fields(&[probed]), documented("probe"), "and nothing more is documented");
@@ -159,7 +159,7 @@ fn every_command_of_a_real_daemon_prints_what_is_documented() {
     eventually(20, "the peer is tried", || {
         let peers = answer("peers", &[]);
         assert_eq!(all_fields(std::slice::from_ref(&peers)), documented("peers"));
-        peers[0]["trouble"].is_string()
+        peers[0]["error"].is_string()
     });
     assert_eq!(answer("forget", &["127.0.0.2"]), json!({ "forgotten": "127.0.0.2" }));
     assert_eq!(answer("ban", &["*.example.org"]), json!({ "banned": "*.example.org", "new": true }));
@@ -182,9 +182,9 @@ fn a_probe_that_fails_says_why_in_both_places() {
     assert_eq!(output.status.code(), Some(1));
     let account: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_documented("probe", &account);
-    let why = account["why"].as_str().unwrap();
-    assert!(account["outcome"] == "failed" && why.contains("refused") && why.contains("--tcp"), "{account}");
-    assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("waypost: {why}\n"));
+    let reason = account["reason"].as_str().unwrap();
+    assert!(account["outcome"] == "failed" && reason.contains("refused") && reason.contains("--tcp"), "{account}");
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("waypost: {reason}\n"));
 }
 
 #[test]

@@ -11,31 +11,31 @@
     reason = "a test fails by panicking, and prints what it measured"
 )]
 
+mod architecture;
 mod attack;
 mod backend;
+mod cli_output;
 mod commands;
 mod configuration;
+mod crash_recovery;
 mod discovery;
-mod edge;
-#[path = "../../benches/filled.rs"]
-mod filled;
+#[path = "../../benches/fixture.rs"]
+mod fixture;
 mod health;
 mod irc;
 mod json;
-mod kill;
-mod mistakes;
+mod listeners;
 mod network;
 #[cfg(feature = "embedded-tor")]
 mod onion_failure;
 mod only_tor;
 mod own_name;
 mod package;
-mod page;
 mod reload;
 mod simulator;
+mod startup_errors;
+mod status_page;
 mod support;
-mod terminal;
-mod tidy;
 #[cfg(feature = "embedded-tor")]
 mod tor;
 mod tor_ports;

@@ -80,7 +80,7 @@ fn finds_everybody_from_one_seed(onion: &str) {
 
 /// An onion service that a Tor beside us runs for us: its callers are told of that name alone.
 fn is_reached_by_the_name_that_tor_serves(daemon: &Daemon, own: &str, socks: &str) {
-    eventually(60, "we have reached ourselves", || daemon.status()["onion"]["reached"].is_u64());
+    eventually(60, "we have reached ourselves", || daemon.status()["onion"]["last_reached"].is_u64());
     let ask = |method: &str| call_onion(socks, &format!("{own}:50001"), method).unwrap();
     assert_eq!(ask("server.features")["hosts"], json!({ own: { "tcp_port": 50001, "ssl_port": null } }));
     assert!(!ask("server.peers.subscribe").to_string().contains(OURS));
@@ -96,8 +96,8 @@ fn takes_in_a_server_of_the_first_protocol(daemon: &Daemon) {
     assert_eq!(row(EX1)["source"], "seed");
     assert_eq!(row(EX2)["source"], format!("peer {EX1}"));
     assert_eq!(row(FIRST)["software"], "ElectrumServer 1.0");
-    assert_eq!((&row(FIRST)["genesis_hash"], &row(FIRST)["first_hand"]), (&Value::Null, &json!(false)));
-    assert_eq!((&row(EX2)["tip"], &row(EX2)["first_hand"]), (&json!(0), &json!(true)));
+    assert_eq!((&row(FIRST)["genesis_hash"], &row(FIRST)["self_reported"]), (&Value::Null, &json!(false)));
+    assert_eq!((&row(EX2)["tip"], &row(EX2)["self_reported"]), (&json!(0), &json!(true)));
     assert!(row(EX2)["latency_ms"].is_u64());
     let table = daemon.waypost(&["peers", "--clearnet", "--state", "verified"]);
     assert!(table.contains(EX2) && !table.contains(".onion"), "{table}");

@@ -11,8 +11,8 @@ const PAGE: &str = "127.0.0.1:4280";
 fn config(dir: &Path, name: &str, listen: &str) -> PathBuf {
     let path = dir.join(format!("{name}.toml"));
     let text = format!(
-        "network = \"regtest\"\ndata_dir = {:?}\n[listen]\n{listen}\n[tor]\nmode = \"embedded\"\narti = {:?}\n\
-         [discovery]\nseeds = []\n[status]\nhttp = \"{PAGE}\"\n",
+        "network = \"regtest\"\ndata_dir = {:?}\n[listen]\n{listen}\n[tor]\nmode = \"embedded\"\narti_config = {:?}\n\
+         [discovery]\nseeds = []\n[status]\nlisten = \"{PAGE}\"\n",
         dir.join("data"),
         dir.join("tor/arti.toml")
     );
@@ -31,7 +31,7 @@ fn has_metric(line: &str) -> bool {
 fn until_onion_runs(daemon: &Daemon) {
     eventually(120, "the onion service is reached", || {
         let status = daemon.status();
-        status["onion_error"].is_null() && status["onion"]["reached"].is_u64()
+        status["onion_error"].is_null() && status["onion"]["last_reached"].is_u64()
     });
     eventually(10, "the metrics say so", || has_metric("waypost_onion_up 1"));
 }

@@ -23,7 +23,7 @@ impl Leaks {
     fn watch(dir: &Path) -> Leaks {
         let (file, said) = (dir.join("leaks"), dir.join("leaks.log"));
         let watcher = Command::new(support::lab_python())
-            .arg(lab_script("leaks.py"))
+            .arg(lab_script("leak_capture.py"))
             .arg(&file)
             .stdin(Stdio::null())
             .stderr(std::fs::File::create(&said).unwrap())
@@ -66,7 +66,7 @@ fn nothing_leaves_but_through_tor() {
     for (name, tor) in [("embedded", &embedded), ("external", &external)] {
         let config = config(dir.path(), name, &format!("{tor}\nonly = true"));
         let began = now();
-        let daemon = Daemon::start_by("stranger.sh", &config);
+        let daemon = Daemon::start_by("third_party.sh", &config);
         lives_through_tor(&daemon, &config, &onion);
         println!(
             "{name}: {:.1} s for a whole life, in which {} packets left",
@@ -79,7 +79,7 @@ fn nothing_leaves_but_through_tor() {
 
     // The same without the one key: were the watch blind, this would not be seen.
     let config = config(dir.path(), "leaking", &embedded);
-    let daemon = Daemon::start_by("stranger.sh", &config);
+    let daemon = Daemon::start_by("third_party.sh", &config);
     eventually(30, "a question for a name is caught", || leaks.seen().iter().any(|line| line.contains("udp")));
     println!("without tor.only: {}", leaks.seen()[0]);
     daemon.stop();
@@ -108,7 +108,7 @@ fn lives_through_tor(daemon: &Daemon, config: &Path, onion: &str) {
     let (output, ok) = probe_as_stranger(config, &[EX2, "--tcp", "51001"]);
     assert!(!ok && output.contains("TLS only"), "{output}");
     eventually(60, "IRC is visited through an exit", || !daemon.status()["irc"]["last"].is_null());
-    assert_eq!(daemon.status()["irc"]["trouble"], serde_json::Value::Null);
+    assert_eq!(daemon.status()["irc"]["error"], serde_json::Value::Null);
     // Whatever is done by and by.
     std::thread::sleep(Duration::from_secs(10));
 }
@@ -116,7 +116,7 @@ fn lives_through_tor(daemon: &Daemon, config: &Path, onion: &str) {
 fn config(dir: &Path, name: &str, tor: &str) -> PathBuf {
     let path = dir.join(format!("{name}.toml"));
     let text = format!(
-        "network = \"regtest\"\ndata_dir = {:?}\n[tor]\n{tor}\n[discovery]\nrecheck = \"20s\"\nretry = \"10s\"\n\
+        "network = \"regtest\"\ndata_dir = {:?}\n[tor]\n{tor}\n[discovery]\nrecheck_interval = \"20s\"\ninitial_retry = \"10s\"\n\
          seeds = [\"{EX1} s51002 t51001\", \"first.example.com t50001\"]\n\
          [irc]\nenabled = true\nserver = \"{EX2}:6697\"\n",
         dir.join(name)
@@ -126,7 +126,7 @@ fn config(dir: &Path, name: &str, tor: &str) -> PathBuf {
 }
 
 fn probe_as_stranger(config: &Path, args: &[&str]) -> (String, bool) {
-    let mut command = Command::new(lab_script("stranger.sh"));
+    let mut command = Command::new(lab_script("third_party.sh"));
     command.args([env!("CARGO_BIN_EXE_waypost"), "probe"]).args(args).arg("--config").arg(config);
     let output = command.stdin(Stdio::null()).output().unwrap();
     (String::from_utf8([output.stdout, output.stderr].concat()).unwrap(), output.status.success())

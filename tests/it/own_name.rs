@@ -17,7 +17,7 @@ const EXIT: &str = "185.220.101.5";
 fn configure(dir: &Path, listen: &str, rest: &str) -> PathBuf {
     let config = dir.join("waypost.toml");
     let text = format!(
-        "network = \"regtest\"\ndata_dir = \"{}\"\n[status]\nhttp = \"{PAGE}\"\n[discovery]\nseeds = []\n\
+        "network = \"regtest\"\ndata_dir = \"{}\"\n[status]\nlisten = \"{PAGE}\"\n[discovery]\nseeds = []\n\
          [listen]\n{listen}\n[identity]\nhost = \"{NAME}\"\ntcp_port = 50001\n{rest}",
         dir.join("data").display()
     );
@@ -52,11 +52,11 @@ fn a_name_that_means_a_private_address_is_not_advertised() {
     let config = configure(dir.path(), everywhere, "[tor]\nmode = \"off\"\n");
     // Debian's installer writes such a line; a listener on all addresses answers there.
     let daemon = start_where_the_name_means("127.0.1.1", &config);
-    eventually(20, "the test of the name fails", || name(&daemon)["missed"].as_u64() > Some(0));
+    eventually(20, "the test of the name fails", || name(&daemon)["failures"].as_u64() > Some(0));
     let status = name(&daemon);
-    let why = status["trouble"].as_str().unwrap();
-    assert!(why.contains("127.0.1.1") && why.contains("identity.address"), "{why}");
-    assert_eq!((&status["reached"], &status["address"], listed()), (&Value::Null, &Value::Null, None));
+    let reason = status["error"].as_str().unwrap();
+    assert!(reason.contains("127.0.1.1") && reason.contains("identity.address"), "{reason}");
+    assert_eq!((&status["last_reached"], &status["address"], listed()), (&Value::Null, &Value::Null, None));
     assert_eq!(call("127.0.1.1:50001", "server.ping", json!([])), Value::Null, "though it answers there");
     let line = daemon.waypost(&["status"]);
     assert!(line.contains("not advertised") && line.replace('\n', " ").contains("127.0.1.1"), "{line}");
@@ -73,7 +73,7 @@ fn a_name_that_means_a_private_address_is_not_advertised() {
     // The public address is dialled in place of what this machine looks up.
     let config = configure(dir.path(), everywhere, &format!("address = \"{PUBLIC}\"\n[tor]\nmode = \"off\"\n"));
     let daemon = start_where_the_name_means("192.168.1.5", &config);
-    eventually(20, "the name is reached", || name(&daemon)["reached"].is_u64());
+    eventually(20, "the name is reached", || name(&daemon)["last_reached"].is_u64());
     let status = name(&daemon);
     assert_eq!((&status["address"], &status["via"]), (&json!(PUBLIC), &json!("direct")));
     eventually(10, "it is listed", || listed().is_some_and(|entry| entry[0] == PUBLIC));
@@ -89,13 +89,13 @@ fn a_name_that_means_a_private_address_is_not_advertised() {
     let daemon = start_where_the_name_means("192.168.1.5", &config);
     eventually(20, "it is advertised on the operator's word", || listed().is_some_and(|entry| entry[0] == PUBLIC));
     let status = name(&daemon);
-    assert_eq!((&status["reached"], &status["trouble"]), (&Value::Null, &Value::Null));
+    assert_eq!((&status["last_reached"], &status["error"]), (&Value::Null, &Value::Null));
     assert!(status["warnings"][0].as_str().unwrap().contains("operator's word"), "{status}");
     daemon.stop();
     let config = configure(dir.path(), &format!("tcp = [\"{ANSWERS}\"]"), "[tor]\nmode = \"off\"\n");
     let daemon = start_where_the_name_means(PUBLIC, &config);
-    eventually(20, "without an address it is not", || name(&daemon)["missed"].as_u64() > Some(0));
-    assert!(name(&daemon)["trouble"].as_str().unwrap().contains("hairpin NAT") && listed().is_none());
+    eventually(20, "without an address it is not", || name(&daemon)["failures"].as_u64() > Some(0));
+    assert!(name(&daemon)["error"].as_str().unwrap().contains("hairpin NAT") && listed().is_none());
     daemon.stop();
 }
 
@@ -131,11 +131,11 @@ fn a_name_is_tested_through_tor_once_tor_is_ready() {
     block("add");
     let daemon = Daemon::start(&config);
     eventually(120, "the failure through Tor is found", || {
-        name(&daemon)["trouble"].as_str().is_some_and(|why| why.contains("through Tor, at 5.9.0.9"))
+        name(&daemon)["error"].as_str().is_some_and(|reason| reason.contains("through Tor, at 5.9.0.9"))
     });
     assert_eq!(daemon.tor(), "ready");
     let status = name(&daemon);
-    assert!(status["trouble"].as_str().unwrap().contains("firewall") && status["reached"].is_null(), "{status}");
+    assert!(status["error"].as_str().unwrap().contains("firewall") && status["last_reached"].is_null(), "{status}");
     eventually(10, "it is advertised no more", || !hosts(ANSWERS).contains(NAME));
     block("del");
     eventually(120, "it is reached once the way is free", || name(&daemon)["via"] == "tor");

@@ -89,7 +89,7 @@ fn shown(server: SocketAddr) -> String {
 const BATCH: &str =
     r#"[{"id":1,"method":"server.ping"},{"id":2,"method":"server.ping"},{"id":3,"method":"server.ping"}]"#;
 
-const TABLES: &str = "[tor]\nmode = \"off\"\n[limits]\nbatch = 10\n[discovery]\nallow_private = true\nseeds = []\n";
+const TABLES: &str = "[tor]\nmode = \"off\"\n[limits]\nmax_batch = 10\n[discovery]\nallow_private = true\nseeds = []\n";
 
 #[test]
 fn what_can_change_under_a_running_daemon_does() {
@@ -102,7 +102,7 @@ fn what_can_change_under_a_running_daemon_does() {
     assert!(reload(&daemon).contains("reloaded: nothing has changed"));
 
     // Limits, for those who come then.
-    place.configure("", &TABLES.replace("batch = 10", "batch = 2\nsessions_per_source = 2"));
+    place.configure("", &TABLES.replace("max_batch = 10", "max_batch = 2\nsessions_per_source = 2"));
     assert!(reload(&daemon).ends_with("reloaded: limits\n"), "{}", daemon.log());
     assert_eq!(before.ask(BATCH).as_array().unwrap().len(), 3, "who was there keeps to what held then");
     let mut after = Session::new(place.tcp);
@@ -147,7 +147,7 @@ fn what_can_not_change_is_named_and_what_is_wrong_changes_nothing() {
     let place = Place::new();
     let config = place.configure("", TABLES);
     let daemon = Daemon::start(&config);
-    let banner = "[identity]\nbanner = \"new\"\n[tor]\nmode = \"socks\"\n[limits]\nbatch = 10\n[discovery]\nallow_private = true\nseeds = []\n";
+    let banner = "[identity]\nbanner = \"new\"\n[tor]\nmode = \"socks\"\n[limits]\nmax_batch = 10\n[discovery]\nallow_private = true\nseeds = []\n";
     place.configure(&format!("ws = [\"{}\"]\n", support::free_address()), banner);
     let said = reload(&daemon);
     let named = "WARN identity.banner, listen.ws, tor.mode: changed, and take effect at the next start\n";
@@ -155,7 +155,7 @@ fn what_can_not_change_is_named_and_what_is_wrong_changes_nothing() {
 
     for (wrong, expected) in [
         ("[limits]\nbatsch = 2\n", "waypost.toml, line 8: unknown field `batsch`"),
-        ("[limits]\nbatch = 2000\n", "waypost.toml, line 8: limits.batch: must lie between"),
+        ("[limits]\nmax_batch = 2000\n", "waypost.toml, line 8: limits.max_batch: must lie between"),
         ("[limits\n", "waypost.toml, line 7: "),
     ] {
         place.configure("", wrong);

@@ -71,7 +71,7 @@ impl Daemon {
         let file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
         // Daemons beside each other can't all have the usual port for their pages.
         if !std::fs::read_to_string(config).unwrap_or_default().contains("[status]") {
-            command.env("WAYPOST_STATUS__HTTP", "off");
+            command.env("WAYPOST_STATUS__LISTEN", "off");
         }
         // Tests that aren't about the limits look more often than anybody else would.
         if !std::fs::read_to_string(config).unwrap_or_default().contains("[limits]") {
@@ -233,7 +233,7 @@ fn waypost_at_home(home: Option<&Path>, config: &Path, args: &[&str]) -> (String
         .args(args)
         .arg("--config")
         .arg(config)
-        .env("WAYPOST_STATUS__HTTP", "off")
+        .env("WAYPOST_STATUS__LISTEN", "off")
         .stdin(Stdio::null())
         .output()
         .unwrap();

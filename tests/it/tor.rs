@@ -35,8 +35,8 @@ impl Place {
         let config = self.dir.path().join(format!("{name}.toml"));
         let (data, lab) = (self.dir.path().join(name), self.dir.path().join("lab/tor/arti.toml"));
         let text = format!(
-            "network = \"regtest\"\ndata_dir = {data:?}\n[tor]\nmode = \"embedded\"\narti = {lab:?}\n\
-             [discovery]\nseeds = [\"{EX1} t51001\", \"{} t50001\"]\nrecheck = \"20s\"\nretry = \"10s\"\n{more}",
+            "network = \"regtest\"\ndata_dir = {data:?}\n[tor]\nmode = \"embedded\"\narti_config = {lab:?}\n\
+             [discovery]\nseeds = [\"{EX1} t51001\", \"{} t50001\"]\nrecheck_interval = \"20s\"\ninitial_retry = \"10s\"\n{more}",
             self.onion
         );
         std::fs::write(&config, text).unwrap();

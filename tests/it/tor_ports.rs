@@ -87,8 +87,8 @@ fn lab_client(lab: &Path, dir: &Path, control: u16, ports: &str) -> CTor {
 fn config(dir: &Path, name: &str, tor: &str, onion: &str) -> PathBuf {
     let path = dir.join(format!("{name}.toml"));
     let text = format!(
-        "network = \"regtest\"\ndata_dir = {:?}\n[tor]\nmode = \"socks\"\n{tor}\n[discovery]\nrecheck = \"20s\"\n\
-         retry = \"10s\"\nseeds = [\"{EX1} s51002\", \"{onion} t50001\"]\n",
+        "network = \"regtest\"\ndata_dir = {:?}\n[tor]\nmode = \"socks\"\n{tor}\n[discovery]\nrecheck_interval = \"20s\"\n\
+         initial_retry = \"10s\"\nseeds = [\"{EX1} s51002\", \"{onion} t50001\"]\n",
         dir.join(name)
     );
     std::fs::write(&path, text).unwrap();

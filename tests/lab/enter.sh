@@ -5,7 +5,7 @@
 #
 # Inside, `lo` has the public-looking addresses below and /etc/hosts names them, so peers have real names and addresses and
 # the rules about private addresses stay on. There is no other interface: nothing can leave, ports never clash, and nothing of
-# the real machine is changed. With --watched there is a way out, which ends where leaks.py writes down what takes it.
+# the real machine is changed. With --watched there is a way out, which ends where leak_capture.py writes down what takes it.
 # Everything started inside ends with COMMAND, or when this process is killed (SIGKILL; unshare holds SIGTERM and SIGINT
 # back, which reach COMMAND only when sent to the process group, as Ctrl-C and `timeout` do).
 #
@@ -55,7 +55,7 @@ ip -6 address add 2a01:4f8::1/128 dev lo nodad 2>/dev/null || true   # a kernel 
 if [ "$watched" ]; then
   # A cable with the world at its other end: the gateway's hardware address is known beforehand, so that what leaves does so at
   # once, and it isn't that of the far end, so that nothing there takes it for its own and answers. The gateway alone is on the
-  # cable: for any other neighbour the kernel would ask first, and leaks.py leaves such questions out.
+  # cable: for any other neighbour the kernel would ask first, and leak_capture.py leaves such questions out.
   gateway=02:00:00:00:00:01
   ip link add out type veth peer name watch
   echo 1 >/proc/sys/net/ipv6/conf/watch/disable_ipv6 2>/dev/null || true

@@ -15,7 +15,7 @@ fn nat64_form_of_a_public_address_is_dialled_and_the_address_advertised() {
     verified.ip = Some(nat64);
     bench.finish("a.example", Ok(verified));
     let snapshot = bench.book.snapshot(bench.now, &mut bench.rng);
-    let list = snapshot.peers(Caller::Clearnet, bench.now, &mut bench.rng);
+    let list = snapshot.peers(Ingress::Clearnet, bench.now, &mut bench.rng);
     assert_eq!(list.to_vec(), br#"[["5.9.0.1","a.example",["v1.4","t50001"]]]"#);
 }
 
@@ -25,7 +25,7 @@ fn nat64_form_of_a_private_address_is_refused() {
         let mut bench = Bench::new(&["a.example t50001"]);
         bench.resolve("a.example", &["5.9.0.1", address]);
         assert_eq!(bench.attempt(), None, "{address}");
-        assert_eq!(bench.entry("a.example").unwrap().bad, Some(Failure::NotPublic), "{address}");
+        assert_eq!(bench.entry("a.example").unwrap().violation, Some(ProbeError::NotPublic), "{address}");
     }
 }
 
@@ -52,9 +52,9 @@ fn nat64_form_evades_neither_budget_nor_ban() {
         dialled += usize::from(bench.attempt().is_some());
     }
     assert_eq!(dialled, 4, "one burst for both forms, less what is kept for verified peers");
-    let bans = Arc::new(crate::bans::Bans::parse("5.9.0.0/24\n").unwrap());
+    let bans = Arc::new(crate::ban_list::Bans::parse("5.9.0.0/24\n").unwrap());
     let mut bench = Bench::new(&["a.example t50001"]);
-    bench.handle(Event::Bans(bans));
+    bench.handle(Event::BansReplaced(bans));
     bench.resolve("a.example", &["64:ff9b::509:1"]);
     assert!(bench.entry("a.example").is_none());
 }
@@ -64,11 +64,11 @@ fn one_subnet(allow_private: bool, prefix: &str, peers: usize) -> Bench {
     let seeds: Vec<String> = (1..=peers).map(|n| format!("{prefix}{n} t50001")).collect();
     let ports = Network::Bitcoin.default_ports();
     let seeds = seeds.iter().map(|seed| RealName::parse(seed, ports).unwrap()).collect();
-    let settings = Settings { seeds, allow_private, ..Settings::default() };
-    let book = Book::new(settings, Vec::new(), Duration::ZERO, Duration::ZERO, START);
+    let settings = BookConfig { seeds, allow_private, ..BookConfig::default() };
+    let book = PeerBook::new(settings, Vec::new(), Duration::ZERO, Duration::ZERO, START);
     let mut bench = Bench { book, rng: StdRng::seed_from_u64(5), now: START, actions: Vec::new() };
-    bench.actions = bench.book.seed(START, &mut bench.rng);
-    let flying: Vec<Host> = bench.book.flights.keys().cloned().collect();
+    bench.actions = bench.book.add_seeds(START, &mut bench.rng);
+    let flying: Vec<Host> = bench.book.in_flight.keys().cloned().collect();
     for host in flying {
         let Ok(mut verified) = good("[]", None) else { unreachable!() };
         verified.ip = Some(host.to_string().parse().unwrap());
@@ -79,7 +79,7 @@ fn one_subnet(allow_private: bool, prefix: &str, peers: usize) -> Bench {
 
 fn listed(bench: &mut Bench) -> usize {
     let snapshot = bench.book.snapshot(bench.now, &mut bench.rng);
-    let list = snapshot.peers(Caller::Clearnet, bench.now, &mut bench.rng).to_vec();
+    let list = snapshot.peers(Ingress::Clearnet, bench.now, &mut bench.rng).to_vec();
     serde_json::from_slice::<Vec<serde_json::Value>>(&list).unwrap().len()
 }
 
@@ -110,7 +110,7 @@ fn peer_that_a_budget_holds_back_says_so() {
     for entry in &held {
         let waiting = bench.book.waiting(entry, bench.now).unwrap();
         assert_eq!(waiting.to_string(), "the dial budget of 5.9.0.0/24");
-        assert!(entry.next > bench.now);
+        assert!(entry.next_probe_at > bench.now);
     }
     let verified = bench.book.entries().find(|entry| entry.last_success.is_some()).unwrap();
     assert_eq!(bench.book.waiting(verified, bench.now), None);
@@ -119,7 +119,7 @@ fn peer_that_a_budget_holds_back_says_so() {
         bench.wait(Duration::from_mins(2));
     }
     let host = held[0].host.clone();
-    assert!(bench.book.flights.contains_key(&host));
+    assert!(bench.book.in_flight.contains_key(&host));
     assert_eq!(bench.book.waiting(&held[0], bench.now), None);
 }
 
@@ -135,5 +135,5 @@ fn candidate_that_only_waits_says_for_what() {
         all.dedup();
         all
     };
-    assert_eq!(waiting(&bench), [Waiting::Route(Via::Tor), Waiting::Probes]);
+    assert_eq!(waiting(&bench), [Waiting::Route(Route::Tor), Waiting::Probes]);
 }

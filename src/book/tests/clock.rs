@@ -1,7 +1,7 @@
 //! Moments that another process stored while the machine's clock was wrong.
 
 use super::*;
-use crate::book::entry::Past;
+use crate::book::entry::ProbeRecord;
 
 const MONTH: Duration = Duration::from_hours(30 * 24);
 
@@ -9,17 +9,17 @@ const MONTH: Duration = Duration::from_hours(30 * 24);
 fn verified_at(at: Time) -> Entry {
     let name = RealName::parse("5.9.0.1 t50001", Network::Bitcoin.default_ports()).unwrap();
     let mut entry = Entry::new(name, Source::Seed, Duration::ZERO, at);
-    (entry.last_try, entry.last_success, entry.announced) = (Some(at), Some(at), Some(at));
-    entry.key = Some(Key { sha256: [1; 32], since: at, changes: 0 });
-    entry.history.push_back(Past { at, failure: None, millis: 80 });
-    entry.uptime.learn(true, at);
-    entry.next = at + Duration::from_hours(16);
+    (entry.last_try, entry.last_success, entry.last_announced_at) = (Some(at), Some(at), Some(at));
+    entry.key = Some(PinnedKey { sha256: [1; 32], since: at, rotation_count: 0 });
+    entry.history.push_back(ProbeRecord { at, failure: None, duration_ms: 80 });
+    entry.uptime.record_result(true, at);
+    entry.next_probe_at = at + Duration::from_hours(16);
     entry
 }
 
-fn loaded(entry: Entry) -> Book {
-    let settings = Settings { seeds: Vec::new(), ..Settings::default() };
-    Book::new(settings, vec![entry], Duration::ZERO, Duration::ZERO, START)
+fn loaded(entry: Entry) -> PeerBook {
+    let settings = BookConfig { seeds: Vec::new(), ..BookConfig::default() };
+    PeerBook::new(settings, vec![entry], Duration::ZERO, Duration::ZERO, START)
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn entry_stored_while_the_clock_was_ahead_is_corrected_in_every_field() {
     let entry = book.entries().next().unwrap().clone();
     let mut expected = verified_at(START);
     // How old it is cannot be known, so it is probed at once.
-    expected.next = START;
+    expected.next_probe_at = START;
     assert_eq!(entry, expected);
 }
 
@@ -37,7 +37,7 @@ fn entry_stored_moments_before_by_a_clock_a_little_ahead_keeps_its_schedule() {
     let book = loaded(verified_at(START + Duration::from_secs(2)));
     let entry = book.entries().next().unwrap();
     assert_eq!(
-        (entry.last_success, entry.next),
+        (entry.last_success, entry.next_probe_at),
         (Some(START), START + Duration::from_hours(16) + Duration::from_secs(2))
     );
 }

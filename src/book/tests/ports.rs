@@ -3,22 +3,23 @@
 use super::*;
 
 fn dialled(bench: &Bench) -> Vec<u16> {
-    bench.attempt().map(|attempt| attempt.doors.iter().map(|door| door.1.get()).collect()).unwrap_or_default()
+    bench.attempt().map(|attempt| attempt.endpoints.iter().map(|door| door.1.get()).collect()).unwrap_or_default()
 }
 
 #[test]
 fn built_in_seeds_are_all_taken_in_and_dialled() {
     for (network, count) in Network::ALL.into_iter().zip([13, 6, 4, 3, 0]) {
-        let settings = Settings { network, seeds: network.built_in_peers(), onion_probes: 32, ..Settings::default() };
-        let mut book = Book::new(settings, Vec::new(), Duration::ZERO, Duration::ZERO, START);
+        let settings =
+            BookConfig { network, seeds: network.default_seeds(), max_tor_probes: 32, ..BookConfig::default() };
+        let mut book = PeerBook::new(settings, Vec::new(), Duration::ZERO, Duration::ZERO, START);
         let mut rng = StdRng::seed_from_u64(5);
-        let mut actions = book.seed(START, &mut rng);
+        let mut actions = book.add_seeds(START, &mut rng);
         assert_eq!((book.entries.len(), book.refused_seeds().len()), (count, 0), "{network}");
-        actions.extend(book.handle(Event::Tor(TorSign::Answers), START, &mut rng));
-        actions.extend(book.handle(Event::TorReached, START, &mut rng));
+        actions.extend(book.handle(Event::Tor(TorProbe::Reachable), START, &mut rng));
+        actions.extend(book.handle(Event::TorPathProven, START, &mut rng));
         let tried = actions.iter().filter(|action| match action {
             Action::Resolve(..) => true,
-            Action::Probe(attempt) => !attempt.doors.is_empty(),
+            Action::Probe(attempt) => !attempt.endpoints.is_empty(),
             _ => false,
         });
         assert_eq!(tried.count(), count, "{network}");
@@ -55,7 +56,7 @@ fn stranger_may_not_name_a_harmful_port_of_a_clearnet_host() {
     for port in [25, 502, 2375, 6379, 8332, 9051, 9200, 10250, 27017] {
         let mut bench = Bench::new(&[]);
         let features = format!(r#"{{"hosts":{{"5.9.0.1":{{"tcp_port":{port}}}}}}}"#);
-        assert_eq!(introduce(&mut bench, &features, Some("5.9.0.1")), Err(Refusal::Ports), "{port}");
+        assert_eq!(introduce(&mut bench, &features, Some("5.9.0.1")), Err(IntakeError::NoDialablePort), "{port}");
         // Of two ports the other one remains, to be dialled and advertised.
         let features = format!(r#"{{"hosts":{{"5.9.0.1":{{"tcp_port":{port},"ssl_port":50002}}}}}}"#);
         introduce(&mut bench, &features, Some("5.9.0.1")).unwrap();
@@ -76,17 +77,17 @@ fn list_and_irc_may_not_name_a_harmful_port() {
     bench.resolve("a.example", &["5.9.0.1"]);
     bench.finish("a.example", good(r#"[["5.9.7.1","5.9.7.1",["t6379"]]]"#, None));
     assert!(bench.entry("5.9.7.1").is_none());
-    bench.handle(Event::MetOnIrc(RealName::parse("c.example t9200", Network::Bitcoin.default_ports()).unwrap()));
+    bench.handle(Event::IrcPeerFound(RealName::parse("c.example t9200", Network::Bitcoin.default_ports()).unwrap()));
     assert!(bench.entry("c.example").is_none());
     // Nor of a peer that is known and fails.
     let name = RealName::parse("5.9.8.1 t50001", Network::Bitcoin.default_ports()).unwrap();
     bench.actions = bench.book.add(name, bench.now, &mut bench.rng).unwrap();
-    bench.finish("5.9.8.1", Err(Failure::Refused));
+    bench.finish("5.9.8.1", Err(ProbeError::Refused));
     bench.wait(Duration::from_hours(19));
     bench.resolve("a.example", &["5.9.0.1"]);
     bench.finish("a.example", good(r#"[["5.9.8.1","5.9.8.1",["t6379"]]]"#, None));
     bench.wait(Duration::from_hours(1));
-    assert!(!bench.book.claims.contains_key(&"5.9.8.1".parse().unwrap()));
+    assert!(!bench.book.port_claims.contains_key(&"5.9.8.1".parse().unwrap()));
 }
 
 #[test]
@@ -109,8 +110,8 @@ fn peers_own_word_opens_no_harmful_port() {
 #[test]
 fn onion_service_may_have_any_port() {
     let mut bench = Bench::new(&[]);
-    bench.handle(Event::Tor(TorSign::Answers));
-    bench.handle(Event::TorReached);
+    bench.handle(Event::Tor(TorProbe::Reachable));
+    bench.handle(Event::TorPathProven);
     introduce(&mut bench, &format!(r#"{{"hosts":{{"{ONION}":{{"tcp_port":22}}}}}}"#), None).unwrap();
     assert_eq!(dialled(&bench), [22]);
 }
@@ -120,12 +121,12 @@ fn stored_peer_with_a_harmful_port_is_neither_dialled_nor_advertised() {
     let name = RealName::parse("5.9.0.1 t6379", Network::Bitcoin.default_ports()).unwrap();
     let mut entry = Entry::new(name, Source::Irc, Duration::ZERO, START);
     entry.last_success = Some(START);
-    let settings = Settings { seeds: Vec::new(), ..Settings::default() };
-    let mut book = Book::new(settings, vec![entry.clone()], Duration::ZERO, Duration::ZERO, START);
+    let settings = BookConfig { seeds: Vec::new(), ..BookConfig::default() };
+    let mut book = PeerBook::new(settings, vec![entry.clone()], Duration::ZERO, Duration::ZERO, START);
     let mut rng = StdRng::seed_from_u64(5);
     let actions = book.handle(Event::Tick, START, &mut rng);
     assert!(!actions.iter().any(|action| matches!(action, Action::Probe(_))));
     let snapshot = book.snapshot(START, &mut rng);
-    assert_eq!(snapshot.peers(Caller::Clearnet, START, &mut rng).to_vec(), b"[]");
+    assert_eq!(snapshot.peers(Ingress::Clearnet, START, &mut rng).to_vec(), b"[]");
     assert_eq!(book.waiting(&entry, START), Some(Waiting::Port));
 }

@@ -6,11 +6,11 @@ fn name(line: &str) -> RealName {
     RealName::parse(line, Network::Bitcoin.default_ports()).unwrap()
 }
 
-fn refused(bench: &Bench) -> Vec<(String, Refusal)> {
+fn refused(bench: &Bench) -> Vec<(String, IntakeError)> {
     let mut refused = Vec::new();
     for notice in bench.notices() {
-        if let Notice::SeedRefused { name, why } = notice {
-            refused.push((name.host.to_string(), *why));
+        if let BookNotice::SeedRefused { name, reason } = notice {
+            refused.push((name.host.to_string(), *reason));
         }
     }
     refused
@@ -19,10 +19,10 @@ fn refused(bench: &Bench) -> Vec<(String, Refusal)> {
 /// Another start with these seeds and what the book has.
 fn restart(bench: &mut Bench, seeds: &[&str]) {
     let seeds = seeds.iter().map(|seed| name(seed)).collect();
-    let settings = Settings { seeds, ..bench.book.settings.clone() };
+    let settings = BookConfig { seeds, ..bench.book.settings.clone() };
     let entries = bench.book.entries().cloned().collect();
-    bench.book = Book::new(settings, entries, Duration::ZERO, Duration::ZERO, bench.now);
-    bench.actions = bench.book.seed(bench.now, &mut bench.rng);
+    bench.book = PeerBook::new(settings, entries, Duration::ZERO, Duration::ZERO, bench.now);
+    bench.actions = bench.book.add_seeds(bench.now, &mut bench.rng);
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn seed_that_is_new_at_a_start_is_taken_in() {
         bench
             .actions
             .iter()
-            .any(|action| matches!(action, Action::Save(entry) if entry.host == name("b.example t1").host))
+            .any(|action| matches!(action, Action::Upsert(entry) if entry.host == name("b.example t1").host))
     );
     assert_eq!(bench.entry("a.example"), Some(&known), "a known seed is neither changed nor probed sooner");
     assert!(refused(&bench).is_empty());
@@ -54,9 +54,9 @@ fn seed_that_was_forgotten_returns_at_the_next_start() {
 
 #[test]
 fn seed_that_cannot_be_taken_in_is_reported_with_its_reason() {
-    let bans = Arc::new(crate::bans::Bans::parse("banned.example\n5.9.7.0/24\n").unwrap());
+    let bans = Arc::new(crate::ban_list::Bans::parse("banned.example\n5.9.7.0/24\n").unwrap());
     let mut bench = Bench::new(&[]);
-    bench.book.settings.own.push("own.example".parse().unwrap());
+    bench.book.settings.local_hosts.push("own.example".parse().unwrap());
     bench.book.settings.bans = bans;
     let seeds = [
         "a.example s50002",
@@ -68,17 +68,17 @@ fn seed_that_cannot_be_taken_in_is_reported_with_its_reason() {
         "b.example s22",
     ];
     let expected = [
-        ("a.example", Refusal::Duplicate),
-        ("own.example", Refusal::OurOwn),
-        ("banned.example", Refusal::Banned),
-        ("5.9.7.1", Refusal::Banned),
-        ("10.0.0.1", Refusal::NotPublic),
+        ("a.example", IntakeError::Duplicate),
+        ("own.example", IntakeError::LocalHost),
+        ("banned.example", IntakeError::Banned),
+        ("5.9.7.1", IntakeError::Banned),
+        ("10.0.0.1", IntakeError::NotPublic),
     ]
-    .map(|(host, why)| (host.to_owned(), why));
+    .map(|(host, reason)| (host.to_owned(), reason));
     restart(&mut bench, &seeds);
     assert_eq!(refused(&bench), expected);
     assert_eq!(bench.book.entries.len(), 2, "a.example and b.example");
-    bench.handle(Event::Seeds(seeds.iter().map(|seed| name(seed)).collect()));
+    bench.handle(Event::SeedsReplaced(seeds.iter().map(|seed| name(seed)).collect()));
     assert_eq!(refused(&bench), expected, "the same on a reload");
     // Nothing is repeated every hour.
     bench.wait(SWEEP);
@@ -87,20 +87,20 @@ fn seed_that_cannot_be_taken_in_is_reported_with_its_reason() {
 
 #[test]
 fn seed_without_tls_under_tor_only_is_reported() {
-    let bench = Bench::routed(&["a.example t50001", "b.example s50002"], Routing::TorOnly);
-    assert_eq!(refused(&bench), [("a.example".to_owned(), Refusal::OnlyTls)]);
+    let bench = Bench::routed(&["a.example t50001", "b.example s50002"], RoutingPolicy::TorOnly);
+    assert_eq!(refused(&bench), [("a.example".to_owned(), IntakeError::TlsRequired)]);
     assert!(bench.entry("a.example").is_none() && bench.entry("b.example").is_some());
     let mut bench = bench;
     let added = bench.book.add(name("b.example t50001"), bench.now, &mut bench.rng).map(|_| ());
-    assert_eq!(added, Err(Refusal::OnlyTls), "an operator's add of a known peer as well");
+    assert_eq!(added, Err(IntakeError::TlsRequired), "an operator's add of a known peer as well");
 }
 
 #[test]
 fn seed_that_turns_out_to_be_this_node_is_reported_once() {
     let mut bench = Bench::new(&[&format!("{ONION} t50001")]);
-    bench.handle(Event::Ours(ONION.parse().unwrap()));
-    assert_eq!(refused(&bench), [(ONION.to_owned(), Refusal::OurOwn)]);
-    bench.handle(Event::Ours(ONION.parse().unwrap()));
+    bench.handle(Event::LocalHost(ONION.parse().unwrap()));
+    assert_eq!(refused(&bench), [(ONION.to_owned(), IntakeError::LocalHost)]);
+    bench.handle(Event::LocalHost(ONION.parse().unwrap()));
     assert!(refused(&bench).is_empty());
 }
 

@@ -13,48 +13,48 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tor_rtcompat::tokio::TokioRustlsRuntime;
 
-use super::lock::{DirLock, LockError};
-use super::settings::{client_config, whole};
-use super::words::{DIRECTORY, account, mend, with_clock};
-use crate::dial::{Arti, Client, Tor};
+use super::client_config::{client_config, whole};
+use super::dir_lock::{DirLock, LockError};
+use super::status_text::{DIRECTORY, append_clock_hint, explain_permissions, summarize};
+use crate::dial::{Arti, Client, TorConnector};
 
 /// How long a connection that stands may take to become one of Tor's.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// How long a download of the directory may make no headway.
-const HEADWAY: Duration = Duration::from_secs(90);
+const DIRECTORY_PROGRESS_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A client, and all that goes on in it.
 ///
 /// It has a runtime of its own: a client leaves tasks behind that hold its files for minutes while its relays are
 /// silent, and would keep its successor from writing down its guards. With their runtime they end at once.
-pub struct Alive {
+pub struct ClientHandle {
     pub client: Arc<Client>,
     given_up: CancellationToken,
     runtime: Option<Runtime>,
 }
 
-impl Alive {
-    pub async fn make(dir: &Path, arti: &str) -> Result<Alive, String> {
+impl ClientHandle {
+    pub async fn make(dir: &Path, arti: &str) -> Result<ClientHandle, String> {
         let config = client_config(dir, arti).map_err(|error| error.to_string())?;
         let runtime = runtime::Builder::new_multi_thread().worker_threads(2).thread_name("tor").enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
         let builder = TorClient::with_runtime(TokioRustlsRuntime::from(runtime.handle().clone())).config(config);
         match builder.create_unbootstrapped_async().await {
-            Ok(client) => Ok(Alive { client, given_up: CancellationToken::new(), runtime: Some(runtime) }),
+            Ok(client) => Ok(ClientHandle { client, given_up: CancellationToken::new(), runtime: Some(runtime) }),
             Err(error) => {
                 runtime.shutdown_background();
-                Err(mend(whole(&error)))
+                Err(explain_permissions(whole(&error)))
             }
         }
     }
 
-    pub fn way(&self) -> Tor {
-        Tor::Arti(Arti::new(Arc::clone(&self.client), self.given_up.clone()))
+    pub fn connector(&self) -> TorConnector {
+        TorConnector::Arti(Arti::new(Arc::clone(&self.client), self.given_up.clone()))
     }
 }
 
-impl Drop for Alive {
+impl Drop for ClientHandle {
     fn drop(&mut self) {
         self.given_up.cancel();
         if let Some(runtime) = self.runtime.take() {
@@ -65,7 +65,7 @@ impl Drop for Alive {
 
 /// Waits until a client has a directory and a relay that answers, for as long as it gets on; says every ten per cent
 /// how far it is, and what it waits for.
-pub async fn awaken(client: &Client, window: Duration, mut progress: impl FnMut(u8, &str)) -> Result<(), String> {
+pub async fn bootstrap(client: &Client, window: Duration, mut progress: impl FnMut(u8, &str)) -> Result<(), String> {
     let mut events = client.bootstrap_events();
     let mut bootstrap = pin!(client.bootstrap());
     let (mut done, mut best, mut told) = (false, client.bootstrap_status().as_frac(), None);
@@ -76,10 +76,10 @@ pub async fn awaken(client: &Client, window: Duration, mut progress: impl FnMut(
             return Ok(());
         }
         let text = status.to_string();
-        let (percent, waits_for) = account(&text);
+        let (percent, waits_for) = summarize(&text);
         if status.as_frac() > best {
             best = status.as_frac();
-            let more = if waits_for.starts_with(DIRECTORY) { HEADWAY } else { HANDSHAKE };
+            let more = if waits_for.starts_with(DIRECTORY) { DIRECTORY_PROGRESS_TIMEOUT } else { HANDSHAKE };
             deadline = deadline.max(Instant::now() + more);
         }
         if told != Some(percent / 10) {
@@ -88,33 +88,37 @@ pub async fn awaken(client: &Client, window: Duration, mut progress: impl FnMut(
         }
         tokio::select! {
             outcome = &mut bootstrap, if !done => {
-                outcome.map_err(|error| with_clock(&whole(&error), &client.bootstrap_status().to_string()))?;
+                outcome.map_err(|error| append_clock_hint(&whole(&error), &client.bootstrap_status().to_string()))?;
                 done = true;
             }
             Some(_) = events.next() => {}
             () = sleep_until(deadline) => {
-                let why = status.blocked().map_or("no relay answers".to_owned(), |blocked| blocked.message().to_string());
-                return Err(with_clock(&why, &text));
+                let reason = status.blocked().map_or("no relay answers".to_owned(), |blocked| blocked.message().to_string());
+                return Err(append_clock_hint(&reason, &text));
             }
         }
     }
 }
 
 /// A client for a command that needs Tor once.
-pub struct Once {
-    pub tor: Tor,
-    _alive: Alive,
+pub struct EphemeralClient {
+    pub tor: TorConnector,
+    _alive: ClientHandle,
     _lock: DirLock,
 }
 
-impl fmt::Debug for Once {
+impl fmt::Debug for EphemeralClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Once")
     }
 }
 
 /// Makes such a client. It gives up where a daemon would begin anew.
-pub async fn once(dir: &Path, arti: &str, progress: impl FnMut(u8, &str)) -> Result<Once, String> {
+pub async fn bootstrap_ephemeral(
+    dir: &Path,
+    arti: &str,
+    progress: impl FnMut(u8, &str),
+) -> Result<EphemeralClient, String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     // A daemon may be at work in the directory; then another one, with guards of its own, has to do.
     let (lock, dir) = match DirLock::take(dir) {
@@ -125,7 +129,7 @@ pub async fn once(dir: &Path, arti: &str, progress: impl FnMut(u8, &str)) -> Res
         }
         Err(error) => return Err(error.to_string()),
     };
-    let alive = Alive::make(&dir, arti).await?;
-    awaken(&alive.client, HEADWAY, progress).await?;
-    Ok(Once { tor: alive.way(), _alive: alive, _lock: lock })
+    let alive = ClientHandle::make(&dir, arti).await?;
+    bootstrap(&alive.client, DIRECTORY_PROGRESS_TIMEOUT, progress).await?;
+    Ok(EphemeralClient { tor: alive.connector(), _alive: alive, _lock: lock })
 }

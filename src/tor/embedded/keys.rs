@@ -14,9 +14,9 @@ use tor_hsservice::{HsIdKeypairSpecifier, HsNickname};
 use tor_keymgr::{ArtiNativeKeystore, KeyMgr, KeyMgrBuilder, KeyPathPattern, KeySpecifier, KeystoreSelector};
 use tor_persist::state_dir::StateDirectory;
 
-use super::ctor::{self, CTorError};
-use super::lock::{DirLock, LockError};
-use crate::peer::Onion;
+use super::c_tor_key::{self, CTorError};
+use super::dir_lock::{DirLock, LockError};
+use crate::peer::OnionAddress;
 
 /// What Tor calls our service among its own files.
 pub const NICKNAME: &str = "waypost";
@@ -28,17 +28,17 @@ pub enum KeyError {
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error("there is a key already, that of {onion}; keep a copy of {} if that address is still wanted, and have it replaced with --replace", path.display())]
-    Taken { onion: Onion, path: PathBuf },
-    #[error("can't read the key in {}: {why}; bring it back from a copy, or have it replaced with --import and --replace", path.display())]
-    Unreadable { path: PathBuf, why: String },
-    #[error("can't use the keystore {}: {why}", path.display())]
-    Keystore { path: PathBuf, why: String },
-    #[error("can't remove what belongs to the old key in {}: {why}; remove the directory and try again", path.display())]
-    State { path: PathBuf, why: String },
+    KeyExists { onion: OnionAddress, path: PathBuf },
+    #[error("can't read the key in {}: {reason}; bring it back from a copy, or have it replaced with --import and --replace", path.display())]
+    Unreadable { path: PathBuf, reason: String },
+    #[error("can't use the keystore {}: {reason}", path.display())]
+    Keystore { path: PathBuf, reason: String },
+    #[error("can't remove what belongs to the old key in {}: {reason}; remove the directory and try again", path.display())]
+    State { path: PathBuf, reason: String },
 }
 
 /// The address of the service whose key is below Tor's `state_dir`, if there is one.
-pub fn onion_address(state_dir: &Path) -> Result<Option<Onion>, KeyError> {
+pub fn onion_address(state_dir: &Path) -> Result<Option<OnionAddress>, KeyError> {
     // To look there must not make the place.
     if matches!(keystore(state_dir).try_exists(), Ok(false)) {
         return Ok(None);
@@ -49,14 +49,14 @@ pub fn onion_address(state_dir: &Path) -> Result<Option<Onion>, KeyError> {
 /// Brings the key of a service that C tor served, from its folder or from the secret key's file in it.
 ///
 /// The service's next launch uses it. A key that is there already is given up only with `replace`.
-pub fn import(state_dir: &Path, from: &Path, replace: bool) -> Result<Onion, KeyError> {
-    let (pair, onion) = ctor::read(from)?;
+pub fn import(state_dir: &Path, from: &Path, replace: bool) -> Result<OnionAddress, KeyError> {
+    let (pair, onion) = c_tor_key::read(from)?;
     let _lock = DirLock::take(state_dir.parent().unwrap_or(state_dir))?;
     let keys = Keys::open(state_dir)?;
     let old = keys.onion();
     match &old {
         Ok(Some(old)) if *old == onion => return Ok(onion),
-        Ok(Some(old)) if !replace => return Err(KeyError::Taken { onion: *old, path: keys.place() }),
+        Ok(Some(old)) if !replace => return Err(KeyError::KeyExists { onion: *old, path: keys.key_dir() }),
         Err(_) if !replace => return old.map(|_| onion),
         _ => {}
     }
@@ -86,35 +86,37 @@ struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     fn open(state_dir: &'a Path) -> Result<Keys<'a>, KeyError> {
-        let failed = |why: &dyn Error| failed(state_dir, why);
+        let failed = |reason: &dyn Error| failed(state_dir, reason);
         // Its default would panic on a machine that has no list of users.
-        let mistrust = Mistrust::builder().build().map_err(|why| failed(&why))?;
+        let mistrust = Mistrust::builder().build().map_err(|reason| failed(&reason))?;
         let store = ArtiNativeKeystore::from_path_and_mistrust(keystore(state_dir), &mistrust);
-        let store = store.map_err(|why| failed(&why))?;
-        let manager = KeyMgrBuilder::default().primary_store(Box::new(store)).build().map_err(|why| failed(&why))?;
-        let nickname = NICKNAME.parse().map_err(|why| failed(&why))?;
+        let store = store.map_err(|reason| failed(&reason))?;
+        let manager =
+            KeyMgrBuilder::default().primary_store(Box::new(store)).build().map_err(|reason| failed(&reason))?;
+        let nickname = NICKNAME.parse().map_err(|reason| failed(&reason))?;
         Ok(Keys { state_dir, manager, nickname })
     }
 
-    fn onion(&self) -> Result<Option<Onion>, KeyError> {
+    fn onion(&self) -> Result<Option<OnionAddress>, KeyError> {
         let pair = self.manager.get::<HsIdKeypair>(&self.identity());
-        let pair = pair.map_err(|why| KeyError::Unreadable { path: self.place(), why: reason(&why) })?;
-        Ok(pair.map(|pair| Onion::from_public_key(*HsIdKey::from(&pair).id().as_ref())))
+        let pair =
+            pair.map_err(|reason| KeyError::Unreadable { path: self.key_dir(), reason: error_chain(&reason) })?;
+        Ok(pair.map(|pair| OnionAddress::from_public_key(*HsIdKey::from(&pair).id().as_ref())))
     }
 
     fn put(&self, pair: HsIdKeypair) -> Result<(), KeyError> {
         let put = self.manager.insert(pair, &self.identity(), KeystoreSelector::Primary, true);
-        put.map(|_old| ()).map_err(|why| failed(self.state_dir, &why))
+        put.map(|_old| ()).map_err(|reason| failed(self.state_dir, &reason))
     }
 
     /// Removes the service's keys, the identity only if that is asked for.
     fn remove_keys(&self, identity_as_well: bool) -> Result<(), KeyError> {
-        let failed = |why: &dyn Error| failed(self.state_dir, why);
-        let identity = self.identity().arti_path().map_err(|why| failed(&why))?;
+        let failed = |reason: &dyn Error| failed(self.state_dir, reason);
+        let identity = self.identity().arti_path().map_err(|reason| failed(&reason))?;
         let all = KeyPathPattern::Arti(format!("hss/{NICKNAME}/**/*"));
-        for entry in self.manager.list_matching(&all).map_err(|why| failed(&why))? {
+        for entry in self.manager.list_matching(&all).map_err(|reason| failed(&reason))? {
             if identity_as_well || entry.key_path().arti() != Some(&identity) {
-                self.manager.remove_entry(&entry).map_err(|why| failed(&why))?;
+                self.manager.remove_entry(&entry).map_err(|reason| failed(&reason))?;
             }
         }
         Ok(())
@@ -123,15 +125,15 @@ impl<'a> Keys<'a> {
     /// Removes what Tor keeps of the service beside its keys: its introduction points, and whom they introduced.
     fn remove_state(&self) -> Result<(), KeyError> {
         let path = self.state_dir.join("hss").join(NICKNAME);
-        let failed = |why: &dyn Error| KeyError::State { path: path.clone(), why: reason(why) };
-        let mistrust = Mistrust::builder().build().map_err(|why| failed(&why))?;
-        let state = StateDirectory::new(self.state_dir, &mistrust).map_err(|why| failed(&why))?;
-        let ours = state.acquire_instance(&self.nickname).map_err(|why| failed(&why))?;
-        ours.purge().map_err(|why| failed(&why))
+        let failed = |reason: &dyn Error| KeyError::State { path: path.clone(), reason: error_chain(reason) };
+        let mistrust = Mistrust::builder().build().map_err(|reason| failed(&reason))?;
+        let state = StateDirectory::new(self.state_dir, &mistrust).map_err(|reason| failed(&reason))?;
+        let ours = state.acquire_instance(&self.nickname).map_err(|reason| failed(&reason))?;
+        ours.purge().map_err(|reason| failed(&reason))
     }
 
     /// Where the service's keys lie.
-    fn place(&self) -> PathBuf {
+    fn key_dir(&self) -> PathBuf {
         place(self.state_dir)
     }
 
@@ -141,11 +143,11 @@ impl<'a> Keys<'a> {
 }
 
 fn failed(state_dir: &Path, error: &dyn Error) -> KeyError {
-    KeyError::Keystore { path: keystore(state_dir), why: reason(error) }
+    KeyError::Keystore { path: keystore(state_dir), reason: error_chain(error) }
 }
 
 /// An error with those that it came from. Many say theirs already.
-fn reason(error: &dyn Error) -> String {
+fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -169,7 +171,7 @@ mod tests {
     use tor_hsservice::config::OnionServiceConfigBuilder;
     use tor_rtcompat::PreferredRuntime;
 
-    use super::ctor::tests::{NAME, another_folder, folder};
+    use super::c_tor_key::tests::{NAME, another_folder, folder};
     use super::*;
 
     /// The file that is the service's identity.

@@ -1,37 +1,37 @@
 //! A Tor of our own: one client after the other, each led from its first relay to its end.
 
+mod c_tor_key;
 mod client;
-mod ctor;
+mod client_config;
+mod client_health;
+mod dir_lock;
 mod keys;
-mod lock;
 mod service;
-mod settings;
-mod vital;
-mod words;
+mod status_text;
 
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use self::client::{Alive, awaken};
-pub use self::client::{Once, once};
+use self::client::{ClientHandle, bootstrap};
+pub use self::client::{EphemeralClient, bootstrap_ephemeral};
+pub use self::client_config::{SettingsError, check};
+use self::client_health::{ClientHealth, Verdict};
+pub use self::dir_lock::{DirLock, LockError};
 pub use self::keys::{KeyError, import, onion_address};
-pub use self::lock::{DirLock, LockError};
-pub use self::settings::{SettingsError, check};
-use self::vital::{Verdict, Vital};
-use self::words::{DIRECTORY, mend};
-use super::{Outlets, OwnName, Settings, tell};
+use self::status_text::{DIRECTORY, explain_permissions};
+use super::{OnionServiceState, Settings, TorChannels, tell};
 use crate::book::Event;
+use crate::book_handle::BookMessage;
 use crate::clock::{self, Time};
 use crate::dial::Client;
-use crate::inbox::Input;
 use crate::peer::Host;
-use crate::route::{OnionError, OnionFailure, TorKind, TorSign, TorSource, TorState};
+use crate::route::{OnionError, OnionFailure, TorKind, TorProbe, TorSource, TorState};
 
 /// How long a client may take to find a relay that answers; the second for all but the first, as a bridge may be slow.
 /// Arti itself would ask a relay that failed again after half a minute at the earliest.
-const WINDOW: Duration = Duration::from_secs(25);
+const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(25);
 const LONGEST_WINDOW: Duration = Duration::from_secs(40);
 
 /// Between a client and the next; the second after a number in vain.
@@ -40,7 +40,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Between two looks at how a client does. Who finds that many of them went by at once has slept.
 const LOOK: Duration = Duration::from_secs(5);
-const SLEPT: Duration = Duration::from_mins(5);
+const SUSPEND_THRESHOLD: Duration = Duration::from_mins(5);
 
 /// Launches of the service that may fail before it is an error, this far apart: the client before may hold its files.
 const QUIET_LAUNCHES: u32 = 20;
@@ -52,100 +52,108 @@ const LONGEST_LAUNCH_PAUSE: Duration = Duration::from_mins(1);
 
 /// Whether we ever had an onion service, and so a name that others may know.
 pub fn has_key(dir: &Path) -> bool {
-    matches!(onion_address(&settings::state_dir(dir)), Ok(Some(_)) | Err(_))
+    matches!(onion_address(&client_config::state_dir(dir)), Ok(Some(_)) | Err(_))
 }
 
 /// Leads clients for as long as there is somebody to tell of it.
-pub async fn run(settings: Settings, outlets: Outlets) {
+pub async fn run(settings: Settings, outlets: TorChannels) {
     // Whoever uses rustls without saying whose cryptography needs one to be named.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let source = TorSource::new(TorKind::Embedded, Vec::new());
     outlets.report.send_modify(|report| report.source = Some(source));
-    let mut care = Care { settings, outlets, lock: None, was_ready: false, complaint: None, vain: 0, fruitless: 0 };
+    let mut care = Supervisor {
+        settings,
+        outlets,
+        lock: None,
+        was_ready: false,
+        logged_error: None,
+        failed_starts: 0,
+        unproductive_clients: 0,
+    };
     while !care.outlets.inbox.is_closed() {
-        let why = care.life().await;
-        care.outlets.way.send_replace(None);
-        tracing::debug!(%why, "the embedded Tor is built anew");
-        let sign = if care.was_ready || care.complaint.is_some() {
-            TorSign::Gone { why }
+        let reason = care.run_client().await;
+        care.outlets.connector.send_replace(None);
+        tracing::debug!(%reason, "the embedded Tor is built anew");
+        let sign = if care.was_ready || care.logged_error.is_some() {
+            TorProbe::Unavailable { reason }
         } else {
-            TorSign::Starting { percent: 0, waits_for: format!("{why}; trying again and again") }
+            TorProbe::Starting { percent: 0, waits_for: format!("{reason}; trying again and again") }
         };
         if !tell(&care.outlets.inbox, sign).await {
             return;
         }
-        sleep((PAUSE * 2u32.pow(care.vain.min(4))).min(LONGEST_PAUSE)).await;
-        settings::until_let_go(&care.settings.dir).await;
+        sleep((PAUSE * 2u32.pow(care.failed_starts.min(4))).min(LONGEST_PAUSE)).await;
+        client_config::wait_for_unlock(&care.settings.dir).await;
     }
 }
 
-struct Care {
+struct Supervisor {
     settings: Settings,
-    outlets: Outlets,
+    outlets: TorChannels,
     /// What keeps others from the directory, once we have it.
     lock: Option<DirLock>,
     /// Whether any client got as far.
     was_ready: bool,
     /// Why none could be made, as the log has it.
-    complaint: Option<String>,
+    logged_error: Option<String>,
     /// How many clients in a row found no relay.
-    vain: u32,
+    failed_starts: u32,
     /// How many in a row found relays, and nobody behind them.
-    fruitless: u32,
+    unproductive_clients: u32,
 }
 
-impl Care {
+impl Supervisor {
     /// One client, from its making until it has to be replaced, and why it has to.
-    async fn life(&mut self) -> String {
+    async fn run_client(&mut self) -> String {
         let alive = match self.make().await {
             Ok(alive) => alive,
-            Err(why) => {
-                self.vain = self.vain.saturating_add(1);
-                if self.complaint.as_ref() != Some(&why) {
-                    tracing::error!("our own Tor can't start: {why}");
-                    self.complaint = Some(why.clone());
+            Err(reason) => {
+                self.failed_starts = self.failed_starts.saturating_add(1);
+                if self.logged_error.as_ref() != Some(&reason) {
+                    tracing::error!("our own Tor can't start: {reason}");
+                    self.logged_error = Some(reason.clone());
                 }
                 if self.settings.service.is_some() {
-                    self.report_onion(Some(OnionError { stage: OnionFailure::TorStart, why: why.clone() }));
+                    self.report_onion(Some(OnionError { stage: OnionFailure::TorStart, reason: reason.clone() }));
                 }
-                return why;
+                return reason;
             }
         };
         // Whether the service can be launched shows only when Tor is ready.
         self.outlets.report.send_if_modified(|report| {
             report.onion_error.take_if(|error| error.stage == OnionFailure::TorStart).is_some()
         });
-        let window = (WINDOW * self.vain.saturating_add(1).min(2)).min(LONGEST_WINDOW);
+        let window = (BOOTSTRAP_TIMEOUT * self.failed_starts.saturating_add(1).min(2)).min(LONGEST_WINDOW);
         // The beginning of another one is no news before a relay answers it.
-        let is_first = self.vain == 0 && !self.was_ready;
+        let is_first = self.failed_starts == 0 && !self.was_ready;
         let inbox = self.outlets.inbox.clone();
-        let awake = awaken(&alive.client, window, |percent, waits_for| {
+        let awake = bootstrap(&alive.client, window, |percent, waits_for| {
             if is_first || waits_for.starts_with(DIRECTORY) {
-                let sign = TorSign::Starting { percent, waits_for: waits_for.to_owned() };
+                let sign = TorProbe::Starting { percent, waits_for: waits_for.to_owned() };
                 // Nobody misses a step.
-                let _ = inbox.try_send(Input::Event(Event::Tor(sign)));
+                let _ = inbox.try_send(BookMessage::Event(Event::Tor(sign)));
             }
         });
-        if let Err(why) = awake.await {
-            self.vain = self.vain.saturating_add(1);
-            return why;
+        if let Err(reason) = awake.await {
+            self.failed_starts = self.failed_starts.saturating_add(1);
+            return reason;
         }
-        (self.vain, self.was_ready, self.complaint) = (0, true, None);
-        self.outlets.way.send_replace(Some(alive.way()));
+        (self.failed_starts, self.was_ready, self.logged_error) = (0, true, None);
+        self.outlets.connector.send_replace(Some(alive.connector()));
         let born = clock::now();
-        tell(&self.outlets.inbox, TorSign::Answers).await;
-        self.lead(&alive.client, born).await.to_owned()
+        tell(&self.outlets.inbox, TorProbe::Reachable).await;
+        self.supervise(&alive.client, born).await.to_owned()
     }
 
-    async fn make(&mut self) -> Result<Alive, String> {
+    async fn make(&mut self) -> Result<ClientHandle, String> {
         if self.lock.is_none() {
             self.lock = Some(DirLock::take(&self.settings.dir).map_err(|error| error.to_string())?);
         }
-        Alive::make(&self.settings.dir, &self.settings.arti).await
+        ClientHandle::make(&self.settings.dir, &self.settings.arti).await
     }
 
     /// Runs the service on this client, and looks after both until the client has to go.
-    async fn lead(&mut self, client: &Client, born: Time) -> &'static str {
+    async fn supervise(&mut self, client: &Client, born: Time) -> &'static str {
         let mut service = Launcher::default();
         let (mut down_since, mut recovered, mut missed_since, mut relaunched) = (None, None, None, 0);
         let mut last_look = born;
@@ -154,7 +162,7 @@ impl Care {
             // Where it goes down for a second only, that is news as well.
             let _ = timeout(service.pause().min(LOOK), self.outlets.health.changed()).await;
             let now = clock::now();
-            if now.since(std::mem::replace(&mut last_look, now)) >= SLEPT {
+            if now.since(std::mem::replace(&mut last_look, now)) >= SUSPEND_THRESHOLD {
                 return "this machine seems to have slept, and its circuits to be gone";
             }
             if self.outlets.inbox.is_closed() {
@@ -163,7 +171,7 @@ impl Care {
             let health = self.outlets.health.borrow_and_update().clone();
             let name = self.outlets.name.borrow().clone();
             // A service that isn't launched is missed, and no other client would help.
-            let missed = name.as_ref().filter(|_| service.running.is_some()).map_or(0, |name| name.missed);
+            let missed = name.as_ref().filter(|_| service.running.is_some()).map_or(0, |name| name.failures);
             if !matches!(health.state, TorState::Down { .. }) {
                 recovered = down_since.take().map(|_| now).or(recovered);
             } else if down_since.is_none() {
@@ -171,10 +179,18 @@ impl Care {
             }
             missed_since = if missed == 0 { None } else { missed_since.or(Some(now)) };
             let reached = health.reached.max(name.and_then(|name| name.reached));
-            let fruitless = self.fruitless;
-            let vital = Vital { born, reached, down_since, recovered, missed, missed_since, fruitless };
-            if vital.bore_fruit() {
-                self.fruitless = 0;
+            let fruitless = self.unproductive_clients;
+            let vital = ClientHealth {
+                ready_at: born,
+                reached,
+                down_since,
+                recovered,
+                failures: missed,
+                missed_since,
+                unproductive_clients: fruitless,
+            };
+            if vital.has_connected() {
+                self.unproductive_clients = 0;
             }
             match vital.verdict(now) {
                 Verdict::Fine => {}
@@ -185,7 +201,8 @@ impl Care {
                     service = Launcher::default();
                 }
                 Verdict::Replace => {
-                    self.fruitless = if vital.bore_fruit() { 0 } else { self.fruitless.saturating_add(1) };
+                    self.unproductive_clients =
+                        if vital.has_connected() { 0 } else { self.unproductive_clients.saturating_add(1) };
                     return "it reached nobody any more, and is built anew";
                 }
             }
@@ -202,16 +219,16 @@ impl Care {
                 let name = Host::Onion(name);
                 if self.outlets.name.borrow().as_ref().is_none_or(|known| known.host != name) {
                     tracing::info!(%name, port = service.port.get(), "our onion service begins");
-                    self.outlets.name.send_replace(Some(OwnName::new(name, service.port)));
+                    self.outlets.name.send_replace(Some(OnionServiceState::new(name, service.port)));
                 }
             }
-            Err(why) => {
+            Err(reason) => {
                 launcher.fail();
                 if launcher.failures >= QUIET_LAUNCHES {
-                    let place = keys::place(&settings::state_dir(&self.settings.dir));
+                    let place = keys::place(&client_config::state_dir(&self.settings.dir));
                     let advice = "restore the key there from a copy, as a file of this user with mode 0600";
-                    let why = format!("{}; {advice}: {}", mend(why), place.display());
-                    self.report_onion(Some(OnionError { stage: OnionFailure::Launch, why }));
+                    let reason = format!("{}; {advice}: {}", explain_permissions(reason), place.display());
+                    self.report_onion(Some(OnionError { stage: OnionFailure::Launch, reason }));
                 }
             }
         }

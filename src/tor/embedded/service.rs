@@ -14,15 +14,15 @@ use tor_hsservice::config::TokenBucketConfig;
 use tor_hsservice::{RendRequest, RunningOnionService, StreamRequest};
 use tor_proto::stream::IncomingStreamRequest;
 
+use super::client_config::whole;
 use super::keys::NICKNAME;
-use super::settings::whole;
 use crate::dial::Client;
-use crate::peer::{Onion, Port};
-use crate::tor::{OnionCaller, Service};
+use crate::peer::{OnionAddress, Port};
+use crate::tor::{OnionStream, Service};
 
 /// What introduction points let through to us, a second and at once. C tor's values where the same is switched on
 /// (HiddenServiceEnableIntroDoSRatePerSec and …BurstPerSec).
-const INTRODUCTIONS: (u32, u32) = (25, 200);
+const INTRO_RATE: (u32, u32) = (25, 200);
 
 /// How long the way to a caller's rendezvous point may take to build.
 const RENDEZVOUS: Duration = Duration::from_secs(60);
@@ -43,14 +43,14 @@ impl Drop for Running {
 pub fn launch(
     client: &Client,
     settings: Service,
-    callers: mpsc::Sender<OnionCaller>,
-) -> Result<(Running, Onion), String> {
+    callers: mpsc::Sender<OnionStream>,
+) -> Result<(Running, OnionAddress), String> {
     let config = config(settings.streams).map_err(|error| whole(&error))?;
     let launched = client.launch_onion_service(config).map_err(|error| whole(&error))?;
     let (service, requests) = launched.ok_or("Arti says that it is switched off")?;
     let name = service.onion_address().ok_or("its key can't be read")?;
-    let name = Onion::from_public_key(*name.as_ref());
-    let taking_in = tokio::spawn(take_in(requests, settings, callers)).abort_handle();
+    let name = OnionAddress::from_public_key(*name.as_ref());
+    let taking_in = tokio::spawn(accept_rendezvous(requests, settings, callers)).abort_handle();
     Ok((Running { _service: service, taking_in }, name))
 }
 
@@ -61,13 +61,17 @@ fn config(streams: u32) -> Result<OnionServiceConfig, tor_config::ConfigBuildErr
     })?;
     OnionServiceConfigBuilder::default()
         .nickname(nickname)
-        .rate_limit_at_intro(Some(TokenBucketConfig::new(INTRODUCTIONS.0, INTRODUCTIONS.1)))
+        .rate_limit_at_intro(Some(TokenBucketConfig::new(INTRO_RATE.0, INTRO_RATE.1)))
         .max_concurrent_streams_per_circuit(streams)
         .build()
 }
 
 /// One task for each circuit, which ends with it. Those beyond the limit find nobody at their rendezvous point.
-async fn take_in(requests: impl Stream<Item = RendRequest>, settings: Service, callers: mpsc::Sender<OnionCaller>) {
+async fn accept_rendezvous(
+    requests: impl Stream<Item = RendRequest>,
+    settings: Service,
+    callers: mpsc::Sender<OnionStream>,
+) {
     let mut requests = pin!(requests);
     let mut circuits = JoinSet::new();
     let room = Arc::new(Semaphore::new(settings.circuits));
@@ -92,7 +96,7 @@ async fn circuit(
     mut streams: impl Stream<Item = StreamRequest> + Unpin,
     number: u64,
     port: Port,
-    callers: mpsc::Sender<OnionCaller>,
+    callers: mpsc::Sender<OnionStream>,
 ) {
     while let Some(request) = streams.next().await {
         let ours = matches!(request.request(), IncomingStreamRequest::Begin(begin) if begin.port() == port.get());

@@ -1,12 +1,12 @@
 //! Months of the book's life among thousands of peers, friendly and hostile, in virtual time.
 //!
 //! `SIM_SEED=1` repeats a run. `SIM_FULL=1` runs ten thousand peers for sixty days, best with `--release`.
-mod calendar;
-mod callers;
-mod ledger;
-mod look;
+mod checks;
+mod clients;
+mod invariants;
+mod network_model;
+mod outages;
 mod run;
-mod world;
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use waypost::book::{Action, Attempt, Book, Entry, Event, Failure, Notice, Settings, Source, Verified};
+use waypost::book::{
+    Action, BookConfig, BookNotice, Entry, Event, PeerBook, ProbeError, ProbeTarget, Source, Verified,
+};
 use waypost::clock::Time;
-use waypost::peer::{Fault, Features, Host, Listing, Port, Report, Transport, Version};
-use waypost::route::{TorSign, Via};
+use waypost::peer::{Fault, Features, Host, PeerList, Port, ProbeReport, Transport, Version};
+use waypost::route::{Route, TorProbe};
 
-use super::calendar::{Calendar, Manner};
-use super::ledger::{Ledger, Verdict};
-use super::world::{Kind, World};
+use super::invariants::{Ledger, Verdict};
+use super::network_model::{Kind, World};
+use super::outages::{Calendar, Manner};
 
 /// How long a connection waits for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,7 +35,7 @@ pub struct Size {
 pub struct Run {
     pub seed: u64,
     pub size: Size,
-    pub book: Book,
+    pub book: PeerBook,
     pub world: World,
     pub calendar: Calendar,
     pub ledger: Ledger,
@@ -55,9 +57,9 @@ pub struct Run {
 /// What happens at its time.
 #[derive(Debug)]
 pub enum Coming {
-    Resolved(Host, Result<Vec<IpAddr>, Failure>),
-    Probed(Host, Box<Result<Verified, Failure>>),
-    Sign(TorSign),
+    Resolved(Host, Result<Vec<IpAddr>, ProbeError>),
+    Probed(Host, Box<Result<Verified, ProbeError>>),
+    Sign(TorProbe),
     /// A newcomer or a mover tells us of itself.
     Announce(usize),
     Attack,
@@ -73,11 +75,11 @@ impl Run {
         let world = World::new(size.peers, Run::START, size.days, &mut lots);
         let calendar = Calendar::new(Run::START, size.days, &mut lots);
         let seeds = world.peers.iter().filter(|peer| matches!(peer.kind, Kind::Good | Kind::Dead)).take(12);
-        let settings = Settings { seeds: seeds.map(|peer| peer.name(Run::START)).collect(), ..Settings::default() };
+        let settings = BookConfig { seeds: seeds.map(|peer| peer.name(Run::START)).collect(), ..BookConfig::default() };
         let mut run = Run {
             seed,
             size,
-            book: Book::new(settings.clone(), Vec::new(), Duration::ZERO, Duration::ZERO, Run::START),
+            book: PeerBook::new(settings.clone(), Vec::new(), Duration::ZERO, Duration::ZERO, Run::START),
             world,
             calendar,
             ledger: Ledger::default(),
@@ -95,7 +97,7 @@ impl Run {
         if size.filled {
             run.fill();
         }
-        run.book = Book::new(settings, run.entries(), run.reach[0], run.reach[1], Run::START);
+        run.book = PeerBook::new(settings, run.entries(), run.reach[0], run.reach[1], Run::START);
         run
     }
 
@@ -104,13 +106,13 @@ impl Run {
         let end = Run::START + Duration::from_hours(24) * u32::try_from(self.size.days).unwrap();
         let actions = match self.size.filled {
             true => self.book.handle(Event::Tick, self.now, &mut self.rng),
-            false => self.book.seed(self.now, &mut self.rng),
+            false => self.book.add_seeds(self.now, &mut self.rng),
         };
         self.act(actions);
         self.plan();
         loop {
             let wake = self.book.next_wakeup();
-            self.hold(super::ledger::that(wake > self.now, || format!("the wake-up at {wake} is in the past")));
+            self.hold(super::invariants::that(wake > self.now, || format!("the wake-up at {wake} is in the past")));
             let next = self.queue.peek().map_or(end, |Reverse((at, _))| *at);
             if wake.min(next) >= end {
                 return;
@@ -158,7 +160,7 @@ impl Run {
                 record.ended = now;
                 match *outcome {
                     Ok(_) => record.last_ok = Some(now),
-                    Err(Failure::Bad(_)) => record.last_bad = Some(now),
+                    Err(ProbeError::ProtocolViolation(_)) => record.last_bad = Some(now),
                     Err(_) => {}
                 }
                 self.book.handle(Event::Probed { host, outcome }, now, &mut self.rng)
@@ -179,7 +181,8 @@ impl Run {
 
     fn act(&mut self, actions: Vec<Action>) {
         let now = self.now;
-        let unfounded = actions.iter().any(|action| matches!(action, Action::Notice(Notice::NotTheCaller { .. })));
+        let unfounded =
+            actions.iter().any(|action| matches!(action, Action::Notice(BookNotice::AddPeerSpoofed { .. })));
         for action in actions {
             let verdict = match action {
                 Action::Resolve(host, _) => {
@@ -192,7 +195,7 @@ impl Run {
                     self.converse(attempt);
                     verdict
                 }
-                Action::Save(entry) => {
+                Action::Upsert(entry) => {
                     let verdict = match self.disk.get(&entry.host) {
                         None => self.ledger.admitted(&entry, now),
                         Some(old) if entry.failures > old.failures => self.ledger.blamed(&entry.host, &self.calendar),
@@ -204,48 +207,50 @@ impl Run {
                 Action::Remove(host) => self.disk.remove(&host).map_or(Ok(()), |entry| {
                     self.ledger.removed(&entry, unfounded, self.book.settings(), &self.calendar, now)
                 }),
-                Action::SaveReach(via, total) => {
-                    self.reach[usize::from(via == Via::Tor)] = total;
+                Action::SavePathUptime(via, total) => {
+                    self.reach[usize::from(via == Route::Tor)] = total;
                     Ok(())
                 }
-                Action::Notice(Notice::NetworkDown) if self.calendar.worked(Via::Direct, now - TIMEOUT * 4, now) => {
-                    self.false_alarms += 1;
-                    Ok(())
-                }
-                Action::Notice(Notice::Tor(waypost::route::TorState::Down { .. }))
-                    if self.calendar.worked(Via::Tor, now - TIMEOUT * 8, now) =>
+                Action::Notice(BookNotice::NetworkDown)
+                    if self.calendar.worked(Route::Direct, now - TIMEOUT * 4, now) =>
                 {
                     self.false_alarms += 1;
                     Ok(())
                 }
-                Action::Publish | Action::Notice(_) => Ok(()),
+                Action::Notice(BookNotice::Tor(waypost::route::TorState::Down { .. }))
+                    if self.calendar.worked(Route::Tor, now - TIMEOUT * 8, now) =>
+                {
+                    self.false_alarms += 1;
+                    Ok(())
+                }
+                Action::SnapshotDirty | Action::Notice(_) => Ok(()),
             };
             self.hold(verdict);
         }
     }
 
     fn look_up(&mut self, host: Host) {
-        let (addresses, takes) = match self.calendar.down(Via::Direct, self.now) {
-            Some(Manner::NoRoute) => (Err(Failure::NotFound), Duration::from_millis(3)),
-            Some(_) => (Err(Failure::NotFound), TIMEOUT),
+        let (addresses, takes) = match self.calendar.down(Route::Direct, self.now) {
+            Some(Manner::NoRoute) => (Err(ProbeError::NameNotFound), Duration::from_millis(3)),
+            Some(_) => (Err(ProbeError::NameNotFound), TIMEOUT),
             None => (self.world.resolve(&host, self.now), Duration::from_millis(self.lots_in(5, 300))),
         };
         self.later(takes, Coming::Resolved(host, addresses));
     }
 
-    fn converse(&mut self, attempt: Attempt) {
-        let Attempt { host, via, .. } = &attempt;
+    fn converse(&mut self, attempt: ProbeTarget) {
+        let ProbeTarget { host, via, .. } = &attempt;
         let (host, via, now) = (host.clone(), *via, self.now);
         let (outcome, takes) = match self.calendar.down(via, now) {
-            Some(Manner::NoRoute) => (Err(Failure::Unreachable), Duration::from_millis(2)),
-            Some(Manner::Said) => (Err(Failure::OurTor), Duration::from_millis(2)),
-            Some(_) => (Err(Failure::Unreachable), TIMEOUT * 2),
+            Some(Manner::NoRoute) => (Err(ProbeError::Unreachable), Duration::from_millis(2)),
+            Some(Manner::Said) => (Err(ProbeError::TorUnavailable), Duration::from_millis(2)),
+            Some(_) => (Err(ProbeError::Unreachable), TIMEOUT * 2),
             None => self.answer(attempt),
         };
         match self.calendar.breaks(via, now, now + takes) {
             // The line goes dead in the middle of it.
             Some(cut) => {
-                let outcome = if self.lots.random() { Failure::Silent } else { Failure::Unreachable };
+                let outcome = if self.lots.random() { ProbeError::Timeout } else { ProbeError::Unreachable };
                 self.later((cut + TIMEOUT).since(now), Coming::Probed(host, Box::new(Err(outcome))));
             }
             None => self.later(takes, Coming::Probed(host, Box::new(outcome))),
@@ -253,29 +258,33 @@ impl Run {
     }
 
     /// What the peer makes of it.
-    fn answer(&mut self, attempt: Attempt) -> (Result<Verified, Failure>, Duration) {
+    fn answer(&mut self, attempt: ProbeTarget) -> (Result<Verified, ProbeError>, Duration) {
         let now = self.now;
-        let slow = if attempt.via == Via::Tor { 5 } else { 1 };
+        let slow = if attempt.via == Route::Tor { 5 } else { 1 };
         let quick = Duration::from_millis(self.lots_in(100, 2500) * slow);
         let Some(peer) = self.world.get(&attempt.host) else {
-            let failure = if attempt.via == Via::Tor { Failure::NoDescriptor } else { Failure::Unreachable };
+            let failure =
+                if attempt.via == Route::Tor { ProbeError::OnionDescriptorNotFound } else { ProbeError::Unreachable };
             return (Err(failure), TIMEOUT);
         };
         if !peer.is_up(now) {
-            let takes = if peer.absence() == Failure::Refused { quick } else { TIMEOUT * slow.try_into().unwrap() };
+            let takes = if peer.absence() == ProbeError::Refused { quick } else { TIMEOUT * slow.try_into().unwrap() };
             return (Err(peer.absence()), takes);
         }
         let ports = peer.ports(now);
-        let Some((transport, port)) = attempt.doors.iter().copied().find(|door| ports.iter().any(|open| open == *door))
+        let Some((transport, port)) =
+            attempt.endpoints.iter().copied().find(|door| ports.iter().any(|open| open == *door))
         else {
-            let failure = if self.lots.random() { Failure::Refused } else { Failure::Unreachable };
+            let failure = if self.lots.random() { ProbeError::Refused } else { ProbeError::Unreachable };
             return (Err(failure), quick * 2);
         };
         match peer.kind {
-            Kind::WrongChain => return (Err(Failure::Bad(Fault::WrongGenesis)), quick),
-            Kind::Malformed => return (Err(Failure::Bad(Fault::Malformed)), quick),
-            Kind::Turncoat if now >= peer.turn => return (Err(Failure::Bad(Fault::WrongGenesis)), quick),
-            Kind::Silent => return (Err(Failure::Silent), TIMEOUT * 3),
+            Kind::WrongChain => return (Err(ProbeError::ProtocolViolation(Fault::WrongGenesis)), quick),
+            Kind::Malformed => return (Err(ProbeError::ProtocolViolation(Fault::Malformed)), quick),
+            Kind::Turncoat if now >= peer.turn => {
+                return (Err(ProbeError::ProtocolViolation(Fault::WrongGenesis)), quick);
+            }
+            Kind::Silent => return (Err(ProbeError::Timeout), TIMEOUT * 3),
             _ => {}
         }
         let features = peer.has_features.then(|| peer.features(now));
@@ -311,13 +320,13 @@ impl Run {
         self.coming.retain(|_, coming| !under_way(coming));
         self.ledger.crashed();
         let [direct, tor] = self.reach;
-        self.book = Book::new(self.book.settings().clone(), self.entries(), direct, tor, self.now);
-        let sign = match self.calendar.down(Via::Tor, self.now) {
-            Some(Manner::Said) => TorSign::Gone { why: "nothing answers".to_owned() },
-            _ => TorSign::Answers,
+        self.book = PeerBook::new(self.book.settings().clone(), self.entries(), direct, tor, self.now);
+        let sign = match self.calendar.down(Route::Tor, self.now) {
+            Some(Manner::Said) => TorProbe::Unavailable { reason: "nothing answers".to_owned() },
+            _ => TorProbe::Reachable,
         };
         let mut actions = self.book.handle(Event::Tor(sign), self.now, &mut self.rng);
-        actions.extend(self.book.seed(self.now, &mut self.rng));
+        actions.extend(self.book.add_seeds(self.now, &mut self.rng));
         actions
     }
 
@@ -337,9 +346,9 @@ impl Run {
                 entry.last_success = Some(Run::START - ago);
                 record.last_ok = entry.last_success;
                 entry.ip = peer.addresses.first().copied().filter(|_| !peer.host.is_onion());
-                entry.next = Run::START - ago + Duration::from_secs(self.lots.random_range(52_000..69_000));
+                entry.next_probe_at = Run::START - ago + Duration::from_secs(self.lots.random_range(52_000..69_000));
             } else {
-                entry.next = Run::START + Duration::from_secs(self.lots.random_range(0..86_400));
+                entry.next_probe_at = Run::START + Duration::from_secs(self.lots.random_range(0..86_400));
             }
             self.disk.insert(entry.host.clone(), entry);
         }
@@ -372,16 +381,16 @@ fn verified(
     port: Port,
     took: Duration,
     features: Option<Features>,
-    listing: Listing,
+    listing: PeerList,
 ) -> Verified {
-    let report = Report {
+    let report = ProbeReport {
         software: Some("ElectrumX 1.16.0".to_owned()),
-        agreed: Version::new(1, 4),
+        negotiated_version: Version::new(1, 4),
         features,
-        listing,
-        tip: Some(900_000),
-        block: None,
-        announced: None,
+        peer_list: listing,
+        tip_height: Some(900_000),
+        checkpoint: None,
+        add_peer_result: None,
     };
-    Verified { ip, transport, port, key: None, took, report }
+    Verified { ip, transport, port, tls_key_hash: None, duration: took, report }
 }

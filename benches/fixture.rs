@@ -1,0 +1,54 @@
+//! A data directory whose book is full of peers that served well for two weeks, so that nobody is due for hours.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::Duration;
+
+use waypost::book::{Entry, PinnedKey, ProbeRecord, Source};
+use waypost::clock::{self, Time};
+use waypost::network::Network;
+use waypost::peer::{Host, OnionAddress, RealName};
+use waypost::store::{Change, Store};
+
+/// Makes it with so many peers, every so manieth of which is an onion service.
+pub fn fill(data: &Path, peers: u32, onion_every: u32) {
+    std::fs::DirBuilder::new().mode(0o700).create(data).unwrap();
+    let (mut store, _) = Store::open(&data.join("peers.redb"), Network::Bitcoin, clock::now()).unwrap();
+    let now = clock::now();
+    // In batches, as the daemon would have written them.
+    let changes: Vec<Change> =
+        (0..peers).map(|n| Change::Save(Box::new(entry(n, n % onion_every == onion_every - 1, now)))).collect();
+    for batch in changes.chunks(100) {
+        store.write(batch).unwrap();
+    }
+}
+
+fn entry(n: u32, onion: bool, now: Time) -> Entry {
+    // A region of its own for each of the first few hundred, of which lists name two at most.
+    let ip = Ipv4Addr::from(0x1400_0000 + (n % 0x1a00) * 0x1_0000 + 0x0701 + n / 0x1a00);
+    let mut seed = [0; 32];
+    seed.iter_mut().zip(n.to_le_bytes()).for_each(|(byte, part)| *byte = part);
+    let host = match onion {
+        true => Host::Onion(OnionAddress::from_public_key(seed)).to_string(),
+        false => format!("electrum{n}.example-host{}.org", n % 977),
+    };
+    let line = format!("{host} v1.4.2 s50002 t50001");
+    let name = RealName::parse(&line, Network::Bitcoin.default_ports()).unwrap();
+    let source = Source::Peer("electrum.blockstream.info".parse().unwrap());
+    let mut entry = Entry::new(name, source, Duration::from_hours(300), now - Duration::from_hours(24 * 14));
+    entry.ip = (!onion).then_some(IpAddr::V4(ip));
+    entry.software = Some("ElectrumX 1.16.0".to_owned());
+    entry.genesis_hash = hex::decode(Network::Bitcoin.genesis_hash()).unwrap().try_into().ok();
+    entry.key = Some(PinnedKey { sha256: seed, since: entry.first_seen, rotation_count: 0 });
+    entry.tip = Some(900_000);
+    entry.self_reported = true;
+    entry.last_try = Some(now);
+    entry.last_success = Some(now);
+    entry.next_probe_at = now + Duration::from_hours(16);
+    for day in 0..14 {
+        let at = entry.first_seen + Duration::from_hours(24 * day);
+        entry.history.push_back(ProbeRecord { at, failure: None, duration_ms: 120 + n % 900 });
+    }
+    entry
+}

@@ -1,0 +1,52 @@
+//! The TLS key of the server behind us: the first one that it shows is remembered, and no other taken after it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::book::KeyHash;
+
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("it has another TLS key than before; if that is right, remove {}", .0.display())]
+    Other(PathBuf),
+    #[error("the key that is remembered of it, {}: {error}", path.display())]
+    File { path: PathBuf, error: io::Error },
+}
+
+/// Whether this is the key that is remembered in a file, or may be from now on.
+pub fn verify_or_pin(path: &Path, key: KeyHash) -> Result<(), KeyError> {
+    let problem = |error| KeyError::File { path: path.to_owned(), error };
+    let key = hex::encode(key);
+    match std::fs::read_to_string(path) {
+        Ok(known) if known.trim() == key => Ok(()),
+        Ok(_) => Err(KeyError::Other(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            write_whole(path, &format!("{key}\n")).map_err(problem)
+        }
+        Err(error) => Err(problem(error)),
+    }
+}
+
+/// All of it or nothing.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let draft = path.with_extension("new");
+    std::fs::write(&draft, text)?;
+    std::fs::rename(draft, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_key_is_the_only_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        assert!(verify_or_pin(&path, [1; 32]).is_ok());
+        assert!(verify_or_pin(&path, [1; 32]).is_ok());
+        assert!(matches!(verify_or_pin(&path, [2; 32]), Err(KeyError::Other(_))));
+        std::fs::remove_file(&path).unwrap();
+        assert!(verify_or_pin(&path, [2; 32]).is_ok());
+        assert!(matches!(verify_or_pin(&dir.path().join("no/key"), [2; 32]), Err(KeyError::File { .. })));
+    }
+}

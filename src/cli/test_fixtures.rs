@@ -1,0 +1,85 @@
+//! A daemon's answers, for the tests of what is shown of them.
+
+use serde_json::json;
+
+use crate::book::PeerState;
+use crate::clock::Time;
+use crate::control::{PeerInfo, Status};
+
+pub const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
+
+pub fn row(host: &str, state: PeerState, last_success: Option<Time>) -> PeerInfo {
+    PeerInfo {
+        host: host.to_owned(),
+        state,
+        ip: None,
+        tcp_port: Some(50001),
+        ssl_port: Some(50002),
+        protocol: Some("1.4.2".to_owned()),
+        pruning: None,
+        software: Some("ElectrumX 1.16.0".to_owned()),
+        genesis_hash: None,
+        key: None,
+        key_since: None,
+        key_changes: 0,
+        tip: None,
+        source: "seed".to_owned(),
+        self_reported: true,
+        first_seen: Time::default(),
+        last_try: None,
+        last_success,
+        next_try: Time::default(),
+        waiting_for: None,
+        failures: 0,
+        error: (state == PeerState::Bad).then(|| "it serves another chain".to_owned()),
+        latency_ms: Some(87),
+        uptime: [("1w".to_owned(), 0.987)].into(),
+        history: vec![true],
+    }
+}
+
+/// A daemon to which nothing is foreign.
+pub fn status() -> Status {
+    let tor_source =
+        json!({ "kind": "socks", "addresses": ["127.0.0.1:9050"], "until": null, "clearnet": "onion_only" });
+    let onion_error = json!({ "stage": "launch", "reason": "its key can't be read" });
+    let callers = json!({
+        "open_sessions": 2, "sessions": 40, "sessions_onion": 3, "requests": 99, "forwarded_requests": 0,
+        "backend_failures": 0, "refused_full": 0, "refused_source": 7, "refused_banned": 0, "evicted": 0,
+        "failed_handshakes": 0, "delayed_requests": 0, "rate_limited_requests": 3, "rate_limited_bytes": 0,
+        "malformed_lines": 0, "slow": 0, "idle": 1, "panicked_sessions": 0,
+        "calls": [{ "ingress": "onion", "method": "server.ping", "result": "ok", "count": 3 }],
+    });
+    let all = json!({
+        "version": "0.1.0",
+        "network": "signet",
+        "uptime_secs": 3720,
+        "tor": { "state": "starting", "percent": null, "waiting_for": "the first answer of an onion service" },
+        "tor_source": tor_source,
+        "clearnet_blocked": "Tor's SOCKS port accepts onion services only",
+        "network_down": true,
+        "onion": {
+            "host": ONION, "port": 50001, "last_reached": null, "failures": 3, "error": "its onion service wasn't found",
+        },
+        "onion_error": onion_error,
+        "clearnet": {
+            "host": "wp.example.org", "tcp_port": 50001, "ssl_port": null, "address": null, "via": null, "last_reached": null,
+            "failures": 2, "error": "the name means 127.0.1.1 on this machine, which isn't public", "warnings": [],
+        },
+        "listeners": ["tcp://127.0.0.1:50001"],
+        "page": "http://127.0.0.1:4280",
+        "backend": { "electrum": "peers", "error": null, "software": null, "tip": null, "sessions": { "a.example": 2 } },
+        "irc": {
+            "server": "irc.example:6697", "last": null, "error": null, "next": null,
+            "found": 2, "cut_off": 1, "control_codes": 0, "unreadable": 0,
+        },
+        "peers": {
+            "verified": 12, "stale": 1, "candidate": 3, "bad": 2, "verified_onion": 4, "stale_onion": 0,
+            "candidate_onion": 1, "bad_onion": 0, "probing": 5,
+        },
+        "next_probe": 0,
+        "store": { "failing": false, "pending": 0, "batches": 7, "bytes": 90_000 },
+        "clients": callers,
+    });
+    serde_json::from_value(all).unwrap()
+}

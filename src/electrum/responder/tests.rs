@@ -1,0 +1,140 @@
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde_json::Value;
+
+use super::*;
+use crate::electrum::identity::{DEFAULT_BANNER, Identity};
+use crate::jsonrpc::{MAX_BATCH_CALLS, parse_line};
+use crate::network::Network;
+
+fn session(caller: Ingress) -> Responder {
+    let name = |host: &str| Some((host.parse().unwrap(), Network::Bitcoin.default_ports()));
+    let onion = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
+    let identity = Identity { clearnet: name("wp.example"), onion: name(onion), ..Identity::default() };
+    Responder::new(Arc::new(LocalIdentity::new(identity)), caller, false)
+}
+
+/// The answer to a line, and whether the connection is over.
+fn say(session: &mut Responder, line: &str) -> (Value, bool) {
+    let mut rng = StdRng::seed_from_u64(1);
+    let turn = session.handle_line(parse_line(line), MAX_BATCH_CALLS, &Snapshot::default(), Time::default(), &mut rng);
+    let answers = turn.parts.iter().filter_map(|part| match part {
+        ReplyPart::Ready(answer) => Some(answer.clone()),
+        ReplyPart::AddPeer(introduction) => introduction.answer(true),
+        ReplyPart::Forward(_) => None,
+    });
+    let value = match encode_line(answers, turn.batch) {
+        Some(line) => {
+            assert!(line.len().is_power_of_two(), "{}", line.len());
+            serde_json::from_slice(&line.to_vec()).unwrap()
+        }
+        None => Value::Null,
+    };
+    (value, turn.close)
+}
+
+fn result(line: &str) -> Value {
+    say(&mut session(Ingress::Clearnet), line).0["result"].take()
+}
+
+#[test]
+fn versions_are_answered_in_their_protocols_way() {
+    let ask = |params: &str| result(&format!(r#"{{"id":1,"method":"server.version","params":{params}}}"#));
+    assert_eq!(ask(r#"["x","1.0"]"#), json!(USER_AGENT));
+    assert_eq!(ask(r#"["x","1.1"]"#), json!([USER_AGENT, "1.1"]));
+    assert_eq!(ask(r#"["x",["1.4","1.6"]]"#), json!([USER_AGENT, "1.6"]));
+}
+
+#[test]
+fn without_a_common_version_the_connection_ends() {
+    let line = r#"{"id":1,"method":"server.version","params":["x","2.0"]}"#;
+    let (answer, close) = say(&mut session(Ingress::Clearnet), line);
+    assert_eq!((answer["error"]["code"].as_i64(), close), (Some(1), true));
+}
+
+#[test]
+fn the_first_agreement_stands() {
+    let mut session = session(Ingress::Clearnet);
+    let ask = |version: &str| format!(r#"{{"id":1,"method":"server.version","params":["x","{version}"]}}"#);
+    assert_eq!(say(&mut session, &ask("1.4")).0["result"][1], "1.4");
+    assert_eq!(say(&mut session, &ask("1.2")).0["result"][1], "1.4");
+}
+
+#[test]
+fn each_identity_is_told_to_its_own_callers() {
+    let line = r#"{"jsonrpc":"2.0","id":"a","method":"server.features"}"#;
+    let (clearnet, _) = say(&mut session(Ingress::Clearnet), line);
+    let (onion, _) = say(&mut session(Ingress::Onion), line);
+    assert_eq!(clearnet["result"]["hosts"]["wp.example"], json!({"tcp_port": 50001, "ssl_port": 50002}));
+    assert!(!clearnet.to_string().contains(".onion"));
+    assert!(!onion.to_string().contains("wp.example"));
+    assert_eq!(clearnet["result"]["hash_function"], "sha256");
+    assert_eq!(clearnet["result"]["pruning"], Value::Null);
+}
+
+#[test]
+fn words_of_our_own_are_not_said_under_both_names() {
+    let named = session(Ingress::Onion).ourselves.identity.clone();
+    let identity = Identity { banner: Some("mine".to_owned()), donation_address: Some("bc1q".to_owned()), ..named };
+    let ask = |identity: Identity, caller, method: &str| {
+        let mut session = Responder::new(Arc::new(LocalIdentity::new(identity)), caller, false);
+        say(&mut session, &format!(r#"{{"id":1,"method":"{method}"}}"#)).0["result"].take()
+    };
+    assert_eq!(ask(identity.clone(), Ingress::Clearnet, "server.banner"), "mine");
+    assert_eq!(ask(identity.clone(), Ingress::Onion, "server.banner"), DEFAULT_BANNER);
+    assert_eq!(ask(identity.clone(), Ingress::Onion, "server.donation_address"), "");
+    let onion_only = Identity { clearnet: None, ..identity.clone() };
+    assert_eq!(ask(onion_only, Ingress::Onion, "server.donation_address"), "bc1q");
+    let linked = Identity { link_identities: true, ..identity };
+    assert_eq!(ask(linked.clone(), Ingress::Onion, "server.banner"), "mine");
+    assert_eq!(ask(linked, Ingress::Onion, "server.features")["hosts"].as_object().unwrap().len(), 2);
+}
+
+#[test]
+fn batches_are_answered_in_order() {
+    let line = r#"[{"id":1,"method":"server.ping"},{"jsonrpc":"2.0","method":"server.ping"},7,
+        {"jsonrpc":"2.0","id":2,"method":"nope"},{"id":3,"method":"server.add_peer","params":[{}]}]"#;
+    let (answer, close) = say(&mut session(Ingress::Clearnet), &line.replace('\n', ""));
+    assert!(!close);
+    let list = answer.as_array().unwrap();
+    let codes: Vec<Option<i64>> = list.iter().map(|answer| answer["error"]["code"].as_i64()).collect();
+    assert_eq!(codes, [None, Some(-32600), Some(-32601), None]);
+    assert_eq!(list[3], json!({"error": null, "result": true, "id": 3}));
+}
+
+#[test]
+fn a_batch_is_answered_up_to_a_length() {
+    let mut session = session(Ingress::Clearnet);
+    let identity = Identity { banner: Some("x".repeat(MAX_BATCH_RESPONSE_BYTES / 4)), ..Identity::default() };
+    session.ourselves = Arc::new(LocalIdentity::new(identity));
+    let line = format!("[{}]", [r#"{"id":1,"method":"server.banner"}"#; 9].join(","));
+    let (answer, _) = say(&mut session, &line);
+    let codes = answer.as_array().unwrap().iter().map(|answer| answer["error"]["code"].as_i64());
+    assert_eq!(codes.flatten().collect::<Vec<_>>(), [-32600; 5]);
+}
+
+#[test]
+fn a_second_introduction_is_turned_down() {
+    let mut session = session(Ingress::Clearnet);
+    let line = r#"{"id":1,"method":"server.add_peer","params":[{}]}"#;
+    assert_eq!(say(&mut session, line).0["result"], true);
+    assert_eq!(say(&mut session, line).0["result"], false);
+}
+
+#[test]
+fn broken_lines_end_the_connection() {
+    for line in ["", "{", "[]", "nonsense"] {
+        let (answer, close) = say(&mut session(Ingress::Clearnet), line);
+        assert!(close && answer["error"]["code"].is_i64(), "{line}");
+    }
+    let notification = r#"{"jsonrpc":"2.0","method":"server.ping"}"#;
+    assert_eq!(say(&mut session(Ingress::Clearnet), notification), (Value::Null, false));
+}
+
+proptest! {
+    #[test]
+    fn any_line_is_answered_or_ends_the_connection(line in "\\PC{0,80}|[\\[\\]{}\",:a-z0-9. ]{0,120}") {
+        let _ = say(&mut session(Ingress::Onion), &line);
+    }
+}

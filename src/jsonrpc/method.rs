@@ -1,0 +1,246 @@
+//! The calls that we serve, with their parameters by position and by name.
+
+use std::borrow::Cow;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Request, RpcError};
+use crate::peer::{Features, LenientScalar, Version};
+
+/// A call whose parameters have been read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Call {
+    Version(VersionRange),
+    Features,
+    Peers,
+    AddPeer(Box<Features>),
+    Ping,
+    Banner,
+    DonationAddress,
+}
+
+/// Which call it is, whatever its parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Method {
+    #[serde(rename = "server.version")]
+    Version,
+    #[serde(rename = "server.features")]
+    Features,
+    #[serde(rename = "server.peers.subscribe")]
+    Peers,
+    #[serde(rename = "server.add_peer")]
+    AddPeer,
+    #[serde(rename = "server.ping")]
+    Ping,
+    #[serde(rename = "server.banner")]
+    Banner,
+    #[serde(rename = "server.donation_address")]
+    DonationAddress,
+    /// None of ours.
+    #[serde(rename = "other")]
+    Other,
+}
+
+/// The protocol versions that a caller speaks.
+#[derive(Debug, PartialEq, Eq)]
+pub struct VersionRange {
+    min: Version,
+    max: Version,
+    /// `max` in the caller's own spelling.
+    spelled: String,
+}
+
+impl Call {
+    pub fn parse(request: &Request<'_>) -> Result<Call, RpcError> {
+        let params = request.params;
+        match Method::from_name(&request.method) {
+            Method::Version => version(params).map(Call::Version),
+            Method::Features => expect_no_params(params, Call::Features),
+            Method::Peers => expect_no_params(params, Call::Peers),
+            Method::AddPeer => add_peer(params).map(|features| Call::AddPeer(Box::new(features))),
+            // Later versions of the protocol give it parameters; none of them matters to an answer of null.
+            Method::Ping => Ok(Call::Ping),
+            Method::Banner => expect_no_params(params, Call::Banner),
+            Method::DonationAddress => expect_no_params(params, Call::DonationAddress),
+            Method::Other => Err(RpcError::UnknownMethod),
+        }
+    }
+}
+
+impl Method {
+    pub const ALL: [Method; 8] = [
+        Method::Version,
+        Method::Features,
+        Method::Peers,
+        Method::AddPeer,
+        Method::Ping,
+        Method::Banner,
+        Method::DonationAddress,
+        Method::Other,
+    ];
+
+    pub fn from_name(name: &str) -> Method {
+        Method::ALL.into_iter().find(|method| method.name() == name).unwrap_or(Method::Other)
+    }
+
+    /// As it stands in a call; `other` stands for all that are none of ours.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Method::Version => "server.version",
+            Method::Features => "server.features",
+            Method::Peers => "server.peers.subscribe",
+            Method::AddPeer => "server.add_peer",
+            Method::Ping => "server.ping",
+            Method::Banner => "server.banner",
+            Method::DonationAddress => "server.donation_address",
+            Method::Other => "other",
+        }
+    }
+}
+
+impl VersionRange {
+    /// The newest version that both sides speak, of which we speak these two and all between, as the caller spells it: Electrum 4.3 closes the connection when it is
+    /// told 1.4.2 where it asked for 1.4.
+    pub fn negotiate(&self, (oldest, newest): (Version, Version)) -> Result<(Version, Cow<'_, str>), RpcError> {
+        let spoken = |version: &Version| version.cmp_semver(&oldest).is_ge() && version.cmp_semver(&newest).is_le();
+        if spoken(&self.max) && self.min.cmp_semver(&self.max).is_le() {
+            Ok((self.max, Cow::Borrowed(&self.spelled)))
+        } else if spoken(&newest) && self.min.cmp_semver(&newest).is_le() && self.max.cmp_semver(&newest).is_gt() {
+            Ok((newest, Cow::Owned(newest.to_string())))
+        } else {
+            Err(RpcError::UnsupportedVersion { oldest, newest })
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct VersionParams {
+    #[allow(dead_code, reason = "its place must be taken, whatever stands there")]
+    client_name: LenientScalar,
+    protocol_version: VersionParam,
+}
+
+/// One version, or the oldest and the newest of a range.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum VersionParam {
+    One(String),
+    Range(String, String),
+}
+
+impl Default for VersionParam {
+    /// What the protocol says a caller means who says nothing.
+    fn default() -> VersionParam {
+        VersionParam::One("1.4".to_owned())
+    }
+}
+
+#[derive(Deserialize)]
+struct AddPeerParams {
+    features: Features,
+}
+
+fn version(params: Option<&RawValue>) -> Result<VersionRange, RpcError> {
+    const EXPECTED: &str = "expected a client name and a protocol version, or a pair of them";
+    // Longer than any name and two versions; and what can be one of two shapes is read into memory whole.
+    if params.is_some_and(|params| params.get().len() > 1024) {
+        return Err(RpcError::InvalidParams(EXPECTED));
+    }
+    let params: VersionParams = match params {
+        Some(params) => read(params, EXPECTED)?,
+        None => VersionParams::default(),
+    };
+    let (min, max) = match params.protocol_version {
+        VersionParam::One(version) => (version.clone(), version),
+        VersionParam::Range(min, max) => (min, max),
+    };
+    let parse = |text: &str| text.parse::<Version>().map_err(|_| RpcError::InvalidParams(EXPECTED));
+    Ok(VersionRange { min: parse(&min)?, max: parse(&max)?, spelled: max })
+}
+
+fn add_peer(params: Option<&RawValue>) -> Result<Features, RpcError> {
+    const EXPECTED: &str = "expected a dictionary of features";
+    let params: AddPeerParams = read(params.ok_or(RpcError::InvalidParams(EXPECTED))?, EXPECTED)?;
+    Ok(params.features)
+}
+
+/// For calls without parameters.
+fn expect_no_params(params: Option<&RawValue>, call: Call) -> Result<Call, RpcError> {
+    let params = params.map_or("[]", RawValue::get);
+    let within = |open, close| params.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
+    match within('[', ']').or_else(|| within('{', '}')) {
+        Some(nothing) if nothing.trim_ascii().is_empty() => Ok(call),
+        _ => Err(RpcError::InvalidParams("this call takes none")),
+    }
+}
+
+/// A struct is read from a list by its fields' order and from a dictionary by their names, which is just what
+/// parameters by position and by name are.
+fn read<P: DeserializeOwned>(params: &RawValue, reason: &'static str) -> Result<P, RpcError> {
+    serde_json::from_str(params.get()).map_err(|_| RpcError::InvalidParams(reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Message, NEWEST, OLDEST, parse_line};
+    use super::*;
+
+    fn call(method: &str, params: &str) -> Result<Call, RpcError> {
+        let line = format!(r#"{{"id":1,"method":"{method}","params":{params}}}"#);
+        match parse_line(&line) {
+            Ok(Message::Single(Ok(request))) => Call::parse(&request),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn negotiated(params: &str) -> Result<String, RpcError> {
+        match call("server.version", params)? {
+            Call::Version(range) => range.negotiate((OLDEST, NEWEST)).map(|(_, spelled)| spelled.into_owned()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn versions_are_negotiated_in_the_callers_spelling() {
+        assert_eq!(negotiated(r#"["electrum/4.3.4","1.4"]"#).unwrap(), "1.4");
+        assert_eq!(negotiated(r#"["x",["1.2","1.4.2"]]"#).unwrap(), "1.4.2");
+        assert_eq!(negotiated(r#"["x",["1.4","1.7.0"]]"#).unwrap(), "1.6");
+        assert_eq!(negotiated(r#"["x",["1.4","1.6.0"]]"#).unwrap(), "1.6.0");
+        assert_eq!(negotiated(r#"{"protocol_version":"1.0","client_name":"x"}"#).unwrap(), "1.0");
+        assert_eq!(negotiated("[]").unwrap(), "1.4");
+        assert_eq!(negotiated("{}").unwrap(), "1.4");
+        assert_eq!(negotiated(r#"[null]"#).unwrap(), "1.4");
+    }
+
+    #[test]
+    fn without_a_common_version_there_is_none() {
+        for params in [r#"["x","0.9"]"#, r#"["x","1.7"]"#, r#"["x",["1.7","2.0"]]"#, r#"["x",["1.6","1.4"]]"#] {
+            assert!(matches!(negotiated(params), Err(RpcError::UnsupportedVersion { .. })), "{params}");
+        }
+        for params in [r#"["x",[]]"#, r#"["x",["1.4"]]"#, r#"["x",1.4]"#, r#"["x","one"]"#, "7", r#"["x","1.4","z"]"#] {
+            assert!(matches!(negotiated(params), Err(RpcError::InvalidParams(_))), "{params}");
+        }
+    }
+
+    #[test]
+    fn parameters_come_by_position_and_by_name() {
+        let features = r#"{"hosts":{"a.example":{"tcp_port":1}}}"#;
+        let by_name = call("server.add_peer", &format!(r#"{{"features":{features}}}"#));
+        assert_eq!(by_name, call("server.add_peer", &format!("[{features}]")));
+        assert!(matches!(by_name, Ok(Call::AddPeer(_))));
+        for params in ["[]", "{}", "[1]", r#"["x"]"#, r#"[{"hosts":[]}]"#, r#"[{},{}]"#, "null"] {
+            assert!(matches!(call("server.add_peer", params), Err(RpcError::InvalidParams(_))), "{params}");
+        }
+    }
+
+    #[test]
+    fn calls_without_parameters_take_none() {
+        assert_eq!(call("server.banner", "[ ]"), Ok(Call::Banner));
+        assert!(matches!(call("server.banner", "[1]"), Err(RpcError::InvalidParams(_))));
+        assert!(matches!(call("server.banner", "12"), Err(RpcError::InvalidParams(_))));
+        assert_eq!(call("blockchain.headers.subscribe", "[]"), Err(RpcError::UnknownMethod));
+    }
+}

@@ -1,0 +1,322 @@
+//! Numbers for Prometheus, in OpenMetrics' text format.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::status_cache::StatusSample;
+use crate::book::{ProbeError, Verified};
+use crate::clock::Time;
+use crate::control::{ClearnetStatus, ClientStats, PeerInfo, Status};
+use crate::route::{OnionFailure, Route, TorKind, TorState};
+
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A verification takes from a tenth of a second nearby to a minute through Tor.
+const SECONDS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+type Labels = Vec<(&'static str, String)>;
+
+/// What became of probes since the start.
+#[derive(Debug, Clone)]
+pub struct ProbeMetrics {
+    outcomes: Family<Labels, Counter>,
+    seconds: Family<Labels, Histogram>,
+}
+
+impl Default for ProbeMetrics {
+    fn default() -> ProbeMetrics {
+        let outcomes = Family::<Labels, Counter>::default();
+        let seconds = Family::new_with_constructor(histogram as fn() -> Histogram);
+        // A number that isn't there yet can't be told from one that was forgotten.
+        for via in Route::ALL {
+            outcomes.get_or_create(&of_probe(via, "verified")).inc_by(0);
+            drop(seconds.get_or_create(&vec![route_label(via)]));
+        }
+        ProbeMetrics { outcomes, seconds }
+    }
+}
+
+impl ProbeMetrics {
+    pub fn count(&self, via: Route, outcome: &Result<Verified, ProbeError>) {
+        let name = match outcome {
+            Ok(verified) => {
+                self.seconds.get_or_create(&vec![route_label(via)]).observe(verified.duration.as_secs_f64());
+                "verified"
+            }
+            Err(failure) => name(*failure),
+        };
+        self.outcomes.get_or_create(&of_probe(via, name)).inc();
+    }
+}
+
+pub fn text(reading: &StatusSample, probes: &ProbeMetrics) -> Result<String, fmt::Error> {
+    let StatusSample { status, rows, .. } = reading;
+    let mut registry = Registry::default();
+    if let Some(bytes) = resident() {
+        let gauge = Gauge::<u64, AtomicU64>::default();
+        gauge.set(bytes);
+        registry.register("process_resident_memory_bytes", "Memory that the process has, in bytes", gauge);
+    }
+    let mut sheet = MetricsWriter(registry.sub_registry_with_prefix("waypost"));
+    sheet.info(status);
+    sheet.book(reading);
+    sheet.0.register("probes", "Probes that are over", probes.outcomes.clone());
+    sheet.0.register("probe_seconds", "How long verifications took that succeeded", probes.seconds.clone());
+    sheet.tor(status);
+    if let Some(name) = &status.clearnet {
+        sheet.clearnet(name);
+    }
+    sheet.callers(&status.clients);
+    if let Some(backend) = &status.backend {
+        sheet.bool_gauge("backend_up", "Whether the server behind us is of use", backend.error.is_none());
+    }
+    sheet.peers(rows);
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// All numbers of one scrape.
+struct MetricsWriter<'a>(&'a mut Registry);
+
+impl MetricsWriter<'_> {
+    fn info(&mut self, status: &Status) {
+        let labels = vec![("version", status.version.clone()), ("network", status.network.to_string())];
+        self.0.register("build", "This program", Info::new(labels));
+        self.gauge("uptime_seconds", "Time since the start", status.uptime_secs);
+        self.bool_gauge("network_up", "Whether our own network seems to work", !status.network_down);
+    }
+
+    fn book(&mut self, reading: &StatusSample) {
+        let StatusSample { status: Status { peers, store, .. }, answered_in, waiting, .. } = reading;
+        let by_state = [
+            ("verified", peers.verified, peers.verified_onion),
+            ("stale", peers.stale, peers.stale_onion),
+            ("candidate", peers.candidate, peers.candidate_onion),
+            ("bad", peers.bad, peers.bad_onion),
+        ];
+        let labels = |state: &str, kind: &str| vec![("state", state.to_owned()), ("kind", kind.to_owned())];
+        let counts = by_state.into_iter().flat_map(|(state, all, onion)| {
+            [(labels(state, "clearnet"), count(all.saturating_sub(onion))), (labels(state, "onion"), count(onion))]
+        });
+        self.gauge_family("peers", "Peers in the book", counts);
+        self.gauge("probes_running", "Probes under way", count(peers.probing));
+        self.gauge("store_bytes", "How long the store's file is", store.bytes);
+        self.gauge("store_pending_records", "Records that are not on disk yet", store.pending);
+        self.bool_gauge("store_failing", "Whether the last write to the store failed", store.failing);
+        self.counter("store_batches", "Transactions of the store", store.batches);
+        self.gauge("book_queue_length", "Inputs that wait for the book's task", count(*waiting));
+        self.float_gauge(
+            "book_latency_seconds",
+            "How long the book's task took to answer this scrape",
+            seconds(*answered_in),
+        );
+    }
+
+    fn tor(&mut self, status: &Status) {
+        let state = match &status.tor {
+            TorState::Off => "off",
+            TorState::Starting { .. } => "starting",
+            TorState::Ready => "ready",
+            TorState::Down { .. } => "down",
+        };
+        let states = ["off", "starting", "ready", "down"];
+        let states = states.map(|name| (vec![("state", name.to_owned())], u64::from(name == state)));
+        self.gauge_family("tor_state", "1 for the state that Tor is in", states);
+        if let Some(source) = &status.tor_source {
+            let kinds = TorKind::ALL.map(|kind| (vec![("kind", label(&kind))], u64::from(kind == source.kind)));
+            self.gauge_family("tor_source", "1 for the kind of Tor in use", kinds);
+        }
+        self.bool_gauge(
+            "tor_clearnet_blocked",
+            "Whether Tor refuses clearnet peers, to which tor.only leaves no other route",
+            status.clearnet_blocked.is_some(),
+        );
+        if status.onion.is_some() || status.onion_error.is_some() {
+            let is_reached =
+                status.onion.as_ref().is_some_and(|onion| onion.last_reached.is_some() && onion.failures == 0);
+            let is_up = is_reached && status.onion_error.is_none();
+            self.bool_gauge("onion_up", "Whether the onion service runs and was reached at the last check", is_up);
+            let failed = status.onion_error.as_ref().map(|error| error.stage);
+            let stages =
+                OnionFailure::ALL.map(|stage| (vec![("stage", label(&stage))], u64::from(failed == Some(stage))));
+            self.gauge_family("onion_failed", "1 for the stage at which the embedded onion service fails", stages);
+        }
+        if let Some(onion) = &status.onion {
+            let reached = onion.last_reached.map_or(0.0, unix_secs);
+            self.float_gauge(
+                "onion_reached_timestamp_seconds",
+                "When our onion service was last reached; 0 if never",
+                reached,
+            );
+        }
+    }
+
+    fn clearnet(&mut self, name: &ClearnetStatus) {
+        let reached = name.last_reached.map_or(0.0, unix_secs);
+        self.float_gauge(
+            "clearnet_reached_timestamp_seconds",
+            "When the clearnet name was last reached; 0 if never",
+            reached,
+        );
+        self.bool_gauge("clearnet_failing", "Whether the last test of the clearnet name failed", name.error.is_some());
+    }
+
+    fn callers(&mut self, callers: &ClientStats) {
+        self.gauge("sessions_open", "Sessions of callers that are open", callers.open_sessions);
+        let onion = callers.sessions_onion;
+        let sessions = [("clearnet", callers.sessions.saturating_sub(onion)), ("onion", onion)];
+        let sessions = sessions.map(|(caller, count)| (vec![("ingress", caller.to_owned())], count));
+        self.counter_family("sessions", "Sessions since the start", sessions);
+        let calls = callers.calls.iter().map(|call| {
+            let labels = vec![
+                ("ingress", label(&call.ingress)),
+                ("method", call.method.name().to_owned()),
+                ("result", label(&call.result)),
+            ];
+            (labels, call.count)
+        });
+        self.counter_family("requests", "Calls, by which of our names they were made, and what became of them", calls);
+        let limits = [
+            ("full", callers.refused_full),
+            ("source", callers.refused_source),
+            ("banned", callers.refused_banned),
+            ("evicted", callers.evicted),
+            ("handshake", callers.failed_handshakes),
+            ("delayed", callers.delayed_requests),
+            ("requests", callers.rate_limited_requests),
+            ("bytes", callers.rate_limited_bytes),
+            ("unreadable", callers.malformed_lines),
+            ("slow", callers.slow),
+            ("idle", callers.idle),
+        ];
+        let limits = limits.map(|(limit, count)| (vec![("limit", limit.to_owned())], count));
+        self.counter_family("limits", "Callers turned away, sent off or delayed", limits);
+        self.counter("session_panics", "Sessions ended by a bug", callers.panicked_sessions);
+        self.counter("backend_failures", "Times that the server behind us failed a caller", callers.backend_failures);
+    }
+
+    fn peers(&mut self, rows: &[PeerInfo]) {
+        if rows.is_empty() {
+            return;
+        }
+        let successes = Family::<Labels, Gauge<f64, AtomicU64>>::default();
+        let uptimes = Family::<Labels, Gauge<f64, AtomicU64>>::default();
+        for row in rows {
+            let host = ("host", row.host.clone());
+            if let Some(success) = row.last_success {
+                successes.get_or_create(&vec![host.clone()]).set(unix_secs(success));
+            }
+            for (window, share) in &row.uptime {
+                uptimes.get_or_create(&vec![host.clone(), ("window", window.clone())]).set(*share);
+            }
+        }
+        self.0.register("peer_last_success_timestamp_seconds", "When a peer was last verified", successes);
+        self.0.register("peer_uptime_ratio", "How much of the time a peer was there", uptimes);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        let gauge = Gauge::<u64, AtomicU64>::default();
+        gauge.set(value);
+        self.0.register(name, help, gauge);
+    }
+
+    fn bool_gauge(&mut self, name: &str, help: &str, value: bool) {
+        self.gauge(name, help, u64::from(value));
+    }
+
+    fn float_gauge(&mut self, name: &str, help: &str, value: f64) {
+        let gauge = Gauge::<f64, AtomicU64>::default();
+        gauge.set(value);
+        self.0.register(name, help, gauge);
+    }
+
+    fn gauge_family(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64)>) {
+        let family = Family::<Labels, Gauge<u64, AtomicU64>>::default();
+        for (labels, value) in values {
+            family.get_or_create(&labels).set(value);
+        }
+        self.0.register(name, help, family);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(value);
+        self.0.register(name, help, counter);
+    }
+
+    fn counter_family(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64)>) {
+        let family = Family::<Labels, Counter>::default();
+        for (labels, value) in values {
+            family.get_or_create(&labels).inc_by(value);
+        }
+        self.0.register(name, help, family);
+    }
+}
+
+fn histogram() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+fn of_probe(via: Route, outcome: &str) -> Labels {
+    vec![route_label(via), ("outcome", outcome.to_owned())]
+}
+
+fn route_label(via: Route) -> (&'static str, String) {
+    let name = match via {
+        Route::Direct => "direct",
+        Route::Tor => "tor",
+    };
+    ("via", name.to_owned())
+}
+
+fn name(failure: ProbeError) -> &'static str {
+    match failure {
+        ProbeError::Refused => "refused",
+        ProbeError::Unreachable => "unreachable",
+        ProbeError::NameNotFound => "not_found",
+        ProbeError::OnionDescriptorNotFound => "no_descriptor",
+        ProbeError::Timeout => "silent",
+        ProbeError::Closed => "closed",
+        ProbeError::Tls => "tls",
+        ProbeError::NotPublic => "not_public",
+        ProbeError::ProtocolViolation(_) => "bad",
+        ProbeError::TorUnavailable => "our_tor",
+        ProbeError::Internal => "internal",
+        ProbeError::LocalResourceExhausted => "our_limits",
+        ProbeError::TorPolicy => "tor_policy",
+    }
+}
+
+/// As JSON has it, without the quotes.
+fn label(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}
+
+fn unix_secs(time: Time) -> f64 {
+    Duration::from_millis(time.wall_millis()).as_secs_f64()
+}
+
+/// What the kernel says of this process, where there is such a kernel.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.saturating_mul(1024))
+}

@@ -1,0 +1,155 @@
+//! The key of an onion service as C tor keeps it.
+//!
+//! Its folder holds `hs_ed25519_secret_key`, and beside it the public key and the name that belong to it, which serve to
+//! tell whether the files were mixed up on the way here.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use tor_llcrypto::pk::ed25519::ExpandedKeypair;
+
+use crate::peer::{Host, OnionAddress};
+
+const SECRET: &str = "hs_ed25519_secret_key";
+const PUBLIC: &str = "hs_ed25519_public_key";
+const HOSTNAME: &str = "hostname";
+
+const SECRET_HEADER: &[u8; 32] = b"== ed25519v1-secret: type0 ==\0\0\0";
+const PUBLIC_HEADER: &[u8; 32] = b"== ed25519v1-public: type0 ==\0\0\0";
+
+#[derive(Debug, thiserror::Error)]
+pub enum CTorError {
+    #[error("can't read {}: {reason}; give the folder that torrc's HiddenServiceDir names, as a user who may read it", path.display())]
+    Read { path: PathBuf, reason: io::Error },
+    #[error("{} is no key of a version 3 onion service: {reason}; give the folder that torrc's HiddenServiceDir names, or the {SECRET} in it", path.display())]
+    Malformed { path: PathBuf, reason: &'static str },
+    #[error("{} is not of the secret key beside it, which is {onion}'s; bring files that belong together, or the secret key alone in a folder of its own", path.display())]
+    Disagrees { path: PathBuf, onion: OnionAddress },
+}
+
+/// The key at `from`, which is C tor's folder of the service or the secret key's file in it, and the address it has.
+pub fn read(from: &Path) -> Result<(ExpandedKeypair, OnionAddress), CTorError> {
+    let file = if from.is_dir() { from.join(SECRET) } else { from.to_owned() };
+    let secret = body(&file, SECRET_HEADER)?;
+    let malformed = |reason| CTorError::Malformed { path: file.clone(), reason };
+    let pair = ExpandedKeypair::from_secret_key_bytes(secret).ok_or_else(|| malformed("the number in it is none"))?;
+    let onion = OnionAddress::from_public_key(pair.public().to_bytes());
+    let public = file.with_file_name(PUBLIC);
+    if public.exists() && OnionAddress::from_public_key(body(&public, PUBLIC_HEADER)?) != onion {
+        return Err(CTorError::Disagrees { path: public, onion });
+    }
+    let hostname = file.with_file_name(HOSTNAME);
+    if hostname.exists() {
+        let name = bytes(&hostname)?;
+        let name = std::str::from_utf8(&name).ok().and_then(|name| name.trim().parse::<Host>().ok());
+        if name != Some(Host::Onion(onion)) {
+            return Err(CTorError::Disagrees { path: hostname, onion });
+        }
+    }
+    Ok((pair, onion))
+}
+
+/// What follows the header of a key's file.
+fn body<const LENGTH: usize>(path: &Path, header: &[u8; 32]) -> Result<[u8; LENGTH], CTorError> {
+    let malformed = |reason| CTorError::Malformed { path: path.to_owned(), reason };
+    let bytes = bytes(path)?;
+    let body = bytes.strip_prefix(header).ok_or_else(|| malformed("it doesn't begin as one"))?;
+    body.try_into().map_err(|_| malformed("it is cut short or too long"))
+}
+
+/// What a small file holds. Of a larger one the beginning, which is too long for everything that is read here.
+fn bytes(path: &Path) -> Result<Vec<u8>, CTorError> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(1000).read_to_end(&mut bytes));
+    read.map_err(|reason| CTorError::Read { path: path.to_owned(), reason })?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A key that C tor made, and the address it gave it.
+    const KEY: &str = "a0bdea58c655844904ee80ee3bea3cd563af1217638be4298c9e2e9759c9af6f\
+                           78cbe739ba2b58e53fd60f692abf5284245d97e939d20e0d9cf684908ed8c166";
+    pub const NAME: &str = "72n4n7glt255fsievbykqpkyhnxxn3plesgtafcj2a5hidbfjzljrzqd.onion";
+
+    /// C tor's folder with that key.
+    pub fn folder() -> TempDir {
+        folder_of(KEY, NAME)
+    }
+
+    /// C tor's folder with another key, and its address.
+    pub fn another_folder() -> (TempDir, OnionAddress) {
+        let secret: [u8; 64] = std::array::from_fn(|n| u8::try_from(n).unwrap() * 3);
+        let onion =
+            OnionAddress::from_public_key(ExpandedKeypair::from_secret_key_bytes(secret).unwrap().public().to_bytes());
+        (folder_of(&hex::encode(secret), &onion.to_string()), onion)
+    }
+
+    fn folder_of(key: &str, name: &str) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let secret: [u8; 64] = hex::decode(key).unwrap().try_into().unwrap();
+        let public = ExpandedKeypair::from_secret_key_bytes(secret).unwrap().public().to_bytes();
+        std::fs::write(folder.path().join(SECRET), [&SECRET_HEADER[..], &secret].concat()).unwrap();
+        std::fs::write(folder.path().join(PUBLIC), [&PUBLIC_HEADER[..], &public].concat()).unwrap();
+        std::fs::write(folder.path().join(HOSTNAME), format!("{name}\n")).unwrap();
+        folder
+    }
+
+    #[test]
+    fn the_address_is_the_one_that_c_tor_gives() {
+        let folder = folder();
+        assert_eq!(read(folder.path()).unwrap().1.to_string(), NAME);
+        let file = folder.path().join(SECRET);
+        assert_eq!(read(&file).unwrap().1.to_string(), NAME);
+        let alone = tempfile::tempdir().unwrap();
+        std::fs::copy(file, alone.path().join("my.key")).unwrap();
+        assert_eq!(read(&alone.path().join("my.key")).unwrap().1.to_string(), NAME);
+    }
+
+    #[test]
+    fn what_is_no_key_is_named_and_not_shown() {
+        let folder = folder();
+        let file = folder.path().join(SECRET);
+        let good = std::fs::read(&file).unwrap();
+        let longer = [&good[..], b"x"].concat();
+        let other_header = [&PUBLIC_HEADER[..], &good[32..]].concat();
+        for (bytes, reason) in [
+            (&good[..95], "cut short"),
+            (&longer, "too long"),
+            (&other_header, "doesn't begin"),
+            (b"-----BEGIN RSA PRIVATE KEY-----", "doesn't begin"),
+            (b"", "doesn't begin"),
+        ] {
+            std::fs::write(&file, bytes).unwrap();
+            let error = read(folder.path()).err().unwrap();
+            let text = error.to_string();
+            assert!(text.contains(reason) && text.contains("HiddenServiceDir") && text.contains(SECRET), "{text}");
+            let shown = format!("{text}{error:?}");
+            assert!(!["a0bdea58", "160, 189"].iter().any(|secret| shown.contains(secret)), "{shown}");
+        }
+        std::fs::remove_file(&file).unwrap();
+        let text = read(folder.path()).err().unwrap().to_string();
+        assert!(text.contains("can't read") && text.contains(SECRET), "{text}");
+    }
+
+    #[test]
+    fn files_that_belong_to_different_keys_are_refused() {
+        let (other, _) = another_folder();
+        for name in [PUBLIC, HOSTNAME] {
+            let folder = folder();
+            std::fs::copy(other.path().join(name), folder.path().join(name)).unwrap();
+            let text = read(folder.path()).err().unwrap().to_string();
+            assert!(text.contains(name) && text.contains(NAME) && text.contains("belong together"), "{text}");
+        }
+        let folder = folder();
+        for name in ["", "example.com", "72n4n7glt255fsievbykqpkyhnxxn3plesgtafcj2a5hidbfjzljrzqa.onion"] {
+            std::fs::write(folder.path().join(HOSTNAME), name).unwrap();
+            assert!(matches!(read(folder.path()), Err(CTorError::Disagrees { .. })), "{name}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! One process at a time keeps a Tor in a directory.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// A directory that nobody else uses until this is dropped.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: File,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error("{} is in use: another waypost runs on this data directory; stop it first", .0.display())]
+    Held(PathBuf),
+    #[error("{} belongs to another user; run this as its owner", .0.display())]
+    WrongOwner(PathBuf),
+    #[error("can't lock {}: {reason}; see that this user may write there", path.display())]
+    Io { path: PathBuf, reason: io::Error },
+}
+
+impl DirLock {
+    /// Makes the directory if there is none, for us alone, and locks it. What holds the lock is a file in it, which
+    /// stays when the lock is gone.
+    pub fn take(dir: &Path) -> Result<DirLock, LockError> {
+        let failed = |reason| LockError::Io { path: dir.to_owned(), reason };
+        // Root could write here too, and the owner would then find files that he can't read.
+        for path in dir.parent().into_iter().chain([dir]) {
+            if path.metadata().is_ok_and(|metadata| metadata.uid() != rustix::process::geteuid().as_raw()) {
+                return Err(LockError::WrongOwner(path.to_owned()));
+            }
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        let path = dir.join("lock");
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(DirLock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(LockError::Held(dir.to_owned())),
+            Err(TryLockError::Error(reason)) => Err(failed(reason)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn one_at_a_time() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("data/tor");
+        let lock = DirLock::take(&dir).unwrap();
+        let error = DirLock::take(&dir).unwrap_err();
+        assert!(matches!(&error, LockError::Held(path) if *path == dir), "{error}");
+        drop(lock);
+        DirLock::take(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_it_makes_is_ours_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("data/tor");
+        let _lock = DirLock::take(&dir).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&dir), mode(&place.path().join("data")), mode(&dir.join("lock"))), (0o700, 0o700, 0o600));
+    }
+
+    #[test]
+    fn a_place_that_is_no_directory_is_named() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("tor");
+        std::fs::write(&file, "a file").unwrap();
+        let text = DirLock::take(&file).unwrap_err().to_string();
+        assert!(text.contains(file.to_str().unwrap()), "{text}");
+    }
+}

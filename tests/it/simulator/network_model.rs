@@ -1,0 +1,282 @@
+//! The peers there are, and how each of them behaves.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+use waypost::book::ProbeError;
+use waypost::clock::Time;
+use waypost::network::Network;
+use waypost::peer::{Features, Host, OnionAddress, PeerList, PeerListEntry, Port, Ports, RealName, Transport, Version};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Always there.
+    Good,
+    /// Always there, and tells lies of others.
+    Liar,
+    /// Comes up one day, and says so to everybody.
+    Newcomer,
+    Flaky,
+    /// There at first, and no more from some day on.
+    Dying,
+    Dead,
+    /// Changes its ports now and then.
+    Mover,
+    WrongChain,
+    Malformed,
+    Silent,
+    /// Its name means an address at home.
+    Private,
+    /// Good at first, then on another chain.
+    Turncoat,
+}
+
+#[derive(Debug)]
+pub struct Peer {
+    pub host: Host,
+    pub kind: Kind,
+    /// Of a name: what it means.
+    pub addresses: Vec<IpAddr>,
+    base: Ports,
+    /// When it comes, goes, or turns.
+    pub turn: Time,
+    /// Of the flaky and the moving: how often.
+    period: u64,
+    phase: u64,
+    /// How it fails while it isn't there.
+    absent: ProbeError,
+    pub has_features: bool,
+}
+
+#[derive(Debug)]
+pub struct World {
+    pub peers: Vec<Peer>,
+    by_host: HashMap<Host, usize>,
+    invented: u64,
+}
+
+impl World {
+    pub fn new(peers: usize, start: Time, days: u64, rng: &mut StdRng) -> World {
+        let mut world = World { peers: Vec::with_capacity(peers), by_host: HashMap::new(), invented: 0 };
+        // A third of the clearnet peers live in a few big houses, where they are close neighbours.
+        let houses: Vec<[u8; 3]> = (0..peers / 100 + 1).map(|_| public_site(rng)).collect();
+        for n in 0..peers {
+            let kind = draw_kind(rng);
+            let onion = rng.random_ratio(1, 4) && kind != Kind::Private;
+            let mut addresses = vec![address(&houses, rng)];
+            if rng.random_ratio(1, 15) {
+                addresses.push(address(&houses, rng));
+            }
+            if kind == Kind::Private {
+                addresses = vec![IpAddr::V4(Ipv4Addr::new(192, 168, 1, rng.random()))];
+            }
+            let host = match addresses.first() {
+                _ if onion => Host::Onion(OnionAddress::from_public_key(rng.random())),
+                Some(ip) if rng.random_ratio(1, 20) && kind != Kind::Private => Host::Ip(*ip),
+                _ => format!("p{n}.example").parse().unwrap(),
+            };
+            if let Host::Ip(ip) = host {
+                addresses = vec![ip];
+            }
+            let absent = match (&host, rng.random_range(0..3)) {
+                (Host::Onion(_), 0 | 1) => ProbeError::OnionDescriptorNotFound,
+                (Host::Dns(_), 0) => ProbeError::NameNotFound,
+                (_, 1) => ProbeError::Refused,
+                _ => ProbeError::Unreachable,
+            };
+            let usual = Network::Bitcoin.default_ports();
+            let base = match rng.random_range(0..10) {
+                0..6 => usual,
+                6 | 7 => Ports::new(None, usual.tls()).unwrap(),
+                8 => Ports::new(Port::new(rng.random_range(OWN_PORTS)), None).unwrap(),
+                _ => Ports::new(usual.tcp(), Port::new(rng.random_range(OWN_PORTS))).unwrap(),
+            };
+            let hour = 3600;
+            let period = match kind {
+                Kind::Mover => 24 * hour * rng.random_range(9..25),
+                _ => hour * rng.random_range(2..60),
+            };
+            let peer = Peer {
+                host: host.clone(),
+                kind,
+                addresses,
+                base,
+                turn: start + Duration::from_secs(rng.random_range(0..(days * 24 - 20 * 24).max(1) * hour)),
+                period,
+                phase: rng.random_range(0..period),
+                absent,
+                has_features: rng.random_ratio(9, 10),
+            };
+            // An address that was drawn twice is one peer.
+            if !world.by_host.contains_key(&host) {
+                world.by_host.insert(host, world.peers.len());
+                world.peers.push(peer);
+            }
+        }
+        world
+    }
+
+    pub fn get(&self, host: &Host) -> Option<&Peer> {
+        self.by_host.get(host).map(|at| &self.peers[*at])
+    }
+
+    pub fn any(&self, rng: &mut StdRng) -> &Peer {
+        &self.peers[rng.random_range(0..self.peers.len())]
+    }
+
+    pub fn resolve(&self, host: &Host, at: Time) -> Result<Vec<IpAddr>, ProbeError> {
+        if let Some(peer) = self.get(host) {
+            let gone = !peer.is_up(at) && peer.absent == ProbeError::NameNotFound;
+            return if gone { Err(ProbeError::NameNotFound) } else { Ok(peer.addresses.clone()) };
+        }
+        // Names that liars made up: many mean nothing, some an address at home, some a neighbour of everybody's.
+        let name = host.to_string();
+        match name.as_bytes().first() {
+            Some(b'h') => Ok(vec![IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))]),
+            Some(b'm') => Ok(vec![IpAddr::V4(Ipv4Addr::new(5, 9, 0, 1)), "::ffff:127.0.0.1".parse().unwrap()]),
+            Some(b'v') => Ok(vec![self.victim()]),
+            _ => Err(ProbeError::NameNotFound),
+        }
+    }
+
+    /// A good peer's address, at which a crowd of invented names is aimed.
+    pub fn victim(&self) -> IpAddr {
+        let good = |peer: &&Peer| peer.kind == Kind::Good && matches!(peer.host, Host::Dns(_));
+        self.peers.iter().find(good).map_or(IpAddr::V4(Ipv4Addr::new(5, 9, 0, 1)), |peer| peer.addresses[0])
+    }
+
+    pub fn listing(&mut self, of: &Host, at: Time, rng: &mut StdRng) -> PeerList {
+        let lies = self.get(of).is_some_and(|peer| peer.kind == Kind::Liar);
+        let mut list = Vec::new();
+        for _ in 0..rng.random_range(10..40) {
+            // An honest peer tells of whom it met lately.
+            let lately = at - Duration::from_hours(rng.random_range(0..20));
+            let peer = self.any(rng);
+            let wrong = Ports::single(Transport::Tcp, Port::new(rng.random_range(1..9999)).unwrap());
+            if lies || peer.is_fine(lately) {
+                let ports = if lies { wrong } else { peer.ports(lately) };
+                list.push(listed(peer.host.clone(), ports));
+            }
+        }
+        for _ in 0..if lies { 10 } else { 0 } {
+            let host = self.invent(rng);
+            list.push(listed(host, Network::Bitcoin.default_ports()));
+        }
+        PeerList(list)
+    }
+
+    /// A host that doesn't exist.
+    pub fn invent(&mut self, rng: &mut StdRng) -> Host {
+        self.invented += 1;
+        let n = self.invented;
+        match rng.random_range(0..10) {
+            0..3 => Host::Onion(OnionAddress::from_public_key(rng.random())),
+            3 => format!("h{n}.invented.example").parse().unwrap(),
+            4 => format!("m{n}.invented.example").parse().unwrap(),
+            5 | 6 => format!("v{n}.invented.example").parse().unwrap(),
+            _ => format!("x{n}.invented.example").parse().unwrap(),
+        }
+    }
+}
+
+impl Peer {
+    pub fn is_up(&self, at: Time) -> bool {
+        match self.kind {
+            Kind::Newcomer => at >= self.turn,
+            // Up for two thirds of the time.
+            Kind::Flaky => (at.as_secs() + self.phase) % self.period < self.period * 2 / 3,
+            Kind::Dying => at < self.turn,
+            Kind::Dead => false,
+            _ => true,
+        }
+    }
+
+    /// Whether an honest peer would list it.
+    pub fn is_fine(&self, at: Time) -> bool {
+        match self.kind {
+            Kind::WrongChain | Kind::Malformed | Kind::Silent | Kind::Private => false,
+            Kind::Turncoat => at < self.turn,
+            _ => self.is_up(at),
+        }
+    }
+
+    pub fn ports(&self, at: Time) -> Ports {
+        let moved = match self.kind {
+            Kind::Mover => u16::try_from((at.as_secs() + self.phase) / self.period % 1000).unwrap(),
+            _ => 0,
+        };
+        let shift = |port: Port| Port::new(port.get() + moved).unwrap();
+        Ports::new(self.base.tcp().map(shift), self.base.tls().map(shift)).unwrap()
+    }
+
+    /// Since when its ports have been what they are.
+    pub fn moved_at(&self, at: Time) -> Time {
+        at - Duration::from_secs((at.as_secs() + self.phase) % self.period)
+    }
+
+    pub fn absence(&self) -> ProbeError {
+        self.absent
+    }
+
+    pub fn name(&self, at: Time) -> RealName {
+        RealName { host: self.host.clone(), version: Some(Version::new(1, 4)), pruning: None, ports: self.ports(at) }
+    }
+
+    pub fn features(&self, at: Time) -> Features {
+        features(self.host.clone(), self.ports(at))
+    }
+}
+
+/// Ports of servers that don't use the usual ones. None is blocked, also after a mover's changes.
+const OWN_PORTS: std::ops::Range<u16> = 51_000..60_000;
+
+pub fn features(host: Host, ports: Ports) -> Features {
+    Features {
+        hosts: Some(vec![(host, Some(ports))]),
+        genesis_hash: Some(Network::Bitcoin.genesis_hash().to_owned()),
+        protocol_max: Some(Version::new(1, 4)),
+        ..Features::default()
+    }
+}
+
+fn listed(host: Host, ports: Ports) -> PeerListEntry {
+    PeerListEntry { ip: None, name: RealName { host, version: None, pruning: None, ports } }
+}
+
+fn draw_kind(rng: &mut StdRng) -> Kind {
+    match rng.random_range(0..100) {
+        0..50 => Kind::Good,
+        50..62 => Kind::Flaky,
+        62..70 => Kind::Dying,
+        70..78 => Kind::Dead,
+        78..83 => Kind::Mover,
+        83..88 => Kind::Newcomer,
+        88..91 => Kind::Liar,
+        91..93 => Kind::WrongChain,
+        93..95 => Kind::Malformed,
+        95..97 => Kind::Silent,
+        97 => Kind::Private,
+        _ => Kind::Turncoat,
+    }
+}
+
+fn address(houses: &[[u8; 3]], rng: &mut StdRng) -> IpAddr {
+    if rng.random_ratio(1, 12) {
+        let segment = |rng: &mut StdRng| rng.random::<u16>();
+        return IpAddr::V6(Ipv6Addr::new(0x2a01, 0x4f8, segment(rng) % 400, segment(rng), 0, 0, 0, 1));
+    }
+    let [a, b, c] = if rng.random_ratio(1, 3) { houses[rng.random_range(0..houses.len())] } else { public_site(rng) };
+    IpAddr::V4(Ipv4Addr::new(a, b, c, rng.random()))
+}
+
+fn public_site(rng: &mut StdRng) -> [u8; 3] {
+    loop {
+        let site: [u8; 3] = [rng.random_range(1..224), rng.random(), rng.random()];
+        if waypost::netgroup::is_public(IpAddr::V4(Ipv4Addr::new(site[0], site[1], site[2], 1))) {
+            return site;
+        }
+    }
+}
