@@ -16,9 +16,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder, Encoder, Framed};
 
-use crate::book::{Event, FailureOrigin, KeyHash, ProbeError, ProbeTarget, Snapshot};
+use crate::book::{Event, Snapshot};
 use crate::book_handle::{BookMessage, Inbox};
 use crate::clock::{self, Time};
+use crate::connect::{FailureOrigin, KeyHash, ProbeError, ProbeTarget};
 use crate::dial::{Dialer, Isolation, Stream, Tls};
 use crate::electrum::irc::{IrcAction, IrcError, IrcSession, IrcVisitConfig, RejectReason};
 use crate::peer::{Endpoint, Host, RealName, Transport};

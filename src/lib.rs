@@ -9,6 +9,7 @@ pub mod book_handle;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connect;
 pub mod control;
 pub mod daemon;
 pub mod dial;

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::bytes::Bytes;
 use tokio_util::codec::{BytesCodec, FramedRead, FramedWrite, LinesCodec, LinesCodecError};
 
-use crate::book::{FailureOrigin, ProbeError, ProbeTarget, Verified};
+use crate::connect::{FailureOrigin, ProbeError, ProbeTarget, Verified};
 use crate::dial::{Connection, Dialer, Stream};
 use crate::electrum::prober::{ProbeExpectations, ProbeStep, Prober, ProberAction};
 use crate::jsonrpc::MAX_RESPONSE_BYTES;

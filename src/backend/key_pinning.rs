@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::book::KeyHash;
+use crate::connect::KeyHash;
 
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {

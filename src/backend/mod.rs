@@ -18,8 +18,8 @@ pub use key_pinning::KeyError;
 pub use peer_pool::{PeerPool, UpstreamLease};
 pub use server::Server;
 
-use crate::book::ProbeError;
 use crate::book_handle::Inbox;
+use crate::connect::ProbeError;
 use crate::dial::Stream;
 use crate::electrum::identity::{self, BackendInfo, Identity, LocalIdentity};
 use crate::jsonrpc::{self, MAX_RESPONSE_BYTES, NEWEST, OLDEST, USER_AGENT};

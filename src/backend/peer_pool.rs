@@ -11,8 +11,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{BackendError, Connection, negotiate, publish};
-use crate::book::{Event, FailureOrigin, ProbeError, Snapshot, UpstreamCandidate};
+use crate::book::{Event, Snapshot, UpstreamCandidate};
 use crate::book_handle::{BookMessage, Inbox};
+use crate::connect::{FailureOrigin, ProbeError};
 use crate::dial::{Dialer, Isolation, Stream};
 use crate::electrum::identity::{BackendInfo, LocalIdentity};
 use crate::jsonrpc::{NEWEST, USUAL};

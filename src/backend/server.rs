@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::key_pinning::verify_or_pin;
 use super::{BackendError, GREETING, UpstreamAddr, negotiate, publish};
-use crate::book::{Checkpoint, Event, ProbeError, height_to_compare};
+use crate::book::{Checkpoint, Event, height_to_compare};
 use crate::book_handle::{BookMessage, Inbox};
+use crate::connect::ProbeError;
 use crate::dial::{Direct, Stream, Tls};
 use crate::electrum::identity::{BackendInfo, LocalIdentity};
 use crate::electrum::prober::ProbeExpectations;

@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::policy::{self, PortOrigin};
-use super::probe_result::{KeyHash, ProbeError, Verified};
 use super::uptime::{Uptime, WEEK};
 use crate::clock::Time;
+use crate::connect::{KeyHash, ProbeError, Verified};
 use crate::netgroup;
 use crate::peer::{Host, PeerListEntry, Ports, RealName, Version};
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::chain_consensus::Checkpoint;
 use super::entry::Entry;
 use super::policy::IntakeError;
-use super::probe_result::{ProbeError, Verified};
 use crate::ban_list::Bans;
-use crate::peer::{Host, PeerListEntry, Port, RealName, Transport};
+use crate::connect::{ProbeError, ProbeTarget, Verified};
+use crate::peer::{Host, PeerListEntry, RealName};
 use crate::route::{ClearnetAccess, Route, TorProbe, TorState};
 
 /// Something that happened outside.
@@ -70,44 +70,6 @@ pub enum Action {
     SnapshotDirty,
     /// Something that an operator may want to know.
     Notice(BookNotice),
-}
-
-/// One verification, decided on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProbeTarget {
-    pub host: Host,
-    pub via: Route,
-    /// What is dialled, each of them found fit for it. Empty for onion services, which have none.
-    pub addresses: Vec<IpAddr>,
-    /// In the order in which to try them.
-    pub endpoints: Vec<(Transport, Port)>,
-    /// The first so many of them are what the peer is believed to have. The others are claims of somebody else's, which
-    /// win by success and otherwise say nothing of it.
-    pub trusted_endpoint_count: usize,
-    /// Whether to tell the peer of us, should it not list us.
-    pub announce: bool,
-    /// The height at which to look at the peer's chain.
-    pub checkpoint_height: Option<u32>,
-}
-
-impl ProbeTarget {
-    /// One beside the book's: these doors, and nothing told or compared.
-    pub fn without_extras(
-        host: Host,
-        via: Route,
-        addresses: Vec<IpAddr>,
-        endpoints: Vec<(Transport, Port)>,
-    ) -> ProbeTarget {
-        ProbeTarget {
-            trusted_endpoint_count: endpoints.len(),
-            host,
-            via,
-            addresses,
-            endpoints,
-            announce: false,
-            checkpoint_height: None,
-        }
-    }
 }
 
 /// News for the log.

@@ -9,7 +9,6 @@ mod intake;
 mod path_health;
 mod policy;
 mod probe_queue;
-mod probe_result;
 mod rate_budget;
 mod results;
 mod scheduler;
@@ -35,9 +34,8 @@ use self_announcement::VerifiedSelfEntry;
 
 pub use chain_consensus::{BlockHash, Checkpoint, height_to_compare};
 pub use entry::{Entry, PeerState, PinnedKey, ProbeRecord, Source};
-pub use event::{Action, BookNotice, Event, ProbeTarget};
+pub use event::{Action, BookNotice, Event};
 pub use policy::{IntakeError, MAX_NAMES_PER_PEER_LIST, is_dialable};
-pub use probe_result::{FailureOrigin, KeyHash, ProbeError, Verified};
 pub use snapshot::{Ingress, Snapshot};
 pub use upstream_candidates::UpstreamCandidate;
 pub use uptime::{Uptime, WINDOWS};

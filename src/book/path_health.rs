@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
-use super::probe_result::ProbeError;
 use crate::clock::Time;
+use crate::connect::ProbeError;
 use crate::peer::Host;
 
 /// A proof this long after an attempt failed shows that the way worked during it.

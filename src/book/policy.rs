@@ -8,9 +8,9 @@ use rand::Rng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 
 use super::entry::Source;
-use super::probe_result::ProbeError;
 use super::rate_budget::{BucketConfig, KeyedBucket};
 use crate::clock::Time;
+use crate::connect::ProbeError;
 use crate::netgroup::{self, Netgroup};
 use crate::peer::{DnsName, Host, PeerList, Port, Ports, RealName, Transport, is_blocked_port};
 use crate::route::Route;

@@ -7,11 +7,9 @@ use rand::Rng;
 use super::path_health::{PathPopulation, PathVerdict, PendingFailure};
 use super::probe_queue::{after_failure, after_success, jittered};
 use super::self_announcement::ANNOUNCE_SPACING;
-use super::{
-    Action, BookConfig, BookNotice, Entry, FailureOrigin, PeerBook, PeerState, PortClaim, ProbeError, SWEEP, Source,
-    Verified, policy,
-};
+use super::{Action, BookConfig, BookNotice, Entry, PeerBook, PeerState, PortClaim, SWEEP, Source, policy};
 use crate::clock::Time;
+use crate::connect::{FailureOrigin, ProbeError, Verified};
 use crate::peer::{Fault, Host, Ports};
 use crate::route::{ClearnetAccess, Route, RoutingPolicy, TorProbe, TorState};
 

@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::{
-    Action, BookNotice, Entry, InFlightProbe, PathUsability, PeerBook, PeerState, ProbeError, ProbeTarget, Source,
-    policy,
-};
+use super::{Action, BookNotice, Entry, InFlightProbe, PathUsability, PeerBook, PeerState, Source, policy};
 use crate::clock::Time;
+use crate::connect::{ProbeError, ProbeTarget};
 use crate::netgroup;
 use crate::peer::{Host, Port, Ports, Transport};
 use crate::route::{Route, TorProbe};

@@ -390,7 +390,7 @@ mod tests {
     fn without_tor_three_at_random_of_all_known() {
         let mut entries: Vec<Entry> = (0..20).map(|n| onion(n, None)).collect();
         entries[0].last_success = Some(NOW - Duration::from_hours(100));
-        entries[1].violation = Some(super::super::probe_result::ProbeError::Closed);
+        entries[1].violation = Some(crate::connect::ProbeError::Closed);
         let bad = entries[1].host.clone();
         let down = TorState::Down { since: NOW, reason: String::new() };
         let mut rng = StdRng::seed_from_u64(3);

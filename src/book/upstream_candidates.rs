@@ -6,8 +6,9 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 
 use super::entry::{Entry, PeerState};
-use super::{KeyHash, PeerBook, ProbeTarget, policy};
+use super::{PeerBook, policy};
 use crate::clock::Time;
+use crate::connect::{KeyHash, ProbeTarget};
 use crate::jsonrpc::USER_AGENT;
 use crate::peer::{Transport, Version};
 use crate::route::Route;

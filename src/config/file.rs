@@ -12,18 +12,25 @@ use crate::peer::{Endpoint, Host, Port};
 use crate::tor::Mode;
 
 /// Declares a table of optional keys, and how one is laid over another.
-macro_rules! keys {
-    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
-        $(#[$doc])*
+macro_rules! config_section {
+    ($(#[doc = $doc:literal])* $name:ident { $($(#[doc = $field_doc:literal])* $field:ident: $type:ty,)* }) => {
+        $(#[doc = $doc])*
         #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
-            $($(#[$field_doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,)*
+            $($(#[doc = $field_doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,)*
         }
 
         impl $name {
-            /// This, with the keys that `over` sets replaced by its.
-            pub fn overlaid(self, over: $name) -> $name {
+            /// Text of the section in the configuration reference.
+            pub(super) const DOC: &'static str = concat!($($doc),*);
+
+            /// Keys of the section, each with its text in the configuration reference.
+            pub(super) const KEYS: &'static [(&'static str, &'static str)] =
+                &[$((stringify!($field), concat!($($field_doc),*)),)*];
+
+            /// Returns this section with every key that `over` sets taken from there.
+            pub fn merged(self, over: $name) -> $name {
                 $name { $($field: over.$field.or(self.$field),)* }
             }
         }
@@ -52,7 +59,7 @@ pub struct ConfigFile {
     pub log: Log,
 }
 
-keys! {
+config_section! {
     /// Where callers find us.
     Listen {
         /// Default: 127.0.0.1:50001.
@@ -74,7 +81,7 @@ keys! {
     }
 }
 
-keys! {
+config_section! {
     /// What we tell others of ourselves. Default: nothing.
     IdentityKeys {
         /// Our name on clearnet, with at least one of the ports.
@@ -96,7 +103,7 @@ keys! {
     }
 }
 
-keys! {
+config_section! {
     /// How onion peers are reached.
     Tor {
         /// Default: auto.
@@ -110,7 +117,7 @@ keys! {
     }
 }
 
-keys! {
+config_section! {
     /// How peers are looked for and kept.
     Discovery {
         /// Real names; replaces the built-in list.
@@ -137,7 +144,7 @@ keys! {
     }
 }
 
-keys! {
+config_section! {
     /// The Electrum server that we stand in front of.
     BackendKeys {
         /// tcp://HOST:PORT, tls://HOST:PORT or unix:PATH; or peers, of whom the best then carries each session. Default: none.
@@ -149,7 +156,7 @@ keys! {
     }
 }
 
-keys! {
+config_section! {
     /// Visits to an IRC channel, for servers that can be found nowhere else. Many IRC networks forbid programs without leave of
     /// theirs: ask first.
     IrcKeys {
@@ -181,7 +188,7 @@ keys! {
     }
 }
 
-keys! {
+config_section! {
     /// What callers may use.
     LimitKeys {
         /// Sessions at once. Default: 10000.
@@ -209,7 +216,7 @@ keys! {
     }
 }
 
-keys! {
+config_section! {
     /// A page for the operator, with /metrics and /healthz.
     StatusKeys {
         /// Its address, or off. It shows everything that we know, so mind who can reach it. Default: 127.0.0.1:4280.
@@ -221,7 +228,7 @@ keys! {
     }
 }
 
-keys! {
+config_section! {
     /// What is written to standard error.
     Log {
         /// error, warn, info, debug, trace or off, or directives such as "info,waypost::dial=debug". Default: info.
@@ -245,15 +252,15 @@ impl ConfigFile {
         ConfigFile {
             network: over.network.or(self.network),
             data_dir: over.data_dir.or(self.data_dir),
-            listen: self.listen.overlaid(over.listen),
-            identity: self.identity.overlaid(over.identity),
-            tor: self.tor.overlaid(over.tor),
-            discovery: self.discovery.overlaid(over.discovery),
-            backend: self.backend.overlaid(over.backend),
-            irc: self.irc.overlaid(over.irc),
-            limits: self.limits.overlaid(over.limits),
-            status: self.status.overlaid(over.status),
-            log: self.log.overlaid(over.log),
+            listen: self.listen.merged(over.listen),
+            identity: self.identity.merged(over.identity),
+            tor: self.tor.merged(over.tor),
+            discovery: self.discovery.merged(over.discovery),
+            backend: self.backend.merged(over.backend),
+            irc: self.irc.merged(over.irc),
+            limits: self.limits.merged(over.limits),
+            status: self.status.merged(over.status),
+            log: self.log.merged(over.log),
         }
     }
 }

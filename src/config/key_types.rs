@@ -153,7 +153,7 @@ pub fn describe(text: &str, error: &toml::de::Error, write: impl Fn(&str, &str) 
 }
 
 /// What a key takes, and an example of it.
-fn form_of(key: &str) -> Option<(&'static str, &'static str)> {
+pub fn form_of(key: &str) -> Option<(&'static str, &'static str)> {
     FORMS.iter().find_map(|form| {
         let (_, example) = form.examples.iter().find(|(name, _)| *name == key)?;
         Some((form.kind, *example))

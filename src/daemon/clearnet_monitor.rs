@@ -10,8 +10,9 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::own_address_check::{Answered, Candidates, Conclusion, LookUp, PortResult, Situation, Trial, conclude};
-use crate::book::{Event, FailureOrigin, ProbeError, ProbeTarget};
+use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
+use crate::connect::{FailureOrigin, ProbeError, ProbeTarget};
 use crate::dial::{Dialer, Isolation};
 use crate::electrum::identity::LocalIdentity;
 use crate::electrum::prober::ProbeExpectations;

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use crate::book::{FailureOrigin, ProbeError};
+use crate::connect::{FailureOrigin, ProbeError};
 use crate::jsonrpc::USER_AGENT;
 use crate::netgroup::is_public;
 use crate::peer::{Port, Ports, Transport};

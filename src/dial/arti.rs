@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tor_rtcompat::tokio::TokioRustlsRuntime;
 
-use crate::book::ProbeError;
+use crate::connect::ProbeError;
 use crate::peer::{DnsName, Host, Port};
 
 pub type Client = TorClient<TokioRustlsRuntime>;
@@ -179,7 +179,7 @@ fn failure(kind: ErrorKind) -> ProbeError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::book::FailureOrigin;
+    use crate::connect::FailureOrigin;
 
     #[test]
     fn our_tor_is_told_from_the_peer() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 
-use crate::book::ProbeError;
+use crate::connect::ProbeError;
 use crate::peer::{DnsName, Port};
 
 /// For each address of a name.

@@ -21,7 +21,7 @@ pub use socks::Socks;
 pub use socks_port::{SocksDetection, clearnet_access, detect_tor, lacks_bind};
 pub use tls::{Tls, public_key};
 
-use crate::book::{KeyHash, ProbeError, ProbeTarget};
+use crate::connect::{KeyHash, ProbeError, ProbeTarget};
 use crate::peer::{DnsName, Host, Port, Transport};
 use crate::route::Route;
 

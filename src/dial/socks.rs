@@ -15,7 +15,7 @@ use tor_socksproto::{
 };
 
 use super::socks_port::clearnet_access;
-use crate::book::ProbeError;
+use crate::connect::ProbeError;
 use crate::peer::{DnsName, Host, Port};
 use crate::route::ClearnetAccess;
 

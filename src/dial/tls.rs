@@ -22,7 +22,7 @@ use webpki::RawPublicKeyEntity;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Stream;
-use crate::book::{KeyHash, ProbeError};
+use crate::connect::{KeyHash, ProbeError};
 use crate::peer::Host;
 
 /// Longer than any circuit takes for the four ways that a handshake makes.

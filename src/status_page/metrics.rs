@@ -13,8 +13,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::status_cache::StatusSample;
-use crate::book::{ProbeError, Verified};
 use crate::clock::Time;
+use crate::connect::{ProbeError, Verified};
 use crate::control::{ClearnetStatus, ClientStats, PeerInfo, Status};
 use crate::route::{OnionFailure, Route, TorKind, TorState};
 

@@ -6,7 +6,8 @@ use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
 use super::*;
-use crate::book::{PinnedKey, ProbeError, ProbeRecord, Source};
+use crate::book::{PinnedKey, ProbeRecord, Source};
+use crate::connect::ProbeError;
 use crate::network::Network;
 use crate::peer::{RealName, Version};
 

@@ -9,9 +9,10 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::TorHealth;
-use crate::book::{Event, ProbeError, ProbeTarget};
+use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
 use crate::clock::{self, Time};
+use crate::connect::{ProbeError, ProbeTarget};
 use crate::dial::{Dialer, Isolation};
 use crate::electrum::identity::{Identity, LocalIdentity};
 use crate::electrum::prober::ProbeExpectations;

@@ -1,5 +1,4 @@
-//! Keeps the house in order: which module may know of which, what the pure layers stay clear of, and how long a file
-//! may grow.
+//! Rules of the code base: layers, purity, connections, cycles, file lengths, wording, and documents that match the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// Every module with its layer and those of its own layer that it may import. All of a lower layer are free.
+/// Every module with its layer and those of its own layer that it may import. Every module of a lower layer may be imported.
 const MODULES: &[(&str, u8, &[&str])] = &[
     ("clock", 0, &[]),
     ("netgroup", 0, &[]),
@@ -17,8 +16,9 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("network", 0, &["peer"]),
     ("jsonrpc", 0, &["peer"]),
     ("route", 1, &[]),
-    ("book", 1, &["route"]),
-    ("electrum", 1, &["book"]),
+    ("connect", 1, &["route"]),
+    ("book", 1, &["connect", "route"]),
+    ("electrum", 1, &["book", "connect"]),
     ("book_handle", 2, &[]),
     ("store", 2, &[]),
     ("dial", 2, &[]),
@@ -34,10 +34,10 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("cli", 3, &["config", "daemon"]),
 ];
 
-/// Files that hold nothing but tests or the list of modules.
+/// Files that are no modules.
 const NO_MODULE: &[&str] = &["lib.rs", "main.rs"];
 
-/// What would make a pure layer depend on more than its arguments.
+/// Code that reads time, randomness or the outside world.
 const IMPURE: &[&str] = &[
     "clock::now",
     "tokio::",
@@ -54,57 +54,110 @@ const IMPURE: &[&str] = &[
     "tracing::",
 ];
 
+/// Functions that open connections or look names up. clippy's `disallowed-methods` has the same list.
+const OPENING: &[&str] = &["TcpStream::connect", "UdpSocket", "lookup_host", "ToSocketAddrs", "TcpSocket"];
+
+/// Words that STYLE in CONTRIBUTING.md bans, each in all its forms.
+const BANNED: &[&str] = &[
+    "whom",
+    "lest",
+    "anew",
+    "beside",
+    "hearsay",
+    "in vain",
+    "told of",
+    "of ours",
+    "mend",
+    "reckon",
+    "knock",
+    "sent off",
+    "turned away",
+    "whoever",
+    "henceforth",
+];
+
 #[test]
-fn arrows_go_down() {
+fn imports_point_to_lower_layers() {
     let mut wrong = Vec::new();
     for (path, text) in sources() {
         let Some(module) = module_of(&path) else { continue };
-        let (layer, beside) = rule(&module);
-        for imported in imports(&text) {
+        let (layer, same_layer) = rule(&module);
+        for imported in imports(&without_tests(&text)) {
             let (its_layer, _) = rule(&imported);
-            let fine = imported == module || its_layer < layer || beside.contains(&imported.as_str());
-            if !fine {
+            let allowed = imported == module || its_layer < layer || same_layer.contains(&imported.as_str());
+            if !allowed {
                 wrong.push(format!("{} (layer {layer}) imports {imported} (layer {its_layer})", path.display()));
             }
         }
     }
-    assert!(wrong.is_empty(), "arrows that ARCHITECTURE.md doesn't have:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "imports that ARCHITECTURE.md does not list:\n{}", wrong.join("\n"));
+}
+
+/// A file may import its siblings, but not in a circle. A module's `mod.rs` and its files may know each other.
+#[test]
+fn files_of_a_module_import_each_other_without_cycles() {
+    let mut cycles = Vec::new();
+    let mut folders: BTreeMap<PathBuf, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    for (path, text) in sources() {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_stem().and_then(|stem| stem.to_str())) else {
+            continue;
+        };
+        if name != "mod" && folder != root().join("src") {
+            let edges = sibling_imports(&without_tests(&text));
+            folders.entry(folder.to_owned()).or_default().insert(name.to_owned(), edges);
+        }
+    }
+    for (folder, mut files) in folders {
+        let names: BTreeSet<String> = files.keys().cloned().collect();
+        files.values_mut().for_each(|edges| edges.retain(|edge| names.contains(edge)));
+        // Files without remaining imports are removed until none is left. What stays is a cycle, or leads to one.
+        loop {
+            let free: Vec<String> =
+                files.iter().filter(|(_, edges)| edges.is_empty()).map(|(name, _)| name.clone()).collect();
+            if free.is_empty() {
+                break;
+            }
+            files.retain(|name, _| !free.contains(name));
+            files.values_mut().for_each(|edges| edges.retain(|edge| !free.contains(edge)));
+        }
+        if !files.is_empty() {
+            cycles.push(format!("{}: {files:?}", folder.display()));
+        }
+    }
+    assert!(cycles.is_empty(), "import cycles:\n{}", cycles.join("\n"));
 }
 
 #[test]
-fn the_pure_layers_are_pure() {
+fn pure_layers_have_no_side_effects() {
     let mut wrong = Vec::new();
     for (path, text) in sources() {
         let Some(module) = module_of(&path) else { continue };
         if rule(&module).0 > 1 || module == "clock" {
             continue;
         }
-        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-        let code: String =
-            code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+        let code = without_comments(&without_tests(&text));
         wrong.extend(
             IMPURE.iter().filter(|word| code.contains(*word)).map(|word| format!("{}: {word}", path.display())),
         );
     }
-    assert!(wrong.is_empty(), "layers 0 and 1 are handed time, chance and bytes:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "layers 0 and 1 take time, randomness and bytes as arguments:\n{}", wrong.join("\n"));
 }
 
 #[test]
 fn only_dial_opens_connections() {
-    let opening = ["TcpStream::connect", "UdpSocket", "lookup_host", "ToSocketAddrs", "TcpSocket"];
     let may = |path: &Path| path.ends_with("dial/direct.rs") || path.ends_with("dial/socks.rs");
     let mut wrong = Vec::new();
     for (path, text) in sources().into_iter().filter(|(path, _)| !may(path)) {
-        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let code = without_comments(&without_tests(&text));
         wrong.extend(
-            opening.iter().filter(|word| code.contains(*word)).map(|word| format!("{}: {word}", path.display())),
+            OPENING.iter().filter(|word| code.contains(*word)).map(|word| format!("{}: {word}", path.display())),
         );
     }
-    assert!(wrong.is_empty(), "with tor.only this would go past Tor:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "with tor.only this would bypass Tor:\n{}", wrong.join("\n"));
 }
 
 #[test]
-fn files_hold_one_idea() {
+fn files_have_at_most_450_lines() {
     let long: Vec<String> = sources()
         .into_iter()
         .map(|(path, text)| (path, text.lines().count()))
@@ -115,7 +168,7 @@ fn files_hold_one_idea() {
 }
 
 #[test]
-fn nothing_is_left_for_later() {
+fn sources_have_no_unfinished_marks() {
     let marks = ["TODO", "FIXME", "XXX", "HACK", "todo!", "unimplemented!"];
     let wrong: Vec<String> = sources()
         .into_iter()
@@ -123,6 +176,35 @@ fn nothing_is_left_for_later() {
         .map(|(path, mark)| format!("{}: {mark}", path.display()))
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn sources_and_documents_have_no_banned_words() {
+    let mut wrong = Vec::new();
+    for (path, text) in wording() {
+        for (number, line) in text.lines().enumerate() {
+            // Identifiers count too: an underscore separates words.
+            let words: Vec<String> = line
+                .split(|c: char| !c.is_ascii_alphanumeric() && c != '\'')
+                .filter(|word| !word.is_empty())
+                .map(str::to_ascii_lowercase)
+                .collect();
+            let spaced = format!(" {} ", words.join(" "));
+            wrong.extend(
+                BANNED
+                    .iter()
+                    .filter(|banned| spaced.contains(&format!(" {banned} ")))
+                    .map(|banned| format!("{}:{}: {banned}", path.display(), number + 1)),
+            );
+        }
+    }
+    assert!(wrong.is_empty(), "CONTRIBUTING.md bans these words:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn readme_is_short() {
+    let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
+    assert!(lines <= 250, "README.md has {lines} lines; details belong to docs/");
 }
 
 /// Debian's `tor.service` starts nothing; the Tor is an instance of `tor@.service`.
@@ -139,9 +221,9 @@ fn unit_and_nixos_module_start_after_the_system_tor() {
     assert!(unit.contains("tor.service") && unit.contains("tor@default.service"), "{unit:?}");
 }
 
-/// The same service by systemd's unit and by the NixOS module, but for where things are.
+/// The NixOS module and the systemd unit have the same hardening options.
 #[test]
-fn the_nixos_module_hardens_as_the_unit_does() {
+fn nixos_module_hardens_as_the_unit_does() {
     let read = |file: &str| fs::read_to_string(root().join("contrib").join(file)).unwrap();
     let unit = read("systemd/waypost.service");
     let service = unit.split("[Service]").nth(1).unwrap().split("[Install]").next().unwrap();
@@ -187,9 +269,9 @@ fn dependencies_build_with_the_declared_rust() {
     assert!(newer.is_empty(), "Cargo.toml declares {declared}, but {newer:?}");
 }
 
-/// What SECURITY.md promises is shown by tests, and those that it names are there.
+/// Every test that SECURITY.md names exists.
 #[test]
-fn promises_are_tested() {
+fn security_promises_name_existing_tests() {
     let promises = fs::read_to_string(root().join("SECURITY.md")).unwrap();
     let mut code: Vec<String> = sources().into_iter().map(|(_, text)| text).collect();
     for file in fs::read_dir(root().join("tests/it")).unwrap() {
@@ -206,7 +288,7 @@ fn promises_are_tested() {
 }
 
 #[test]
-fn every_module_is_known_here_and_on_the_map() {
+fn modules_are_listed_here_and_in_architecture_md() {
     let map = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let mut found: Vec<String> = sources().into_iter().filter_map(|(path, _)| module_of(&path)).collect();
     found.sort();
@@ -220,15 +302,58 @@ fn every_module_is_known_here_and_on_the_map() {
 
 fn rule(module: &str) -> (u8, &'static [&'static str]) {
     let found = MODULES.iter().find(|(name, ..)| *name == module);
-    let (_, layer, beside) = found.unwrap_or_else(|| panic!("architecture.rs knows no module `{module}`"));
-    (*layer, beside)
+    let (_, layer, same_layer) = found.unwrap_or_else(|| panic!("architecture.rs knows no module `{module}`"));
+    (*layer, same_layer)
 }
 
-/// The modules that a file names after `crate::`, outside of its tests.
+/// Returns the code without the items under `#[cfg(test)]`.
+fn without_tests(text: &str) -> String {
+    let mut kept = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.trim() != "#[cfg(test)]" {
+            kept.push(line);
+            continue;
+        }
+        let indent = line.len() - line.trim_start().len();
+        // Ends with the first line that is complete in itself, or with the closing brace at the same indentation.
+        for skipped in lines.by_ref() {
+            let is_at_indent = skipped.len() - skipped.trim_start().len() == indent;
+            if is_at_indent && (skipped.ends_with(';') || skipped.trim_start().starts_with('}')) {
+                break;
+            }
+        }
+    }
+    kept.join("\n")
+}
+
+fn without_comments(text: &str) -> String {
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// Names that follow `super::`, singly or in braces.
+fn sibling_imports(text: &str) -> BTreeSet<String> {
+    let code = without_comments(text);
+    let mut found = BTreeSet::new();
+    for (place, _) in code.match_indices("super::") {
+        if code[..place].ends_with("::") {
+            continue;
+        }
+        let rest = &code[place + "super::".len()..];
+        let list = rest.strip_prefix('{').and_then(|list| list.split('}').next());
+        let items = list.map_or_else(|| vec![rest], |list| list.split(',').collect());
+        for item in items {
+            let name: String = item.trim().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+            found.insert(name);
+        }
+    }
+    found
+}
+
+/// The modules that a file names after `crate::`.
 fn imports(text: &str) -> Vec<String> {
-    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-    let after = code.flat_map(|line| line.split("crate::").skip(1).map(str::to_owned).collect::<Vec<_>>());
+    let code = without_comments(text);
+    let after = code.lines().flat_map(|line| line.split("crate::").skip(1).map(str::to_owned).collect::<Vec<_>>());
     let names = after.flat_map(|rest| {
         let name = |text: &str| text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
         match rest.strip_prefix('{') {
@@ -243,6 +368,30 @@ fn module_of(path: &Path) -> Option<String> {
     let inner = path.strip_prefix(root().join("src")).unwrap();
     let first = inner.components().next()?.as_os_str().to_str()?;
     (!NO_MODULE.contains(&first)).then(|| first.trim_end_matches(".rs").to_owned())
+}
+
+/// Everything whose wording is checked: sources, tests, page, documents.
+fn wording() -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    let mut folders = ["src", "docs", "tests", "benches", "contrib"].map(|folder| root().join(folder)).to_vec();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            if path.is_dir() {
+                folders.push(path);
+            } else if matches!(extension, Some("rs" | "md" | "html" | "sh" | "py" | "toml" | "yml" | "nix" | "service"))
+                && !path.ends_with("tests/it/architecture.rs")
+            {
+                files.push((path.clone(), fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
+    for name in ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md"] {
+        files.push((root().join(name), fs::read_to_string(root().join(name)).unwrap()));
+    }
+    assert!(files.len() > 200, "found only {} files", files.len());
+    files
 }
 
 fn sources() -> Vec<(PathBuf, String)> {

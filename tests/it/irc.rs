@@ -99,7 +99,7 @@ fn visits(dir: &Path, crowd: &mut Crowd) {
 /// By TLS, to stay: our name can be read there, and who comes later is met as well.
 fn stays(dir: &Path, crowd: &mut Crowd) {
     let config = dir.join("stay.toml");
-    let text = config_text(dir, "stay", &format!("server = \"{IRC}:6697\"\nstay = true\nadvertise = true"));
+    let text = config_text(dir, "stay", &format!("server = \"{IRC}:6697\"\npersistent = true\nadvertise = true"));
     let text = text.replace(ANSWERS, OURS) + "[identity]\nhost = \"wp.example.com\"\ntcp_port = 50001\n";
     std::fs::write(&config, text).unwrap();
     let daemon = Daemon::start(&config);

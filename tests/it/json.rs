@@ -63,12 +63,12 @@ fn assert_documented(command: &str, value: &Value) {
 /// A status in which every field has something to say, as often as it takes: what Tor says of itself depends on how it is.
 fn full_statuses() -> Vec<Value> {
     let tor = [
-        json!({ "state": "starting", "percent": 5, "waits_for": "a relay" }),
-        json!({ "state": "down", "since": 1, "why": "it is gone" }),
+        json!({ "state": "starting", "percent": 5, "waiting_for": "a relay" }),
+        json!({ "state": "down", "since": 1, "reason": "it is gone" }),
     ];
-    let callers: BTreeMap<String, Value> = documented("status")
+    let clients: BTreeMap<String, Value> = documented("status")
         .iter()
-        .filter_map(|field| field.strip_prefix("callers."))
+        .filter_map(|field| field.strip_prefix("clients."))
         .filter(|field| !field.starts_with("calls"))
         .map(|field| (field.to_owned(), json!(1)))
         .chain([(
@@ -81,18 +81,18 @@ fn full_statuses() -> Vec<Value> {
             let status: Status = serde_json::from_value(json!({
                 "version": "0.1.0", "network": "regtest", "uptime_secs": 1, "tor": tor, "network_down": false,
                 "tor_source": { "kind": "socks", "addresses": ["127.0.0.1:9050"], "until": 1, "clearnet": "allowed" },
-                "clearnet_blocked": "x", "onion_error": { "stage": "launch", "why": "x" },
-                "onion": { "host": "x.onion", "port": 1, "reached": 1, "missed": 1, "trouble": "x" },
+                "clearnet_blocked": "x", "onion_error": { "stage": "launch", "reason": "x" },
+                "onion": { "host": "x.onion", "port": 1, "last_reached": 1, "failures": 1, "error": "x" },
                 "clearnet": {
-                    "host": "a.example", "tcp_port": 1, "ssl_port": 2, "address": "5.9.0.9", "via": "tor", "reached": 1,
-                    "missed": 1, "trouble": "x", "warnings": ["x"],
+                    "host": "a.example", "tcp_port": 1, "ssl_port": 2, "address": "5.9.0.9", "via": "tor", "last_reached": 1,
+                    "failures": 1, "error": "x", "warnings": ["x"],
                 },
                 "listeners": ["tcp://127.0.0.1:1"], "page": "http://127.0.0.1:1",
                 "backend": {
-                    "electrum": "peers", "trouble": "x", "software": "x", "tip": 1, "sessions": { "a.example": 1 },
+                    "electrum": "peers", "error": "x", "software": "x", "tip": 1, "sessions": { "a.example": 1 },
                 },
                 "irc": {
-                    "server": "irc.example:6697", "last": 1, "trouble": "x", "next": 1,
+                    "server": "irc.example:6697", "last": 1, "error": "x", "next": 1,
                     "found": 1, "cut_off": 1, "control_codes": 1, "unreadable": 1,
                 },
                 "peers": {
@@ -100,8 +100,8 @@ fn full_statuses() -> Vec<Value> {
                     "candidate_onion": 1, "bad_onion": 1, "probing": 1,
                 },
                 "next_probe": 1,
-                "store": { "failing": false, "waiting": 1, "batches": 1, "bytes": 1 },
-                "callers": callers,
+                "store": { "failing": false, "pending": 1, "batches": 1, "bytes": 1 },
+                "clients": clients,
             }))
             .unwrap();
             json!(status)
@@ -119,9 +119,9 @@ fn a_full_peer_has_the_documented_fields_and_no_others() {
     let row: PeerInfo = serde_json::from_value(json!({
         "host": "a.example", "state": "verified", "ip": "192.0.2.1", "tcp_port": 1, "ssl_port": 2, "protocol": "1.4",
         "pruning": 1, "software": "x", "genesis_hash": "00", "key": "00", "key_since": 1, "key_changes": 1, "tip": 1,
-        "source": "seed", "first_hand": true, "first_seen": 1, "last_try": 1, "last_success": 1, "next_try": 1,
+        "source": "seed", "self_reported": true, "first_seen": 1, "last_try": 1, "last_success": 1, "next_try": 1,
         "waiting_for": "x",
-        "failures": 1, "trouble": "x", "latency_ms": 1, "uptime": { "1w": 0.5 }, "history": [true],
+        "failures": 1, "error": "x", "latency_ms": 1, "uptime": { "1w": 0.5 }, "history": [true],
     }))
     .unwrap();
     assert_eq!(all_fields(&[json!([row])]), documented("peers"));
@@ -195,7 +195,7 @@ fn a_configuration_is_the_same_in_json() {
     let (text, ok) = support::waypost(&config, &["check-config", "--json"]);
     let (written, _) = support::waypost(&config, &["check-config"]);
     let json: Value = serde_json::from_str(&text).unwrap();
-    assert!(ok && json["discovery"]["recheck"] == "1day", "{text}");
+    assert!(ok && json["discovery"]["recheck_interval"] == "1day", "{text}");
     assert_eq!(json, serde_json::to_value(toml::from_str::<toml::Table>(&written).unwrap()).unwrap());
 }
 

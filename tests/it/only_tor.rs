@@ -59,7 +59,7 @@ fn nothing_leaves_but_through_tor() {
     run(Command::new(lab_script("irc.sh")).arg("up").arg(lab.join("irc")).arg("88.99.0.2"));
     let read = |file: &str| std::fs::read_to_string(lab.join(file)).unwrap().trim().to_owned();
     let (onion, socks) = (read("tor/onion-1"), read("tor/socks"));
-    let embedded = format!("mode = \"embedded\"\narti = {:?}", lab.join("tor/arti.toml"));
+    let embedded = format!("mode = \"embedded\"\narti_config = {:?}", lab.join("tor/arti.toml"));
     let external = format!("mode = \"socks\"\nsocks = {socks:?}");
     assert_eq!(leaks.seen(), [""; 0], "the lab itself leaks nothing");
 

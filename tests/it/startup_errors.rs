@@ -166,7 +166,7 @@ fn an_unknown_key_is_named_with_its_line_and_those_there_are() {
     place.configure(&place.data(), "[discovery]\nrechek = \"1h\"\n");
     let text = place.refused(78);
     assert!(text.contains("waypost.toml, line 6: ") && text.contains("`rechek`"), "{text}");
-    assert!(text.contains("expected one of") && text.contains("`recheck`"), "{text}");
+    assert!(text.contains("expected one of") && text.contains("`recheck_interval`"), "{text}");
     let text = place.refused_with(78, &[("WAYPOST_DISCOVERY__RECHEK", "1h")]);
     assert!(text.contains("waypost.toml, line 6: "), "the file is read first: {text}");
 }

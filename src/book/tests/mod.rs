@@ -12,6 +12,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::*;
+use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::peer::{Fault, PeerList, ProbeReport, Transport, Version};
 
 const START: Time = Time::from_secs(1_700_000_000);

@@ -6,8 +6,9 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use waypost::book::{BookConfig, Entry, ProbeTarget, Source};
+use waypost::book::{BookConfig, Entry, Source};
 use waypost::clock::Time;
+use waypost::connect::ProbeTarget;
 use waypost::netgroup::{self, Netgroup};
 use waypost::peer::Host;
 use waypost::route::{Route, RoutingPolicy};

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use waypost::book::ProbeError;
 use waypost::clock::Time;
+use waypost::connect::ProbeError;
 use waypost::network::Network;
 use waypost::peer::{Features, Host, OnionAddress, PeerList, PeerListEntry, Port, Ports, RealName, Transport, Version};
 

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use waypost::book::{
-    Action, BookConfig, BookNotice, Entry, Event, PeerBook, ProbeError, ProbeTarget, Source, Verified,
-};
+use waypost::book::{Action, BookConfig, BookNotice, Entry, Event, PeerBook, Source};
 use waypost::clock::Time;
+use waypost::connect::{ProbeError, ProbeTarget, Verified};
 use waypost::peer::{Fault, Features, Host, PeerList, Port, ProbeReport, Transport, Version};
 use waypost::route::{Route, TorProbe};
 
