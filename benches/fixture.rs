@@ -1,5 +1,6 @@
 //! A data directory whose book is full of peers that served well for two weeks, so that nobody is due for hours.
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -39,7 +40,8 @@ fn entry(n: u32, onion: bool, now: Time) -> Entry {
     let mut entry = Entry::new(name, source, Duration::from_hours(300), now - Duration::from_hours(24 * 14));
     entry.ip = (!onion).then_some(IpAddr::V4(ip));
     entry.software = Some("ElectrumX 1.16.0".to_owned());
-    entry.genesis_hash = hex::decode(Network::Bitcoin.genesis_hash()).unwrap().try_into().ok();
+    entry.genesis_hash =
+        HEXLOWER_PERMISSIVE.decode(Network::Bitcoin.genesis_hash().as_bytes()).unwrap().try_into().ok();
     entry.key = Some(PinnedKey { sha256: seed, since: entry.first_seen, rotation_count: 0 });
     entry.tip = Some(900_000);
     entry.self_reported = true;

@@ -2,6 +2,7 @@
 //!
 //! A visit is short and rare. Whatever goes wrong makes the next one later, and who doesn't want us is asked ever more seldom.
 
+use data_encoding::HEXLOWER;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -337,7 +338,7 @@ impl IrcTask {
             dialled => dialled?,
         };
         match (key, dialled.key) {
-            (Some(known), Some(shown)) if *known != shown => Err(VisitError::OtherKey(hex::encode(shown))),
+            (Some(known), Some(shown)) if *known != shown => Err(VisitError::OtherKey(HEXLOWER.encode(&shown))),
             _ => Ok(Framed::new(dialled.stream, CompleteLineCodec::default())),
         }
     }

@@ -1,5 +1,6 @@
 //! The TLS key of the server behind us: the first one that it shows is remembered, and no other taken after it.
 
+use data_encoding::HEXLOWER;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ pub enum KeyError {
 /// Whether this is the key that is remembered in a file, or may be from now on.
 pub fn verify_or_pin(path: &Path, key: KeyHash) -> Result<(), KeyError> {
     let problem = |error| KeyError::File { path: path.to_owned(), error };
-    let key = hex::encode(key);
+    let key = HEXLOWER.encode(&key);
     match std::fs::read_to_string(path) {
         Ok(known) if known.trim() == key => Ok(()),
         Ok(_) => Err(KeyError::Other(path.to_owned())),

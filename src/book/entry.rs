@@ -1,5 +1,6 @@
 //! What is known of one peer.
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
@@ -208,7 +209,10 @@ impl Entry {
             self.ports = declared.unwrap_or(self.ports);
             self.protocol = features.protocol_max.or(self.protocol);
             self.pruning = features.pruning;
-            let hash = features.genesis_hash.as_ref().and_then(|hash| hex::decode(hash).ok()?.try_into().ok());
+            let hash = features
+                .genesis_hash
+                .as_ref()
+                .and_then(|hash| HEXLOWER_PERMISSIVE.decode(hash.as_bytes()).ok()?.try_into().ok());
             self.genesis_hash = hash.or(self.genesis_hash);
             self.self_reported = true;
         }

@@ -1,5 +1,6 @@
 //! `waypost probe`: one verification, shown step by step.
 
+use data_encoding::HEXLOWER;
 use std::cell::RefCell;
 use std::time::Duration;
 
@@ -238,7 +239,7 @@ fn facts(host: &Host, verified: &Verified) -> VerifiedInfo {
         genesis_hash: report.features.as_ref().and_then(|features| features.genesis_hash.clone()),
         tip: report.tip_height,
         peers: report.peer_list.0.len(),
-        key: verified.tls_key_hash.map(hex::encode),
+        key: verified.tls_key_hash.map(|bytes| HEXLOWER.encode(&bytes)),
         took_ms: millis(verified.duration),
     }
 }

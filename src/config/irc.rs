@@ -1,5 +1,6 @@
 //! The keys about IRC, and what they come to.
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use std::path::Path;
 use std::time::Duration;
 
@@ -86,7 +87,7 @@ pub fn resolve(
             return Err(invalid(key, "must be one line".to_owned()));
         }
     }
-    let as_key = |text: String| hex::decode(text).ok()?.try_into().ok();
+    let as_key = |text: String| HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?.try_into().ok();
     let key = match keys.key.map(as_key) {
         None => None,
         Some(Some(_)) if !tls => return Err(invalid("irc.key", "needs irc.tls".to_owned())),
@@ -113,7 +114,7 @@ pub fn keys(settings: Option<&IrcConfig>) -> IrcKeys {
         interval: Some(HumanDuration(*interval)),
         tls: Some(*tls),
         tor: Some(*tor),
-        key: key.map(hex::encode),
+        key: key.map(|bytes| HEXLOWER.encode(&bytes)),
         persistent: Some(plan.stay),
         password: plan.password.clone(),
         sasl_user: plan.sasl.as_ref().map(|(user, _)| user.clone()),

@@ -5,8 +5,11 @@ use std::fmt::Write as _;
 use super::file::{BackendKeys, Discovery, IdentityKeys, IrcKeys, LimitKeys, Listen, Log, StatusKeys, Tor};
 use super::key_types;
 
+/// Keys of a section, each with its text.
+type Keys = &'static [(&'static str, &'static str)];
+
 /// Name, text and keys of each section, in the order of the reference.
-const SECTIONS: &[(&str, &str, &[(&str, &str)])] = &[
+const SECTIONS: &[(&str, &str, Keys)] = &[
     ("listen", Listen::DOC, Listen::KEYS),
     ("identity", IdentityKeys::DOC, IdentityKeys::KEYS),
     ("tor", Tor::DOC, Tor::KEYS),

@@ -1,5 +1,6 @@
 //! What the book has to say, put into the words of a log line or a table's row.
 
+use data_encoding::HEXLOWER;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -163,8 +164,8 @@ pub fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
         protocol: entry.protocol.map(|version| version.to_string()),
         pruning: entry.pruning,
         software: entry.software.clone(),
-        genesis_hash: entry.genesis_hash.map(hex::encode),
-        key: entry.key.map(|key| hex::encode(key.sha256)),
+        genesis_hash: entry.genesis_hash.map(|bytes| HEXLOWER.encode(&bytes)),
+        key: entry.key.map(|key| HEXLOWER.encode(&key.sha256)),
         key_since: entry.key.map(|key| key.since),
         key_changes: entry.key.map_or(0, |key| key.rotation_count),
         tip: entry.tip,

@@ -1,5 +1,7 @@
 //! Through a Tor that runs beside us, by its SOCKS5 port.
 
+#![expect(clippy::disallowed_methods, reason = "one of the two files that open connections")]
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

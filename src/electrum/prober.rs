@@ -1,5 +1,6 @@
 //! The end that asks: what we say to a peer to find out whether it is one.
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use std::borrow::Cow;
 
 use serde::Deserialize;
@@ -230,7 +231,7 @@ impl ProbeStep {
 fn block_hash(result: &str) -> Option<[u8; 32]> {
     const HEADER: usize = 80;
     let header: Cow<'_, str> = serde_json::from_str(result).ok()?;
-    let header = hex::decode(&*header).ok().filter(|header| header.len() == HEADER)?;
+    let header = HEXLOWER_PERMISSIVE.decode(header.as_bytes()).ok().filter(|header| header.len() == HEADER)?;
     Some(Sha256::digest(Sha256::digest(header)).into())
 }
 

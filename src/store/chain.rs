@@ -1,5 +1,6 @@
 //! The chain whose peers a store holds.
 
+use data_encoding::HEXLOWER;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -59,7 +60,7 @@ pub fn inferred(transaction: &WriteTransaction, preferred: Option<Network>) -> R
     for record in transaction.open_table(PEERS)?.iter()? {
         let (_, value) = record?;
         let Ok(entry) = postcard::from_bytes::<Entry>(value.value()) else { continue };
-        let verified = entry.last_success.and(entry.genesis_hash).map(hex::encode);
+        let verified = entry.last_success.and(entry.genesis_hash).map(|bytes| HEXLOWER.encode(&bytes));
         let chain = Network::ALL.into_iter().find(|network| verified.as_deref() == Some(network.genesis_hash()));
         if let Some(network) = chain {
             peers_by_chain.entry(network.name()).or_insert((0, network)).0 += 1;

@@ -1,3 +1,4 @@
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -46,9 +47,9 @@ fn what_is_written_is_found_again() {
 #[test]
 fn the_record_keeps_its_shape() {
     // Stores in the field hold this. If it changes, a migration is missing.
-    let record = hex::encode(postcard::to_stdvec(&entry(1)).unwrap());
+    let record = HEXLOWER.encode(&postcard::to_stdvec(&entry(1)).unwrap());
     insta::assert_snapshot!(record);
-    let bytes = hex::decode(record).unwrap();
+    let bytes = HEXLOWER_PERMISSIVE.decode(record.as_bytes()).unwrap();
     let read: Entry = postcard::from_bytes(&bytes).unwrap();
     assert_eq!(read.protocol, Some("1.4.2".parse::<Version>().unwrap()));
 }
@@ -131,7 +132,10 @@ fn a_store_of_the_first_version_is_carried_over() {
 
 /// A peer that was verified on this chain.
 fn verified_on(n: u32, network: Network) -> Entry {
-    Entry { genesis_hash: Some(hex::decode(network.genesis_hash()).unwrap().try_into().unwrap()), ..entry(n) }
+    Entry {
+        genesis_hash: Some(HEXLOWER_PERMISSIVE.decode(network.genesis_hash().as_bytes()).unwrap().try_into().unwrap()),
+        ..entry(n)
+    }
 }
 
 /// Creates a store as it was before it recorded its chain.

@@ -8,6 +8,8 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
+    clippy::string_slice,
+    clippy::disallowed_methods,
     reason = "a test fails by panicking, and prints what it measured"
 )]
 

@@ -68,6 +68,7 @@ fn bytes(path: &Path) -> Result<Vec<u8>, CTorError> {
 
 #[cfg(test)]
 pub mod tests {
+    use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
     use tempfile::TempDir;
 
     use super::*;
@@ -87,12 +88,12 @@ pub mod tests {
         let secret: [u8; 64] = std::array::from_fn(|n| u8::try_from(n).unwrap() * 3);
         let onion =
             OnionAddress::from_public_key(ExpandedKeypair::from_secret_key_bytes(secret).unwrap().public().to_bytes());
-        (folder_of(&hex::encode(secret), &onion.to_string()), onion)
+        (folder_of(&HEXLOWER.encode(&secret), &onion.to_string()), onion)
     }
 
     fn folder_of(key: &str, name: &str) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let secret: [u8; 64] = hex::decode(key).unwrap().try_into().unwrap();
+        let secret: [u8; 64] = HEXLOWER_PERMISSIVE.decode(key.as_bytes()).unwrap().try_into().unwrap();
         let public = ExpandedKeypair::from_secret_key_bytes(secret).unwrap().public().to_bytes();
         std::fs::write(folder.path().join(SECRET), [&SECRET_HEADER[..], &secret].concat()).unwrap();
         std::fs::write(folder.path().join(PUBLIC), [&PUBLIC_HEADER[..], &public].concat()).unwrap();
