@@ -1,4 +1,4 @@
-//! Which way a host is reached, and how Tor is.
+//! Routes to hosts, and the state of Tor.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -8,29 +8,33 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Time;
 use crate::peer::Host;
 
-/// The two ways out of here. What we can say of a peer depends on how well the way to it works.
+/// Path on which a host is dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Route {
+    /// Connection without a proxy.
     Direct,
+    /// Connection through Tor.
     Tor,
 }
 
 impl Route {
+    /// All routes.
     pub const ALL: [Route; 2] = [Route::Direct, Route::Tor];
 }
 
-/// Who is reached which way.
+/// Rule that assigns a route to each host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RoutingPolicy {
     /// Onion services through Tor, all else directly.
     #[default]
     Split,
-    /// Everybody through Tor, and nothing leaves otherwise. Names are looked up, and clearnet hosts called, by Tor's exits.
+    /// All hosts through Tor. Tor's exits resolve names and connect to clearnet hosts.
     TorOnly,
 }
 
 impl RoutingPolicy {
+    /// Returns the route to a host.
     pub fn via(self, host: &Host) -> Route {
         if host.is_onion() || self == RoutingPolicy::TorOnly { Route::Tor } else { Route::Direct }
     }
@@ -45,28 +49,33 @@ impl fmt::Display for Route {
     }
 }
 
-/// How Tor is, as far as we know.
+/// State of Tor, as observed by Waypost.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum TorState {
-    /// We were told not to use it.
+    /// The configuration disables Tor.
     #[default]
     Off,
-    /// It is there and makes its way into the network.
+    /// Tor runs and is bootstrapping.
     Starting {
-        /// None where nobody can say.
+        /// Bootstrap progress in percent; `None` if unknown.
         percent: Option<u8>,
+        /// What the bootstrap waits for.
         waiting_for: String,
     },
-    /// It reached something for us.
+    /// A connection through Tor succeeded.
     Ready,
+    /// Tor does not work.
     Down {
+        /// Start of the outage.
         since: Time,
+        /// Cause of the outage.
         reason: String,
     },
 }
 
 impl TorState {
+    /// Returns whether Tor is ready for use.
     pub fn is_ready(&self) -> bool {
         *self == TorState::Ready
     }
@@ -86,10 +95,11 @@ impl fmt::Display for TorState {
     }
 }
 
-/// Which connections to clearnet a Tor accepts from Waypost.
+/// Clearnet connections that Tor accepts from Waypost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClearnetAccess {
+    /// All clearnet connections.
     #[default]
     Allowed,
     /// Onion services alone, as `OnionTrafficOnly` and `NoIPv4Traffic` have it.
@@ -124,26 +134,30 @@ pub enum TorKind {
 }
 
 impl TorKind {
+    /// All kinds.
     pub const ALL: [TorKind; 3] = [TorKind::Undecided, TorKind::Embedded, TorKind::Socks];
 }
 
-/// The Tor that Waypost uses, for operators.
+/// Description, for operators, of the Tor in use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TorSource {
+    /// Kind of Tor.
     pub kind: TorKind,
     /// SOCKS address in use; all candidates while none of them answers. Empty for the embedded Tor.
     pub addresses: Vec<SocketAddr>,
-    /// While undecided: when the embedded Tor starts.
+    /// Start time of the embedded Tor while undecided; `None` if none is planned.
     pub until: Option<Time>,
+    /// Clearnet connections that this Tor accepts.
     pub clearnet: ClearnetAccess,
 }
 
 impl TorSource {
+    /// Creates a source without a deadline that allows clearnet.
     pub fn new(kind: TorKind, addresses: Vec<SocketAddr>) -> TorSource {
         TorSource { kind, addresses, until: None, clearnet: ClearnetAccess::default() }
     }
 
-    /// The candidate addresses in one phrase.
+    /// Joins the candidate addresses into one phrase.
     pub fn places(&self) -> String {
         let places: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
         places.join(" or ")
@@ -174,17 +188,19 @@ impl fmt::Display for TorSource {
 pub enum OnionFailure {
     /// The embedded Tor can't start on its directory.
     TorStart,
-    /// Tor runs, and refuses to launch the service.
+    /// Tor runs, but refuses to launch the service.
     Launch,
 }
 
 impl OnionFailure {
+    /// All stages.
     pub const ALL: [OnionFailure; 2] = [OnionFailure::TorStart, OnionFailure::Launch];
 }
 
-/// Why the embedded onion service does not run.
+/// Failure of the embedded onion service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OnionError {
+    /// Stage that failed.
     pub stage: OnionFailure,
     /// Cause and remedy.
     pub reason: String,
@@ -199,19 +215,23 @@ impl fmt::Display for OnionError {
     }
 }
 
-/// What a watcher of Tor can tell without using it.
+/// Result of a Tor check that opens no connection through Tor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TorProbe {
+    /// The configuration disables Tor.
     Off,
-    /// Nothing answers where Tor should be, or something that isn't Tor.
+    /// No process answers at Tor's address, or it is not Tor.
     Unavailable {
+        /// Cause of the failure.
         reason: String,
     },
-    /// Tor says that it isn't ready yet.
+    /// Tor reports that it is bootstrapping.
     Starting {
+        /// Bootstrap progress in percent.
         percent: u8,
+        /// What the bootstrap waits for.
         waits_for: String,
     },
-    /// Tor is there, and in the network for all it says. Whether it reaches anything, only use can tell.
+    /// Tor reports no problem. Only a connection proves that it works.
     Reachable,
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::{self, PortOrigin};
+use super::policy;
+use super::source::Source;
 use super::uptime::{Uptime, WEEK};
 use crate::clock::Time;
 use crate::connect::{KeyHash, ProbeError, Verified};
@@ -76,17 +77,6 @@ pub struct ProbeRecord {
     pub failure: Option<ProbeError>,
     /// How long it took; zero where it failed.
     pub duration_ms: u32,
-}
-
-/// Where a peer's name came from: the first source, until the operator names the peer.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Source {
-    Seed,
-    Operator,
-    Peer(Host),
-    /// A call of `server.add_peer`, from this address unless it came through Tor.
-    AddPeer(Option<IpAddr>),
-    Irc,
 }
 
 /// How a peer stands.
@@ -270,30 +260,6 @@ impl Entry {
             failure,
             duration_ms: u32::try_from(took.as_millis()).unwrap_or(u32::MAX),
         });
-    }
-}
-
-impl Source {
-    /// Whether the operator named the peer.
-    pub fn is_operator(&self) -> bool {
-        matches!(self, Source::Seed | Source::Operator)
-    }
-
-    pub fn port_origin(&self) -> PortOrigin {
-        if self.is_operator() { PortOrigin::Operator } else { PortOrigin::Untrusted }
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Source::Seed => f.write_str("seed"),
-            Source::Operator => f.write_str("operator"),
-            Source::Peer(host) => write!(f, "peer {host}"),
-            Source::AddPeer(Some(ip)) => write!(f, "add_peer from {ip}"),
-            Source::AddPeer(None) => f.write_str("add_peer through Tor"),
-            Source::Irc => f.write_str("IRC"),
-        }
     }
 }
 

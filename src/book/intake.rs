@@ -7,8 +7,9 @@ use std::time::Duration;
 use rand::Rng;
 use rand::seq::IteratorRandom;
 
-use super::policy::{IntakeError, PortOrigin};
+use super::policy::IntakeError;
 use super::probe_queue::jittered;
+use super::source::PortOrigin;
 use super::{
     Action, BookNotice, Entry, MAX_NAMES_PER_PEER_LIST, PathUsability, PeerBook, PeerState, PortClaim, Source, policy,
 };

@@ -1,6 +1,6 @@
-//! What is known of every peer, and what to do next: events in, actions out.
+//! Peer book: takes events, returns actions.
 //!
-//! The book asks no clock and draws no lots of its own; it is handed both. So a simulator can lead it through months.
+//! Time and randomness are passed in, so that a simulator can run months of operation.
 
 mod chain_consensus;
 mod entry;
@@ -15,6 +15,7 @@ mod scheduler;
 mod seeds;
 mod self_announcement;
 mod snapshot;
+mod source;
 mod upstream_candidates;
 mod uptime;
 mod waiting;
@@ -33,10 +34,11 @@ use probe_queue::ProbeQueue;
 use self_announcement::VerifiedSelfEntry;
 
 pub use chain_consensus::{BlockHash, Checkpoint, height_to_compare};
-pub use entry::{Entry, PeerState, PinnedKey, ProbeRecord, Source};
+pub use entry::{Entry, PeerState, PinnedKey, ProbeRecord};
 pub use event::{Action, BookNotice, Event};
 pub use policy::{IntakeError, MAX_NAMES_PER_PEER_LIST, is_dialable};
 pub use snapshot::{Ingress, Snapshot};
+pub use source::Source;
 pub use upstream_candidates::UpstreamCandidate;
 pub use uptime::{Uptime, WINDOWS};
 pub use waiting::Waiting;
@@ -48,38 +50,40 @@ use crate::network::Network;
 use crate::peer::{Host, Ports, RealName};
 use crate::route::{ClearnetAccess, Route, RoutingPolicy, TorProbe, TorState};
 
-/// How the book is kept.
+/// Configuration of the peer book.
 #[derive(Debug, Clone)]
 pub struct BookConfig {
+    /// Network whose peers are kept.
     pub network: Network,
+    /// Route for each kind of host.
     pub routing: RoutingPolicy,
-    /// Where an empty book begins.
+    /// Peers added at every start.
     pub seeds: Vec<RealName>,
-    /// Names of ours, which are nobody else's.
+    /// Names of this node, which are never accepted as peers.
     pub local_hosts: Vec<Host>,
-    /// Whether peers who don't know us are told of us.
+    /// Whether Waypost announces itself to peers that do not list it.
     pub announce: bool,
-    /// Whether our peers carry our callers' sessions. Who hands others' servers on tells nobody of itself.
+    /// Whether peers serve the clients' sessions as backend. Waypost does not advertise itself then.
     pub peers_as_backend: bool,
-    /// A good peer is connected to again within this.
+    /// Maximum time between two probes of a verified peer; 24 hours by default.
     pub recheck_interval: Duration,
-    /// Verified within this: fit to be told of.
+    /// Maximum age of a verification for a peer to be advertised; 24 hours by default.
     pub max_advertised_age: Duration,
-    /// No success for this long: removed.
+    /// Time without success after which a peer is removed; 14 days by default.
     pub expire_after: Duration,
-    /// From the first failure to the next try.
+    /// Delay from the first failure to the next probe; 5 minutes by default.
     pub initial_retry: Duration,
-    /// Onion peers told of when Tor is unavailable.
+    /// Number of onion peers advertised while Tor is unavailable; 3 by default.
     pub fallback_onions: usize,
-    /// Whether loopback and private addresses may be peers.
+    /// Whether loopback and private addresses may be peers; false by default.
     pub allow_private: bool,
-    /// Probes at once.
+    /// Maximum number of concurrent probes; 32 by default.
     pub max_probes: usize,
-    /// Those of them that go through Tor.
+    /// Maximum number of concurrent probes through Tor; 8 by default.
     pub max_tor_probes: usize,
-    /// Names that were never verified; beyond that none is taken in.
+    /// Maximum number of never-verified peers; further ones are rejected. 5000 by default.
     pub max_candidates: usize,
-    /// Whom the operator wants nothing to do with.
+    /// Ban list of the operator.
     pub bans: Arc<Bans>,
 }
 
@@ -107,33 +111,34 @@ impl Default for BookConfig {
     }
 }
 
-/// Between two looks for what is to be forgotten.
+/// Interval between two removals of expired entries.
 const SWEEP: Duration = Duration::from_hours(1);
 
+/// Peer database and its scheduling state.
 #[derive(Debug)]
 pub struct PeerBook {
     settings: BookConfig,
     entries: HashMap<Host, Entry>,
-    /// Each entry is in the queue at its `next`, or in flight.
+    /// Entries that can be dialled, by `next_probe_at`, unless they are in flight.
     queue: ProbeQueue,
     in_flight: HashMap<Host, InFlightProbe>,
-    /// How often in a row one was tried in vain without anybody's fault being plain.
+    /// Number of consecutive failures of a peer that were not attributed.
     unattributed_failures: HashMap<Host, u32>,
-    /// How many of the entries were never verified.
+    /// Number of entries that were never verified.
     candidate_count: usize,
-    /// What others say of a peer's ports, to be tried as well.
+    /// Unverified reports of a peer's ports, dialled after its known ones.
     port_claims: HashMap<Host, Vec<PortClaim>>,
-    /// Peers whose probe was put off, and the subnet whose dial budget they wait for.
+    /// Deferred peers, and the subnet whose dial budget they wait for.
     held: HashMap<Host, Netgroup>,
     direct: PathHealth,
     tor_reach: PathHealth,
     tor: TorState,
     tor_probe: TorProbe,
-    /// Clearnet peers wait outside the queue while Tor refuses them and there is no other route.
+    /// Clearnet connections that Tor accepts. Refused peers stay out of the queue if Tor is the only route.
     tor_clearnet: ClearnetAccess,
     budgets: IntakeBudgets,
     chain: Chain,
-    /// Names of ours that we reached.
+    /// Names of this node that Waypost reached itself.
     self_entries: HashMap<Host, VerifiedSelfEntry>,
     next_sweep: Time,
 }
@@ -141,13 +146,13 @@ pub struct PeerBook {
 #[derive(Debug)]
 struct InFlightProbe {
     started_at: Time,
-    /// It was never tried before.
+    /// The peer was never tried before.
     is_first_probe: bool,
-    /// The addresses have yet to be looked up.
+    /// The name lookup has not finished.
     resolving: bool,
-    /// It was verified recently.
+    /// The peer was verified recently.
     was_verified_recently: bool,
-    /// It is told of us, should it not know us.
+    /// The probe announces Waypost if the peer does not list it.
     announces_self: bool,
 }
 
@@ -155,36 +160,44 @@ struct InFlightProbe {
 struct PortClaim {
     /// Permitted by the rule on port numbers when the claim was made.
     ports: Ports,
-    /// The host must mean this address, or the claim is nothing.
+    /// Address to which the host must resolve for the claim to hold.
     from: Option<IpAddr>,
 }
 
-/// How much a way out may be used.
+/// Degree to which a path may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PathUsability {
     Usable,
-    /// Only to find out whether it works.
+    /// Only trial probes are allowed.
     Trial,
     Unavailable,
 }
 
-/// How many peers stand how.
+/// Number of peers by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Counts {
+    /// Peers verified recently.
     pub verified: usize,
+    /// Peers verified once, but not recently.
     pub stale: usize,
+    /// Peers never verified.
     pub candidate: usize,
+    /// Peers that misbehaved when last reached.
     pub bad: usize,
-    /// Onion peers among those.
+    /// Onion peers among `verified`.
     pub verified_onion: usize,
+    /// Onion peers among `stale`.
     pub stale_onion: usize,
+    /// Onion peers among `candidate`.
     pub candidate_onion: usize,
+    /// Onion peers among `bad`.
     pub bad_onion: usize,
+    /// Probes in flight.
     pub probing: usize,
 }
 
 impl PeerBook {
-    /// A book with what was kept of it: the entries, and how long each way out has worked in all.
+    /// Creates a book from stored entries and the total working time of each path.
     pub fn new(settings: BookConfig, entries: Vec<Entry>, direct: Duration, tor: Duration, now: Time) -> PeerBook {
         let mut book = PeerBook {
             settings,
@@ -214,6 +227,7 @@ impl PeerBook {
         book
     }
 
+    /// Handles an event and returns the resulting actions.
     pub fn handle(&mut self, event: Event, now: Time, rng: &mut impl Rng) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
@@ -228,7 +242,7 @@ impl PeerBook {
             Event::TorPathProven => {}
             Event::SuspectPeer(host) => self.recheck_soon(&host, now),
             Event::IrcPeerFound(name) => {
-                // Where it isn't let in there is nobody to be told.
+                // A rejection has no requester to report to.
                 let _ = self.try_add(name, Source::Irc, now, rng, &mut actions);
             }
             Event::BackendTip { tip, block } => self.chain.trust(tip, block),
@@ -245,20 +259,22 @@ impl PeerBook {
         actions
     }
 
-    /// Drops a peer at the operator's wish; None where it isn't known.
+    /// Drops a peer at the operator's request; `None` if it is unknown.
     pub fn forget(&mut self, host: &Host) -> Option<Vec<Action>> {
         self.remove(host).then(|| vec![Action::Remove(host.clone()), Action::SnapshotDirty])
     }
 
+    /// Returns all entries, in no particular order.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
     }
 
+    /// Returns the state of Tor.
     pub fn tor(&self) -> &TorState {
         &self.tor
     }
 
-    /// When something got through Tor last.
+    /// Returns the time of the last success through Tor.
     pub fn tor_reached(&self) -> Option<Time> {
         self.tor_reach.last_proof()
     }
@@ -268,11 +284,12 @@ impl PeerBook {
         (self.settings.routing == RoutingPolicy::TorOnly).then(|| self.tor_clearnet.refusal()).flatten()
     }
 
-    /// Whether the way through our own network seems to work.
+    /// Returns whether the direct path is considered down.
     pub fn network_is_down(&self) -> bool {
         self.direct.is_down()
     }
 
+    /// Counts the peers by state.
     pub fn counts(&self, now: Time) -> Counts {
         let mut counts = Counts { probing: self.in_flight.len(), ..Counts::default() };
         for entry in self.entries.values() {
@@ -288,10 +305,12 @@ impl PeerBook {
         counts
     }
 
+    /// Returns the configuration in use.
     pub fn settings(&self) -> &BookConfig {
         &self.settings
     }
 
+    /// Creates a snapshot of the advertised peers for sessions.
     pub fn snapshot(&self, now: Time, rng: &mut impl Rng) -> Snapshot {
         let BookConfig { fallback_onions, max_advertised_age: recent, peers_as_backend: fronts_peers, .. } =
             self.settings;
@@ -306,7 +325,6 @@ impl PeerBook {
     }
 }
 
-/// Small parts.
 impl PeerBook {
     fn path_usability(&self, via: Route) -> PathUsability {
         match (via, &self.tor_probe) {
@@ -336,7 +354,7 @@ impl PeerBook {
         self.in_flight.keys().filter(|host| self.via(host) == via).count()
     }
 
-    /// For how long in all we were able to reach hosts of this kind, whichever way they went.
+    /// Returns the total working time of the path type natural to this host.
     fn path_uptime_for(&self, host: &Host) -> Duration {
         self.reach(RoutingPolicy::default().via(host)).working_time()
     }
@@ -355,7 +373,7 @@ impl PeerBook {
         }
     }
 
-    /// Sets when an entry is tried next. One in flight comes back into the queue when its attempt is over.
+    /// Sets the next probe time. An entry in flight is queued again when its probe ends.
     fn reschedule(&mut self, host: &Host, at: Time) {
         let via = self.via(host);
         let Some(entry) = self.entries.get_mut(host) else { return };
@@ -390,13 +408,13 @@ impl PeerBook {
         ports.any(|ports| policy::has_dialable_port(&entry.host, self.via(&entry.host), ports))
     }
 
-    /// Whether today's settings and rules still let the peer be advertised, whatever was verified before.
+    /// Returns whether the current configuration and rules allow advertising the peer.
     fn may_advertise(&self, entry: &Entry) -> bool {
         let is_permitted = self.settings.allow_private || entry.ip.is_none_or(netgroup::is_public);
         is_permitted && entry.permitted_ports().is_some()
     }
 
-    /// Removes a peer. An attempt stays in flight, so that a peer that is introduced again is not asked twice at once.
+    /// Removes a peer. A probe stays in flight, so that a peer added again is not probed twice at once.
     fn remove(&mut self, host: &Host) -> bool {
         self.port_claims.remove(host);
         self.unattributed_failures.remove(host);
@@ -407,7 +425,7 @@ impl PeerBook {
         true
     }
 
-    /// What others told us of ourselves is no peer.
+    /// Removes a name of this node from the peers and never accepts it again.
     fn remove_local_host(&mut self, host: Host, actions: &mut Vec<Action>) {
         if self.remove(&host) {
             actions.push(Action::Remove(host.clone()));

@@ -1,10 +1,11 @@
-//! Whether a way out works, and whose fault a failure on it was.
+//! Path health, and attribution of failures.
 //!
-//! A peer that doesn't answer may be gone, or our own network may be. Nothing in the failure itself tells. So such a
-//! failure is held until a proof comes, an attempt on the same way that got through: soon after it, the failure was the
-//! peer's own; otherwise it counts for nothing. A proof from before is not enough, as our network may have broken down
-//! since. While one is held, the book asks a peer that was fine lately, to find out. When even those fail, the way is
-//! down, and is only tried now and then until somebody answers.
+//! A timeout may be the fault of the peer or of the local network. Such a failure stays pending until a later success
+//! on the same path (a proof). A proof soon after the failure attributes it to the peer; otherwise it is discarded.
+//! An earlier proof is not enough, as the local network may have failed since.
+//!
+//! While a failure is pending, the book probes a healthy peer. If healthy peers fail as well, the path is down. It is
+//! then only tried at intervals until a peer answers.
 
 use std::time::Duration;
 
@@ -12,71 +13,78 @@ use crate::clock::Time;
 use crate::connect::ProbeError;
 use crate::peer::Host;
 
-/// A proof this long after an attempt failed shows that the way worked during it.
+/// Maximum time from a failure to the proof that attributes it to the peer.
 const ATTRIBUTION_WINDOW: Duration = Duration::from_mins(2);
 
-/// Failures further apart than this have nothing to do with each other.
+/// Maximum age of a pending failure; older ones are considered unrelated.
 const PENDING_FAILURE_TTL: Duration = Duration::from_mins(15);
 
-/// A pause between two proofs counts as time that the way worked for no more than this, as the next outage may hide in it.
+/// Maximum working time credited between two proofs, as a longer gap may hide an outage.
 const MAX_CREDITED_GAP: Duration = Duration::from_hours(24);
 
-/// So many peers without an answer, three of them fine lately if there are, and the way is down. That two of those are
-/// gone at the same time happens every day where there are thousands.
+/// Number of pending failures at which a path is down.
 const DOWN_THRESHOLD: usize = 4;
+/// Number of healthy peers among them. Two can fail at the same time by chance among thousands.
 const DOWN_THRESHOLD_HEALTHY: usize = 3;
 
-/// When a way that is down is tried again: after the first of these, then twice as long, up to the second.
+/// Delay before the first trial of a path that is down. It doubles with each trial.
 const TRIAL_BACKOFF_MIN: Duration = Duration::from_secs(5);
+/// Maximum delay between two trials.
 const LAST_TRIAL: Duration = Duration::from_mins(10);
 
-/// So much of the time that a way worked may be lost in a crash.
+/// Interval between stores of the working time, which is the maximum loss in a crash.
 const SAVE_EVERY: Duration = Duration::from_mins(10);
 
-/// The health of one way out.
+/// Health of one path.
 #[derive(Debug)]
 pub struct PathHealth {
     down: bool,
     last_proof: Option<Time>,
-    /// When it was last found to work again. What began before that may have met the outage.
+    /// Time of the last recovery. Probes that started earlier may have met the outage.
     recovered_at: Time,
-    /// In all, since this book was begun.
+    /// Total working time since the book was created.
     working_time: Duration,
-    /// What of it was written down last.
+    /// Working time that was stored last.
     last_persisted: Duration,
     held: Vec<PendingFailure>,
     trial: TrialBackoff,
 }
 
-/// A failure that waits for its verdict.
+/// Failure that is not attributed yet.
 #[derive(Debug)]
 pub struct PendingFailure {
+    /// Peer that failed.
     pub host: Host,
+    /// Error of the probe.
     pub failure: ProbeError,
-    /// It was verified recently.
+    /// Whether the peer was verified recently.
     pub was_healthy: bool,
+    /// Start of the probe.
     pub started_at: Time,
+    /// End of the probe.
     pub ended: Time,
 }
 
-/// How many peers there are on this way.
+/// Number of peers on a path.
 #[derive(Debug, Clone, Copy)]
 pub struct PathPopulation {
+    /// All peers.
     pub known: usize,
-    /// Verified recently.
+    /// Peers verified recently.
     pub healthy: usize,
 }
 
 impl PathPopulation {
-    /// More would change no verdict.
+    /// Count above which the verdict does not change.
     pub const COUNT_CAP: usize = DOWN_THRESHOLD;
 }
 
+/// Result of recording a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathVerdict {
-    /// Nothing can be said yet.
+    /// The failure is not attributed yet.
     Held,
-    /// This was one too many: the way is down, and nobody failed.
+    /// The path is down, so no peer is at fault.
     PathDown,
 }
 
@@ -87,6 +95,7 @@ struct TrialBackoff {
 }
 
 impl PathHealth {
+    /// Creates a path that works, with its stored working time.
     pub fn new(working_time: Duration) -> PathHealth {
         let trial = TrialBackoff { next_at: Time::default(), pause: TRIAL_BACKOFF_MIN };
         PathHealth {
@@ -100,26 +109,27 @@ impl PathHealth {
         }
     }
 
+    /// Returns whether the path is down.
     pub fn is_down(&self) -> bool {
         self.down
     }
 
-    /// For how long this way has worked.
+    /// Returns the total working time.
     pub fn working_time(&self) -> Duration {
         self.working_time
     }
 
-    /// It worked for so much longer, as another way has shown.
+    /// Adds working time that another path has proven.
     pub fn add_working_time(&mut self, gained: Duration) {
         self.working_time += gained;
     }
 
-    /// When something got through last.
+    /// Returns the time of the last proof.
     pub fn last_proof(&self) -> Option<Time> {
         self.last_proof
     }
 
-    /// The total, if enough has come together since it was last written down.
+    /// Returns the working time if enough was added since the last store.
     pub fn take_dirty(&mut self) -> Option<Duration> {
         let due = self.working_time.saturating_sub(self.last_persisted) >= SAVE_EVERY;
         due.then(|| {
@@ -128,12 +138,12 @@ impl PathHealth {
         })
     }
 
-    /// Whether a peer should be asked just to find out.
+    /// Returns whether a healthy peer should be probed to attribute a failure.
     pub fn has_pending_failure(&self) -> bool {
         !self.down && !self.held.is_empty()
     }
 
-    /// An attempt got through. Returns those who failed shortly before, and must now bear it.
+    /// Records a proof. Returns failures now attributed to the peer.
     pub fn on_proof(&mut self, now: Time) -> Vec<(Host, ProbeError)> {
         if let (Some(before), false) = (self.last_proof, self.down) {
             self.working_time += now.since(before).min(MAX_CREDITED_GAP);
@@ -151,12 +161,12 @@ impl PathHealth {
             .collect()
     }
 
-    /// Whether one more failure, with so many peers known, may be one too many.
+    /// Returns whether one more failure could mark the path as down.
     pub fn would_decide(&self, known: usize) -> bool {
         self.held.len() + 1 >= DOWN_THRESHOLD.min(known)
     }
 
-    /// An attempt came to nothing.
+    /// Records a failure that is not attributed yet.
     pub fn on_failure(&mut self, suspect: PendingFailure, company: PathPopulation) -> PathVerdict {
         if self.down || suspect.started_at < self.recovered_at {
             return PathVerdict::Held;
@@ -172,35 +182,35 @@ impl PathHealth {
         PathVerdict::Held
     }
 
-    /// The way is known to be down. Nobody who failed on it is to blame.
+    /// Marks the path as down and discards pending failures.
     pub fn mark_down(&mut self, now: Time) {
         self.down = true;
         self.held.clear();
         self.trial = TrialBackoff { next_at: now + TRIAL_BACKOFF_MIN, pause: TRIAL_BACKOFF_MIN };
     }
 
-    /// What waits for a verdict that no proof will bring any more is let go.
+    /// Drops failures that no proof can attribute any more.
     pub fn prune(&mut self, now: Time) {
         self.held.retain(|held| now.since(held.ended) <= ATTRIBUTION_WINDOW);
     }
 
-    /// When the next trial of a way that is down is due.
+    /// Returns the time of the next trial.
     pub fn next_trial(&self) -> Time {
         self.trial.next_at
     }
 
-    /// Whether none was made since there was hope.
+    /// Returns whether no trial was made since the last reset.
     pub fn is_first_trial(&self) -> bool {
         self.trial.pause == TRIAL_BACKOFF_MIN
     }
 
-    /// One is under way.
+    /// Records the start of a trial.
     pub fn trial_started(&mut self, now: Time) {
         self.trial.next_at = now + self.trial.pause;
         self.trial.pause = (self.trial.pause * 2).min(LAST_TRIAL);
     }
 
-    /// Begins the trials anew: something changed for the better.
+    /// Resets the trial delay after a change that may restore the path.
     pub fn reset_trials(&mut self, now: Time) {
         self.trial = TrialBackoff { next_at: now, pause: TRIAL_BACKOFF_MIN };
     }
@@ -230,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_soon_after_it_makes_a_failure_count() {
+    fn proof_soon_after_failure_attributes_it_to_the_peer() {
         let mut reach = PathHealth::new(Duration::ZERO);
         reach.on_proof(START);
         assert_eq!(fail(&mut reach, 1, false, at(900)), PathVerdict::Held);
@@ -240,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_began_in_an_outage_is_forgiven_after_it() {
+    fn probe_started_in_outage_is_not_attributed() {
         let mut reach = PathHealth::new(Duration::ZERO);
         reach.mark_down(START);
         reach.on_proof(at(105));
@@ -249,14 +259,14 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_that_comes_late_forgives() {
+    fn late_proof_discards_failure() {
         let mut reach = PathHealth::new(Duration::ZERO);
         fail(&mut reach, 1, false, START);
         assert!(reach.on_proof(at(600)).is_empty());
     }
 
     #[test]
-    fn when_the_good_fail_as_well_the_way_is_down() {
+    fn failures_of_healthy_peers_mark_path_down() {
         let mut reach = PathHealth::new(Duration::ZERO);
         assert_eq!(fail(&mut reach, 1, false, START), PathVerdict::Held);
         assert_eq!(fail(&mut reach, 2, false, START), PathVerdict::Held);
@@ -270,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn only_time_between_proofs_counts() {
+    fn working_time_counts_only_between_proofs() {
         let mut reach = PathHealth::new(Duration::ZERO);
         reach.on_proof(START);
         reach.on_proof(at(3600));
@@ -283,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn trials_grow_rare() {
+    fn trials_of_down_path_back_off() {
         let mut reach = PathHealth::new(Duration::ZERO);
         reach.mark_down(START);
         let mut now = START;

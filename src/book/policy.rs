@@ -1,4 +1,6 @@
-//! What is let into the book, and what is dialled: nobody may use us as a weapon, and nobody may fill our tables.
+//! Rules for admitting and dialling peers.
+//!
+//! They prevent abuse of Waypost against third parties and exhaustion of its tables.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,21 +9,21 @@ use std::time::Duration;
 use rand::Rng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 
-use super::entry::Source;
 use super::rate_budget::{BucketConfig, KeyedBucket};
+use super::source::{PortOrigin, Source};
 use crate::clock::Time;
 use crate::connect::ProbeError;
 use crate::netgroup::{self, Netgroup};
 use crate::peer::{DnsName, Host, PeerList, Port, Ports, RealName, Transport, is_blocked_port};
 use crate::route::Route;
 
-/// New names that are taken from one peer's list.
+/// Maximum number of new names taken from one peer list.
 pub const MAX_NAMES_PER_PEER_LIST: usize = 2;
 
-/// Addresses of one name that are tried.
+/// Maximum number of addresses dialled for one name.
 const MAX_ADDRESSES: usize = 4;
 
-/// Why a name was not taken in.
+/// Reason for rejecting a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IntakeError {
     #[error("it names no host with a port")]
@@ -56,42 +58,43 @@ pub enum IntakeError {
     TlsRequired,
 }
 
-/// What strangers may still introduce, and where we may still dial.
+/// Budgets for names from untrusted sources and for dials to subnets.
 #[derive(Debug)]
 pub struct IntakeBudgets {
     peers: KeyedBucket<Host>,
     callers: KeyedBucket<Netgroup>,
-    /// By what somebody had to register: the names below it cost nothing.
+    /// By registrable domain, as names below it cost nothing.
     domains: KeyedBucket<DnsName>,
     onions: KeyedBucket<()>,
     irc: KeyedBucket<()>,
     overall: KeyedBucket<()>,
     per_subnet: KeyedBucket<Netgroup>,
-    /// When the line of those who wait for a crowded site ends; the proven have one of their own.
+    /// Time of the last deferred dial to a subnet. Previously verified peers (`true`) have a separate queue.
     queue_tail: HashMap<(Netgroup, bool), Time>,
 }
 
-/// Between two connections to one site, once its burst is used up.
+/// Interval between connections to one subnet after its burst is used up.
 const SITE_REFILL: Duration = Duration::from_mins(2);
 
-/// Of a site's burst, what is kept for peers that were verified before: who points a crowd of names at their neighbourhood
-/// must not keep us from them.
+/// Connections of a subnet's burst that are reserved for previously verified peers.
+///
+/// Otherwise many new names in the subnet could block probes of these peers.
 const VERIFIED_RESERVE: u32 = 4;
 
 impl Default for IntakeBudgets {
     fn default() -> IntakeBudgets {
         let allowance = |burst, refill| BucketConfig { burst, refill };
         IntakeBudgets {
-            // A peer is asked about once a day, and now and then more often while it is flaky.
+            // A peer is probed about once a day, and more often while it is unreliable.
             peers: KeyedBucket::new(allowance(4, Duration::from_hours(3))),
             callers: KeyedBucket::new(allowance(5, Duration::from_hours(1))),
             domains: KeyedBucket::new(allowance(8, Duration::from_hours(1))),
-            // Onion names prove nothing of where they come from, nor do callers through Tor, so they share one budget.
+            // Neither onion names nor clients through Tor reveal their origin, so they share one budget.
             onions: KeyedBucket::new(allowance(5, Duration::from_mins(2))),
-            // A channel has a few dozen servers; a crowd of made-up ones is let in slowly.
+            // A channel has a few dozen servers; a flood of invented ones is admitted slowly.
             irc: KeyedBucket::new(allowance(50, Duration::from_mins(10))),
             overall: KeyedBucket::new(allowance(200, Duration::from_secs(10))),
-            // 720 connections a day: enough for a hosting company's full /24, and no flood for anybody else.
+            // 720 connections a day: enough for a full /24 of a hosting company, without flooding others.
             per_subnet: KeyedBucket::new(allowance(8, SITE_REFILL)),
             queue_tail: HashMap::new(),
         }
@@ -99,6 +102,7 @@ impl Default for IntakeBudgets {
 }
 
 impl IntakeBudgets {
+    /// Charges a new name to the budgets of its source and domain.
     pub fn introduce(&mut self, source: &Source, host: &Host, now: Time) -> Result<(), IntakeError> {
         match source {
             Source::Seed | Source::Operator => return Ok(()),
@@ -118,11 +122,11 @@ impl IntakeBudgets {
         self.overall.take((), now).map_err(|_| IntakeError::OverallBudget)
     }
 
-    /// Takes one connection to each subnet from the budgets, or names the subnet to wait for and the time of the next try.
+    /// Charges one connection to each subnet.
     ///
-    /// Peers that wait for one subnet get times one after the other. Else each of them would look its name up again
-    /// whenever there is budget for one. Private subnets, which are dialled only in a network of the operator's own, have
-    /// no budget.
+    /// The error names the exhausted subnet and the time of the next try. Peers that wait for one subnet get
+    /// successive times, so that they do not all repeat their name lookups at once. Private subnets have no budget,
+    /// as they are dialled only in the operator's own network.
     pub fn dial(&mut self, addresses: &[IpAddr], proven: bool, now: Time) -> Result<(), (Netgroup, Time)> {
         let public = addresses.iter().filter(|ip| netgroup::is_public(**ip));
         let mut sites: Vec<Netgroup> = public.map(|ip| Netgroup::rate_limit_subnet(*ip)).collect();
@@ -139,6 +143,7 @@ impl IntakeBudgets {
         sites.into_iter().try_for_each(|site| self.per_subnet.take(site, now).map_err(|when| (site, when)))
     }
 
+    /// Drops the budgets that are full again.
     pub fn prune(&mut self, now: Time) {
         self.peers.prune(now);
         self.callers.prune(now);
@@ -151,8 +156,9 @@ impl IntakeBudgets {
     }
 }
 
-/// The addresses to dial: all of them fit for it, or none is. A name that means a public address beside a private one
-/// is a trick.
+/// Returns the addresses to dial, or an error if one is not allowed.
+///
+/// A name with both public and private addresses is considered an attack.
 pub fn validate_addresses(mut addresses: Vec<IpAddr>, allow_private: bool) -> Result<Vec<IpAddr>, ProbeError> {
     addresses.iter_mut().for_each(|ip| *ip = ip.to_canonical());
     let fit = |ip: &IpAddr| {
@@ -168,8 +174,9 @@ pub fn validate_addresses(mut addresses: Vec<IpAddr>, allow_private: bool) -> Re
     Ok(addresses)
 }
 
-/// The doors of a peer in the order in which to try them: what it is believed to have, TLS before TCP nine times of
-/// ten, then what others claim of it.
+/// Returns a peer's endpoints in dial order.
+///
+/// Known endpoints come first, with TLS before TCP in nine of ten cases. Unverified reports follow.
 pub fn ordered_endpoints(believed: Option<Ports>, claimed: &[Ports], rng: &mut impl Rng) -> Vec<(Transport, Port)> {
     let tls_first = rand::RngExt::random_ratio(rng, 9, 10);
     let mut doors: Vec<(Transport, Port)> = believed.iter().flat_map(Ports::iter).collect();
@@ -184,27 +191,17 @@ pub fn ordered_endpoints(believed: Option<Ports>, claimed: &[Ports], rng: &mut i
     doors
 }
 
-/// Origin of a port number, which decides whether a blocked port may be dialled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PortOrigin {
-    /// The operator wrote it, for a seed or in a command.
-    Operator,
-    /// A peer, a client or an IRC channel named it.
-    Untrusted,
-}
-
-/// The ports of a host that may be stored, dialled and advertised; `None` where there are none.
+/// Returns a host's ports that may be stored, dialled and advertised; `None` if there are none.
 ///
-/// This is the only rule on port numbers. Names are free, so an untrusted source could point them at any machine, and
-/// choose the service there. An onion service is not reached by accident: its name is its own key.
+/// This is the only rule on port numbers. An untrusted source could point a name at any machine and choose the
+/// service there. Onion services are exempt: their name is their own key.
 pub fn permitted_ports(host: &Host, ports: Ports, origin: PortOrigin) -> Option<Ports> {
     ports.filtered(|port| host.is_onion() || origin == PortOrigin::Operator || !is_blocked_port(port))
 }
 
-/// The ports that a host may have by its own word.
+/// Returns the permitted ports that a host reported itself.
 ///
-/// Its word does not open a blocked port, even for the operator's own peers, as a DNS name can move to another machine
-/// afterwards. A blocked port that the operator wrote (it is in `known`) stays.
+/// A report does not permit a blocked port, even for the operator's peers: a DNS name can move to another machine. A blocked port that the operator wrote (it is in `known`) stays.
 pub fn first_hand_ports(host: &Host, ports: Ports, known: Option<Ports>) -> Option<Ports> {
     let is_known = |port: Port| known.is_some_and(|known| known.iter().any(|(_, known)| known == port));
     ports.filtered(|port| host.is_onion() || is_known(port) || !is_blocked_port(port))
@@ -223,7 +220,9 @@ pub fn has_dialable_port(host: &Host, via: Route, ports: Ports) -> bool {
     ports.iter().any(|door| is_dialable(host, via, door))
 }
 
-/// Of a peer's list, the few names that are taken up: unknown ones, at random, so that no peer can steer us by order.
+/// Samples unknown names of a peer list.
+///
+/// The choice is random, so that a peer cannot influence it by order.
 pub fn sample_new_names(listing: PeerList, unknown: impl Fn(&Host) -> bool, rng: &mut impl Rng) -> Vec<RealName> {
     let mut names: Vec<RealName> =
         listing.0.into_iter().map(|listed| listed.name).filter(|name| unknown(&name.host)).collect();
@@ -232,7 +231,7 @@ pub fn sample_new_names(listing: PeerList, unknown: impl Fn(&Host) -> bool, rng:
     names.into_iter().sample(rng, MAX_NAMES_PER_PEER_LIST)
 }
 
-/// One of several, if there are any.
+/// Chooses a random item; `None` if there are none.
 pub fn choose<'a, T>(of: &'a [T], rng: &mut impl Rng) -> Option<&'a T> {
     of.choose(rng)
 }
@@ -246,7 +245,7 @@ mod tests {
     use crate::network::Network;
 
     #[test]
-    fn one_private_address_spoils_all() {
+    fn private_address_among_public_ones_is_rejected() {
         let dial = |texts: &[&str]| validate_addresses(texts.iter().map(|text| text.parse().unwrap()).collect(), false);
         assert_eq!(dial(&["5.9.0.1", "::ffff:88.99.0.2"]).unwrap().len(), 2);
         assert_eq!(dial(&["5.9.0.1", "10.0.0.1"]), Err(ProbeError::NotPublic));
@@ -259,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_goes_first_nine_times_of_ten() {
+    fn tls_endpoint_is_first_in_nine_of_ten_orders() {
         let mut rng = StdRng::seed_from_u64(7);
         let ports = Network::Bitcoin.default_ports();
         let tls_first =
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_site_is_not_dialled_without_end() {
+    fn subnet_dials_are_limited_per_day() {
         let mut budgets = IntakeBudgets::default();
         let addresses = ["5.9.0.1".parse().unwrap(), "5.9.0.2".parse().unwrap()];
         let mut now = Time::from_secs(1_000_000);
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_at_one_site_stands_in_line_and_leaves_room_for_the_proven() {
+    fn crowded_subnet_defers_new_peers_and_reserves_verified_ones() {
         let mut budgets = IntakeBudgets::default();
         let (addresses, now) = (["5.9.0.1".parse().unwrap()], Time::from_secs(1_000_000));
         let turns: Vec<Time> =
@@ -291,14 +290,14 @@ mod tests {
         assert_eq!(turns.len(), 96);
         assert!(turns.iter().zip(&turns[1..]).all(|(one, next)| next.since(*one) >= SITE_REFILL));
         assert_eq!(budgets.dial(&addresses, true, now), Ok(()));
-        // A neighbourhood that may not be dialled costs the others nothing.
+        // A rejected dial charges no other subnet.
         let both = ["88.99.0.1".parse().unwrap(), addresses[0]];
         assert!((0..20).all(|_| budgets.dial(&both, false, now).is_err()));
         assert_eq!(budgets.dial(&both[..1], false, now), Ok(()));
     }
 
     #[test]
-    fn two_names_at_most_from_one_list() {
+    fn peer_list_yields_at_most_two_names() {
         let mut rng = StdRng::seed_from_u64(7);
         let entry = |n: u32| format!("[\"5.9.0.1\",\"h{n}.example\",[\"t\"]]");
         let list = (0..100).map(|n| entry(n / 2)).collect::<Vec<_>>().join(",");

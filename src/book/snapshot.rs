@@ -295,7 +295,7 @@ mod tests {
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
-    use super::super::entry::Source;
+    use super::super::source::Source;
     use super::*;
     use crate::network::Network;
     use crate::peer::{Host, OnionAddress, PeerList, RealName};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::output::Json;
 use super::{export, onion_address, peers, probe};
 use crate::ban_list::Pattern;
 use crate::config;
@@ -54,14 +55,6 @@ pub struct Settings {
 pub enum LogFormatArg {
     Text,
     Json,
-}
-
-/// For programs that read our answer.
-#[derive(Debug, Clone, Copy, Args)]
-pub struct Json {
-    /// Print JSON; contrib/JSON.md says what it holds.
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]

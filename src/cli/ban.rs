@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::json;
 
-use super::args::Json;
+use super::output::Json;
 use crate::ban_list::{Bans, Pattern, remove_pattern};
 
 const APPLIED_HINT: &str = "a running daemon heeds it within some seconds";

@@ -7,6 +7,7 @@ mod export;
 mod format;
 mod logging;
 mod onion_address;
+mod output;
 mod peers;
 mod probe;
 mod status;
@@ -15,15 +16,14 @@ mod terminal;
 mod test_fixtures;
 mod watch;
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use serde::Serialize;
 use serde_json::json;
 
-use self::args::{Cli, Command, Json, LogFormatArg, Settings};
+use self::args::{Cli, Command, LogFormatArg, Settings};
+use self::output::{Json, print, print_json};
 use self::terminal::TerminalStyle;
 use crate::config::{self, Config, ConfigError, ConfigFile, LogFormat};
 use crate::control;
@@ -176,24 +176,4 @@ fn block_on<T>(task: impl Future<Output = T>) -> anyhow::Result<T> {
     let outcome = runtime.block_on(task);
     runtime.shutdown_background();
     Ok(outcome)
-}
-
-impl Json {
-    /// The answer in either form.
-    fn emit(self, value: &impl Serialize, words: &str) -> anyhow::Result<()> {
-        if self.json { print_json(value) } else { print(words) }
-    }
-}
-
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    print(&serde_json::to_string_pretty(value)?)
-}
-
-/// A command's answer. A reader that went away, as `head` does, is no failure; a disk that is full is one.
-fn print(text: &str) -> anyhow::Result<()> {
-    let text = text.trim_end_matches('\n');
-    match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("can't write the answer"),
-        _ => Ok(()),
-    }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::args::Json;
+use super::output::Json;
 
 #[derive(Debug, Args)]
 pub struct OnionArgs {

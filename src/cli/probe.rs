@@ -10,9 +10,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::args::Json;
 use super::format::ports;
-use super::{print, print_json};
+use super::output::Json;
+use super::output::{print, print_json};
 use crate::book::is_dialable;
 use crate::config::Config;
 use crate::connect::{ProbeError, ProbeTarget, Verified};

@@ -346,8 +346,8 @@ impl BookTask {
 
     /// What this peer is told of us.
     fn announcement(&self, host: &Host) -> Option<AddPeerOffer> {
-        let caller = if host.is_onion() { Ingress::Onion } else { Ingress::Clearnet };
-        self.facts.ourselves.borrow().identity.announcement(caller)
+        let ingress = if host.is_onion() { Ingress::Onion } else { Ingress::Clearnet };
+        self.facts.ourselves.borrow().identity.announcement(ingress)
     }
 
     fn on_task_done(&mut self, landed: Result<(Id, Event), JoinError>) {

@@ -63,8 +63,8 @@ impl Listeners {
         for (kind, listener) in self.0 {
             let fronted = listener.local_addr().is_ok_and(|address| fronted.grants_backend(kind, address));
             let manner = ConnectionKind { backend_access: fronted, ..manner(kind) };
-            let caller = if kind == ListenKind::Onion { Ingress::Onion } else { Ingress::Clearnet };
-            let listening = server::accept(listener, caller, manner, door.clone());
+            let ingress = if kind == ListenKind::Onion { Ingress::Onion } else { Ingress::Clearnet };
+            let listening = server::accept(listener, ingress, manner, door.clone());
             tasks.spawn(async move {
                 listening.await;
                 "a listener"

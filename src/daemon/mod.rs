@@ -359,8 +359,8 @@ impl TorWiring {
         tasks.spawn(async move {
             while let Some((stream, circuit)) = onion_callers.recv().await {
                 let source = ClientSource::Circuit(circuit);
-                let manner = ConnectionKind { backend_access: true, ..ConnectionKind::default() };
-                let arrival = IncomingConnection { stream, from: None, source, caller: Ingress::Onion, manner };
+                let kind = ConnectionKind { backend_access: true, ..ConnectionKind::default() };
+                let arrival = IncomingConnection { stream, from: None, source, ingress: Ingress::Onion, kind };
                 if door.send(arrival).await.is_err() {
                     break;
                 }

@@ -4,6 +4,7 @@
 mod arti;
 mod direct;
 mod socks;
+mod socks_handshake;
 mod socks_port;
 mod tls;
 

@@ -1,21 +1,15 @@
 //! Through a Tor that runs beside us, by its SOCKS5 port.
 
-#![expect(clippy::disallowed_methods, reason = "one of the two files that open connections")]
-
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tor_socksproto::{
-    Buffer, Handshake, NextStep, SocksAddr, SocksAuth, SocksClientHandshake, SocksCmd, SocksRequest, SocksStatus,
-    SocksVersion,
-};
+use tor_socksproto::{SocksAddr, SocksAuth, SocksCmd, SocksStatus};
 
+use super::socks_handshake::{Error, Reply, handshake};
 use super::socks_port::clearnet_access;
 use crate::connect::ProbeError;
 use crate::peer::{DnsName, Host, Port};
@@ -98,133 +92,15 @@ impl Socks {
         }
     }
 
-    async fn request(&self, command: SocksCmd, target: SocksAddr, port: u16, circle: &str) -> Result<Answered, Error> {
+    async fn request(&self, command: SocksCmd, target: SocksAddr, port: u16, circle: &str) -> Result<Reply, Error> {
         // Tor takes user names and passwords of up to 255 bytes, and no host's name is longer.
         let auth = SocksAuth::Username(circle.as_bytes().to_vec(), self.password.clone().into_bytes());
-        timeout(CONNECT, ask(self.address, command, target, port, auth)).await.unwrap_or(Err(Error::TimedOut))
+        timeout(CONNECT, handshake(self.address, command, target, port, auth)).await.unwrap_or(Err(Error::TimedOut))
     }
 }
 
 fn hostname(name: &str) -> Result<SocksAddr, ProbeError> {
     name.to_owned().try_into().map(SocksAddr::Hostname).map_err(|_| ProbeError::Internal)
-}
-
-/// The connection, and the address that the proxy named.
-pub(super) type Answered = (TcpStream, SocksAddr);
-
-#[derive(Debug)]
-pub(super) enum Error {
-    Io(io::Error),
-    /// What answers speaks no SOCKS5, or we asked for what can't be asked.
-    Protocol,
-    Refused(SocksStatus),
-    TimedOut,
-}
-
-impl Error {
-    fn failure(&self) -> ProbeError {
-        match self {
-            Error::Refused(status) => failure(*status),
-            Error::Io(error) => super::local_exhaustion(error).unwrap_or(ProbeError::TorUnavailable),
-            Error::Protocol => ProbeError::TorUnavailable,
-            Error::TimedOut => ProbeError::Unreachable,
-        }
-    }
-}
-
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Error {
-        Error::Io(error)
-    }
-}
-
-impl From<tor_socksproto::Error> for Error {
-    fn from(_: tor_socksproto::Error) -> Error {
-        Error::Protocol
-    }
-}
-
-/// Sends one request to a SOCKS5 proxy and waits for its reply.
-pub(super) async fn ask(
-    address: SocketAddr,
-    command: SocksCmd,
-    target: SocksAddr,
-    port: u16,
-    auth: SocksAuth,
-) -> Result<Answered, Error> {
-    let mut handshake = SocksClientHandshake::new(SocksRequest::new(SocksVersion::V5, command, target, port, auth)?);
-    let mut stream = TcpStream::connect(address).await?;
-    // The handshake's lines, and ours after it, are short, and each waits for its answer.
-    let _ = stream.set_nodelay(true);
-    // It takes no more bytes than are the proxy's: what follows is the peer's.
-    let mut buffer = Buffer::new_precise();
-    let mut reply = Vec::new();
-    loop {
-        let step =
-            handshake.step(&mut buffer).map_err(|error| c_tor_refusal(&reply).unwrap_or_else(|| error.into()))?;
-        match step {
-            NextStep::Send(bytes) => {
-                reply.clear();
-                stream.write_all(&bytes).await?;
-            }
-            NextStep::Recv(mut room) => {
-                let count = stream.read(room.buf()).await?;
-                reply.extend(room.buf().iter().take(count));
-                room.note_received(count).map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
-            }
-            NextStep::Finished(reply) => {
-                let reply = reply.into_output().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-                return match reply.status() {
-                    SocksStatus::SUCCEEDED => Ok((stream, reply.addr().clone())),
-                    status => Err(Error::Refused(status)),
-                };
-            }
-        }
-    }
-}
-
-/// Asks for BIND, which tor-socksproto does not send, and returns the status of the reply.
-pub(super) async fn bind_status(address: SocketAddr) -> io::Result<SocksStatus> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(&[5, 1, 0]).await?;
-    let mut method = [0; 2];
-    stream.read_exact(&mut method).await?;
-    if method != [5, 0] {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    stream.write_all(b"\x05\x02\x00\x03\x09127.0.0.1\x00\x01").await?;
-    let mut reply = [0; 2];
-    stream.read_exact(&mut reply).await?;
-    match reply {
-        [5, status] => Ok(status.into()),
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
-}
-
-/// C tor's refusal of a RESOLVE, which names an address type 0 that SOCKS5 does not have.
-///
-/// Read as a protocol error it would mean that Tor is gone. Anyone can make a name that does not resolve.
-fn c_tor_refusal(reply: &[u8]) -> Option<Error> {
-    match *reply {
-        [5, status, 0, 0, ..] if status != 0 => Some(Error::Refused(status.into())),
-        _ => None,
-    }
-}
-
-/// Whose trouble a refusal is.
-fn failure(status: SocksStatus) -> ProbeError {
-    match status {
-        SocksStatus::CONNECTION_REFUSED
-        | SocksStatus::HS_MISSING_CLIENT_AUTH
-        | SocksStatus::HS_WRONG_CLIENT_AUTH
-        | SocksStatus::HS_DESC_INVALID => ProbeError::Refused,
-        // Without ExtendedErrors on its port, Tor says of an onion service without descriptor that its host is unreachable.
-        SocksStatus::HS_DESC_NOT_FOUND | SocksStatus::HS_BAD_ADDRESS | SocksStatus::HOST_UNREACHABLE => {
-            ProbeError::OnionDescriptorNotFound
-        }
-        // Whatever else a reply says may have been brought about by the service, and is none of Tor's failing.
-        _ => ProbeError::Unreachable,
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tor_socksproto::{SocksAddr, SocksAuth, SocksCmd, SocksStatus};
 
-use super::socks::{Answered, Error, ask, bind_status};
+use super::socks_handshake::{Error, Reply, bind_status, handshake};
 use crate::route::ClearnetAccess;
 
 /// Timeout for requests that Tor answers by itself. The port is usually on this machine.
@@ -72,14 +72,14 @@ enum Target {
     Address,
 }
 
-async fn request(address: SocketAddr, command: SocksCmd, target: Target) -> Result<Answered, Error> {
+async fn request(address: SocketAddr, command: SocksCmd, target: Target) -> Result<Reply, Error> {
     let local = Ipv4Addr::LOCALHOST;
     let target = match target {
         Target::Name => SocksAddr::Hostname(local.to_string().try_into()?),
         Target::Address => SocksAddr::Ip(IpAddr::V4(local)),
     };
-    let asking = ask(address, command, target, 0, SocksAuth::NoAuth);
-    timeout(DETECT_TIMEOUT, asking).await.unwrap_or(Err(Error::TimedOut))
+    let reply = handshake(address, command, target, 0, SocksAuth::NoAuth);
+    timeout(DETECT_TIMEOUT, reply).await.unwrap_or(Err(Error::TimedOut))
 }
 
 #[cfg(test)]

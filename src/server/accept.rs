@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::admission::{ClientSource, ConnectionKind, IncomingConnection};
+use super::connection::{ClientSource, ConnectionKind, IncomingConnection};
 use super::proxy_header::{self, Header};
 use crate::book::Ingress;
 use crate::netgroup::Netgroup;
@@ -28,8 +28,8 @@ const HEADERS: usize = 256;
 /// Callers on onion listeners come through a Tor beside us, so where they call from says nothing of them.
 pub async fn accept(
     listener: TcpListener,
-    caller: Ingress,
-    manner: ConnectionKind,
+    ingress: Ingress,
+    kind: ConnectionKind,
     door: mpsc::Sender<IncomingConnection>,
 ) {
     let mut short = false;
@@ -52,8 +52,8 @@ pub async fn accept(
         }
         let _ = stream.set_nodelay(true);
         let ip = address.ip().to_canonical();
-        let arrival = |stream, from, source| IncomingConnection { stream, from, source, caller, manner };
-        match caller {
+        let arrival = |stream, from, source| IncomingConnection { stream, from, source, ingress, kind };
+        match ingress {
             Ingress::Clearnet => {
                 let _ = door
                     .send(arrival(Box::new(stream), Some(ip), ClientSource::Subnet(Netgroup::rate_limit_subnet(ip))))
@@ -68,7 +68,7 @@ pub async fn accept(
                     let mut stream = stream;
                     let source = circuit(&mut stream).await.map_or(ClientSource::SharedTor, ClientSource::Circuit);
                     let _ = door
-                        .send(IncomingConnection { stream: Box::new(stream), from: None, source, caller, manner })
+                        .send(IncomingConnection { stream: Box::new(stream), from: None, source, ingress, kind })
                         .await;
                 });
             }

@@ -1,8 +1,6 @@
 //! The door: who gets a session, and who has to go when there is no room.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -14,52 +12,16 @@ use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio::time::interval;
 
+use super::connection::{ClientSource, IncomingConnection};
 use super::limits::Limits;
 use super::session_table::{Admission, SOURCE_TTL, SessionTable};
 use super::{SessionContext, session};
 use crate::book::Ingress;
-use crate::dial::Stream;
 use crate::electrum::responder::Responder;
 use crate::jsonrpc::RpcError;
-use crate::netgroup::Netgroup;
 
 /// Callers that may wait at the door.
 pub const ACCEPT_QUEUE: usize = 64;
-
-/// A caller who wants a session.
-pub struct IncomingConnection {
-    pub stream: Box<dyn Stream>,
-    /// Where the caller is, if that means anything.
-    pub from: Option<IpAddr>,
-    pub source: ClientSource,
-    pub caller: Ingress,
-    pub manner: ConnectionKind,
-}
-
-impl fmt::Debug for IncomingConnection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Arrival").field("caller", &self.caller).field("manner", &self.manner).finish_non_exhaustive()
-    }
-}
-
-/// How a caller's bytes are to be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ConnectionKind {
-    pub tls: bool,
-    pub websocket: bool,
-    /// Whether it gets to the server behind us, if there is one.
-    pub backend_access: bool,
-}
-
-/// Whom a caller's use of us is counted for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ClientSource {
-    Subnet(Netgroup),
-    /// A circuit of our onion service.
-    Circuit(u64),
-    /// A Tor beside us that doesn't say which circuit it is, and may have many callers.
-    SharedTor,
-}
 
 /// Keeps the door until nobody can come any more, and then until it is dropped, with every session.
 ///
@@ -128,7 +90,7 @@ impl SessionManager {
         let most = self.limits.sessions;
         let most_of_one = if self.dual_ingress { most - most / 4 } else { most };
         let open = self.clearnet.open_sessions + self.onion.open_sessions;
-        let room = match arrival.caller {
+        let room = match arrival.ingress {
             Ingress::Clearnet => &mut self.clearnet,
             Ingress::Onion => &mut self.onion,
         };
@@ -149,11 +111,11 @@ impl SessionManager {
                 return reject(arrival, &error);
             }
         };
-        let (caller, source) = (arrival.caller, arrival.source);
+        let (ingress, source) = (arrival.ingress, arrival.source);
         let (shared, rng) = (self.shared.clone(), StdRng::seed_from_u64(self.rng.random()));
         let session = self.running.spawn(async move {
             counters.sessions.add(1);
-            counters.sessions_onion.add(u64::from(caller == Ingress::Onion));
+            counters.sessions_onion.add(u64::from(ingress == Ingress::Onion));
             let _open = OpenSessionGuard::new(&shared);
             let running = session::run(arrival, allowance, &shared, rng);
             if AssertUnwindSafe(running).catch_unwind().await.is_err() {
@@ -162,8 +124,8 @@ impl SessionManager {
             }
         });
         self.next_session_no += 1;
-        self.sessions_by_task.insert(session.id(), (caller, source, self.next_session_no));
-        match caller {
+        self.sessions_by_task.insert(session.id(), (ingress, source, self.next_session_no));
+        match ingress {
             Ingress::Clearnet => self.clearnet.insert(source, self.next_session_no, session),
             Ingress::Onion => self.onion.insert(source, self.next_session_no, session),
         }
@@ -188,7 +150,7 @@ impl SessionManager {
 
 /// Says why, if that can be said at once.
 fn reject(mut arrival: IncomingConnection, error: &RpcError) {
-    if !arrival.manner.tls && !arrival.manner.websocket {
+    if !arrival.kind.tls && !arrival.kind.websocket {
         let _ = arrival.stream.write_all(&Responder::closing_error(error).to_vec()).now_or_never();
     }
 }

@@ -74,8 +74,8 @@ pub struct CallCount {
 }
 
 impl CallCounters {
-    pub fn count(&self, caller: Ingress, method: Method, result: CallOutcome) {
-        let counts = self.of(caller).get(method as usize).and_then(|counts| counts.get(result as usize));
+    pub fn count(&self, ingress: Ingress, method: Method, result: CallOutcome) {
+        let counts = self.of(ingress).get(method as usize).and_then(|counts| counts.get(result as usize));
         if let Some(count) = counts {
             count.add(1);
         }
@@ -84,10 +84,10 @@ impl CallCounters {
     /// All that happened at least once.
     pub fn counts(&self) -> Vec<CallCount> {
         let mut all = Vec::new();
-        for caller in [Ingress::Clearnet, Ingress::Onion] {
-            for (method, counts) in Method::ALL.into_iter().zip(self.of(caller)) {
+        for ingress in [Ingress::Clearnet, Ingress::Onion] {
+            for (method, counts) in Method::ALL.into_iter().zip(self.of(ingress)) {
                 for (result, count) in CallOutcome::ALL.into_iter().zip(counts) {
-                    all.push(CallCount { ingress: caller, method, result, count: count.value() });
+                    all.push(CallCount { ingress: ingress, method, result, count: count.value() });
                 }
             }
         }
@@ -95,8 +95,8 @@ impl CallCounters {
         all
     }
 
-    fn of(&self, caller: Ingress) -> &[[Counter; CallOutcome::ALL.len()]; Method::ALL.len()] {
-        match caller {
+    fn of(&self, ingress: Ingress) -> &[[Counter; CallOutcome::ALL.len()]; Method::ALL.len()] {
+        match ingress {
             Ingress::Clearnet => &self.clearnet,
             Ingress::Onion => &self.onion,
         }

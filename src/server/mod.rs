@@ -3,6 +3,7 @@
 mod accept;
 mod admission;
 mod client_stream;
+mod connection;
 mod counters;
 mod limits;
 mod line_codec;
@@ -18,7 +19,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use accept::accept;
-pub use admission::{ACCEPT_QUEUE, ClientSource, ConnectionKind, IncomingConnection, run_admission};
+pub use admission::{ACCEPT_QUEUE, run_admission};
+pub use connection::{ClientSource, ConnectionKind, IncomingConnection};
 pub use counters::{CallCount, CallCounters, Counter, Counters};
 pub use limits::Limits;
 pub use line_codec::LongLinePool;

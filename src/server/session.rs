@@ -12,8 +12,8 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::admission::{ConnectionKind, IncomingConnection};
 use super::client_stream::{ClientInput, ClientStream, ReadTimer};
+use super::connection::{ConnectionKind, IncomingConnection};
 use super::limits::{Limits, RateMeter, SourceQuota};
 use super::upstream::{Outlook, Upstream, UpstreamEvent, passes};
 use super::{Counter, SessionContext};
@@ -34,11 +34,11 @@ const CLOSE_LINGER: Duration = Duration::from_secs(2);
 
 /// Talks with a caller until either has enough.
 pub async fn run(arrival: IncomingConnection, source: Option<Arc<SourceQuota>>, shared: &SessionContext, rng: StdRng) {
-    let IncomingConnection { stream, from, caller, manner, .. } = arrival;
-    let backend = shared.backend.as_ref().filter(|_| manner.backend_access);
-    let session = Responder::new(Arc::clone(&shared.ourselves.borrow()), caller, backend.is_some());
+    let IncomingConnection { stream, from, ingress, kind, .. } = arrival;
+    let backend = shared.backend.as_ref().filter(|_| kind.backend_access);
+    let session = Responder::new(Arc::clone(&shared.ourselves.borrow()), ingress, backend.is_some());
     let limits = Arc::clone(&shared.limits.borrow());
-    let Ok(Some(link)) = timeout(limits.handshake, greet(stream, manner, shared)).await else {
+    let Ok(Some(link)) = timeout(limits.handshake, greet(stream, kind, shared)).await else {
         shared.counters.failed_handshakes.add(1);
         return;
     };
@@ -47,7 +47,7 @@ pub async fn run(arrival: IncomingConnection, source: Option<Arc<SourceQuota>>, 
     let mut talk = ClientSession {
         link,
         session,
-        caller,
+        ingress,
         from,
         shared,
         limits,
@@ -65,13 +65,13 @@ pub async fn run(arrival: IncomingConnection, source: Option<Arc<SourceQuota>>, 
 }
 
 /// The handshakes that come before the first line.
-async fn greet(stream: Box<dyn Stream>, manner: ConnectionKind, shared: &SessionContext) -> Option<ClientStream> {
+async fn greet(stream: Box<dyn Stream>, kind: ConnectionKind, shared: &SessionContext) -> Option<ClientStream> {
     let stream = match &shared.tls {
-        Some(tls) if manner.tls => tls.accept(stream).await.ok()?,
-        _ if manner.tls => return None,
+        Some(tls) if kind.tls => tls.accept(stream).await.ok()?,
+        _ if kind.tls => return None,
         _ => stream,
     };
-    if manner.websocket {
+    if kind.websocket {
         ClientStream::websocket(stream).await.ok()
     } else {
         Some(ClientStream::lines(stream, &shared.long_lines))
@@ -81,7 +81,7 @@ async fn greet(stream: Box<dyn Stream>, manner: ConnectionKind, shared: &Session
 struct ClientSession<'a> {
     link: ClientStream,
     session: Responder,
-    caller: Ingress,
+    ingress: Ingress,
     from: Option<IpAddr>,
     shared: &'a SessionContext,
     /// As they were when the session began.
@@ -198,7 +198,7 @@ impl ClientSession<'_> {
         let turn =
             self.session.handle_line(incoming, self.limits.batch, &snapshot.borrow(), clock::now(), &mut self.rng);
         for (method, answered) in &turn.calls {
-            self.shared.counters.calls.count(self.caller, *method, *answered);
+            self.shared.counters.calls.count(self.ingress, *method, *answered);
         }
         if !fronts {
             return Ok(turn);
@@ -398,7 +398,7 @@ impl ClientSession<'_> {
             Err(_) => false,
         };
         let answered = if accepted { CallOutcome::Ok } else { CallOutcome::Refused };
-        self.shared.counters.calls.count(self.caller, Method::AddPeer, answered);
+        self.shared.counters.calls.count(self.ingress, Method::AddPeer, answered);
         introduction.answer(accepted)
     }
 }

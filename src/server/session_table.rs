@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::admission::ClientSource;
+use super::connection::ClientSource;
 use super::limits::{Limits, SourceQuota};
 use crate::jsonrpc::RpcError;
 

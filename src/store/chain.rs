@@ -4,14 +4,12 @@ use data_encoding::HEXLOWER;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, TableError, WriteTransaction};
 
-use super::schema::PEERS;
+use super::tables::{LABELS, PEERS};
 use crate::book::{Entry, Source};
 use crate::network::Network;
 
-/// Texts about the store as a whole, by name.
-pub const LABELS: TableDefinition<&str, &str> = TableDefinition::new("labels");
 const CHAIN: &str = "chain";
 
 /// A chain's name as it is recorded, which a newer Waypost may have written.

@@ -2,6 +2,7 @@
 
 mod chain;
 mod schema;
+mod tables;
 mod writer;
 
 use std::fmt;
@@ -18,7 +19,7 @@ use crate::book::Entry;
 use crate::clock::Time;
 use crate::network::Network;
 use crate::route::Route;
-use schema::{PEERS, REACH};
+use tables::{PEERS, REACH};
 
 /// redb's cache. The whole book is in memory anyway, so only what a batch touches is worth keeping.
 const CACHE_BYTES: usize = 1024 * 1024;

@@ -1,19 +1,12 @@
 //! The tables, and how an older store becomes a newer one.
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, TableError, WriteTransaction};
 
-use super::chain::{self, ChainName, LABELS};
+use super::chain::{self, ChainName};
+use super::tables::{LABELS, META, PEERS, REACH};
 use crate::network::Network;
 use crate::route::Route;
 
-/// Hosts to their entries, in postcard's encoding.
-pub const PEERS: TableDefinition<&str, &[u8]> = TableDefinition::new("peers");
-
-/// For each way out, how many milliseconds it has worked in all.
-pub const REACH: TableDefinition<&str, u64> = TableDefinition::new("reach");
-
-/// The number of migrations that a store went through.
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const VERSION: &str = "schema";
 
 /// Each makes a store of the version that is its place in the list one of the next. A store begins as version 0, which

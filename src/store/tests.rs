@@ -113,7 +113,7 @@ fn a_store_of_the_first_version_is_carried_over() {
     let database = store.database.as_ref().unwrap();
     let transaction = database.begin_write().unwrap();
     {
-        let mut peers = transaction.open_table(schema::PEERS).unwrap();
+        let mut peers = transaction.open_table(tables::PEERS).unwrap();
         for n in 0..3 {
             let record = postcard::to_stdvec(&entry(n)).unwrap();
             let (before, since) = record.split_at(record.len() - 10);

@@ -28,12 +28,12 @@ fn talk(pipe: usize) -> Talk {
     talk_within(pipe, ConnectionKind::default(), Limits::default())
 }
 
-fn talk_within(pipe: usize, manner: ConnectionKind, limits: Limits) -> Talk {
-    talk_before(pipe, manner, limits, None)
+fn talk_within(pipe: usize, kind: ConnectionKind, limits: Limits) -> Talk {
+    talk_before(pipe, kind, limits, None)
 }
 
 /// The same in front of a server.
-pub fn talk_before(pipe: usize, manner: ConnectionKind, limits: Limits, backend: Option<Arc<Backend>>) -> Talk {
+pub fn talk_before(pipe: usize, kind: ConnectionKind, limits: Limits, backend: Option<Arc<Backend>>) -> Talk {
     let (ours, theirs) = tokio::io::duplex(pipe);
     let (snapshot, watcher) = watch::channel(Arc::default());
     let (sender, inbox) = mpsc::channel(1);
@@ -57,8 +57,8 @@ pub fn talk_before(pipe: usize, manner: ConnectionKind, limits: Limits, backend:
         stream: Box::new(theirs),
         from,
         source: ClientSource::SharedTor,
-        caller: Ingress::Clearnet,
-        manner,
+        ingress: Ingress::Clearnet,
+        kind,
     };
     let session = tokio::spawn(async move { run(arrival, source, &shared, StdRng::seed_from_u64(1)).await });
     Talk { stream: BufReader::new(ours), session, counters, inbox, _snapshot: snapshot }
@@ -205,8 +205,8 @@ async fn what_a_source_sends_and_is_sent_is_limited() {
 async fn the_same_session_talks_in_websocket_messages() {
     use futures_util::{SinkExt, StreamExt};
     use tokio_tungstenite::tungstenite::Message;
-    let manner = ConnectionKind { websocket: true, ..ConnectionKind::default() };
-    let talk = talk_within(4096, manner, Limits::default());
+    let kind = ConnectionKind { websocket: true, ..ConnectionKind::default() };
+    let talk = talk_within(4096, kind, Limits::default());
     let (mut messages, _) = tokio_tungstenite::client_async("ws://localhost/", talk.stream.into_inner()).await.unwrap();
     messages.send(Message::text(r#"{"id":1,"method":"server.ping"}"#)).await.unwrap();
     let answer = messages.next().await.unwrap().unwrap().into_text().unwrap();

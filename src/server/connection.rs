@@ -1,0 +1,53 @@
+//! Connections of clients before they are admitted: the stream, the source and how to read it.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::book::Ingress;
+use crate::dial::Stream;
+use crate::netgroup::Netgroup;
+
+/// Connection of a client that waits for admission.
+pub struct IncomingConnection {
+    /// Bytes of the connection.
+    pub stream: Box<dyn Stream>,
+    /// Address of the client. None for clients of an onion service.
+    pub from: Option<IpAddr>,
+    /// Source that the session is counted for.
+    pub source: ClientSource,
+    /// Name of the node under which the client came.
+    pub ingress: Ingress,
+    /// How the connection is read.
+    pub kind: ConnectionKind,
+}
+
+impl fmt::Debug for IncomingConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IncomingConnection")
+            .field("ingress", &self.ingress)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How the bytes of a connection are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectionKind {
+    /// Whether the client starts a TLS handshake.
+    pub tls: bool,
+    /// Whether the client starts a WebSocket handshake.
+    pub websocket: bool,
+    /// Whether requests may be forwarded to the backend.
+    pub backend_access: bool,
+}
+
+/// Source of a session, for the limits per source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ClientSource {
+    /// IPv4 /24 or IPv6 /48.
+    Subnet(Netgroup),
+    /// Circuit of the onion service.
+    Circuit(u64),
+    /// External Tor that sends no circuit id, for all of its clients.
+    SharedTor,
+}
