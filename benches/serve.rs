@@ -1,16 +1,16 @@
-//! What callers get: requests a second and how long each takes, beside ElectrumX and a bare server that sends as many bytes for
+//! What callers get: requests a second and how long each takes, against ElectrumX and a bare server that sends as many bytes for
 //! any line; and what an idle session costs in memory. It prints figures.
 //!
 //! ```text
 //! cargo bench --bench serve -- speed [S]      200 peers; TCP and TLS; 1, 64 and 1,000 connections; S (1) seconds a figure
 //! cargo bench --bench serve -- onion [S]      the same by onion services, ours and C tor's, called through C tor
-//! cargo bench --bench serve -- relay [S]      what is passed on to a server behind us, beside a bare relay and the server itself
+//! cargo bench --bench serve -- relay [S]      what is passed on to a server behind us, against a bare relay and the server itself
 //! cargo bench --bench serve -- memory [N]     N (10,000) idle sessions, TCP and TLS
 //! ```
 //!
 //! It needs what the tests need (`contrib/test.sh` installs it), and runs in a namespace of its own. All servers are processes
 //! of their own, the bare one with as many threads as ours. Of nine rounds, in which they take turns, the medians are shown. The
-//! callers share the processors with the servers; what an answer costs a server alone is shown beside its rate.
+//! callers share the processors with the servers; what an answer costs a server alone is shown next to its rate.
 
 #![allow(
     clippy::unwrap_used,
@@ -166,7 +166,8 @@ fn compare(what: &str, targets: &[Target], pids: &[u32], method: &str, connectio
         }
     }
     let ratio = |of: fn(&Figures) -> f64| {
-        let mut ratios: Vec<f64> = rounds[0].iter().zip(&rounds[1]).map(|(ours, bare)| of(ours) / of(bare)).collect();
+        let mut ratios: Vec<f64> =
+            rounds[0].iter().zip(&rounds[1]).map(|(waypost, bare)| of(waypost) / of(bare)).collect();
         ratios.sort_by(f64::total_cmp);
         ratios[ratios.len() / 2]
     };

@@ -1,7 +1,7 @@
 //! A daemon with ten thousand peers in its store: how large the store is, how soon the first caller is answered, and
 //! how much memory it takes. `cargo bench --bench start` prints the figures.
 //!
-//! The bare limit beside them is the same program doing nothing but printing its version.
+//! The bare limit against them is the same program doing nothing but printing its version.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Our own Tor beside C tor, in the same network and the same run: how soon each is ready, how it gets over an outage, and
+//! Our own Tor against C tor, in the same network and the same run: how soon each is ready, how it gets over an outage, and
 //! what a crowd of onion peers costs. It prints figures.
 //!
 //! ```text
@@ -50,16 +50,16 @@ fn main() {
 enum Kind {
     Embedded,
     /// C tor, started as freshly as the embedded one.
-    Beside,
+    External,
 }
 
 impl Kind {
-    const BOTH: [Kind; 2] = [Kind::Embedded, Kind::Beside];
+    const BOTH: [Kind; 2] = [Kind::Embedded, Kind::External];
 
     fn name(self) -> &'static str {
         match self {
             Kind::Embedded => "embedded",
-            Kind::Beside => "beside, C tor",
+            Kind::External => "external, C tor",
         }
     }
 }
@@ -73,7 +73,7 @@ struct Net {
 /// A daemon and the Tor it uses, both as new.
 struct Node {
     daemon: Daemon,
-    beside: Option<Child>,
+    external: Option<Child>,
     began: Instant,
     /// Our onion service, as others call it.
     own: String,
@@ -81,7 +81,7 @@ struct Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if let Some(tor) = &mut self.beside {
+        if let Some(tor) = &mut self.external {
             let _ = tor.kill();
             let _ = tor.wait();
         }
@@ -122,13 +122,13 @@ impl Net {
         let place = self.dir.path().join(name);
         std::fs::create_dir(&place).unwrap();
         let began = Instant::now();
-        let mut beside = None;
+        let mut external = None;
         let tor = match kind {
             Kind::Embedded => {
                 format!("[tor]\nmode = \"embedded\"\narti_config = {:?}\n", self.dir.path().join("tor/arti.toml"))
             }
-            Kind::Beside => {
-                beside = Some(self.c_tor(&place));
+            Kind::External => {
+                external = Some(self.c_tor(&place));
                 let hostname = place.join("service/hostname");
                 eventually(30, "C tor has made a key", || hostname.exists());
                 let host = std::fs::read_to_string(hostname).unwrap();
@@ -151,10 +151,10 @@ impl Net {
         let name = || daemon.status()["onion"]["host"].as_str().map(str::to_owned);
         eventually(120, "our onion name is known", || name().is_some());
         let own = format!("{}:51001", name().unwrap());
-        Node { daemon, beside, began, own }
+        Node { daemon, external, began, own }
     }
 
-    /// The lab's own client, begun anew in another place and with a service.
+    /// The lab's own client, begun again in another place and with a service.
     fn c_tor(&self, place: &Path) -> Child {
         let client = self.dir.path().join("tor/client");
         let torrc =
@@ -194,7 +194,7 @@ impl Node {
 
     /// Of the daemon, and of the C tor it uses.
     fn processes(&self) -> Vec<u32> {
-        std::iter::once(self.daemon.id()).chain(self.beside.as_ref().map(Child::id)).collect()
+        std::iter::once(self.daemon.id()).chain(self.external.as_ref().map(Child::id)).collect()
     }
 
     fn cpu(&self) -> f64 {
@@ -274,14 +274,14 @@ fn idle(secs: u64) {
     let net = Net::lab();
     let embedded = net.node(Kind::Embedded, "embedded", "");
     embedded.until("an onion peer is verified", 120, || embedded.verified_onions() > 0);
-    let beside = net.node(Kind::Beside, "beside", "");
-    beside.until("an onion peer is verified", 120, || beside.verified_onions() > 0);
+    let external = net.node(Kind::External, "external", "");
+    external.until("an onion peer is verified", 120, || external.verified_onions() > 0);
     for part in 0..=6 {
         println!(
-            "{:>6} s   embedded {} MB   beside {} MB (daemon + C tor)",
+            "{:>6} s   embedded {} MB   external {} MB (daemon + C tor)",
             secs * part / 6,
             embedded.megabytes("VmRSS:"),
-            beside.megabytes("VmRSS:")
+            external.megabytes("VmRSS:")
         );
         std::thread::sleep(Duration::from_secs(if part < 6 { secs / 6 } else { 0 }));
     }

@@ -4,7 +4,7 @@
 #
 #   contrib/playground.sh         until Ctrl-C, or for PLAYGROUND_SECONDS if that is set
 #
-# Waypost is told of ex1.example.com and first.example.com; ex1 tells it of ex2.example.com and of an onion service.
+# Waypost is advertised ex1.example.com and first.example.com; ex1 tells it of ex2.example.com and of an onion service.
 # WAYPOST=PROGRAM shows that one instead of building this repository's.
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/.."

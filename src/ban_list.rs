@@ -1,4 +1,4 @@
-//! Whom the operator wants nothing to do with: a file with a host, `*.domain`, an address or a block of them on each line.
+//! Ban list: a file with a host, `*.domain`, an address or a block of addresses on each line.
 
 use std::collections::HashSet;
 use std::fmt;

@@ -68,7 +68,7 @@ pub struct Status {
 pub struct OnionStatus {
     pub host: String,
     pub port: u16,
-    /// When we last reached it ourselves, through Tor. Callers are told of it from the first time on.
+    /// When we last reached it ourselves, through Tor. Clients are sent it from the first time on.
     pub last_reached: Option<Time>,
     /// How often in a row it could not be reached, and why not.
     pub failures: u32,
@@ -130,22 +130,22 @@ pub struct ClientStats {
     /// Passed on to the server behind us, and how often it couldn't be reached or went away.
     pub forwarded_requests: u64,
     pub backend_failures: u64,
-    /// Turned away as we were full, for too many sessions or connections from one source, or as banned.
+    /// Rejected as we were full, for too many sessions or connections from one source, or as banned.
     pub refused_full: u64,
     pub refused_source: u64,
     pub refused_banned: u64,
-    /// Sent off for somebody from a source with fewer sessions.
+    /// Disconnected for somebody from a source with fewer sessions.
     pub evicted: u64,
     pub failed_handshakes: u64,
     /// Requests that waited for their turn, as their session or source asked a lot.
     pub delayed_requests: u64,
-    /// Sent off for too many requests, too many bytes, lines that can't be read, slowness, or silence.
+    /// Disconnected for too many requests, too many bytes, lines that can't be read, slowness, or silence.
     pub rate_limited_requests: u64,
     pub rate_limited_bytes: u64,
     pub malformed_lines: u64,
     pub slow: u64,
     pub idle: u64,
-    /// Ended by a bug of ours.
+    /// Ended by a bug in Waypost.
     pub panicked_sessions: u64,
 }
 

@@ -35,7 +35,7 @@ pub struct IrcConfig {
     /// From one visit to the next, more or less.
     pub interval: Duration,
     pub plan: IrcVisitConfig,
-    /// The server's TLS key, by its SHA-256, if it is known. A server that learns a password of ours either has this key, or a
+    /// The server's TLS key, by its SHA-256, if it is known. A server that learns a configured password either has this key, or a
     /// certificate for which an authority vouches.
     pub key: Option<KeyHash>,
     /// Where it is written down when the next visit is due, so that who starts us time and again doesn't annoy others.
@@ -78,7 +78,7 @@ const START_DELAY_SECS: [u64; 2] = [5, 20];
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(3);
 
-/// While we stay: between two questions of ours, and between two signs of life of the server's.
+/// While we stay: between two requests, and between two signs of life of the server's.
 const WHO_INTERVAL: Duration = Duration::from_secs(15);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -200,7 +200,7 @@ impl IrcTask {
             {
                 (QUICK_RETRY * doublings(missed)).min(interval)
             }
-            // Whoever closes the door on us may mean it, and says so only sometimes.
+            // A server that closes the connection may mean a ban, and does not always say so.
             Err(_) => self.after_failures(missed),
         }
     }

@@ -36,7 +36,7 @@ impl Deadlines {
     }
 }
 
-/// What a probe is at, for whoever watches.
+/// Progress of a probe, for observers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     Dialling(Transport, Port),

@@ -1,4 +1,4 @@
-//! The first bytes of a caller that a Tor beside us hands on.
+//! The first bytes of a caller that an external Tor hands on.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

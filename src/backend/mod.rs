@@ -65,7 +65,7 @@ impl Backend {
         }
     }
 
-    /// Looks after what callers are told of it, until nobody is left to be told.
+    /// Looks after what clients are sent it, until nobody is left to be told.
     pub async fn monitor(&self, ourselves: &watch::Sender<Arc<LocalIdentity>>, inbox: Inbox) {
         match self {
             Backend::Server(server) => server.monitor(ourselves, inbox).await,
@@ -119,7 +119,7 @@ async fn negotiate(stream: Box<dyn Stream>, version: &str) -> Result<Box<dyn Str
     }
 }
 
-/// Has callers told of what is behind us.
+/// Has callers advertised what is behind us.
 fn publish(ourselves: &watch::Sender<Arc<LocalIdentity>>, behind: BackendInfo) {
     ourselves.send_if_modified(|ourselves| {
         let backend = identity::BackendState::Known(behind);

@@ -71,7 +71,7 @@ impl PeerPool {
         PeerPool { dialer, snapshot, inbox, loads: Arc::default(), sessions: AtomicU64::new(0) }
     }
 
-    /// A connection to the best peer that can be had. Whoever is slow to greet us has the next best for a rival.
+    /// Opens a connection to the best reachable peer. A slow greeting starts a hedged attempt with the next peer.
     pub async fn open(&self, version: &str, failed: Option<&Host>) -> Result<Connection, BackendError> {
         let mut waiting = self.ranked(version.parse().ok(), failed).into_iter().peekable();
         let mut under_way: Vec<(Host, Route)> = Vec::new();
@@ -142,7 +142,7 @@ impl PeerPool {
         loads.iter().filter(|(_, load)| load.sessions > 0).map(|(host, load)| (host.clone(), load.sessions)).collect()
     }
 
-    /// Whom to try, in that order.
+    /// Returns the candidates in the order in which they are tried.
     fn ranked(&self, wanted: Option<Version>, failed: Option<&Host>) -> Vec<UpstreamCandidate> {
         let carriers = self.snapshot.borrow().upstream_candidates.clone();
         let (loads, now) = (self.loads.borrow(), Instant::now());
@@ -177,7 +177,7 @@ impl PeerPool {
         let reached = async {
             let door = carrier.target.endpoints.first().ok_or(ProbeError::Internal)?;
             let dialled = dialer.dial(&carrier.target, *door).await?;
-            // Whoever it was that was verified, this is somebody else.
+            // The verified peer had another key.
             if let (Some(shown), Some(known)) = (dialled.key, carrier.key)
                 && shown != known
             {

@@ -1,4 +1,6 @@
-//! Which peers are behind, or follow another chain: as the server behind us sees it, or most of those we know.
+//! Detection of peers that lag behind or follow another chain.
+//!
+//! The reference is the backend or, without one, the majority of the known peers.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
@@ -16,17 +18,18 @@ pub type Checkpoint = (u32, BlockHash);
 /// Blocks may still be replaced so far below the tip. ElectrumX and Fulcrum compare at about that depth.
 const DEPTH: u32 = 10;
 
-/// All are asked of a block at the same height, for as long as the chain takes to grow by so many: else no two of those who were
-/// asked at different times could be compared.
+/// Distance in blocks between two checkpoint heights.
+///
+/// All peers report the block at the same height, so that reports from different times can be compared.
 const STRIDE: u32 = 100;
 
 /// Tips may differ by so many; ElectrumX allows as many.
 const LAG: u32 = 5;
 
-/// What others say of their tips is good for as long. They only grow meanwhile, so an old one does nobody wrong.
+/// Lifetime of a reported tip. Tips only grow, so an old report never marks a good peer as behind.
 const FRESH: Duration = Duration::from_hours(2);
 
-/// Without a server of our own, so many have to be heard before anybody is judged.
+/// Minimum number of peer reports for a check without a backend.
 const QUORUM: usize = 3;
 
 /// Heights at which blocks were compared that are still remembered.
@@ -41,10 +44,10 @@ const LONG_KNOWN: Duration = Duration::from_hours(24);
 /// What is known of the chain.
 #[derive(Debug, Default)]
 pub struct Chain {
-    /// What the server behind us says.
+    /// Last report of the backend; `None` without one.
     backend: Option<BackendChain>,
     tips: VecDeque<(Time, Host, u32)>,
-    /// Who has which block at a height.
+    /// Block of each peer by height.
     blocks: BTreeMap<u32, HashMap<Host, BlockHash>>,
 }
 
@@ -60,7 +63,7 @@ pub fn height_to_compare(tip: u32) -> u32 {
 }
 
 impl Chain {
-    /// What the server behind us said last.
+    /// Records the last report of the backend.
     pub fn trust(&mut self, tip: u32, block: Option<Checkpoint>) {
         self.backend = Some(BackendChain { tip, block });
     }
@@ -109,7 +112,7 @@ impl Chain {
         (tips.len() >= QUORUM).then(|| tips.get(tips.len() / 2).copied()).flatten()
     }
 
-    /// The block that is right at this height: our own server's, or that of more than half.
+    /// Returns the reference block at this height: the backend's or the majority's.
     fn block(&self, height: u32) -> Option<BlockHash> {
         if let Some(own) = &self.backend {
             return own.block.filter(|(at, _)| *at == height).map(|(_, hash)| hash);
@@ -174,14 +177,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_judged_by_too_few() {
+    fn chain_check_below_quorum_reports_no_fault() {
         let chain = chain(&[900, 900]);
         assert_eq!(chain.height_to_compare(NOW), None);
         assert_eq!(chain.check(&report(1, Some((800, [2; 32]))), NOW), None);
     }
 
     #[test]
-    fn who_is_far_below_most_is_behind() {
+    fn peer_far_below_median_is_behind() {
         let chain = chain(&[900, 901, 5_000_000, 902, 1]);
         assert_eq!(chain.height_to_compare(NOW), Some(800));
         assert_eq!(chain.check(&report(895, None), NOW), Some(Fault::ChainBehind));
@@ -191,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_another_block_than_most_is_on_another_chain() {
+    fn peer_with_minority_block_is_on_another_chain() {
         let mut chain = chain(&[900, 900, 900, 900]);
         chain.hear(&host(7), &report(900, Some((800, [2; 32]))), NOW);
         assert_eq!(chain.check(&report(900, Some((800, [2; 32]))), NOW), Some(Fault::ChainFork));
@@ -200,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_behind_us_has_the_last_word() {
+    fn backend_overrides_peer_reports() {
         let mut chain = chain(&[900, 900, 900]);
         chain.trust(2000, Some((1900, [9; 32])));
         assert_eq!(chain.height_to_compare(NOW), Some(1900));

@@ -1,4 +1,4 @@
-//! What is known of one peer.
+//! Entry of one peer.
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use std::collections::VecDeque;
@@ -16,14 +16,16 @@ use crate::connect::{KeyHash, ProbeError, Verified};
 use crate::netgroup;
 use crate::peer::{Host, PeerListEntry, Ports, RealName, Version};
 
-/// Who was there for this long, and for so much of the last week, has shown that it means to stay.
+/// Age and weekly uptime share from which a peer counts as long-standing.
 const LONG_STANDING: Duration = Duration::from_hours(7 * 24);
 const RELIABLE: f64 = 0.9;
 
 /// Difference between the clocks of two processes that is no sign of a wrong clock.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
 
-/// One peer, as it is kept in memory and on disk. Whoever changes its shape adds a migration to the store.
+/// One peer, in memory and on disk.
+///
+/// A change of its fields requires a migration of the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     pub host: Host,
@@ -51,16 +53,17 @@ pub struct Entry {
     pub history: VecDeque<ProbeRecord>,
     /// When to try it next.
     pub next_probe_at: Time,
-    /// How long the way to it had worked in all at its last success, or when it was first seen. Its time to be
-    /// forgotten runs on that clock, which stands still during outages of ours.
+    /// Total working time of its path at the last success, or at `first_seen`.
+    ///
+    /// Expiry is measured on this clock, which does not advance during local outages.
     pub path_uptime_at_success: Duration,
-    /// When it was last told of us.
+    /// Time of the last announcement to the peer; `None` if never.
     pub last_announced_at: Option<Time>,
     /// How much of the time it was there.
     pub uptime: Uptime,
 }
 
-/// A TLS key that we met.
+/// TLS key that a peer presented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinnedKey {
     pub sha256: KeyHash,
@@ -79,11 +82,11 @@ pub struct ProbeRecord {
     pub duration_ms: u32,
 }
 
-/// How a peer stands.
+/// State of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PeerState {
-    /// Verified recently: fit to be told of.
+    /// Verified recently; can be advertised.
     Verified,
     /// Verified once, but not recently.
     Stale,
@@ -224,7 +227,7 @@ impl Entry {
     pub fn record_failure(&mut self, failure: ProbeError, now: Time) {
         self.failures = self.failures.saturating_add(1);
         self.uptime.record_result(false, now);
-        // A name server of ours that redirects, as in a hotel, must not make the peers that we know bad.
+        // A local DNS server that redirects, as in a hotel, must not mark known peers bad.
         let misbehaved = match failure {
             ProbeError::ProtocolViolation(_) => true,
             ProbeError::NotPublic => self.last_success.is_none(),

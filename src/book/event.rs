@@ -1,4 +1,4 @@
-//! What the book is told, and what it wants done.
+//! Events for the book, and the actions it returns.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::peer::{Host, PeerListEntry, RealName};
 use crate::route::{ClearnetAccess, Route, TorProbe, TorState};
 
-/// Something that happened outside.
+/// Input of the book.
 #[derive(Debug)]
 pub enum Event {
     /// The time that `next_wakeup` named has come.
     Tick,
-    /// What became of [`Action::Resolve`].
+    /// Result of [`Action::Resolve`].
     Resolved {
         host: Host,
         addresses: Result<Vec<IpAddr>, ProbeError>,
     },
-    /// What became of [`Action::Probe`].
+    /// Result of [`Action::Probe`].
     Probed {
         host: Host,
         outcome: Box<Result<Verified, ProbeError>>,
@@ -30,57 +30,57 @@ pub enum Event {
     Tor(TorProbe),
     /// Which clearnet connections the Tor in use accepts.
     TorClearnet(ClearnetAccess),
-    /// Something of ours that is no probe of a peer got through Tor.
+    /// A connection through Tor other than a probe succeeded.
     TorPathProven,
-    /// We reached ourselves by one of our names, as others would; this is how it is listed.
+    /// Waypost reached itself by one of its names; this is its list entry.
     SelfReachable(Box<PeerListEntry>),
-    /// A name of this node turned out to be unreachable from outside, and is listed no more.
+    /// A name of this node is unreachable from outside and no longer advertised.
     LostOurselves(Host),
-    /// A peer that was verified let a caller of ours down.
+    /// A verified peer failed to serve a client.
     SuspectPeer(Host),
-    /// A server's real name, as it was found on IRC.
+    /// Real name of a server found on IRC.
     IrcPeerFound(RealName),
-    /// What the server behind us says of the chain.
+    /// The backend reported its chain.
     BackendTip {
         tip: u32,
         block: Option<Checkpoint>,
     },
-    /// A name turned out to be our own, and is nobody else's from now on.
+    /// A name belongs to this node and is never accepted as a peer again.
     LocalHost(Host),
-    /// These are banned from now on, and nobody else.
+    /// The ban list was replaced.
     BansReplaced(Arc<Bans>),
-    /// These are the operator's seeds from now on.
+    /// The operator's seeds were replaced.
     SeedsReplaced(Vec<RealName>),
 }
 
-/// Something to be done outside.
+/// Output of the book, executed by its task.
 #[derive(Debug)]
 pub enum Action {
-    /// Look a name up, this way, and answer with [`Event::Resolved`].
+    /// Resolve a name on this route and report with [`Event::Resolved`].
     Resolve(Host, Route),
-    /// Connect and converse, and answer with [`Event::Probed`].
+    /// Probe the peer and report with [`Event::Probed`].
     Probe(ProbeTarget),
-    /// Keep this on disk.
+    /// Store this entry.
     Upsert(Box<Entry>),
-    /// Take this off the disk.
+    /// Delete the stored entry.
     Remove(Host),
-    /// Keep on disk for how long this way out has worked in all.
+    /// Store the total working time of this path.
     SavePathUptime(Route, Duration),
-    /// What callers are told has changed.
+    /// The advertised peers have changed.
     SnapshotDirty,
-    /// Something that an operator may want to know.
+    /// Notice for the operator.
     Notice(BookNotice),
 }
 
-/// News for the log.
+/// Notice for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BookNotice {
-    /// For the first time, or again after it was thought lost.
+    /// The peer was verified for the first time, or again after it was no longer advertised.
     Verified {
         host: Host,
         software: Option<String>,
     },
-    /// Too long without a success to be told of.
+    /// The last success is too old to advertise the peer.
     NoLongerAdvertised {
         host: Host,
         reason: ProbeError,
@@ -92,11 +92,11 @@ pub enum BookNotice {
     Forgotten {
         host: Host,
     },
-    /// An `add_peer` named a host that isn't its caller's.
+    /// An `add_peer` request named a host that isn't its client's.
     AddPeerSpoofed {
         host: Host,
     },
-    /// The operator wants nothing to do with it.
+    /// The peer is on the ban list.
     Banned {
         host: Host,
     },

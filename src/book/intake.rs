@@ -1,4 +1,4 @@
-//! Letting names in.
+//! Admission of names to the book.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use crate::clock::Time;
 use crate::netgroup;
 use crate::peer::{Features, Host, PeerList, Ports, RealName};
 
-/// Names of one `add_peer` call that are looked at.
+/// Maximum number of names checked in one `add_peer` request.
 const MAX_INTRODUCED: usize = 4;
 
 /// Claims about the ports of one host that are kept until it is tried.
 const MAX_CLAIMS: usize = 2;
 
-/// Between a try and the next one that strangers may bring on.
+/// Interval before untrusted sources can cause another probe of a peer.
 const UNTRUSTED_RETRY_INTERVAL: Duration = Duration::from_hours(1);
 
 impl PeerBook {
-    /// A call of `server.add_peer`: nothing it says changes what we know, it only brings a verification on.
+    /// Handles a `server.add_peer` request, which causes a probe but changes no known entry.
     pub fn add_peer(
         &mut self,
         features: &Features,
@@ -50,7 +50,7 @@ impl PeerBook {
         Ok(actions)
     }
 
-    /// A name that the operator gave.
+    /// Adds a name that the operator gave.
     pub fn add(&mut self, name: RealName, now: Time, rng: &mut impl Rng) -> Result<Vec<Action>, IntakeError> {
         let mut actions = Vec::new();
         self.try_add(name, Source::Operator, now, rng, &mut actions)?;
@@ -92,11 +92,11 @@ impl PeerBook {
         let entry = Entry::new(name, source, uptime, now);
         actions.push(Action::Upsert(Box::new(entry.clone())));
         if entry.host.is_onion() {
-            // Without Tor, one more of whom a caller may be told.
+            // Without Tor, the onion peer becomes a candidate for the fallback list.
             actions.push(Action::SnapshotDirty);
         }
         self.insert(entry);
-        // Who keeps making up names must not have us try all the time whether a way works that has long been down.
+        // Invented names must not cause constant trials of a path that has long been down.
         if self.path_usability(via) == PathUsability::Trial && self.queue.previously_verified(via).next().is_none() {
             self.reach_mut(via).reset_trials(now);
         }
@@ -167,7 +167,7 @@ impl PeerBook {
 
     /// Makes a known peer the operator's own, and tries the ports that the operator wrote.
     ///
-    /// The ports that others gave a peer are worth nothing against the operator's word, until it was verified with them.
+    /// The operator's ports replace those from other sources, unless the peer was verified with them.
     /// A blocked port that others gave it is dropped, as it would be dialled from now on.
     pub(super) fn adopt(&mut self, name: &RealName, source: Source, actions: &mut Vec<Action>) {
         let Some(entry) = self.entries.get_mut(&name.host) else { return };
@@ -188,7 +188,7 @@ impl PeerBook {
         self.enqueue(&name.host);
     }
 
-    /// Drops whom the operator wants nothing to do with any more.
+    /// Replaces the ban list and drops banned peers.
     pub(super) fn apply_bans(&mut self, bans: Arc<Bans>, actions: &mut Vec<Action>) {
         self.settings.bans = bans;
         let bans = &self.settings.bans;
@@ -215,7 +215,7 @@ impl PeerBook {
             let known = self.entries.get(&name.host);
             known.is_some_and(|entry| entry.failures > 0 && entry.violation.is_none() && entry.ports != name.ports)
         });
-        // At random and few, so that no peer can steer us far.
+        // A small random sample limits the influence of a single peer.
         for name in news.cloned().sample(rng, MAX_NAMES_PER_PEER_LIST) {
             let Some(ports) = policy::permitted_ports(&name.host, name.ports, PortOrigin::Untrusted) else { continue };
             self.add_port_claim(&name.host, PortClaim { ports, from: None });
@@ -228,7 +228,7 @@ impl PeerBook {
         claims.retain(|known| known.ports != claim.ports);
         claims.truncate(MAX_CLAIMS - 1);
         claims.insert(0, claim);
-        // It may be the first door of this peer that we may knock on.
+        // It may be the first dialable endpoint of this peer.
         self.enqueue(host);
     }
 }

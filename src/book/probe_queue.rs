@@ -1,4 +1,4 @@
-//! When a peer is tried next.
+//! Queue of peers by the time of their next probe.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use crate::clock::Time;
 use crate::peer::Host;
 use crate::route::Route;
 
-/// Who is due when, on each way out.
+/// Peers by due time on each route.
 ///
-/// Those that were verified before go first: names that strangers made up must not crowd them out.
+/// Previously verified peers go first, so that names from untrusted sources can't displace them.
 #[derive(Debug, Default)]
 pub struct ProbeQueue {
     ways: [PathQueue; 2],
@@ -38,7 +38,7 @@ impl ProbeQueue {
         }
     }
 
-    /// When the next one is due.
+    /// Returns when the next peer is due.
     pub fn next(&self, via: Route) -> Option<Time> {
         let PathQueue { previously_verified: proven, unproven } = self.way(via);
         [proven, unproven].into_iter().filter_map(|line| line.first().map(|(at, _)| *at)).min()

@@ -1,4 +1,4 @@
-//! Learning from what became of an attempt, and from what is heard of Tor.
+//! Results of probes and of Tor checks.
 
 use std::cmp::Reverse;
 
@@ -77,7 +77,7 @@ impl PeerBook {
         let looks_again = !door_stands && entry.ports != believed;
         let software = entry.software.clone();
         let pause = if !announced && self.should_announce_to(host, self.via(host), now) {
-            // Our name was reached only when this visit was under way.
+            // The own name was reached only after this probe had started.
             jittered(ANNOUNCE_SPACING, rng)
         } else if looks_again {
             jittered(retry, rng)
@@ -85,7 +85,7 @@ impl PeerBook {
             after_success(recheck, recent, rng)
         };
         if !door_stands {
-            // It may be wrong about itself, behind a router say: the door that opened is tried beside the others.
+            // The report may be wrong, for example behind a router. So the endpoint that answered is tried as well.
             let ports = Ports::single(verified.transport, verified.port);
             self.add_port_claim(host, PortClaim { ports, from: None });
         }
@@ -101,7 +101,7 @@ impl PeerBook {
         self.record_port_claims(&verified.report.peer_list, rng);
         let names = policy::sample_new_names(verified.report.peer_list, |host| !self.entries.contains_key(host), rng);
         for name in names {
-            // Hearsay that the rules turn away is nothing to report.
+            // Rejected unverified reports are not logged.
             let _ = self.try_add(name, Source::Peer(host.clone()), now, rng, actions);
         }
     }
@@ -137,7 +137,7 @@ impl PeerBook {
         self.reschedule(host, now + pause);
         self.save(host, actions);
         if self.settings.peers_as_backend {
-            // Whom sessions go to first is another matter now.
+            // The order of upstream candidates may have changed.
             actions.push(Action::SnapshotDirty);
         }
         if is_bad && !was_bad {
@@ -148,7 +148,7 @@ impl PeerBook {
         }
     }
 
-    /// An attempt that counts for nothing.
+    /// Defers a peer without recording a failure.
     fn defer_without_blame(&mut self, host: &Host, now: Time, rng: &mut impl Rng) {
         let BookConfig { initial_retry: retry, recheck_interval: recheck, .. } = self.settings;
         // Where there is nobody to ask, one that is gone is excused for ever, and must not be tried for ever as well. While
@@ -200,7 +200,7 @@ impl PeerBook {
         PathPopulation { known, healthy: good }
     }
 
-    /// Something got through on this way.
+    /// Records a proof of this path.
     pub(super) fn on_path_proven(&mut self, via: Route, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
         let was_down = self.reach(via).is_down();
         let before = self.reach(via).working_time();
@@ -316,8 +316,9 @@ impl PeerBook {
         }
     }
 
-    /// Whoever keeps inventing names must not fill the table for good: before it is full, the names that were tried
-    /// in vain most often make room.
+    /// Returns never-verified names to evict before the table is full.
+    ///
+    /// Names with the most failures go first, so that invented names can't fill the table.
     fn evictable_candidates(&self) -> Vec<Host> {
         let excess = self.candidate_count.saturating_sub(self.settings.max_candidates / 8 * 7);
         if excess == 0 {
@@ -327,9 +328,9 @@ impl PeerBook {
             entry.failures.saturating_add(self.unattributed_failures.get(&entry.host).copied().unwrap_or(0))
         };
         let idle = self.idle().filter(|entry| entry.last_success.is_none());
-        let in_vain =
+        let evictable =
             idle.map(|entry| (Reverse(tries(entry)), &entry.host)).filter(|(tries, _)| tries.0 >= EVICT_AFTER_FAILURES);
-        let mut names: Vec<(Reverse<u32>, &Host)> = in_vain.collect();
+        let mut names: Vec<(Reverse<u32>, &Host)> = evictable.collect();
         names.sort();
         names.truncate(excess);
         names.into_iter().map(|(_, host)| host.clone()).collect()

@@ -1,4 +1,4 @@
-//! Trying peers: who is tried now, and on which addresses and ports.
+//! Scheduling of probes: which peers are dialled now, on which addresses and ports.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,18 +12,18 @@ use crate::netgroup;
 use crate::peer::{Host, Port, Ports, Transport};
 use crate::route::{Route, TorProbe};
 
-/// Probes at once while we only want to find out whether a way works, and how long a peer is then left in peace.
+/// Maximum concurrent trials of a path, and the minimum interval between trials of one peer.
 const MAX_TRIALS: usize = 2;
 const TRIAL_COOLDOWN: Duration = Duration::from_secs(10);
 
-/// A peer that was asked within this is not asked again just to find out whether the way to it works.
+/// Minimum interval between probes of a peer that only check its path.
 const PATH_CHECK_COOLDOWN: Duration = Duration::from_hours(1);
 
-/// Nor just because somebody doubts it.
+/// Minimum interval between probes of a suspect peer.
 const RECHECK_COOLDOWN: Duration = Duration::from_mins(10);
 
 impl PeerBook {
-    /// When to come back with [`Event::Tick`](super::Event::Tick).
+    /// Returns when to send the next [`Event::Tick`](super::Event::Tick).
     pub fn next_wakeup(&self) -> Time {
         let mut next = self.next_sweep;
         for via in Route::ALL {
@@ -68,13 +68,14 @@ impl PeerBook {
         }
     }
 
-    /// Whether there is room for a trial.
+    /// Returns whether there is capacity for a trial.
     fn can_run_trial(&self, via: Route) -> bool {
         self.has_probe_capacity(via) && self.in_flight(via) < MAX_TRIALS
     }
 
-    /// The way on which somebody may be tried now, and has waited for longest: else a crowd on one way would keep the
-    /// other from its turn.
+    /// Returns the route with the longest-waiting peer that may be probed now.
+    ///
+    /// Otherwise many peers on one route could block the other.
     fn next_due_route(&self, now: Time) -> Option<Route> {
         let free = Route::ALL
             .into_iter()
@@ -127,7 +128,7 @@ impl PeerBook {
         }
     }
 
-    /// Dials a host on these addresses, if they are fit to be dialled.
+    /// Dials a host on these addresses if they are permitted.
     fn dial(&mut self, host: &Host, addresses: Vec<IpAddr>, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
         let addresses = match policy::validate_addresses(addresses, self.settings.allow_private) {
             Ok(addresses) => addresses,
@@ -158,7 +159,7 @@ impl PeerBook {
         }
     }
 
-    /// Drops the claims of callers who don't stand behind this host, and the host itself if nobody else told us of it.
+    /// Drops claims from other addresses than the host's, and the host if only they named it.
     fn verify_add_peer_source(&mut self, host: &Host, addresses: &[IpAddr], actions: &mut Vec<Action>) -> bool {
         let is_among = |from: IpAddr| addresses.iter().any(|ip| netgroup::canonical(*ip) == netgroup::canonical(from));
         if let Some(claims) = self.port_claims.get_mut(host) {
@@ -199,16 +200,16 @@ impl PeerBook {
         }
     }
 
-    /// Somebody to find out with whether a way works: rather one who was fine lately.
+    /// Chooses a peer to test a path, preferably a healthy one.
     fn pick_trial_peer(&self, via: Route, now: Time, rng: &mut impl Rng) -> Option<Host> {
         let rested = |entry: &&Entry| entry.last_try.is_none_or(|last| now.since(last) >= TRIAL_COOLDOWN);
         let find = |hosts: &mut dyn Iterator<Item = &Host>| -> Vec<&Entry> {
             hosts.filter_map(|host| self.entries.get(host)).filter(rested).collect()
         };
-        // After a long time away nobody was fine lately, but who ever was is more likely to answer than a mere name.
+        // After long downtime no peer is healthy, but previously verified peers are the most likely to answer.
         let proven = find(&mut self.queue.previously_verified(via));
         let good: Vec<&Entry> = proven.iter().copied().filter(|entry| self.is_healthy(entry, now)).collect();
-        // Not always the good ones, which may have gone while we were away; but first one of them.
+        // A healthy peer is tried first. Later trials vary, as healthy peers may have gone during downtime.
         let anybody = !self.reach(via).is_first_trial();
         let mut now_and_then = |often| anybody && rand::RngExt::random_ratio(rng, 1, often);
         let likely = if good.is_empty() || now_and_then(4) { proven } else { good };
@@ -216,7 +217,7 @@ impl PeerBook {
         policy::choose(&from, rng).map(|entry| entry.host.clone())
     }
 
-    /// Brings one forward who was thought to be fine.
+    /// Schedules a suspect peer for an immediate probe.
     pub(super) fn recheck_soon(&mut self, host: &Host, now: Time) {
         let rested = |entry: &Entry| entry.last_try.is_none_or(|last| now.since(last) >= RECHECK_COOLDOWN);
         if self.entries.get(host).is_some_and(|entry| rested(entry) && entry.next_probe_at > now) {
@@ -224,8 +225,9 @@ impl PeerBook {
         }
     }
 
-    /// Brings forward one who was fine lately, to find out whether it was us who failed. Of those the next in turn, so
-    /// that the asking goes around.
+    /// Schedules a healthy peer for an immediate probe to check the path.
+    ///
+    /// It takes the next in the queue, so that the checks rotate among peers.
     pub(super) fn expedite_path_check(&mut self, via: Route, now: Time) {
         let rested = |entry: &&Entry| entry.last_try.is_none_or(|last| now.since(last) >= PATH_CHECK_COOLDOWN);
         let mut in_turn = self.queue.previously_verified(via).filter_map(|host| self.entries.get(host)).filter(rested);
@@ -236,12 +238,12 @@ impl PeerBook {
         }
     }
 
-    /// Whether the answer of one who was fine lately is awaited.
+    /// Returns whether a probe of a recently verified peer is in flight.
     pub(super) fn has_good_probe_in_flight(&self, via: Route) -> bool {
         self.in_flight.iter().any(|(host, flight)| flight.was_verified_recently && self.via(host) == via)
     }
 
-    /// Whether it is news about our own way when this one fails: it was verified recently, and hasn't failed since.
+    /// Returns whether the peer was verified recently and has not failed since.
     pub(super) fn is_healthy(&self, entry: &Entry, now: Time) -> bool {
         entry.failures == 0 && entry.state(now, self.settings.max_advertised_age) == PeerState::Verified
     }

@@ -1,4 +1,4 @@
-//! Our own names: listed once we reached them ourselves, and told to peers who don't know them yet.
+//! Own names: listed once Waypost reached them, and announced to peers that lack them.
 
 use std::time::Duration;
 
@@ -11,23 +11,27 @@ use crate::netgroup;
 use crate::peer::{Host, PeerListEntry};
 use crate::route::Route;
 
-/// Between two announcements to one peer, at least.
+/// Minimum interval between two announcements to one peer.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_hours(24);
 
-/// When a name of ours proves to be reachable, the peers who may hear of it are visited again: one after the other, with as
-/// much time between two of them, but all within the longest.
+/// Interval between announcement probes after an own name proves reachable.
+///
+/// It is shorter if the window requires it.
 pub const ANNOUNCE_SPACING: Duration = Duration::from_secs(5);
+/// Maximum time in which all these announcement probes are scheduled.
 const ANNOUNCE_WINDOW: Duration = Duration::from_hours(2);
 
-/// A name of ours, as it is listed, and when we last reached it as others would.
+/// Own name that Waypost reached as other peers would.
 #[derive(Debug, Clone)]
 pub struct VerifiedSelfEntry {
+    /// List entry of the name.
     pub listed: PeerListEntry,
+    /// Time of the last success.
     pub reached: Time,
 }
 
 impl PeerBook {
-    /// We reached ourselves by one of our names.
+    /// Records that Waypost reached itself by one of its names.
     pub(super) fn reached_ourselves(
         &mut self,
         listed: PeerListEntry,
@@ -52,10 +56,10 @@ impl PeerBook {
         }
     }
 
-    /// Whether a peer is to be told of us on this way, should it not know us: by the name of our own that is of its kind.
+    /// Returns whether to announce the own name of the peer's kind on this route.
     pub(super) fn should_announce_to(&self, host: &Host, via: Route, now: Time) -> bool {
         let is_news = |announced: Option<Time>| announced.is_none_or(|at| now.since(at) >= ANNOUNCE_INTERVAL);
-        // Peers on clearnet hold us to the address that we come from, which through Tor is not ours.
+        // Clearnet peers check the source address, which is a Tor exit's on the Tor route.
         let fits = host.is_onion() || via == Route::Direct;
         let named = || {
             self.self_entries
@@ -68,12 +72,12 @@ impl PeerBook {
             && named()
     }
 
-    /// When we last reached a name of ours.
+    /// Returns when Waypost last reached an own name; `None` if never.
     pub fn last_reached(&self, own: &Host) -> Option<Time> {
         self.self_entries.get(own).map(|own| own.reached)
     }
 
-    /// Those of our names that were reached lately.
+    /// Returns the own names that were reached recently.
     pub(super) fn own_names(&self, now: Time) -> impl Iterator<Item = &VerifiedSelfEntry> {
         self.self_entries.values().filter(move |own| self.is_recent(own, now))
     }

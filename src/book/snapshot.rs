@@ -1,4 +1,4 @@
-//! Whom to tell callers of: a picture of the book that sessions read without asking it.
+//! Snapshot of the advertised peers, which sessions read without locking the book.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,11 +17,14 @@ use crate::netgroup::{self, Netgroup};
 use crate::peer::Host;
 use crate::route::TorState;
 
-/// Peers of one region (an IPv4 /16 or an IPv6 /56) that a list names, so that nobody fills it from one rented block.
+/// Maximum peers per network group (an IPv4 /16 or an IPv6 /56) in a list.
+///
+/// It prevents filling a list from one rented address block.
 const MAX_PER_NETGROUP: usize = 2;
 
-/// Onion names cost nothing, so a clearnet caller is told of so many, or a quarter of the list if that is more. A
-/// caller who came by an onion name of ours gets more of them.
+/// Maximum onion peers for a clearnet client, unless a quarter of the list is more.
+///
+/// Onion names cost nothing, so they are limited. Clients of the onion service get more of them.
 const MAX_ONIONS_CLEARNET: usize = 10;
 const ONIONS_FOR_ONION_CALLERS: usize = 50;
 
@@ -31,7 +34,7 @@ const MAX_LIST_ENTRIES: usize = 1000;
 /// How much sooner than a newcomer a peer of long standing comes in the list.
 const LONG_STANDING_WEIGHT: f64 = 4.0;
 
-/// How a caller came to us.
+/// Ingress through which a client connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ingress {
@@ -39,17 +42,16 @@ pub enum Ingress {
     Onion,
 }
 
-/// What callers are told, drawn up when the book changed: an answer costs no more than pointing at it.
+/// Prepared peer lists for clients, created when the book changes.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     pub tor: TorState,
-    /// Who may carry callers' sessions, best first, where our peers are to do that.
+    /// Peers that may serve clients' sessions, best first. Empty unless peers are the backend.
     pub upstream_candidates: Vec<UpstreamCandidate>,
-    /// Whether we reached our own name on clearnet lately, so that others may hear of it.
+    /// Whether Waypost recently reached its own clearnet name.
     pub clearnet_reached: bool,
     fallback_onions: usize,
-    /// Callers of each of our names see a picture of their own: who compares the lists of two names must not find that they
-    /// were drawn by one hand.
+    /// Lists of the ingresses are shuffled independently, so that they can't be correlated.
     for_clearnet: IngressView,
     for_onion: IngressView,
     /// Every onion peer that isn't bad, with its weight when a few are drawn.
@@ -59,7 +61,7 @@ pub struct Snapshot {
 /// Verified peers in random order.
 #[derive(Debug, Default)]
 struct IngressView {
-    /// On clearnet, and no more of a region than may be told of.
+    /// Clearnet peers, limited by network group.
     clearnet: Vec<EncodedEntry>,
     onions: Vec<EncodedEntry>,
     /// What is told while all of them are fresh.
@@ -69,7 +71,7 @@ struct IngressView {
 /// A list in JSON, brackets and all.
 #[derive(Debug)]
 struct CachedList {
-    /// All of it; without the onion names, where those are drawn for each caller.
+    /// Complete list; without fallback onion peers, which are sampled for each client.
     list: Bytes,
     /// The first of them is too old after this.
     fresh_until: Option<Time>,
@@ -104,12 +106,12 @@ impl Snapshot {
         let mut verified = Vec::new();
         for entry in entries {
             let state = entry.state(now, recent);
-            let told_of = match state {
+            let is_advertised = match state {
                 PeerState::Bad => false,
                 PeerState::Verified => true,
                 _ => entry.host.is_onion(),
             };
-            if !told_of {
+            if !is_advertised {
                 continue;
             }
             let until = entry.last_success.map_or(now, |success| success + recent);
@@ -129,7 +131,7 @@ impl Snapshot {
         known_onions.sort_unstable_by(|a, b| a.0.json.cmp(&b.0.json));
         let (mut for_clearnet, mut for_onion) =
             (IngressView::new(&verified, now, rng), IngressView::new(&verified, now, rng));
-        // Callers of each of our names find that one in their list, and not the other.
+        // Clients of each own name find only that name in their list.
         for own in own {
             let json = serde_json::to_vec(&own.listed).unwrap_or_default().into();
             let line = EncodedEntry { json, fresh_until: own.reached + recent };
@@ -156,7 +158,7 @@ impl Snapshot {
 
     /// The answer to `server.peers.subscribe`, as JSON.
     ///
-    /// Onion names stand last in a clearnet caller's list, as Fulcrum reads on no further than to the first new one.
+    /// Onion names stand last in a clearnet client's list, as Fulcrum reads on no further than to the first new one.
     pub fn peers(&self, caller: Ingress, now: Time, rng: &mut impl Rng) -> SharedBuf {
         let prepared = &self.view(caller).told;
         let list = if prepared.fresh_until.is_none_or(|until| until >= now) {
@@ -174,7 +176,7 @@ impl Snapshot {
         }
     }
 
-    /// When this is to be drawn up anew, though nothing else should have changed.
+    /// When this is to be rebuilt, though nothing else should have changed.
     pub fn stale_after(&self) -> Option<Time> {
         [&self.for_clearnet, &self.for_onion].into_iter().filter_map(|view| view.told.fresh_until).min()
     }
@@ -186,7 +188,7 @@ impl Snapshot {
         }
     }
 
-    /// What a caller is told at this time.
+    /// Builds the list for a client at this time.
     fn build_list(&self, caller: Ingress, now: Time) -> CachedList {
         let fit = |line: &&EncodedEntry| line.fresh_until >= now;
         let view = self.view(caller);
@@ -210,7 +212,7 @@ impl Snapshot {
         CachedList { list: encode_list(lines()), fresh_until: lines().map(|line| line.fresh_until).min() }
     }
 
-    /// Without Tor we can't know which onion peers are alive, and tell of a few that may be.
+    /// Samples onion peers to advertise while Tor can't verify them.
     fn sample_fallback(&self, rng: &mut impl Rng) -> Vec<&EncodedEntry> {
         let few = self.fallback_candidates.sample_weighted(rng, self.fallback_onions, |(_, weight)| f64::from(*weight));
         few.map(|few| few.map(|(line, _)| line).collect()).unwrap_or_default()
@@ -240,8 +242,9 @@ impl IngressView {
     }
 }
 
-/// Peers in a random order in which those of long standing are more likely to come first: where not all can be told of, newcomers
-/// get a share. Each waits for a while that is random and, on average, shorter for those.
+/// Shuffles peers, preferring long-standing ones.
+///
+/// Each peer gets a random delay, shorter on average for long-standing peers. Newcomers still get a share.
 fn weighted_shuffle<'a>(
     verified: &'a [(&Entry, EncodedEntry)],
     now: Time,
@@ -351,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_older_than_recent_is_told_of() {
+    fn peers_older_than_max_age_are_not_advertised() {
         let entries = [
             clear(1, "5.9.0.1"),
             entry("h2.example".parse().unwrap(), Some("88.99.0.1"), Some(Duration::from_hours(25))),

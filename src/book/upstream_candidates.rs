@@ -1,4 +1,4 @@
-//! Who may carry our callers' sessions, where we stand in front of our peers: the best of them, best first.
+//! Peers that may serve clients' sessions as backend, best first.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::route::Route;
 const MAX_CANDIDATES: usize = 16;
 const MOST_ONIONS: usize = 12;
 
-/// A key that is newer than this might be somebody else's.
+/// Minimum age of a changed key before it is trusted.
 const KEY_PROBATION: Duration = Duration::from_hours(24);
 
 /// A verified peer that knows the chain that most know.
@@ -51,7 +51,7 @@ impl PeerBook {
 
     fn is_upstream_eligible(&self, entry: &Entry, now: Time) -> bool {
         let reachable = self.via(&entry.host) == Route::Direct || self.tor.is_ready();
-        // Another of our kind may itself stand in front of its peers, and hand us what we hand it.
+        // Another Waypost may use its peers as backend too, which could forward sessions in a loop.
         let kindred = || entry.software.as_deref().is_some_and(|software| software.starts_with(software_name()));
         reachable
             && entry.state(now, self.settings.max_advertised_age) == PeerState::Verified
@@ -60,7 +60,9 @@ impl PeerBook {
             && !kindred()
     }
 
-    /// The lower, the better: those that didn't fail since, those that are who they were, onion services, those of long standing,
+    /// Sort key; lower is better.
+    ///
+    /// In this order: those that didn't fail since, those that are who they were, onion services, those of long standing,
     /// the reliable, the fast.
     fn upstream_sort_key(&self, entry: &Entry, now: Time) -> impl Ord + use<> {
         let is_sure = entry.host.is_onion()

@@ -11,7 +11,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 
 use super::args::Cli;
 
-/// What a page says beside the arguments: for each section, terms and what they mean.
+/// Sections of a manual page other than the arguments: terms with their meaning.
 const SECTIONS: [(&str, &[(&str, &str)]); 3] = [
     (
         "EXIT STATUS",

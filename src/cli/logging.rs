@@ -57,7 +57,7 @@ fn filter(level: &str) -> EnvFilter {
 fn with_tor_defaults(level: &str) -> String {
     let theirs: Vec<&str> = level.split(',').map(str::trim).collect();
     let general = theirs.iter().filter_map(|directive| directive.parse::<LevelFilter>().ok()).next_back();
-    // A directive of ours is stronger than a general one, and must not make the log louder.
+    // A directive for one target overrides a general one, and must not make the log louder.
     if general.is_none_or(|general| general <= LevelFilter::WARN) {
         return level.to_owned();
     }

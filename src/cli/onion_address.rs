@@ -66,6 +66,6 @@ fn look(args: &OnionArgs, state_dir: &Path) -> anyhow::Result<()> {
 #[cfg(not(feature = "embedded-tor"))]
 fn look(_args: &OnionArgs, _state_dir: &Path) -> anyhow::Result<()> {
     anyhow::bail!(
-        "this build has no Tor of its own; the onion address is in the file hostname in the HiddenServiceDir of the Tor beside it"
+        "this build has no embedded Tor; the onion address is in the file hostname in the HiddenServiceDir of the external Tor"
     )
 }

@@ -31,7 +31,7 @@ pub struct PeersArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum StateArg {
-    /// Verified recently: callers are told of it.
+    /// Verified recently: clients are sent it.
     Verified,
     /// Verified once, but not recently.
     Stale,

@@ -73,15 +73,15 @@ fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
         "callers",
         format!("{} sessions, {} since the start, {} calls", callers.open_sessions, callers.sessions, callers.requests),
     );
-    let turned_away = callers.refused_full + callers.refused_source + callers.refused_banned;
-    let sent_off = callers.evicted
+    let rejected = callers.refused_full + callers.refused_source + callers.refused_banned;
+    let disconnected = callers.evicted
         + callers.rate_limited_requests
         + callers.rate_limited_bytes
         + callers.slow
         + callers.malformed_lines
         + callers.failed_handshakes;
-    if turned_away + sent_off > 0 {
-        line("limits", format!("{turned_away} turned away, {sent_off} sent off; --json says why"));
+    if rejected + disconnected > 0 {
+        line("limits", format!("{rejected} rejected, {disconnected} disconnected; --json says why"));
     }
     line(
         "store",
@@ -173,8 +173,8 @@ fn onion(onion: &OnionStatus) -> String {
         (Some(reached), Some(reason)) => {
             format!("reached {}, missed {} times since: {reason}", ago(clock::now().since(reached)), onion.failures)
         }
-        (None, Some(reason)) => format!("not reached yet, so nobody is told of it: {reason}"),
-        (None, None) => "not reached yet, so nobody is told of it".to_owned(),
+        (None, Some(reason)) => format!("not reached yet, so not advertised: {reason}"),
+        (None, None) => "not reached yet, so not advertised".to_owned(),
     };
     // No comma: so an address and its port fit into a line of 80 letters.
     format!("{}:{} {fares}", onion.host, onion.port)

@@ -1,4 +1,4 @@
-//! The keys as they are written. All of them may be left out; what they default to stands beside each.
+//! The keys as they are written. All of them may be left out; what they default to stands next to each.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -76,7 +76,7 @@ config_section! {
         onion: bool,
         /// The port of our onion service, embedded or not. Default: the network's usual TCP port.
         onion_port: Port,
-        /// Where a Tor beside us hands on the callers of `identity.onion_host`. Default: none.
+        /// Where an external Tor hands on the callers of `identity.onion_host`. Default: none.
         onion_tcp: Vec<SocketAddr>,
     }
 }
@@ -91,9 +91,9 @@ config_section! {
         /// The public address of `host`, where this machine looks up another or a router takes no connections from inside.
         /// Default: as `host` is looked up.
         address: IpAddr,
-        /// The onion service that a Tor beside us runs for us. Our own needs no entry here.
+        /// The onion service that an external Tor runs for us. Our own needs no entry here.
         onion_host: Host,
-        /// Whether to tell peers of us who don't know us yet. Default: true where there is a `backend` of ours.
+        /// Whether to announce this node to peers that do not list it. Default: true with a backend server.
         announce: bool,
         /// Whether each name may be told to callers of the other. Default: false.
         link_identities: bool,
@@ -124,15 +124,15 @@ config_section! {
         seeds: Vec<String>,
         /// A good peer is connected to again within this. Default: 24h.
         recheck_interval: HumanDuration,
-        /// Verified within this: fit to be told of. Default: 24h.
+        /// Verified within this: fit to be advertised. Default: 24h.
         max_age: HumanDuration,
         /// No success for this long: removed. Default: 14d.
         expire_after: HumanDuration,
         /// From the first failure to the next try; doubles, with jitter, up to `recheck`. Default: 5m.
         initial_retry: HumanDuration,
-        /// Onion peers told of when Tor is unavailable. Default: 3.
+        /// Onion peers advertised when Tor is unavailable. Default: 3.
         fallback_onions: usize,
-        /// Whom we want nothing to do with: a host, *.domain, address or block of addresses on each line. Default: `bans` in
+        /// Ban list: a file with a host, *.domain, address or block of addresses on each line. Default: `bans` in
         /// the data directory.
         ban_file: PathBuf,
         /// Whether loopback and private addresses may be peers, for test networks. Default: false.
@@ -147,7 +147,7 @@ config_section! {
 config_section! {
     /// The Electrum server that we stand in front of.
     BackendKeys {
-        /// tcp://HOST:PORT, tls://HOST:PORT or unix:PATH; or peers, of whom the best then carries each session. Default: none.
+        /// tcp://HOST:PORT, tls://HOST:PORT or unix:PATH; or peers, of which the best then serves each session. Default: none.
         electrum: BackendTarget,
         /// With peers: whether callers of listeners that are not on loopback are served as well. Default: false.
         serve_public: bool,
@@ -221,7 +221,7 @@ config_section! {
     StatusKeys {
         /// Its address, or off. It shows everything that we know, so mind who can reach it. Default: 127.0.0.1:4280.
         listen: PageAddress,
-        /// Names by which browsers may ask for it, beside localhost and addresses. Default: none.
+        /// Host names that browsers may use for the page, besides localhost and addresses. Default: none.
         allowed_hosts: Vec<String>,
         /// Whether /metrics has numbers of each peer as well. Default: false.
         peer_metrics: bool,

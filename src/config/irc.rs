@@ -129,7 +129,7 @@ fn advertised(identity: &Identity, fronts_peers: bool, stay: bool) -> Result<Rea
         invalid("irc.advertise", "set identity.host as well; an onion name is longer than IRC has room for".to_owned())
     })?;
     if fronts_peers {
-        let reason = "with backend.electrum = \"peers\" there is no server of ours that could be found";
+        let reason = "with backend.electrum = \"peers\" there is no own server to find";
         return Err(invalid("irc.advertise", reason.to_owned()));
     }
     if !stay {

@@ -7,14 +7,14 @@ use std::path::Path;
 use super::{InvalidValue, Listen, invalid};
 use crate::server::CertificateSource;
 
-/// What the callers of a listener speak, and as whom they know us.
+/// Protocol of a listener, and the name under which its clients know the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenKind {
     Tcp,
     Tls,
     Ws,
     Wss,
-    /// By a Tor beside us, which runs `identity.onion_host` for us.
+    /// By an external Tor, which runs `identity.onion_host` for us.
     Onion,
 }
 

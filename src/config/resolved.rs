@@ -42,7 +42,7 @@ pub struct Config {
     pub irc: Option<irc_discovery::IrcConfig>,
     pub tor: TorConfig,
     pub book: book::BookConfig,
-    /// Whom the operator wants nothing to do with, if he says so in a file of his own.
+    /// Ban list of the operator. None: `bans` in the data directory.
     pub ban_file: Option<PathBuf>,
     pub limits: Limits,
     pub page: PageAddress,
@@ -64,13 +64,13 @@ impl Config {
         let usual = network.default_ports().tcp().unwrap_or(Port::MIN);
         let onion_port = listen.onion_port.unwrap_or(usual);
         let onion_host = identity.onion_host.clone();
-        let beside = TorInputs { listen: &listen, onion_host, onion_port, limits: &limits, dir: data_dir.join("tor") };
-        let tor = tor::resolve(tor, beside, [loopback(9050), loopback(9150)])?;
+        let inputs = TorInputs { listen: &listen, onion_host, onion_port, limits: &limits, dir: data_dir.join("tor") };
+        let tor = tor::resolve(tor, inputs, [loopback(9050), loopback(9150)])?;
         let backend = backend::resolve(&backend, tor.routing)?;
         let (page, status) = super::status::resolve(status)?;
         let fronts_peers = backend.electrum == Some(BackendTarget::Peers);
         if fronts_peers && identity.announce == Some(true) {
-            let reason = "with backend.electrum = \"peers\" there is no server of ours that could be announced";
+            let reason = "with backend.electrum = \"peers\" there is no own server to announce";
             return Err(invalid("identity.announce", reason.to_owned()));
         }
         let announce = identity.announce.unwrap_or(backend.is_ours());

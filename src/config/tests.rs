@@ -85,7 +85,7 @@ fn an_address_of_the_clearnet_name_must_be_one_that_others_reach() {
     insta::assert_snapshot!("address_not_public", error(&name("192.168.1.2"), &[]));
     insta::assert_snapshot!("address_without_name", error("[identity]\naddress = \"5.9.0.9\"\n", &[]));
     let literal = name("5.9.0.9").replace("a.example", "5.9.0.9");
-    insta::assert_snapshot!("address_beside_a_literal_host", error(&literal, &[]));
+    insta::assert_snapshot!("address_with_a_literal_host", error(&literal, &[]));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::tor::{self, IS_EMBEDDED, Mode, Service};
 pub struct TorConfig {
     pub settings: tor::Settings,
     pub routing: RoutingPolicy,
-    /// The onion service that a Tor beside us runs for us.
+    /// The onion service that an external Tor runs for us.
     pub onion_host: Option<(Host, Port)>,
     /// The file of Arti's settings, which `settings` has the content of.
     pub arti: Option<PathBuf>,
@@ -35,10 +35,10 @@ pub struct TorInputs<'a> {
 
 const NOT_BUILT_IN: &str = "this program was built without a Tor of its own; use tor.mode = \"socks\"";
 
-pub fn resolve(keys: Tor, beside: TorInputs<'_>, usual: [SocketAddr; 2]) -> Result<TorConfig, InvalidValue> {
-    let onion = beside.listen.onion;
-    let port = beside.onion_port;
-    let onion_host = resolve_onion_host(&beside, port)?;
+pub fn resolve(keys: Tor, inputs: TorInputs<'_>, usual: [SocketAddr; 2]) -> Result<TorConfig, InvalidValue> {
+    let onion = inputs.listen.onion;
+    let port = inputs.onion_port;
+    let onion_host = resolve_onion_host(&inputs, port)?;
     let mode = match keys.mode {
         Some(mode) => mode,
         // Who names a Tor wants that one.
@@ -72,12 +72,12 @@ pub fn resolve(keys: Tor, beside: TorInputs<'_>, usual: [SocketAddr; 2]) -> Resu
         (_, None) => usual.to_vec(),
     };
     let serves = IS_EMBEDDED && matches!(mode, Mode::Auto | Mode::Embedded) && onion != Some(false);
-    let streams = u32::try_from(beside.limits.sessions_per_source).unwrap_or(u32::MAX);
+    let streams = u32::try_from(inputs.limits.sessions_per_source).unwrap_or(u32::MAX);
     let service =
-        serves.then_some(Service { port, required: onion == Some(true), circuits: beside.limits.sessions, streams });
-    let over = keys.arti_config.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
+        serves.then_some(Service { port, required: onion == Some(true), circuits: inputs.limits.sessions, streams });
+    let overrides = keys.arti_config.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
     let routing = if keys.only == Some(true) { RoutingPolicy::TorOnly } else { RoutingPolicy::Split };
-    let settings = tor::Settings { mode, socks, dir: beside.dir, arti: over, service };
+    let settings = tor::Settings { mode, socks, dir: inputs.dir, arti: overrides, service };
     Ok(TorConfig { settings, routing, onion_host, arti: keys.arti_config, onion })
 }
 
@@ -94,11 +94,11 @@ impl TorConfig {
     }
 }
 
-fn resolve_onion_host(beside: &TorInputs<'_>, port: Port) -> Result<Option<(Host, Port)>, InvalidValue> {
-    match &beside.onion_host {
+fn resolve_onion_host(inputs: &TorInputs<'_>, port: Port) -> Result<Option<(Host, Port)>, InvalidValue> {
+    match &inputs.onion_host {
         None => Ok(None),
         Some(host) if !host.is_onion() => Err(invalid("identity.onion_host", "must be an onion name".to_owned())),
-        Some(_) if beside.listen.onion_tcp.as_ref().is_none_or(Vec::is_empty) => Err(invalid(
+        Some(_) if inputs.listen.onion_tcp.as_ref().is_none_or(Vec::is_empty) => Err(invalid(
             "identity.onion_host",
             "set listen.onion_tcp as well, to the address that your Tor's HiddenServicePort names".to_owned(),
         )),

@@ -34,7 +34,7 @@ use crate::status_page::ProbeMetrics;
 use crate::store::{Change, StoreHandle, WriterStatus};
 use crate::tor::{self, OnionServiceState, TorHealth};
 
-/// Changes in what callers are told are gathered for this long, as drawing it up anew costs a look at every peer.
+/// Changes in what callers are told are gathered for this long, as rebuilding it costs a look at every peer.
 const GATHER: Duration = Duration::from_millis(500);
 
 /// Longest time that the book is not woken: timers stand still while the machine sleeps, and the book's clock does not.
@@ -43,7 +43,7 @@ const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 /// Shortest time between two rewrites of the store after steps of the wall clock.
 const REWRITE_PAUSE: Duration = Duration::from_mins(1);
 
-/// What is known of us beside the book's own account.
+/// State of the node outside of the book, for the status.
 #[derive(Debug)]
 pub struct StatusInputs {
     pub started: Time,
@@ -67,11 +67,11 @@ pub struct StatusInputs {
     pub irc: Option<watch::Receiver<IrcStatus>>,
 }
 
-/// Whom the book's news goes to.
+/// Receivers of what the book publishes.
 #[derive(Debug)]
 pub struct BookOutputs {
     pub snapshot: watch::Sender<Arc<Snapshot>>,
-    /// How Tor fares by what the book saw of it, for whoever looks after Tor.
+    /// Tor's health as the book sees it, for the supervisor of Tor.
     pub health: watch::Sender<TorHealth>,
 }
 
@@ -83,11 +83,11 @@ pub struct BookTask {
     dialer: Dialer,
     facts: StatusInputs,
     news: BookOutputs,
-    /// When what callers are told is drawn up anew.
+    /// When what callers are told is rebuilt.
     publish_at: Option<Instant>,
     /// When what callers are told is too old in part.
     stale_after: Option<Time>,
-    /// Look-ups and verifications under way, and whom each is about.
+    /// Look-ups and verifications in flight, and the host of each.
     tasks: JoinSet<Event>,
     task_hosts: HashMap<Id, Host>,
     /// While the log says how it goes.
@@ -344,7 +344,7 @@ impl BookTask {
         self.task_hosts.insert(handle.id(), about);
     }
 
-    /// What this peer is told of us.
+    /// Builds the offer for `server.add_peer` to this peer.
     fn announcement(&self, host: &Host) -> Option<AddPeerOffer> {
         let ingress = if host.is_onion() { Ingress::Onion } else { Ingress::Clearnet };
         self.facts.ourselves.borrow().identity.announcement(ingress)

@@ -1,4 +1,4 @@
-//! Files that may change under a running daemon: the certificate, and whom we want nothing to do with.
+//! Files that may change under a running daemon: the certificate and the ban list.
 
 use std::fmt::Display;
 use std::io::ErrorKind;

@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crawl_is_told_of_until_every_name_was_tried() {
+    fn crawl_is_logged_until_every_name_was_tried() {
         let mut crawl = FirstCrawl::new(BEGAN);
         let after = |secs| BEGAN + Duration::from_secs(secs);
         assert_eq!([0, 9, 10, 11].map(|secs| crawl.is_due(after(secs))), [false, false, true, true]);

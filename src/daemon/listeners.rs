@@ -16,7 +16,7 @@ use crate::server::{self, ConnectionKind, IncomingConnection, SessionContext};
 pub struct Listeners(Vec<(ListenKind, TcpListener)>);
 
 impl Listeners {
-    /// A kind of which systemd hands sockets over is not opened beside them.
+    /// Inherited sockets replace the configured addresses of their kind.
     pub fn open(config: &Config) -> Result<Listeners, DaemonError> {
         let mut open = platform::systemd_listeners()?;
         let inherited: Vec<ListenKind> = open.iter().map(|(kind, _)| *kind).collect();

@@ -221,7 +221,7 @@ pub async fn run(config: Config, again: ReloadHooks) -> Result<(), DaemonError> 
     };
     service_manager::stopping();
     tasks.shutdown().await;
-    // Before the store is let go of, as whoever waits for it makes a socket of its own.
+    // Before the store is released: a process that waits for it binds its own socket.
     let _ = std::fs::remove_file(&control_path);
     let _ = stop_core.send(());
     // The core's end lets go of the store, and the writer then writes what is left.

@@ -24,9 +24,9 @@ pub fn log(notice: &BookNotice) {
             tracing::info!(%host, software = software.as_deref().unwrap_or("unknown"), "verified");
         }
         BookNotice::NoLongerAdvertised { host, reason } => {
-            tracing::info!(%host, %reason, "lost: not told of any more")
+            tracing::info!(%host, %reason, "lost: not advertised any more")
         }
-        BookNotice::Misbehaved { host, reason } => tracing::info!(%host, %reason, "bad: not told of"),
+        BookNotice::Misbehaved { host, reason } => tracing::info!(%host, %reason, "bad: not advertised"),
         BookNotice::Forgotten { host } => tracing::info!(%host, "forgotten: no success for too long"),
         BookNotice::AddPeerSpoofed { host } => tracing::debug!(%host, "an add_peer named a host of another address"),
         BookNotice::Banned { host } => tracing::info!(%host, "banned: dropped"),
@@ -70,7 +70,7 @@ pub fn advice(refusal: IntakeError) -> &'static str {
         IntakeError::NoDialablePort | IntakeError::NoHost => {
             "; write s50002, t50001 or what its ports are after the host"
         }
-        IntakeError::KnownMisbehaving => "; `waypost peers` says in what, and `waypost forget` has it tried anew",
+        IntakeError::KnownMisbehaving => "; `waypost peers` says in what, and `waypost forget` has it tried again",
         IntakeError::Duplicate => "; write all ports of a host into one seed",
         IntakeError::CandidateTableFull => {
             "; `waypost peers --state candidate` shows them, and `waypost forget` drops one"

@@ -25,7 +25,7 @@ pub fn root_rng() -> StdRng {
 }
 
 /// No machine on which this version runs can have lived before it was made: one that says so has a clock that nobody set, as those
-/// without a battery have for a while after they are switched on. With it nothing that is kept or told of would be right, and
+/// without a battery have for a while after they are switched on. With it nothing that is kept or advertised would be right, and
 /// Tor would find all certificates out of date. To be moved on with each release.
 const BUILD_DATE: Time = Time::from_secs(1_793_491_200); // 2026-11-01
 

@@ -18,7 +18,7 @@ use crate::server::Limits;
 /// Between two looks whether a file has changed.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// What whoever started us does again for us.
+/// Steps of the start that a reload repeats.
 pub struct ReloadHooks {
     /// Loads the configuration from where it came from at the start.
     pub load: Box<dyn Fn() -> Result<Config, ConfigError> + Send>,

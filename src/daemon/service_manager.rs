@@ -1,4 +1,4 @@
-//! What a service manager such as systemd is told of us, if it wants to know: that we are up, alive, and going.
+//! Notifications for a service manager such as systemd: ready, alive, stopping.
 
 use sd_notify::{NotifyState, notify};
 use tokio::time::{Instant, sleep_until, timeout};

@@ -33,7 +33,7 @@ impl std::fmt::Debug for Arti {
 }
 
 impl Arti {
-    /// What is under way when the token is cancelled ends at once: it would keep the client, and its files, from whoever
+    /// What is under way when the token is cancelled ends at once: it would keep the client, and its files, from the task that
     /// comes after it.
     pub fn new(client: Arc<Client>, cancelled: CancellationToken) -> Arti {
         Arti { client, cancelled }
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(failure(ErrorKind::OnionServiceConnectionFailed), ProbeError::Unreachable);
         assert_eq!(failure(ErrorKind::RemoteStreamError), ProbeError::Refused);
         assert_eq!(failure(ErrorKind::RemoteHostNotFound), ProbeError::NameNotFound);
-        // Whoever it was, it is not counted against the peer before something else gets through.
+        // The origin is unclear, so the failure counts against the peer only after another success.
         for kind in [ErrorKind::RemoteNetworkTimeout, ErrorKind::TorNetworkTimeout, ErrorKind::NoExit] {
             assert_eq!(failure(kind).blame(), FailureOrigin::Ambiguous, "{kind:?}");
         }

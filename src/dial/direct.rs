@@ -19,7 +19,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// Resolvers try again for themselves within this.
 const RESOLVE: Duration = Duration::from_secs(12);
 
-/// Leave to open connections and ask the resolver from this machine itself. Whoever must not, isn't given one.
+/// Permission to open connections and to ask the resolver from this machine. With `tor.only` none exists.
 #[derive(Debug, Clone, Copy)]
 pub struct Direct;
 

@@ -34,7 +34,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// A connection that stands.
 pub struct Connection {
     pub stream: Box<dyn Stream>,
-    /// Whom we reached, or had a Tor exit reach; None for onion services.
+    /// Address that was reached, directly or by an exit. None for onion services.
     pub ip: Option<IpAddr>,
     /// The key of the TLS certificate, if there is one.
     pub key: Option<KeyHash>,
@@ -54,7 +54,7 @@ pub struct Dialer {
 /// A way into the Tor network.
 #[derive(Debug, Clone)]
 pub enum TorConnector {
-    /// Somebody else's, beside us.
+    /// External Tor on a SOCKS port.
     Socks(Socks),
     /// Our own.
     #[cfg(feature = "embedded-tor")]

@@ -1,4 +1,4 @@
-//! Through a Tor that runs beside us, by its SOCKS5 port.
+//! Connections through the SOCKS5 port of an external Tor.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const CONNECT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Socks {
     address: SocketAddr,
-    /// Made anew for each process, so that no other user of the same Tor shares our circuits.
+    /// Created for each process, so that no other user of the same Tor shares our circuits.
     password: String,
     /// Shared by all clones: the dialer learns it, the SOCKS monitor tells the book.
     clearnet: Arc<watch::Sender<ClearnetAccess>>,

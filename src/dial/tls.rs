@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_lacks_the_key_is_refused() {
+    async fn server_without_the_key_is_refused() {
         // A key of the same kind that is not the certificate's.
         let other = include_bytes!("../../tests/data/other-ec.key");
         for version in [&version::TLS12, &version::TLS13] {

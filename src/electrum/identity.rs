@@ -121,13 +121,13 @@ impl Identity {
         }
     }
 
-    /// How a name of ours is listed.
+    /// Builds the list entry of an own name.
     pub fn listed(&self, host: &Host, ports: Ports, ip: Option<IpAddr>) -> PeerListEntry {
         let pruning = self.behind().and_then(|behind| behind.pruning);
         PeerListEntry { ip, name: RealName { host: host.clone(), version: Some(self.versions().1), pruning, ports } }
     }
 
-    /// What a peer is told of us: by one name, that of its own kind.
+    /// Builds the offer for `server.add_peer`: the own name of the peer's kind.
     pub fn announcement(&self, caller: Ingress) -> Option<AddPeerOffer> {
         let (host, ports) = match caller {
             Ingress::Clearnet => self.clearnet.clone()?,
@@ -150,7 +150,7 @@ impl Identity {
     }
 
     /// Words that are ours alone would tie our two names together, so they are for callers on clearnet where there is a
-    /// name to be told of.
+    /// name to be advertised.
     fn withholds_operator_text(&self, caller: Ingress) -> bool {
         caller == Ingress::Onion && self.clearnet.is_some() && !self.link_identities
     }

@@ -23,7 +23,7 @@ pub struct ProbeExpectations {
     pub compare: Option<u32>,
 }
 
-/// A name of ours, as others are told of it.
+/// Own name, as it is announced to peers.
 #[derive(Debug, Clone)]
 pub struct AddPeerOffer {
     pub host: Host,

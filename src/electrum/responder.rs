@@ -326,7 +326,7 @@ impl ForwardedCall {
         self.answer(Err(error.to_json()))
     }
 
-    /// The call as a line of its own, under an id of ours.
+    /// Encodes the request as a line of its own, under an id of Waypost's.
     pub fn line(&self, id: u64) -> Vec<u8> {
         let (method, params) = (json!(self.method), self.params.as_deref().unwrap_or("[]"));
         format!("{{\"jsonrpc\":\"2.0\",\"id\":\"{}\",\"method\":{method},\"params\":{params}}}\n", upstream_id(id))
@@ -347,7 +347,7 @@ impl ForwardedCall {
     }
 }
 
-/// What an id of ours looks like on the way to the server behind us: no caller's own may be mistaken for it.
+/// Builds an id for the upstream that no client's own id can equal.
 pub fn upstream_id(number: u64) -> String {
     format!("waypost-{number}")
 }

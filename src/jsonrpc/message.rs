@@ -67,7 +67,7 @@ pub enum Response<'a> {
     Error {
         id: u64,
     },
-    /// Something that answers no question of ours: a notification.
+    /// Something that answers no own request: a notification.
     Notification,
 }
 
@@ -112,7 +112,7 @@ pub fn parse_response(line: &str) -> Result<Response<'_>, serde_json::Error> {
     })
 }
 
-/// A call of ours, with the line's end.
+/// Encodes a request of Waypost's, with the line's end.
 pub fn encode_request(id: u64, method: &str, params: &impl Serialize) -> Vec<u8> {
     let body = serde_json::json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
     let mut line = body.to_string().into_bytes();

@@ -38,7 +38,7 @@ pub enum Method {
     Banner,
     #[serde(rename = "server.donation_address")]
     DonationAddress,
-    /// None of ours.
+    /// Any other method.
     #[serde(rename = "other")]
     Other,
 }
@@ -85,7 +85,7 @@ impl Method {
         Method::ALL.into_iter().find(|method| method.name() == name).unwrap_or(Method::Other)
     }
 
-    /// As it stands in a call; `other` stands for all that are none of ours.
+    /// Returns the name in a request, or `other`.
     pub const fn name(self) -> &'static str {
         match self {
             Method::Version => "server.version",

@@ -20,7 +20,7 @@ use crate::peer::Version;
 /// The protocol versions that we speak, with callers and with peers.
 pub const OLDEST: Version = Version::new(1, 0);
 pub const NEWEST: Version = Version::new(1, 6);
-/// What is spoken with whoever doesn't say; every server of today knows it.
+/// Version for clients that send none. Every current server supports it.
 pub const USUAL: Version = Version::new(1, 4);
 
 /// What we are called where the protocol asks for a software's name.

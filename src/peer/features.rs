@@ -29,7 +29,7 @@ pub struct Features {
 }
 
 impl Features {
-    /// Nobody runs more names than this; Fulcrum turns away whoever has more than four.
+    /// Nobody runs more names than this; Fulcrum rejects peers with more than four.
     pub const MAX_HOSTS: usize = 32;
 
     /// What is said of one host: None where `hosts` is there and doesn't name it.

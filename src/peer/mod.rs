@@ -1,6 +1,6 @@
 //! What a peer is: where it is, what it says of itself, and the ways of writing that down.
 //!
-//! Parsing is the only way to make most of these, so whoever holds one need not check it again.
+//! Parsing is the only constructor of most of these types, so a value needs no further check.
 
 mod blocked_ports;
 mod endpoint;

@@ -11,7 +11,7 @@ use super::{LenientScalar, Ports, RealName};
 /// How many entries of a list are looked at; the rest is passed over.
 pub const MAX_PEER_LIST_ENTRIES: usize = 1000;
 
-/// One entry: an address beside what a real name says.
+/// One entry: an address and the contents of a real name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerListEntry {
     /// None for onion services, in whose entries the name stands twice.

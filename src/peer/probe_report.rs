@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Features, PeerList, Version};
 
-/// What a peer told of itself and others.
+/// What a peer advertised itself and others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeReport {
     pub software: Option<String>,
@@ -17,7 +17,7 @@ pub struct ProbeReport {
     pub tip_height: Option<u32>,
     /// Of a height at which it was asked for its block, that block's hash.
     pub checkpoint: Option<(u32, [u8; 32])>,
-    /// Whether it took us in; None where it wasn't told of us.
+    /// Whether the peer accepted `server.add_peer`. None if it was not sent.
     pub add_peer_result: Option<bool>,
 }
 

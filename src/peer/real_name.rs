@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::{Host, HostError, Port, Ports, Transport, Version};
 
-/// What one line says of a server. Hearsay, unless the server itself said it.
+/// What one line says of a server. An unverified report, unless the server itself said it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RealName {
     pub host: Host,

@@ -23,9 +23,9 @@ const HEADER: Duration = Duration::from_secs(5);
 /// Callers who are waited for so at once.
 const HEADERS: usize = 256;
 
-/// Sends whoever comes to this listener to the door, until it is dropped or nobody keeps the door.
+/// Passes connections of this listener to admission, until it is dropped or admission ends.
 ///
-/// Callers on onion listeners come through a Tor beside us, so where they call from says nothing of them.
+/// Callers on onion listeners come through an external Tor, so where they call from says nothing of them.
 pub async fn accept(
     listener: TcpListener,
     ingress: Ingress,

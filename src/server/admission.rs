@@ -74,7 +74,7 @@ struct SessionManager {
     onion: SessionTable,
     /// Whether there may be callers in both rooms.
     dual_ingress: bool,
-    /// What holds for whoever comes now.
+    /// Limits of new sessions.
     limits: Arc<Limits>,
     shared: SessionContext,
     rng: StdRng,
@@ -131,7 +131,7 @@ impl SessionManager {
         }
     }
 
-    /// Has other limits hold for those who come from now on. Whoever is in stays, and keeps to what held before.
+    /// Applies new limits to new sessions. Open sessions keep the previous limits.
     fn update_limits(&mut self, limits: Arc<Limits>) {
         self.clearnet.update_limits(&limits);
         self.onion.update_limits(&limits);
@@ -142,7 +142,7 @@ impl SessionManager {
         match self.sessions_by_task.remove(&id) {
             Some((Ingress::Clearnet, source, number)) => self.clearnet.remove(source, number),
             Some((Ingress::Onion, source, number)) => self.onion.remove(source, number),
-            // It was sent off.
+            // It was disconnected.
             None => {}
         }
     }

@@ -181,7 +181,7 @@ async fn hear_message(messages: &mut WsStream, patience: &mut ReadTimer, limits:
     }
 }
 
-/// How long a caller is waited for. One alarm serves a whole session, and is set anew when it goes off: a timer for each line
+/// How long a caller is waited for. One alarm serves a whole session, and is set again when it goes off: a timer for each line
 /// would cost more than the line.
 pub struct ReadTimer {
     alarm: Pin<Box<Sleep>>,

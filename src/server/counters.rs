@@ -20,21 +20,21 @@ pub struct Counters {
     pub forwarded_requests: Counter,
     /// It couldn't be reached, or went away.
     pub backend_failures: Counter,
-    /// Turned away at the door, as we were full.
+    /// Rejected at the door, as we were full.
     pub refused_full: Counter,
-    /// Turned away at the door, for too many sessions from one source, or too many begun at once.
+    /// Rejected at the door, for too many sessions from one source, or too many begun at once.
     pub refused_source: Counter,
     pub refused_banned: Counter,
-    /// Sent off, to make room for somebody from a source with fewer sessions.
+    /// Disconnected, to make room for somebody from a source with fewer sessions.
     pub evicted: Counter,
     pub failed_handshakes: Counter,
     /// Answered later than they might have been.
     pub delayed_requests: Counter,
-    /// Sent off for too many requests, or too many bytes.
+    /// Disconnected for too many requests, or too many bytes.
     pub rate_limited_requests: Counter,
     pub rate_limited_bytes: Counter,
     pub malformed_lines: Counter,
-    /// Sent off for a line that didn't end, or an answer that wasn't taken.
+    /// Disconnected for a line that didn't end, or an answer that wasn't taken.
     pub slow: Counter,
     pub idle: Counter,
     pub panicked_sessions: Counter,

@@ -283,7 +283,7 @@ impl ClientSession<'_> {
             UpstreamEvent::Sent => Ok(()),
             UpstreamEvent::Data(bytes) => {
                 if let Some(source) = &self.source {
-                    // Whoever is sent a lot gets it slowly.
+                    // Limits the bytes per second of the source.
                     while !source.bytes_out.acquire_clamped(bytes.len()).await {}
                 }
                 match timeout(self.limits.line, self.link.write_raw(bytes)).await {

@@ -12,7 +12,7 @@ use super::limits::{Limits, SourceQuota};
 use crate::jsonrpc::RpcError;
 
 /// What a source has used is remembered for as long after its last session, or it would only have to call again to begin
-/// anew; and how often those are looked for whose time is over.
+/// again; and how often those are looked for whose time is over.
 pub const SOURCE_TTL: Duration = Duration::from_secs(5);
 
 /// The sessions of callers of one of our names, by their sources.
@@ -41,7 +41,7 @@ pub enum Admission {
 }
 
 impl SessionTable {
-    /// What each source may use is counted anew.
+    /// What each source may use is counted again.
     pub fn update_limits(&mut self, limits: &Limits) {
         for allowance in self.sources.values_mut().filter_map(|seats| seats.allowance.as_mut()) {
             *allowance = Arc::new(SourceQuota::new(limits));
@@ -66,7 +66,7 @@ impl SessionTable {
         if !full {
             return Admission::Admit(allowance);
         }
-        // Whoever has many sessions gives one up for somebody with fewer.
+        // A source with many sessions loses one to a source with fewer.
         let Some((largest, of)) = self.sources_by_sessions.last().copied().filter(|(largest, _)| *largest > taken + 1)
         else {
             return Admission::Refused(RpcError::ServerFull(""));

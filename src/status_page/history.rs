@@ -1,4 +1,4 @@
-//! How things were over the last day, a sample every few minutes. It begins anew with each start.
+//! How things were over the last day, a sample every few minutes. It begins again with each start.
 
 use std::collections::VecDeque;
 

@@ -200,7 +200,7 @@ impl MetricsWriter<'_> {
             ("idle", callers.idle),
         ];
         let limits = limits.map(|(limit, count)| (vec![("limit", limit.to_owned())], count));
-        self.counter_family("limits", "Callers turned away, sent off or delayed", limits);
+        self.counter_family("limits", "Callers rejected, disconnected or delayed", limits);
         self.counter("session_panics", "Sessions ended by a bug", callers.panicked_sessions);
         self.counter("backend_failures", "Times that the server behind us failed a caller", callers.backend_failures);
     }

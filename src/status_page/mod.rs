@@ -36,7 +36,7 @@ use crate::book_handle::Inbox;
 
 pub use self::metrics::ProbeMetrics;
 
-/// Browsers, scrapers and probes at once. Beyond that, whoever comes is turned away.
+/// Connections of browsers, scrapers and probes at once. Further ones are rejected.
 const CONNECTIONS: usize = 64;
 
 /// A request's head must have come within this, and a connection is over after that.
@@ -98,7 +98,7 @@ async fn serve_connection(stream: TcpStream, router: Router) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD);
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // Whoever breaks off has its reasons.
+    // A client that breaks off is no error.
     let _ = timeout(CONNECTION, connection).await;
 }
 

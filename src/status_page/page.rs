@@ -124,9 +124,7 @@ fn clearnet(status: &ClearnetStatus, now: Time) -> Clearnet<'_> {
 }
 
 fn reached(at: Option<Time>, now: Time) -> String {
-    at.map_or("not reached yet, so nobody is told of it".to_owned(), |at| {
-        format!("reached {} ago", span(now.since(at)))
-    })
+    at.map_or("not reached yet, so not advertised".to_owned(), |at| format!("reached {} ago", span(now.since(at))))
 }
 
 fn told(calls: &[CallCount]) -> Vec<CallRow> {

@@ -115,7 +115,7 @@ impl PeerQuery {
         self.state.is_none_or(|state| state == row.state) && self.kind.is_none_or(|wanted| wanted == kind)
     }
 
-    /// The best, newest or first first; those of whom that isn't known come last either way.
+    /// Sorts the best, newest or first row first. Rows without a value come last in both directions.
     fn order(&self, a: &PeerInfo, b: &PeerInfo) -> Ordering {
         fn known<T>(a: Option<T>, b: Option<T>, order: impl Fn(&T, &T) -> Ordering) -> Ordering {
             match (&a, &b) {

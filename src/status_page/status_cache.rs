@@ -11,7 +11,7 @@ use crate::book_handle::{AdminRequest, Inbox};
 use crate::control::{self, PeerInfo, Status};
 use crate::route::TorState;
 
-/// Whoever asks again within this is told the same.
+/// Time during which a sample is reused.
 const FRESH: Duration = Duration::from_secs(1);
 const ROWS_FRESH: Duration = Duration::from_secs(3);
 
@@ -102,7 +102,7 @@ impl StatusSample {
             troubles.push("our own network seems to be down: nobody answers directly".to_owned());
         }
         if let TorState::Down { reason, .. } = &status.tor {
-            troubles.push(format!("Tor is down: {reason}. Callers are told of a few onion servers at random"));
+            troubles.push(format!("Tor is down: {reason}. Clients are sent a few onion servers at random"));
         }
         if let Some(reason) = &status.clearnet_blocked {
             troubles.push(format!("clearnet peers can't be reached: {reason}"));

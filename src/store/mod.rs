@@ -27,7 +27,7 @@ const CACHE_BYTES: usize = 1024 * 1024;
 /// An open store. Another process can't open it meanwhile.
 pub struct Store {
     open: Box<dyn Fn() -> Result<Database, redb::Error> + Send>,
-    /// None after a failed write, until the file has been opened anew.
+    /// None after a failed write, until the file has been opened again.
     database: Option<Database>,
 }
 
@@ -117,7 +117,7 @@ impl Store {
             None => (self.open)()?,
         };
         write(&database, changes)?;
-        // After a failure redb wants its file opened anew, so only a success puts it back.
+        // After a failure redb wants its file opened again, so only a success puts it back.
         self.database = Some(database);
         Ok(())
     }
@@ -189,7 +189,7 @@ impl OpenError {
     }
 }
 
-/// A name beside the store's that tells when it was found damaged.
+/// Path next to the store whose name states when the damage was found.
 fn quarantine_path(path: &Path, now: Time) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".damaged-{}", now.to_string().replace([':', '-'], "")));

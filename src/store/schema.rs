@@ -10,7 +10,7 @@ use crate::route::Route;
 const VERSION: &str = "schema";
 
 /// Each makes a store of the version that is its place in the list one of the next. A store begins as version 0, which
-/// is an empty file. Once released, an entry never changes: whoever alters what is kept appends another.
+/// is an empty file. Once released, an entry never changes: a change of the records appends another.
 const MIGRATIONS: &[Migration] = &[create_tables, announcements, uptimes, labels];
 
 type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
@@ -102,7 +102,7 @@ fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     Ok(())
 }
 
-/// Each peer has a place for when it was told of us, at the end of its record: nothing, which postcard writes as a zero.
+/// Each peer has a place for when it learnt us, at the end of its record: nothing, which postcard writes as a zero.
 fn announcements(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     append_bytes(transaction, &[0])
 }

@@ -298,7 +298,7 @@ fn wait_for(condition: impl Fn() -> bool) {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    panic!("waited in vain");
+    panic!("waited without success");
 }
 
 proptest! {

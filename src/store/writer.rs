@@ -29,7 +29,7 @@ pub enum Change {
     Reach(Route, Duration),
 }
 
-/// How writing goes, for whoever asks.
+/// State of the writer, for the status.
 #[derive(Debug, Default)]
 pub struct WriterStatus {
     failing: AtomicBool,

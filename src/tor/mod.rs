@@ -94,7 +94,7 @@ pub struct Report {
 /// What a Tor is connected to in this program.
 #[derive(Debug)]
 pub struct TorChannels {
-    /// The way into its network, for whoever dials.
+    /// Connector into its network, for dialling tasks.
     pub connector: watch::Sender<Option<dial::TorConnector>>,
     pub inbox: Inbox,
     pub health: watch::Receiver<TorHealth>,

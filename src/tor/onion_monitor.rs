@@ -93,7 +93,7 @@ impl OnionMonitor {
         }
     }
 
-    /// Tries once, and returns how often in a row that was in vain.
+    /// Tries once, and returns how often in a row that was without success.
     async fn check(&self, name: &OnionServiceState, circle: u8) -> u32 {
         let outcome = self_probe(&self.dialer, self.network, name, circle).await;
         let (now, mut missed, mut news) = (clock::now(), 0, false);
@@ -133,7 +133,7 @@ impl OnionMonitor {
         missed
     }
 
-    /// From now on callers of the onion service are told of it.
+    /// From now on callers of the onion service are advertised it.
     fn publish_onion(&self, name: &OnionServiceState) {
         self.ourselves.send_if_modified(|ourselves| {
             let onion = Some((name.host.clone(), Ports::single(Transport::Tcp, name.port)));

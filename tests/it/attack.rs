@@ -24,10 +24,10 @@ use tokio::time::sleep;
 
 const PEERS: &[u8] = b"{\"id\":1,\"method\":\"server.peers.subscribe\",\"params\":[]}\n";
 const KINDS: u32 = 8;
-const CALLS_ANEW: u32 = 6;
+const RECONNECTS: u32 = 6;
 /// Hostile sessions of one source, which are of different kinds.
 const PER_SOURCE: u32 = 8;
-/// Where the child that plays the hostile callers learns whom to call.
+/// Environment variable with the addresses for the process of hostile clients.
 const TARGETS: &str = "ATTACK_TARGETS";
 
 #[test]
@@ -100,7 +100,7 @@ impl Seen {
     }
 }
 
-/// Four honest callers, each of whom asks a few times a second, and now and then calls anew.
+/// Four honest clients. Each sends a few requests a second and reconnects at times.
 fn honest(server: SocketAddr, secs: u64) -> Seen {
     let stop = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..4u8)
@@ -199,7 +199,7 @@ fn attack(targets: &str) {
                 loop {
                     // Whatever becomes of one session, there is another right after.
                     let _ = hostile_session(kind, from, to).await;
-                    sleep(Duration::from_millis(if kind == CALLS_ANEW { 2 } else { 100 })).await;
+                    sleep(Duration::from_millis(if kind == RECONNECTS { 2 } else { 100 })).await;
                 }
             });
         }
@@ -246,7 +246,7 @@ async fn hostile_session(kind: u32, from: Ipv4Addr, to: SocketAddr) -> std::io::
             pause().await;
         },
         // A call, and another connection for the next.
-        CALLS_ANEW => {
+        RECONNECTS => {
             stream.write_all(PEERS).await?;
             stream.read(&mut unread).await.map(|_| ())?;
         }

@@ -73,7 +73,7 @@ fn wallets_work(dir: &Path, own: &str, socks: &str) {
             assert!(servers.contains_key(known), "{way}: {known} is missing in {servers:?}");
         }
         let other = if way == "onion" { OURS } else { own };
-        assert!(!servers.contains_key(other), "{way}: the wallet was told of our other name");
+        assert!(!servers.contains_key(other), "{way}: the wallet learnt our other name");
     }
 }
 
@@ -136,7 +136,7 @@ fn lists_itself(own: &str, socks: &str) {
     assert!(!hosts("5.9.0.9:50001").contains(own));
 }
 
-/// One that doesn't announce itself, and that callers of ours get nowhere near.
+/// One that doesn't announce itself, and that clients get nowhere near.
 fn announces_a_server_that_stands_elsewhere(dir: &Path, lab: &Path) {
     let (name, config) = ("wp.example.org", dir.join("elsewhere.toml"));
     let reports = format!("tcp://{name}:51001,ssl://{name}:51002");

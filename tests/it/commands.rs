@@ -134,7 +134,9 @@ fn a_daemon_is_asked_and_told() {
     daemon.waypost(&["add", &format!("{onion} t"), "v1.4"]);
     assert!(daemon.waypost(&["peers", "--onion"]).contains("t51001"));
     let address = place.address.to_string();
-    eventually(5, "it is told of without Tor", || call(&address, "server.peers.subscribe", json!([]))[0][1] == onion);
+    eventually(5, "it is advertised without Tor", || {
+        call(&address, "server.peers.subscribe", json!([]))[0][1] == onion
+    });
     daemon.waypost(&["forget", onion]);
     daemon.waypost(&["ban", "b.example"]);
     eventually(20, "the ban is heeded", || {
@@ -186,7 +188,7 @@ fn say(address: SocketAddr, line: &[u8]) -> String {
 }
 
 #[test]
-fn a_damaged_store_is_kept_and_begun_anew() {
+fn a_damaged_store_is_kept_and_recreated() {
     let place = Place::new();
     std::fs::create_dir(place.data()).unwrap();
     std::fs::write(place.data().join("peers.redb"), b"no database at all").unwrap();

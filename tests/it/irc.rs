@@ -53,7 +53,7 @@ fn stragglers_are_found_on_irc() {
     stays(dir.path(), &mut crowd);
 }
 
-/// One visit, in the clear: the two servers are met, and nobody else is told of.
+/// One visit, in the clear: the two servers are met, and nobody else is advertised.
 fn visits(dir: &Path, crowd: &mut Crowd) {
     let before = crowd.order("stats");
     let config = dir.join("visit.toml");
@@ -62,8 +62,8 @@ fn visits(dir: &Path, crowd: &mut Crowd) {
     let daemon = Daemon::start(&config);
     let began = now();
     let both = BTreeSet::from([EX1.to_owned(), FIRST.to_owned()]);
-    eventually(120, "the two servers are told of", || hosts(ANSWERS) == both);
-    println!("{:.1} s from the start until both stragglers are told of", began.elapsed().as_secs_f64());
+    eventually(120, "the two servers are advertised", || hosts(ANSWERS) == both);
+    println!("{:.1} s from the start until both stragglers are advertised", began.elapsed().as_secs_f64());
     for host in &both {
         let row = daemon.row(host);
         assert_eq!((&row["source"], &row["state"]), (&json!("IRC"), &json!("verified")), "{row}");

@@ -189,7 +189,7 @@ fn each_source_has_its_share() {
     // Others find room, and when there is none left, the one with most sessions has to give.
     let mut others: Vec<TcpStream> = (2..8).map(|n| connect(&format!("127.{n}.0.1"), server)).collect();
     others.iter_mut().for_each(|stream| assert!(ask(stream, PEERS)["error"].is_null()));
-    eventually(5, "two of the first were sent off", || daemon.status()["clients"]["evicted"] == 2);
+    eventually(5, "two of the first were disconnected", || daemon.status()["clients"]["evicted"] == 2);
     assert_eq!(daemon.status()["clients"]["open_sessions"], 12);
     assert_eq!(first[0].read(&mut [0; 16]).unwrap_or(0), 0, "the oldest");
     // Six at once is what a session may ask for, further ones wait, and some of a batch of eight would for ever; the source's share
@@ -211,7 +211,7 @@ fn each_source_has_its_share() {
 }
 
 #[test]
-fn whom_the_operator_bans_is_not_served_nor_known() {
+fn banned_host_is_neither_served_nor_stored() {
     let place = Place::new();
     let config = place.config("tcp = [{0}]", "");
     let daemon = Daemon::start(&config);

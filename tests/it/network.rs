@@ -62,8 +62,8 @@ fn discovers_verifies_and_tells_of_a_real_network() {
 fn finds_everybody_from_one_seed(onion: &str) {
     let began = now();
     let everybody = BTreeSet::from([EX1.to_owned(), EX2.to_owned(), onion.to_owned()]);
-    eventually(60, "all three are told of", || hosts(ANSWERS) == everybody);
-    println!("{:.1} s from the start to three peers told of", began.elapsed().as_secs_f64());
+    eventually(60, "all three are advertised", || hosts(ANSWERS) == everybody);
+    println!("{:.1} s from the start to three peers advertised", began.elapsed().as_secs_f64());
     // With version and ports as each of them reports itself.
     for (host, address) in [(EX1, "5.9.0.1:51001"), (EX2, "88.99.0.2:51001"), (onion, "95.216.0.3:51001")] {
         let features = call(address, "server.features", json!([]));
@@ -78,7 +78,7 @@ fn finds_everybody_from_one_seed(onion: &str) {
     }
 }
 
-/// An onion service that a Tor beside us runs for us: its callers are told of that name alone.
+/// An onion service that an external Tor runs for us: its clients are sent that name alone.
 fn is_reached_by_the_name_that_tor_serves(daemon: &Daemon, own: &str, socks: &str) {
     eventually(60, "we have reached ourselves", || daemon.status()["onion"]["last_reached"].is_u64());
     let ask = |method: &str| call_onion(socks, &format!("{own}:50001"), method).unwrap();
@@ -91,7 +91,7 @@ fn is_reached_by_the_name_that_tor_serves(daemon: &Daemon, own: &str, socks: &st
 fn takes_in_a_server_of_the_first_protocol(daemon: &Daemon) {
     assert!(!hosts(ANSWERS).contains(FIRST));
     daemon.waypost(&["add", FIRST, "t50001"]);
-    eventually(20, "the server of the first protocol is told of", || hosts(ANSWERS).contains(FIRST));
+    eventually(20, "the server of the first protocol is advertised", || hosts(ANSWERS).contains(FIRST));
     let row = |host: &str| daemon.row(host);
     assert_eq!(row(EX1)["source"], "seed");
     assert_eq!(row(EX2)["source"], format!("peer {EX1}"));
@@ -128,8 +128,8 @@ fn answers_from_its_store_after_a_restart(daemon: Daemon, config: &Path, lab: &P
     let (before, told) = (asked(), hosts(ANSWERS));
     daemon.stop();
     let daemon = Daemon::start(config);
-    assert!([EX1, EX2, FIRST].iter().all(|host| hosts(ANSWERS).contains(*host)), "told of at once");
-    // Time enough for whoever would ask anybody.
+    assert!([EX1, EX2, FIRST].iter().all(|host| hosts(ANSWERS).contains(*host)), "advertised at once");
+    // Time enough for an unwanted request.
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(asked(), before, "and nobody was asked");
     assert_eq!(hosts(ANSWERS), told);
@@ -138,7 +138,7 @@ fn answers_from_its_store_after_a_restart(daemon: Daemon, config: &Path, lab: &P
     // As hard an end as there is.
     daemon.kill();
     let daemon = Daemon::start(config);
-    assert!([EX1, EX2, FIRST].iter().all(|host| hosts(ANSWERS).contains(*host)), "told of after a kill as well");
+    assert!([EX1, EX2, FIRST].iter().all(|host| hosts(ANSWERS).contains(*host)), "advertised after a kill as well");
     daemon.stop();
 }
 
@@ -150,27 +150,27 @@ fn loses_and_regains_tor(daemon: &Daemon, lab: &Path, onion: &str) {
         daemon.waypost(&["add", name, "t50001"]);
     }
     let verified = BTreeSet::from([onion.to_owned()]);
-    eventually(10, "only the verified onion is told of", || onions() == verified);
+    eventually(10, "only the verified onion is advertised", || onions() == verified);
     tor("client-stop");
     eventually(15, "Tor is down", || daemon.tor() == "down");
     let mut seen = BTreeSet::new();
-    eventually(10, "three others are told of", || onions().len() == 3);
+    eventually(10, "three others are advertised", || onions().len() == 3);
     for _ in 0..60 {
         let onions = onions();
         assert_eq!(onions.len(), 3);
         seen.extend(onions);
     }
-    assert_eq!(seen.len(), 1 + NOBODY.len(), "drawn anew for each caller, from all that are known");
+    assert_eq!(seen.len(), 1 + NOBODY.len(), "drawn for each caller, from all that are known");
     assert!(
         [EX1, EX2, FIRST].iter().all(|host| hosts(ANSWERS).contains(*host)),
-        "clearnet peers are told of all the same"
+        "clearnet peers are advertised all the same"
     );
     let before = daemon.row(onion);
     tor("client-start");
     let began = now();
     eventually(120, "Tor is ready again", || daemon.tor() == "ready");
     println!("{:.1} s from Tor's return to its being found ready", began.elapsed().as_secs_f64());
-    eventually(10, "the verified onion alone is told of again", || onions() == verified);
+    eventually(10, "the verified onion alone is advertised again", || onions() == verified);
     let after = daemon.row(onion);
     assert_eq!((&before["failures"], &after["failures"]), (&json!(0), &json!(0)), "the outage was not its fault");
 }

@@ -88,7 +88,7 @@ fn nothing_leaves_but_through_tor() {
 /// All that a daemon does: seeds, what peers tell of, what strangers introduce, what the operator adds, what is probed.
 fn lives_through_tor(daemon: &Daemon, config: &Path, onion: &str) {
     let everybody = BTreeSet::from([EX1.to_owned(), EX2.to_owned(), onion.to_owned()]);
-    eventually(120, "all three are told of", || hosts(ANSWERS) == everybody);
+    eventually(120, "all three are advertised", || hosts(ANSWERS) == everybody);
     let ex1 = daemon.row(EX1);
     assert_eq!((&ex1["ip"], &ex1["key_changes"]), (&json!("5.9.0.1"), &json!(0)), "looked up by an exit, over TLS");
     assert!(ex1["key"].is_string());

@@ -62,7 +62,7 @@ impl Session {
     }
 
     fn ask(&mut self, line: &str) -> Value {
-        // Who is turned away hears why, and may find the door shut already.
+        // Who is rejected hears why, and may find the door shut already.
         let _ = writeln!(self.0.get_mut(), "{line}");
         self.hear()
     }
@@ -176,7 +176,7 @@ fn what_can_not_change_is_named_and_what_is_wrong_changes_nothing() {
 }
 
 #[test]
-fn the_service_manager_is_told_of_a_reload() {
+fn reload_notifies_the_service_manager() {
     let place = Place::new();
     let socket = UnixDatagram::bind(place.path("notify")).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -69,7 +69,7 @@ impl Daemon {
     fn spawn_by(mut command: Command, config: &Path) -> Daemon {
         let log = config.with_extension("log");
         let file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
-        // Daemons beside each other can't all have the usual port for their pages.
+        // Parallel daemons cannot share the default port of the status page.
         if !std::fs::read_to_string(config).unwrap_or_default().contains("[status]") {
             command.env("WAYPOST_STATUS__LISTEN", "off");
         }
@@ -278,7 +278,7 @@ pub fn fetch_as(address: &str, host: &str, path: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// Whom a server tells of.
+/// Returns the hosts that a server lists.
 pub fn hosts(address: &str) -> BTreeSet<String> {
     let list = call(address, "server.peers.subscribe", json!([]));
     list.as_array().unwrap().iter().map(|entry| entry[1].as_str().unwrap().to_owned()).collect()
@@ -295,7 +295,7 @@ pub fn call_onion(socks: &str, address: &str, method: &str) -> Option<Value> {
     output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
 }
 
-/// An address of this machine's that nobody listens on. Its port is below those that the system gives to callers, or a test beside
+/// An address of this machine's that nobody listens on. Its port is below those that the system gives to callers, or a parallel test
 /// us might be given it by the time that it is used.
 pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -130,10 +130,10 @@ fn shows_each_caller_one_name(place: &Place, daemon: &Daemon, own: &str) {
         .map(|method| call(ANSWERS, method, json!([])).to_string());
     assert!(said.iter().all(|said| !said.contains(host)), "{said:?}");
     assert!(said[0].contains(OURS) && said[1].contains("ours"));
-    assert!(daemon.waypost(&["status"]).contains(host), "the operator is told of both");
+    assert!(daemon.waypost(&["status"]).contains(host), "the operator is advertised both");
 }
 
-/// Beside a daemon that uses the same directory.
+/// With another daemon on the same directory.
 fn verifies_by_hand(config: &Path, onion: &str) {
     let (output, ok) = support::waypost(config, &["probe", onion, "--tcp", "50001"]);
     assert!(ok && output.contains("our own Tor") && output.contains("ElectrumX"), "{output}");
@@ -144,7 +144,7 @@ fn gets_over(manner: &str, place: &Place, daemon: &Daemon, own: &str) {
     eventually(240, "Tor is found to be down", || daemon.tor() == "down");
     let onions = hosts(ANSWERS).into_iter().filter(|host| host.ends_with(".onion")).count();
     assert!(onions <= 3);
-    // Longer than the patience of whoever tries again at once.
+    // Longer than an immediate retry takes.
     std::thread::sleep(Duration::from_secs(20));
     place.tor("relays-start");
     let (verified, served) = place.until_all_works(daemon, own, 90);

@@ -51,7 +51,7 @@ def main():
             try:
                 reply = answer(query, names)
             except (IndexError, struct.error, UnicodeDecodeError):
-                continue  # no question of ours
+                continue  # no own request
             if reply:
                 server.sendto(reply, caller)
 

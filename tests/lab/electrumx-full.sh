@@ -9,7 +9,7 @@
 # settings for them, so what is measured is its speed. Left in DIR:
 #   address            5.9.0.1:51001
 #   ex/                see electrumx.sh: ex/ex1.log, ex/ex1.pid; electrumx.sh down DIR/ex stops it
-#   peers.log          what was asked of whom: a line "NUMBER METHOD" for each call; peers.pid is the peers'
+#   peers.log          the requests of each peer: a line "NUMBER METHOD" for each call; peers.pid is the peers'
 # From the environment: LIST_SECONDS (120) the list may take; LAB_VENV as for electrumx.sh, by default target/lab-venv of this
 # repository. On failure it says what failed, with the end of that one's log, and leaves what runs to the namespace's end.
 set -euo pipefail
@@ -40,7 +40,7 @@ within() { # SECONDS COMMAND...: until it succeeds
 within 10 grep listening "$dir/peers.log" || fail "peers.py doesn't listen" "$dir/peers.log"
 say "$count peers"
 
-# No cost, so no sleep and no end of a session; no bound on sessions but that of open files. Whoever asks much at once waits for
+# No cost, so no sleep and no end of a session; no bound on sessions but that of open files. A client with many requests waits for
 # the processor alone, and isn't told that it took too long.
 "$here/electrumx.sh" up "$dir/ex" ex1 5.9.0.1 tcp://ex1.example.com:51001,ssl://ex1.example.com:51002 \
   COST_SOFT_LIMIT=0 COST_HARD_LIMIT=0 REQUEST_SLEEP=0 BANDWIDTH_UNIT_COST=1000000000 INITIAL_CONCURRENT=10000 \

@@ -9,7 +9,7 @@
 #   electrumx.sh down DIR         stop them all, and bitcoind's stand-in
 #
 # ElectrumX only peers with public-looking names, so BIND_IP needs one in /etc/hosts (enter.sh sees to that). A server verifies
-# itself within seconds of its start; two of them find each other once one is told of the other by add-peer.py.
+# itself within seconds of its start; two of them find each other once one is advertised the other by add-peer.py.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 usage() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }

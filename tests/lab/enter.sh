@@ -13,7 +13,7 @@
 #   51.15.0.4 first.example.com  5.9.0.9 wp.example.com, wp.example.org
 #   185.220.101.5 (what Tor's exits call from)                 2a01:4f8::1 (no name)
 #
-# Whoever dials one of the servers without binding an address first calls from 5.9.0.9, as a program that lives at
+# A program that dials one of the servers without binding an address first calls from 5.9.0.9, as a program that lives at
 # wp.example.com would; the kernel's own choice on `lo` would be the very address that is dialled.
 #
 # Exit status: that of COMMAND; 3 when this machine doesn't allow what is needed.

@@ -8,7 +8,7 @@
 #   seeds.txt          a line for each: ONION v1.4 t50001
 #   tor/               see tor-network.sh: tor/socks, tor/control, tor/arti.toml, tor/onion-1 to tor/onion-N, ...;
 #                      tor-network.sh down DIR/tor stops the services' tors too
-#   crowd.log          what was asked of whom: a line "NUMBER METHOD" for each call, NUMBER as in onion-NUMBER, from our own
+#   crowd.log          the requests of each peer: a line "NUMBER METHOD" for each call, NUMBER as in onion-NUMBER, from our own
 #                      calls before it returned too; crowd.pid is the server's
 # The client knows all the descriptors now; who wants it to ask again tells its control port SIGNAL NEWNYM.
 # From the environment: PER_TOR (10) services in one tor process, FIND_SECONDS (300), RELAYS (6), PYTHON (python3).

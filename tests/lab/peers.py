@@ -41,7 +41,7 @@ class Peer(Server):
             return {"height": 0, "hex": HEADER}
         if method == "blockchain.block.header" and params == [0]:
             return HEADER
-        if method == "server.add_peer":  # ElectrumX tells whoever doesn't list it; an error would count against us
+        if method == "server.add_peer":  # ElectrumX announces itself to servers that lack it; an error would count against us
             return True
         return super().result(method, params)
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Becomes COMMAND, inside `enter.sh --watched`, as one who knows nobody here: /etc/hosts names nothing but localhost, and the
-# name server is an address out in the world. Whoever looks up a name so is seen by leak_capture.py; Tor's exits, who don't run by
+# name server is an address out in the world. A process that resolves a name this way is seen by leak_capture.py; Tor's exits, who don't run by
 # this, know the lab's names as ever.
 #
 #   third_party.sh COMMAND [ARGS...]

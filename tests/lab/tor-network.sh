@@ -7,14 +7,14 @@
 #   tor-network.sh client-stop DIR           stop the client alone; returns when it is gone
 #   tor-network.sh client-start DIR          start it again, on the state it had; returns when it has bootstrapped
 #   tor-network.sh services-again DIR        stop the services' tor and start it again, on the state it had
-#   tor-network.sh relays-stop DIR           end the authority and all relays: whoever dials them is refused
+#   tor-network.sh relays-stop DIR           end the authority and all relays: dials of them are refused
 #   tor-network.sh relays-kill DIR           the same, without a word to anybody
 #   tor-network.sh relays-freeze DIR         halt them: connections stand, and nothing comes back
 #   tor-network.sh relays-start DIR          start them again, or let them go on, each on the state it had; returns when
 #                                            the services' tor is back too, and uploads its descriptors, and the client, if it
 #                                            ran
 #
-# The onion services live in a tor process of their own ("services"), with its own SOCKS port for whoever should keep
+# The onion services live in a tor process of their own ("services"), with its own SOCKS port for processes that must keep
 # their Tor while the client is stopped. When `up` returns, both have bootstrapped, and DIR holds
 #   socks, control     the client's SOCKS5 address (extended onion errors on) and its control port (cookie: client/control_auth_cookie)
 #   services-socks     the SOCKS5 address of the services' tor

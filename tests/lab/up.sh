@@ -7,7 +7,7 @@
 #   ex2    ex2.example.com 88.99.0.2     51001 TCP, 51002 TLS
 #   ex3    <onion>:50001 alone           behind it 95.216.0.3:51001
 #   first  first.example.com 51.15.0.4   50001 TCP, the first protocol
-#   ours   <onion>:50001 alone           tor/onion-2, for whoever listens at 127.0.0.1:50011
+#   ours   <onion>:50001 alone           tor/onion-2, for a listener at 127.0.0.1:50011
 #   and a name server at 127.0.0.1:53, with which Tor's exits reach all of these by name
 #
 # When it returns, ex1 has verified and lists itself, ex2 and ex3. The servers' Tor is not the client's: tor-network.sh

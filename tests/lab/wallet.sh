@@ -8,7 +8,7 @@
 #
 # `up` and `list` start it; `list` lays the file over the wallet's own list, in the namespace alone. They and `ask` print, as one
 # JSON dictionary, what the wallet says of its connection ("info") and the servers that it knows ("servers"), once it is connected
-# and was told of a peer; they fail (status 1) when that doesn't happen within 60 s. DIR is the wallet's own, and its HOME.
+# and received a peer; they fail (status 1) when that doesn't happen within 60 s. DIR is the wallet's own, and its HOME.
 set -euo pipefail
 usage() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage

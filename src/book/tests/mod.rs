@@ -102,7 +102,7 @@ fn good(list: &str, features: Option<&str>) -> Result<Verified, ProbeError> {
 }
 
 #[test]
-fn a_name_is_looked_up_checked_dialled_and_told_of() {
+fn name_is_resolved_checked_dialled_and_advertised() {
     let mut bench = Bench::new(&["a.example t50001"]);
     assert!(
         bench
@@ -150,7 +150,7 @@ fn of_others_it_names_two_candidates_at_most() {
 }
 
 #[test]
-fn hearsay_changes_no_entry_and_other_ports_are_tried_as_well() {
+fn unverified_report_changes_no_entry_and_its_ports_are_tried() {
     let mut bench = Bench::new(&["a.example t50001"]);
     bench.resolve("a.example", &["5.9.0.1"]);
     bench.finish("a.example", good("[]", None));
@@ -166,7 +166,7 @@ fn hearsay_changes_no_entry_and_other_ports_are_tried_as_well() {
 }
 
 #[test]
-fn a_bad_peer_is_remembered_and_not_told_of() {
+fn bad_peer_is_remembered_and_not_advertised() {
     let mut bench = Bench::new(&["a.example t50001"]);
     bench.resolve("a.example", &["5.9.0.1"]);
     bench.finish("a.example", good("[]", None));
@@ -285,7 +285,7 @@ fn a_failure_waits_for_a_later_proof() {
 }
 
 #[test]
-fn who_is_dropped_while_it_is_tried_is_not_tried_twice() {
+fn peer_dropped_in_flight_is_not_probed_twice() {
     let mut bench = Bench::new(&["5.9.0.1 t50001"]);
     assert!(bench.attempt().is_some());
     bench.book.forget(&"5.9.0.1".parse().unwrap()).unwrap();
@@ -328,7 +328,7 @@ fn a_peer_that_is_wrong_about_its_own_ports_is_still_reached() {
 }
 
 #[test]
-fn a_name_server_that_redirects_makes_nobody_bad_whom_we_know() {
+fn redirecting_dns_server_marks_no_known_peer_bad() {
     let mut bench = Bench::new(&["a.example t50001"]);
     bench.resolve("a.example", &["5.9.0.1"]);
     bench.finish("a.example", good("[]", None));

@@ -61,7 +61,7 @@ fn a_peer_in_doubt_that_answers_is_not_asked_twice() {
 }
 
 #[test]
-fn time_in_which_tor_starts_anew_counts_for_nothing() {
+fn time_of_tor_restart_is_not_credited() {
     let mut bench = Bench::new(&[]);
     bench.handle(Event::Tor(TorProbe::Reachable));
     bench.handle(Event::TorPathProven);

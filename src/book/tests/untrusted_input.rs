@@ -1,4 +1,4 @@
-//! Names that strangers bring, and whom the operator wants nothing to do with.
+//! Names from untrusted sources, and banned hosts.
 
 use super::*;
 
@@ -62,7 +62,7 @@ fn no_disguise_makes_a_private_address_public() {
 }
 
 #[test]
-fn ports_of_other_services_are_not_knocked_on() {
+fn ports_of_other_services_are_not_dialled() {
     let mut bench = Bench::new(&[]);
     let features = serde_json::from_str(r#"{"hosts":{"a.example":{"tcp_port":25,"ssl_port":22}}}"#).unwrap();
     let refusal = bench.book.add_peer(&features, Some("5.9.0.1".parse().unwrap()), START, &mut bench.rng).unwrap_err();
@@ -92,7 +92,7 @@ fn names_below_one_domain_share_a_budget() {
 }
 
 #[test]
-fn the_banned_are_dropped_and_stay_away() {
+fn banned_peers_are_dropped_and_rejected() {
     let mut bench = Bench::new(&["a.example t50001", "b.example t50001", "c.spy.example t50001"]);
     bench.resolve("a.example", &["5.9.0.1"]);
     bench.finish("a.example", good("[]", None));
@@ -113,7 +113,7 @@ fn the_banned_are_dropped_and_stay_away() {
 }
 
 #[test]
-fn strangers_have_nobody_tried_time_and_again() {
+fn untrusted_sources_cannot_cause_frequent_probes() {
     let mut bench = Bench::new(&["5.9.0.1 t50001"]);
     let mut tries = 0;
     for minute in 0..24 * 60u32 {
@@ -131,7 +131,7 @@ fn strangers_have_nobody_tried_time_and_again() {
 }
 
 #[test]
-fn names_that_were_tried_in_vain_make_room() {
+fn names_with_most_failures_are_evicted() {
     let mut bench = Bench::new(&["a.example t50001"]);
     bench.book.settings.max_candidates = 8;
     for n in 0..8 {
@@ -147,7 +147,7 @@ fn names_that_were_tried_in_vain_make_room() {
 }
 
 #[test]
-fn who_introduces_somebody_else_is_found_out() {
+fn add_peer_for_another_host_is_rejected() {
     let mut bench = Bench::new(&[]);
     let features = serde_json::from_str(r#"{"hosts":{"victim.example":{"tcp_port":50001}}}"#).unwrap();
     bench.actions = bench.book.add_peer(&features, Some("88.99.0.2".parse().unwrap()), START, &mut bench.rng).unwrap();

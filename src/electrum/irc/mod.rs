@@ -269,7 +269,7 @@ impl IrcSession {
 
     fn on_join(&mut self, channel: &str, who: &str) -> Vec<IrcAction> {
         match self.phase {
-            // Some networks have everybody join a channel of theirs, which is none of ours.
+            // Some networks make every client join a channel of theirs. It is ignored.
             Phase::Joining if self.is_us(who) && self.is_ours(channel) => {
                 self.phase = Phase::Asking;
                 vec![send(format!("WHO {}", self.plan.channel))]
@@ -304,7 +304,7 @@ impl IrcSession {
     }
 }
 
-/// By chance, as a nick of ours that stayed the same would let everybody follow us.
+/// Random, because a constant nick would make the node trackable.
 fn nick(plan: &IrcVisitConfig, rng: &mut impl Rng) -> String {
     let mut nick = if plan.advertise.is_some() { plan.nick_prefix.clone() } else { String::new() };
     while nick.len() < NICK_LENGTH {

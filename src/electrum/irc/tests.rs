@@ -154,7 +154,7 @@ fn what_keeps_us_out_is_told_apart() {
 }
 
 #[test]
-fn a_channel_that_everybody_is_made_to_join_is_none_of_ours() {
+fn forced_channel_is_ignored() {
     let mut talk = talk(plan());
     talk.hear(":irc.example 001 me :Welcome");
     assert_eq!(talk.hear(":me!u@h JOIN :#welcome"), []);

@@ -1,4 +1,4 @@
-//! Sessions that peers carry: whom they go to, and what becomes of them when a peer fails.
+//! Sessions that peers serve: their choice, and what happens when a peer fails.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;

@@ -124,7 +124,7 @@ async fn what_is_no_text_is_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_drips_is_sent_off() {
+async fn who_drips_is_disconnected() {
     let mut talk = talk(4096);
     for _ in 0..200 {
         sleep(Duration::from_secs(1)).await;
@@ -149,7 +149,7 @@ async fn who_says_nothing_is_let_be_for_ten_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_read_is_sent_off() {
+async fn who_does_not_read_is_disconnected() {
     let mut talk = talk(256);
     talk.say(PING).await;
     sleep(Duration::from_secs(60)).await;
@@ -169,7 +169,7 @@ async fn who_asks_a_lot_waits_for_the_answers() {
 }
 
 #[tokio::test]
-async fn who_would_wait_too_long_is_told_so_and_sent_off() {
+async fn who_would_wait_too_long_is_told_so_and_disconnected() {
     let batch = |calls: usize| format!("[{}]\n", vec![r#"{"id":1,"method":"server.ping"}"#; calls].join(","));
     let limits = Limits { source_requests_per_second: 10, ..Limits::default() };
     let mut talk = talk_within(64 * 1024, ConnectionKind::default(), limits);

@@ -1,6 +1,6 @@
 //! The key of an onion service as C tor keeps it.
 //!
-//! Its folder holds `hs_ed25519_secret_key`, and beside it the public key and the name that belong to it, which serve to
+//! Its folder holds `hs_ed25519_secret_key`, and next to it the public key and the name that belong to it, which serve to
 //! tell whether the files were mixed up on the way here.
 
 use std::fs::File;
@@ -24,7 +24,7 @@ pub enum CTorError {
     Read { path: PathBuf, reason: io::Error },
     #[error("{} is no key of a version 3 onion service: {reason}; give the folder that torrc's HiddenServiceDir names, or the {SECRET} in it", path.display())]
     Malformed { path: PathBuf, reason: &'static str },
-    #[error("{} is not of the secret key beside it, which is {onion}'s; bring files that belong together, or the secret key alone in a folder of its own", path.display())]
+    #[error("{} does not belong to the secret key next to it, which is {onion}'s; bring files that belong together, or the secret key alone in a folder of its own", path.display())]
     Disagrees { path: PathBuf, onion: OnionAddress },
 }
 

@@ -113,7 +113,7 @@ impl fmt::Debug for EphemeralClient {
     }
 }
 
-/// Makes such a client. It gives up where a daemon would begin anew.
+/// Makes such a client. It gives up where a daemon would begin again.
 pub async fn bootstrap_ephemeral(
     dir: &Path,
     arti: &str,

@@ -85,7 +85,7 @@ pub fn whole(error: &dyn std::error::Error) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// These are not the operator's to move: what keeps two daemons apart is the lock beside them. The paths are taken as
+/// These are not the operator's to move: what keeps two daemons apart is the lock next to them. The paths are taken as
 /// they are, without Arti's variables.
 fn directories(dir: &Path) -> toml::Table {
     let literal = |path: PathBuf| {

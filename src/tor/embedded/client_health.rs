@@ -1,7 +1,7 @@
-//! Whether an embedded client is to be replaced: thrown away, and built anew on the same state.
+//! Whether an embedded client is to be replaced: thrown away, and built again on the same state.
 //!
 //! Arti goes on trying by itself, but after an outage it may do so for many minutes at a pace that grew slow. A client
-//! built anew begins at once, and has the directory and its guards from the one before: with the relays back it is ready
+//! built again begins at once, and has the directory and its guards from the one before: with the relays back it is ready
 //! within a second or two.
 
 use std::time::Duration;
@@ -23,7 +23,7 @@ const RELAPSE: Duration = Duration::from_mins(1);
 /// Misses of our own service, one after the other, that mean something.
 const MISSES: u32 = 2;
 
-/// Others reach us, or we reach others, but our own service is missed so often: it is launched anew, and then again after
+/// Others reach us, or we reach others, but our own service is missed so often: it is launched again, and then again after
 /// so many more.
 const SERVICE_MISSES: u32 = 5;
 
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_is_missed_while_tor_works_is_launched_anew() {
+    fn unreachable_service_is_relaunched_while_tor_works() {
         let vital = ClientHealth { failures: 5, missed_since: Some(at(100)), reached: Some(at(150)), ..working() };
         assert_eq!(vital.verdict(at(160)), Verdict::Relaunch);
         let vital = ClientHealth { failures: 6, ..vital };

@@ -1,8 +1,8 @@
 //! The key of our onion service, as an embedded Tor keeps it.
 //!
-//! It lies in the keystore below Tor's state, under the service's nickname, and whoever has that file has the address.
-//! Everything else that is kept for the service follows from it or is made anew when missing: keys for a day or for an
-//! introduction point in the keystore, and what goes with them in `hss` beside it. All of that is found by the nickname
+//! It lies in the keystore below Tor's state, under the service's nickname, and a copy of that file is a copy of the address.
+//! Everything else that is kept for the service follows from it or is recreated when missing: keys for a day or for an
+//! introduction point in the keystore, and what goes with them in `hss` next to it. All of that is found by the nickname
 //! and not by the address, so a service that is given another key would go on with the old one's: it must go.
 
 use std::error::Error;
@@ -122,7 +122,7 @@ impl<'a> Keys<'a> {
         Ok(())
     }
 
-    /// Removes what Tor keeps of the service beside its keys: its introduction points, and whom they introduced.
+    /// Removes Tor's state of the service except for its keys: introduction points and their clients.
     fn remove_state(&self) -> Result<(), KeyError> {
         let path = self.state_dir.join("hss").join(NICKNAME);
         let failed = |reason: &dyn Error| KeyError::State { path: path.clone(), reason: error_chain(reason) };

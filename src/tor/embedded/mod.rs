@@ -34,7 +34,7 @@ use crate::route::{OnionError, OnionFailure, TorKind, TorProbe, TorSource, TorSt
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(25);
 const LONGEST_WINDOW: Duration = Duration::from_secs(40);
 
-/// Between a client and the next; the second after a number in vain.
+/// Between a client and the next; the second after a number without success.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -57,7 +57,7 @@ pub fn has_key(dir: &Path) -> bool {
 
 /// Leads clients for as long as there is somebody to tell of it.
 pub async fn run(settings: Settings, outlets: TorChannels) {
-    // Whoever uses rustls without saying whose cryptography needs one to be named.
+    // rustls without an explicit provider needs a default one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let source = TorSource::new(TorKind::Embedded, Vec::new());
     outlets.report.send_modify(|report| report.source = Some(source));
@@ -73,7 +73,7 @@ pub async fn run(settings: Settings, outlets: TorChannels) {
     while !care.outlets.inbox.is_closed() {
         let reason = care.run_client().await;
         care.outlets.connector.send_replace(None);
-        tracing::debug!(%reason, "the embedded Tor is built anew");
+        tracing::debug!(%reason, "the embedded Tor is built again");
         let sign = if care.was_ready || care.logged_error.is_some() {
             TorProbe::Unavailable { reason }
         } else {
@@ -197,13 +197,13 @@ impl Supervisor {
                 Verdict::Relaunch if relaunched == missed => {}
                 Verdict::Relaunch => {
                     relaunched = missed;
-                    tracing::warn!("our onion service can't be reached, though Tor works; launching it anew");
+                    tracing::warn!("our onion service can't be reached, though Tor works; launching it again");
                     service = Launcher::default();
                 }
                 Verdict::Replace => {
                     self.unproductive_clients =
                         if vital.has_connected() { 0 } else { self.unproductive_clients.saturating_add(1) };
-                    return "it reached nobody any more, and is built anew";
+                    return "it reached nobody any more, and is built again";
                 }
             }
         }

@@ -56,7 +56,7 @@ fn clock_skew(account: &str) -> Option<&str> {
 pub fn explain_permissions(reason: String) -> String {
     let begins = ["Incorrect permissions", "Bad owner"].into_iter().find_map(|words| reason.find(words));
     match begins.and_then(|begins| reason.get(begins..)) {
-        Some(essence) => format!("{essence}; mend that with chmod or chown, or choose another data_dir"),
+        Some(essence) => format!("{essence}; fix that with chmod or chown, or choose another data_dir"),
         None => reason,
     }
 }

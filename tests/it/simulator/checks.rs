@@ -13,7 +13,7 @@ use super::invariants::{Verdict, regions, that};
 use super::network_model::Kind;
 use super::run::Run;
 
-/// So long after an outage of ours, or a restart, all that fell due in it has been tried.
+/// So long after a local outage, or a restart, all that fell due in it has been tried.
 pub const CATCH_UP: Duration = Duration::from_hours(4);
 
 /// Otherwise nobody who was verified before waits longer than this beyond its time. A name that never was may have to
@@ -29,7 +29,7 @@ const WELCOME: Duration = Duration::from_hours(72);
 /// A peer that moved is found again within this: its old ports are no longer recent, its new ones have got about.
 const MOVED: Duration = Duration::from_hours(96);
 
-/// How those stand of whom much is expected, at the end.
+/// Final state of the peers that must be verified.
 #[derive(Debug, Default)]
 pub struct Standing {
     pub good: usize,
@@ -47,7 +47,7 @@ impl Run {
         self.hold(self.nobody_waits_too_long());
         self.hold(self.the_dead_are_gone());
         self.hold(self.disk_is_memory(&known));
-        let verdict = self.all_told_of_is_true();
+        let verdict = self.advertised_peers_are_true();
         self.hold(verdict);
     }
 
@@ -74,7 +74,7 @@ impl Run {
         standing
     }
 
-    /// Whoever could be found by the end was found.
+    /// Every discoverable peer is known at the end.
     pub fn at_the_end(&self) {
         let standing = self.standing();
         let Standing { good, good_verified, newcomers, newcomers_verified, moved, moved_verified } = standing;
@@ -83,7 +83,7 @@ impl Run {
         self.hold(that(holds, || format!("{standing:?}")));
     }
 
-    /// Whoever is always there is verified, once it has been, unless our own outage came between.
+    /// A peer that is always up stays verified, except during a local outage.
     fn the_good_are_kept(&self, known: &HashMap<&Host, &Entry>) -> Verdict {
         for peer in self.world.peers.iter().filter(|peer| matches!(peer.kind, Kind::Good | Kind::Liar | Kind::Newcomer))
         {
@@ -144,7 +144,7 @@ impl Run {
         Ok(())
     }
 
-    fn all_told_of_is_true(&mut self) -> Verdict {
+    fn advertised_peers_are_true(&mut self) -> Verdict {
         let snapshot = self.book.snapshot(self.now, &mut self.rng);
         // The second time from a picture that has grown old.
         for later in [Duration::ZERO, Duration::from_hours(11)] {
@@ -154,32 +154,34 @@ impl Run {
                 let list =
                     PeerList::parse(&json, Network::Bitcoin.default_ports()).map_err(|error| error.to_string())?;
                 for listed in &list.0 {
-                    self.may_be_told_of(&listed.name.host, later)?;
+                    self.may_be_advertised(&listed.name.host, later)?;
                 }
                 let onions = list.0.iter().filter(|listed| listed.name.host.is_onion()).count();
                 let most = if snapshot.tor.is_ready() { 50.max(list.0.len() / 4) } else { 3 };
-                that(onions <= most, || format!("{onions} onions of {} told of", list.0.len()))?;
+                that(onions <= most, || format!("{onions} onions of {} advertised", list.0.len()))?;
                 let crowd = regions(list.0.iter().filter_map(|listed| listed.ip)).into_iter().find(|(_, n)| *n > 2);
-                that(crowd.is_none(), || format!("told of many in one region: {crowd:?}"))?;
+                that(crowd.is_none(), || format!("advertised many in one region: {crowd:?}"))?;
             }
         }
         Ok(())
     }
 
-    fn may_be_told_of(&self, host: &Host, later: Duration) -> Verdict {
+    fn may_be_advertised(&self, host: &Host, later: Duration) -> Verdict {
         let record = self.ledger.records.get(host);
         let last_ok = record.and_then(|record| record.last_ok);
         let last_bad = record.and_then(|record| record.last_bad);
         let guess = host.is_onion() && !self.book.tor().is_ready();
         let fresh = last_ok.is_some_and(|ok| (self.now + later).since(ok) <= DAY);
-        that(guess || fresh, || format!("{host} is told of, last seen {last_ok:?}"))?;
-        that(last_bad.is_none_or(|bad| last_ok.is_some_and(|ok| ok > bad)), || format!("{host} is told of, and bad"))?;
+        that(guess || fresh, || format!("{host} is advertised, last seen {last_ok:?}"))?;
+        that(last_bad.is_none_or(|bad| last_ok.is_some_and(|ok| ok > bad)), || {
+            format!("{host} is advertised, and bad")
+        })?;
         let hostile = |kind| matches!(kind, Kind::WrongChain | Kind::Malformed | Kind::Silent | Kind::Private);
         let kind = self.world.get(host).map(|peer| peer.kind);
-        that(guess || !kind.is_none_or(hostile), || format!("{host} is told of, and is {kind:?}"))
+        that(guess || !kind.is_none_or(hostile), || format!("{host} is advertised, and is {kind:?}"))
     }
 
-    /// Nothing of ours has stood in the way of late.
+    /// Neither the path nor the daemon was down recently.
     fn calm(&self, via: Route) -> bool {
         self.now.since(Run::START) > CATCH_UP && self.calendar.worked(via, self.now - CATCH_UP, self.now)
     }

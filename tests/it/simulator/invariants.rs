@@ -1,4 +1,4 @@
-//! What was asked of whom and when, held against what the book may do.
+//! All requests to peers with their times, checked against the rules of the book.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -114,7 +114,7 @@ impl Ledger {
             record.began = now;
             record.tries += 1;
         }
-        // What an outage of ours swallows is a load on nobody.
+        // What a local outage swallows is a load on nobody.
         let arrives = u32::from(calendar.down(*via, now).is_none());
         let (in_hour, in_day) = (record.hour.add(hour(now), arrives), record.day.add(day(now), arrives));
         self.peaks.peer_hour = self.peaks.peer_hour.max(in_hour);
@@ -186,7 +186,7 @@ impl Ledger {
         if let Some((_, until)) = calendar.span(via, record.began) {
             that(record.ended > until, || {
                 let minutes = until.since(record.ended).as_secs() / 60;
-                format!("{host} is blamed for a failure {minutes} minutes before the end of an outage of ours")
+                format!("{host} is blamed for a failure {minutes} minutes before the end of a local outage")
             })?;
             self.at_the_edge += 1;
         } else if calendar.breaks(via, record.began, record.ended).is_some() {

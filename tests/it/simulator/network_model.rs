@@ -152,7 +152,7 @@ impl World {
         let lies = self.get(of).is_some_and(|peer| peer.kind == Kind::Liar);
         let mut list = Vec::new();
         for _ in 0..rng.random_range(10..40) {
-            // An honest peer tells of whom it met lately.
+            // An honest peer lists the peers that it met recently.
             let lately = at - Duration::from_hours(rng.random_range(0..20));
             let peer = self.any(rng);
             let wrong = Ports::single(Transport::Tcp, Port::new(rng.random_range(1..9999)).unwrap());

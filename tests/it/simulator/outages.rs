@@ -1,4 +1,4 @@
-//! When our own network and our Tor are down, and what the book is told of it.
+//! When our own network and our Tor are down, and what the book is advertised it.
 
 use std::time::Duration;
 
