@@ -87,7 +87,7 @@ impl CallCounters {
         for ingress in [Ingress::Clearnet, Ingress::Onion] {
             for (method, counts) in Method::ALL.into_iter().zip(self.of(ingress)) {
                 for (result, count) in CallOutcome::ALL.into_iter().zip(counts) {
-                    all.push(CallCount { ingress: ingress, method, result, count: count.value() });
+                    all.push(CallCount { ingress, method, result, count: count.value() });
                 }
             }
         }
