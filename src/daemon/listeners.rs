@@ -7,7 +7,8 @@ use rand::{Rng, SeedableRng};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::{DaemonError, Tasks, platform};
+use super::task_set::TaskSet;
+use super::{DaemonError, platform};
 use crate::book::Ingress;
 use crate::config::{BackendConfig, Config, ListenKind};
 use crate::server::{self, ConnectionKind, IncomingConnection, SessionContext};
@@ -45,7 +46,7 @@ impl Listeners {
     /// Has everybody's callers brought to one door, at which those of our own onion service arrive as well.
     pub fn serve(
         self,
-        tasks: &mut Tasks,
+        tasks: &mut TaskSet,
         shared: SessionContext,
         own_service: bool,
         fronted: &BackendConfig,
@@ -56,19 +57,13 @@ impl Listeners {
         let from_clearnet = self.0.iter().any(|(kind, _)| *kind != ListenKind::Onion);
         let keeping =
             server::run_admission(arrivals, from_onion && from_clearnet, shared, StdRng::seed_from_u64(rng.next_u64()));
-        tasks.spawn(async move {
-            keeping.await;
-            "the door"
-        });
+        tasks.spawn("admission", keeping);
         for (kind, listener) in self.0 {
             let fronted = listener.local_addr().is_ok_and(|address| fronted.grants_backend(kind, address));
             let manner = ConnectionKind { backend_access: fronted, ..manner(kind) };
             let ingress = if kind == ListenKind::Onion { Ingress::Onion } else { Ingress::Clearnet };
             let listening = server::accept(listener, ingress, manner, door.clone());
-            tasks.spawn(async move {
-                listening.await;
-                "a listener"
-            });
+            tasks.spawn("a listener", listening);
         }
         door
     }

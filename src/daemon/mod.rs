@@ -14,6 +14,7 @@ mod port_holder;
 mod reload;
 mod service_manager;
 mod shared_data;
+mod task_set;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use self::book_task::{BookOutputs, BookTask, StatusInputs};
@@ -33,6 +34,7 @@ use self::listeners::Listeners;
 pub use self::reload::ReloadHooks;
 use self::reload::Reloader;
 pub use self::shared_data::{Moved, move_shared_data};
+use self::task_set::TaskSet;
 use crate::backend::{Backend, BackendError, BackendTarget, PeerPool, Server, UpstreamAddr};
 use crate::ban_list::Bans;
 use crate::book::{self, Event, Ingress, PeerBook, Snapshot};
@@ -147,17 +149,14 @@ pub async fn run(config: Config, again: ReloadHooks) -> Result<(), DaemonError> 
         counters,
     };
 
-    let mut tasks: Tasks = JoinSet::new();
+    let mut tasks = TaskSet::default();
     let (stop_core, core_stops) = oneshot::channel();
     let mut core = tokio::spawn(core.run(inputs, core_stops));
     let own_service = config.tor.settings.service.is_some();
     let door = listeners.serve(&mut tasks, shared, own_service, &config.backend, &mut rng);
     let files = FileWatcher::new(ban_file, bans, certificate, inbox.clone());
     let reloader = Reloader { running: config.clone(), again, limits, files, inbox: inbox.clone() };
-    tasks.spawn(async move {
-        reloader.run(hangups).await;
-        "the watch on files"
-    });
+    tasks.spawn("the file watcher", async move { reloader.run(hangups).await });
     if config.identity.clearnet.is_some() {
         let name = ClearnetName {
             network: config.book.network,
@@ -170,52 +169,34 @@ pub async fn run(config: Config, again: ReloadHooks) -> Result<(), DaemonError> 
             inbox: inbox.clone(),
         };
         let watching = name.run(StdRng::seed_from_u64(rng.next_u64()));
-        tasks.spawn(async move {
-            watching.await;
-            "the watch on our name"
-        });
+        tasks.spawn("the clearnet monitor", watching);
     }
     if let (Some(settings), Some(visits)) = (config.irc.clone(), visits) {
         let visitor =
             irc_discovery::IrcTask { settings, dialer: dialer.clone(), inbox: inbox.clone(), snapshot: seen, visits };
         let visiting = visitor.run(StdRng::seed_from_u64(rng.next_u64()));
-        tasks.spawn(async move {
-            visiting.await;
-            "the visits to IRC"
-        });
+        tasks.spawn("the IRC task", visiting);
     }
     if let Some(backend) = backend {
         let (ourselves, inbox) = (tor.ourselves.clone(), inbox.clone());
-        tasks.spawn(async move {
-            backend.monitor(&ourselves, inbox).await;
-            "the watch on the backend"
-        });
+        tasks.spawn("the backend monitor", async move { backend.monitor(&ourselves, inbox).await });
     }
     if let Some(page) = page {
         let showing = status_page::serve(page, config.status.clone(), probes, inbox.clone());
-        tasks.spawn(async move {
-            showing.await;
-            "the status page"
-        });
+        tasks.spawn("the status page", showing);
     }
     let operators = inbox.clone();
-    tasks.spawn(async move {
-        control::serve(control, operators).await;
-        "the control socket"
-    });
+    tasks.spawn("the control socket", async move { control::serve(control, operators).await });
     tor.serve(&mut tasks, &config, dialer, tor_health, (door, inbox.clone()), &mut rng);
     let asked = inbox.clone();
-    tasks.spawn(async move {
-        service_manager::run_watchdog(asked).await;
-        "the sign of life"
-    });
+    tasks.spawn("the watchdog", async move { service_manager::run_watchdog(asked).await });
     service_manager::ready();
     let ended = tokio::select! {
         name = stop => {
             tracing::info!(signal = name, "stopping");
             None
         }
-        ended = tasks.join_next() => Some(ended.and_then(Result::ok).unwrap_or("a task")),
+        name = tasks.ended() => Some(name),
         _ = &mut core => Some("the book's task"),
         () = writer.exited() => Some("the store's writer"),
     };
@@ -223,19 +204,24 @@ pub async fn run(config: Config, again: ReloadHooks) -> Result<(), DaemonError> 
     tasks.shutdown().await;
     // Before the store is released: a process that waits for it binds its own socket.
     let _ = std::fs::remove_file(&control_path);
-    let _ = stop_core.send(());
-    // The core's end lets go of the store, and the writer then writes what is left.
-    let goodbye = timeout(SHUTDOWN_TIMEOUT, async {
-        if !core.is_finished() {
-            let _ = core.await;
+    let drained = drain(core, stop_core, writer).await;
+    match ended {
+        Some(name) => Err(DaemonError::Ended(name)),
+        None => drained,
+    }
+}
+
+/// Ends the book's task, and waits until the writer has flushed what is left.
+async fn drain(book: JoinHandle<()>, stop: oneshot::Sender<()>, writer: Writer) -> Result<(), DaemonError> {
+    let _ = stop.send(());
+    // The end of the book's task drops the handle of the store, which ends the writer.
+    let flushed = timeout(SHUTDOWN_TIMEOUT, async {
+        if !book.is_finished() {
+            let _ = book.await;
         }
         let _ = tokio::task::spawn_blocking(move || writer.join()).await;
     });
-    match (ended, goodbye.await) {
-        (Some(name), _) => Err(DaemonError::Ended(name)),
-        (None, Ok(())) => Ok(()),
-        (None, Err(_)) => Err(DaemonError::Unwritten),
-    }
+    flushed.await.map_err(|_| DaemonError::Unwritten)
 }
 
 /// Why seeds of this configuration can't be taken in, and what to do.
@@ -302,9 +288,6 @@ async fn check_not_self(address: &UpstreamAddr, listeners: &[SocketAddr], dialer
     }
 }
 
-/// Everything that must not end, each by the name that an operator is told when it does.
-type Tasks = JoinSet<&'static str>;
-
 /// Our ends of what Tor is connected to.
 struct TorWiring {
     way: watch::Sender<Option<dial::TorConnector>>,
@@ -326,7 +309,7 @@ impl TorWiring {
 
     fn serve(
         self,
-        tasks: &mut Tasks,
+        tasks: &mut TaskSet,
         config: &Config,
         dialer: Dialer,
         health: watch::Receiver<TorHealth>,
@@ -346,17 +329,11 @@ impl TorWiring {
             inbox: inbox.clone(),
         };
         let watching = watch.run(StdRng::seed_from_u64(rng.next_u64()));
-        tasks.spawn(async move {
-            watching.await;
-            "the watch on our onion name"
-        });
+        tasks.spawn("the onion monitor", watching);
         let outlets = TorChannels { connector: self.way, inbox, health, name: self.name, report: self.report, callers };
         let (settings, secret) = (config.tor.settings.clone(), rng.random());
-        tasks.spawn(async move {
-            tor::run(settings, secret, outlets).await;
-            "the watch on Tor"
-        });
-        tasks.spawn(async move {
+        tasks.spawn("the Tor supervisor", async move { tor::run(settings, secret, outlets).await });
+        tasks.spawn("the onion service", async move {
             while let Some((stream, circuit)) = onion_callers.recv().await {
                 let source = ClientSource::Circuit(circuit);
                 let kind = ConnectionKind { backend_access: true, ..ConnectionKind::default() };
@@ -365,7 +342,6 @@ impl TorWiring {
                     break;
                 }
             }
-            "our onion service"
         });
     }
 }
