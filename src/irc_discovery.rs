@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder, Encoder, Framed};
 
+use crate::atomic_file::{self, Readers};
 use crate::book::{Event, Snapshot};
 use crate::book_handle::{BookMessage, Inbox};
 use crate::clock::{self, Time};
@@ -175,7 +176,7 @@ impl IrcTask {
 
     fn persist_schedule(&self, next: Time, missed: u32) {
         let text = format!("{} {missed}\n", next.wall_millis());
-        if let Err(error) = std::fs::write(&self.settings.visit_file, text) {
+        if let Err(error) = atomic_file::write(&self.settings.visit_file, text.as_bytes(), Readers::Owner) {
             tracing::warn!(%error, path = %self.settings.visit_file.display(), "can't write down when IRC is visited next");
         }
     }

@@ -27,7 +27,7 @@ in
     settings = lib.mkOption {
       type = toml.type;
       default = { };
-      description = "What stands in waypost.toml; README.md has all keys.";
+      description = "Contents of waypost.toml; docs/configuration.md lists all keys.";
     };
   };
 

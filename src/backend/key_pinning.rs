@@ -4,6 +4,7 @@ use data_encoding::HEXLOWER;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::atomic_file::{self, Readers};
 use crate::connect::KeyHash;
 
 #[derive(Debug, thiserror::Error)]
@@ -22,17 +23,10 @@ pub fn verify_or_pin(path: &Path, key: KeyHash) -> Result<(), KeyError> {
         Ok(known) if known.trim() == key => Ok(()),
         Ok(_) => Err(KeyError::Other(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            write_whole(path, &format!("{key}\n")).map_err(problem)
+            atomic_file::write(path, format!("{key}\n").as_bytes(), Readers::Owner).map_err(problem)
         }
         Err(error) => Err(problem(error)),
     }
-}
-
-/// All of it or nothing.
-fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    let draft = path.with_extension("new");
-    std::fs::write(&draft, text)?;
-    std::fs::rename(draft, path)
 }
 
 #[cfg(test)]

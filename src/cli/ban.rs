@@ -7,6 +7,7 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::output::Json;
+use crate::atomic_file::{self, Readers};
 use crate::ban_list::{Bans, Pattern, remove_pattern};
 
 const APPLIED_HINT: &str = "a running daemon heeds it within some seconds";
@@ -40,8 +41,7 @@ fn read(path: &Path) -> anyhow::Result<String> {
 
 /// The daemon must never see half of it.
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    let aside = path.with_extension("new");
-    std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, path)).with_context(|| {
+    atomic_file::write(path, text.as_bytes(), Readers::Everyone).with_context(|| {
         format!("can't write {}; run this as the daemon's user, or name its --data-dir", path.display())
     })
 }

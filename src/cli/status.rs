@@ -70,7 +70,7 @@ fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
     );
     line("probing", format!("{} now, next {}", peers.probing, until(status.next_probe)));
     line(
-        "callers",
+        "clients",
         format!("{} sessions, {} since the start, {} calls", callers.open_sessions, callers.sessions, callers.requests),
     );
     let rejected = callers.refused_full + callers.refused_source + callers.refused_banned;

@@ -1,8 +1,6 @@
 //! Our certificate, and callers who come by TLS.
 
 use std::fmt;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +14,7 @@ use rustls::{Error, ServerConfig};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::atomic_file::{self, Readers};
 use crate::dial::{Stream, public_key};
 
 /// Where the certificate and its key are.
@@ -144,17 +143,10 @@ fn generate(certificate: &Path, key: &Path) -> Result<(), CertificateError> {
     write_private(certificate, &made.pem())
 }
 
-/// Writes a file whole or not at all, for us alone.
+/// Writes a file that only the daemon may read.
 fn write_private(path: &Path, text: &str) -> Result<(), CertificateError> {
-    let aside = path.with_extension("new");
-    let write = || {
-        let _ = std::fs::remove_file(&aside);
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&aside, path)
-    };
-    write().map_err(|error| CertificateError::Keep { path: path.to_owned(), error })
+    atomic_file::write(path, text.as_bytes(), Readers::Owner)
+        .map_err(|error| CertificateError::Keep { path: path.to_owned(), error })
 }
 
 #[cfg(test)]
