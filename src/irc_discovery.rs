@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder, Encoder, Framed};
 
 use crate::atomic_file::{self, Readers};
+use crate::backoff::Backoff;
 use crate::book::{Event, Snapshot};
 use crate::book_handle::{BookMessage, Inbox};
 use crate::clock::{self, Time};
@@ -171,7 +172,7 @@ impl IrcTask {
     /// Pause after so many failed visits in a row, before it is randomised.
     fn after_failures(&self, missed: u32) -> Duration {
         let interval = self.settings.interval;
-        interval.saturating_mul(doublings(missed)).min(MAX_INTERVAL.max(interval))
+        Backoff::new(interval, MAX_INTERVAL.max(interval)).after(missed)
     }
 
     fn persist_schedule(&self, next: Time, missed: u32) {
@@ -199,7 +200,7 @@ impl IrcTask {
             Err(VisitError::Call(failure))
                 if matches!(failure.blame(), FailureOrigin::Local | FailureOrigin::Ambiguous) =>
             {
-                (QUICK_RETRY * doublings(missed)).min(interval)
+                Backoff::new(QUICK_RETRY, interval).after(missed)
             }
             // A server that closes the connection may mean a ban, and does not always say so.
             Err(_) => self.after_failures(missed),
@@ -343,11 +344,6 @@ impl IrcTask {
             _ => Ok(Framed::new(dialled.stream, CompleteLineCodec::default())),
         }
     }
-}
-
-/// Factor by which failed visits in a row lengthen a pause.
-fn doublings(missed: u32) -> u32 {
-    2_u32.saturating_pow(missed.saturating_sub(1).min(16))
 }
 
 /// Lines of any bytes. What has no end was cut off, and is none.

@@ -4,6 +4,7 @@
 
 pub mod atomic_file;
 pub mod backend;
+pub mod backoff;
 pub mod ban_list;
 pub mod book;
 pub mod book_handle;

@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::clock::Time;
 use crate::connect::ProbeError;
 use crate::peer::Host;
@@ -30,7 +31,7 @@ const DOWN_THRESHOLD_HEALTHY: usize = 3;
 /// Delay before the first trial of a path that is down. It doubles with each trial.
 const TRIAL_BACKOFF_MIN: Duration = Duration::from_secs(5);
 /// Maximum delay between two trials.
-const LAST_TRIAL: Duration = Duration::from_mins(10);
+const TRIAL_BACKOFF_MAX: Duration = Duration::from_mins(10);
 
 /// Interval between stores of the working time, which is the maximum loss in a crash.
 const SAVE_EVERY: Duration = Duration::from_mins(10);
@@ -91,13 +92,14 @@ pub enum PathVerdict {
 #[derive(Debug)]
 struct TrialBackoff {
     next_at: Time,
-    pause: Duration,
+    /// Trials since the last reset.
+    trials: u32,
 }
 
 impl PathHealth {
     /// Creates a path that works, with its stored working time.
     pub fn new(working_time: Duration) -> PathHealth {
-        let trial = TrialBackoff { next_at: Time::default(), pause: TRIAL_BACKOFF_MIN };
+        let trial = TrialBackoff { next_at: Time::default(), trials: 0 };
         PathHealth {
             down: false,
             last_proof: None,
@@ -153,7 +155,7 @@ impl PathHealth {
         }
         self.down = false;
         self.last_proof = Some(now);
-        self.trial = TrialBackoff { next_at: now, pause: TRIAL_BACKOFF_MIN };
+        self.trial = TrialBackoff { next_at: now, trials: 0 };
         self.held
             .drain(..)
             .filter(|held| now.since(held.ended) <= ATTRIBUTION_WINDOW)
@@ -186,7 +188,7 @@ impl PathHealth {
     pub fn mark_down(&mut self, now: Time) {
         self.down = true;
         self.held.clear();
-        self.trial = TrialBackoff { next_at: now + TRIAL_BACKOFF_MIN, pause: TRIAL_BACKOFF_MIN };
+        self.trial = TrialBackoff { next_at: now + TRIAL_BACKOFF_MIN, trials: 0 };
     }
 
     /// Drops failures that no proof can attribute any more.
@@ -201,18 +203,18 @@ impl PathHealth {
 
     /// Returns whether no trial was made since the last reset.
     pub fn is_first_trial(&self) -> bool {
-        self.trial.pause == TRIAL_BACKOFF_MIN
+        self.trial.trials == 0
     }
 
     /// Records the start of a trial.
     pub fn trial_started(&mut self, now: Time) {
-        self.trial.next_at = now + self.trial.pause;
-        self.trial.pause = (self.trial.pause * 2).min(LAST_TRIAL);
+        self.trial.trials = self.trial.trials.saturating_add(1);
+        self.trial.next_at = now + Backoff::new(TRIAL_BACKOFF_MIN, TRIAL_BACKOFF_MAX).after(self.trial.trials);
     }
 
     /// Resets the trial delay after a change that may restore the path.
     pub fn reset_trials(&mut self, now: Time) {
-        self.trial = TrialBackoff { next_at: now, pause: TRIAL_BACKOFF_MIN };
+        self.trial = TrialBackoff { next_at: now, trials: 0 };
     }
 }
 

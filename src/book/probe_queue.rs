@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rand::{Rng, RngExt};
 
+use crate::backoff::Backoff;
 use crate::clock::Time;
 use crate::peer::Host;
 use crate::route::Route;
@@ -92,8 +93,7 @@ pub fn after_success(recheck: Duration, recent: Duration, rng: &mut impl Rng) ->
 
 /// From the `failures`th failure in a row to the next try: doubling from `retry` up to `recheck`.
 pub fn after_failure(failures: u32, retry: Duration, recheck: Duration, rng: &mut impl Rng) -> Duration {
-    let doubled = retry.saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
-    jittered(doubled.min(recheck), rng)
+    jittered(Backoff::new(retry, recheck).after(failures), rng)
 }
 
 /// About this long.

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::own_address_check::{Answered, Candidates, Conclusion, LookUp, PortResult, Situation, Trial, conclude};
+use crate::backoff::Backoff;
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
 use crate::connect::{FailureOrigin, ProbeError, ProbeTarget};
@@ -82,7 +83,7 @@ impl ClearnetName {
             let missed = self.note(&host, ports, conclusion).await;
             let pause = match missed {
                 0 => LOOK,
-                missed => LONGEST_RETRY.min(RETRY * 2_u32.saturating_pow(missed - 1)),
+                missed => Backoff::new(RETRY, LONGEST_RETRY).after(missed),
             };
             self.rest(pause.mul_f64(rng.random_range(0.8..1.2)), was_ready, had_tor).await;
         }

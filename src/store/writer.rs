@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Store;
+use crate::backoff::Backoff;
 use crate::book::Entry;
 use crate::peer::Host;
 use crate::route::Route;
@@ -19,7 +20,7 @@ const BATCH_WINDOW: Duration = Duration::from_millis(200);
 
 /// A failed write is repeated after the first of these, then after twice as long, up to the second.
 const RETRY_MIN: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(60);
+const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// Something to be kept.
 #[derive(Debug)]
@@ -121,7 +122,7 @@ struct WriterLoop {
 
 impl WriterLoop {
     fn run(mut self, changes: &Receiver<Change>) {
-        let mut retry = RETRY_MIN;
+        let mut failures = 0_u32;
         loop {
             if self.pending.is_empty() {
                 match changes.recv() {
@@ -134,15 +135,15 @@ impl WriterLoop {
             match self.store.write(self.pending.values()) {
                 Ok(()) => {
                     self.on_success();
-                    retry = RETRY_MIN;
+                    failures = 0;
                 }
                 Err(error) => {
                     self.on_failure(&error);
-                    if !self.wait(changes, retry) {
+                    failures = failures.saturating_add(1);
+                    if !self.wait(changes, Backoff::new(RETRY_MIN, RETRY_MAX).after(failures)) {
                         self.final_flush();
                         return;
                     }
-                    retry = (retry * 2).min(LAST_RETRY);
                 }
             }
         }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::TorHealth;
+use crate::backoff::Backoff;
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
 use crate::clock::{self, Time};
@@ -178,7 +179,7 @@ async fn went_down(health: &mut watch::Receiver<TorHealth>) {
 fn pause(missed: u32, rng: &mut impl Rng) -> Duration {
     let pause = match missed {
         0 => LOOK,
-        missed => RETRY.saturating_mul(2u32.saturating_pow((missed - 1) / 2)).min(LONGEST_RETRY),
+        missed => Backoff::new(RETRY, LONGEST_RETRY).after((missed - 1) / 2 + 1),
     };
     pause.mul_f64(rng.random_range(0.8..1.2))
 }

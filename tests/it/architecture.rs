@@ -9,6 +9,7 @@ use serde_json::Value;
 
 /// Every module with its layer and those of its own layer that it may import. Every module of a lower layer may be imported.
 const MODULES: &[(&str, u8, &[&str])] = &[
+    ("backoff", 0, &[]),
     ("clock", 0, &[]),
     ("netgroup", 0, &[]),
     ("peer", 0, &["netgroup"]),

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tor_rtcompat::tokio::TokioRustlsRuntime;
 
-use super::client_config::{client_config, whole};
+use super::client_config::{client_config, error_chain};
 use super::dir_lock::{DirLock, LockError};
 use super::status_text::{DIRECTORY, append_clock_hint, explain_permissions, summarize};
 use crate::dial::{Arti, Client, TorConnector};
@@ -44,7 +44,7 @@ impl ClientHandle {
             Ok(client) => Ok(ClientHandle { client, given_up: CancellationToken::new(), runtime: Some(runtime) }),
             Err(error) => {
                 runtime.shutdown_background();
-                Err(explain_permissions(whole(&error)))
+                Err(explain_permissions(error_chain(&error)))
             }
         }
     }
@@ -88,7 +88,7 @@ pub async fn bootstrap(client: &Client, window: Duration, mut progress: impl FnM
         }
         tokio::select! {
             outcome = &mut bootstrap, if !done => {
-                outcome.map_err(|error| append_clock_hint(&whole(&error), &client.bootstrap_status().to_string()))?;
+                outcome.map_err(|error| append_clock_hint(&error_chain(&error), &client.bootstrap_status().to_string()))?;
                 done = true;
             }
             Some(_) = events.next() => {}

@@ -44,7 +44,7 @@ pub fn client_config(dir: &Path, over: &str) -> Result<TorClientConfig, Settings
     for text in [ours.to_string(), over.to_owned(), directories(dir).to_string()] {
         sources.push_source(ConfigurationSource::from_verbatim(text), MustRead::MustRead);
     }
-    let wrong = |error: &dyn std::error::Error| SettingsError::Wrong(whole(error));
+    let wrong = |error: &dyn std::error::Error| SettingsError::Wrong(error_chain(error));
     let tree = sources.load().map_err(|error| wrong(&error))?;
     let resolved = tor_config::resolve_return_results::<TorClientConfig>(&tree, &Default::default());
     let resolved = resolved.map_err(|error| wrong(&error))?;
@@ -69,8 +69,8 @@ pub async fn wait_for_unlock(dir: &Path) {
     tracing::debug!("the Tor before this one still holds its state");
 }
 
-/// An error with all its causes, in one line.
-pub fn whole(error: &dyn std::error::Error) -> String {
+/// Formats an error with all its causes, in one line.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

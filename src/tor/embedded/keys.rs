@@ -15,6 +15,7 @@ use tor_keymgr::{ArtiNativeKeystore, KeyMgr, KeyMgrBuilder, KeyPathPattern, KeyS
 use tor_persist::state_dir::StateDirectory;
 
 use super::c_tor_key::{self, CTorError};
+use super::client_config::error_chain;
 use super::dir_lock::{DirLock, LockError};
 use crate::peer::OnionAddress;
 
@@ -144,20 +145,6 @@ impl<'a> Keys<'a> {
 
 fn failed(state_dir: &Path, error: &dyn Error) -> KeyError {
     KeyError::Keystore { path: keystore(state_dir), reason: error_chain(error) }
-}
-
-/// An error with those that it came from. Many say theirs already.
-fn error_chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub use self::dir_lock::{DirLock, LockError};
 pub use self::keys::{KeyError, import, onion_address};
 use self::status_text::{DIRECTORY, explain_permissions};
 use super::{OnionServiceState, Settings, TorChannels, tell};
+use crate::backoff::Backoff;
 use crate::book::Event;
 use crate::book_handle::BookMessage;
 use crate::clock::{self, Time};
@@ -82,7 +83,7 @@ pub async fn run(settings: Settings, outlets: TorChannels) {
         if !tell(&care.outlets.inbox, sign).await {
             return;
         }
-        sleep((PAUSE * 2u32.pow(care.failed_starts.min(4))).min(LONGEST_PAUSE)).await;
+        sleep(Backoff::new(PAUSE, LONGEST_PAUSE).after(care.failed_starts.saturating_add(1))).await;
         client_config::wait_for_unlock(&care.settings.dir).await;
     }
 }
@@ -278,7 +279,7 @@ impl Launcher {
         self.failures = self.failures.saturating_add(1);
         let pause = match self.failures.checked_sub(QUIET_LAUNCHES) {
             None => QUIET_LAUNCH_PAUSE,
-            Some(failures) => LAUNCH_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_LAUNCH_PAUSE),
+            Some(failures) => Backoff::new(LAUNCH_PAUSE, LONGEST_LAUNCH_PAUSE).after(failures.saturating_add(1)),
         };
         self.next = Some(Instant::now() + pause);
     }

@@ -14,7 +14,7 @@ use tor_hsservice::config::TokenBucketConfig;
 use tor_hsservice::{RendRequest, RunningOnionService, StreamRequest};
 use tor_proto::stream::IncomingStreamRequest;
 
-use super::client_config::whole;
+use super::client_config::error_chain;
 use super::keys::NICKNAME;
 use crate::dial::Client;
 use crate::peer::{OnionAddress, Port};
@@ -45,8 +45,8 @@ pub fn launch(
     settings: Service,
     callers: mpsc::Sender<OnionStream>,
 ) -> Result<(Running, OnionAddress), String> {
-    let config = config(settings.streams).map_err(|error| whole(&error))?;
-    let launched = client.launch_onion_service(config).map_err(|error| whole(&error))?;
+    let config = config(settings.streams).map_err(|error| error_chain(&error))?;
+    let launched = client.launch_onion_service(config).map_err(|error| error_chain(&error))?;
     let (service, requests) = launched.ok_or("Arti says that it is switched off")?;
     let name = service.onion_address().ok_or("its key can't be read")?;
     let name = OnionAddress::from_public_key(*name.as_ref());
@@ -84,7 +84,7 @@ async fn accept_rendezvous(
         circuits.spawn(async move {
             match timeout(RENDEZVOUS, request.accept()).await {
                 Ok(Ok(streams)) => circuit(streams, number, settings.port, callers).await,
-                Ok(Err(error)) => tracing::debug!(error = whole(&error), "a caller's rendezvous failed"),
+                Ok(Err(error)) => tracing::debug!(error = error_chain(&error), "a caller's rendezvous failed"),
                 Err(_) => tracing::debug!("a caller's rendezvous took too long"),
             }
             drop(place);
