@@ -1,4 +1,4 @@
-//! What an IRC server says: lines, to which we say little, and nothing that is more than one line.
+//! Lines of an IRC server. Few lines are sent back, and none contains a line break.
 #![no_main]
 
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 use libfuzzer_sys::fuzz_target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use waypost::electrum::irc::{Action, Plan, Visit};
+use waypost::electrum::irc::{IrcAction, IrcVisitConfig, IrcSession};
 use waypost::network::Network;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, rest)) = bytes.split_first() else { return };
-    let plan = Plan {
+    let plan = IrcVisitConfig {
         channel: "#electrum".to_owned(),
         nick_prefix: "E_".to_owned(),
         password: None,
@@ -21,19 +21,19 @@ fuzz_target!(|bytes: &[u8]| {
         default_ports: Network::Bitcoin.default_ports(),
     };
     let mut rng = StdRng::seed_from_u64(u64::from(*first));
-    let (mut visit, _) = Visit::new(Arc::new(plan), &mut rng);
+    let (mut visit, _) = IrcSession::new(Arc::new(plan), &mut rng);
     let mut asked = 0;
     for line in rest.split(|byte| *byte == b'\n') {
         let actions = visit.line(&String::from_utf8_lossy(line), &mut rng);
         let newcomer = visit.next_newcomer();
         for action in actions.into_iter().chain(newcomer) {
             match action {
-                Action::Say(line) => {
+                IrcAction::Send(line) => {
                     assert!(!line.contains(['\r', '\n', '\0']), "{line:?}");
                     asked += u32::from(line.starts_with("WHO #"));
                 }
-                Action::End(_) => return,
-                Action::Found(_) | Action::Dropped(_) | Action::Told => {}
+                IrcAction::End(_) => return,
+                IrcAction::Found(_) | IrcAction::Rejected(_) | IrcAction::WhoComplete => {}
             }
         }
     }

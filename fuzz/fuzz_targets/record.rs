@@ -9,9 +9,9 @@ use libfuzzer_sys::fuzz_target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::de::IgnoredAny;
-use waypost::book::{Book, Caller, Entry, Event, Settings};
+use waypost::book::{BookConfig, Entry, Event, Ingress, PeerBook};
 use waypost::clock::Time;
-use waypost::route::TorSign;
+use waypost::route::TorProbe;
 
 const NOW: Time = Time::from_secs(1_700_000_000);
 
@@ -26,16 +26,16 @@ fuzz_target!(|record: &[u8]| {
     let _ = (entry.latency(), entry.source.to_string());
 
     let mut rng = StdRng::seed_from_u64(1);
-    let settings = Settings { seeds: Vec::new(), ..Settings::default() };
-    let mut book = Book::new(settings, vec![entry], LONGEST, LONGEST, NOW);
-    book.handle(Event::Tor(TorSign::Answers), NOW, &mut rng);
-    book.handle(Event::TorReached, NOW, &mut rng);
+    let settings = BookConfig { seeds: Vec::new(), ..BookConfig::default() };
+    let mut book = PeerBook::new(settings, vec![entry], LONGEST, LONGEST, NOW);
+    book.handle(Event::Tor(TorProbe::Reachable), NOW, &mut rng);
+    book.handle(Event::TorPathProven, NOW, &mut rng);
     for later in [Duration::ZERO, Duration::from_hours(2), Duration::from_hours(24 * 365)] {
         let now = NOW + later;
         book.handle(Event::Tick, now, &mut rng);
         let _ = (book.next_wakeup(), book.counts(now));
         let snapshot = book.snapshot(now, &mut rng);
-        for caller in [Caller::Clearnet, Caller::Onion] {
+        for caller in [Ingress::Clearnet, Ingress::Onion] {
             let list = snapshot.peers(caller, now, &mut rng);
             serde_json::from_slice::<IgnoredAny>(&list.to_vec()).expect("the list is JSON");
         }
