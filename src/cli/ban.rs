@@ -35,7 +35,7 @@ fn read(path: &Path) -> anyhow::Result<String> {
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         read => read.with_context(|| format!("can't read {}; run this as the daemon's user", path.display()))?,
     };
-    Bans::parse(&text).with_context(|| format!("{} has to be mended first; it is a text file", path.display()))?;
+    Bans::parse(&text).with_context(|| format!("{} must be fixed first; it is a text file", path.display()))?;
     Ok(text)
 }
 

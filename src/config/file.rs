@@ -1,4 +1,4 @@
-//! The keys as they are written. All of them may be left out; what they default to stands next to each.
+//! Keys of the configuration file. Every key is optional; its doc is its text in the configuration reference.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::network::Network;
 use crate::peer::{Endpoint, Host, Port};
 use crate::tor::Mode;
 
-/// Declares a table of optional keys, and how one is laid over another.
+/// Declares a section of optional keys, its reference text, and how it is merged with another.
 macro_rules! config_section {
     ($(#[doc = $doc:literal])* $name:ident { $($(#[doc = $field_doc:literal])* $field:ident: $type:ty,)* }) => {
         $(#[doc = $doc])*
@@ -37,7 +37,7 @@ macro_rules! config_section {
     };
 }
 
-/// Everything that may be set.
+/// Content of a configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConfigFile {
@@ -60,180 +60,198 @@ pub struct ConfigFile {
 }
 
 config_section! {
-    /// Where callers find us.
+    /// Endpoints for clients.
     Listen {
-        /// Default: 127.0.0.1:50001.
+        /// Addresses for TCP. Default: `127.0.0.1:50001`.
         tcp: Vec<SocketAddr>,
-        /// Default: none.
+        /// Addresses for TLS 1.2 and 1.3. Default: none.
         tls: Vec<SocketAddr>,
-        /// WebSocket, without and with TLS. Default: none.
+        /// Addresses for WebSocket without TLS. Default: none.
         ws: Vec<SocketAddr>,
+        /// Addresses for WebSocket with TLS. Default: none.
         wss: Vec<SocketAddr>,
-        /// The certificate, in PEM, with those that vouch for it, and its key. Default: one of our own, made once.
+        /// PEM file with the certificate chain for TLS, read again when it changes. Needs `key`. Default: a
+        /// self-signed certificate, created once.
         cert: PathBuf,
+        /// PEM file with the private key of `cert`. Default: the key of the self-signed certificate.
         key: PathBuf,
-        /// Whether to serve on our own onion service, which the embedded Tor runs. Default: true where it does.
+        /// Whether to serve clients on an onion service of the embedded Tor. Default: true with an embedded
+        /// Tor.
         onion: bool,
-        /// The port of our onion service, embedded or not. Default: the network's usual TCP port.
+        /// Port of the onion service, embedded or external. Default: the network's usual TCP port.
         onion_port: Port,
-        /// Where an external Tor hands on the callers of `identity.onion_host`. Default: none.
+        /// Addresses at which an external Tor delivers the clients of `identity.onion_host`. Default: none.
         onion_tcp: Vec<SocketAddr>,
     }
 }
 
 config_section! {
-    /// What we tell others of ourselves. Default: nothing.
+    /// Names under which this node is advertised.
     IdentityKeys {
-        /// Our name on clearnet, with at least one of the ports.
+        /// Clearnet name of this node. Needs `tcp_port` or `ssl_port`. Default: none, so the node is not
+        /// advertised on clearnet.
         host: Host,
+        /// Port of `host` for TCP. Default: none.
         tcp_port: Port,
+        /// Port of `host` for TLS. Default: none.
         ssl_port: Port,
-        /// The public address of `host`, where this machine looks up another or a router takes no connections from inside.
-        /// Default: as `host` is looked up.
+        /// Public IP address of `host`, for hosts behind NAT without hairpin and for split-horizon DNS.
+        /// Default: the addresses that `host` resolves to.
         address: IpAddr,
-        /// The onion service that an external Tor runs for us. Our own needs no entry here.
+        /// Onion service that an external Tor runs for this node. The embedded service needs no entry. Default:
+        /// none.
         onion_host: Host,
         /// Whether to announce this node to peers that do not list it. Default: true with a backend server.
         announce: bool,
-        /// Whether each name may be told to callers of the other. Default: false.
+        /// Whether clients of the clearnet name may learn the onion name, and the reverse. Default: false.
         link_identities: bool,
-        /// Shown by wallets that ask for it. Default: the backend's, if there is one.
+        /// Banner that wallets display. Default: the backend's, or a built-in text.
         banner: String,
+        /// Donation address that wallets display. Default: the backend's, or empty.
         donation_address: String,
     }
 }
 
 config_section! {
-    /// How onion peers are reached.
+    /// Route to onion peers.
     Tor {
-        /// Default: auto.
+        /// `auto` uses a Tor on a SOCKS port if one answers, and otherwise the embedded one. Default: `auto`.
         mode: Mode,
-        /// The SOCKS port of a Tor. Default: 127.0.0.1:9050, then 127.0.0.1:9150.
+        /// SOCKS address of an external Tor. Default: `127.0.0.1:9050`, then `127.0.0.1:9150`.
         socks: SocketAddr,
-        /// Whether nothing may leave but through Tor, questions for names included. Default: false.
+        /// Whether all traffic goes through Tor, name resolution included. Default: false.
         only: bool,
-        /// A file with settings of Arti's, the embedded Tor, such as bridges. Default: none.
+        /// TOML file with settings of Arti, the embedded Tor, for example bridges. Default: none.
         arti_config: PathBuf,
     }
 }
 
 config_section! {
-    /// How peers are looked for and kept.
+    /// Search for peers, and how long they are kept.
     Discovery {
-        /// Real names; replaces the built-in list.
+        /// Peers to start with, each as a real name: host, then `s` and the TLS port, `t` and the TCP port.
+        /// Default: the built-in seeds of the network.
         seeds: Vec<String>,
-        /// A good peer is connected to again within this. Default: 24h.
+        /// Longest time between two verifications of a good peer. From 1s to 3650d. Default: 24h.
         recheck_interval: HumanDuration,
-        /// Verified within this: fit to be advertised. Default: 24h.
+        /// Longest time since the last success for a peer to be advertised. From 1s to 3650d. Default: 24h.
         max_age: HumanDuration,
-        /// No success for this long: removed. Default: 14d.
+        /// Time without success after which a peer is removed. Only time during which its path worked counts.
+        /// Not below `max_age`. Default: 14d.
         expire_after: HumanDuration,
-        /// From the first failure to the next try; doubles, with jitter, up to `recheck`. Default: 5m.
+        /// Delay after the first failure. It doubles, with jitter, up to `recheck_interval`. Default: 5m.
         initial_retry: HumanDuration,
-        /// Onion peers advertised when Tor is unavailable. Default: 3.
+        /// Number of onion peers in a list while Tor is unavailable. From 0 to 50. Default: 3.
         fallback_onions: usize,
-        /// Ban list: a file with a host, *.domain, address or block of addresses on each line. Default: `bans` in
-        /// the data directory.
+        /// Ban list: a file with a host, `*.domain`, address or subnet on each line, read again when it
+        /// changes. Default: `bans` in the data directory.
         ban_file: PathBuf,
         /// Whether loopback and private addresses may be peers, for test networks. Default: false.
         allow_private: bool,
-        /// Verifications at once. Default: 32.
+        /// Verifications at once. From 1 to 1000. Default: 32.
         max_probes: usize,
-        /// Those of them that go through Tor. Default: 8.
+        /// Verifications through Tor at once, as part of `max_probes`. From 1 to 1000. Default: 8.
         max_tor_probes: usize,
     }
 }
 
 config_section! {
-    /// The Electrum server that we stand in front of.
+    /// Upstream for all requests other than discovery.
     BackendKeys {
-        /// tcp://HOST:PORT, tls://HOST:PORT or unix:PATH; or peers, of which the best then serves each session. Default: none.
+        /// Electrum server as `tcp://HOST:PORT`, `tls://HOST:PORT` or `unix:PATH`. With `peers`, verified peers
+        /// serve each session. Default: none.
         electrum: BackendTarget,
-        /// With peers: whether callers of listeners that are not on loopback are served as well. Default: false.
+        /// With `peers`: whether to serve clients of listeners that are not on loopback. Default: false.
         serve_public: bool,
-        /// How long a caller's line for it may be. Default: 5000000.
+        /// Longest line of a client for the backend, in bytes. From 16384 to 32000000. Default: 5000000.
         max_line_bytes: usize,
     }
 }
 
 config_section! {
-    /// Visits to an IRC channel, for servers that can be found nowhere else. Many IRC networks forbid programs without leave of
-    /// theirs: ask first.
+    /// Visits to an IRC channel, for servers that advertise themselves only there. Many IRC networks forbid
+    /// bots without permission: ask first.
     IrcKeys {
-        /// Default: false.
+        /// Whether to visit the channel. Default: false.
         enabled: bool,
-        /// Default: irc.libera.chat:6697.
+        /// IRC server. Default: `irc.libera.chat:6697`.
         server: Endpoint,
-        /// Default: #electrum.
+        /// Channel to join. Default: `#electrum`.
         channel: String,
-        /// The nicks of servers begin so. Default: E_ for bitcoin, ET_ for test networks.
+        /// Prefix of the servers' nicks. Default: `E_` for bitcoin, `ET_` for test networks.
         nick_prefix: String,
-        /// From one visit to the next. Default: 6h.
+        /// Time between two visits. From 10m to 365d. Default: 6h.
         interval: HumanDuration,
-        /// Default: true.
+        /// Whether to connect with TLS. Default: true.
         tls: bool,
-        /// Whether the server is called through Tor. Default: `tor.only`; onion services always are.
+        /// Whether to connect through Tor. Onion services always are. Default: the value of `tor.only`.
         tor: bool,
-        /// The SHA-256 of the server's TLS key. Default: none; where there is a password, an authority must vouch for it then.
+        /// SHA-256 of the public key of the server's certificate, in hex. Default: none; with a password, a
+        /// certificate authority must then vouch for the server.
         key: String,
-        /// Whether to stay, and ask after those who come. Default: false.
+        /// Whether to stay in the channel and query servers that join later. Default: false.
         persistent: bool,
-        /// The server's password. Default: none.
+        /// Password of the server. Default: none.
         password: String,
-        /// An account, for SASL PLAIN. Default: none.
+        /// Account for SASL PLAIN. Needs `sasl_password`. Default: none.
         sasl_user: String,
+        /// Password of the account for SASL PLAIN. Default: none.
         sasl_password: String,
-        /// Whether to stay under the prefix, with `identity.host` as real name. Default: false.
+        /// Whether to use a server's nick with `identity.host` as real name. Needs `persistent`. Default:
+        /// false.
         advertise: bool,
     }
 }
 
 config_section! {
-    /// What callers may use.
+    /// Limits for clients. A source is an IPv4 /24, an IPv6 /48, or a circuit of the onion service.
     LimitKeys {
-        /// Sessions at once. Default: 10000.
+        /// Sessions at once, of all listeners. From 1 to 1000000. Default: 10000.
         max_sessions: usize,
-        /// Those of one source: an IPv4 /24, an IPv6 /48, or a circuit of our onion service. Default: 50.
+        /// Sessions of one source at once. Default: 50.
         sessions_per_source: usize,
-        /// Requests of one session in a second; three seconds' worth may come at once. Default: 25.
+        /// Requests per second of one session, with bursts of three times as many. Default: 25.
         requests_per_second: u32,
-        /// The same of one source; a session that begins is one more. Default: 25.
+        /// Requests per second of one source, with bursts of three times as many. A new session counts as a
+        /// request. Default: 25.
         source_requests_per_second: u32,
-        /// Bytes of one source's requests in a second, and three times as many at once. Default: 65536.
+        /// Bytes of requests per second of one source, with bursts of three times as many. Default: 65536.
         bytes_in_per_second: u32,
-        /// The same of the answers to them. Default: 1048576.
+        /// Bytes of responses per second to one source, with bursts of three times as many. Default: 1048576.
         bytes_out_per_second: u32,
-        /// Requests of one source for the backend in a second; three times as many at once. Default: 300.
+        /// Requests per second of one source to the backend, with bursts of three times as many. Default: 300.
         forwarded_requests_per_second: u32,
-        /// Calls in one batch. Default: 64.
+        /// Requests in one batch. From 1 to 256. Default: 64.
         max_batch: usize,
-        /// How long the handshakes of TLS and WebSocket may take. Default: 10s.
+        /// Time for a TLS or WebSocket handshake. From 1s to 24h. Default: 10s.
         handshake_timeout: HumanDuration,
-        /// How long a caller may say nothing. Default: 10m.
+        /// Time without a request after which a session ends. From 1s to 24h. Default: 10m.
         idle_timeout: HumanDuration,
-        /// How long a line may take, and an answer until it is taken. Default: 30s.
+        /// Time for a line from its first byte to its last, and for the client to read a response. From 1s to
+        /// 24h. Default: 30s.
         line_timeout: HumanDuration,
     }
 }
 
 config_section! {
-    /// A page for the operator, with /metrics and /healthz.
+    /// Status page for the operator, with `/metrics` and `/healthz`.
     StatusKeys {
-        /// Its address, or off. It shows everything that we know, so mind who can reach it. Default: 127.0.0.1:4280.
+        /// Address of the page, or `off`. The page shows all own names and peers. Default: `127.0.0.1:4280`.
         listen: PageAddress,
-        /// Host names that browsers may use for the page, besides localhost and addresses. Default: none.
+        /// Host names that browsers may use for the page, besides `localhost` and IP addresses. Default: none.
         allowed_hosts: Vec<String>,
-        /// Whether /metrics has numbers of each peer as well. Default: false.
+        /// Whether `/metrics` contains series per peer. Default: false.
         peer_metrics: bool,
     }
 }
 
 config_section! {
-    /// What is written to standard error.
+    /// Log on standard error.
     Log {
-        /// error, warn, info, debug, trace or off, or directives such as "info,waypost::dial=debug". Default: info.
+        /// `error`, `warn`, `info`, `debug`, `trace` or `off`, or directives such as
+        /// `info,waypost::dial=debug`. Default: `info`.
         level: String,
-        /// Default: text.
+        /// `text` or `json`. Default: `text`.
         format: LogFormat,
     }
 }
@@ -247,7 +265,7 @@ pub enum LogFormat {
 }
 
 impl ConfigFile {
-    /// This, with the keys that `over` sets replaced by its.
+    /// Returns this configuration with every key that `over` sets taken from there.
     pub fn merged(self, over: ConfigFile) -> ConfigFile {
         ConfigFile {
             network: over.network.or(self.network),

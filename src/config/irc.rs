@@ -20,7 +20,7 @@ const CHANNEL: &str = "#electrum";
 const SHORTEST_INTERVAL: Duration = Duration::from_mins(10);
 const INTERVAL: Duration = Duration::from_hours(6);
 
-/// Nobody means more, and what is reckoned from it must not overflow.
+/// Longest interval. Computations with it must not overflow.
 const LONGEST_INTERVAL: Duration = Duration::from_hours(24 * 365);
 
 /// SASL's answer must take less than 400 characters in base64: so many would need another line.

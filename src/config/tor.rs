@@ -14,7 +14,7 @@ use crate::tor::{self, IS_EMBEDDED, Mode, Service};
 pub struct TorConfig {
     pub settings: tor::Settings,
     pub routing: RoutingPolicy,
-    /// The onion service that an external Tor runs for us.
+    /// Onion service that an external Tor runs for this node.
     pub onion_host: Option<(Host, Port)>,
     /// The file of Arti's settings, which `settings` has the content of.
     pub arti: Option<PathBuf>,

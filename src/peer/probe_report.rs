@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Features, PeerList, Version};
 
-/// What a peer advertised itself and others.
+/// What a peer reported about itself and others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeReport {
     pub software: Option<String>,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// `1.4` or `1.4.2`. How precisely it was written is kept, for peers are advertised in their own words, but doesn't matter
+/// `1.4` or `1.4.2`. The spelling is kept, because peers are advertised with their own, but does not matter
 /// to [`Version::cmp_semver`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Version {

@@ -134,7 +134,7 @@ impl OnionMonitor {
         missed
     }
 
-    /// From now on callers of the onion service are advertised it.
+    /// Publishes the name to clients of the onion service.
     fn publish_onion(&self, name: &OnionServiceState) {
         self.ourselves.send_if_modified(|ourselves| {
             let onion = Some((name.host.clone(), Ports::single(Transport::Tcp, name.port)));

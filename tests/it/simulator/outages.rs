@@ -1,4 +1,4 @@
-//! When our own network and our Tor are down, and what the book is advertised it.
+//! Outages of the local network and of Tor, and what the book learns about them.
 
 use std::time::Duration;
 
