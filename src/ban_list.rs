@@ -32,28 +32,28 @@ pub struct BanError {
 pub struct Bans {
     hosts: HashSet<Host>,
     domains: HashSet<DnsName>,
-    blocks: Vec<IpNet>,
+    nets: Vec<IpNet>,
 }
 
 impl Bans {
     /// Reads a file's text. What follows a `#` is a comment.
     pub fn parse(text: &str) -> Result<Bans, BanError> {
         let mut bans = Bans::default();
-        for (number, line) in text.lines().enumerate() {
+        for (line_index, line) in text.lines().enumerate() {
             let line = strip_comment(line);
             if line.is_empty() {
                 continue;
             }
             match line.parse() {
                 Ok(pattern) => bans.add(pattern),
-                Err(error) => return Err(BanError { line: number + 1, text: line.to_owned(), error }),
+                Err(error) => return Err(BanError { line: line_index + 1, text: line.to_owned(), error }),
             }
         }
         Ok(bans)
     }
 
     pub fn len(&self) -> usize {
-        self.hosts.len() + self.domains.len() + self.blocks.len()
+        self.hosts.len() + self.domains.len() + self.nets.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -61,11 +61,11 @@ impl Bans {
     }
 
     pub fn bans_host(&self, host: &Host) -> bool {
-        let within_domain =
+        let is_in_banned_domain =
             |name: &DnsName| !self.domains.is_empty() && name.ancestors().any(|d| self.domains.contains(&d));
         match host {
             Host::Ip(ip) => self.bans_ip(*ip),
-            Host::Dns(name) => self.hosts.contains(host) || within_domain(name),
+            Host::Dns(name) => self.hosts.contains(host) || is_in_banned_domain(name),
             Host::Onion(_) => self.hosts.contains(host),
         }
     }
@@ -73,22 +73,22 @@ impl Bans {
     pub fn bans_ip(&self, ip: IpAddr) -> bool {
         // A block may be written in either form.
         let forms = [ip.to_canonical(), netgroup::canonical(ip)];
-        self.blocks.iter().any(|block| forms.iter().any(|ip| block.contains(ip)))
+        self.nets.iter().any(|net| forms.iter().any(|ip| net.contains(ip)))
     }
 
     fn add(&mut self, pattern: Pattern) {
         match pattern {
             Pattern::Host(host) => drop(self.hosts.insert(host)),
             Pattern::Domain(domain) => drop(self.domains.insert(domain)),
-            Pattern::Net(block) => self.blocks.push(block),
+            Pattern::Net(net) => self.nets.push(net),
         }
     }
 }
 
 /// The text of a ban file without one pattern; None if it isn't there.
 pub fn remove_pattern(text: &str, pattern: &Pattern) -> Option<String> {
-    let is_it = |line: &&str| strip_comment(line).parse().as_ref() == Ok(pattern);
-    let kept: String = text.lines().filter(|line| !is_it(line)).flat_map(|line| [line, "\n"]).collect();
+    let matches = |line: &&str| strip_comment(line).parse().as_ref() == Ok(pattern);
+    let kept: String = text.lines().filter(|line| !matches(line)).flat_map(|line| [line, "\n"]).collect();
     (kept.lines().count() < text.lines().count()).then_some(kept)
 }
 
@@ -100,8 +100,8 @@ impl FromStr for Pattern {
     type Err = HostError;
 
     fn from_str(text: &str) -> Result<Pattern, HostError> {
-        if let Ok(block) = text.parse::<IpNet>() {
-            return Ok(Pattern::Net(block.trunc()));
+        if let Ok(net) = text.parse::<IpNet>() {
+            return Ok(Pattern::Net(net.trunc()));
         }
         if let Some(domain) = text.strip_prefix("*.") {
             return match domain.parse()? {
@@ -121,8 +121,8 @@ impl fmt::Display for Pattern {
         match self {
             Pattern::Host(host) => host.fmt(f),
             Pattern::Domain(domain) => write!(f, "*.{}", domain.as_str()),
-            Pattern::Net(block) if block.prefix_len() == block.max_prefix_len() => block.addr().fmt(f),
-            Pattern::Net(block) => block.fmt(f),
+            Pattern::Net(net) if net.prefix_len() == net.max_prefix_len() => net.addr().fmt(f),
+            Pattern::Net(net) => net.fmt(f),
         }
     }
 }

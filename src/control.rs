@@ -22,8 +22,9 @@ use crate::clock::Time;
 use crate::irc_discovery::IrcStatus;
 use crate::jsonrpc::{Id, Message, Request, parse_line};
 use crate::network::Network;
-use crate::route::{OnionError, Route, TorSource, TorState};
+use crate::route::Route;
 use crate::server::CallCount;
+use crate::tor_state::{OnionError, TorSource, TorState};
 
 /// A book of ten thousand peers is about six megabytes of this.
 const MAX_RESPONSE: usize = 64 * 1024 * 1024;

@@ -27,3 +27,4 @@ pub mod server;
 pub mod status_page;
 pub mod store;
 pub mod tor;
+pub mod tor_state;

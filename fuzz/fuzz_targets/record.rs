@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use serde::de::IgnoredAny;
 use waypost::book::{BookConfig, Entry, Event, Ingress, PeerBook};
 use waypost::clock::Time;
-use waypost::route::TorProbe;
+use waypost::tor_state::TorProbe;
 
 const NOW: Time = Time::from_secs(1_700_000_000);
 

@@ -10,7 +10,8 @@ use super::policy::IntakeError;
 use crate::ban_list::Bans;
 use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::peer::{Host, PeerListEntry, RealName};
-use crate::route::{ClearnetAccess, Route, TorProbe, TorState};
+use crate::route::Route;
+use crate::tor_state::{ClearnetAccess, TorProbe, TorState};
 
 /// Input of the book.
 #[derive(Debug)]

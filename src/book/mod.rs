@@ -48,7 +48,8 @@ use crate::clock::Time;
 use crate::netgroup::{self, Netgroup};
 use crate::network::Network;
 use crate::peer::{Host, Ports, RealName};
-use crate::route::{ClearnetAccess, Route, RoutingPolicy, TorProbe, TorState};
+use crate::route::{Route, RoutingPolicy};
+use crate::tor_state::{ClearnetAccess, TorProbe, TorState};
 
 /// Configuration of the peer book.
 #[derive(Debug, Clone)]
@@ -89,7 +90,6 @@ pub struct BookConfig {
 
 impl Default for BookConfig {
     fn default() -> BookConfig {
-        let day = Duration::from_hours(24);
         BookConfig {
             network: Network::default(),
             routing: RoutingPolicy::default(),
@@ -97,9 +97,9 @@ impl Default for BookConfig {
             local_hosts: Vec::new(),
             announce: false,
             peers_as_backend: false,
-            recheck_interval: day,
-            max_advertised_age: day,
-            expire_after: day * 14,
+            recheck_interval: Duration::from_hours(24),
+            max_advertised_age: Duration::from_hours(24),
+            expire_after: Duration::from_hours(14 * 24),
             initial_retry: Duration::from_mins(5),
             fallback_onions: 3,
             allow_private: false,

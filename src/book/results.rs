@@ -11,7 +11,8 @@ use super::{Action, BookConfig, BookNotice, Entry, PeerBook, PeerState, PortClai
 use crate::clock::Time;
 use crate::connect::{FailureOrigin, ProbeError, Verified};
 use crate::peer::{Fault, Host, Ports};
-use crate::route::{ClearnetAccess, Route, RoutingPolicy, TorProbe, TorState};
+use crate::route::{Route, RoutingPolicy};
+use crate::tor_state::{ClearnetAccess, TorProbe, TorState};
 
 /// After so many failures, in the first hours, a name that was never verified may be dropped for another.
 const EVICT_AFTER_FAILURES: u32 = 5;

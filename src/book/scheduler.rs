@@ -10,7 +10,8 @@ use crate::clock::Time;
 use crate::connect::{ProbeError, ProbeTarget};
 use crate::netgroup;
 use crate::peer::{Host, Port, Ports, Transport};
-use crate::route::{Route, TorProbe};
+use crate::route::Route;
+use crate::tor_state::TorProbe;
 
 /// Maximum concurrent trials of a path, and the minimum interval between trials of one peer.
 const MAX_TRIALS: usize = 2;

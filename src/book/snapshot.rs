@@ -15,7 +15,7 @@ use crate::clock::Time;
 use crate::jsonrpc::SharedBuf;
 use crate::netgroup::{self, Netgroup};
 use crate::peer::Host;
-use crate::route::TorState;
+use crate::tor_state::TorState;
 
 /// Maximum peers per network group (an IPv4 /16 or an IPv6 /56) in a list.
 ///

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
     use crate::network::Network;
     use crate::peer::RealName;
-    use crate::route::TorProbe;
+    use crate::tor_state::TorProbe;
 
     const NOW: Time = Time::from_secs(1_700_000_000);
     const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";

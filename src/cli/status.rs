@@ -7,7 +7,7 @@ use super::terminal::{Style, Styled, TerminalStyle};
 use crate::clock;
 use crate::control::{BackendStatus, ClearnetStatus, OnionStatus, Status};
 use crate::irc_discovery::IrcStatus;
-use crate::route::TorState;
+use crate::tor_state::TorState;
 
 /// Where a line has more to say than its name, and it is too long, it is wrapped.
 const VALUE: usize = 1;

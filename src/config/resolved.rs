@@ -46,7 +46,7 @@ pub struct Config {
     pub ban_file: Option<PathBuf>,
     pub limits: Limits,
     pub page: PageAddress,
-    pub status: status_page::Settings,
+    pub status: status_page::StatusPageConfig,
     pub log_level: String,
     pub log_format: LogFormat,
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{InvalidValue, StatusKeys, invalid};
-use crate::status_page::Settings;
+use crate::status_page::StatusPageConfig;
 
 /// Where the page is, if it is anywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,8 +62,8 @@ impl From<PageAddress> for String {
     }
 }
 
-pub fn resolve(keys: StatusKeys) -> Result<(PageAddress, Settings), InvalidValue> {
-    let default = Settings::default();
+pub fn resolve(keys: StatusKeys) -> Result<(PageAddress, StatusPageConfig), InvalidValue> {
+    let default = StatusPageConfig::default();
     let hosts = keys.allowed_hosts.unwrap_or_default();
     if let Some(odd) = hosts.iter().find(|host| host.is_empty() || host.contains(['/', ':'])) {
         return Err(invalid(
@@ -73,11 +73,11 @@ pub fn resolve(keys: StatusKeys) -> Result<(PageAddress, Settings), InvalidValue
     }
     let hosts = hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect();
     let peer_metrics = keys.peer_metrics.unwrap_or(default.peer_metrics);
-    Ok((keys.listen.unwrap_or_default(), Settings { hosts, peer_metrics }))
+    Ok((keys.listen.unwrap_or_default(), StatusPageConfig { hosts, peer_metrics }))
 }
 
 /// The same as keys.
-pub fn to_section(address: PageAddress, settings: &Settings) -> StatusKeys {
+pub fn to_section(address: PageAddress, settings: &StatusPageConfig) -> StatusKeys {
     StatusKeys {
         listen: Some(address),
         allowed_hosts: Some(settings.hosts.clone()),

@@ -12,10 +12,10 @@ use crate::control::{BackendStatus, ClearnetStatus, ClientStats, OnionStatus, Pe
 use crate::electrum::identity::Identity;
 use crate::netgroup;
 use crate::peer::{Host, Port, Ports, RealName, RealNameError};
-use crate::route::TorState;
 use crate::server::Counters;
 use crate::store::WriterStatus;
 use crate::tor::OnionServiceState;
+use crate::tor_state::TorState;
 
 /// One line for what an operator wants to know; nothing of callers at this level.
 pub fn log(notice: &BookNotice) {

@@ -8,7 +8,8 @@ use crate::connect::{FailureOrigin, ProbeError};
 use crate::jsonrpc::USER_AGENT;
 use crate::netgroup::is_public;
 use crate::peer::{Port, Ports, Transport};
-use crate::route::{Route, TorState};
+use crate::route::Route;
+use crate::tor_state::TorState;
 
 /// Circuits on which an address must be named before it is dialled, unless this machine's resolver names it as well.
 /// A single exit could name an address of its own.

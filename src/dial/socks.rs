@@ -13,7 +13,7 @@ use super::socks_handshake::{Error, Reply, handshake};
 use super::socks_port::clearnet_access;
 use crate::connect::ProbeError;
 use crate::peer::{DnsName, Host, Port};
-use crate::route::ClearnetAccess;
+use crate::tor_state::ClearnetAccess;
 
 /// A Tor that isn't in the network yet lets a connection wait for two minutes; longer than this is no answer.
 const CONNECT: Duration = Duration::from_secs(60);

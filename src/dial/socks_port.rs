@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tor_socksproto::{SocksAddr, SocksAuth, SocksCmd, SocksStatus};
 
 use super::socks_handshake::{Error, Reply, bind_status, handshake};
-use crate::route::ClearnetAccess;
+use crate::tor_state::ClearnetAccess;
 
 /// Timeout for requests that Tor answers by itself. The port is usually on this machine.
 const DETECT_TIMEOUT: Duration = Duration::from_secs(3);

@@ -49,7 +49,7 @@ pub struct VersionRange {
     min: Version,
     max: Version,
     /// `max` in the caller's own spelling.
-    spelled: String,
+    as_requested: String,
 }
 
 impl Call {
@@ -106,7 +106,7 @@ impl VersionRange {
     pub fn negotiate(&self, (oldest, newest): (Version, Version)) -> Result<(Version, Cow<'_, str>), RpcError> {
         let spoken = |version: &Version| version.cmp_semver(&oldest).is_ge() && version.cmp_semver(&newest).is_le();
         if spoken(&self.max) && self.min.cmp_semver(&self.max).is_le() {
-            Ok((self.max, Cow::Borrowed(&self.spelled)))
+            Ok((self.max, Cow::Borrowed(&self.as_requested)))
         } else if spoken(&newest) && self.min.cmp_semver(&newest).is_le() && self.max.cmp_semver(&newest).is_gt() {
             Ok((newest, Cow::Owned(newest.to_string())))
         } else {
@@ -158,7 +158,7 @@ fn version(params: Option<&RawValue>) -> Result<VersionRange, RpcError> {
         VersionParam::Range(min, max) => (min, max),
     };
     let parse = |text: &str| text.parse::<Version>().map_err(|_| RpcError::InvalidParams(EXPECTED));
-    Ok(VersionRange { min: parse(&min)?, max: parse(&max)?, spelled: max })
+    Ok(VersionRange { min: parse(&min)?, max: parse(&max)?, as_requested: max })
 }
 
 fn add_peer(params: Option<&RawValue>) -> Result<Features, RpcError> {

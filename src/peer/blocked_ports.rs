@@ -8,11 +8,11 @@ use super::Port;
 
 /// Whether the port is that of a service that is not to be dialled on untrusted names.
 pub fn is_blocked_port(port: Port) -> bool {
-    TABLES.iter().any(|table| table.binary_search(&port.get()).is_ok())
+    BLOCKED_PORTS.iter().any(|table| table.binary_search(&port.get()).is_ok())
 }
 
 /// Every table is sorted.
-const TABLES: [&[u16]; 7] = [BROWSERS, DATABASES, ORCHESTRATION, MESSAGES, INDUSTRY, COINS, REMOTE];
+const BLOCKED_PORTS: [&[u16]; 7] = [BROWSERS, DATABASES, ORCHESTRATION, MESSAGES, INDUSTRY, COINS, REMOTE];
 
 /// Ports that browsers refuse: mail, file transfer, remote shells, IRC and others.
 ///
@@ -135,9 +135,9 @@ mod tests {
 
     #[test]
     fn tables_are_sorted_and_share_no_port() {
-        assert!(TABLES.iter().all(|table| table.is_sorted()));
-        let ports: BTreeSet<u16> = TABLES.concat().into_iter().collect();
-        assert_eq!(ports.len(), TABLES.concat().len());
+        assert!(BLOCKED_PORTS.iter().all(|table| table.is_sorted()));
+        let ports: BTreeSet<u16> = BLOCKED_PORTS.concat().into_iter().collect();
+        assert_eq!(ports.len(), BLOCKED_PORTS.concat().len());
         assert!(ports.into_iter().all(is_blocked));
     }
 

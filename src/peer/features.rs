@@ -67,14 +67,14 @@ impl<'de> Visitor<'de> for FeaturesVisitor {
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Features, A::Error> {
         let raw = RawFeatures::deserialize(MapAccessDeserializer::new(map))?;
         let version = |scalar: LenientScalar| scalar.text().and_then(|text| text.parse::<Version>().ok());
-        let first_protocol = version(raw.protocol_version);
+        let legacy_version = version(raw.protocol_version);
         Ok(Features {
             hosts: raw.hosts.0,
             genesis_hash: raw.genesis_hash.text().map(|hash| hash.to_ascii_lowercase()),
             hash_function: raw.hash_function.text(),
             server_version: raw.server_version.text(),
-            protocol_min: version(raw.protocol_min).or(first_protocol),
-            protocol_max: version(raw.protocol_max).or(first_protocol),
+            protocol_min: version(raw.protocol_min).or(legacy_version),
+            protocol_max: version(raw.protocol_max).or(legacy_version),
             pruning: raw.pruning.number().filter(|limit| *limit > 0),
         })
     }

@@ -27,9 +27,9 @@ impl RealName {
     /// A host and its tokens, in any order, unknown ones passed over. A bare `s` or `t` means the network's usual port,
     /// found in `defaults`.
     pub fn parse(text: &str, defaults: Ports) -> Result<RealName, RealNameError> {
-        let mut words = text.split_ascii_whitespace();
-        let host = words.next().unwrap_or_default();
-        RealName::from_tokens(host, words, defaults)
+        let mut parts = text.split_ascii_whitespace();
+        let host = parts.next().unwrap_or_default();
+        RealName::from_tokens(host, parts, defaults)
     }
 
     /// The same, of a text that is in pieces already.

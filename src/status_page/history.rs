@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::control::Status;
-use crate::route::TorState;
+use crate::tor_state::TorState;
 
 /// A day's worth.
 const SAMPLES: usize = 288;

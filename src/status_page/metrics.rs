@@ -16,7 +16,8 @@ use super::status_cache::StatusSample;
 use crate::clock::Time;
 use crate::connect::{ProbeError, Verified};
 use crate::control::{ClearnetStatus, ClientStats, PeerInfo, Status};
-use crate::route::{OnionFailure, Route, TorKind, TorState};
+use crate::route::Route;
+use crate::tor_state::{OnionFailure, TorKind, TorState};
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 

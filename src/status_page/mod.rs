@@ -51,7 +51,7 @@ const SAMPLE: Duration = Duration::from_mins(5);
 
 /// How the page is shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct StatusPageConfig {
     /// Names by which browsers may ask for it, in lower case.
     pub hosts: Vec<String>,
     /// Whether there are metrics of each peer.
@@ -61,24 +61,24 @@ pub struct Settings {
 /// What is shown, and how.
 #[derive(Debug)]
 struct AppState {
-    settings: Settings,
+    config: StatusPageConfig,
     reader: StatusCache,
     probes: ProbeMetrics,
     history: Mutex<History>,
 }
 
 /// Serves the page until it is dropped.
-pub async fn serve(listener: TcpListener, settings: Settings, probes: ProbeMetrics, inbox: Inbox) {
-    let board = Arc::new(AppState { settings, reader: StatusCache::new(inbox), probes, history: Mutex::default() });
-    let router = router(Arc::clone(&board));
+pub async fn serve(listener: TcpListener, config: StatusPageConfig, probes: ProbeMetrics, inbox: Inbox) {
+    let app = Arc::new(AppState { config, reader: StatusCache::new(inbox), probes, history: Mutex::default() });
+    let router = router(Arc::clone(&app));
     let mut connections = JoinSet::new();
     let mut samples = interval(SAMPLE);
     loop {
         while connections.try_join_next().is_some() {}
         tokio::select! {
             _ = samples.tick() => {
-                let board = Arc::clone(&board);
-                connections.spawn(async move { board.sample().await });
+                let app = Arc::clone(&app);
+                connections.spawn(async move { app.sample().await });
             }
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if connections.len() < CONNECTIONS => {
@@ -102,25 +102,25 @@ async fn serve_connection(stream: TcpStream, router: Router) {
     let _ = timeout(CONNECTION, connection).await;
 }
 
-fn router(board: Arc<AppState>) -> Router {
+fn router(app: Arc<AppState>) -> Router {
     Router::new()
         .route("/", get(show_page))
         .route("/style.css", get(style))
         .route("/icon.svg", get(icon))
         .route("/metrics", get(show_metrics))
         .route(HEALTH, get(show_health).options(show_health))
-        .layer(from_fn_with_state(Arc::clone(&board), check_host))
+        .layer(from_fn_with_state(Arc::clone(&app), check_host))
         .layer(from_fn(security_headers))
-        .with_state(board)
+        .with_state(app)
 }
 
-async fn show_page(State(board): State<Arc<AppState>>, Query(wish): Query<HashMap<String, String>>) -> Response {
-    let reading = match board.reader.all().await {
+async fn show_page(State(app): State<Arc<AppState>>, Query(query): Query<HashMap<String, String>>) -> Response {
+    let reading = match app.reader.all().await {
         Ok(reading) => reading,
         Err(reason) => return unavailable(reason),
     };
-    let history = board.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    match page::render(&reading, &history, &PeerQuery::read(&wish)) {
+    let history = app.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match page::render(&reading, &history, &PeerQuery::read(&query)) {
         Ok(page) => ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response(),
         Err(error) => unavailable(error),
     }
@@ -134,9 +134,9 @@ async fn icon() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "image/svg+xml")], include_str!("icon.svg"))
 }
 
-async fn show_metrics(State(board): State<Arc<AppState>>) -> Response {
-    let reading = if board.settings.peer_metrics { board.reader.all().await } else { board.reader.status().await };
-    match reading.map(|reading| metrics::text(&reading, &board.probes)) {
+async fn show_metrics(State(app): State<Arc<AppState>>) -> Response {
+    let reading = if app.config.peer_metrics { app.reader.all().await } else { app.reader.status().await };
+    match reading.map(|reading| metrics::text(&reading, &app.probes)) {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Ok(Err(error)) => unavailable(error),
         Err(reason) => unavailable(reason),
@@ -147,8 +147,8 @@ async fn show_metrics(State(board): State<Arc<AppState>>) -> Response {
 ///
 /// A restart, which an orchestrator answers to 503, helps only where no client is served. Without any listener the onion
 /// service is the only way in.
-async fn show_health(State(board): State<Arc<AppState>>) -> Response {
-    let reading = match board.reader.status().await {
+async fn show_health(State(app): State<Arc<AppState>>) -> Response {
+    let reading = match app.reader.status().await {
         Ok(reading) => reading,
         Err(reason) => return unavailable(reason),
     };
@@ -174,10 +174,10 @@ fn text(status: StatusCode, lines: &[String]) -> Response {
 /// Rejects requests by foreign names, which DNS rebinding would send.
 ///
 /// Browsers always send `Host`. HAProxy's check doesn't by default, so the health check alone works without it.
-async fn check_host(State(board): State<Arc<AppState>>, request: Request, next: Next) -> Response {
+async fn check_host(State(app): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     let is_allowed = match request.headers().get(header::HOST) {
         None => request.uri().path() == HEALTH,
-        Some(host) => host.to_str().is_ok_and(|host| is_allowed_host(host, &board.settings.hosts)),
+        Some(host) => host.to_str().is_ok_and(|host| is_allowed_host(host, &app.config.hosts)),
     };
     if is_allowed {
         return next.run(request).await;

@@ -10,8 +10,8 @@ use super::status_cache::StatusSample;
 use super::svg;
 use crate::clock::{self, Time};
 use crate::control::{ClearnetStatus, OnionStatus, PeerInfo, Status};
-use crate::route::TorState;
 use crate::server::CallCount;
+use crate::tor_state::TorState;
 
 #[derive(Template)]
 #[template(path = "page.html", config = "src/status_page/askama.toml")]
@@ -70,10 +70,10 @@ struct Row<'a> {
     error: String,
 }
 
-pub fn render(reading: &StatusSample, history: &History, wish: &PeerQuery) -> Result<String, askama::Error> {
+pub fn render(reading: &StatusSample, history: &History, query: &PeerQuery) -> Result<String, askama::Error> {
     let StatusSample { status, rows, .. } = reading;
     let now = clock::now();
-    let choice = wish.apply(rows);
+    let choice = query.apply(rows);
     let page = Page {
         status,
         uptime: span(Duration::from_secs(status.uptime_secs)),

@@ -38,7 +38,7 @@ enum Column {
     Source,
 }
 
-/// The peers that were wished for, as far as they fit on a page.
+/// The peers that were asked for, as far as they fit on a page.
 pub struct PeerPage<'a> {
     pub rows: Vec<&'a PeerInfo>,
     /// How many there are in all.
@@ -83,31 +83,31 @@ impl PeerQuery {
         rows.sort_by(|a, b| self.order(a, b));
         let found = rows.len();
         let last = found.saturating_sub(1) / ROWS;
-        let wish = PeerQuery { page: self.page.min(last), ..self };
+        let query = PeerQuery { page: self.page.min(last), ..self };
         PeerPage {
-            rows: rows.into_iter().skip(wish.page * ROWS).take(ROWS).collect(),
+            rows: rows.into_iter().skip(query.page * ROWS).take(ROWS).collect(),
             found,
-            filters: wish.filters(),
-            columns: Column::ALL.into_iter().map(|column| wish.column_header(column)).collect(),
-            pages: if last == 0 { Vec::new() } else { (0..=last).map(|page| wish.page_link(page)).collect() },
+            filters: query.filters(),
+            columns: Column::ALL.into_iter().map(|column| query.column_header(column)).collect(),
+            pages: if last == 0 { Vec::new() } else { (0..=last).map(|page| query.page_link(page)).collect() },
         }
     }
 
     /// The address of a page that shows this.
     fn link(self) -> String {
-        let mut words = Vec::new();
+        let mut params = Vec::new();
         if self.sort != Column::default() {
-            words.push(format!("sort={}", self.sort.name()));
+            params.push(format!("sort={}", self.sort.name()));
         }
         if self.reversed {
-            words.push("order=reversed".to_owned());
+            params.push("order=reversed".to_owned());
         }
-        words.extend(self.state.map(|state| format!("state={state}")));
-        words.extend(self.kind.map(|kind| format!("kind={}", kind.name())));
+        params.extend(self.state.map(|state| format!("state={state}")));
+        params.extend(self.kind.map(|kind| format!("kind={}", kind.name())));
         if self.page > 0 {
-            words.push(format!("page={}", self.page.saturating_add(1)));
+            params.push(format!("page={}", self.page.saturating_add(1)));
         }
-        format!("/?{}#peers", words.join("&"))
+        format!("/?{}#peers", params.join("&"))
     }
 
     fn matches(&self, row: &PeerInfo) -> bool {
@@ -153,13 +153,13 @@ impl PeerQuery {
 
     fn column_header(self, column: Column) -> Heading {
         let current = self.sort == column;
-        let wish = PeerQuery { sort: column, reversed: current && !self.reversed, page: 0, ..self };
+        let query = PeerQuery { sort: column, reversed: current && !self.reversed, page: 0, ..self };
         let order = match (current, self.reversed == column.descends()) {
             (false, _) => "none",
             (true, true) => "ascending",
             (true, false) => "descending",
         };
-        Heading { link: NavLink { text: column.title().to_owned(), to: wish.link(), current }, order }
+        Heading { link: NavLink { text: column.title().to_owned(), to: query.link(), current }, order }
     }
 
     fn page_link(self, page: usize) -> NavLink {
@@ -218,7 +218,7 @@ impl Column {
         }
     }
 
-    /// Whether the largest comes first where nothing else is wished.
+    /// Whether the largest comes first where nothing else is asked for.
     fn descends(self) -> bool {
         matches!(self, Column::Uptime | Column::Verified)
     }
@@ -240,51 +240,51 @@ mod tests {
         serde_json::from_value(row).unwrap()
     }
 
-    fn wish(words: &[(&str, &str)]) -> PeerQuery {
-        PeerQuery::read(&words.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    fn query(params: &[(&str, &str)]) -> PeerQuery {
+        PeerQuery::read(&params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
     }
 
-    fn sorted(wish: &PeerQuery) -> Vec<String> {
+    fn sorted(query: &PeerQuery) -> Vec<String> {
         let rows = [
             row("b.example", PeerState::Bad, None),
             row("a.example", PeerState::Verified, Some(90)),
             row("x.onion", PeerState::Candidate, Some(1200)),
             row("c.example", PeerState::Verified, Some(30)),
         ];
-        wish.apply(&rows).rows.into_iter().map(|row| row.host.clone()).collect()
+        query.apply(&rows).rows.into_iter().map(|row| row.host.clone()).collect()
     }
 
     #[test]
     fn peers_are_sorted_and_chosen_as_wished() {
-        assert_eq!(sorted(&wish(&[])), ["a.example", "c.example", "x.onion", "b.example"]);
-        let by_latency = wish(&[("sort", "latency")]);
+        assert_eq!(sorted(&query(&[])), ["a.example", "c.example", "x.onion", "b.example"]);
+        let by_latency = query(&[("sort", "latency")]);
         assert_eq!(sorted(&by_latency), ["c.example", "a.example", "x.onion", "b.example"]);
-        let reversed = wish(&[("sort", "latency"), ("order", "reversed")]);
+        let reversed = query(&[("sort", "latency"), ("order", "reversed")]);
         assert_eq!(sorted(&reversed), ["x.onion", "a.example", "c.example", "b.example"], "the unknown stay last");
-        assert_eq!(sorted(&wish(&[("kind", "onion")])), ["x.onion"]);
-        assert_eq!(sorted(&wish(&[("state", "bad")])), ["b.example"]);
-        assert_eq!(wish(&[("sort", "<script>"), ("state", "%"), ("page", "-1")]), PeerQuery::default());
+        assert_eq!(sorted(&query(&[("kind", "onion")])), ["x.onion"]);
+        assert_eq!(sorted(&query(&[("state", "bad")])), ["b.example"]);
+        assert_eq!(query(&[("sort", "<script>"), ("state", "%"), ("page", "-1")]), PeerQuery::default());
     }
 
     #[test]
     fn there_are_as_many_pages_as_it_takes() {
         let rows: Vec<PeerInfo> =
             (0..250).map(|n| row(&format!("h{n:03}.example"), PeerState::Verified, None)).collect();
-        let choice = wish(&[("sort", "host"), ("page", "99")]).apply(&rows);
+        let choice = query(&[("sort", "host"), ("page", "99")]).apply(&rows);
         assert_eq!((choice.found, choice.pages.len(), choice.rows.len()), (250, 3, 50));
         assert_eq!(choice.rows[0].host, "h200.example");
         assert!(choice.pages[2].current && choice.pages[1].to.contains("page=2"));
-        assert!(wish(&[]).apply(&rows[..100]).pages.is_empty());
+        assert!(query(&[]).apply(&rows[..100]).pages.is_empty());
     }
 
     #[test]
     fn a_link_leads_to_what_it_was_made_from() {
-        let wished =
-            wish(&[("sort", "uptime"), ("order", "reversed"), ("state", "stale"), ("kind", "onion"), ("page", "3")]);
-        assert_eq!(wished.link(), "/?sort=uptime&order=reversed&state=stale&kind=onion&page=3#peers");
-        assert_eq!(wish(&[]).link(), "/?#peers");
-        let heading = wished.column_header(Column::Uptime);
+        let parsed =
+            query(&[("sort", "uptime"), ("order", "reversed"), ("state", "stale"), ("kind", "onion"), ("page", "3")]);
+        assert_eq!(parsed.link(), "/?sort=uptime&order=reversed&state=stale&kind=onion&page=3#peers");
+        assert_eq!(query(&[]).link(), "/?#peers");
+        let heading = parsed.column_header(Column::Uptime);
         assert_eq!((heading.order, heading.link.to.contains("reversed")), ("ascending", false));
-        assert_eq!(wished.column_header(Column::Host).order, "none");
+        assert_eq!(parsed.column_header(Column::Host).order, "none");
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::book_handle::{AdminRequest, Inbox};
 use crate::control::{self, PeerInfo, Status};
-use crate::route::TorState;
+use crate::tor_state::TorState;
 
 /// Time during which a sample is reused.
 const FRESH: Duration = Duration::from_secs(1);

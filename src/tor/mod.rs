@@ -24,7 +24,7 @@ use crate::book_handle::{BookMessage, Inbox};
 use crate::clock::Time;
 use crate::dial::{self, Stream};
 use crate::peer::Port;
-use crate::route::{OnionError, TorProbe, TorSource, TorState};
+use crate::tor_state::{OnionError, TorProbe, TorSource, TorState};
 
 /// Which Tor is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -20,7 +20,8 @@ use crate::electrum::prober::ProbeExpectations;
 use crate::network::Network;
 use crate::peer::{Host, Port, Ports, Transport};
 use crate::probe::{Deadlines, probe};
-use crate::route::{Route, TorState};
+use crate::route::Route;
+use crate::tor_state::TorState;
 
 /// Between two looks at a name that was reached at the last one: each is a rendezvous of its own, so it also shows that
 /// our Tor works, when nobody else is to be asked for hours.

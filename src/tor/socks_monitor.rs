@@ -14,7 +14,7 @@ use super::{TorChannels, tell};
 use crate::book::Event;
 use crate::book_handle::BookMessage;
 use crate::dial::{Socks, SocksDetection, TorConnector, clearnet_access, detect_tor, lacks_bind};
-use crate::route::{ClearnetAccess, TorKind, TorProbe, TorSource};
+use crate::tor_state::{ClearnetAccess, TorKind, TorProbe, TorSource};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(5);

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::{TorBackend, TorChannels, tell};
 use crate::clock;
 use crate::dial::{SocksDetection, detect_tor};
-use crate::route::{TorKind, TorProbe, TorSource};
+use crate::tor_state::{TorKind, TorProbe, TorSource};
 
 /// How long a Tor is awaited at a first start, on a machine where none seems to be installed.
 const WAIT: Duration = Duration::from_secs(30);

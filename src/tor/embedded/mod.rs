@@ -28,7 +28,7 @@ use crate::book_handle::BookMessage;
 use crate::clock::{self, Time};
 use crate::dial::Client;
 use crate::peer::Host;
-use crate::route::{OnionError, OnionFailure, TorKind, TorProbe, TorSource, TorState};
+use crate::tor_state::{OnionError, OnionFailure, TorKind, TorProbe, TorSource, TorState};
 
 /// How long a client may take to find a relay that answers; the second for all but the first, as a bridge may be slow.
 /// Arti itself would ask a relay that failed again after half a minute at the earliest.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt};
 use waypost::clock::Time;
-use waypost::route::{Route, TorProbe};
+use waypost::route::Route;
+use waypost::tor_state::TorProbe;
 
 /// How an outage looks from inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

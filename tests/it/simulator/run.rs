@@ -11,7 +11,8 @@ use waypost::book::{Action, BookConfig, BookNotice, Entry, Event, PeerBook, Sour
 use waypost::clock::Time;
 use waypost::connect::{ProbeError, ProbeTarget, Verified};
 use waypost::peer::{Fault, Features, Host, PeerList, Port, ProbeReport, Transport, Version};
-use waypost::route::{Route, TorProbe};
+use waypost::route::Route;
+use waypost::tor_state::TorProbe;
 
 use super::invariants::{Ledger, Verdict};
 use super::network_model::{Kind, World};
@@ -216,7 +217,7 @@ impl Run {
                     self.false_alarms += 1;
                     Ok(())
                 }
-                Action::Notice(BookNotice::Tor(waypost::route::TorState::Down { .. }))
+                Action::Notice(BookNotice::Tor(waypost::tor_state::TorState::Down { .. }))
                     if self.calendar.worked(Route::Tor, now - TIMEOUT * 8, now) =>
                 {
                     self.false_alarms += 1;
