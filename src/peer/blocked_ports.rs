@@ -1,24 +1,26 @@
 //! Ports of services that a JSON line or a TLS greeting could harm.
 //!
-//! A stranger who names a host and a port chooses where connections go. These ports are not dialled on such a name.
-//! They stay open for onion services, which serve only ports of their own choice, and for what the operator wrote.
-//! Ports that real Electrum servers use are left out: a test keeps those of published server lists open.
+//! Untrusted sources choose the hosts and ports that Waypost dials. These ports are not dialled for
+//! such a source. They stay allowed for onion services, which serve only ports of their own choice,
+//! and for names from the operator. Ports of real Electrum servers are left out; a test checks this
+//! against published server lists.
 
 use super::Port;
 
-/// Whether the port is that of a service that is not to be dialled on untrusted names.
+/// Returns whether untrusted sources may not name this port.
 pub fn is_blocked_port(port: Port) -> bool {
     BLOCKED_PORTS.iter().any(|table| table.binary_search(&port.get()).is_ok())
 }
 
-/// Every table is sorted.
+/// All tables. Each is sorted for a binary search.
 const BLOCKED_PORTS: [&[u16]; 7] = [BROWSERS, DATABASES, ORCHESTRATION, MESSAGES, INDUSTRY, COINS, REMOTE];
 
-/// Ports that browsers refuse: mail, file transfer, remote shells, IRC and others.
+/// Ports that browsers block: mail, file transfer, remote shells, IRC and others.
 ///
-/// Source: the "bad ports" of the Fetch standard, <https://fetch.spec.whatwg.org/#port-blocking>, which Bitcoin Core
-/// avoids as well (doc/p2p-bad-ports.md). Real Electrum servers use 110, 143, 993, 995 and 5061, so these are left out:
-/// POP3, IMAP and SIP over TLS answer a JSON line with an error.
+/// Source: the "bad ports" of the Fetch standard, <https://fetch.spec.whatwg.org/#port-blocking>,
+/// which Bitcoin Core avoids as well (doc/p2p-bad-ports.md). Real Electrum servers use 110, 143,
+/// 993, 995 and 5061, so these are left out: POP3, IMAP and SIP over TLS answer a JSON line with an
+/// error.
 const BROWSERS: &[u16] = &[
     1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 111,
     113, 115, 117, 119, 123, 135, 137, 139, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532, 540, 548,
@@ -26,26 +28,27 @@ const BROWSERS: &[u16] = &[
     6667, 6668, 6669, 6679, 6697, 10080,
 ];
 
-/// Databases, caches and search engines; many take commands without a login.
+/// Databases, caches and search engines; many accept commands without a login.
 ///
-/// Sources: IANA's port registry and the products' manuals. SQL Server 1433, 1434; Oracle 1521; ZooKeeper 2181; Firebird
-/// 3050; MySQL 3306, 33060; PostgreSQL 5432, PgBouncer 6432; CouchDB 5984, 6984; Redis 6379, 6380, 16379, 26379;
-/// Cassandra 7199, 9042, 9142, 9160; Neo4j 7473, 7474, 7687; Riak 8087, 8098; InfluxDB 8086; Couchbase 8091 to 8096,
-/// 11210; ClickHouse 8123, 9000; ArangoDB 8529; Solr 8983; Elasticsearch 9200, 9300; memcached 11211; MongoDB 27017 to
-/// 27020; RethinkDB 28015, 29015;
-/// Kibana 5601; Hive 9083.
+/// Sources: IANA's port registry and the products' manuals. SQL Server 1433, 1434; Oracle 1521;
+/// ZooKeeper 2181; Firebird 3050; MySQL 3306, 33060; PostgreSQL 5432, PgBouncer 6432; Kibana 5601;
+/// CouchDB 5984, 6984; Redis 6379, 6380, 16379, 26379; Cassandra 7199, 9042, 9142, 9160; Neo4j
+/// 7473, 7474, 7687; InfluxDB 8086; Riak 8087, 8098; Couchbase 8091 to 8096, 11210; ClickHouse
+/// 8123, 9000; ArangoDB 8529; Solr 8983; Hive 9083; Elasticsearch 9200, 9300; memcached 11211;
+/// MongoDB 27017 to 27020; RethinkDB 28015, 29015.
 const DATABASES: &[u16] = &[
     1433, 1434, 1521, 2181, 3050, 3306, 5432, 5601, 5984, 6379, 6380, 6432, 6984, 7199, 7473, 7474, 7687, 8086, 8087,
     8091, 8092, 8093, 8094, 8095, 8096, 8098, 8123, 8529, 8983, 9000, 9042, 9083, 9142, 9160, 9200, 9300, 11210, 11211,
     16379, 26379, 27017, 27018, 27019, 27020, 28015, 29015, 33060,
 ];
 
-/// Interfaces that run programs or hold the configuration of clusters.
+/// Interfaces that run programs or store the configuration of clusters.
 ///
-/// Sources: the products' manuals. Docker 2375 to 2377, 4243; etcd 2379, 2380, 4001; Salt 4505, 4506; Nomad 4646 to
-/// 4648; Kubernetes ("Ports and Protocols") 6443, 10250, 10255 to 10257, 10259; Puppet 8140; Vault 8200, 8201; Consul
-/// 8300 to 8302, 8500 to 8503, 8600; supervisord 9001;
-/// Flink 6123, 8081; Spark 7077; Hadoop 8020, 8088, 50070; Ray 8265; Jupyter 8888; Prometheus 9090, 9091.
+/// Sources: the products' manuals. Docker 2375 to 2377, 4243; etcd 2379, 2380, 4001; Salt 4505,
+/// 4506; Nomad 4646 to 4648; Flink 6123, 8081; Kubernetes ("Ports and Protocols") 6443, 10250,
+/// 10255 to 10257, 10259; Spark 7077; Hadoop 8020, 8088, 50070; Puppet 8140; Vault 8200, 8201; Ray
+/// 8265; Consul 8300 to 8302, 8500 to 8503, 8600; Jupyter 8888; supervisord 9001; Prometheus 9090,
+/// 9091.
 const ORCHESTRATION: &[u16] = &[
     2375, 2376, 2377, 2379, 2380, 4001, 4243, 4505, 4506, 4646, 4647, 4648, 6123, 6443, 7077, 8020, 8081, 8088, 8140,
     8200, 8201, 8265, 8300, 8301, 8302, 8500, 8501, 8502, 8503, 8600, 8888, 9001, 9090, 9091, 10250, 10255, 10256,
@@ -54,10 +57,11 @@ const ORCHESTRATION: &[u16] = &[
 
 /// Message queues and log collectors, which store or forward what they receive.
 ///
-/// Sources: IANA's port registry and the products' manuals. MQTT 1883, 8883; Carbon 2003, 2004; NSQ 4150, 4151; NATS
-/// 4222, 6222, 8222; OpenTSDB 4242; RabbitMQ 4369, 5671, 5672, 15671, 15672, 25672; Logstash 5044; Fluent Bit 5170;
-/// syslog over TLS 6514; Pulsar 6650; Splunk 8089, 9997; StatsD 8125; Kafka 9092 to 9094; beanstalkd 11300; GELF 12201;
-/// Fluentd 24224; STOMP 61613, 61614; ActiveMQ 61616.
+/// Sources: IANA's port registry and the products' manuals. MQTT 1883, 8883; Carbon 2003, 2004; NSQ
+/// 4150, 4151; NATS 4222, 6222, 8222; OpenTSDB 4242; RabbitMQ 4369, 5671, 5672, 15671, 15672,
+/// 25672; Logstash 5044; Fluent Bit 5170; syslog over TLS 6514; Pulsar 6650; Splunk 8089, 9997;
+/// StatsD 8125; Kafka 9092 to 9094; beanstalkd 11300; GELF 12201; Fluentd 24224; STOMP 61613,
+/// 61614; ActiveMQ 61616.
 const MESSAGES: &[u16] = &[
     1883, 2003, 2004, 4150, 4151, 4222, 4242, 4369, 5044, 5170, 5671, 5672, 6222, 6514, 6650, 8089, 8125, 8222, 8883,
     9092, 9093, 9094, 9997, 11300, 12201, 15671, 15672, 24224, 25672, 61613, 61614, 61616,
@@ -65,10 +69,11 @@ const MESSAGES: &[u16] = &[
 
 /// Industrial controllers, which have no login and may fail on unexpected input.
 ///
-/// Sources: IANA's port registry and the vendors' manuals. Modbus 502, 802; Niagara Fox 1911, 4911; PC WORX 1962;
-/// EtherNet/IP 2222, 44818; IEC 60870-5-104 2404; OPC UA 4840; MELSEC 5006, 5007; HART-IP 5094; FINS 9600; GE SRTP
-/// 18245, 18246; DNP3 over TLS 19999; ProConOS 20547; PROFINET 34962 to 34964. S7's 102 is among the browsers' ports.
-/// DNP3's 20000 is left out: real Electrum servers use it, and a DNP3 frame has to begin with 0x0564.
+/// Sources: IANA's port registry and the vendors' manuals. Modbus 502, 802; Niagara Fox 1911, 4911;
+/// PC WORX 1962; EtherNet/IP 2222, 44818; IEC 60870-5-104 2404; OPC UA 4840; MELSEC 5006, 5007;
+/// HART-IP 5094; FINS 9600; GE SRTP 18245, 18246; DNP3 over TLS 19999; ProConOS 20547; PROFINET
+/// 34962 to 34964. S7's 102 is in [`BROWSERS`]. DNP3's 20000 is left out: real Electrum servers use
+/// it, and a DNP3 frame must begin with 0x0564.
 const INDUSTRY: &[u16] = &[
     502, 802, 1911, 1962, 2222, 2404, 4840, 4911, 5006, 5007, 5094, 9600, 18245, 18246, 19999, 20547, 34962, 34963,
     34964, 44818,
@@ -76,12 +81,12 @@ const INDUSTRY: &[u16] = &[
 
 /// Bitcoin, Lightning and Ethereum nodes, miners, and the ports of a Tor client.
 ///
-/// Sources: Bitcoin Core's chainparams.cpp and chainparamsbase.cpp (P2P, RPC and onion targets of five chains) and
-/// doc/zmq.md (28332 to 28335); Core Lightning 9735, 9736; Ethereum clients 8545, 8546, 8551, 30303; Zcash 8232,
-/// 8233, 18232; Litecoin 9332, 9333, 19332, 19333; Dash 9998, 9999; Dogecoin 22555, 22556; Monero's wallet 18082, 18083;
-/// cgminer's API 4028, which
-/// takes JSON; the tor manual (SOCKS 9050, 9150; control 9051, 9151). LND's 10009 and Monero's 18081 are left out: real
-/// Electrum servers use them.
+/// Sources: Bitcoin Core's chainparams.cpp and chainparamsbase.cpp (P2P, RPC and onion targets of
+/// five chains) and doc/zmq.md (28332 to 28335); Core Lightning 9735, 9736; Ethereum clients 8545,
+/// 8546, 8551, 30303; Zcash 8232, 8233, 18232; Litecoin 9332, 9333, 19332, 19333; Dash 9998, 9999;
+/// Dogecoin 22555, 22556; Monero's wallet 18082, 18083; cgminer's API 4028, which accepts JSON; the
+/// tor manual (SOCKS 9050, 9150; control 9051, 9151). LND's 10009 and Monero's 18081 are left out:
+/// real Electrum servers use them.
 const COINS: &[u16] = &[
     4028, 8232, 8233, 8332, 8333, 8334, 8545, 8546, 8551, 9050, 9051, 9150, 9151, 9332, 9333, 9735, 9736, 9998, 9999,
     18082, 18083, 18232, 18332, 18333, 18334, 18443, 18444, 18445, 19332, 19333, 22555, 22556, 28332, 28333, 28334,
@@ -90,10 +95,12 @@ const COINS: &[u16] = &[
 
 /// Remote control, debuggers, proxies, printers and file servers.
 ///
-/// Sources: IANA's port registry and the products' manuals. SMB 445; IPP 631; rsync 873; SOCKS 1080; Java RMI 1099;
-/// Squid 3128; RDP 3389; distcc 3632; Subversion 3690; Munin 4949; iSCSI 3260; Selenium 4444; aria2 6800; JDWP 5005; Android's adb 5037, 5555; Asterisk 5038;
-/// VNC 5800, 5900, 5901; WinRM 5985, 5986; AJP 8009; FreeSWITCH 8021; Privoxy 8118; JetDirect printers 9100; Bacula 9101
-/// to 9103; Git 9418. Webmin's and NDMP's 10000 is left out: real Electrum servers use it.
+/// Sources: IANA's port registry and the products' manuals. SMB 445; IPP 631; rsync 873; SOCKS
+/// 1080; Java RMI 1099; Squid 3128; iSCSI 3260; RDP 3389; distcc 3632; Subversion 3690; Selenium
+/// 4444; Munin 4949; JDWP 5005; Android's adb 5037, 5555; Asterisk 5038; VNC 5800, 5900, 5901;
+/// WinRM 5985, 5986; aria2 6800; AJP 8009; FreeSWITCH 8021; Privoxy 8118; JetDirect printers 9100;
+/// Bacula 9101 to 9103; Git 9418. Webmin's and NDMP's 10000 is left out: real Electrum servers use
+/// it.
 const REMOTE: &[u16] = &[
     445, 631, 873, 1080, 1099, 3128, 3260, 3389, 3632, 3690, 4444, 4949, 5005, 5037, 5038, 5555, 5800, 5900, 5901,
     5985, 5986, 6800, 8009, 8021, 8118, 9100, 9101, 9102, 9103, 9418,
@@ -106,7 +113,8 @@ mod tests {
     use super::*;
     use crate::network::Network;
 
-    /// Ports of clearnet servers in 3,445 entries of wallets' and servers' lists and 405 names of IRC channels.
+    /// Ports of clearnet servers in 3,445 entries of wallets' and servers' lists and 405 IRC real
+    /// names.
     #[rustfmt::skip]
     const REAL: [u16; 274] = [
         80, 110, 143, 443, 444, 446, 700, 993, 995, 2052, 2053, 3012, 3020, 3339, 3342, 5000, 5010, 5028, 5036, 5061,
@@ -148,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_of_real_servers_are_open() {
+    fn ports_of_real_servers_are_not_blocked() {
         let blocked: Vec<u16> = REAL.into_iter().filter(|port| is_blocked(*port)).collect();
         assert_eq!(blocked, [0; 0]);
         assert!([110, 143, 443, 993, 995].iter().all(|port| REAL.contains(port)));

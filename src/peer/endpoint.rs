@@ -1,4 +1,4 @@
-//! A host and one port of it, as configurations name a server: `electrum.example.org:50001`, `[::1]:50001`.
+//! Host and port in configurations: `electrum.example.org:50001`, `[::1]:50001`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,13 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{Host, Port};
 
+/// Host with one of its ports, written `HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Endpoint {
+    /// Name or address; IPv6 addresses are written in brackets.
     pub host: Host,
+    /// Port number.
     pub port: Port,
 }
 
+/// Text that is not `HOST:PORT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected HOST:PORT")]
 pub struct EndpointError;
@@ -56,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoints_are_written_as_they_are_read() {
+    fn endpoint_round_trips_through_text() {
         for text in ["127.0.0.1:1", "[2a01:4f8::1]:50001", "a.example:65535"] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }

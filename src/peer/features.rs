@@ -1,4 +1,4 @@
-//! The dictionary that `server.features` answers with and `server.add_peer` takes.
+//! Dictionary of `server.features` responses and `server.add_peer` requests.
 
 use std::fmt;
 
@@ -8,31 +8,39 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::{Host, LenientScalar, Port, Ports, RealName, Version};
 
-/// The one hash function of the script hashes that the protocol knows.
+/// Hash function of script hashes; the protocol has no other.
 pub const SCRIPT_HASH_FUNCTION: &str = "sha256";
 
-/// What a server says of itself.
+/// Description of a server, written by the server.
 ///
-/// Servers write it in many ways: ports as numbers or texts, null or missing, the first protocol's `protocol_version`
-/// for today's pair. A value that can't be used counts as absent; only what isn't a dictionary at all is an error.
+/// The format varies: ports are numbers, strings, null or missing, and servers of protocol 1.0 send
+/// `protocol_version` instead of a range. An unusable value counts as absent. Only a value that is
+/// not a dictionary is an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Features {
-    /// None where the key is missing. Unreadable names are left out, and of many the first [`Features::MAX_HOSTS`] kept.
+    /// Hosts with their ports, at most [`Features::MAX_HOSTS`]; `None` if the key is missing.
+    ///
+    /// Invalid names are left out. A host's ports are `None` if it lists no valid port.
     pub hosts: Option<Vec<(Host, Option<Ports>)>>,
-    /// In lower case.
+    /// Genesis hash of the chain, in lower case.
     pub genesis_hash: Option<String>,
+    /// Hash function of script hashes, see [`SCRIPT_HASH_FUNCTION`].
     pub hash_function: Option<String>,
+    /// Name and version of the software.
     pub server_version: Option<String>,
+    /// Oldest supported protocol version.
     pub protocol_min: Option<Version>,
+    /// Newest supported protocol version.
     pub protocol_max: Option<Version>,
+    /// Number of transactions kept for each address; `None` without a limit.
     pub pruning: Option<u32>,
 }
 
 impl Features {
-    /// Nobody runs more names than this; Fulcrum rejects peers with more than four.
+    /// Maximum number of hosts. Servers have a few; Fulcrum rejects peers with more than four.
     pub const MAX_HOSTS: usize = 32;
 
-    /// What is said of one host: None where `hosts` is there and doesn't name it.
+    /// Returns the ports of a host; `None` if `hosts` is present without this host.
     pub fn ports_for(&self, host: &Host) -> Option<Option<Ports>> {
         match &self.hosts {
             None => Some(None),
@@ -40,7 +48,7 @@ impl Features {
         }
     }
 
-    /// A line for each host that has a port.
+    /// Returns a real name for each host that has a port.
     pub fn real_names(&self) -> impl Iterator<Item = RealName> {
         self.hosts.iter().flatten().filter_map(|(host, ports)| {
             Some(RealName { host: host.clone(), version: self.protocol_max, pruning: self.pruning, ports: (*ports)? })
@@ -54,7 +62,7 @@ impl<'de> Deserialize<'de> for Features {
     }
 }
 
-/// A dictionary and nothing else: a derived implementation would take a list of values as well.
+/// Accepts a dictionary only. A derived implementation would accept a list of values as well.
 struct FeaturesVisitor;
 
 impl<'de> Visitor<'de> for FeaturesVisitor {
@@ -100,7 +108,7 @@ impl Serialize for Features {
     }
 }
 
-/// The keys that count, each as whatever value came.
+/// Known keys, each with a value of any type.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 struct RawFeatures {
@@ -149,7 +157,7 @@ impl<'de> Visitor<'de> for HostsVisitor {
     }
 }
 
-/// `{"tcp_port": 50001, "ssl_port": null}`, or anything else in its place, which has no ports.
+/// `{"tcp_port": 50001, "ssl_port": null}`; any other value has no ports.
 struct RawHostPorts(Option<Ports>);
 
 impl<'de> Deserialize<'de> for RawHostPorts {
@@ -271,23 +279,23 @@ pub mod tests {
         }
 
         #[test]
-        fn any_bytes_are_parsed_or_refused(bytes in vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 0..200)) {
             let _ = serde_json::from_slice::<Features>(&bytes);
         }
 
         #[test]
-        fn any_values_are_passed_over(
+        fn unusable_values_are_ignored(
             key in "hosts|pruning|genesis_hash|protocol_max|server_version",
             value in "null|true|-1|1e9|\"x\"|\\[\\[1\\],2\\]|\\{\"tcp_port\":\\{\\}\\}|\\{\"a[.]example\":[0-9]\\}",
         ) {
             let json = format!("{{\"{key}\":{value}}}");
-            // A `hosts` that isn't a dictionary is the one wrong shape within.
+            // Only `hosts` must be a dictionary.
             prop_assert!(serde_json::from_str::<Features>(&json).is_ok() || key == "hosts");
         }
     }
 
     #[test]
-    fn todays_dictionary_is_read() {
+    fn current_dictionary_is_read() {
         let features = parse(
             r#"{"genesis_hash": "000000000019D6689C085AE165831E934FF763AE46A2A6C172B3F1B60A8CE26F",
                 "hosts": {"Ecdsa.net": {"tcp_port": "50001", "ssl_port": 110}, "b.example": {"tcp_port": null}, "?": {}},
@@ -303,7 +311,7 @@ pub mod tests {
     }
 
     #[test]
-    fn the_first_protocols_dictionary_is_read() {
+    fn legacy_dictionary_is_read() {
         let features = parse(r#"{"protocol_version": "1.0", "server_version": "ElectrumX 0.10", "pruning": "10000"}"#);
         assert_eq!(features.protocol_min, Some(Version::new(1, 0)));
         assert_eq!(features.protocol_max, Some(Version::new(1, 0)));

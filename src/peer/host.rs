@@ -1,4 +1,4 @@
-//! A server's name: an onion service, a DNS name or an address.
+//! Host of a server: an onion service, a DNS name or an IP address.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,48 +11,61 @@ use sha3::{Digest, Sha3_256};
 
 use crate::netgroup;
 
-/// Where a peer is to be found.
+/// Normalized name or address of a peer.
 ///
-/// The same host always has the same spelling: names are lower case without a final dot, and the mapped and the NAT64
-/// form of an IPv4 address become that address.
+/// Equal hosts compare equal: names are lower case without a final dot, and the IPv4-mapped and
+/// NAT64 forms of an IPv4 address become that address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
+    /// Onion service of version 3.
     Onion(OnionAddress),
+    /// DNS name.
     Dns(DnsName),
+    /// IP address in its canonical form.
     Ip(IpAddr),
 }
 
-/// A version 3 onion service, by its public key.
+/// Address of a version 3 onion service, stored as its public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OnionAddress([u8; 32]);
 
-/// A DNS name in its ASCII form. Shared, as the same few thousand stand in many places of the book.
+/// DNS name in ASCII (IDNA) form. Cloning is cheap, since the book stores each name several times.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DnsName(Arc<str>);
 
+/// Reason why a text is not a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {
+    /// The name is empty.
     #[error("an empty host name")]
     Empty,
+    /// A label contains invalid characters or has an invalid length.
     #[error("not a host name")]
     Malformed,
+    /// The name exceeds 253 characters, the limit of DNS.
     #[error("a host name of more than 253 characters")]
     TooLong,
+    /// The last label is a number, which resolvers read as an address.
     #[error("a number that is not an IP address")]
     Number,
-    #[error("an onion name that is not of version 3")]
+    /// The onion address has another version than 3.
+    #[error("an onion address that is not of version 3")]
     OnionVersion,
-    #[error("an onion name whose checksum is wrong")]
+    /// The checksum of the onion address does not match.
+    #[error("an onion address with a wrong checksum")]
     OnionChecksum,
 }
 
 impl Host {
+    /// Returns whether the host is an onion service.
     pub fn is_onion(&self) -> bool {
         matches!(self, Host::Onion(_))
     }
 
-    /// Whether the name could be anybody's on the open internet: not an address or name that means this machine or
-    /// this network. Says nothing of what a DNS name resolves to.
+    /// Returns whether the host can be reached from the whole internet.
+    ///
+    /// False for addresses and names of this machine or a local network. DNS names are not
+    /// resolved.
     pub fn is_public(&self) -> bool {
         match self {
             Host::Onion(_) => true,
@@ -71,7 +84,7 @@ impl FromStr for Host {
             return Ok(Host::Ip(netgroup::canonical(IpAddr::V6(ip))));
         }
         let name = normalize(text)?;
-        // Of version 4 alone: what was no address of version 6 as it came is none without its final dot.
+        // Only IPv4: a text that is no IPv6 address does not become one by removing a final dot.
         if let Ok(ip) = name.parse::<Ipv4Addr>() {
             return Ok(Host::Ip(IpAddr::V4(ip)));
         }
@@ -107,6 +120,7 @@ impl<'de> Deserialize<'de> for Host {
 impl OnionAddress {
     const VERSION: u8 = 3;
 
+    /// Creates the address of a public key.
     pub const fn from_public_key(key: [u8; 32]) -> OnionAddress {
         OnionAddress(key)
     }
@@ -125,7 +139,7 @@ impl OnionAddress {
         }
     }
 
-    /// rend-spec-v3, section 6: the first two bytes of a hash over key and version.
+    /// Computes the checksum of rend-spec-v3, section 6.
     fn checksum(&self) -> [u8; 2] {
         let hash = Sha3_256::new()
             .chain_update(b".onion checksum")
@@ -150,17 +164,20 @@ impl fmt::Display for OnionAddress {
 }
 
 impl DnsName {
+    /// Returns the name in lower case ASCII.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name itself, and all that it is below of.
+    /// Returns the name and all its parent domains, longest first.
     pub fn ancestors(&self) -> impl Iterator<Item = DnsName> {
         let starts = std::iter::once(0).chain(self.0.match_indices('.').map(|(dot, _)| dot + 1));
         starts.filter_map(|start| self.0.get(start..)).map(|domain| DnsName(domain.into()))
     }
 
-    /// What somebody had to register to have the name: `example.co.uk` of `a.b.example.co.uk`, by the list of public suffixes.
+    /// Returns the registrable domain by the Public Suffix List.
+    ///
+    /// `a.b.example.co.uk` gives `example.co.uk`.
     pub fn registrable(&self) -> DnsName {
         let domain = psl::domain_str(&self.0).unwrap_or(&self.0);
         DnsName(domain.into())
@@ -176,8 +193,8 @@ impl DnsName {
         if !name.split('.').all(well_formed) {
             return Err(HostError::Malformed);
         }
-        // Resolvers read `127.1`, `2130706433` and `0x7f000001` as addresses. A name whose last label is a number is
-        // one of those, and never a name.
+        // Resolvers read `127.1`, `2130706433` and `0x7f000001` as addresses, so a last label that
+        // is a number is rejected.
         let last = name.rsplit('.').next().unwrap_or_default();
         let hexadecimal = last.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
         if hexadecimal || last.bytes().all(|b| b.is_ascii_digit()) {
@@ -187,18 +204,19 @@ impl DnsName {
     }
 
     fn is_public(&self) -> bool {
-        // RFC 6761, RFC 6762, RFC 7686, RFC 8375, RFC 9476 and ICANN's `internal`. `example` stays out of this list:
-        // nobody can be harmed by it, and test networks are named so.
+        // RFC 6761, RFC 6762, RFC 7686, RFC 8375, RFC 9476 and ICANN's `internal`. `example` is
+        // left out: it is harmless, and test networks use it.
         const SPECIAL: [&str; 9] =
             ["localhost", "local", "internal", "invalid", "test", "onion", "alt", "home.arpa", "localdomain"];
         let name = self.as_str();
-        let within = |zone: &str| name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-        name.contains('.') && !SPECIAL.into_iter().any(within)
+        let is_within = |zone: &str| name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        name.contains('.') && !SPECIAL.into_iter().any(is_within)
     }
 }
 
-/// The name in lower case ASCII without a final dot. IDNA's mapping comes first, as it turns full-width digits and
-/// dots into those that an address is written with.
+/// Converts a name to lower case ASCII without a final dot.
+///
+/// IDNA's mapping comes first, since it turns full-width digits and dots into those of addresses.
 fn normalize(text: &str) -> Result<String, HostError> {
     let name = if text.is_ascii() {
         text.to_ascii_lowercase()
@@ -241,7 +259,7 @@ pub mod tests {
         }
 
         #[test]
-        fn printing_what_was_parsed_changes_nothing_more(text in "\\PC{0,80}") {
+        fn parsed_host_round_trips_through_text(text in "\\PC{0,80}") {
             if let Ok(host) = parse(&text) {
                 prop_assert_eq!(parse(&host.to_string()), Ok(host));
             }
@@ -249,7 +267,7 @@ pub mod tests {
     }
 
     #[test]
-    fn onion_names_are_held_to_their_checksum() {
+    fn onion_address_with_wrong_checksum_or_version_is_rejected() {
         let good = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
         assert_eq!(parse(good).unwrap().to_string(), good);
         assert_eq!(parse(&good.to_ascii_uppercase()).unwrap().to_string(), good);
@@ -260,7 +278,7 @@ pub mod tests {
     }
 
     #[test]
-    fn one_place_has_one_spelling() {
+    fn spellings_of_one_host_are_equal() {
         assert_eq!(parse("Electrum.Example.ORG."), parse("electrum.example.org"));
         assert_eq!(parse("[2001:DB8:0::1]"), parse("2001:db8::1"));
         assert_eq!(parse("::ffff:5.9.0.1"), parse("5.9.0.1"));
@@ -269,7 +287,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_is_no_host_is_refused() {
+    fn invalid_hosts_are_rejected() {
         for text in [
             "",
             ".",
@@ -292,7 +310,7 @@ pub mod tests {
     }
 
     #[test]
-    fn names_of_this_machine_are_not_public() {
+    fn local_names_are_not_public() {
         for text in
             ["localhost", "LOCALHOST.", "db.localhost", "nas.local", "router", "127.0.0.1", "::1", "::ffff:10.0.0.1"]
         {

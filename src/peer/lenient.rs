@@ -1,22 +1,27 @@
-//! Reading JSON that many hands wrote: numbers in quotes, nulls, and whatever else where a number should be.
+//! Lenient reading of JSON scalars: quoted numbers, nulls and values of other types.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// One JSON value of which only a number or a text is of use. What it doesn't want it passes over without storing it,
-/// so it never holds more than the text it was read from.
+/// JSON value of which only a number or a string is used.
+///
+/// Other values are skipped without being stored, so the memory is bounded by the input.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum LenientScalar {
+    /// Null, or a missing key.
     #[default]
     Null,
+    /// Non-negative integer.
     Number(u64),
+    /// String.
     Text(String),
-    /// There is a value, but of no use: a list, a dictionary, a fraction, a negative number.
+    /// Any other value: a list, a dictionary, a boolean, a fraction, a negative number.
     Other,
 }
 
 impl LenientScalar {
+    /// Returns the string; `None` for other values.
     pub fn text(self) -> Option<String> {
         match self {
             LenientScalar::Text(text) => Some(text),
@@ -24,7 +29,7 @@ impl LenientScalar {
         }
     }
 
-    /// A number, in quotes or not, that fits.
+    /// Returns the number, in quotes or not; `None` if it does not fit `N`.
     pub fn number<N: TryFrom<u64>>(&self) -> Option<N> {
         let number = match self {
             LenientScalar::Number(number) => *number,
@@ -90,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_come_with_and_without_quotes() {
+    fn numbers_are_read_with_and_without_quotes() {
         let number = |json: &str| serde_json::from_str::<LenientScalar>(json).unwrap().number::<u16>();
         assert_eq!(number("50001"), Some(50001));
         assert_eq!(number("\"50001\""), Some(50001));

@@ -1,4 +1,4 @@
-//! What a peer is: where it is, what it says of itself, and the ways of writing that down.
+//! Types that describe a peer: host, ports, features, real name, peer list, probe report.
 //!
 //! Parsing is the only constructor of most of these types, so a value needs no further check.
 

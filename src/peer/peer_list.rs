@@ -1,4 +1,4 @@
-//! A peers list, as `server.peers.subscribe` answers it: `[["5.9.0.1", "a.example", ["v1.4", "s50002"]], …]`.
+//! Peer list of `server.peers.subscribe`: `[["5.9.0.1", "a.example", ["v1.4", "s50002"]], …]`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,32 +8,35 @@ use serde::ser::{Serialize, Serializer};
 
 use super::{LenientScalar, Ports, RealName};
 
-/// How many entries of a list are looked at; the rest is passed over.
+/// Maximum number of entries read from a list; further ones are skipped.
+///
+/// Bounds the memory of one response.
 pub const MAX_PEER_LIST_ENTRIES: usize = 1000;
 
-/// One entry: an address and the contents of a real name.
+/// Entry of a peer list: an address and the contents of a real name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerListEntry {
-    /// None for onion services, in whose entries the name stands twice.
+    /// Address of the peer; `None` for onion services, whose entries repeat the name here.
     pub ip: Option<IpAddr>,
+    /// Host, ports and version.
     pub name: RealName,
 }
 
-/// The entries that could be read.
+/// Valid entries of a peer list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerList(pub Vec<PeerListEntry>);
 
 impl PeerList {
-    /// Entries that can't be read are left out; what isn't a list is an error.
+    /// Parses a list and skips invalid entries; returns an error if it is no list.
     pub fn parse(json: &str, defaults: Ports) -> Result<PeerList, serde_json::Error> {
         let mut deserializer = serde_json::Deserializer::from_str(json);
-        let listing = PeerListSeed(defaults).deserialize(&mut deserializer)?;
+        let list = PeerListSeed(defaults).deserialize(&mut deserializer)?;
         deserializer.end()?;
-        Ok(listing)
+        Ok(list)
     }
 }
 
-/// Three elements, each a text or a list of texts: Electrum drops an entry where anything else stands.
+/// Three elements: address, host, tokens. Electrum drops entries of any other form.
 impl Serialize for PeerListEntry {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let host = self.name.host.to_string();
@@ -61,19 +64,19 @@ impl<'de> Visitor<'de> for PeerListSeed {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PeerList, A::Error> {
-        let mut listing = PeerList::default();
+        let mut list = PeerList::default();
         for _ in 0..MAX_PEER_LIST_ENTRIES {
             match seq.next_element::<RawEntry>()? {
-                Some(entry) => listing.0.extend(entry.into_entry(self.0)),
-                None => return Ok(listing),
+                Some(entry) => list.0.extend(entry.into_entry(self.0)),
+                None => return Ok(list),
             }
         }
         while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(listing)
+        Ok(list)
     }
 }
 
-/// The elements of an entry that is a list; anything else leaves it empty.
+/// Elements of one entry, not yet validated.
 #[derive(Default)]
 struct RawEntry {
     ip: LenientScalar,
@@ -115,7 +118,10 @@ impl<'de> Visitor<'de> for EntryVisitor {
     }
 }
 
-/// A few texts. Servers have six tokens at most; what comes after sixteen is passed over.
+/// Maximum number of tokens read from an entry. Servers send at most six.
+const MAX_TOKENS: usize = 16;
+
+/// Strings of an entry's third element, at most [`MAX_TOKENS`].
 #[derive(Default)]
 struct Tokens(Vec<String>);
 
@@ -136,7 +142,7 @@ impl<'de> Visitor<'de> for TokensVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Tokens, A::Error> {
         let mut tokens = Vec::new();
-        while tokens.len() < 16 {
+        while tokens.len() < MAX_TOKENS {
             match seq.next_element::<LenientScalar>()? {
                 Some(token) => tokens.extend(token.text()),
                 None => return Ok(Tokens(tokens)),
@@ -166,7 +172,8 @@ mod tests {
         fn parse_undoes_print(entries in vec((option::of(any::<IpAddr>()), any_real_name()), 0..5)) {
             let listed: Vec<PeerListEntry> = entries
                 .into_iter()
-                // The address's place can't be empty, so a host that is an address is its own.
+                // The address element can't be empty, so a host that is an address repeats it
+                // there.
                 .map(|(ip, name)| PeerListEntry { ip: if let super::super::Host::Ip(ip) = name.host { Some(ip) } else { ip }, name })
                 .collect();
             let json = serde_json::to_string(&listed).unwrap();
@@ -174,28 +181,28 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_parsed_or_refused(text in "[\\[\\]{}\",:a-z0-9 ]{0,200}") {
+        fn arbitrary_text_never_panics(text in "[\\[\\]{}\",:a-z0-9 ]{0,200}") {
             let _ = parse(&text);
         }
     }
 
     #[test]
-    fn one_bad_entry_spoils_no_other() {
+    fn invalid_entries_are_skipped() {
         let list =
             r#"[["1.2.3.4","a.example",["v1.4","t"]],["1.2.3.4","b.example",[1,null]],["x","c.example",["s1"],7,8]]"#;
-        let hosts: Vec<String> = parse(list).unwrap().0.into_iter().map(|listed| listed.name.to_string()).collect();
+        let hosts: Vec<String> = parse(list).unwrap().0.into_iter().map(|entry| entry.name.to_string()).collect();
         assert_eq!(hosts, ["a.example v1.4 t50001", "c.example s1"]);
     }
 
     #[test]
-    fn the_shape_must_be_right() {
+    fn malformed_list_is_rejected() {
         for json in ["{}", "null", "\"x\"", "[1,2]", "[\"a\"]", "[[1,2,3]] x", "[[\"a\"]"] {
             assert!(parse(json).is_err(), "{json}");
         }
     }
 
     #[test]
-    fn only_so_many_are_read() {
+    fn long_list_is_truncated() {
         let list = vec![r#"["5.9.0.1","a.example",["t"]]"#; 3000].join(",");
         assert_eq!(parse(&format!("[{list}]")).unwrap().0.len(), MAX_PEER_LIST_ENTRIES);
     }

@@ -1,17 +1,20 @@
-//! The ports that a server answers on.
+//! Ports of a server.
 
 use std::fmt;
 use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
+/// TCP port number, never zero.
 pub type Port = NonZeroU16;
 
-/// How a server is spoken to.
+/// Transport of an Electrum connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
+    /// Plain TCP.
     Tcp,
+    /// TLS over TCP.
     Tls,
 }
 
@@ -24,16 +27,15 @@ impl fmt::Display for Transport {
     }
 }
 
-/// The ports of one server.
+/// Ports of one server, at least one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "RawPorts")]
 pub struct Ports {
-    // At least one of the two is there.
     tcp: Option<Port>,
     tls: Option<Port>,
 }
 
-/// Ports as they are read, of the same shape as [`Ports`].
+/// Ports as deserialized, without the check that one is present.
 #[derive(Deserialize)]
 struct RawPorts {
     tcp: Option<Port>,
@@ -49,11 +51,12 @@ impl TryFrom<RawPorts> for Ports {
 }
 
 impl Ports {
-    /// None where there is neither.
+    /// Creates the pair; `None` if both are missing.
     pub fn new(tcp: Option<Port>, tls: Option<Port>) -> Option<Ports> {
         (tcp.is_some() || tls.is_some()).then_some(Ports { tcp, tls })
     }
 
+    /// Creates ports with one transport only.
     pub fn single(transport: Transport, port: Port) -> Ports {
         match transport {
             Transport::Tcp => Ports { tcp: Some(port), tls: None },
@@ -61,20 +64,22 @@ impl Ports {
         }
     }
 
+    /// Returns the port for plain TCP.
     pub fn tcp(&self) -> Option<Port> {
         self.tcp
     }
 
+    /// Returns the port for TLS.
     pub fn tls(&self) -> Option<Port> {
         self.tls
     }
 
-    /// The ports without those that `keep` refuses; `None` where none is left.
+    /// Keeps the ports that `keep` accepts; `None` if it accepts none.
     pub fn filtered(self, keep: impl Fn(Port) -> bool) -> Option<Ports> {
         Ports::new(self.tcp.filter(|port| keep(*port)), self.tls.filter(|port| keep(*port)))
     }
 
-    /// TLS before TCP.
+    /// Returns the ports, TLS before TCP.
     pub fn iter(&self) -> impl Iterator<Item = (Transport, Port)> {
         let tls = self.tls.map(|port| (Transport::Tls, port));
         let tcp = self.tcp.map(|port| (Transport::Tcp, port));
@@ -93,7 +98,7 @@ pub mod tests {
     }
 
     #[test]
-    fn there_is_at_least_one() {
+    fn ports_without_any_are_rejected() {
         assert_eq!(Ports::new(None, None), None);
         assert!(serde_json::from_str::<Ports>(r#"{"tcp":50001,"tls":null}"#).is_ok());
         assert!(serde_json::from_str::<Ports>(r#"{"tcp":null,"tls":null}"#).is_err());

@@ -1,43 +1,53 @@
-//! What a verification finds out.
+//! Result of a probe, and the protocol violations that it can find.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Features, PeerList, Version};
 
-/// What a peer reported about itself and others.
+/// Data that a peer sent during a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeReport {
+    /// Name and version of its software.
     pub software: Option<String>,
-    /// What was agreed on; 1.0 where the answer was of that protocol.
+    /// Negotiated protocol version; 1.0 if the response had the form of that version.
     pub negotiated_version: Version,
-    /// None where it doesn't know the method.
+    /// Result of `server.features`; `None` if the peer does not know the method.
     pub features: Option<Features>,
+    /// Valid entries of its peer list.
     pub peer_list: PeerList,
-    /// The height of its chain.
+    /// Height of its chain tip; `None` if it sent none.
     pub tip_height: Option<u32>,
-    /// Of a height at which it was asked for its block, that block's hash.
+    /// Height at which its header was requested, and that header's block hash.
     pub checkpoint: Option<(u32, [u8; 32])>,
     /// Whether the peer accepted `server.add_peer`. None if it was not sent.
     pub add_peer_result: Option<bool>,
 }
 
-/// What makes a peer bad, as opposed to unreachable.
+/// Violation of the protocol or of the chain rules, which marks a peer bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Fault {
-    #[error("it serves another chain")]
+    /// The genesis hash is that of another chain.
+    #[error("genesis hash of another chain")]
     WrongGenesis,
-    #[error("its features don't name the host we dialled")]
+    /// The features do not list the dialled host.
+    #[error("features without the dialled host")]
     HostMismatch,
-    #[error("an answer of the wrong shape")]
+    /// A response has an invalid form.
+    #[error("malformed response")]
     Malformed,
-    #[error("it refuses server.version")]
+    /// The peer answers `server.version` with an error.
+    #[error("server.version refused")]
     VersionRefused,
-    #[error("an answer that is too long")]
+    /// A response exceeds the size limit.
+    #[error("response too long")]
     ResponseTooLong,
-    #[error("it goes on talking of other things")]
+    /// Too many notifications arrive instead of a response.
+    #[error("notifications instead of a response")]
     ExcessNotifications,
-    #[error("its chain is behind")]
+    /// The chain tip is too far behind the consensus.
+    #[error("chain behind the consensus")]
     ChainBehind,
-    #[error("it follows another chain")]
+    /// The header at the compared height differs from the consensus.
+    #[error("header of another chain")]
     ChainFork,
 }

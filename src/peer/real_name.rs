@@ -1,38 +1,46 @@
-//! A server in one line, as IRC's real names and the entries of a peers list have it:
-//! `electrum.example.org v1.4.2 p10000 s50002 t50001`.
+//! Server in one line, as in IRC real names and peer lists.
+//!
+//! Example: `electrum.example.org v1.4.2 p10000 s50002 t50001`.
 
 use std::fmt;
 
 use super::{Host, HostError, Port, Ports, Transport, Version};
 
-/// What one line says of a server. An unverified report, unless the server itself said it.
+/// Description of a server in one line. An unverified report, unless the server itself sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RealName {
+    /// Host of the server.
     pub host: Host,
+    /// Newest supported protocol version.
     pub version: Option<Version>,
-    /// How many transactions of an address the server tells of; None where it tells of all.
+    /// Number of transactions kept for each address; `None` without a limit.
     pub pruning: Option<u32>,
+    /// Ports of the server.
     pub ports: Ports,
 }
 
+/// Reason why a text is not a real name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RealNameError {
-    #[error("it begins with {0}")]
+    /// The first word is not a host.
+    #[error("the first word is {0}")]
     Host(#[from] HostError),
-    #[error("it names no port: write s50002, t50001 or both after the host")]
+    /// No token names a port.
+    #[error("no port is named: write s50002, t50001 or both after the host")]
     NoPort,
 }
 
 impl RealName {
-    /// A host and its tokens, in any order, unknown ones passed over. A bare `s` or `t` means the network's usual port,
-    /// found in `defaults`.
+    /// Parses a host and its tokens in any order.
+    ///
+    /// Unknown tokens are ignored. A bare `s` or `t` stands for the port in `defaults`.
     pub fn parse(text: &str, defaults: Ports) -> Result<RealName, RealNameError> {
         let mut parts = text.split_ascii_whitespace();
         let host = parts.next().unwrap_or_default();
         RealName::from_tokens(host, parts, defaults)
     }
 
-    /// The same, of a text that is in pieces already.
+    /// Parses a host and tokens that are already separated, as [`RealName::parse`] does.
     pub fn from_tokens<'a>(
         host: &str,
         tokens: impl Iterator<Item = &'a str>,
@@ -41,7 +49,7 @@ impl RealName {
         let host = host.parse()?;
         let (mut version, mut pruning, mut tcp, mut tls) = (None, None, None, None);
         for token in tokens {
-            // The last of several wins, as it does with ElectrumX.
+            // Of several tokens of one kind the last is used, as in ElectrumX.
             match Token::parse(token, defaults) {
                 Some(Token::Version(v)) => version = Some(v),
                 Some(Token::Pruning(limit)) => pruning = Some(limit),
@@ -54,7 +62,9 @@ impl RealName {
         Ok(RealName { host, version, pruning, ports })
     }
 
-    /// What follows the host: `v1.4.2`, `p10000`, `s50002`, `t50001`. Numbers are always written.
+    /// Returns the tokens after the host: `v1.4.2`, `p10000`, `s50002`, `t50001`.
+    ///
+    /// Port numbers are always included.
     pub fn tokens(&self) -> impl Iterator<Item = String> {
         let version = self.version.map(|version| format!("v{version}"));
         let pruning = self.pruning.map(|limit| format!("p{limit}"));
@@ -93,7 +103,7 @@ impl Token {
     }
 }
 
-/// Rust's own parsers would take a sign as well.
+/// Returns the text if it has digits only; the integers' `FromStr` would accept a sign.
 fn parse_unsigned(text: &str) -> Option<&str> {
     text.bytes().all(|b| b.is_ascii_digit()).then_some(text)
 }
@@ -125,19 +135,19 @@ pub mod tests {
         }
 
         #[test]
-        fn any_text_is_parsed_or_refused(text in "\\PC*") {
+        fn arbitrary_text_never_panics(text in "\\PC*") {
             let _ = parse(&text);
         }
     }
 
     #[test]
-    fn order_and_unknown_words_do_not_matter() {
+    fn unknown_tokens_and_order_are_ignored() {
         let name = parse("erbium1.sytes.net  t x99 p100 v1.0 s51002 héllo -").unwrap();
         assert_eq!(name.to_string(), "erbium1.sytes.net v1.0 p100 s51002 t50001");
     }
 
     #[test]
-    fn broken_tokens_count_as_absent() {
+    fn invalid_tokens_count_as_absent() {
         assert_eq!(parse("a.example t99999 s0 s-1 t+5 p- p0 vv"), Err(RealNameError::NoPort));
         assert_eq!(parse("a.example"), Err(RealNameError::NoPort));
         assert_eq!(parse(""), Err(RealNameError::Host(HostError::Empty)));

@@ -6,8 +6,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// `1.4` or `1.4.2`. The spelling is kept, because peers are advertised with their own, but does not matter
-/// to [`Version::cmp_semver`].
+/// Protocol version, `1.4` or `1.4.2`.
+///
+/// A missing patch number is kept, because peers are advertised with the version as they sent it.
+/// [`Version::cmp_semver`] ignores the difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Version {
     major: u16,
@@ -15,16 +17,18 @@ pub struct Version {
     patch: Option<u16>,
 }
 
+/// Text that is not a protocol version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a protocol version like 1.4 or 1.4.2")]
 pub struct VersionError;
 
 impl Version {
+    /// Creates a version without a patch number.
     pub const fn new(major: u16, minor: u16) -> Version {
         Version { major, minor, patch: None }
     }
 
-    /// 1.4 and 1.4.0 are the same release.
+    /// Compares two versions by number; 1.4 equals 1.4.0.
     pub fn cmp_semver(&self, other: &Version) -> Ordering {
         self.semver().cmp(&other.semver())
     }
@@ -38,7 +42,7 @@ impl FromStr for Version {
     type Err = VersionError;
 
     fn from_str(text: &str) -> Result<Version, VersionError> {
-        let mut parts = text.split('.').map(number);
+        let mut parts = text.split('.').map(parse_unsigned);
         let major = parts.next().ok_or(VersionError)??;
         let minor = parts.next().transpose()?.unwrap_or(0);
         let patch = parts.next().transpose()?;
@@ -53,8 +57,8 @@ impl fmt::Display for Version {
     }
 }
 
-/// Digits alone: `u16`'s own parser would take a sign as well.
-fn number(part: &str) -> Result<u16, VersionError> {
+/// Parses digits only; `u16`'s `FromStr` would accept a sign.
+fn parse_unsigned(part: &str) -> Result<u16, VersionError> {
     if part.bytes().all(|b| b.is_ascii_digit()) { part.parse().map_err(|_| VersionError) } else { Err(VersionError) }
 }
 
@@ -75,13 +79,13 @@ pub mod tests {
         }
 
         #[test]
-        fn any_text_is_parsed_or_refused(text in "\\PC*") {
+        fn arbitrary_text_never_panics(text in "\\PC*") {
             let _ = text.parse::<Version>();
         }
     }
 
     #[test]
-    fn releases_are_compared_by_number() {
+    fn versions_are_compared_by_number() {
         let parse = |text: &str| text.parse::<Version>().unwrap();
         assert_eq!(parse("1.4").cmp_semver(&parse("1.4.0")), Ordering::Equal);
         assert_eq!(parse("1.10").cmp_semver(&parse("1.4.5")), Ordering::Greater);
