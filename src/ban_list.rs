@@ -1,4 +1,4 @@
-//! Ban list: a file with a host, `*.domain`, an address or a block of addresses on each line.
+//! Ban list: one host, `*.domain`, address or range of addresses on each line.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,24 +10,30 @@ use ipnet::IpNet;
 use crate::netgroup;
 use crate::peer::{DnsName, Host, HostError};
 
-/// One line of such a file.
+/// One line of a ban list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Pattern {
+    /// One host name.
     Host(Host),
-    /// A domain with all names below it.
+    /// Domain with all names below it.
     Domain(DnsName),
+    /// Range of addresses; a single address is a range of one.
     Net(IpNet),
 }
 
+/// Invalid line of a ban list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {text:?} is no host, *.domain, address or block of addresses like 192.0.2.0/24: {error}")]
+#[error("line {line}: {text:?} is no host, *.domain, address or range of addresses like 192.0.2.0/24: {error}")]
 pub struct BanError {
+    /// Line number, starting at 1.
     pub line: usize,
+    /// Content of the line without its comment.
     pub text: String,
+    /// Reason why the line is not a host.
     pub error: HostError,
 }
 
-/// All of them.
+/// Patterns of a ban list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bans {
     hosts: HashSet<Host>,
@@ -36,7 +42,7 @@ pub struct Bans {
 }
 
 impl Bans {
-    /// Reads a file's text. What follows a `#` is a comment.
+    /// Parses a ban list. `#` starts a comment.
     pub fn parse(text: &str) -> Result<Bans, BanError> {
         let mut bans = Bans::default();
         for (line_index, line) in text.lines().enumerate() {
@@ -52,14 +58,17 @@ impl Bans {
         Ok(bans)
     }
 
+    /// Returns the number of patterns.
     pub fn len(&self) -> usize {
         self.hosts.len() + self.domains.len() + self.nets.len()
     }
 
+    /// Returns whether there are no patterns.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
+    /// Returns whether a host is banned, by name or as an address.
     pub fn bans_host(&self, host: &Host) -> bool {
         let is_in_banned_domain =
             |name: &DnsName| !self.domains.is_empty() && name.ancestors().any(|d| self.domains.contains(&d));
@@ -70,8 +79,9 @@ impl Bans {
         }
     }
 
+    /// Returns whether an address is banned.
     pub fn bans_ip(&self, ip: IpAddr) -> bool {
-        // A block may be written in either form.
+        // The list may name a NAT64 range or the IPv4 range that it wraps.
         let forms = [ip.to_canonical(), netgroup::canonical(ip)];
         self.nets.iter().any(|net| forms.iter().any(|ip| net.contains(ip)))
     }
@@ -85,7 +95,7 @@ impl Bans {
     }
 }
 
-/// The text of a ban file without one pattern; None if it isn't there.
+/// Removes a pattern from the text of a ban list; `None` if the pattern is absent.
 pub fn remove_pattern(text: &str, pattern: &Pattern) -> Option<String> {
     let matches = |line: &&str| strip_comment(line).parse().as_ref() == Ok(pattern);
     let kept: String = text.lines().filter(|line| !matches(line)).flat_map(|line| [line, "\n"]).collect();
@@ -135,7 +145,7 @@ mod tests {
          2001:db8::/32\nexplorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion\n";
 
     #[test]
-    fn every_kind_of_line_bans() {
+    fn every_kind_of_pattern_bans() {
         let bans = Bans::parse(FILE).unwrap();
         assert_eq!(bans.len(), 6);
         let banned = |host: &str| bans.bans_host(&host.parse().unwrap());
@@ -157,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_line_is_named() {
+    fn invalid_line_is_reported_with_its_number() {
         let error = Bans::parse("a.example\n*.onion!\n").unwrap_err();
         assert_eq!((error.line, error.text.as_str()), (2, "*.onion!"));
         for line in ["192.0.2.0/33", "*.192.0.2.1", "a b", "*", "1.2.3"] {
@@ -166,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_are_taken_out_by_what_they_mean() {
+    fn equal_pattern_is_removed_and_comments_stay() {
         let rest = remove_pattern(FILE, &"198.51.100.0/24".parse().unwrap()).unwrap();
         assert_eq!(Bans::parse(&rest).unwrap().len(), 5);
         assert!(rest.contains("# seen in June"));

@@ -1,6 +1,7 @@
-//! Moments in time, and the only module that reads the machine's clocks.
+//! Points in time, and the only code that reads the machine's clocks.
 //!
-//! Only drivers call [`now`]; all other modules are passed a [`Time`]. So a simulator runs months in seconds.
+//! Only drivers call [`now`]; all other modules receive a [`Time`]. A simulator can therefore run
+//! months in seconds.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -11,36 +12,36 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::time::{ClockId, DynamicClockId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A moment on the clock of this process, in milliseconds since 1970.
+/// Point in time on the process's clock, in milliseconds since 1970.
 ///
-/// The clock starts with the wall clock's time and then runs with the machine, also while the machine sleeps. A step
-/// of the wall clock does not move it, so no stored moment has to be corrected. What leaves the process (files, JSON,
-/// text) is written by the wall clock: serde and `Display` convert. Arithmetic saturates.
+/// The clock starts with the wall clock's time and then runs continuously, also while the machine
+/// sleeps. A step of the wall clock does not move it, so no value in memory has to be corrected.
+/// Serde and `Display` convert to the wall clock for files, JSON and text. Arithmetic saturates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(u64);
 
-/// Smallest step of the wall clock that is followed; below it, corrections by NTP are noise.
+/// Smallest step of the wall clock that is followed. Smaller ones are corrections by NTP.
 const SMALLEST_STEP: Duration = Duration::from_secs(2);
 
-/// Longest time that reading the clocks may take for the readings to be compared.
+/// Maximum duration of reading both clocks for the readings to be comparable.
 const LONGEST_READING: Duration = Duration::from_millis(100);
 
-/// Readings of both clocks, made when the process first asked for the time.
+/// Readings of both clocks at the first call of [`now`].
 static START: OnceLock<Reading> = OnceLock::new();
 
-/// Milliseconds that the wall clock is ahead of the process's clock.
+/// Milliseconds by which the wall clock is ahead of the process's clock.
 static WALL_AHEAD_MILLIS: AtomicI64 = AtomicI64::new(0);
 
-/// The two clocks of the machine at one moment.
+/// Readings of both clocks at one point in time.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
-    /// Milliseconds since 1970.
+    /// Wall clock in milliseconds since 1970.
     wall: u64,
-    /// Time since boot, with the time that the machine slept.
+    /// Time since boot, including sleep.
     running: Duration,
 }
 
-/// Returns the current time of this process.
+/// Returns the current time of the process's clock.
 pub fn now() -> Time {
     let before = running();
     let reading = Reading { wall: wall(), running: running() };
@@ -56,18 +57,20 @@ pub fn now() -> Time {
     start.process_time(reading.running)
 }
 
-/// Milliseconds that the wall clock has been stepped ahead since the start; negative if back.
+/// Returns the milliseconds by which the wall clock was stepped ahead since the start.
+///
+/// Negative after a step back.
 pub fn wall_ahead_millis() -> i64 {
     WALL_AHEAD_MILLIS.load(Ordering::Relaxed)
 }
 
 impl Reading {
-    /// The process's time when the running clock shows `running`.
+    /// Converts a reading of the running clock to the process's time.
     fn process_time(self, running: Duration) -> Time {
         Time(self.wall) + running.saturating_sub(self.running)
     }
 
-    /// How far the wall clock is ahead by another reading; `known` unless it was stepped.
+    /// Returns how far the wall clock is ahead at a later reading; `known` unless it was stepped.
     fn wall_ahead(self, later: Reading, known: i64) -> i64 {
         let Time(expected) = self.process_time(later.running);
         let ahead = later.wall.cast_signed().saturating_sub(expected.cast_signed());
@@ -76,14 +79,14 @@ impl Reading {
     }
 }
 
-/// Milliseconds since 1970 by the wall clock.
+/// Reads the wall clock in milliseconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "the only module that reads clocks")]
 fn wall() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Time since boot. Where the kernel has no clock that counts sleep, one that does not.
+/// Reads the time since boot, including sleep if the kernel has such a clock.
 fn running() -> Duration {
     let read = rustix::time::clock_gettime_dynamic(DynamicClockId::Boottime)
         .unwrap_or_else(|_| rustix::time::clock_gettime(ClockId::Monotonic));
@@ -91,33 +94,37 @@ fn running() -> Duration {
 }
 
 impl Time {
+    /// Creates a time from milliseconds since 1970 on the process's clock.
     pub const fn from_millis(millis: u64) -> Time {
         Time(millis)
     }
 
+    /// Creates a time from seconds since 1970 on the process's clock.
     pub const fn from_secs(secs: u64) -> Time {
         Time(secs.saturating_mul(1000))
     }
 
+    /// Returns milliseconds since 1970 on the process's clock.
     pub const fn as_millis(self) -> u64 {
         self.0
     }
 
+    /// Returns whole seconds since 1970 on the process's clock.
     pub const fn as_secs(self) -> u64 {
         self.0 / 1000
     }
 
-    /// Milliseconds since 1970 that the wall clock shows at this moment.
+    /// Returns milliseconds since 1970 on the wall clock.
     pub fn wall_millis(self) -> u64 {
         self.0.saturating_add_signed(wall_ahead_millis())
     }
 
-    /// The moment at which the wall clock shows so many milliseconds since 1970.
+    /// Creates a time from milliseconds since 1970 on the wall clock.
     pub fn from_wall_millis(millis: u64) -> Time {
         Time(millis.saturating_add_signed(wall_ahead_millis().saturating_neg()))
     }
 
-    /// How long after `earlier` this is; nothing if it is before.
+    /// Returns the duration since `earlier`; zero if `earlier` is later.
     pub const fn since(self, earlier: Time) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -139,7 +146,7 @@ impl Sub<Duration> for Time {
     }
 }
 
-/// Milliseconds since 1970 by the wall clock, as another process reads them.
+/// Writes milliseconds since 1970 on the wall clock, which other processes can read.
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.wall_millis().serialize(serializer)
@@ -152,10 +159,10 @@ impl<'de> Deserialize<'de> for Time {
     }
 }
 
-/// RFC 3339 in UTC by the wall clock, to the second.
+/// Writes RFC 3339 in UTC with seconds, by the wall clock.
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // humantime refuses to format past the year 9999.
+        // humantime cannot format times after the year 9999.
         let secs = (self.wall_millis() / 1000).min(253_402_300_799);
         humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(secs)).fmt(f)
     }

@@ -1,21 +1,23 @@
-//! Addresses by neighbourhood: which are public, and which belong together.
+//! Classification of IP addresses: public or not, and groups of one network.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// A block of addresses that one party is likely to hold in whole.
+/// Range of addresses that probably belongs to one operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Netgroup(IpNet);
 
 impl Netgroup {
-    /// Those that count as one neighbour when load is shared out: an IPv4 /24 or an IPv6 /48.
+    /// Returns the range that shares rate limits: an IPv4 /24 or an IPv6 /48.
     pub fn rate_limit_subnet(ip: IpAddr) -> Netgroup {
         Netgroup::truncated(ip, 24, 48)
     }
 
-    /// Those of which a list of peers names two at most: an IPv4 /16 or an IPv6 /56, as ElectrumX groups them.
+    /// Returns the range that limits entries of a peer list: an IPv4 /16 or an IPv6 /56.
+    ///
+    /// ElectrumX groups peers in the same way.
     pub fn diversity_group(ip: IpAddr) -> Netgroup {
         Netgroup::truncated(ip, 16, 56)
     }
@@ -35,14 +37,14 @@ impl fmt::Display for Netgroup {
     }
 }
 
-/// The well-known prefix of NAT64 (RFC 6052, section 2.1): an IPv4 address follows in the last 32 bits.
+/// Well-known prefix of NAT64 (RFC 6052, section 2.1). The last 32 bits are an IPv4 address.
 const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0], 96);
 
-/// The address that is reached: the IPv4 address in its mapped or NAT64 form, else the address itself.
+/// Converts an IPv4-mapped or NAT64 address to its IPv4 address.
 ///
-/// Groups, bans, comparisons and published addresses use this form, so that one IPv4 address is one address. The prefix
-/// for local use, 64:ff9b:1::/48 (RFC 8215), is left as it is: where the IPv4 address stands in it is not known, and it
-/// may lead into private networks.
+/// Groups, bans, comparisons and published addresses use this form, so that each IPv4 address has
+/// one form. The local NAT64 prefix 64:ff9b:1::/48 (RFC 8215) is not converted: the position of the
+/// IPv4 address in it is not known, and it may lead into private networks.
 pub fn canonical(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) if NAT64.contains(&ip) => {
@@ -53,7 +55,7 @@ pub fn canonical(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether an address is reachable from anywhere on the internet, and leads to no nearer network.
+/// Returns whether an address is reachable from the whole internet.
 pub fn is_public(ip: IpAddr) -> bool {
     match canonical(ip) {
         IpAddr::V4(ip) => is_public_v4(ip),
@@ -61,7 +63,7 @@ pub fn is_public(ip: IpAddr) -> bool {
     }
 }
 
-/// IANA's special-purpose registry for IPv4, less the few blocks that are reachable from everywhere.
+/// Rejects IANA's special-purpose IPv4 ranges that are not globally reachable, and multicast.
 fn is_public_v4(ip: Ipv4Addr) -> bool {
     const NON_GLOBAL: [Ipv4Net; 15] = [
         v4([0, 0, 0, 0], 8),
@@ -83,7 +85,9 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
     !NON_GLOBAL.iter().any(|net| net.contains(&ip))
 }
 
-/// Only 2000::/3 is handed out to anybody. Of that, what wraps an IPv4 address (6to4, Teredo) or documents is refused.
+/// Accepts 2000::/3, the global unicast range, without its special-purpose ranges.
+///
+/// Teredo and 6to4 wrap an IPv4 address; the other two ranges are for protocols and documentation.
 fn is_public_v6(ip: Ipv6Addr) -> bool {
     const GLOBAL: Ipv6Net = v6([0x2000, 0, 0], 3);
     const NON_GLOBAL: [Ipv6Net; 4] =
@@ -110,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn special_addresses_are_not_public_in_any_dress() {
+    fn special_addresses_in_any_form_are_not_public() {
         for text in [
             "0.0.0.0",
             "10.1.2.3",
@@ -156,13 +160,13 @@ mod tests {
         assert_eq!(canonical(ip("::ffff:5.9.0.1")), ip("5.9.0.1"));
         assert_eq!(canonical(ip("64:ff9b:1::509:1")), ip("64:ff9b:1::509:1"));
         assert!(is_public(ip("64:ff9b::509:1")));
-        // A NAT64 address opens no group of its own.
+        // Both forms of an address belong to the same group.
         assert_eq!(Netgroup::rate_limit_subnet(ip("64:ff9b::509:1")), Netgroup::rate_limit_subnet(ip("5.9.0.200")));
         assert_eq!(Netgroup::diversity_group(ip("64:ff9b::509:1")), Netgroup::diversity_group(ip("5.9.200.1")));
     }
 
     #[test]
-    fn neighbours_share_a_group() {
+    fn addresses_of_one_range_share_a_group() {
         assert_eq!(Netgroup::diversity_group(ip("5.9.1.1")), Netgroup::diversity_group(ip("::ffff:5.9.200.7")));
         assert_ne!(Netgroup::rate_limit_subnet(ip("5.9.1.1")), Netgroup::rate_limit_subnet(ip("5.9.2.1")));
         assert_eq!(Netgroup::rate_limit_subnet(ip("2a01:4f8:1::1")).to_string(), "2a01:4f8:1::/48");

@@ -1,4 +1,4 @@
-//! The chains that Electrum servers serve, and what differs between them.
+//! Chains that Electrum servers serve, with their constants.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,21 +7,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::peer::{Port, Ports, RealName};
 
+/// Chain of a Waypost and its peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
+    /// Mainnet.
     #[default]
     Bitcoin,
+    /// Third test network.
     Testnet3,
+    /// Fourth test network (BIP 94).
     Testnet4,
+    /// Test network with signed blocks (BIP 325).
     Signet,
+    /// Private chain for tests.
     Regtest,
 }
 
 impl Network {
+    /// All chains.
     pub const ALL: [Network; 5] =
         [Network::Bitcoin, Network::Testnet3, Network::Testnet4, Network::Signet, Network::Regtest];
 
+    /// Returns the name in configurations, JSON and the store.
     pub const fn name(self) -> &'static str {
         match self {
             Network::Bitcoin => "bitcoin",
@@ -32,7 +40,7 @@ impl Network {
         }
     }
 
-    /// The hash of the first block, as servers write it.
+    /// Returns the hash of the first block in hexadecimal, as servers report it.
     pub const fn genesis_hash(self) -> &'static str {
         match self {
             Network::Bitcoin => "000000000019d6689c085ae165831e934ff763ae46a2a6c172b3f1b60a8ce26f",
@@ -43,17 +51,17 @@ impl Network {
         }
     }
 
-    /// What a bare `t` or `s` means.
+    /// Returns the ports that a bare `t` or `s` stands for, as in ElectrumX.
     pub fn default_ports(self) -> Ports {
         let (tcp, tls) = match self {
             Network::Bitcoin => (50001, 50002),
             _ => (51001, 51002),
         };
-        // Neither is zero.
+        // The fallback is unreachable, since neither port is zero.
         Ports::new(Port::new(tcp), Port::new(tls)).unwrap_or(Ports::single(crate::peer::Transport::Tcp, Port::MIN))
     }
 
-    /// Where an empty book begins: servers that the Electrum wallet has shipped for years.
+    /// Returns the seeds for an empty book: long-standing servers from the Electrum wallet's list.
     pub fn default_seeds(self) -> Vec<RealName> {
         let lines: &[&str] = match self {
             Network::Bitcoin => &[
@@ -102,8 +110,9 @@ impl fmt::Display for Network {
     }
 }
 
+/// Name that is not a known network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no network of that name: there are bitcoin, testnet3, testnet4, signet and regtest")]
+#[error("unknown network: expected bitcoin, testnet3, testnet4, signet or regtest")]
 pub struct UnknownNetwork;
 
 impl FromStr for Network {
@@ -119,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_built_in_line_is_read() {
+    fn default_seeds_are_all_parsed() {
         let counts = Network::ALL.map(|network| network.default_seeds().len());
         assert_eq!(counts, [13, 6, 4, 3, 0]);
         let onions = Network::Bitcoin.default_seeds().iter().filter(|name| name.host.is_onion()).count();
@@ -127,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn default_ports_are_the_usual_ones() {
+    fn default_ports_depend_on_the_network() {
         let name = |network: Network| RealName::parse("a.example s t", network.default_ports()).unwrap().to_string();
         assert_eq!(name(Network::Bitcoin), "a.example s50002 t50001");
         assert_eq!(name(Network::Regtest), "a.example s51002 t51001");

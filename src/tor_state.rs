@@ -43,10 +43,10 @@ impl fmt::Display for TorState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             TorState::Off => f.write_str("off"),
-            TorState::Starting { percent: Some(percent), waiting_for: waits_for } => {
-                write!(f, "starting, {percent} %: {waits_for}")
+            TorState::Starting { percent: Some(percent), waiting_for } => {
+                write!(f, "starting, {percent} %: {waiting_for}")
             }
-            TorState::Starting { percent: None, waiting_for: waits_for } => write!(f, "starting: {waits_for}"),
+            TorState::Starting { percent: None, waiting_for } => write!(f, "starting: {waiting_for}"),
             TorState::Ready => f.write_str("ready"),
             TorState::Down { since, reason } => write!(f, "down since {since}: {reason}"),
         }
@@ -60,9 +60,9 @@ pub enum ClearnetAccess {
     /// All clearnet connections.
     #[default]
     Allowed,
-    /// Onion services alone, as `OnionTrafficOnly` and `NoIPv4Traffic` have it.
+    /// Onion services only, because of `OnionTrafficOnly` or `NoIPv4Traffic`.
     OnionOnly,
-    /// Clearnet by name alone, as `SafeSocks` has it. Waypost dials checked addresses only.
+    /// Clearnet by name only, because of `SafeSocks`. Waypost dials checked addresses only.
     NamesOnly,
 }
 
@@ -83,7 +83,7 @@ impl ClearnetAccess {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TorKind {
-    /// With `tor.mode = "auto"`: a Tor on a SOCKS port is still awaited.
+    /// Not decided yet: with `tor.mode = "auto"`, startup waits for a Tor on a SOCKS port.
     Undecided,
     /// Arti in this process.
     Embedded,
@@ -115,10 +115,10 @@ impl TorSource {
         TorSource { kind, addresses, until: None, clearnet: ClearnetAccess::default() }
     }
 
-    /// Joins the candidate addresses into one phrase.
-    pub fn places(&self) -> String {
-        let places: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
-        places.join(" or ")
+    /// Joins the addresses with "or".
+    pub fn joined_addresses(&self) -> String {
+        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        addresses.join(" or ")
     }
 }
 
@@ -126,11 +126,11 @@ impl fmt::Display for TorSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.kind, self.until) {
             (TorKind::Undecided, Some(until)) => {
-                write!(f, "waiting for a Tor on {} until {until}, then embedded", self.places())
+                write!(f, "waiting for a Tor on {} until {until}, then embedded", self.joined_addresses())
             }
-            (TorKind::Undecided, None) => write!(f, "waiting for a Tor on {}", self.places()),
+            (TorKind::Undecided, None) => write!(f, "waiting for a Tor on {}", self.joined_addresses()),
             (TorKind::Embedded, _) => f.write_str("embedded"),
-            (TorKind::Socks, _) => write!(f, "SOCKS {}", self.places()),
+            (TorKind::Socks, _) => write!(f, "SOCKS {}", self.joined_addresses()),
         }?;
         match self.clearnet {
             ClearnetAccess::Allowed => Ok(()),

@@ -93,9 +93,9 @@ pub fn render(reading: &StatusSample, history: &History, query: &PeerQuery) -> R
 fn tor(state: &TorState, now: Time) -> Tor {
     let (class, state, more) = match state {
         TorState::Off => ("off", "off", "No onion server is called.".to_owned()),
-        TorState::Starting { percent: None, waiting_for: waits_for } => ("wait", "starting", waits_for.clone()),
-        TorState::Starting { percent: Some(percent), waiting_for: waits_for } => {
-            ("wait", "starting", format!("{percent} %: {waits_for}"))
+        TorState::Starting { percent: None, waiting_for } => ("wait", "starting", waiting_for.clone()),
+        TorState::Starting { percent: Some(percent), waiting_for } => {
+            ("wait", "starting", format!("{percent} %: {waiting_for}"))
         }
         TorState::Ready => ("good", "ready", String::new()),
         TorState::Down { since, reason } => ("wrong", "down", format!("For {}: {reason}", span(now.since(*since)))),

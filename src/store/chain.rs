@@ -1,4 +1,4 @@
-//! The chain whose peers a store holds.
+//! Chain whose peers a store holds.
 
 use data_encoding::HEXLOWER;
 use std::collections::BTreeMap;
@@ -10,13 +10,15 @@ use super::tables::{LABELS, PEERS};
 use crate::book::{Entry, Source};
 use crate::network::Network;
 
+/// Key of the chain's name in the table of labels.
 const CHAIN: &str = "chain";
 
-/// A chain's name as it is recorded, which a newer Waypost may have written.
+/// Recorded name of a chain, possibly one that only a newer Waypost knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainName(String);
 
 impl ChainName {
+    /// Returns whether this is the name of `network`.
     pub fn is(&self, network: Network) -> bool {
         self.0 == network.name()
     }
@@ -34,7 +36,7 @@ impl fmt::Display for ChainName {
     }
 }
 
-/// Reads the recorded chain; `None` before the first one is recorded.
+/// Reads the recorded chain; `None` if none is recorded.
 pub fn recorded(database: &Database) -> Result<Option<ChainName>, redb::Error> {
     match database.begin_read()?.open_table(LABELS) {
         Ok(labels) => Ok(labels.get(CHAIN)?.map(|chain| ChainName(chain.value().to_owned()))),
@@ -43,15 +45,16 @@ pub fn recorded(database: &Database) -> Result<Option<ChainName>, redb::Error> {
     }
 }
 
+/// Records the chain of a store.
 pub fn record(transaction: &WriteTransaction, chain: &ChainName) -> Result<(), redb::Error> {
     transaction.open_table(LABELS)?.insert(CHAIN, chain.0.as_str())?;
     Ok(())
 }
 
-/// Infers the chain from what verified peers said of theirs; without any, from the built-in seeds in the store.
+/// Infers the chain from the verified peers, or without any from the built-in seeds.
 ///
-/// Most of them decide, so a store that was used for another chain for a while keeps its own. On a tie, `preferred` wins.
-/// `None` where there are neither. The records must have the current schema.
+/// The majority decides, so a store that was used for another chain for a while keeps its own. On a
+/// tie, `preferred` wins. `None` if the store has neither. Records must have the current schema.
 pub fn inferred(transaction: &WriteTransaction, preferred: Option<Network>) -> Result<Option<ChainName>, redb::Error> {
     let mut peers_by_chain: BTreeMap<&str, (usize, Network)> = BTreeMap::new();
     let mut seeds_by_chain = peers_by_chain.clone();

@@ -1,4 +1,4 @@
-//! The book on disk: one redb file, a record for each peer, written in batches.
+//! Peer database on disk: one redb file, one record for each peer, written in batches.
 
 mod chain;
 mod schema;
@@ -21,69 +21,110 @@ use crate::network::Network;
 use crate::route::Route;
 use tables::{PEERS, REACH};
 
-/// redb's cache. The whole book is in memory anyway, so only what a batch touches is worth keeping.
+/// Size of redb's cache in bytes. Small, because the book is in memory and only batches use the
+/// cache.
 const CACHE_BYTES: usize = 1024 * 1024;
 
-/// An open store. Another process can't open it meanwhile.
+/// Open store, locked against other processes.
 pub struct Store {
     open: Box<dyn Fn() -> Result<Database, redb::Error> + Send>,
-    /// None after a failed write, until the file has been opened again.
+    /// Open database; `None` after a failed write, until the file is opened again.
     database: Option<Database>,
 }
 
-/// What a store held when it was opened.
+/// Content of a store at the time it was opened.
 #[derive(Debug, Default)]
 pub struct LoadedState {
+    /// All peers whose record can be read.
     pub entries: Vec<Entry>,
-    /// How long each way out has worked in all.
+    /// Total time during which the direct path worked.
     pub direct: Duration,
+    /// Total time during which the path through Tor worked.
     pub tor: Duration,
-    /// Records that can't be read; they are left where they are.
+    /// Number of unreadable records. They stay in the store.
     pub unreadable: usize,
-    /// Where a damaged store was moved to, and why.
+    /// New path of a damaged store, and the cause; `None` if the store was intact.
     pub quarantined: Option<(PathBuf, String)>,
 }
 
+/// Reason why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// Another process has opened the store.
     #[error("the store {} is in use: another waypost runs on this data directory; stop it, or choose another data_dir", .0.display())]
     Locked(PathBuf),
+    /// The store has a schema that this version does not know.
     #[error("the store {} is of a newer waypost (schema {found}, this one knows {known}); run the newer one, or move the file away", path.display())]
-    NewerSchema { path: PathBuf, found: u64, known: u64 },
+    NewerSchema {
+        /// Path of the store.
+        path: PathBuf,
+        /// Schema version of the store.
+        found: u64,
+        /// Newest schema version that this program knows.
+        known: u64,
+    },
+    /// The store belongs to another chain.
     #[error(
         "the store {} holds peers of {found}, but network is {wanted}; set network = \"{found}\", or choose another data_dir for {wanted}",
         path.display()
     )]
-    OtherChain { path: PathBuf, found: ChainName, wanted: Network },
-    #[error("can't open the store {}: {error}; see that this user may write there and that the disk isn't full", path.display())]
-    Io { path: PathBuf, error: std::io::Error },
+    OtherChain {
+        /// Path of the store.
+        path: PathBuf,
+        /// Chain of the store.
+        found: ChainName,
+        /// Configured chain.
+        wanted: Network,
+    },
+    /// The operating system refuses access to the file.
+    #[error("can't open the store {}: {error}; check that this user may write there and that the disk isn't full", path.display())]
+    Io {
+        /// Path of the store.
+        path: PathBuf,
+        /// Error of the operating system.
+        error: std::io::Error,
+    },
+    /// The store is damaged and cannot be renamed.
     #[error("the store {} is damaged ({reason}), and can't be moved aside: {error}; move it away by hand", path.display())]
-    QuarantineFailed { path: PathBuf, reason: String, error: std::io::Error },
-    #[error("can't use the store {}: {error}; see that the disk is well and not full", path.display())]
-    Other { path: PathBuf, error: Box<redb::Error> },
+    QuarantineFailed {
+        /// Path of the store.
+        path: PathBuf,
+        /// Description of the damage.
+        reason: String,
+        /// Error of the rename.
+        error: std::io::Error,
+    },
+    /// Any other error of the database.
+    #[error("can't use the store {}: {error}; check that the disk works and isn't full", path.display())]
+    Other {
+        /// Path of the store.
+        path: PathBuf,
+        /// Error of the database.
+        error: Box<redb::Error>,
+    },
 }
 
 impl Store {
-    /// Opens or creates this chain's store, and reads all of it.
+    /// Opens or creates the store of a chain and loads its content.
     ///
-    /// A damaged store is moved aside, not deleted, and a new one is created in its place.
+    /// A damaged store is renamed, not deleted, and a new one is created.
     pub fn open(path: &Path, network: Network, now: Time) -> Result<(Store, LoadedState), StoreError> {
         let reason = match Store::try_open(path, network) {
             Ok(opened) => return Ok(opened),
             Err(OpenError::Damaged(reason)) => reason,
             Err(OpenError::Error(error)) => return Err(error),
         };
-        let aside = quarantine_path(path, now);
-        std::fs::rename(path, &aside).map_err(|error| StoreError::QuarantineFailed {
+        let quarantine = quarantine_path(path, now);
+        std::fs::rename(path, &quarantine).map_err(|error| StoreError::QuarantineFailed {
             path: path.to_owned(),
             reason: reason.clone(),
             error,
         })?;
         match Store::try_open(path, network) {
-            Ok((store, kept)) => Ok((store, LoadedState { quarantined: Some((aside, reason)), ..kept })),
+            Ok((store, loaded)) => Ok((store, LoadedState { quarantined: Some((quarantine, reason)), ..loaded })),
             Err(OpenError::Error(error)) => Err(error),
             Err(OpenError::Damaged(reason)) => {
-                let error = std::io::Error::other("a new store in its place was damaged as well");
+                let error = std::io::Error::other("a new store at the same path was damaged as well");
                 Err(StoreError::QuarantineFailed { path: path.to_owned(), reason, error })
             }
         }
@@ -96,28 +137,29 @@ impl Store {
             builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
             Ok(builder.create(&file)?)
         };
-        // What was damaged cleverly enough may still make redb panic; the file is to blame, not the daemon.
+        // redb may panic on damage that its checks miss. Such a panic counts as damage.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let database = open()?;
             schema::migrate(&database, network)?;
-            let kept = load(&database)?;
-            Ok((database, kept))
+            let loaded = load(&database)?;
+            Ok((database, loaded))
         }));
         match opened {
-            Ok(Ok((database, kept))) => Ok((Store { open: Box::new(open), database: Some(database) }, kept)),
+            Ok(Ok((database, loaded))) => Ok((Store { open: Box::new(open), database: Some(database) }, loaded)),
             Ok(Err(error)) => Err(OpenError::classify(error, path, network)),
-            Err(_) => Err(OpenError::Damaged("it breaks the database".to_owned())),
+            Err(_) => Err(OpenError::Damaged("the database panics on it".to_owned())),
         }
     }
 
-    /// Writes a batch, all of it or nothing. It is on disk when this returns.
+    /// Writes a batch in one transaction, which is on disk when this returns.
     pub fn write<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>) -> Result<(), redb::Error> {
         let database = match self.database.take() {
             Some(database) => database,
             None => (self.open)()?,
         };
         write(&database, changes)?;
-        // After a failure redb wants its file opened again, so only a success puts it back.
+        // redb requires the file to be reopened after a failure, so only a success keeps the
+        // handle.
         self.database = Some(database);
         Ok(())
     }
@@ -136,15 +178,15 @@ impl fmt::Debug for Store {
     }
 }
 
-/// A store that is held so that no other process opens it meanwhile.
+/// Store locked against other processes, without its content.
 pub struct HeldStore {
-    /// The chain whose peers it holds; `None` where nothing tells.
+    /// Chain whose peers the store holds; `None` if unknown.
     pub chain: Option<ChainName>,
     _database: Database,
 }
 
 impl HeldStore {
-    /// Holds the store at `path`; `None` if it is missing, in use, newer or damaged.
+    /// Locks the store at `path`; `None` if it is missing, in use, newer or damaged.
     pub fn open(path: &Path) -> Option<HeldStore> {
         let opened = catch_unwind(|| {
             let database = Builder::new().set_cache_size(CACHE_BYTES).open(path).ok()?;
@@ -161,7 +203,7 @@ impl fmt::Debug for HeldStore {
     }
 }
 
-/// Why a store didn't open, as far as it matters for what to do then.
+/// Failure to open a store: damage, which leads to a new store, or any other error.
 enum OpenError {
     Damaged(String),
     Error(StoreError),
@@ -189,7 +231,7 @@ impl OpenError {
     }
 }
 
-/// Path next to the store whose name states when the damage was found.
+/// Returns a path next to the store whose name contains the time.
 fn quarantine_path(path: &Path, now: Time) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".damaged-{}", now.to_string().replace([':', '-'], "")));
@@ -198,12 +240,12 @@ fn quarantine_path(path: &Path, now: Time) -> PathBuf {
 
 fn load(database: &Database) -> Result<LoadedState, redb::Error> {
     let read = database.begin_read()?;
-    let mut kept = LoadedState::default();
+    let mut loaded = LoadedState::default();
     for record in read.open_table(PEERS)?.iter()? {
         let (_, value) = record?;
         match postcard::from_bytes(value.value()) {
-            Ok(entry) => kept.entries.push(entry),
-            Err(_) => kept.unreadable += 1,
+            Ok(entry) => loaded.entries.push(entry),
+            Err(_) => loaded.unreadable += 1,
         }
     }
     let reach = read.open_table(REACH)?;
@@ -211,9 +253,9 @@ fn load(database: &Database) -> Result<LoadedState, redb::Error> {
         let millis = reach.get(schema::route_key(via))?.map_or(0, |millis| millis.value());
         Ok(Duration::from_millis(millis))
     };
-    kept.direct = total(Route::Direct)?;
-    kept.tor = total(Route::Tor)?;
-    Ok(kept)
+    loaded.direct = total(Route::Direct)?;
+    loaded.tor = total(Route::Tor)?;
+    Ok(loaded)
 }
 
 fn write<'a>(database: &Database, changes: impl IntoIterator<Item = &'a Change>) -> Result<(), redb::Error> {

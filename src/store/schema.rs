@@ -1,4 +1,4 @@
-//! The tables, and how an older store becomes a newer one.
+//! Schema of the store and its migrations.
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableError, WriteTransaction};
 
@@ -7,18 +7,25 @@ use super::tables::{LABELS, META, PEERS, REACH};
 use crate::network::Network;
 use crate::route::Route;
 
+/// Key of the schema version in the metadata table.
 const VERSION: &str = "schema";
 
-/// Each makes a store of the version that is its place in the list one of the next. A store begins as version 0, which
-/// is an empty file. Once released, an entry never changes: a change of the records appends another.
-const MIGRATIONS: &[Migration] = &[create_tables, announcements, uptimes, labels];
+/// Migrations in order; the entry at index `n` turns version `n` into version `n + 1`.
+///
+/// Version 0 is an empty file. A released migration never changes; a new record format adds
+/// another.
+const MIGRATIONS: &[Migration] = &[create_tables, add_announcements, add_uptimes, add_labels];
 
 type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
 
+/// Reason why a store cannot be migrated.
 #[derive(Debug)]
 pub enum Error {
+    /// The store has a newer schema than `known`.
     Newer { found: u64, known: u64 },
+    /// The store belongs to another chain.
     OtherChain(ChainName),
+    /// The database fails.
     Redb(Box<redb::Error>),
 }
 
@@ -28,9 +35,9 @@ impl<E: Into<redb::Error>> From<E> for Error {
     }
 }
 
-/// Upgrades a store of this chain to the current schema, in one transaction.
+/// Migrates a store of this chain to the current schema, in one transaction.
 ///
-/// A store that is newer, or of another chain, is left as it is.
+/// A newer store and a store of another chain are not changed.
 pub fn migrate(database: &Database, network: Network) -> Result<(), Error> {
     let missing = missing_migrations(database)?;
     let recorded = chain::recorded(database)?;
@@ -44,7 +51,7 @@ pub fn migrate(database: &Database, network: Network) -> Result<(), Error> {
         None => chain::inferred(&transaction, Some(network))?,
     };
     match known {
-        // Without a commit nothing is written.
+        // The transaction is dropped without a commit, so nothing is written.
         Some(other) if !other.is(network) => return Err(Error::OtherChain(other)),
         _ => chain::record(&transaction, &network.into())?,
     }
@@ -52,7 +59,7 @@ pub fn migrate(database: &Database, network: Network) -> Result<(), Error> {
     Ok(())
 }
 
-/// Finds out whose chain a store holds without changing it; `None` where nothing tells.
+/// Returns the chain of a store without changing the store; `None` if unknown.
 pub fn chain_of(database: &Database) -> Result<Option<ChainName>, Error> {
     if let Some(chain) = chain::recorded(database)? {
         return Ok(Some(chain));
@@ -80,6 +87,7 @@ fn apply(transaction: &WriteTransaction, missing: &[Migration]) -> Result<(), Er
     Ok(())
 }
 
+/// Returns the key of a route in the table of path uptimes.
 pub fn route_key(via: Route) -> &'static str {
     match via {
         Route::Direct => "direct",
@@ -95,37 +103,37 @@ fn version(database: &Database) -> Result<u64, redb::Error> {
     }
 }
 
-/// From nothing to the first version.
+/// Creates the tables of version 1.
 fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(PEERS)?;
     transaction.open_table(REACH)?;
     Ok(())
 }
 
-/// Each peer has a place for when it learnt us, at the end of its record: nothing, which postcard writes as a zero.
-fn announcements(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+/// Appends the time of the last announcement to each record: `None`, one zero byte in postcard.
+fn add_announcements(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     append_bytes(transaction, &[0])
 }
 
-/// Then one for how much of the time it was there, of which nothing is known: no moment, and four windows of two zeros.
-fn uptimes(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+/// Appends the uptime to each record: no time, and four windows of two zeros.
+fn add_uptimes(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     append_bytes(transaction, &[0; 9])
 }
 
-/// Adds the table that names the store's chain, among other texts.
-fn labels(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+/// Creates the table of labels, which names the chain.
+fn add_labels(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(LABELS)?;
     Ok(())
 }
 
-fn append_bytes(transaction: &WriteTransaction, more: &[u8]) -> Result<(), redb::Error> {
+fn append_bytes(transaction: &WriteTransaction, suffix: &[u8]) -> Result<(), redb::Error> {
     let mut peers = transaction.open_table(PEERS)?;
-    let mut longer = Vec::new();
+    let mut extended = Vec::new();
     for record in peers.iter()? {
         let (host, entry) = record?;
-        longer.push((host.value().to_owned(), [entry.value(), more].concat()));
+        extended.push((host.value().to_owned(), [entry.value(), suffix].concat()));
     }
-    for (host, entry) in longer {
+    for (host, entry) in extended {
         peers.insert(host.as_str(), entry.as_slice())?;
     }
     Ok(())
@@ -135,7 +143,7 @@ fn append_bytes(transaction: &WriteTransaction, more: &[u8]) -> Result<(), redb:
 pub mod tests {
     use super::*;
 
-    /// Makes a store look like one of another version.
+    /// Sets the recorded schema version, and removes tables that it lacks.
     pub fn set_version(database: &Database, version: u64) {
         let transaction = database.begin_write().unwrap();
         transaction.open_table(META).unwrap().insert(VERSION, version).unwrap();

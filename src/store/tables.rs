@@ -2,14 +2,14 @@
 
 use redb::TableDefinition;
 
-/// Hosts to their entries, in postcard's encoding.
+/// Entries by host, encoded with postcard.
 pub const PEERS: TableDefinition<&str, &[u8]> = TableDefinition::new("peers");
 
-/// For each way out, how many milliseconds it has worked in all.
+/// Total working time of each path, in milliseconds.
 pub const REACH: TableDefinition<&str, u64> = TableDefinition::new("reach");
 
-/// The number of migrations that a store went through.
+/// Schema version: the number of applied migrations.
 pub const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
-/// Texts about the store as a whole, by name.
+/// Texts that describe the store, by name.
 pub const LABELS: TableDefinition<&str, &str> = TableDefinition::new("labels");

@@ -30,23 +30,23 @@ fn open(path: &Path) -> (Store, LoadedState) {
 }
 
 #[test]
-fn what_is_written_is_found_again() {
+fn written_changes_are_loaded() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");
-    let (mut store, kept) = open(&path);
-    assert!(kept.entries.is_empty());
+    let (mut store, loaded) = open(&path);
+    assert!(loaded.entries.is_empty());
     let changes = [Change::Save(Box::new(entry(1))), Change::Save(Box::new(entry(2)))];
     store.write(&changes).unwrap();
     store.write(&[Change::Remove(entry(1).host), Change::Reach(Route::Tor, Duration::from_millis(77))]).unwrap();
     drop(store);
-    let (_, kept) = open(&path);
-    assert_eq!(kept.entries, [entry(2)]);
-    assert_eq!((kept.direct, kept.tor), (Duration::ZERO, Duration::from_millis(77)));
+    let (_, loaded) = open(&path);
+    assert_eq!(loaded.entries, [entry(2)]);
+    assert_eq!((loaded.direct, loaded.tor), (Duration::ZERO, Duration::from_millis(77)));
 }
 
 #[test]
-fn the_record_keeps_its_shape() {
-    // Stores in the field hold this. If it changes, a migration is missing.
+fn record_format_is_unchanged() {
+    // Released versions wrote this format. A change of it requires a migration.
     let record = HEXLOWER.encode(&postcard::to_stdvec(&entry(1)).unwrap());
     insta::assert_snapshot!(record);
     let bytes = HEXLOWER_PERMISSIVE.decode(record.as_bytes()).unwrap();
@@ -55,20 +55,20 @@ fn the_record_keeps_its_shape() {
 }
 
 #[test]
-fn a_damaged_store_is_moved_aside() {
+fn damaged_store_is_quarantined() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");
     std::fs::write(&path, b"this is no database, and never was").unwrap();
-    let (_, kept) = open(&path);
-    let (aside, reason) = kept.quarantined.unwrap();
+    let (_, loaded) = open(&path);
+    let (quarantine, reason) = loaded.quarantined.unwrap();
     assert!(!reason.is_empty());
-    assert_eq!(std::fs::read(aside).unwrap(), b"this is no database, and never was");
-    assert!(kept.entries.is_empty());
+    assert_eq!(std::fs::read(quarantine).unwrap(), b"this is no database, and never was");
+    assert!(loaded.entries.is_empty());
     assert!(open(&dir.path().join("other.redb")).1.quarantined.is_none());
 }
 
 #[test]
-fn damage_in_the_middle_is_found_as_well() {
+fn store_with_damaged_record_is_quarantined() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");
     let (mut store, _) = open(&path);
@@ -79,12 +79,12 @@ fn damage_in_the_middle_is_found_as_well() {
     let middle = bytes.windows(8).rposition(|window| window.starts_with(b"h250.exa")).unwrap();
     bytes[middle] ^= 0xff;
     std::fs::write(&path, &bytes).unwrap();
-    let (_, kept) = open(&path);
-    assert!(kept.quarantined.is_some());
+    let (_, loaded) = open(&path);
+    assert!(loaded.quarantined.is_some());
 }
 
 #[test]
-fn a_store_in_use_is_not_opened_twice() {
+fn store_in_use_is_locked() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");
     let _first = open(&path);
@@ -92,7 +92,7 @@ fn a_store_in_use_is_not_opened_twice() {
 }
 
 #[test]
-fn a_newer_store_is_left_alone() {
+fn newer_store_is_refused_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");
     let (store, _) = open(&path);
@@ -106,7 +106,7 @@ fn a_newer_store_is_left_alone() {
 }
 
 #[test]
-fn a_store_of_the_first_version_is_carried_over() {
+fn store_of_the_first_version_is_migrated() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");
     let (store, _) = open(&path);
@@ -124,13 +124,13 @@ fn a_store_of_the_first_version_is_carried_over() {
     transaction.commit().unwrap();
     schema::tests::set_version(database, 1);
     drop(store);
-    let (_, mut kept) = open(&path);
-    kept.entries.sort_by(|a, b| a.host.cmp(&b.host));
-    assert_eq!(kept.unreadable, 0);
-    assert_eq!(kept.entries, [entry(0), entry(1), entry(2)]);
+    let (_, mut loaded) = open(&path);
+    loaded.entries.sort_by(|a, b| a.host.cmp(&b.host));
+    assert_eq!(loaded.unreadable, 0);
+    assert_eq!(loaded.entries, [entry(0), entry(1), entry(2)]);
 }
 
-/// A peer that was verified on this chain.
+/// Returns a peer that was verified on this chain.
 fn verified_on(n: u32, network: Network) -> Entry {
     Entry {
         genesis_hash: Some(HEXLOWER_PERMISSIVE.decode(network.genesis_hash().as_bytes()).unwrap().try_into().unwrap()),
@@ -138,7 +138,7 @@ fn verified_on(n: u32, network: Network) -> Entry {
     }
 }
 
-/// Creates a store as it was before it recorded its chain.
+/// Creates a store of version 3, which records no chain.
 fn store_without_chain(path: &Path, entries: impl IntoIterator<Item = Entry>) {
     let (mut store, _) = open(path);
     store.write(&entries.into_iter().map(|entry| Change::Save(Box::new(entry))).collect::<Vec<_>>()).unwrap();
@@ -218,12 +218,12 @@ fn held_store_cannot_be_opened() {
 }
 
 #[test]
-fn a_place_that_cannot_be_written_is_an_error() {
+fn unwritable_path_is_an_error() {
     let error = Store::open(Path::new("/proc/peers.redb"), Network::Bitcoin, NOW).unwrap_err();
     assert!(matches!(error, StoreError::Io { .. }), "{error}");
 }
 
-/// A disk that is full while the switch is on.
+/// Storage that reports a full disk while `full` is set.
 #[derive(Debug)]
 struct Disk {
     inner: Arc<InMemoryBackend>,
@@ -262,7 +262,7 @@ impl Disk {
     }
 }
 
-/// A store on such a disk, and the opener that finds again what was written.
+/// Creates a store on such a disk, and a function that opens the same disk again.
 fn on_disk(full: &Arc<AtomicBool>) -> (Store, impl Fn() -> Result<Database, redb::Error> + Clone + use<>) {
     let (inner, full) = (Arc::new(InMemoryBackend::new()), Arc::clone(full));
     let opener = move || {
@@ -273,7 +273,7 @@ fn on_disk(full: &Arc<AtomicBool>) -> (Store, impl Fn() -> Result<Database, redb
 }
 
 #[test]
-fn nothing_is_lost_on_a_full_disk() {
+fn changes_during_a_full_disk_are_written_later() {
     let full = Arc::new(AtomicBool::new(false));
     let (store, opener) = on_disk(&full);
     let (writer, changes) = Writer::spawn(store).unwrap();
@@ -304,9 +304,9 @@ fn wait_for(condition: impl Fn() -> bool) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// Whatever is written and however writing fails, what was written is what is found.
+    /// The store holds exactly the changes of the successful writes.
     #[test]
-    fn the_store_is_a_map(steps in proptest::collection::vec((0..6u32, any::<bool>(), 0..4u8), 1..30)) {
+    fn store_equals_a_map_of_successful_writes(steps in proptest::collection::vec((0..6u32, any::<bool>(), 0..4u8), 1..30)) {
         let full = Arc::new(AtomicBool::new(false));
         let (mut store, opener) = on_disk(&full);
         let mut model = std::collections::BTreeMap::new();
@@ -321,7 +321,7 @@ proptest! {
         }
         drop(store);
         full.store(false, Ordering::Relaxed);
-        let kept = load(&opener().unwrap()).unwrap();
-        prop_assert_eq!(kept.entries, model.into_values().collect::<Vec<_>>());
+        let loaded = load(&opener().unwrap()).unwrap();
+        prop_assert_eq!(loaded.entries, model.into_values().collect::<Vec<_>>());
     }
 }

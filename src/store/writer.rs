@@ -1,4 +1,4 @@
-//! The thread that writes: it gathers changes for a moment and puts them on disk in one transaction.
+//! Writer thread: collects changes and commits them in batches.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,22 +15,27 @@ use crate::book::Entry;
 use crate::peer::Host;
 use crate::route::Route;
 
-/// Changes are gathered for this long. A sync of a slow disk fits into what is left of a second.
+/// Time during which changes are collected, so that one sync serves many.
 const BATCH_WINDOW: Duration = Duration::from_millis(200);
 
-/// A failed write is repeated after the first of these, then after twice as long, up to the second.
+/// Delay before the first retry of a failed write; it doubles with each further failure.
 const RETRY_MIN: Duration = Duration::from_secs(1);
+
+/// Maximum delay between retries.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// Something to be kept.
+/// Change of one record.
 #[derive(Debug)]
 pub enum Change {
+    /// Inserts or replaces a peer.
     Save(Box<Entry>),
+    /// Removes a peer.
     Remove(Host),
+    /// Sets the total working time of a path.
     Reach(Route, Duration),
 }
 
-/// State of the writer, for the status.
+/// State of the writer, shared with the status.
 #[derive(Debug, Default)]
 pub struct WriterStatus {
     failing: AtomicBool,
@@ -38,76 +43,78 @@ pub struct WriterStatus {
     waiting: AtomicU64,
 }
 
-/// Takes changes for the thread to write.
+/// Sender of changes to the writer thread.
 #[derive(Debug, Clone)]
 pub struct StoreHandle(Sender<Change>);
 
 impl StoreHandle {
-    /// Never waits: whatever the disk does, the book goes on.
+    /// Queues a change without waiting for the disk.
     pub fn write(&self, change: Change) {
-        // The thread ends only when nobody is left to call this.
+        // The thread outlives all handles unless it panics, which `Writer::exited` reports.
         let _ = self.0.send(change);
     }
 }
 
-/// The writing thread.
+/// Owner of the writer thread.
 #[derive(Debug)]
 pub struct Writer {
     thread: JoinHandle<()>,
-    /// Its other end is the thread's, and goes with it.
-    alive: oneshot::Receiver<()>,
+    /// Closes when the thread ends.
+    exited: oneshot::Receiver<()>,
     status: Arc<WriterStatus>,
 }
 
 impl Writer {
-    /// Begins the thread, which ends when its `Changes` and all their clones are gone.
+    /// Starts the thread, which ends when all clones of its [`StoreHandle`] are dropped.
     pub fn spawn(store: Store) -> std::io::Result<(Writer, StoreHandle)> {
         let (sender, changes) = mpsc::channel();
-        let (life, alive) = oneshot::channel();
+        let (guard, exited) = oneshot::channel();
         let status = Arc::new(WriterStatus::default());
-        let work = WriterLoop { store, pending: HashMap::new(), status: Arc::clone(&status) };
+        let writer_loop = WriterLoop { store, pending: HashMap::new(), status: Arc::clone(&status) };
         let thread = thread::Builder::new().name("store".to_owned()).spawn(move || {
-            let _life = life;
-            work.run(&changes);
+            let _guard = guard;
+            writer_loop.run(&changes);
         })?;
-        Ok((Writer { thread, alive, status }, StoreHandle(sender)))
+        Ok((Writer { thread, exited, status }, StoreHandle(sender)))
     }
 
-    /// Resolves when the thread has ended, which it does by itself only if it broke down.
+    /// Waits until the thread has ended. While handles exist, it ends only by a panic.
     pub async fn exited(&mut self) {
-        let _ = (&mut self.alive).await;
+        let _ = (&mut self.exited).await;
     }
 
-    /// Waits until everything is written that ever will be.
+    /// Waits until the thread has written its last batch and ended.
     pub fn join(self) {
-        // A panic in it was printed; there is nothing left to be done.
+        // A panic of the thread was already printed.
         let _ = self.thread.join();
     }
 
+    /// Returns the state that the thread updates.
     pub fn status(&self) -> Arc<WriterStatus> {
         Arc::clone(&self.status)
     }
 }
 
 impl WriterStatus {
-    /// Whether the last write failed.
+    /// Returns whether the last write failed.
     pub fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
     }
 
-    /// Transactions so far.
+    /// Returns the number of committed transactions.
     pub fn batches(&self) -> u64 {
         self.batches.load(Ordering::Relaxed)
     }
 
-    /// Records that are not on disk yet.
+    /// Returns the number of records that are not on disk yet.
     pub fn waiting(&self) -> u64 {
         self.waiting.load(Ordering::Relaxed)
     }
 }
 
-/// What a change is about. Of several about the same thing only the last is written, so what waits can't outgrow the
-/// book.
+/// Record that a change concerns.
+///
+/// Only the last change of each record is kept, so the pending changes never outgrow the book.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum ChangeKey {
     Peer(Host),
@@ -150,12 +157,12 @@ impl WriterLoop {
     }
 
     fn coalesce(&mut self, change: Change) {
-        let about = match &change {
+        let key = match &change {
             Change::Save(entry) => ChangeKey::Peer(entry.host.clone()),
             Change::Remove(host) => ChangeKey::Peer(host.clone()),
             Change::Reach(via, _) => ChangeKey::Reach(*via),
         };
-        self.pending.insert(about, change);
+        self.pending.insert(key, change);
         self.status.waiting.store(self.pending.len() as u64, Ordering::Relaxed);
     }
 
@@ -164,27 +171,27 @@ impl WriterLoop {
         self.status.waiting.store(0, Ordering::Relaxed);
         self.status.batches.fetch_add(1, Ordering::Relaxed);
         if self.status.failing.swap(false, Ordering::Relaxed) {
-            tracing::info!("the store can be written again");
+            tracing::info!("writes to the store succeed again");
         }
     }
 
     fn on_failure(&self, error: &redb::Error) {
         if !self.status.failing.swap(true, Ordering::Relaxed) {
-            tracing::error!(%error, "can't write the store; going on from memory and trying again");
+            tracing::error!(%error, "can't write the store; peers stay in memory and the write is retried");
         }
     }
 
-    /// At the end, in case the trouble is over.
+    /// Writes the pending changes once more at shutdown.
     fn final_flush(&mut self) {
         match self.store.write(self.pending.values()) {
             Ok(()) => self.on_success(),
             Err(error) => {
-                tracing::error!(%error, records = self.pending.len(), "ending with records that could not be written");
+                tracing::error!(%error, records = self.pending.len(), "stopping with records that could not be written");
             }
         }
     }
 
-    /// Waits before the next try, still gathering; false when nobody is there any more.
+    /// Waits before a retry while it collects changes; false once all handles are dropped.
     fn wait(&mut self, changes: &Receiver<Change>, mut left: Duration) -> bool {
         const STEP: Duration = Duration::from_millis(250);
         while !left.is_zero() {

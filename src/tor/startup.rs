@@ -76,7 +76,7 @@ pub async fn choose(socks: &[SocketAddr], outlets: &TorChannels, patience: Durat
 async fn announce(socks: &[SocketAddr], outlets: &TorChannels, patience: Duration) {
     let until = clock::now() + patience;
     let source = TorSource { until: Some(until), ..TorSource::new(TorKind::Undecided, socks.to_vec()) };
-    let places = source.places();
+    let places = source.joined_addresses();
     tracing::info!(
         "waiting for a Tor on {places} until {until}, then the embedded Tor starts; tor.mode = \"embedded\" or \"socks\" \
          decides at once"
