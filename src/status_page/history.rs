@@ -1,27 +1,31 @@
-//! How things were over the last day, a sample every few minutes. It begins again with each start.
+//! Samples of the last day for the plot. They are in memory only and start empty.
 
 use std::collections::VecDeque;
 
 use crate::control::Status;
 use crate::tor_state::TorState;
 
-/// A day's worth.
+/// Maximum number of samples: one day at one sample every five minutes.
 const SAMPLES: usize = 288;
 
+/// Samples of the last day, oldest first.
 #[derive(Debug, Clone, Default)]
 pub struct History(VecDeque<Sample>);
 
-/// What was found at one moment.
+/// State of the node at one point in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
+    /// Number of verified peers.
     pub verified: usize,
-    /// Onion services among them.
+    /// Number of onion services among them.
     pub onion: usize,
+    /// Whether Tor was ready.
     pub tor_ready: bool,
 }
 
 impl History {
-    pub fn take(&mut self, status: &Status) {
+    /// Adds a sample of a status.
+    pub fn record(&mut self, status: &Status) {
         let counts = &status.peers;
         self.push(Sample {
             verified: counts.verified,
@@ -30,6 +34,7 @@ impl History {
         });
     }
 
+    /// Adds a sample and drops the oldest one if the history is full.
     pub fn push(&mut self, sample: Sample) {
         if self.0.len() == SAMPLES {
             self.0.pop_front();
@@ -37,7 +42,7 @@ impl History {
         self.0.push_back(sample);
     }
 
-    /// Oldest first.
+    /// Returns the samples, oldest first.
     pub fn samples(&self) -> impl ExactSizeIterator<Item = &Sample> {
         self.0.iter()
     }

@@ -1,4 +1,4 @@
-//! Numbers for Prometheus, in OpenMetrics' text format.
+//! Metrics for Prometheus in OpenMetrics' text format.
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
@@ -19,14 +19,15 @@ use crate::control::{ClearnetStatus, ClientStats, PeerInfo, Status};
 use crate::route::Route;
 use crate::tor_state::{OnionFailure, TorKind, TorState};
 
+/// Media type of the response.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// A verification takes from a tenth of a second nearby to a minute through Tor.
-const SECONDS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// Histogram buckets in seconds: probes take 0.1 s on a short path and up to a minute through Tor.
+const PROBE_BUCKETS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 type Labels = Vec<(&'static str, String)>;
 
-/// What became of probes since the start.
+/// Results and durations of probes since the start.
 #[derive(Debug, Clone)]
 pub struct ProbeMetrics {
     outcomes: Family<Labels, Counter>,
@@ -37,9 +38,9 @@ impl Default for ProbeMetrics {
     fn default() -> ProbeMetrics {
         let outcomes = Family::<Labels, Counter>::default();
         let seconds = Family::new_with_constructor(histogram as fn() -> Histogram);
-        // A number that isn't there yet can't be told from one that was forgotten.
+        // Series start at zero, since a scraper cannot tell a missing series from a forgotten one.
         for via in Route::ALL {
-            outcomes.get_or_create(&of_probe(via, "verified")).inc_by(0);
+            outcomes.get_or_create(&probe_labels(via, "verified")).inc_by(0);
             drop(seconds.get_or_create(&vec![route_label(via)]));
         }
         ProbeMetrics { outcomes, seconds }
@@ -47,58 +48,60 @@ impl Default for ProbeMetrics {
 }
 
 impl ProbeMetrics {
+    /// Counts the result of a probe.
     pub fn count(&self, via: Route, outcome: &Result<Verified, ProbeError>) {
-        let name = match outcome {
+        let label = match outcome {
             Ok(verified) => {
                 self.seconds.get_or_create(&vec![route_label(via)]).observe(verified.duration.as_secs_f64());
                 "verified"
             }
-            Err(failure) => name(*failure),
+            Err(error) => outcome_label(*error),
         };
-        self.outcomes.get_or_create(&of_probe(via, name)).inc();
+        self.outcomes.get_or_create(&probe_labels(via, label)).inc();
     }
 }
 
-pub fn text(reading: &StatusSample, probes: &ProbeMetrics) -> Result<String, fmt::Error> {
-    let StatusSample { status, rows, .. } = reading;
+/// Encodes all metrics.
+pub fn encode_metrics(sample: &StatusSample, probes: &ProbeMetrics) -> Result<String, fmt::Error> {
+    let StatusSample { status, rows, .. } = sample;
     let mut registry = Registry::default();
-    if let Some(bytes) = resident() {
+    if let Some(bytes) = resident_bytes() {
         let gauge = Gauge::<u64, AtomicU64>::default();
         gauge.set(bytes);
-        registry.register("process_resident_memory_bytes", "Memory that the process has, in bytes", gauge);
+        registry.register("process_resident_memory_bytes", "Resident memory of the process in bytes", gauge);
     }
-    let mut sheet = MetricsWriter(registry.sub_registry_with_prefix("waypost"));
-    sheet.info(status);
-    sheet.book(reading);
-    sheet.0.register("probes", "Probes that are over", probes.outcomes.clone());
-    sheet.0.register("probe_seconds", "How long verifications took that succeeded", probes.seconds.clone());
-    sheet.tor(status);
-    if let Some(name) = &status.clearnet {
-        sheet.clearnet(name);
+    let mut writer = MetricsWriter(registry.sub_registry_with_prefix("waypost"));
+    writer.info(status);
+    writer.book(sample);
+    writer.0.register("probes", "Finished probes by route and outcome", probes.outcomes.clone());
+    writer.0.register("probe_seconds", "Duration of successful probes", probes.seconds.clone());
+    writer.tor(status);
+    if let Some(clearnet) = &status.clearnet {
+        writer.clearnet(clearnet);
     }
-    sheet.callers(&status.clients);
+    writer.clients(&status.clients);
     if let Some(backend) = &status.backend {
-        sheet.bool_gauge("backend_up", "Whether the server behind us is of use", backend.error.is_none());
+        writer.bool_gauge("backend_up", "Whether the server behind us is of use", backend.error.is_none());
     }
-    sheet.peers(rows);
+    writer.peers(rows);
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
 }
 
-/// All numbers of one scrape.
+/// Registry of one scrape, with helpers that register a value.
 struct MetricsWriter<'a>(&'a mut Registry);
 
 impl MetricsWriter<'_> {
     fn info(&mut self, status: &Status) {
         let labels = vec![("version", status.version.clone()), ("network", status.network.to_string())];
-        self.0.register("build", "This program", Info::new(labels));
-        self.gauge("uptime_seconds", "Time since the start", status.uptime_secs);
-        self.bool_gauge("network_up", "Whether our own network seems to work", !status.network_down);
+        self.0.register("build", "Version and network of this process", Info::new(labels));
+        self.gauge("uptime_seconds", "Seconds since the start", status.uptime_secs);
+        self.bool_gauge("network_up", "Whether the local network seems to work", !status.network_down);
     }
 
-    fn book(&mut self, reading: &StatusSample) {
-        let StatusSample { status: Status { peers, store, .. }, answered_in, waiting, .. } = reading;
+    fn book(&mut self, sample: &StatusSample) {
+        let StatusSample { status: Status { peers, store, .. }, answered_in, waiting, .. } = sample;
         let by_state = [
             ("verified", peers.verified, peers.verified_onion),
             ("stale", peers.stale, peers.stale_onion),
@@ -109,16 +112,16 @@ impl MetricsWriter<'_> {
         let counts = by_state.into_iter().flat_map(|(state, all, onion)| {
             [(labels(state, "clearnet"), count(all.saturating_sub(onion))), (labels(state, "onion"), count(onion))]
         });
-        self.gauge_family("peers", "Peers in the book", counts);
-        self.gauge("probes_running", "Probes under way", count(peers.probing));
-        self.gauge("store_bytes", "How long the store's file is", store.bytes);
+        self.gauge_family("peers", "Known peers by state and kind", counts);
+        self.gauge("probes_running", "Probes in flight", count(peers.probing));
+        self.gauge("store_bytes", "Size of the store's file in bytes", store.bytes);
         self.gauge("store_pending_records", "Records that are not on disk yet", store.pending);
         self.bool_gauge("store_failing", "Whether the last write to the store failed", store.failing);
-        self.counter("store_batches", "Transactions of the store", store.batches);
-        self.gauge("book_queue_length", "Inputs that wait for the book's task", count(*waiting));
+        self.counter("store_batches", "Committed transactions of the store", store.batches);
+        self.gauge("book_queue_length", "Messages that wait for the book's task", count(*waiting));
         self.float_gauge(
             "book_latency_seconds",
-            "How long the book's task took to answer this scrape",
+            "Time that the book's task took to answer this scrape",
             seconds(*answered_in),
         );
     }
@@ -132,14 +135,14 @@ impl MetricsWriter<'_> {
         };
         let states = ["off", "starting", "ready", "down"];
         let states = states.map(|name| (vec![("state", name.to_owned())], u64::from(name == state)));
-        self.gauge_family("tor_state", "1 for the state that Tor is in", states);
+        self.gauge_family("tor_state", "1 for the current state of Tor, 0 for others", states);
         if let Some(source) = &status.tor_source {
             let kinds = TorKind::ALL.map(|kind| (vec![("kind", label(&kind))], u64::from(kind == source.kind)));
-            self.gauge_family("tor_source", "1 for the kind of Tor in use", kinds);
+            self.gauge_family("tor_source", "1 for the kind of Tor in use, 0 for others", kinds);
         }
         self.bool_gauge(
             "tor_clearnet_blocked",
-            "Whether Tor refuses clearnet peers, to which tor.only leaves no other route",
+            "Whether Tor refuses clearnet peers while tor.only allows no other route",
             status.clearnet_blocked.is_some(),
         );
         if status.onion.is_some() || status.onion_error.is_some() {
@@ -156,29 +159,33 @@ impl MetricsWriter<'_> {
             let reached = onion.last_reached.map_or(0.0, unix_secs);
             self.float_gauge(
                 "onion_reached_timestamp_seconds",
-                "When our onion service was last reached; 0 if never",
+                "Time of the last successful self-probe of the onion service; 0 if never",
                 reached,
             );
         }
     }
 
-    fn clearnet(&mut self, name: &ClearnetStatus) {
-        let reached = name.last_reached.map_or(0.0, unix_secs);
+    fn clearnet(&mut self, clearnet: &ClearnetStatus) {
+        let reached = clearnet.last_reached.map_or(0.0, unix_secs);
         self.float_gauge(
             "clearnet_reached_timestamp_seconds",
-            "When the clearnet name was last reached; 0 if never",
+            "Time of the last successful test of the clearnet name; 0 if never",
             reached,
         );
-        self.bool_gauge("clearnet_failing", "Whether the last test of the clearnet name failed", name.error.is_some());
+        self.bool_gauge(
+            "clearnet_failing",
+            "Whether the last test of the clearnet name failed",
+            clearnet.error.is_some(),
+        );
     }
 
-    fn callers(&mut self, callers: &ClientStats) {
-        self.gauge("sessions_open", "Sessions of callers that are open", callers.open_sessions);
-        let onion = callers.sessions_onion;
-        let sessions = [("clearnet", callers.sessions.saturating_sub(onion)), ("onion", onion)];
-        let sessions = sessions.map(|(caller, count)| (vec![("ingress", caller.to_owned())], count));
-        self.counter_family("sessions", "Sessions since the start", sessions);
-        let calls = callers.calls.iter().map(|call| {
+    fn clients(&mut self, clients: &ClientStats) {
+        self.gauge("sessions_open", "Open sessions of clients", clients.open_sessions);
+        let onion = clients.sessions_onion;
+        let sessions = [("clearnet", clients.sessions.saturating_sub(onion)), ("onion", onion)];
+        let sessions = sessions.map(|(ingress, count)| (vec![("ingress", ingress.to_owned())], count));
+        self.counter_family("sessions", "Sessions since the start by ingress", sessions);
+        let calls = clients.calls.iter().map(|call| {
             let labels = vec![
                 ("ingress", label(&call.ingress)),
                 ("method", call.method.name().to_owned()),
@@ -186,24 +193,24 @@ impl MetricsWriter<'_> {
             ];
             (labels, call.count)
         });
-        self.counter_family("requests", "Calls, by which of our names they were made, and what became of them", calls);
+        self.counter_family("requests", "Requests by ingress, method and result", calls);
         let limits = [
-            ("full", callers.refused_full),
-            ("source", callers.refused_source),
-            ("banned", callers.refused_banned),
-            ("evicted", callers.evicted),
-            ("handshake", callers.failed_handshakes),
-            ("delayed", callers.delayed_requests),
-            ("requests", callers.rate_limited_requests),
-            ("bytes", callers.rate_limited_bytes),
-            ("unreadable", callers.malformed_lines),
-            ("slow", callers.slow),
-            ("idle", callers.idle),
+            ("full", clients.refused_full),
+            ("source", clients.refused_source),
+            ("banned", clients.refused_banned),
+            ("evicted", clients.evicted),
+            ("handshake", clients.failed_handshakes),
+            ("delayed", clients.delayed_requests),
+            ("requests", clients.rate_limited_requests),
+            ("bytes", clients.rate_limited_bytes),
+            ("unreadable", clients.malformed_lines),
+            ("slow", clients.slow),
+            ("idle", clients.idle),
         ];
         let limits = limits.map(|(limit, count)| (vec![("limit", limit.to_owned())], count));
-        self.counter_family("limits", "Callers rejected, disconnected or delayed", limits);
-        self.counter("session_panics", "Sessions ended by a bug", callers.panicked_sessions);
-        self.counter("backend_failures", "Times that the server behind us failed a caller", callers.backend_failures);
+        self.counter_family("limits", "Clients rejected, disconnected or delayed, by limit", limits);
+        self.counter("session_panics", "Sessions ended by a bug", clients.panicked_sessions);
+        self.counter("backend_failures", "Times that the server behind us failed a client", clients.backend_failures);
     }
 
     fn peers(&mut self, rows: &[PeerInfo]) {
@@ -221,8 +228,12 @@ impl MetricsWriter<'_> {
                 uptimes.get_or_create(&vec![host.clone(), ("window", window.clone())]).set(*share);
             }
         }
-        self.0.register("peer_last_success_timestamp_seconds", "When a peer was last verified", successes);
-        self.0.register("peer_uptime_ratio", "How much of the time a peer was there", uptimes);
+        self.0.register(
+            "peer_last_success_timestamp_seconds",
+            "Time of the last successful verification of a peer",
+            successes,
+        );
+        self.0.register("peer_uptime_ratio", "Share of time during which a peer was reachable", uptimes);
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: u64) {
@@ -265,10 +276,10 @@ impl MetricsWriter<'_> {
 }
 
 fn histogram() -> Histogram {
-    Histogram::new(SECONDS)
+    Histogram::new(PROBE_BUCKETS)
 }
 
-fn of_probe(via: Route, outcome: &str) -> Labels {
+fn probe_labels(via: Route, outcome: &str) -> Labels {
     vec![route_label(via), ("outcome", outcome.to_owned())]
 }
 
@@ -280,8 +291,8 @@ fn route_label(via: Route) -> (&'static str, String) {
     ("via", name.to_owned())
 }
 
-fn name(failure: ProbeError) -> &'static str {
-    match failure {
+fn outcome_label(error: ProbeError) -> &'static str {
+    match error {
         ProbeError::Refused => "refused",
         ProbeError::Unreachable => "unreachable",
         ProbeError::NameNotFound => "not_found",
@@ -298,7 +309,7 @@ fn name(failure: ProbeError) -> &'static str {
     }
 }
 
-/// As JSON has it, without the quotes.
+/// Returns the JSON string of a value without its quotes.
 fn label(value: &impl serde::Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
@@ -315,8 +326,8 @@ fn unix_secs(time: Time) -> f64 {
     Duration::from_millis(time.wall_millis()).as_secs_f64()
 }
 
-/// What the kernel says of this process, where there is such a kernel.
-fn resident() -> Option<u64> {
+/// Reads the resident memory from procfs; `None` on systems without it.
+fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.saturating_mul(1024))

@@ -1,6 +1,6 @@
-//! A page on which an operator sees how we do, with numbers for Prometheus and a word for orchestrators.
+//! Status page for operators, metrics for Prometheus, and a health check.
 //!
-//! It asks the book's task as `waypost status` does, and shows what that is told, nothing more.
+//! All three show the data of `waypost status` and `waypost peers`.
 
 mod history;
 mod metrics;
@@ -36,43 +36,45 @@ use crate::book_handle::Inbox;
 
 pub use self::metrics::ProbeMetrics;
 
-/// Connections of browsers, scrapers and probes at once. Further ones are rejected.
-const CONNECTIONS: usize = 64;
+/// Maximum number of concurrent connections; further ones are closed.
+const MAX_CONNECTIONS: usize = 64;
 
-/// A request's head must have come within this, and a connection is over after that.
-const HEAD: Duration = Duration::from_secs(10);
-const CONNECTION: Duration = Duration::from_secs(120);
+/// Time within which a request's header must arrive.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Maximum lifetime of a connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Path of the health check.
 const HEALTH: &str = "/healthz";
 
-/// Between two samples for the plot.
-const SAMPLE: Duration = Duration::from_mins(5);
+/// Interval between two samples for the plot.
+const SAMPLE_INTERVAL: Duration = Duration::from_mins(5);
 
-/// How the page is shown.
+/// Configuration of the status page.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StatusPageConfig {
-    /// Names by which browsers may ask for it, in lower case.
+    /// Names that requests may have as `Host`, in lower case, besides localhost and addresses.
     pub hosts: Vec<String>,
-    /// Whether there are metrics of each peer.
+    /// Whether the metrics include series of each peer; false by default.
     pub peer_metrics: bool,
 }
 
-/// What is shown, and how.
+/// State shared by all requests.
 #[derive(Debug)]
 struct AppState {
     config: StatusPageConfig,
-    reader: StatusCache,
+    cache: StatusCache,
     probes: ProbeMetrics,
     history: Mutex<History>,
 }
 
-/// Serves the page until it is dropped.
+/// Accepts connections forever; dropping the future closes them.
 pub async fn serve(listener: TcpListener, config: StatusPageConfig, probes: ProbeMetrics, inbox: Inbox) {
-    let app = Arc::new(AppState { config, reader: StatusCache::new(inbox), probes, history: Mutex::default() });
+    let app = Arc::new(AppState { config, cache: StatusCache::new(inbox), probes, history: Mutex::default() });
     let router = router(Arc::clone(&app));
     let mut connections = JoinSet::new();
-    let mut samples = interval(SAMPLE);
+    let mut samples = interval(SAMPLE_INTERVAL);
     loop {
         while connections.try_join_next().is_some() {}
         tokio::select! {
@@ -81,12 +83,12 @@ pub async fn serve(listener: TcpListener, config: StatusPageConfig, probes: Prob
                 connections.spawn(async move { app.sample().await });
             }
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if connections.len() < CONNECTIONS => {
+                Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
                     connections.spawn(serve_connection(stream, router.clone()));
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "can't take a caller of the status page for the moment");
+                    tracing::warn!(%error, "can't accept a connection to the status page");
                     sleep(Duration::from_secs(1)).await;
                 }
             },
@@ -96,10 +98,10 @@ pub async fn serve(listener: TcpListener, config: StatusPageConfig, probes: Prob
 
 async fn serve_connection(stream: TcpStream, router: Router) {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // A client that breaks off is no error.
-    let _ = timeout(CONNECTION, connection).await;
+    // A client that disconnects early is no error.
+    let _ = timeout(CONNECTION_TIMEOUT, connection).await;
 }
 
 fn router(app: Arc<AppState>) -> Router {
@@ -115,12 +117,12 @@ fn router(app: Arc<AppState>) -> Router {
 }
 
 async fn show_page(State(app): State<Arc<AppState>>, Query(query): Query<HashMap<String, String>>) -> Response {
-    let reading = match app.reader.all().await {
-        Ok(reading) => reading,
+    let sample = match app.cache.all().await {
+        Ok(sample) => sample,
         Err(reason) => return unavailable(reason),
     };
     let history = app.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    match page::render(&reading, &history, &PeerQuery::read(&query)) {
+    match page::render(&sample, &history, &PeerQuery::parse(&query)) {
         Ok(page) => ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response(),
         Err(error) => unavailable(error),
     }
@@ -135,30 +137,30 @@ async fn icon() -> impl IntoResponse {
 }
 
 async fn show_metrics(State(app): State<Arc<AppState>>) -> Response {
-    let reading = if app.config.peer_metrics { app.reader.all().await } else { app.reader.status().await };
-    match reading.map(|reading| metrics::text(&reading, &app.probes)) {
+    let sample = if app.config.peer_metrics { app.cache.all().await } else { app.cache.status().await };
+    match sample.map(|sample| metrics::encode_metrics(&sample, &app.probes)) {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Ok(Err(error)) => unavailable(error),
         Err(reason) => unavailable(reason),
     }
 }
 
-/// Returns 200 while clients are served, with a line for whatever else is wrong.
+/// Returns 200 while clients are served, with a line for every other problem.
 ///
-/// A restart, which an orchestrator answers to 503, helps only where no client is served. Without any listener the onion
-/// service is the only way in.
+/// Orchestrators restart a container after 503, which helps only if no client is served. Without
+/// any listener, clients can connect through the onion service only.
 async fn show_health(State(app): State<Arc<AppState>>) -> Response {
-    let reading = match app.reader.status().await {
-        Ok(reading) => reading,
+    let sample = match app.cache.status().await {
+        Ok(sample) => sample,
         Err(reason) => return unavailable(reason),
     };
-    if let Some(error) = reading.status.onion_error.as_ref().filter(|_| reading.status.listeners.is_empty()) {
+    if let Some(error) = sample.status.onion_error.as_ref().filter(|_| sample.status.listeners.is_empty()) {
         return unavailable(format!("the onion service, the only way in, does not run: {error}"));
     }
-    let backend = reading.status.backend.as_ref();
+    let backend = sample.status.backend.as_ref();
     match backend.and_then(|backend| backend.error.as_ref()) {
         Some(problem) => unavailable(format!("the server behind us is of no use: {problem}")),
-        None => text(StatusCode::OK, &["ok".to_owned()].into_iter().chain(reading.problems()).collect::<Vec<_>>()),
+        None => text(StatusCode::OK, &["ok".to_owned()].into_iter().chain(sample.problems()).collect::<Vec<_>>()),
     }
 }
 
@@ -171,9 +173,10 @@ fn text(status: StatusCode, lines: &[String]) -> Response {
     (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
-/// Rejects requests by foreign names, which DNS rebinding would send.
+/// Rejects requests with a foreign `Host`, which prevents DNS rebinding.
 ///
-/// Browsers always send `Host`. HAProxy's check doesn't by default, so the health check alone works without it.
+/// Browsers always send `Host`. HAProxy's check omits it by default, so the health check does not
+/// require it.
 async fn check_host(State(app): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     let is_allowed = match request.headers().get(header::HOST) {
         None => request.uri().path() == HEALTH,
@@ -182,12 +185,12 @@ async fn check_host(State(app): State<Arc<AppState>>, request: Request, next: Ne
     if is_allowed {
         return next.run(request).await;
     }
-    let reason = "ask for this page by an address, as localhost, or by a name that status.allowed_hosts allows";
+    let reason = "unknown Host: use an IP address, localhost, or a name listed in status.allowed_hosts";
     text(StatusCode::MISDIRECTED_REQUEST, &[reason.to_owned()])
 }
 
-/// Whether a request only reads. HAProxy's check uses OPTIONS unless it is given another method.
-fn only_reads(request: &Request) -> bool {
+/// Returns whether a request only reads. HAProxy's check uses OPTIONS by default.
+fn is_read_only(request: &Request) -> bool {
     match *request.method() {
         Method::GET | Method::HEAD => true,
         Method::OPTIONS => request.uri().path() == HEALTH,
@@ -195,7 +198,7 @@ fn only_reads(request: &Request) -> bool {
     }
 }
 
-/// Nothing from elsewhere, no scripts, in nobody's frame, in no cache; and nothing but questions.
+/// Forbids scripts, foreign resources, frames and caches, and rejects requests that do not read.
 async fn security_headers(request: Request, next: Next) -> Result<Response, Infallible> {
     const HEADERS: [(HeaderName, &str); 5] = [
         (
@@ -208,14 +211,16 @@ async fn security_headers(request: Request, next: Next) -> Result<Response, Infa
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
     let mut response =
-        if only_reads(&request) { next.run(request).await } else { StatusCode::METHOD_NOT_ALLOWED.into_response() };
+        if is_read_only(&request) { next.run(request).await } else { StatusCode::METHOD_NOT_ALLOWED.into_response() };
     for (name, value) in HEADERS {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     Ok(response)
 }
 
-/// An address, with or without a port, is no name that somebody else could have chosen.
+/// Returns whether a `Host` is localhost, an address, or one of `names`, with or without a port.
+///
+/// Addresses are safe, because DNS rebinding requires a name.
 fn is_allowed_host(host: &str, names: &[String]) -> bool {
     let without_port = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -228,8 +233,8 @@ fn is_allowed_host(host: &str, names: &[String]) -> bool {
 
 impl AppState {
     async fn sample(&self) {
-        if let Ok(reading) = self.reader.status().await {
-            self.history.lock().unwrap_or_else(PoisonError::into_inner).take(&reading.status);
+        if let Ok(sample) = self.cache.status().await {
+            self.history.lock().unwrap_or_else(PoisonError::into_inner).record(&sample.status);
         }
     }
 }
@@ -239,9 +244,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_foreign_name_is_not_ours() {
+    fn foreign_host_is_rejected() {
         let names = ["status.example.org".to_owned()];
-        for ours in [
+        for allowed in [
             "localhost",
             "LOCALHOST:4280",
             "127.0.0.1:4280",
@@ -250,7 +255,7 @@ mod tests {
             "10.0.0.1",
             "status.example.org:80",
         ] {
-            assert!(is_allowed_host(ours, &names), "{ours}");
+            assert!(is_allowed_host(allowed, &names), "{allowed}");
         }
         for foreign in
             ["", "evil.example", "127.0.0.1.evil.example:4280", "localhost.evil.example", "a:b", "x.status.example.org"]

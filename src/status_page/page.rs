@@ -1,4 +1,4 @@
-//! The page: what was read, put into words and pictures.
+//! Content of the HTML page, computed from a status sample.
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::control::{ClearnetStatus, OnionStatus, PeerInfo, Status};
 use crate::server::CallCount;
 use crate::tor_state::TorState;
 
+/// Values of the template `page.html`.
 #[derive(Template)]
 #[template(path = "page.html", config = "src/status_page/askama.toml")]
 struct Page<'a> {
@@ -22,45 +23,47 @@ struct Page<'a> {
     tor: Tor,
     onion: Option<Onion<'a>>,
     clearnet: Option<Clearnet<'a>>,
-    /// What we stand in front of, as the configuration has it.
-    behind: Option<String>,
+    /// Backend as configured; `None` without a backend.
+    backend: Option<String>,
     calls: Vec<CallRow>,
     trend: Option<String>,
     rows: Vec<Row<'a>>,
-    choice: PeerPage<'a>,
+    peers: PeerPage<'a>,
 }
 
-/// The state with a class for its colour, and what there is to say of it.
+/// State of Tor, the CSS class of its colour, and a detail.
 struct Tor {
     class: &'static str,
     state: &'static str,
-    more: String,
+    detail: String,
 }
 
+/// Onion service, with its reachability and QR code.
 struct Onion<'a> {
     status: &'a OnionStatus,
     reachability: String,
     qr: Option<String>,
 }
 
-/// The own clearnet name, and what its tests showed.
+/// Clearnet name of this node, and its reachability.
 struct Clearnet<'a> {
     status: &'a ClearnetStatus,
     ports: String,
     reachability: String,
 }
 
-/// What was told callers who asked for one thing.
+/// Number of requests of one method, by result.
 struct CallRow {
     method: &'static str,
     clearnet: u64,
     onion: u64,
-    /// Of both: refused, passed on, and answered with an error.
+    /// Requests of both ingresses: refused, forwarded, and answered with an error.
     not_answered: [u64; 3],
 }
 
+/// Row of the table of peers.
 struct Row<'a> {
-    row: &'a PeerInfo,
+    peer: &'a PeerInfo,
     ports: String,
     latency: String,
     week: String,
@@ -70,29 +73,30 @@ struct Row<'a> {
     error: String,
 }
 
-pub fn render(reading: &StatusSample, history: &History, query: &PeerQuery) -> Result<String, askama::Error> {
-    let StatusSample { status, rows, .. } = reading;
+/// Renders the page.
+pub fn render(sample: &StatusSample, history: &History, query: &PeerQuery) -> Result<String, askama::Error> {
+    let StatusSample { status, rows, .. } = sample;
     let now = clock::now();
-    let choice = query.apply(rows);
+    let peers = query.apply(rows);
     let page = Page {
         status,
         uptime: span(Duration::from_secs(status.uptime_secs)),
-        problems: reading.problems(),
+        problems: sample.problems(),
         tor: tor(&status.tor, now),
         onion: status.onion.as_ref().map(|onion| self::onion(onion, now)),
-        clearnet: status.clearnet.as_ref().map(|name| clearnet(name, now)),
-        behind: status.backend.as_ref().map(|backend| backend.electrum.clone().into()),
-        calls: told(&status.clients.calls),
+        clearnet: status.clearnet.as_ref().map(|status| clearnet(status, now)),
+        backend: status.backend.as_ref().map(|backend| backend.electrum.clone().into()),
+        calls: call_rows(&status.clients.calls),
         trend: svg::trend(history),
-        rows: choice.rows.iter().map(|row| self::row(row, now)).collect(),
-        choice,
+        rows: peers.rows.iter().map(|row| self::row(row, now)).collect(),
+        peers,
     };
     page.render()
 }
 
 fn tor(state: &TorState, now: Time) -> Tor {
-    let (class, state, more) = match state {
-        TorState::Off => ("off", "off", "No onion server is called.".to_owned()),
+    let (class, state, detail) = match state {
+        TorState::Off => ("off", "off", "Onion peers are not dialled.".to_owned()),
         TorState::Starting { percent: None, waiting_for } => ("wait", "starting", waiting_for.clone()),
         TorState::Starting { percent: Some(percent), waiting_for } => {
             ("wait", "starting", format!("{percent} %: {waiting_for}"))
@@ -100,15 +104,15 @@ fn tor(state: &TorState, now: Time) -> Tor {
         TorState::Ready => ("good", "ready", String::new()),
         TorState::Down { since, reason } => ("wrong", "down", format!("For {}: {reason}", span(now.since(*since)))),
     };
-    Tor { class, state, more }
+    Tor { class, state, detail }
 }
 
 fn onion(status: &OnionStatus, now: Time) -> Onion<'_> {
     let mut reachability = reached(status.last_reached, now);
     if let Some(reason) = &status.error {
-        reachability.push_str(&format!("; missed {} times since: {reason}", status.failures));
+        reachability.push_str(&format!("; {} failed probes since: {reason}", status.failures));
     }
-    // A server as the Electrum wallet has it: name, port, and t for plain TCP.
+    // Format of the Electrum wallet: host, port, and `t` for plain TCP.
     Onion { status, reachability, qr: svg::qr(&format!("{}:{}:t", status.host, status.port)) }
 }
 
@@ -116,7 +120,7 @@ fn clearnet(status: &ClearnetStatus, now: Time) -> Clearnet<'_> {
     let reachability = match (status.last_reached, status.via) {
         (Some(reached), Some(via)) => format!("reached {via} {} ago", span(now.since(reached))),
         _ if status.address.is_some() => "not tested".to_owned(),
-        _ => "not reached yet and not advertised".to_owned(),
+        _ => "not reached yet, not advertised".to_owned(),
     };
     let at = status.address.as_ref().filter(|address| **address != status.host);
     let at = at.map(|address| format!(" at {address}")).unwrap_or_default();
@@ -124,19 +128,19 @@ fn clearnet(status: &ClearnetStatus, now: Time) -> Clearnet<'_> {
 }
 
 fn reached(at: Option<Time>, now: Time) -> String {
-    at.map_or("not reached yet, so not advertised".to_owned(), |at| format!("reached {} ago", span(now.since(at))))
+    at.map_or("not reached yet, not advertised".to_owned(), |at| format!("reached {} ago", span(now.since(at))))
 }
 
-fn told(calls: &[CallCount]) -> Vec<CallRow> {
+fn call_rows(calls: &[CallCount]) -> Vec<CallRow> {
     use crate::book::Ingress;
     use crate::electrum::responder::CallOutcome;
     use crate::jsonrpc::Method;
 
-    let sum = |method: Method, caller: Option<Ingress>, result: CallOutcome| {
-        let fits = |call: &&CallCount| {
-            call.method == method && call.result == result && caller.is_none_or(|caller| caller == call.ingress)
+    let sum = |method: Method, ingress: Option<Ingress>, result: CallOutcome| {
+        let matches = |call: &&CallCount| {
+            call.method == method && call.result == result && ingress.is_none_or(|ingress| ingress == call.ingress)
         };
-        calls.iter().filter(fits).map(|call| call.count).sum::<u64>()
+        calls.iter().filter(matches).map(|call| call.count).sum::<u64>()
     };
     let all = Method::ALL.into_iter().map(|method| CallRow {
         method: method.name(),
@@ -145,19 +149,19 @@ fn told(calls: &[CallCount]) -> Vec<CallRow> {
         not_answered: [CallOutcome::Refused, CallOutcome::Forwarded, CallOutcome::Error]
             .map(|result| sum(method, None, result)),
     });
-    all.filter(|told| told.clearnet + told.onion + told.not_answered.iter().sum::<u64>() > 0).collect()
+    all.filter(|row| row.clearnet + row.onion + row.not_answered.iter().sum::<u64>() > 0).collect()
 }
 
 fn row(row: &PeerInfo, now: Time) -> Row<'_> {
-    let per_cent = |share: f64| format!("{:.0} %", share * 100.0);
+    let percent_text = |share: f64| format!("{:.0} %", share * 100.0);
     let windows = ["2h", "1d", "1w", "1m"]
         .into_iter()
-        .filter_map(|window| row.uptime.get(window).map(|share| format!("{window} {}", per_cent(*share))));
+        .filter_map(|window| row.uptime.get(window).map(|share| format!("{window} {}", percent_text(*share))));
     Row {
-        row,
+        peer: row,
         ports: ports(row.ssl_port, row.tcp_port),
         latency: row.latency_ms.map(|ms| format!("{ms} ms")).unwrap_or_default(),
-        week: week(row).map(per_cent).unwrap_or_default(),
+        week: week(row).map(percent_text).unwrap_or_default(),
         uptimes: windows.collect::<Vec<_>>().join(", "),
         sparkline: svg::sparkline(&row.history),
         error: error(row, now),
@@ -165,10 +169,10 @@ fn row(row: &PeerInfo, now: Time) -> Row<'_> {
     }
 }
 
-/// What went wrong last, and what the peer waits for.
+/// Joins the last error and what the next probe waits for.
 fn error(row: &PeerInfo, now: Time) -> String {
     let next = span(row.next_try.since(now));
-    let waiting = row.waiting_for.as_ref().map(|what| format!("waiting for {what}, next try in {next}"));
+    let waiting = row.waiting_for.as_ref().map(|what| format!("waiting for {what}, next probe in {next}"));
     row.error.iter().cloned().chain(waiting).collect::<Vec<_>>().join("; ")
 }
 
@@ -177,7 +181,7 @@ fn ports(tls: Option<u16>, tcp: Option<u16>) -> String {
     [port('s', tls), port('t', tcp)].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
-/// The largest unit or two are precise enough.
+/// Formats a duration in its largest unit.
 fn span(time: Duration) -> String {
     match time.as_secs() {
         secs @ 0..60 => format!("{secs} s"),

@@ -1,4 +1,6 @@
-//! Which peers the reader of the page wants to see, and in which order. It stands in the page's address, so that scripts are no need.
+//! Filter, order and page of the peer table.
+//!
+//! They are parameters of the page's URL, so the page needs no scripts.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -6,14 +8,14 @@ use std::collections::HashMap;
 use crate::book::PeerState;
 use crate::control::PeerInfo;
 
-/// Peers on one page.
+/// Maximum number of peers on one page.
 const ROWS: usize = 100;
 
-/// What the reader wants to see of the peers.
+/// Parsed query of the page's URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PeerQuery {
     sort: Column,
-    /// The other way round than is usual for that column.
+    /// Whether the column's default order is reversed.
     reversed: bool,
     state: Option<PeerState>,
     kind: Option<Kind>,
@@ -38,46 +40,56 @@ enum Column {
     Source,
 }
 
-/// The peers that were asked for, as far as they fit on a page.
+/// One page of the peers that match a query.
 pub struct PeerPage<'a> {
+    /// Peers of this page.
     pub rows: Vec<&'a PeerInfo>,
-    /// How many there are in all.
+    /// Number of matching peers on all pages.
     pub found: usize,
+    /// Links to the filters.
     pub filters: Vec<NavLink>,
+    /// Column headers.
     pub columns: Vec<Heading>,
-    /// None where all fit on one.
+    /// Links to all pages; empty if there is only one.
     pub pages: Vec<NavLink>,
 }
 
+/// Link to another view of the table.
 pub struct NavLink {
+    /// Text of the link.
     pub text: String,
-    pub to: String,
-    pub current: bool,
+    /// Target of the link.
+    pub href: String,
+    /// Whether the link leads to the current view.
+    pub is_current: bool,
 }
 
+/// Header of a column.
 pub struct Heading {
+    /// Link that sorts by this column, or reverses the order.
     pub link: NavLink,
-    /// As aria-sort has it.
+    /// Value of the attribute `aria-sort`.
     pub order: &'static str,
 }
 
 impl PeerQuery {
-    /// What can't be understood is as if it weren't there.
-    pub fn read(query: &HashMap<String, String>) -> PeerQuery {
-        let said = |name: &str| query.get(name).map(String::as_str);
-        let state = said("state").and_then(|text| STATES.into_iter().find(|state| state.to_string() == text));
+    /// Parses the parameters of a URL. Invalid ones are ignored.
+    pub fn parse(query: &HashMap<String, String>) -> PeerQuery {
+        let param = |name: &str| query.get(name).map(String::as_str);
+        let state = param("state").and_then(|text| STATES.into_iter().find(|state| state.to_string() == text));
         let kind =
-            said("kind").and_then(|text| [Kind::Onion, Kind::Clearnet].into_iter().find(|kind| kind.name() == text));
-        let sort = said("sort").and_then(|text| Column::ALL.into_iter().find(|column| column.name() == text));
+            param("kind").and_then(|text| [Kind::Onion, Kind::Clearnet].into_iter().find(|kind| kind.name() == text));
+        let sort = param("sort").and_then(|text| Column::ALL.into_iter().find(|column| column.name() == text));
         PeerQuery {
             sort: sort.unwrap_or_default(),
-            reversed: said("order") == Some("reversed"),
+            reversed: param("order") == Some("reversed"),
             state,
             kind,
-            page: said("page").and_then(|page| page.parse::<usize>().ok()).map_or(0, |page| page.saturating_sub(1)),
+            page: param("page").and_then(|page| page.parse::<usize>().ok()).map_or(0, |page| page.saturating_sub(1)),
         }
     }
 
+    /// Selects and sorts the peers, and returns the requested page.
     pub fn apply(self, rows: &[PeerInfo]) -> PeerPage<'_> {
         let mut rows: Vec<&PeerInfo> = rows.iter().filter(|row| self.matches(row)).collect();
         rows.sort_by(|a, b| self.order(a, b));
@@ -93,8 +105,8 @@ impl PeerQuery {
         }
     }
 
-    /// The address of a page that shows this.
-    fn link(self) -> String {
+    /// Returns the URL of this view.
+    fn href(self) -> String {
         let mut params = Vec::new();
         if self.sort != Column::default() {
             params.push(format!("sort={}", self.sort.name()));
@@ -115,7 +127,8 @@ impl PeerQuery {
         self.state.is_none_or(|state| state == row.state) && self.kind.is_none_or(|wanted| wanted == kind)
     }
 
-    /// Sorts the best, newest or first row first. Rows without a value come last in both directions.
+    /// Sorts the best, newest or first row first. Rows without a value come last in both
+    /// directions.
     fn order(&self, a: &PeerInfo, b: &PeerInfo) -> Ordering {
         fn known<T>(a: Option<T>, b: Option<T>, order: impl Fn(&T, &T) -> Ordering) -> Ordering {
             match (&a, &b) {
@@ -125,15 +138,15 @@ impl PeerQuery {
                 (None, None) => Ordering::Equal,
             }
         }
-        let turned = |order: Ordering| if self.reversed { order.reverse() } else { order };
+        let directed = |order: Ordering| if self.reversed { order.reverse() } else { order };
         let order = match self.sort {
-            Column::Host => turned(a.host.cmp(&b.host)),
-            Column::State => turned(a.state.cmp(&b.state)),
-            Column::Software => known(a.software.as_ref(), b.software.as_ref(), |a, b| turned(a.cmp(b))),
-            Column::Latency => known(a.latency_ms, b.latency_ms, |a, b| turned(a.cmp(b))),
-            Column::Uptime => known(week(a), week(b), |a, b| turned(b.total_cmp(a))),
-            Column::Verified => known(a.last_success, b.last_success, |a, b| turned(b.cmp(a))),
-            Column::Source => turned(a.source.cmp(&b.source)),
+            Column::Host => directed(a.host.cmp(&b.host)),
+            Column::State => directed(a.state.cmp(&b.state)),
+            Column::Software => known(a.software.as_ref(), b.software.as_ref(), |a, b| directed(a.cmp(b))),
+            Column::Latency => known(a.latency_ms, b.latency_ms, |a, b| directed(a.cmp(b))),
+            Column::Uptime => known(week(a), week(b), |a, b| directed(b.total_cmp(a))),
+            Column::Verified => known(a.last_success, b.last_success, |a, b| directed(b.cmp(a))),
+            Column::Source => directed(a.source.cmp(&b.source)),
         };
         order.then_with(|| b.last_success.cmp(&a.last_success)).then_with(|| a.host.cmp(&b.host))
     }
@@ -141,32 +154,32 @@ impl PeerQuery {
     fn filters(self) -> Vec<NavLink> {
         let first = PeerQuery { page: 0, ..self };
         let states = [None].into_iter().chain(STATES.map(Some)).map(|state| {
-            let text = state.map_or("every state".to_owned(), |state| state.to_string());
-            NavLink { text, to: PeerQuery { state, ..first }.link(), current: self.state == state }
+            let text = state.map_or("all states".to_owned(), |state| state.to_string());
+            NavLink { text, href: PeerQuery { state, ..first }.href(), is_current: self.state == state }
         });
         let kinds = [None, Some(Kind::Onion), Some(Kind::Clearnet)].into_iter().map(|kind| {
-            let text = kind.map_or("every kind", Kind::name).to_owned();
-            NavLink { text, to: PeerQuery { kind, ..first }.link(), current: self.kind == kind }
+            let text = kind.map_or("all kinds", Kind::name).to_owned();
+            NavLink { text, href: PeerQuery { kind, ..first }.href(), is_current: self.kind == kind }
         });
         states.chain(kinds).collect()
     }
 
     fn column_header(self, column: Column) -> Heading {
-        let current = self.sort == column;
-        let query = PeerQuery { sort: column, reversed: current && !self.reversed, page: 0, ..self };
-        let order = match (current, self.reversed == column.descends()) {
+        let is_current = self.sort == column;
+        let query = PeerQuery { sort: column, reversed: is_current && !self.reversed, page: 0, ..self };
+        let order = match (is_current, self.reversed == column.descends()) {
             (false, _) => "none",
             (true, true) => "ascending",
             (true, false) => "descending",
         };
-        Heading { link: NavLink { text: column.title().to_owned(), to: query.link(), current }, order }
+        Heading { link: NavLink { text: column.title().to_owned(), href: query.href(), is_current }, order }
     }
 
     fn page_link(self, page: usize) -> NavLink {
         NavLink {
             text: page.saturating_add(1).to_string(),
-            to: PeerQuery { page, ..self }.link(),
-            current: page == self.page,
+            href: PeerQuery { page, ..self }.href(),
+            is_current: page == self.page,
         }
     }
 }
@@ -193,7 +206,7 @@ impl Column {
         Column::Source,
     ];
 
-    /// In the page's address.
+    /// Returns the value of the URL's parameter `sort`.
     fn name(self) -> &'static str {
         match self {
             Column::Host => "host",
@@ -218,12 +231,13 @@ impl Column {
         }
     }
 
-    /// Whether the largest comes first where nothing else is asked for.
+    /// Returns whether the default order starts with the largest value.
     fn descends(self) -> bool {
         matches!(self, Column::Uptime | Column::Verified)
     }
 }
 
+/// Returns a peer's uptime of the last week.
 pub fn week(row: &PeerInfo) -> Option<f64> {
     row.uptime.get("1w").copied()
 }
@@ -241,7 +255,7 @@ mod tests {
     }
 
     fn query(params: &[(&str, &str)]) -> PeerQuery {
-        PeerQuery::read(&params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+        PeerQuery::parse(&params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
     }
 
     fn sorted(query: &PeerQuery) -> Vec<String> {
@@ -255,36 +269,36 @@ mod tests {
     }
 
     #[test]
-    fn peers_are_sorted_and_chosen_as_wished() {
+    fn peers_are_sorted_and_filtered_by_the_query() {
         assert_eq!(sorted(&query(&[])), ["a.example", "c.example", "x.onion", "b.example"]);
         let by_latency = query(&[("sort", "latency")]);
         assert_eq!(sorted(&by_latency), ["c.example", "a.example", "x.onion", "b.example"]);
         let reversed = query(&[("sort", "latency"), ("order", "reversed")]);
-        assert_eq!(sorted(&reversed), ["x.onion", "a.example", "c.example", "b.example"], "the unknown stay last");
+        assert_eq!(sorted(&reversed), ["x.onion", "a.example", "c.example", "b.example"], "unknown values stay last");
         assert_eq!(sorted(&query(&[("kind", "onion")])), ["x.onion"]);
         assert_eq!(sorted(&query(&[("state", "bad")])), ["b.example"]);
         assert_eq!(query(&[("sort", "<script>"), ("state", "%"), ("page", "-1")]), PeerQuery::default());
     }
 
     #[test]
-    fn there_are_as_many_pages_as_it_takes() {
+    fn many_peers_are_split_into_pages() {
         let rows: Vec<PeerInfo> =
             (0..250).map(|n| row(&format!("h{n:03}.example"), PeerState::Verified, None)).collect();
-        let choice = query(&[("sort", "host"), ("page", "99")]).apply(&rows);
-        assert_eq!((choice.found, choice.pages.len(), choice.rows.len()), (250, 3, 50));
-        assert_eq!(choice.rows[0].host, "h200.example");
-        assert!(choice.pages[2].current && choice.pages[1].to.contains("page=2"));
+        let page = query(&[("sort", "host"), ("page", "99")]).apply(&rows);
+        assert_eq!((page.found, page.pages.len(), page.rows.len()), (250, 3, 50));
+        assert_eq!(page.rows[0].host, "h200.example");
+        assert!(page.pages[2].is_current && page.pages[1].href.contains("page=2"));
         assert!(query(&[]).apply(&rows[..100]).pages.is_empty());
     }
 
     #[test]
-    fn a_link_leads_to_what_it_was_made_from() {
+    fn href_round_trips_through_parse() {
         let parsed =
             query(&[("sort", "uptime"), ("order", "reversed"), ("state", "stale"), ("kind", "onion"), ("page", "3")]);
-        assert_eq!(parsed.link(), "/?sort=uptime&order=reversed&state=stale&kind=onion&page=3#peers");
-        assert_eq!(query(&[]).link(), "/?#peers");
+        assert_eq!(parsed.href(), "/?sort=uptime&order=reversed&state=stale&kind=onion&page=3#peers");
+        assert_eq!(query(&[]).href(), "/?#peers");
         let heading = parsed.column_header(Column::Uptime);
-        assert_eq!((heading.order, heading.link.to.contains("reversed")), ("ascending", false));
+        assert_eq!((heading.order, heading.link.href.contains("reversed")), ("ascending", false));
         assert_eq!(parsed.column_header(Column::Host).order, "none");
     }
 }

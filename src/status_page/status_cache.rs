@@ -1,4 +1,4 @@
-//! What is shown: the answers of the book's task, as fresh as is worth the asking.
+//! Cached replies of the book's task, shared by all requests of the page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,25 +11,29 @@ use crate::book_handle::{AdminRequest, Inbox};
 use crate::control::{self, PeerInfo, Status};
 use crate::tor_state::TorState;
 
-/// Time during which a sample is reused.
-const FRESH: Duration = Duration::from_secs(1);
-const ROWS_FRESH: Duration = Duration::from_secs(3);
+/// Time during which a status is reused.
+const STATUS_TTL: Duration = Duration::from_secs(1);
 
-/// The book's task answers within this, or something is badly wrong.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time during which a status with all peers is reused.
+const PEERS_TTL: Duration = Duration::from_secs(3);
 
-/// How we were at one moment.
+/// Maximum time to wait for the book's task, which normally answers within milliseconds.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// State of the node at one point in time.
 #[derive(Debug, Clone)]
 pub struct StatusSample {
+    /// Reply to the status request.
     pub status: Status,
-    /// Every peer, where they were asked for.
+    /// All peers; empty if only the status was requested.
     pub rows: Arc<Vec<PeerInfo>>,
-    /// How long the book's task took to answer, behind everything else that it had to do.
+    /// Time that the book's task took to answer, including its queue.
     pub answered_in: Duration,
-    /// Inputs that wait for it.
+    /// Number of messages in the queue of the book's task.
     pub waiting: usize,
 }
 
+/// Cache of status samples.
 #[derive(Debug)]
 pub struct StatusCache {
     inbox: Inbox,
@@ -38,22 +42,23 @@ pub struct StatusCache {
 
 #[derive(Debug, Default)]
 struct Last {
-    status: Answer,
-    all: Answer,
+    status: CachedSample,
+    all: CachedSample,
 }
 
-/// The last one, and when it came. That there was none is remembered as well: those who wait needn't all find out in turn.
-type Answer = Option<(Instant, Result<Arc<StatusSample>, String>)>;
+/// Last result with its time. Errors are cached as well, so that concurrent requests fail together.
+type CachedSample = Option<(Instant, Result<Arc<StatusSample>, String>)>;
 
 impl StatusCache {
+    /// Creates an empty cache.
     pub fn new(inbox: Inbox) -> StatusCache {
         StatusCache { inbox, last: Mutex::default() }
     }
 
-    /// How we are, without the peers; or why that can't be said.
+    /// Returns the status without the peers, or the reason why it is unavailable.
     pub async fn status(&self) -> Result<Arc<StatusSample>, String> {
         let mut last = self.last.lock().await;
-        if let Some(answer) = fresh(&last.status, FRESH) {
+        if let Some(answer) = fresh(&last.status, STATUS_TTL) {
             return answer;
         }
         let answer = self.read(Arc::default()).await.map(Arc::new);
@@ -61,10 +66,10 @@ impl StatusCache {
         answer
     }
 
-    /// How we are, and every peer.
+    /// Returns the status with all peers, or the reason why it is unavailable.
     pub async fn all(&self) -> Result<Arc<StatusSample>, String> {
         let mut last = self.last.lock().await;
-        if let Some(answer) = fresh(&last.all, ROWS_FRESH) {
+        if let Some(answer) = fresh(&last.all, PEERS_TTL) {
             return answer;
         }
         let answer = match self.ask(AdminRequest::Peers).await {
@@ -77,54 +82,56 @@ impl StatusCache {
 
     async fn read(&self, rows: Arc<Vec<PeerInfo>>) -> Result<StatusSample, String> {
         let waiting = self.inbox.max_capacity().saturating_sub(self.inbox.capacity());
-        let began = Instant::now();
+        let started = Instant::now();
         let status = self.ask(AdminRequest::Status).await?;
-        Ok(StatusSample { status, rows, answered_in: began.elapsed(), waiting })
+        Ok(StatusSample { status, rows, answered_in: started.elapsed(), waiting })
     }
 
     async fn ask<T: DeserializeOwned>(&self, ask: AdminRequest) -> Result<T, String> {
-        let answer = timeout(PATIENCE, control::query(&self.inbox, ask)).await;
-        let answer = answer.map_err(|_| format!("the book's task didn't answer within {} s", PATIENCE.as_secs()))??;
+        let answer = timeout(REPLY_TIMEOUT, control::query(&self.inbox, ask)).await;
+        let answer =
+            answer.map_err(|_| format!("the book's task did not answer within {} s", REPLY_TIMEOUT.as_secs()))??;
         serde_json::from_value(answer).map_err(|error| error.to_string())
     }
 }
 
 impl StatusSample {
-    /// What is amiss, each in a line.
+    /// Returns all problems of the node, one line each.
     pub fn problems(&self) -> Vec<String> {
         let StatusSample { status, .. } = self;
-        let mut troubles = Vec::new();
+        let mut problems = Vec::new();
         if status.store.failing {
             let waiting = status.store.pending;
-            troubles.push(format!("the book can't be written to disk; {waiting} records wait. Is the disk full?"));
+            problems.push(format!("the store can't be written; {waiting} records wait. Is the disk full?"));
         }
         if status.network_down {
-            troubles.push("our own network seems to be down: nobody answers directly".to_owned());
+            problems.push("no peer is reachable directly: the local network seems to be down".to_owned());
         }
         if let TorState::Down { reason, .. } = &status.tor {
-            troubles.push(format!("Tor is down: {reason}. Clients are sent a few onion servers at random"));
+            problems.push(format!("Tor is down: {reason}. Clients receive a few onion servers at random"));
         }
         if let Some(reason) = &status.clearnet_blocked {
-            troubles.push(format!("clearnet peers can't be reached: {reason}"));
+            problems.push(format!("clearnet peers can't be reached: {reason}"));
         }
         if let Some(error) = &status.onion_error {
-            troubles.push(format!("the onion service does not run: {error}"));
+            problems.push(format!("the onion service does not run: {error}"));
         }
         if let Some(name) = &status.clearnet
             && let Some(reason) = &name.error
         {
-            troubles.push(format!("{} can't be reached: {reason}", name.host));
+            problems.push(format!("{} can't be reached: {reason}", name.host));
         }
         if let Some(problem) = status.backend.as_ref().and_then(|backend| backend.error.as_ref()) {
-            troubles.push(format!("what we stand in front of is of no use: {problem}"));
+            problems.push(format!("the backend does not work: {problem}"));
         }
         if status.clients.panicked_sessions > 0 {
-            troubles.push(format!("{} sessions broke down; the log says where", status.clients.panicked_sessions));
+            problems.push(format!("{} sessions ended by a bug; see the log", status.clients.panicked_sessions));
         }
-        troubles
+        problems
     }
 }
 
-fn fresh(last: &Answer, age: Duration) -> Option<Result<Arc<StatusSample>, String>> {
+/// Returns the cached result if it is younger than `age`.
+fn fresh(last: &CachedSample, age: Duration) -> Option<Result<Arc<StatusSample>, String>> {
     last.as_ref().filter(|(at, _)| at.elapsed() < age).map(|(_, answer)| answer.clone())
 }

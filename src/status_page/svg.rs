@@ -1,30 +1,31 @@
-//! Small pictures, as SVG that stands in the page.
+//! Inline SVG images of the page.
 
 use qrcode::{Color, EcLevel, QrCode};
 
 use super::history::History;
 
-/// The light border that readers want around a code, in modules.
-const QUIET: usize = 4;
+/// Width of the border around a QR code in modules, as ISO/IEC 18004 requires.
+const QUIET_ZONE: usize = 4;
 
-/// A code that wallets read, or none for a text that doesn't fit into one.
+/// Draws a QR code; `None` if the text is too long.
 pub fn qr(text: &str) -> Option<String> {
     let code = QrCode::with_error_correction_level(text, EcLevel::M).ok()?;
     let width = code.width();
     let mut path = String::new();
     for (index, color) in code.to_colors().into_iter().enumerate() {
         if color == Color::Dark {
-            path.push_str(&format!("M{} {}h1v1h-1z", index % width + QUIET, index / width + QUIET));
+            path.push_str(&format!("M{} {}h1v1h-1z", index % width + QUIET_ZONE, index / width + QUIET_ZONE));
         }
     }
-    let size = width + 2 * QUIET;
+    let size = width + 2 * QUIET_ZONE;
     Some(format!(
         r##"<svg class="qr" role="img" aria-label="{label}" viewBox="0 0 {size} {size}" shape-rendering="crispEdges"><rect width="{size}" height="{size}" fill="#fff"/><path d="{path}" fill="#000"/></svg>"##,
         label = "QR code of the onion address, for wallets"
     ))
 }
 
-/// A peer's last outcomes, oldest first: tall where it was there, a short mark below where it wasn't.
+/// Draws the last outcomes of a peer, oldest first: tall bars for successes, short ones for
+/// failures.
 pub fn sparkline(history: &[bool]) -> String {
     let marks = history.iter().enumerate().map(|(index, up)| {
         let x = index * 4;
@@ -34,14 +35,14 @@ pub fn sparkline(history: &[bool]) -> String {
             format!(r#"<rect class="down" x="{x}" y="9" width="3" height="4"/>"#)
         }
     });
-    let (came, tries) = (history.iter().filter(|up| **up).count(), history.len());
+    let (successes, probes) = (history.iter().filter(|up| **up).count(), history.len());
     format!(
-        r#"<svg class="outcomes" role="img" aria-label="{came} of the last {tries} tries succeeded" viewBox="0 0 64 14">{}</svg>"#,
+        r#"<svg class="outcomes" role="img" aria-label="{successes} of the last {probes} probes succeeded" viewBox="0 0 64 14">{}</svg>"#,
         marks.collect::<String>()
     )
 }
 
-/// Verified peers over the last day; none before there are two samples.
+/// Plots verified peers over the last day; `None` with fewer than two samples.
 pub fn trend(history: &History) -> Option<String> {
     const WIDTH: f64 = 600.0;
     const HEIGHT: f64 = 80.0;
@@ -66,7 +67,7 @@ pub fn trend(history: &History) -> Option<String> {
     ))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a plot is not so fine")]
+#[expect(clippy::cast_precision_loss, reason = "the counts of a plot are far below 2^52")]
 fn share(part: usize, whole: usize) -> f64 {
     part as f64 / whole as f64
 }
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_holds_the_longest_name_and_port() {
+    fn qr_code_holds_the_longest_name_and_port() {
         let name = format!("{}.onion:65535:t", "a".repeat(56));
         let code = qr(&name).unwrap();
         assert!(code.contains("viewBox=\"0 0 45 45\"") && code.contains("M4 4h1v1h-1z"), "{code}");
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plot_begins_with_two_samples() {
+    fn trend_with_two_samples_is_drawn() {
         let sample = |verified, tor_ready| Sample { verified, onion: verified / 4, tor_ready };
         let mut history = History::default();
         assert_eq!(trend(&history), None);
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outcome_is_seen_without_its_colour() {
+    fn sparkline_outcomes_differ_in_shape() {
         insta::assert_snapshot!(sparkline(&[true, false]));
     }
 }

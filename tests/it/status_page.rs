@@ -78,7 +78,7 @@ fn empty(dir: &Path, browser: &Browser) {
     assert_eq!(daemon.status()["page"], format!("http://{PAGE}"));
     assert_eq!(fetch(PAGE, "/healthz"), (200, "ok\n".to_owned()));
     let (code, page) = fetch(PAGE, "/");
-    assert!(code == 200 && page.contains("None yet") && page.contains("Nobody has asked"), "{page}");
+    assert!(code == 200 && page.contains("None yet") && page.contains("No requests yet"), "{page}");
     browser.look("empty", 1280, false);
     // By a name that is somebody else's, by a method that could change something, and what there isn't.
     assert_eq!(fetch_as(PAGE, "evil.example", "/").0, 421);
