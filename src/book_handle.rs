@@ -1,34 +1,47 @@
-//! What the task that owns the book is told: everything that happens arrives here, on one bounded channel.
+//! Bounded channel of messages to the task that owns the book.
 
 use std::net::IpAddr;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::api::AdminRequest;
 use crate::book::Event;
 use crate::peer::Features;
 
-/// Inputs that may wait. Beyond that, callers are told no and drivers wait.
+/// Maximum number of queued messages. With a full queue drivers wait and `server.add_peer` fails.
 pub const CAPACITY: usize = 1024;
 
+/// Sender of messages to the book's task.
 pub type Inbox = mpsc::Sender<BookMessage>;
 
+/// Message to the book's task.
 #[derive(Debug)]
 pub enum BookMessage {
-    /// From the drivers of the book's actions.
+    /// Event from a driver.
     Event(Event),
-    /// A caller's `server.add_peer`; true if it is taken up. The address is None for callers through Tor.
-    AddPeer { features: Box<Features>, from: Option<IpAddr>, reply: oneshot::Sender<bool> },
-    /// From the operator, whose answer is JSON or the reason why not.
-    Query { request: AdminRequest, reply: oneshot::Sender<Result<serde_json::Value, String>> },
+    /// `server.add_peer` of a client.
+    AddPeer {
+        /// Features that the client sent.
+        features: Box<Features>,
+        /// Address of the client; `None` through Tor.
+        from: Option<IpAddr>,
+        /// Receives true if the peer is accepted.
+        reply: oneshot::Sender<bool>,
+    },
+    /// Request of an operator.
+    Admin(AdminRequest),
 }
 
-/// What an operator may ask of a running daemon.
-#[derive(Debug)]
-pub enum AdminRequest {
-    Status,
-    Peers,
-    /// A real name to be taken in.
-    Add(String),
-    /// A host to be dropped.
-    Forget(String),
+/// The book's task has ended, because the daemon is stopping.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the daemon is stopping")]
+pub struct Stopping;
+
+/// Sends a request to the book's task and waits for the reply.
+///
+/// `request` puts the reply's sender into the request.
+pub async fn query<T>(inbox: &Inbox, request: impl FnOnce(oneshot::Sender<T>) -> AdminRequest) -> Result<T, Stopping> {
+    let (reply, receiver) = oneshot::channel();
+    inbox.send(BookMessage::Admin(request(reply))).await.map_err(|_| Stopping)?;
+    receiver.await.map_err(|_| Stopping)
 }

@@ -1,201 +1,39 @@
-//! The operator's way to a running daemon: a Unix socket that speaks the same JSON-RPC as everything else.
+//! Unix socket for operators: JSON-RPC on the daemon's side, typed requests on the commands' side.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::codec::{Framed, LinesCodec};
 
-use crate::backend::BackendTarget;
-use crate::book::{Counts, PeerState};
-use crate::book_handle::{AdminRequest, BookMessage, Inbox};
-use crate::clock::Time;
-use crate::irc_discovery::IrcStatus;
+use crate::api::{AdminRequest, PeerInfo, Status};
+use crate::book_handle::{Inbox, query};
 use crate::jsonrpc::{Id, Message, Request, parse_line};
-use crate::network::Network;
-use crate::route::Route;
-use crate::server::CallCount;
-use crate::tor_state::{OnionError, TorSource, TorState};
 
-/// A book of ten thousand peers is about six megabytes of this.
+/// Maximum size of a response in bytes. Ten thousand peers take about six megabytes.
 const MAX_RESPONSE: usize = 64 * 1024 * 1024;
 
-/// The book answers at once, whatever else it does.
+/// Maximum size of a request in bytes.
+const MAX_REQUEST: usize = 64 * 1024;
+
+/// Maximum time to wait for a response, which normally takes milliseconds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The daemon's state, as `status` shows it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Status {
-    pub version: String,
-    pub network: Network,
-    pub uptime_secs: u64,
-    pub tor: TorState,
-    /// The Tor in use; `None` where Tor is off.
-    pub tor_source: Option<TorSource>,
-    /// With `tor.only`: why the Tor in use reaches no clearnet peer.
-    pub clearnet_blocked: Option<String>,
-    /// Nothing answered directly for a while, not even peers that were fine lately.
-    pub network_down: bool,
-    /// Our onion service, if we have one.
-    pub onion: Option<OnionStatus>,
-    /// Why the embedded onion service does not run, if it should.
-    pub onion_error: Option<OnionError>,
-    /// Our name on clearnet, if we have one.
-    pub clearnet: Option<ClearnetStatus>,
-    pub listeners: Vec<String>,
-    /// Where the status page is, if there is one.
-    pub page: Option<String>,
-    /// The server that we stand in front of, if there is one.
-    pub backend: Option<BackendStatus>,
-    /// The visits to IRC, if there are any.
-    pub irc: Option<IrcStatus>,
-    pub peers: Counts,
-    /// When the book wants to be woken next.
-    pub next_probe: Time,
-    pub store: StoreStatus,
-    pub clients: ClientStats,
-}
+/// Delay after a failure to accept a connection, as for want of file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct OnionStatus {
-    pub host: String,
-    pub port: u16,
-    /// When we last reached it ourselves, through Tor. Clients are sent it from the first time on.
-    pub last_reached: Option<Time>,
-    /// How often in a row it could not be reached, and why not.
-    pub failures: u32,
-    pub error: Option<String>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ClearnetStatus {
-    pub host: String,
-    pub tcp_port: Option<u16>,
-    pub ssl_port: Option<u16>,
-    /// The address that is published with it.
-    pub address: Option<String>,
-    /// The path by which it was last reached.
-    pub via: Option<Route>,
-    /// When it was last reached. It is advertised from the first time on.
-    pub last_reached: Option<Time>,
-    /// Failed tests in a row, and why the last one failed.
-    pub failures: u32,
-    pub error: Option<String>,
-    /// What an operator should know though it is advertised.
-    pub warnings: Vec<String>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BackendStatus {
-    /// As the configuration has it.
-    pub electrum: BackendTarget,
-    /// Why it is of no use at the moment.
-    pub error: Option<String>,
-    pub software: Option<String>,
-    pub tip: Option<u32>,
-    /// Where it is our peers: those that carry sessions, and how many.
-    pub sessions: BTreeMap<String, usize>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct StoreStatus {
-    /// The last write failed, for want of room perhaps.
-    pub failing: bool,
-    /// Records that are not on disk yet.
-    pub pending: u64,
-    /// Transactions since the start.
-    pub batches: u64,
-    /// How long its file is.
-    pub bytes: u64,
-}
-
-/// What callers did since the start.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ClientStats {
-    pub open_sessions: u64,
-    pub sessions: u64,
-    /// Those of them that came by our onion name.
-    pub sessions_onion: u64,
-    pub requests: u64,
-    /// The calls among them, by which of our names they were made, and what became of them.
-    pub calls: Vec<CallCount>,
-    /// Passed on to the server behind us, and how often it couldn't be reached or went away.
-    pub forwarded_requests: u64,
-    pub backend_failures: u64,
-    /// Rejected as we were full, for too many sessions or connections from one source, or as banned.
-    pub refused_full: u64,
-    pub refused_source: u64,
-    pub refused_banned: u64,
-    /// Disconnected for somebody from a source with fewer sessions.
-    pub evicted: u64,
-    pub failed_handshakes: u64,
-    /// Requests that waited for their turn, as their session or source asked a lot.
-    pub delayed_requests: u64,
-    /// Disconnected for too many requests, too many bytes, lines that can't be read, slowness, or silence.
-    pub rate_limited_requests: u64,
-    pub rate_limited_bytes: u64,
-    pub malformed_lines: u64,
-    pub slow: u64,
-    pub idle: u64,
-    /// Ended by a bug in Waypost.
-    pub panicked_sessions: u64,
-}
-
-/// One peer, as `peers` shows it. Times are in milliseconds since 1970.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct PeerInfo {
-    pub host: String,
-    pub state: PeerState,
-    pub ip: Option<String>,
-    pub tcp_port: Option<u16>,
-    pub ssl_port: Option<u16>,
-    pub protocol: Option<String>,
-    pub pruning: Option<u32>,
-    pub software: Option<String>,
-    pub genesis_hash: Option<String>,
-    /// SHA-256 of the TLS certificate's key, since when, and how often it was another before.
-    pub key: Option<String>,
-    pub key_since: Option<Time>,
-    pub key_changes: u32,
-    pub tip: Option<u32>,
-    pub source: String,
-    /// Whether the peer itself said what stands here.
-    pub self_reported: bool,
-    pub first_seen: Time,
-    pub last_try: Option<Time>,
-    pub last_success: Option<Time>,
-    pub next_try: Time,
-    /// What holds the next try back, where that is more than its time.
-    pub waiting_for: Option<String>,
-    pub failures: u32,
-    /// What went wrong at the last try, or why it is bad.
-    pub error: Option<String>,
-    pub latency_ms: Option<u64>,
-    /// How much of the last two hours, day, week and month it was there, from 0 to 1; older whiles count as well, but less.
-    pub uptime: BTreeMap<String, f64>,
-    /// The last outcomes, oldest first: true for a success.
-    pub history: Vec<bool>,
-}
-
-/// Has the book's task answer an operator's question, from wherever it was asked.
-pub async fn query(inbox: &Inbox, ask: AdminRequest) -> Result<Value, String> {
-    let (reply, answer) = oneshot::channel();
-    let down = "the daemon is going down";
-    inbox.send(BookMessage::Query { request: ask, reply }).await.map_err(|_| down.to_owned())?;
-    answer.await.map_err(|_| down.to_owned())?
-}
-
-/// Takes the socket's place in the file system. One that a dead daemon left there is replaced; the store's lock has
-/// shown by then that no living one uses it.
+/// Binds the socket, which only its owner may use.
+///
+/// The socket of an earlier daemon is replaced. The lock of the store has already shown that no other
+/// daemon is running.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -206,7 +44,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves operators until it is dropped.
+/// Accepts operators' connections forever; dropping the future closes them.
 pub async fn serve(listener: UnixListener, inbox: Inbox) {
     let mut sessions = JoinSet::new();
     loop {
@@ -216,51 +54,15 @@ pub async fn serve(listener: UnixListener, inbox: Inbox) {
                 sessions.spawn(session(stream, inbox.clone()));
             }
             Err(error) => {
-                tracing::warn!(%error, "can't take a control connection for the moment");
-                sleep(Duration::from_secs(1)).await;
+                tracing::warn!(%error, "can't accept a control connection");
+                sleep(ACCEPT_RETRY).await;
             }
         }
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum ControlError {
-    #[error("no daemon answers on {}: {error}; {}", path.display(), advice(error))]
-    NoDaemon { path: PathBuf, error: io::Error },
-    #[error(
-        "the daemon's answer can't be read: {0}; see its log, and that it is of this version (`waypost --version`)"
-    )]
-    Unreadable(String),
-    #[error("{0}")]
-    Refused(String),
-}
-
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => "use sudo, or run this as the daemon's user",
-        _ => "is `waypost run` running with this data_dir? --config or --data-dir say where it is",
-    }
-}
-
-/// One call to the daemon whose socket this is.
-pub async fn request(path: &Path, method: &str, params: &[&str]) -> Result<Value, ControlError> {
-    let no_daemon = |error| ControlError::NoDaemon { path: path.to_owned(), error };
-    let unreadable = |error: &dyn std::fmt::Display| ControlError::Unreadable(error.to_string());
-    let stream = UnixStream::connect(path).await.map_err(no_daemon)?;
-    let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_RESPONSE));
-    let request = json!({ "jsonrpc": "2.0", "id": 0, "method": method, "params": params });
-    lines.send(request.to_string()).await.map_err(|error| unreadable(&error))?;
-    let line = timeout(RESPONSE_TIMEOUT, lines.next()).await.map_err(|error| unreadable(&error))?;
-    let line = line.ok_or_else(|| unreadable(&"it closed the connection"))?.map_err(|error| unreadable(&error))?;
-    let mut answer: Value = serde_json::from_str(&line).map_err(|error| unreadable(&error))?;
-    match answer.pointer("/error/message").and_then(Value::as_str) {
-        Some(reason) => Err(ControlError::Refused(reason.to_owned())),
-        None => Ok(answer.get_mut("result").map(Value::take).unwrap_or_default()),
-    }
-}
-
 async fn session(stream: UnixStream, inbox: Inbox) {
-    let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(64 * 1024));
+    let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_REQUEST));
     while let Some(Ok(line)) = lines.next().await {
         let id = match parse_line(&line) {
             Ok(Message::Single(Ok(Request { id: Id::Present(id), .. }))) => {
@@ -268,31 +70,125 @@ async fn session(stream: UnixStream, inbox: Inbox) {
             }
             _ => Value::Null,
         };
-        let answer = match answer(&line, &inbox).await {
+        let response = match handle_line(&line, &inbox).await {
             Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
             Err(reason) => json!({ "jsonrpc": "2.0", "id": id, "error": { "code": 1, "message": reason } }),
         };
-        if lines.send(answer.to_string()).await.is_err() {
+        if lines.send(response.to_string()).await.is_err() {
             return;
         }
     }
 }
 
-async fn answer(line: &str, inbox: &Inbox) -> Result<Value, String> {
+/// Answers one request with the reply's JSON, or with the reason why it is refused.
+async fn handle_line(line: &str, inbox: &Inbox) -> Result<Value, String> {
     let request = match parse_line(line) {
         Ok(Message::Single(Ok(request))) => request,
-        _ => return Err("expected one JSON-RPC call a line".to_owned()),
+        _ => return Err("malformed request: expected one JSON-RPC request per line".to_owned()),
     };
     let mut params: Vec<String> = match request.params {
-        Some(params) => serde_json::from_str(params.get()).map_err(|_| "expected texts as parameters".to_owned())?,
+        Some(params) => serde_json::from_str(params.get())
+            .map_err(|_| "malformed parameters: expected a list of strings".to_owned())?,
         None => Vec::new(),
     };
-    let ask = match (request.method.as_ref(), params.pop(), params.is_empty()) {
-        ("status", None, _) => AdminRequest::Status,
-        ("peers", None, _) => AdminRequest::Peers,
-        ("add", Some(name), true) => AdminRequest::Add(name),
-        ("forget", Some(host), true) => AdminRequest::Forget(host),
-        _ => return Err("expected status, peers, add with a real name, or forget with a host".to_owned()),
-    };
-    self::query(inbox, ask).await
+    match (request.method.as_ref(), params.pop(), params.is_empty()) {
+        ("status", None, _) => to_json(&query(inbox, AdminRequest::Status).await.map_err(reason)?),
+        ("peers", None, _) => to_json(&query(inbox, AdminRequest::Peers).await.map_err(reason)?),
+        ("add", Some(name), true) => {
+            query(inbox, |reply| AdminRequest::Add { name, reply }).await.map_err(reason)??;
+            Ok(Value::Bool(true))
+        }
+        ("forget", Some(host), true) => {
+            query(inbox, |reply| AdminRequest::Forget { host, reply }).await.map_err(reason)??;
+            Ok(Value::Bool(true))
+        }
+        _ => Err("unknown request: expected status, peers, add with a real name, or forget with a host".to_owned()),
+    }
+}
+
+fn to_json(reply: &impl Serialize) -> Result<Value, String> {
+    serde_json::to_value(reply).map_err(reason)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
+fn reason(error: impl ToString) -> String {
+    error.to_string()
+}
+
+/// Failure of a request to the daemon.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The socket cannot be reached.
+    #[error("no daemon answers on {}: {error}; {}", path.display(), advice(error))]
+    NoDaemon {
+        /// Path of the socket.
+        path: PathBuf,
+        /// Error of the operating system.
+        error: io::Error,
+    },
+    /// The response is missing or malformed.
+    #[error(
+        "no usable response of the daemon: {0}; see its log, and check that it has this version (`waypost --version`)"
+    )]
+    Unreadable(String),
+    /// The daemon refuses the request, for this reason.
+    #[error("{0}")]
+    Refused(String),
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "use sudo, or run this as the daemon's user",
+        _ => "check that `waypost run` is running with this data_dir; --config or --data-dir select it",
+    }
+}
+
+/// Client of a daemon's control socket. Each request opens a connection.
+#[derive(Debug, Clone)]
+pub struct ControlClient {
+    path: PathBuf,
+}
+
+impl ControlClient {
+    /// Creates a client of the socket at `path`.
+    pub fn new(path: PathBuf) -> ControlClient {
+        ControlClient { path }
+    }
+
+    /// Requests the daemon's state.
+    pub async fn status(&self) -> Result<Status, ControlError> {
+        self.request("status", &[]).await
+    }
+
+    /// Requests all peers.
+    pub async fn peers(&self) -> Result<Vec<PeerInfo>, ControlError> {
+        self.request("peers", &[]).await
+    }
+
+    /// Adds a peer by its real name.
+    pub async fn add(&self, name: &str) -> Result<(), ControlError> {
+        self.request::<bool>("add", &[name]).await.map(drop)
+    }
+
+    /// Removes a peer by its host.
+    pub async fn forget(&self, host: &str) -> Result<(), ControlError> {
+        self.request::<bool>("forget", &[host]).await.map(drop)
+    }
+
+    async fn request<T: DeserializeOwned>(&self, method: &str, params: &[&str]) -> Result<T, ControlError> {
+        let no_daemon = |error| ControlError::NoDaemon { path: self.path.clone(), error };
+        let unreadable = |error: &dyn std::fmt::Display| ControlError::Unreadable(error.to_string());
+        let stream = UnixStream::connect(&self.path).await.map_err(no_daemon)?;
+        let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_RESPONSE));
+        let request = json!({ "jsonrpc": "2.0", "id": 0, "method": method, "params": params });
+        lines.send(request.to_string()).await.map_err(|error| unreadable(&error))?;
+        let line = timeout(RESPONSE_TIMEOUT, lines.next()).await.map_err(|error| unreadable(&error))?;
+        let line = line.ok_or_else(|| unreadable(&"connection closed"))?.map_err(|error| unreadable(&error))?;
+        let mut response: Value = serde_json::from_str(&line).map_err(|error| unreadable(&error))?;
+        if let Some(reason) = response.pointer("/error/message").and_then(Value::as_str) {
+            return Err(ControlError::Refused(reason.to_owned()));
+        }
+        let result = response.get_mut("result").map(Value::take).unwrap_or_default();
+        serde_json::from_value(result).map_err(|error| unreadable(&error))
+    }
 }

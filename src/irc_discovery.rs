@@ -12,11 +12,11 @@ use bytes::BytesMut;
 use futures_util::{SinkExt, StreamExt};
 use rand::RngExt;
 use rand::rngs::StdRng;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder, Encoder, Framed};
 
+use crate::api::IrcStatus;
 use crate::atomic_file::{self, Readers};
 use crate::backoff::Backoff;
 use crate::book::{Event, Snapshot};
@@ -42,22 +42,6 @@ pub struct IrcConfig {
     pub key: Option<KeyHash>,
     /// Where it is written down when the next visit is due, so that who starts us time and again doesn't annoy others.
     pub visit_file: PathBuf,
-}
-
-/// What came of the visits.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct IrcStatus {
-    /// The server's name and port.
-    pub server: String,
-    pub last: Option<Time>,
-    /// Why the last one came to nothing.
-    pub error: Option<String>,
-    pub next: Option<Time>,
-    /// Real names of servers; and names under the prefix that were cut off, had control codes, or were none of a server's.
-    pub found: u64,
-    pub cut_off: u64,
-    pub control_codes: u64,
-    pub unreadable: u64,
 }
 
 /// What the visitor needs.

@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md shows the layers and which way the arrows go.
 
+pub mod api;
 pub mod atomic_file;
 pub mod backend;
 pub mod backoff;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::format::ports;
+use crate::api::PeerInfo;
 use crate::book::PeerState;
-use crate::control::PeerInfo;
 use clap::ValueEnum;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]

@@ -26,7 +26,7 @@ use self::args::{Cli, Command, LogFormatArg, Settings};
 use self::output::{Json, print, print_json};
 use self::terminal::TerminalStyle;
 use crate::config::{self, Config, ConfigError, ConfigFile, LogFormat};
-use crate::control;
+use crate::control::ControlClient;
 use crate::daemon::{self, DaemonError, ReloadHooks};
 use crate::tor::Mode;
 
@@ -74,6 +74,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         config::load(file.as_deref(), std::env::vars_os(), flags.clone())
     };
     let config = load()?;
+    let control = ControlClient::new(config.control_path());
     match command {
         Command::Run { .. } => {
             config.check_files().map_err(ConfigError::NamedFile)?;
@@ -91,42 +92,40 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Probe(args) => block_on(probe::run(args, &config))?,
         Command::OnionAddress(args) => {
             // Its files may be such that only the daemon itself looks there, as with a user that systemd made for it.
-            let told = if args.is_query() { call(&config, "status", &[]).ok() } else { None };
-            let told = told.as_ref().and_then(|status| status.pointer("/onion/host")?.as_str());
-            if told.is_none() {
+            let status = if args.is_query() { block_on(control.status())?.ok() } else { None };
+            let onion_host = status.as_ref().and_then(|status| Some(status.onion.as_ref()?.host.as_str()));
+            if onion_host.is_none() {
                 daemon::move_shared_data(&config)?;
             }
-            onion_address::run(&args, told, &config.tor_state_path())
+            onion_address::run(&args, onion_host, &config.tor_state_path())
         }
         Command::Status(Json { json }) => {
-            let status = call(&config, "status", &[])?;
+            let status = block_on(control.status())??;
             if json {
-                return print_json(&status);
+                // As at the socket, the keys are sorted.
+                return print_json(&serde_json::to_value(&status)?);
             }
-            print(&status::status(&serde_json::from_value(status)?, TerminalStyle::detect()))
+            print(&status::status(&status, TerminalStyle::detect()))
         }
         Command::Peers(args) => {
             if let Some(every) = args.watch {
-                return block_on(watch::run(&config.control_path(), &args, every))?;
+                return block_on(watch::run(&control, &args, every))?;
             }
-            let rows = peers::filter(serde_json::from_value(call(&config, "peers", &[])?)?, &args);
+            let rows = peers::filter(block_on(control.peers())??, &args);
             if args.json {
                 return print_json(&rows);
             }
             print(&peers::table(&rows, TerminalStyle::detect()))
         }
-        Command::Export { format } => {
-            let rows = call(&config, "peers", &[])?;
-            print(&export::export(serde_json::from_value(rows)?, format)?)
-        }
+        Command::Export { format } => print(&export::export(block_on(control.peers())??, format)?),
         Command::Add { name, json } => {
             let name = name.join(" ");
-            call(&config, "add", &[&name])?;
+            block_on(control.add(&name))??;
             let words = format!("added; `waypost peers` shows what becomes of it: {name}");
             json.emit(&json!({ "added": name }), &words)
         }
         Command::Forget { host, json } => {
-            call(&config, "forget", &[&host])?;
+            block_on(control.forget(&host))??;
             json.emit(&json!({ "forgotten": host }), &format!("forgot {host}"))
         }
         Command::Ban { pattern, json } => {
@@ -163,10 +162,6 @@ fn flags(settings: Settings) -> ConfigFile {
         LogFormatArg::Json => LogFormat::Json,
     });
     raw
-}
-
-fn call(config: &Config, method: &str, params: &[&str]) -> anyhow::Result<serde_json::Value> {
-    Ok(block_on(control::request(&config.control_path(), method, params))??)
 }
 
 /// Runs a task to its end. What it left behind, a look-up that hangs say, is not waited for.

@@ -6,9 +6,9 @@ use clap::{Args, ValueEnum};
 
 use super::format::{ago, ports, until};
 use super::terminal::{PADDING, Style, Styled, TerminalStyle};
+use crate::api::PeerInfo;
 use crate::book::PeerState;
 use crate::clock::{self, Time};
-use crate::control::PeerInfo;
 
 #[derive(Debug, Args)]
 pub struct PeersArgs {

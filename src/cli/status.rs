@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use super::format::{ago, ports, until};
 use super::terminal::{Style, Styled, TerminalStyle};
+use crate::api::{BackendStatus, ClearnetStatus, IrcStatus, OnionStatus, Status};
 use crate::clock;
-use crate::control::{BackendStatus, ClearnetStatus, OnionStatus, Status};
-use crate::irc_discovery::IrcStatus;
 use crate::tor_state::TorState;
 
 /// Where a line has more to say than its name, and it is too long, it is wrapped.
@@ -137,7 +136,7 @@ fn clearnet(name: &ClearnetStatus) -> String {
 }
 
 fn backend(backend: &BackendStatus) -> String {
-    let mut text = String::from(backend.electrum.clone());
+    let mut text = backend.electrum.clone();
     if let Some(software) = &backend.software {
         text.push_str(&format!(", {software}"));
     }

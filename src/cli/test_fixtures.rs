@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
+use crate::api::{PeerInfo, Status};
 use crate::book::PeerState;
 use crate::clock::Time;
-use crate::control::{PeerInfo, Status};
 
 pub const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
 

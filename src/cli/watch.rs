@@ -2,18 +2,17 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde_json::Value;
 use tokio::time::sleep;
 
 use super::format::until;
 use super::peers::{PeersArgs, filter, table};
 use super::terminal::TerminalStyle;
-use crate::control::{PeerInfo, Status, request};
+use crate::api::{PeerInfo, Status};
+use crate::control::ControlClient;
 
 /// The cursor's way home, the rest of a line and the rest of the screen.
 const HOME: &str = "\u{1b}[H";
@@ -21,18 +20,18 @@ const CLEAR_LINE: &str = "\u{1b}[K";
 const CLEAR_REST: &str = "\u{1b}[J";
 
 /// Shows the peers until Ctrl-C, or until nobody reads on. That the daemon goes away is an error.
-pub async fn run(control: &Path, args: &PeersArgs, every: Duration) -> anyhow::Result<()> {
+pub async fn run(control: &ControlClient, args: &PeersArgs, every: Duration) -> anyhow::Result<()> {
     let mut stop = pin!(tokio::signal::ctrl_c());
     let mut first = true;
     loop {
         let asked = ask(control, args.json);
         let answer = tokio::select! { answer = asked => answer, _ = &mut stop => return Ok(()) };
         let (status, rows) = if first { answer? } else { answer.context("the daemon has gone away")? };
-        let rows = filter(serde_json::from_value(rows)?, args);
+        let rows = filter(rows, args);
         let text = match status {
             None => serde_json::to_string(&rows)? + "\n",
             // The terminal may have been made larger or smaller meanwhile.
-            Some(status) => frame(&serde_json::from_value(status)?, rows, TerminalStyle::detect(), first),
+            Some(status) => frame(&status, rows, TerminalStyle::detect(), first),
         };
         let mut out = io::stdout().lock();
         if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
@@ -45,9 +44,9 @@ pub async fn run(control: &Path, args: &PeersArgs, every: Duration) -> anyhow::R
 }
 
 /// The daemon's state, unless it is of no use, and its peers.
-async fn ask(control: &Path, only_peers: bool) -> anyhow::Result<(Option<Value>, Value)> {
-    let status = if only_peers { None } else { Some(request(control, "status", &[]).await?) };
-    Ok((status, request(control, "peers", &[]).await?))
+async fn ask(control: &ControlClient, only_peers: bool) -> anyhow::Result<(Option<Status>, Vec<PeerInfo>)> {
+    let status = if only_peers { None } else { Some(control.status().await?) };
+    Ok((status, control.peers().await?))
 }
 
 /// A picture, as it is written out: over the one before, or below it.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -16,16 +15,15 @@ use tokio::time::{Instant, sleep_until};
 use super::clearnet_monitor::NameState;
 use super::initial_crawl::FirstCrawl;
 use super::notice;
+use crate::api::{AdminRequest, IrcStatus, Status};
 use crate::backend::Backend;
 use crate::book::{Action, Event, Ingress, PeerBook, Snapshot};
-use crate::book_handle::{AdminRequest, BookMessage};
+use crate::book_handle::BookMessage;
 use crate::clock::{self, Time};
 use crate::connect::{ProbeError, ProbeTarget};
-use crate::control::Status;
 use crate::dial::Dialer;
 use crate::electrum::identity::LocalIdentity;
 use crate::electrum::prober::{AddPeerOffer, ProbeExpectations};
-use crate::irc_discovery::IrcStatus;
 use crate::peer::{Features, Host, RealName};
 use crate::probe::{Deadlines, probe};
 use crate::route::Route;
@@ -208,9 +206,7 @@ impl BookTask {
                 // A caller who left meanwhile has its peer verified all the same.
                 let _ = reply.send(self.add_peer(&features, from));
             }
-            BookMessage::Query { request: ask, reply } => {
-                let _ = reply.send(self.answer(ask));
-            }
+            BookMessage::Admin(request) => self.answer(request),
         }
     }
 
@@ -238,33 +234,38 @@ impl BookTask {
         }
     }
 
-    fn answer(&mut self, ask: AdminRequest) -> Result<Value, String> {
+    /// Answers an operator's request. A receiver that is gone is no error.
+    fn answer(&mut self, request: AdminRequest) {
         let now = clock::now();
-        match ask {
-            AdminRequest::Status => serde_json::to_value(self.status(now)).map_err(|error| error.to_string()),
-            AdminRequest::Peers => {
-                Ok(self.book.entries().map(|entry| json!(notice::peer_info(&self.book, entry, now))).collect())
+        match request {
+            AdminRequest::Status(reply) => drop(reply.send(self.status(now))),
+            AdminRequest::Peers(reply) => {
+                let peers = self.book.entries().map(|entry| notice::peer_info(&self.book, entry, now));
+                drop(reply.send(peers.collect()));
             }
-            AdminRequest::Add(line) => {
-                let name = RealName::parse(&line, self.book.settings().network.default_ports());
-                let name = name.map_err(|error| notice::no_real_name(&line, error))?;
-                let added = self.book.add(name, now, &mut self.rng);
-                let actions = added.map_err(|refusal| format!("{refusal}{}", notice::advice(refusal)))?;
-                self.execute(actions);
-                Ok(Value::Bool(true))
-            }
-            AdminRequest::Forget(host) => {
-                let host: Host = host
-                    .parse()
-                    .map_err(|error| format!("{host:?} is no host: {error}; `waypost peers` shows hosts"))?;
-                let actions = self
-                    .book
-                    .forget(&host)
-                    .ok_or_else(|| format!("no peer {host} is known; `waypost peers` shows those that are"))?;
-                self.execute(actions);
-                Ok(Value::Bool(true))
-            }
+            AdminRequest::Add { name, reply } => drop(reply.send(self.add(&name, now))),
+            AdminRequest::Forget { host, reply } => drop(reply.send(self.forget(&host))),
         }
+    }
+
+    fn add(&mut self, name: &str, now: Time) -> Result<(), String> {
+        let parsed = RealName::parse(name, self.book.settings().network.default_ports());
+        let parsed = parsed.map_err(|error| notice::no_real_name(name, error))?;
+        let added = self.book.add(parsed, now, &mut self.rng);
+        let actions = added.map_err(|refusal| format!("{refusal}{}", notice::advice(refusal)))?;
+        self.execute(actions);
+        Ok(())
+    }
+
+    fn forget(&mut self, host: &str) -> Result<(), String> {
+        let host: Host =
+            host.parse().map_err(|error| format!("{host:?} is no host: {error}; `waypost peers` shows hosts"))?;
+        let actions = self
+            .book
+            .forget(&host)
+            .ok_or_else(|| format!("no peer {host} is known; `waypost peers` shows those that are"))?;
+        self.execute(actions);
+        Ok(())
     }
 
     fn status(&self, now: Time) -> Status {

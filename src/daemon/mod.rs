@@ -35,6 +35,7 @@ pub use self::reload::ReloadHooks;
 use self::reload::Reloader;
 pub use self::shared_data::{Moved, move_shared_data};
 use self::task_set::TaskSet;
+use crate::api::IrcStatus;
 use crate::backend::{Backend, BackendError, BackendTarget, PeerPool, Server, UpstreamAddr};
 use crate::ban_list::Bans;
 use crate::book::{self, Event, Ingress, PeerBook, Snapshot};
@@ -108,12 +109,10 @@ pub async fn run(config: Config, again: ReloadHooks) -> Result<(), DaemonError> 
     own_addresses.extend(page.as_ref().and_then(|page| page.local_addr().ok()));
     let backend = backend(&config, &dialer, &own_addresses, picture.subscribe(), &inbox).await?;
     let counters = Arc::new(Counters::default());
-    let visits = config.irc.as_ref().map(|irc| {
-        watch::Sender::new(irc_discovery::IrcStatus {
-            server: irc.server.to_string(),
-            ..irc_discovery::IrcStatus::default()
-        })
-    });
+    let visits = config
+        .irc
+        .as_ref()
+        .map(|irc| watch::Sender::new(IrcStatus { server: irc.server.to_string(), ..IrcStatus::default() }));
     let (probes, clearnet) = (ProbeMetrics::default(), watch::Sender::new(NameState::default()));
     let facts = StatusInputs {
         started: clock::now(),

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::clearnet_monitor::NameState;
+use crate::api::{BackendStatus, ClearnetStatus, ClientStats, OnionStatus, PeerInfo, StoreStatus};
 use crate::backend::Backend;
 use crate::book::{BookNotice, Entry, IntakeError, PeerBook, Uptime, WINDOWS};
 use crate::clock::Time;
-use crate::control::{BackendStatus, ClearnetStatus, ClientStats, OnionStatus, PeerInfo, StoreStatus};
 use crate::electrum::identity::Identity;
 use crate::netgroup;
 use crate::peer::{Host, Port, Ports, RealName, RealNameError};
@@ -87,7 +87,7 @@ pub fn advice(refusal: IntakeError) -> &'static str {
 pub fn backend(backend: &Backend, identity: &Identity) -> BackendStatus {
     let behind = identity.behind();
     BackendStatus {
-        electrum: backend.target(),
+        electrum: backend.target().into(),
         error: backend.last_error(),
         software: behind.and_then(|behind| behind.software.clone()),
         tip: behind.and_then(|behind| behind.tip),

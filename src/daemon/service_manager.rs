@@ -3,8 +3,8 @@
 use sd_notify::{NotifyState, notify};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::book_handle::{AdminRequest, Inbox};
-use crate::control;
+use crate::api::AdminRequest;
+use crate::book_handle::{self, Inbox};
 
 /// We take callers in.
 pub fn ready() {
@@ -31,7 +31,7 @@ pub async fn run_watchdog(inbox: Inbox) {
     loop {
         sleep_until(next).await;
         next = Instant::now() + longest / 3;
-        let answered = timeout(longest / 3, control::query(&inbox, AdminRequest::Status)).await;
+        let answered = timeout(longest / 3, book_handle::query(&inbox, AdminRequest::Status)).await;
         if answered.is_ok_and(|answer| answer.is_ok()) {
             tell(&[NotifyState::Watchdog]);
         } else {

@@ -2,8 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::{Deserialize, Serialize};
-
+use crate::api::CallCount;
 use crate::book::Ingress;
 use crate::electrum::responder::CallOutcome;
 use crate::jsonrpc::Method;
@@ -62,15 +61,6 @@ impl Counter {
 pub struct CallCounters {
     clearnet: [[Counter; CallOutcome::ALL.len()]; Method::ALL.len()],
     onion: [[Counter; CallOutcome::ALL.len()]; Method::ALL.len()],
-}
-
-/// One of those numbers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CallCount {
-    pub ingress: Ingress,
-    pub method: Method,
-    pub result: CallOutcome,
-    pub count: u64,
 }
 
 impl CallCounters {

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 pub use accept::accept;
 pub use admission::{ACCEPT_QUEUE, run_admission};
 pub use connection::{ClientSource, ConnectionKind, IncomingConnection};
-pub use counters::{CallCount, CallCounters, Counter, Counters};
+pub use counters::{CallCounters, Counter, Counters};
 pub use limits::Limits;
 pub use line_codec::LongLinePool;
 pub use proxy_header::{Header, circuit};

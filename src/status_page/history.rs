@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::control::Status;
+use crate::api::Status;
 use crate::tor_state::TorState;
 
 /// Maximum number of samples: one day at one sample every five minutes.

@@ -13,9 +13,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::status_cache::StatusSample;
+use crate::api::{ClearnetStatus, ClientStats, PeerInfo, Status};
 use crate::clock::Time;
 use crate::connect::{ProbeError, Verified};
-use crate::control::{ClearnetStatus, ClientStats, PeerInfo, Status};
 use crate::route::Route;
 use crate::tor_state::{OnionFailure, TorKind, TorState};
 

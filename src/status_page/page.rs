@@ -8,9 +8,8 @@ use super::history::History;
 use super::peer_query::{PeerPage, PeerQuery, week};
 use super::status_cache::StatusSample;
 use super::svg;
+use crate::api::{CallCount, ClearnetStatus, OnionStatus, PeerInfo, Status};
 use crate::clock::{self, Time};
-use crate::control::{ClearnetStatus, OnionStatus, PeerInfo, Status};
-use crate::server::CallCount;
 use crate::tor_state::TorState;
 
 /// Values of the template `page.html`.
@@ -24,7 +23,7 @@ struct Page<'a> {
     onion: Option<Onion<'a>>,
     clearnet: Option<Clearnet<'a>>,
     /// Backend as configured; `None` without a backend.
-    backend: Option<String>,
+    backend: Option<&'a str>,
     calls: Vec<CallRow>,
     trend: Option<String>,
     rows: Vec<Row<'a>>,
@@ -85,7 +84,7 @@ pub fn render(sample: &StatusSample, history: &History, query: &PeerQuery) -> Re
         tor: tor(&status.tor, now),
         onion: status.onion.as_ref().map(|onion| self::onion(onion, now)),
         clearnet: status.clearnet.as_ref().map(|status| clearnet(status, now)),
-        backend: status.backend.as_ref().map(|backend| backend.electrum.clone().into()),
+        backend: status.backend.as_ref().map(|backend| backend.electrum.as_str()),
         calls: call_rows(&status.clients.calls),
         trend: svg::trend(history),
         rows: peers.rows.iter().map(|row| self::row(row, now)).collect(),

@@ -5,8 +5,8 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
+use crate::api::PeerInfo;
 use crate::book::PeerState;
-use crate::control::PeerInfo;
 
 /// Maximum number of peers on one page.
 const ROWS: usize = 100;

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout};
 
-use crate::book_handle::{AdminRequest, Inbox};
-use crate::control::{self, PeerInfo, Status};
+use crate::api::{AdminRequest, PeerInfo, Status};
+use crate::book_handle::{self, Inbox};
 use crate::tor_state::TorState;
 
 /// Time during which a status is reused.
@@ -72,7 +71,7 @@ impl StatusCache {
         if let Some(answer) = fresh(&last.all, PEERS_TTL) {
             return answer;
         }
-        let answer = match self.ask(AdminRequest::Peers).await {
+        let answer = match self.query(AdminRequest::Peers).await {
             Ok(rows) => self.read(Arc::new(rows)).await.map(Arc::new),
             Err(reason) => Err(reason),
         };
@@ -83,15 +82,15 @@ impl StatusCache {
     async fn read(&self, rows: Arc<Vec<PeerInfo>>) -> Result<StatusSample, String> {
         let waiting = self.inbox.max_capacity().saturating_sub(self.inbox.capacity());
         let started = Instant::now();
-        let status = self.ask(AdminRequest::Status).await?;
+        let status = self.query(AdminRequest::Status).await?;
         Ok(StatusSample { status, rows, answered_in: started.elapsed(), waiting })
     }
 
-    async fn ask<T: DeserializeOwned>(&self, ask: AdminRequest) -> Result<T, String> {
-        let answer = timeout(REPLY_TIMEOUT, control::query(&self.inbox, ask)).await;
-        let answer =
-            answer.map_err(|_| format!("the book's task did not answer within {} s", REPLY_TIMEOUT.as_secs()))??;
-        serde_json::from_value(answer).map_err(|error| error.to_string())
+    async fn query<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> AdminRequest) -> Result<T, String> {
+        match timeout(REPLY_TIMEOUT, book_handle::query(&self.inbox, request)).await {
+            Ok(reply) => reply.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("the book's task did not answer within {} s", REPLY_TIMEOUT.as_secs())),
+        }
     }
 }
 

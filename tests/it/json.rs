@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::support::{self, Daemon, eventually, free_address};
 use serde_json::{Value, json};
-use waypost::control::{PeerInfo, Status};
+use waypost::api::{PeerInfo, Status};
 
 /// Objects whose names are hosts or spans of time.
 const MAPS: &[&str] = &["backend.sessions", "uptime"];

@@ -1,0 +1,281 @@
+//! Administration interface: requests of operators and the types of the replies.
+//!
+//! The book's task answers a request with these types. `control` sends them as JSON, and the commands
+//! read them back. contrib/JSON.md documents the fields.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use crate::book::{Counts, Ingress, PeerState};
+use crate::clock::Time;
+use crate::electrum::responder::CallOutcome;
+use crate::jsonrpc::Method;
+use crate::network::Network;
+use crate::route::Route;
+use crate::tor_state::{OnionError, TorSource, TorState};
+
+/// Request to the book's task, with the sender of its reply.
+#[derive(Debug)]
+pub enum AdminRequest {
+    /// Reads the daemon's state.
+    Status(oneshot::Sender<Status>),
+    /// Reads all peers.
+    Peers(oneshot::Sender<Vec<PeerInfo>>),
+    /// Adds a peer.
+    Add {
+        /// Real name of the peer.
+        name: String,
+        /// Receives the reason if the peer is rejected.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// Removes a peer.
+    Forget {
+        /// Host of the peer.
+        host: String,
+        /// Receives the reason if there is no such peer.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+}
+
+/// State of the daemon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// Configured chain.
+    pub network: Network,
+    /// Seconds since the start.
+    pub uptime_secs: u64,
+    /// State of Tor.
+    pub tor: TorState,
+    /// Tor in use; `None` if Tor is off.
+    pub tor_source: Option<TorSource>,
+    /// With `tor.only`: why the Tor in use reaches no clearnet peer.
+    pub clearnet_blocked: Option<String>,
+    /// Whether no peer answers directly, including peers that were verified recently.
+    pub network_down: bool,
+    /// Onion service of this node; `None` without one.
+    pub onion: Option<OnionStatus>,
+    /// Why the embedded onion service does not run; `None` if it runs or is not configured.
+    pub onion_error: Option<OnionError>,
+    /// Clearnet name of this node; `None` without one.
+    pub clearnet: Option<ClearnetStatus>,
+    /// Addresses of the listeners, as `tcp://127.0.0.1:50001`.
+    pub listeners: Vec<String>,
+    /// URL of the status page; `None` without one.
+    pub page: Option<String>,
+    /// Backend; `None` without one.
+    pub backend: Option<BackendStatus>,
+    /// Visits to IRC; `None` without any.
+    pub irc: Option<IrcStatus>,
+    /// Number of peers by state.
+    pub peers: Counts,
+    /// Next time at which the book is due to act.
+    pub next_probe: Time,
+    /// Peer database on disk.
+    pub store: StoreStatus,
+    /// Counters of the clients.
+    pub clients: ClientStats,
+}
+
+/// State of the onion service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OnionStatus {
+    /// Onion address.
+    pub host: String,
+    /// Port of the service.
+    pub port: u16,
+    /// Time of the last successful self-probe; `None` if never. Advertised from the first one on.
+    pub last_reached: Option<Time>,
+    /// Number of failed self-probes in a row.
+    pub failures: u32,
+    /// Cause of the last failure; `None` after a success.
+    pub error: Option<String>,
+}
+
+/// State of the clearnet name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClearnetStatus {
+    /// Host name or address.
+    pub host: String,
+    /// Port for plain TCP.
+    pub tcp_port: Option<u16>,
+    /// Port for TLS.
+    pub ssl_port: Option<u16>,
+    /// Address that is advertised with the name.
+    pub address: Option<String>,
+    /// Route of the last successful test.
+    pub via: Option<Route>,
+    /// Time of the last successful test; `None` if never or if no test is possible.
+    pub last_reached: Option<Time>,
+    /// Number of failed tests in a row.
+    pub failures: u32,
+    /// Cause of the last failure; `None` after a success.
+    pub error: Option<String>,
+    /// Problems that do not prevent the name from being advertised.
+    pub warnings: Vec<String>,
+}
+
+/// State of the backend.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Value of `backend.electrum`.
+    pub electrum: String,
+    /// Why the backend does not work now; `None` if it works.
+    pub error: Option<String>,
+    /// Name and version of its software.
+    pub software: Option<String>,
+    /// Height of its chain tip.
+    pub tip: Option<u32>,
+    /// With peers as backend: number of sessions by host.
+    pub sessions: BTreeMap<String, usize>,
+}
+
+/// Results of the visits to IRC.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct IrcStatus {
+    /// Host and port of the server.
+    pub server: String,
+    /// Time of the last visit; `None` before the first.
+    pub last: Option<Time>,
+    /// Cause of the last visit's failure; `None` after a success.
+    pub error: Option<String>,
+    /// Time of the next visit; `None` if none is scheduled.
+    pub next: Option<Time>,
+    /// Number of real names of servers.
+    pub found: u64,
+    /// Number of names rejected because the IRC server truncated them.
+    pub cut_off: u64,
+    /// Number of names rejected for control codes.
+    pub control_codes: u64,
+    /// Number of names that are not real names of servers.
+    pub unreadable: u64,
+}
+
+/// State of the store.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Whether the last write failed, as on a full disk.
+    pub failing: bool,
+    /// Number of records that are not on disk yet.
+    pub pending: u64,
+    /// Number of transactions since the start.
+    pub batches: u64,
+    /// Size of the file in bytes.
+    pub bytes: u64,
+}
+
+/// Counters of the clients since the start.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClientStats {
+    /// Sessions that are open now.
+    pub open_sessions: u64,
+    /// Sessions.
+    pub sessions: u64,
+    /// Sessions through the onion service.
+    pub sessions_onion: u64,
+    /// Requests.
+    pub requests: u64,
+    /// Requests by ingress, method and result.
+    pub calls: Vec<CallCount>,
+    /// Requests forwarded to the backend.
+    pub forwarded_requests: u64,
+    /// Times that the backend could not be reached or closed a connection.
+    pub backend_failures: u64,
+    /// Connections rejected because all session slots were taken.
+    pub refused_full: u64,
+    /// Connections rejected for too many sessions or connections from one source.
+    pub refused_source: u64,
+    /// Connections rejected by the ban list.
+    pub refused_banned: u64,
+    /// Sessions closed in favour of a source with fewer sessions.
+    pub evicted: u64,
+    /// Failed TLS and WebSocket handshakes.
+    pub failed_handshakes: u64,
+    /// Requests delayed by a rate limit.
+    pub delayed_requests: u64,
+    /// Sessions closed for too many requests.
+    pub rate_limited_requests: u64,
+    /// Sessions closed for too many bytes.
+    pub rate_limited_bytes: u64,
+    /// Sessions closed for a malformed line.
+    pub malformed_lines: u64,
+    /// Sessions closed for slow reading or writing.
+    pub slow: u64,
+    /// Sessions closed for inactivity.
+    pub idle: u64,
+    /// Sessions ended by a panic, which is a bug.
+    pub panicked_sessions: u64,
+}
+
+/// Number of requests of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallCount {
+    /// Name of this node to which the client connected.
+    pub ingress: Ingress,
+    /// Requested method.
+    pub method: Method,
+    /// Result of the requests.
+    pub result: CallOutcome,
+    /// Number of requests.
+    pub count: u64,
+}
+
+/// One peer. Times are in milliseconds since 1970 in JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// Onion address, DNS name or IP address.
+    pub host: String,
+    /// State in the book.
+    pub state: PeerState,
+    /// Address at which it was last reached.
+    pub ip: Option<String>,
+    /// Port for plain TCP.
+    pub tcp_port: Option<u16>,
+    /// Port for TLS.
+    pub ssl_port: Option<u16>,
+    /// Newest supported protocol version.
+    pub protocol: Option<String>,
+    /// Number of transactions kept for each address; `None` without a limit.
+    pub pruning: Option<u32>,
+    /// Name and version of its software.
+    pub software: Option<String>,
+    /// Genesis hash in hexadecimal.
+    pub genesis_hash: Option<String>,
+    /// SHA-256 of the TLS certificate's key, in hexadecimal.
+    pub key: Option<String>,
+    /// Time since which the key is known.
+    pub key_since: Option<Time>,
+    /// Number of times that the key changed.
+    pub key_changes: u32,
+    /// Height of its chain tip at the last success.
+    pub tip: Option<u32>,
+    /// Source of the name.
+    pub source: String,
+    /// Whether the peer itself reported its ports.
+    pub self_reported: bool,
+    /// Time at which the name was added.
+    pub first_seen: Time,
+    /// Time of the last probe; `None` if never.
+    pub last_try: Option<Time>,
+    /// Time of the last successful probe; `None` if never.
+    pub last_success: Option<Time>,
+    /// Time of the next probe.
+    pub next_try: Time,
+    /// What delays the next probe past its time; `None` if nothing does.
+    pub waiting_for: Option<String>,
+    /// Number of failures since the last success.
+    pub failures: u32,
+    /// Violation that makes it bad, or the error of the last probe.
+    pub error: Option<String>,
+    /// Median duration of the last successful probes in milliseconds.
+    pub latency_ms: Option<u64>,
+    /// Share of time during which it was reachable, from 0 to 1, by window.
+    ///
+    /// The windows are two hours, a day, a week and a month. Older time counts with less weight.
+    pub uptime: BTreeMap<String, f64>,
+    /// Outcomes of the last probes, oldest first; true for a success.
+    pub history: Vec<bool>,
+}
