@@ -10,11 +10,11 @@ const SAMPLES: usize = 288;
 
 /// Samples of the last day, oldest first.
 #[derive(Debug, Clone, Default)]
-pub struct History(VecDeque<Sample>);
+pub(crate) struct History(VecDeque<Sample>);
 
 /// State of the node at one point in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Number of verified peers.
     pub verified: usize,
     /// Number of onion services among them.
@@ -25,7 +25,7 @@ pub struct Sample {
 
 impl History {
     /// Adds a sample of a status.
-    pub fn record(&mut self, status: &Status) {
+    pub(crate) fn record(&mut self, status: &Status) {
         let counts = &status.peers;
         self.push(Sample {
             verified: counts.verified,
@@ -35,7 +35,7 @@ impl History {
     }
 
     /// Adds a sample and drops the oldest one if the history is full.
-    pub fn push(&mut self, sample: Sample) {
+    pub(crate) fn push(&mut self, sample: Sample) {
         if self.0.len() == SAMPLES {
             self.0.pop_front();
         }
@@ -43,7 +43,7 @@ impl History {
     }
 
     /// Returns the samples, oldest first.
-    pub fn samples(&self) -> impl ExactSizeIterator<Item = &Sample> {
+    pub(crate) fn samples(&self) -> impl ExactSizeIterator<Item = &Sample> {
         self.0.iter()
     }
 }

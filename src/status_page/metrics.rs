@@ -20,7 +20,7 @@ use crate::route::Route;
 use crate::tor_state::{OnionFailure, TorKind, TorState};
 
 /// Media type of the response.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Histogram buckets in seconds: probes take 0.1 s on a short path and up to a minute through Tor.
 const PROBE_BUCKETS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -62,7 +62,7 @@ impl ProbeMetrics {
 }
 
 /// Encodes all metrics.
-pub fn encode_metrics(sample: &StatusSample, probes: &ProbeMetrics) -> Result<String, fmt::Error> {
+pub(crate) fn encode_metrics(sample: &StatusSample, probes: &ProbeMetrics) -> Result<String, fmt::Error> {
     let StatusSample { status, rows, .. } = sample;
     let mut registry = Registry::default();
     if let Some(bytes) = resident_bytes() {

@@ -73,7 +73,7 @@ struct Row<'a> {
 }
 
 /// Renders the page.
-pub fn render(sample: &StatusSample, history: &History, query: &PeerQuery) -> Result<String, askama::Error> {
+pub(crate) fn render(sample: &StatusSample, history: &History, query: &PeerQuery) -> Result<String, askama::Error> {
     let StatusSample { status, rows, .. } = sample;
     let now = clock::now();
     let peers = query.apply(rows);

@@ -13,7 +13,7 @@ const ROWS: usize = 100;
 
 /// Parsed query of the page's URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PeerQuery {
+pub(crate) struct PeerQuery {
     sort: Column,
     /// Whether the column's default order is reversed.
     reversed: bool,
@@ -41,7 +41,7 @@ enum Column {
 }
 
 /// One page of the peers that match a query.
-pub struct PeerPage<'a> {
+pub(crate) struct PeerPage<'a> {
     /// Peers of this page.
     pub rows: Vec<&'a PeerInfo>,
     /// Number of matching peers on all pages.
@@ -55,7 +55,7 @@ pub struct PeerPage<'a> {
 }
 
 /// Link to another view of the table.
-pub struct NavLink {
+pub(crate) struct NavLink {
     /// Text of the link.
     pub text: String,
     /// Target of the link.
@@ -65,7 +65,7 @@ pub struct NavLink {
 }
 
 /// Header of a column.
-pub struct Heading {
+pub(crate) struct Heading {
     /// Link that sorts by this column, or reverses the order.
     pub link: NavLink,
     /// Value of the attribute `aria-sort`.
@@ -74,7 +74,7 @@ pub struct Heading {
 
 impl PeerQuery {
     /// Parses the parameters of a URL. Invalid ones are ignored.
-    pub fn parse(query: &HashMap<String, String>) -> PeerQuery {
+    pub(crate) fn parse(query: &HashMap<String, String>) -> PeerQuery {
         let param = |name: &str| query.get(name).map(String::as_str);
         let state = param("state").and_then(|text| STATES.into_iter().find(|state| state.to_string() == text));
         let kind =
@@ -90,7 +90,7 @@ impl PeerQuery {
     }
 
     /// Selects and sorts the peers, and returns the requested page.
-    pub fn apply(self, rows: &[PeerInfo]) -> PeerPage<'_> {
+    pub(crate) fn apply(self, rows: &[PeerInfo]) -> PeerPage<'_> {
         let mut rows: Vec<&PeerInfo> = rows.iter().filter(|row| self.matches(row)).collect();
         rows.sort_by(|a, b| self.order(a, b));
         let found = rows.len();
@@ -238,7 +238,7 @@ impl Column {
 }
 
 /// Returns a peer's uptime of the last week.
-pub fn week(row: &PeerInfo) -> Option<f64> {
+pub(crate) fn week(row: &PeerInfo) -> Option<f64> {
     row.uptime.get("1w").copied()
 }
 

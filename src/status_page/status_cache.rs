@@ -21,7 +21,7 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// State of the node at one point in time.
 #[derive(Debug, Clone)]
-pub struct StatusSample {
+pub(crate) struct StatusSample {
     /// Reply to the status request.
     pub status: Status,
     /// All peers; empty if only the status was requested.
@@ -34,7 +34,7 @@ pub struct StatusSample {
 
 /// Cache of status samples.
 #[derive(Debug)]
-pub struct StatusCache {
+pub(crate) struct StatusCache {
     inbox: Inbox,
     last: Mutex<Last>,
 }
@@ -50,12 +50,12 @@ type CachedSample = Option<(Instant, Result<Arc<StatusSample>, String>)>;
 
 impl StatusCache {
     /// Creates an empty cache.
-    pub fn new(inbox: Inbox) -> StatusCache {
+    pub(crate) fn new(inbox: Inbox) -> StatusCache {
         StatusCache { inbox, last: Mutex::default() }
     }
 
     /// Returns the status without the peers, or the reason why it is unavailable.
-    pub async fn status(&self) -> Result<Arc<StatusSample>, String> {
+    pub(crate) async fn status(&self) -> Result<Arc<StatusSample>, String> {
         let mut last = self.last.lock().await;
         if let Some(answer) = fresh(&last.status, STATUS_TTL) {
             return answer;
@@ -66,7 +66,7 @@ impl StatusCache {
     }
 
     /// Returns the status with all peers, or the reason why it is unavailable.
-    pub async fn all(&self) -> Result<Arc<StatusSample>, String> {
+    pub(crate) async fn all(&self) -> Result<Arc<StatusSample>, String> {
         let mut last = self.last.lock().await;
         if let Some(answer) = fresh(&last.all, PEERS_TTL) {
             return answer;
@@ -96,7 +96,7 @@ impl StatusCache {
 
 impl StatusSample {
     /// Returns all problems of the node, one line each.
-    pub fn problems(&self) -> Vec<String> {
+    pub(crate) fn problems(&self) -> Vec<String> {
         let StatusSample { status, .. } = self;
         let mut problems = Vec::new();
         if status.store.failing {

@@ -8,7 +8,7 @@ use super::history::History;
 const QUIET_ZONE: usize = 4;
 
 /// Draws a QR code; `None` if the text is too long.
-pub fn qr(text: &str) -> Option<String> {
+pub(crate) fn qr(text: &str) -> Option<String> {
     let code = QrCode::with_error_correction_level(text, EcLevel::M).ok()?;
     let width = code.width();
     let mut path = String::new();
@@ -26,7 +26,7 @@ pub fn qr(text: &str) -> Option<String> {
 
 /// Draws the last outcomes of a peer, oldest first: tall bars for successes, short ones for
 /// failures.
-pub fn sparkline(history: &[bool]) -> String {
+pub(crate) fn sparkline(history: &[bool]) -> String {
     let marks = history.iter().enumerate().map(|(index, up)| {
         let x = index * 4;
         if *up {
@@ -43,7 +43,7 @@ pub fn sparkline(history: &[bool]) -> String {
 }
 
 /// Plots verified peers over the last day; `None` with fewer than two samples.
-pub fn trend(history: &History) -> Option<String> {
+pub(crate) fn trend(history: &History) -> Option<String> {
     const WIDTH: f64 = 600.0;
     const HEIGHT: f64 = 80.0;
     let samples = history.samples();

@@ -37,7 +37,7 @@ impl fmt::Display for ChainName {
 }
 
 /// Reads the recorded chain; `None` if none is recorded.
-pub fn recorded(database: &Database) -> Result<Option<ChainName>, redb::Error> {
+pub(crate) fn recorded(database: &Database) -> Result<Option<ChainName>, redb::Error> {
     match database.begin_read()?.open_table(LABELS) {
         Ok(labels) => Ok(labels.get(CHAIN)?.map(|chain| ChainName(chain.value().to_owned()))),
         Err(TableError::TableDoesNotExist(_)) => Ok(None),
@@ -46,7 +46,7 @@ pub fn recorded(database: &Database) -> Result<Option<ChainName>, redb::Error> {
 }
 
 /// Records the chain of a store.
-pub fn record(transaction: &WriteTransaction, chain: &ChainName) -> Result<(), redb::Error> {
+pub(crate) fn record(transaction: &WriteTransaction, chain: &ChainName) -> Result<(), redb::Error> {
     transaction.open_table(LABELS)?.insert(CHAIN, chain.0.as_str())?;
     Ok(())
 }
@@ -55,7 +55,10 @@ pub fn record(transaction: &WriteTransaction, chain: &ChainName) -> Result<(), r
 ///
 /// The majority decides, so a store that was used for another chain for a while keeps its own. On a
 /// tie, `preferred` wins. `None` if the store has neither. Records must have the current schema.
-pub fn inferred(transaction: &WriteTransaction, preferred: Option<Network>) -> Result<Option<ChainName>, redb::Error> {
+pub(crate) fn inferred(
+    transaction: &WriteTransaction,
+    preferred: Option<Network>,
+) -> Result<Option<ChainName>, redb::Error> {
     let mut peers_by_chain: BTreeMap<&str, (usize, Network)> = BTreeMap::new();
     let mut seeds_by_chain = peers_by_chain.clone();
     for record in transaction.open_table(PEERS)?.iter()? {

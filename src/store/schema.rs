@@ -20,7 +20,7 @@ type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
 
 /// Reason why a store cannot be migrated.
 #[derive(Debug)]
-pub enum Error {
+pub(crate) enum Error {
     /// The store has a newer schema than `known`.
     Newer { found: u64, known: u64 },
     /// The store belongs to another chain.
@@ -38,7 +38,7 @@ impl<E: Into<redb::Error>> From<E> for Error {
 /// Migrates a store of this chain to the current schema, in one transaction.
 ///
 /// A newer store and a store of another chain are not changed.
-pub fn migrate(database: &Database, network: Network) -> Result<(), Error> {
+pub(crate) fn migrate(database: &Database, network: Network) -> Result<(), Error> {
     let missing = missing_migrations(database)?;
     let recorded = chain::recorded(database)?;
     if let (true, Some(chain)) = (missing.is_empty(), &recorded) {
@@ -60,7 +60,7 @@ pub fn migrate(database: &Database, network: Network) -> Result<(), Error> {
 }
 
 /// Returns the chain of a store without changing the store; `None` if unknown.
-pub fn chain_of(database: &Database) -> Result<Option<ChainName>, Error> {
+pub(crate) fn chain_of(database: &Database) -> Result<Option<ChainName>, Error> {
     if let Some(chain) = chain::recorded(database)? {
         return Ok(Some(chain));
     }
@@ -88,7 +88,7 @@ fn apply(transaction: &WriteTransaction, missing: &[Migration]) -> Result<(), Er
 }
 
 /// Returns the key of a route in the table of path uptimes.
-pub fn route_key(via: Route) -> &'static str {
+pub(crate) fn route_key(via: Route) -> &'static str {
     match via {
         Route::Direct => "direct",
         Route::Tor => "tor",

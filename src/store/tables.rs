@@ -3,13 +3,13 @@
 use redb::TableDefinition;
 
 /// Entries by host, encoded with postcard.
-pub const PEERS: TableDefinition<&str, &[u8]> = TableDefinition::new("peers");
+pub(crate) const PEERS: TableDefinition<&str, &[u8]> = TableDefinition::new("peers");
 
 /// Total working time of each path, in milliseconds.
-pub const REACH: TableDefinition<&str, u64> = TableDefinition::new("reach");
+pub(crate) const REACH: TableDefinition<&str, u64> = TableDefinition::new("reach");
 
 /// Schema version: the number of applied migrations.
-pub const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+pub(crate) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
 /// Texts that describe the store, by name.
-pub const LABELS: TableDefinition<&str, &str> = TableDefinition::new("labels");
+pub(crate) const LABELS: TableDefinition<&str, &str> = TableDefinition::new("labels");
