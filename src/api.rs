@@ -1,14 +1,14 @@
 //! Administration interface: requests of operators and the types of the replies.
 //!
-//! The book's task answers a request with these types. `control` sends them as JSON, and the commands
-//! read them back. contrib/JSON.md documents the fields.
+//! The book's task answers a request with these types. `control` sends them as JSON, and the
+//! commands read them back. contrib/JSON.md documents the fields.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::book::{Counts, Ingress, PeerState};
+use crate::book::{Counts, Ingress, PeerState, WEEK, WINDOWS};
 use crate::clock::Time;
 use crate::electrum::responder::CallOutcome;
 use crate::jsonrpc::Method;
@@ -272,10 +272,24 @@ pub struct PeerInfo {
     pub error: Option<String>,
     /// Median duration of the last successful probes in milliseconds.
     pub latency_ms: Option<u64>,
-    /// Share of time during which it was reachable, from 0 to 1, by window.
+    /// Share of time during which it was reachable, by window.
     ///
-    /// The windows are two hours, a day, a week and a month. Older time counts with less weight.
+    /// From 0 to 1; the windows are two hours, a day, a week and a month. Older time counts with
+    /// less weight.
     pub uptime: BTreeMap<String, f64>,
     /// Outcomes of the last probes, oldest first; true for a success.
     pub history: Vec<bool>,
+}
+
+impl PeerInfo {
+    /// Returns the known uptimes by window, shortest window first.
+    pub fn uptimes(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        WINDOWS.iter().filter_map(|(window, _)| Some((*window, *self.uptime.get(*window)?)))
+    }
+
+    /// Returns the uptime of the last week, by which peers are compared; `None` if unknown.
+    pub fn weekly_uptime(&self) -> Option<f64> {
+        let (week, _) = WINDOWS.get(WEEK)?;
+        self.uptime.get(*week).copied()
+    }
 }

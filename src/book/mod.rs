@@ -40,7 +40,7 @@ pub use policy::{IntakeError, MAX_NAMES_PER_PEER_LIST, is_dialable};
 pub use snapshot::{Ingress, Snapshot};
 pub use source::Source;
 pub use upstream_candidates::UpstreamCandidate;
-pub use uptime::{Uptime, WINDOWS};
+pub use uptime::{Uptime, WEEK, WINDOWS};
 pub use waiting::Waiting;
 
 use crate::ban_list::Bans;

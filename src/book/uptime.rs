@@ -55,6 +55,11 @@ impl Uptime {
         self.at = self.at.map(|at| at.min(now));
     }
 
+    /// Returns the name of each window of which anything is known, with the share of [`Uptime::share`].
+    pub fn shares(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        WINDOWS.iter().enumerate().filter_map(|(window, (name, _))| Some((*name, self.share(window)?)))
+    }
+
     /// From 0 to 1, if anything is known of that window.
     pub fn share(&self, window: usize) -> Option<f64> {
         let share = self.windows.get(window)?;

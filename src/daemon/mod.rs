@@ -51,7 +51,7 @@ use crate::server::{
     Acceptor, ClientSource, ConnectionKind, Counters, IncomingConnection, Limits, LongLinePool, SessionContext,
 };
 use crate::status_page::ProbeMetrics;
-use crate::store::{LoadedState, Store, StoreHandle, Writer};
+use crate::store::{LoadedState, Quarantine, Store, StoreHandle, Writer};
 use crate::tor::{self, Mode, OnionServiceState, TorChannels, TorHealth};
 use crate::{control, dial, irc_discovery, status_page};
 
@@ -358,7 +358,7 @@ fn build_book_task(
     rng: &mut StdRng,
 ) -> BookTask {
     let now = facts.started;
-    if let Some((aside, reason)) = &kept.quarantined {
+    if let Some(Quarantine { path: aside, reason }) = &kept.quarantined {
         tracing::warn!(kept_as = %aside.display(), reason, "the store was damaged; it was moved aside and a new one begun");
     }
     if kept.unreadable > 0 {

@@ -1,13 +1,12 @@
 //! What the book has to say, put into the words of a log line or a table's row.
 
 use data_encoding::HEXLOWER;
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::clearnet_monitor::NameState;
 use crate::api::{BackendStatus, ClearnetStatus, ClientStats, OnionStatus, PeerInfo, StoreStatus};
 use crate::backend::Backend;
-use crate::book::{BookNotice, Entry, IntakeError, PeerBook, Uptime, WINDOWS};
+use crate::book::{BookNotice, Entry, IntakeError, PeerBook};
 use crate::clock::Time;
 use crate::electrum::identity::Identity;
 use crate::netgroup;
@@ -179,14 +178,12 @@ pub fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
         failures: entry.failures,
         error: problem.map(|failure| failure.to_string()),
         latency_ms: entry.latency().and_then(|latency| u64::try_from(latency.as_millis()).ok()),
-        uptime: uptime(&entry.uptime),
+        uptime: entry.uptime.shares().map(|(window, share)| (window.to_owned(), round(share))).collect(),
         history: entry.history.iter().map(|past| past.failure.is_none()).collect(),
     }
 }
 
-/// What is known of it, to three digits.
-fn uptime(uptime: &Uptime) -> BTreeMap<String, f64> {
-    let share = |window| uptime.share(window).map(|share| (share * 1000.0).round() / 1000.0);
-    let known = WINDOWS.iter().enumerate().filter_map(|(window, (name, _))| Some(((*name).to_owned(), share(window)?)));
-    known.collect()
+/// Rounds a share to three digits.
+fn round(share: f64) -> f64 {
+    (share * 1000.0).round() / 1000.0
 }

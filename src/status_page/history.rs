@@ -1,12 +1,16 @@
 //! Samples of the last day for the plot. They are in memory only and start empty.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::api::Status;
 use crate::tor_state::TorState;
 
-/// Maximum number of samples: one day at one sample every five minutes.
-const SAMPLES: usize = 288;
+/// Interval between two samples.
+pub(crate) const SAMPLE_INTERVAL: Duration = Duration::from_mins(5);
+
+/// Maximum number of samples: one day at [`SAMPLE_INTERVAL`].
+const MAX_SAMPLES: usize = 24 * 60 / 5;
 
 /// Samples of the last day, oldest first.
 #[derive(Debug, Clone, Default)]
@@ -20,7 +24,7 @@ pub(crate) struct Sample {
     /// Number of onion services among them.
     pub onion: usize,
     /// Whether Tor was ready.
-    pub tor_ready: bool,
+    pub is_tor_ready: bool,
 }
 
 impl History {
@@ -30,13 +34,13 @@ impl History {
         self.push(Sample {
             verified: counts.verified,
             onion: counts.verified_onion,
-            tor_ready: status.tor == TorState::Ready,
+            is_tor_ready: status.tor == TorState::Ready,
         });
     }
 
-    /// Adds a sample and drops the oldest one if the history is full.
+    /// Adds a sample; a full history drops its oldest one.
     pub(crate) fn push(&mut self, sample: Sample) {
-        if self.0.len() == SAMPLES {
+        if self.0.len() == MAX_SAMPLES {
             self.0.pop_front();
         }
         self.0.push_back(sample);

@@ -29,7 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 
-use self::history::History;
+use self::history::{History, SAMPLE_INTERVAL};
 use self::peer_query::PeerQuery;
 use self::status_cache::StatusCache;
 use crate::book_handle::Inbox;
@@ -48,13 +48,10 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
 /// Path of the health check.
 const HEALTH: &str = "/healthz";
 
-/// Interval between two samples for the plot.
-const SAMPLE_INTERVAL: Duration = Duration::from_mins(5);
-
 /// Configuration of the status page.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StatusPageConfig {
-    /// Names that requests may have as `Host`, in lower case, besides localhost and addresses.
+    /// Accepted values of `Host` in lower case, besides localhost and addresses.
     pub hosts: Vec<String>,
     /// Whether the metrics include series of each peer; false by default.
     pub peer_metrics: bool,
@@ -145,7 +142,7 @@ async fn show_metrics(State(app): State<Arc<AppState>>) -> Response {
     }
 }
 
-/// Returns 200 while clients are served, with a line for every other problem.
+/// Returns 200 while clients are served, with a line per problem.
 ///
 /// Orchestrators restart a container after 503, which helps only if no client is served. Without
 /// any listener, clients can connect through the onion service only.
@@ -198,7 +195,7 @@ fn is_read_only(request: &Request) -> bool {
     }
 }
 
-/// Forbids scripts, foreign resources, frames and caches, and rejects requests that do not read.
+/// Forbids scripts, foreign resources, frames, caches, and methods that write.
 async fn security_headers(request: Request, next: Next) -> Result<Response, Infallible> {
     const HEADERS: [(HeaderName, &str); 5] = [
         (
@@ -218,9 +215,9 @@ async fn security_headers(request: Request, next: Next) -> Result<Response, Infa
     Ok(response)
 }
 
-/// Returns whether a `Host` is localhost, an address, or one of `names`, with or without a port.
+/// Returns whether a `Host` is localhost, an address, or one of `names`.
 ///
-/// Addresses are safe, because DNS rebinding requires a name.
+/// A port is ignored. Addresses are safe, because DNS rebinding requires a name.
 fn is_allowed_host(host: &str, names: &[String]) -> bool {
     let without_port = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,

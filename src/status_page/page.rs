@@ -5,7 +5,7 @@ use std::time::Duration;
 use askama::Template;
 
 use super::history::History;
-use super::peer_query::{PeerPage, PeerQuery, week};
+use super::peer_query::{PeerPage, PeerQuery};
 use super::status_cache::StatusSample;
 use super::svg;
 use crate::api::{CallCount, ClearnetStatus, OnionStatus, PeerInfo, Status};
@@ -153,15 +153,14 @@ fn call_rows(calls: &[CallCount]) -> Vec<CallRow> {
 
 fn row(row: &PeerInfo, now: Time) -> Row<'_> {
     let percent_text = |share: f64| format!("{:.0} %", share * 100.0);
-    let windows = ["2h", "1d", "1w", "1m"]
-        .into_iter()
-        .filter_map(|window| row.uptime.get(window).map(|share| format!("{window} {}", percent_text(*share))));
+    let uptimes: Vec<String> =
+        row.uptimes().map(|(window, share)| format!("{window} {}", percent_text(share))).collect();
     Row {
         peer: row,
         ports: ports(row.ssl_port, row.tcp_port),
         latency: row.latency_ms.map(|ms| format!("{ms} ms")).unwrap_or_default(),
-        week: week(row).map(percent_text).unwrap_or_default(),
-        uptimes: windows.collect::<Vec<_>>().join(", "),
+        week: row.weekly_uptime().map(percent_text).unwrap_or_default(),
+        uptimes: uptimes.join(", "),
         sparkline: svg::sparkline(&row.history),
         error: error(row, now),
         verified: row.last_success.map(|at| format!("{} ago", span(now.since(at)))).unwrap_or_default(),

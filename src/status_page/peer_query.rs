@@ -16,7 +16,7 @@ const ROWS: usize = 100;
 pub(crate) struct PeerQuery {
     sort: Column,
     /// Whether the column's default order is reversed.
-    reversed: bool,
+    is_reversed: bool,
     state: Option<PeerState>,
     kind: Option<Kind>,
     page: usize,
@@ -82,7 +82,7 @@ impl PeerQuery {
         let sort = param("sort").and_then(|text| Column::ALL.into_iter().find(|column| column.name() == text));
         PeerQuery {
             sort: sort.unwrap_or_default(),
-            reversed: param("order") == Some("reversed"),
+            is_reversed: param("order") == Some("reversed"),
             state,
             kind,
             page: param("page").and_then(|page| page.parse::<usize>().ok()).map_or(0, |page| page.saturating_sub(1)),
@@ -111,7 +111,7 @@ impl PeerQuery {
         if self.sort != Column::default() {
             params.push(format!("sort={}", self.sort.name()));
         }
-        if self.reversed {
+        if self.is_reversed {
             params.push("order=reversed".to_owned());
         }
         params.extend(self.state.map(|state| format!("state={state}")));
@@ -138,13 +138,13 @@ impl PeerQuery {
                 (None, None) => Ordering::Equal,
             }
         }
-        let directed = |order: Ordering| if self.reversed { order.reverse() } else { order };
+        let directed = |order: Ordering| if self.is_reversed { order.reverse() } else { order };
         let order = match self.sort {
             Column::Host => directed(a.host.cmp(&b.host)),
             Column::State => directed(a.state.cmp(&b.state)),
             Column::Software => known(a.software.as_ref(), b.software.as_ref(), |a, b| directed(a.cmp(b))),
             Column::Latency => known(a.latency_ms, b.latency_ms, |a, b| directed(a.cmp(b))),
-            Column::Uptime => known(week(a), week(b), |a, b| directed(b.total_cmp(a))),
+            Column::Uptime => known(a.weekly_uptime(), b.weekly_uptime(), |a, b| directed(b.total_cmp(a))),
             Column::Verified => known(a.last_success, b.last_success, |a, b| directed(b.cmp(a))),
             Column::Source => directed(a.source.cmp(&b.source)),
         };
@@ -166,8 +166,8 @@ impl PeerQuery {
 
     fn column_header(self, column: Column) -> Heading {
         let is_current = self.sort == column;
-        let query = PeerQuery { sort: column, reversed: is_current && !self.reversed, page: 0, ..self };
-        let order = match (is_current, self.reversed == column.descends()) {
+        let query = PeerQuery { sort: column, is_reversed: is_current && !self.is_reversed, page: 0, ..self };
+        let order = match (is_current, self.is_reversed == column.descends()) {
             (false, _) => "none",
             (true, true) => "ascending",
             (true, false) => "descending",
@@ -235,11 +235,6 @@ impl Column {
     fn descends(self) -> bool {
         matches!(self, Column::Uptime | Column::Verified)
     }
-}
-
-/// Returns a peer's uptime of the last week.
-pub(crate) fn week(row: &PeerInfo) -> Option<f64> {
-    row.uptime.get("1w").copied()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use qrcode::{Color, EcLevel, QrCode};
 
 use super::history::History;
 
-/// Width of the border around a QR code in modules, as ISO/IEC 18004 requires.
+/// Width of a QR code's border in modules (ISO/IEC 18004).
 const QUIET_ZONE: usize = 4;
 
 /// Draws a QR code; `None` if the text is too long.
@@ -56,7 +56,7 @@ pub(crate) fn trend(history: &History) -> Option<String> {
         });
         points.collect::<Vec<_>>().join(" ")
     };
-    let outages = history.samples().enumerate().filter(|(_, sample)| !sample.tor_ready).map(|(index, _)| {
+    let outages = history.samples().enumerate().filter(|(_, sample)| !sample.is_tor_ready).map(|(index, _)| {
         let (x, width) = (share(index, steps) * WIDTH, WIDTH / share(steps, 1));
         format!(r#"<rect class="outage" x="{x:.1}" y="0" width="{width:.1}" height="{HEIGHT}"/>"#)
     });
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn trend_with_two_samples_is_drawn() {
-        let sample = |verified, tor_ready| Sample { verified, onion: verified / 4, tor_ready };
+        let sample = |verified, is_tor_ready| Sample { verified, onion: verified / 4, is_tor_ready };
         let mut history = History::default();
         assert_eq!(trend(&history), None);
         history.push(sample(0, false));

@@ -43,8 +43,17 @@ pub struct LoadedState {
     pub tor: Duration,
     /// Number of unreadable records. They stay in the store.
     pub unreadable: usize,
-    /// New path of a damaged store, and the cause; `None` if the store was intact.
-    pub quarantined: Option<(PathBuf, String)>,
+    /// Damaged store that this one replaces; `None` if the store was intact.
+    pub quarantined: Option<Quarantine>,
+}
+
+/// Damaged store that was renamed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantine {
+    /// New path of the damaged store.
+    pub path: PathBuf,
+    /// Description of the damage.
+    pub reason: String,
 }
 
 /// Reason why a store cannot be opened.
@@ -121,7 +130,10 @@ impl Store {
             error,
         })?;
         match Store::try_open(path, network) {
-            Ok((store, loaded)) => Ok((store, LoadedState { quarantined: Some((quarantine, reason)), ..loaded })),
+            Ok((store, loaded)) => {
+                let quarantined = Some(Quarantine { path: quarantine, reason });
+                Ok((store, LoadedState { quarantined, ..loaded }))
+            }
             Err(OpenError::Error(error)) => Err(error),
             Err(OpenError::Damaged(reason)) => {
                 let error = std::io::Error::other("a new store at the same path was damaged as well");
@@ -151,7 +163,7 @@ impl Store {
         }
     }
 
-    /// Writes a batch in one transaction, which is on disk when this returns.
+    /// Writes a batch to disk in one transaction.
     pub fn write<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>) -> Result<(), redb::Error> {
         let database = match self.database.take() {
             Some(database) => database,

@@ -60,7 +60,7 @@ fn damaged_store_is_quarantined() {
     let path = dir.path().join("peers.redb");
     std::fs::write(&path, b"this is no database, and never was").unwrap();
     let (_, loaded) = open(&path);
-    let (quarantine, reason) = loaded.quarantined.unwrap();
+    let Quarantine { path: quarantine, reason } = loaded.quarantined.unwrap();
     assert!(!reason.is_empty());
     assert_eq!(std::fs::read(quarantine).unwrap(), b"this is no database, and never was");
     assert!(loaded.entries.is_empty());
@@ -262,7 +262,7 @@ impl Disk {
     }
 }
 
-/// Creates a store on such a disk, and a function that opens the same disk again.
+/// Creates a store on such a disk, and a function that reopens it.
 fn on_disk(full: &Arc<AtomicBool>) -> (Store, impl Fn() -> Result<Database, redb::Error> + Clone + use<>) {
     let (inner, full) = (Arc::new(InMemoryBackend::new()), Arc::clone(full));
     let opener = move || {
