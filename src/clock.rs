@@ -57,7 +57,7 @@ pub fn now() -> Time {
     start.process_time(reading.running)
 }
 
-/// Returns the milliseconds by which the wall clock was stepped ahead since the start.
+/// Returns the milliseconds by which the wall clock was stepped ahead.
 ///
 /// Negative after a step back.
 pub fn wall_ahead_millis() -> i64 {
@@ -86,7 +86,7 @@ fn wall() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Reads the time since boot, including sleep if the kernel has such a clock.
+/// Reads the time since boot, including sleep if the kernel counts it.
 fn running() -> Duration {
     let read = rustix::time::clock_gettime_dynamic(DynamicClockId::Boottime)
         .unwrap_or_else(|_| rustix::time::clock_gettime(ClockId::Monotonic));
@@ -146,7 +146,7 @@ impl Sub<Duration> for Time {
     }
 }
 
-/// Writes milliseconds since 1970 on the wall clock, which other processes can read.
+/// Writes milliseconds since 1970 on the wall clock.
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.wall_millis().serialize(serializer)

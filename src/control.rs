@@ -27,13 +27,13 @@ const MAX_REQUEST: usize = 64 * 1024;
 /// Maximum time to wait for a response, which normally takes milliseconds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Delay after a failure to accept a connection, as for want of file descriptors.
+/// Delay after a failure to accept a connection.
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 /// Binds the socket, which only its owner may use.
 ///
-/// The socket of an earlier daemon is replaced. The lock of the store has already shown that no other
-/// daemon is running.
+/// The socket of an earlier daemon is replaced. The lock of the store has already shown that no
+/// other daemon is running.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -80,7 +80,7 @@ async fn session(stream: UnixStream, inbox: Inbox) {
     }
 }
 
-/// Answers one request with the reply's JSON, or with the reason why it is refused.
+/// Returns the JSON of the reply, or why the request is refused.
 async fn handle_line(line: &str, inbox: &Inbox) -> Result<Value, String> {
     let request = match parse_line(line) {
         Ok(Message::Single(Ok(request))) => request,
@@ -110,7 +110,6 @@ fn to_json(reply: &impl Serialize) -> Result<Value, String> {
     serde_json::to_value(reply).map_err(reason)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
 fn reason(error: impl ToString) -> String {
     error.to_string()
 }
@@ -190,5 +189,69 @@ impl ControlClient {
         }
         let result = response.get_mut("result").map(Value::take).unwrap_or_default();
         serde_json::from_value(result).map_err(|error| unreadable(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::book_handle::BookMessage;
+
+    /// Serves a socket with a stub of the book's task, which accepts one name.
+    fn start(dir: &Path) -> PathBuf {
+        let path = dir.join("control.sock");
+        let (inbox, mut messages) = mpsc::channel(1);
+        tokio::spawn(serve(bind(&path).unwrap(), inbox));
+        tokio::spawn(async move {
+            while let Some(BookMessage::Admin(request)) = messages.recv().await {
+                match request {
+                    // Dropping the sender is what a stopping task does.
+                    AdminRequest::Status(_) => {}
+                    AdminRequest::Peers(reply) => drop(reply.send(Vec::new())),
+                    AdminRequest::Add { name, reply } => {
+                        let result = if name == "a.example t" { Ok(()) } else { Err("rejected".to_owned()) };
+                        drop(reply.send(result));
+                    }
+                    AdminRequest::Forget { reply, .. } => drop(reply.send(Ok(()))),
+                }
+            }
+        });
+        path
+    }
+
+    #[tokio::test]
+    async fn replies_are_sent_as_json() {
+        let dir = tempfile::tempdir().unwrap();
+        let stream = UnixStream::connect(start(dir.path())).await.unwrap();
+        let mut lines = Framed::new(stream, LinesCodec::new());
+        for (request, response) in [
+            (r#""id":1,"method":"peers""#, r#"{"id":1,"jsonrpc":"2.0","result":[]}"#),
+            (r#""id":"x","method":"add","params":["a.example t"]"#, r#"{"id":"x","jsonrpc":"2.0","result":true}"#),
+            (
+                r#""id":2,"method":"add","params":["b.example"]"#,
+                r#"{"error":{"code":1,"message":"rejected"},"id":2,"jsonrpc":"2.0"}"#,
+            ),
+            (
+                r#""id":3,"method":"status""#,
+                r#"{"error":{"code":1,"message":"the daemon is stopping"},"id":3,"jsonrpc":"2.0"}"#,
+            ),
+        ] {
+            lines.send(format!(r#"{{"jsonrpc":"2.0",{request}}}"#)).await.unwrap();
+            assert_eq!(lines.next().await.unwrap().unwrap(), response);
+        }
+    }
+
+    #[tokio::test]
+    async fn client_returns_typed_replies_and_refusals() {
+        let dir = tempfile::tempdir().unwrap();
+        let client = ControlClient::new(start(dir.path()));
+        assert!(client.peers().await.unwrap().is_empty());
+        client.add("a.example t").await.unwrap();
+        client.forget("a.example").await.unwrap();
+        assert!(matches!(client.add("b.example").await, Err(ControlError::Refused(reason)) if reason == "rejected"));
+        let missing = ControlClient::new(dir.path().join("missing.sock"));
+        assert!(matches!(missing.status().await, Err(ControlError::NoDaemon { .. })));
     }
 }

@@ -40,7 +40,7 @@ impl Network {
         }
     }
 
-    /// Returns the hash of the first block in hexadecimal, as servers report it.
+    /// Returns the hash of the first block in hexadecimal.
     pub const fn genesis_hash(self) -> &'static str {
         match self {
             Network::Bitcoin => "000000000019d6689c085ae165831e934ff763ae46a2a6c172b3f1b60a8ce26f",
@@ -51,7 +51,7 @@ impl Network {
         }
     }
 
-    /// Returns the ports that a bare `t` or `s` stands for, as in ElectrumX.
+    /// Returns the ports that a bare `t` or `s` stands for.
     pub fn default_ports(self) -> Ports {
         let (tcp, tls) = match self {
             Network::Bitcoin => (50001, 50002),

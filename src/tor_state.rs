@@ -1,4 +1,4 @@
-//! State of Tor, of the onion service, and of Tor's access to clearnet.
+//! State of Tor, its clearnet access, and the onion service.
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Ports of services that a JSON line or a TLS greeting could harm.
+//! Ports of services that unexpected JSON or TLS could harm.
 //!
 //! Untrusted sources choose the hosts and ports that Waypost dials. These ports are not dialled for
 //! such a source. They stay allowed for onion services, which serve only ports of their own choice,
@@ -79,7 +79,7 @@ const INDUSTRY: &[u16] = &[
     34964, 44818,
 ];
 
-/// Bitcoin, Lightning and Ethereum nodes, miners, and the ports of a Tor client.
+/// Nodes of Bitcoin, Lightning and other coins, miners, and Tor clients.
 ///
 /// Sources: Bitcoin Core's chainparams.cpp and chainparamsbase.cpp (P2P, RPC and onion targets of
 /// five chains) and doc/zmq.md (28332 to 28335); Core Lightning 9735, 9736; Ethereum clients 8545,
@@ -113,7 +113,9 @@ mod tests {
     use super::*;
     use crate::network::Network;
 
-    /// Ports of clearnet servers in 3,445 entries of wallets' and servers' lists and 405 IRC real
+    /// Ports of published clearnet servers.
+    ///
+    /// Source: 3,445 entries of wallets' and servers' lists and 405 IRC real
     /// names.
     #[rustfmt::skip]
     const REAL: [u16; 274] = [

@@ -23,7 +23,7 @@ pub struct ProbeReport {
     pub add_peer_result: Option<bool>,
 }
 
-/// Violation of the protocol or of the chain rules, which marks a peer bad.
+/// Violation of the protocol or the chain, which marks a peer bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Fault {
     /// The genesis hash is that of another chain.

@@ -1,4 +1,4 @@
-//! Cached replies of the book's task, shared by all requests of the page.
+//! Cache of the book's replies, shared by all requests of the page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const STATUS_TTL: Duration = Duration::from_secs(1);
 /// Time during which a status with all peers is reused.
 const PEERS_TTL: Duration = Duration::from_secs(3);
 
-/// Maximum time to wait for the book's task, which normally answers within milliseconds.
+/// Maximum time to wait for the book's task; milliseconds are normal.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// State of the node at one point in time.
@@ -54,7 +54,7 @@ impl StatusCache {
         StatusCache { inbox, last: Mutex::default() }
     }
 
-    /// Returns the status without the peers, or the reason why it is unavailable.
+    /// Returns the status without peers, or why it is unavailable.
     pub(crate) async fn status(&self) -> Result<Arc<StatusSample>, String> {
         let mut last = self.last.lock().await;
         if let Some(answer) = fresh(&last.status, STATUS_TTL) {
@@ -65,7 +65,7 @@ impl StatusCache {
         answer
     }
 
-    /// Returns the status with all peers, or the reason why it is unavailable.
+    /// Returns the status with all peers, or why it is unavailable.
     pub(crate) async fn all(&self) -> Result<Arc<StatusSample>, String> {
         let mut last = self.last.lock().await;
         if let Some(answer) = fresh(&last.all, PEERS_TTL) {

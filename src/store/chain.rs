@@ -13,7 +13,7 @@ use crate::network::Network;
 /// Key of the chain's name in the table of labels.
 const CHAIN: &str = "chain";
 
-/// Recorded name of a chain, possibly one that only a newer Waypost knows.
+/// Recorded name of a chain, possibly unknown to this version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainName(String);
 
@@ -51,10 +51,11 @@ pub(crate) fn record(transaction: &WriteTransaction, chain: &ChainName) -> Resul
     Ok(())
 }
 
-/// Infers the chain from the verified peers, or without any from the built-in seeds.
+/// Infers the chain from the verified peers or the built-in seeds.
 ///
-/// The majority decides, so a store that was used for another chain for a while keeps its own. On a
-/// tie, `preferred` wins. `None` if the store has neither. Records must have the current schema.
+/// The seeds count only if no peer is verified. The majority decides, so a store that was used
+/// for another chain for a while keeps its own. On a tie, `preferred` wins. `None` if the store has
+/// neither. Records must have the current schema.
 pub(crate) fn inferred(
     transaction: &WriteTransaction,
     preferred: Option<Network>,

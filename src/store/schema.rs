@@ -35,9 +35,10 @@ impl<E: Into<redb::Error>> From<E> for Error {
     }
 }
 
-/// Migrates a store of this chain to the current schema, in one transaction.
+/// Migrates a store of this chain to the current schema.
 ///
-/// A newer store and a store of another chain are not changed.
+/// All migrations run in one transaction. A newer store and a store of another chain are not
+/// changed.
 pub(crate) fn migrate(database: &Database, network: Network) -> Result<(), Error> {
     let missing = missing_migrations(database)?;
     let recorded = chain::recorded(database)?;

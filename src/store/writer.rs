@@ -65,7 +65,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread, which ends when all clones of its [`StoreHandle`] are dropped.
+    /// Starts the thread. It ends when all clones of its [`StoreHandle`] are dropped.
     pub fn spawn(store: Store) -> std::io::Result<(Writer, StoreHandle)> {
         let (sender, changes) = mpsc::channel();
         let (guard, exited) = oneshot::channel();
