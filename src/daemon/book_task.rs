@@ -246,7 +246,7 @@ impl BookTask {
                 Ok(self.book.entries().map(|entry| json!(notice::peer_info(&self.book, entry, now))).collect())
             }
             AdminRequest::Add(line) => {
-                let name = RealName::parse(&line, self.book.settings().network.default_ports());
+                let name = RealName::parse(&line, self.book.config().network.default_ports());
                 let name = name.map_err(|error| notice::no_real_name(&line, error))?;
                 let added = self.book.add(name, now, &mut self.rng);
                 let actions = added.map_err(|refusal| format!("{refusal}{}", notice::advice(refusal)))?;
@@ -271,7 +271,7 @@ impl BookTask {
         let StatusInputs { started, listeners, counters, store, onion, backend, ourselves, irc, .. } = &self.facts;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            network: self.book.settings().network,
+            network: self.book.config().network,
             uptime_secs: now.since(*started).as_secs(),
             tor: self.book.tor().clone(),
             tor_source: self.facts.tor.borrow().source.clone(),
@@ -321,7 +321,7 @@ impl BookTask {
 
     fn probe(&mut self, attempt: ProbeTarget) {
         let dialer = self.dialer.clone();
-        let network = self.book.settings().network;
+        let network = self.book.config().network;
         let expected = ProbeExpectations {
             host: Some(attempt.host.clone()),
             genesis_hash: network.genesis_hash(),

@@ -45,7 +45,7 @@ use crate::connect::ProbeError;
 use crate::dial::{Dialer, Direct, Tls};
 use crate::electrum::identity::LocalIdentity;
 use crate::peer::{Fault, Host};
-use crate::route::RoutingPolicy;
+use crate::route::{PerRoute, RoutingPolicy};
 use crate::server::{
     Acceptor, ClientSource, ConnectionKind, Counters, IncomingConnection, Limits, LongLinePool, SessionContext,
 };
@@ -233,9 +233,9 @@ pub fn seed_warnings(config: &Config) -> Vec<String> {
         Err(error) => (Bans::default(), Some(error.to_string())),
     };
     let settings = book::BookConfig { bans: Arc::new(bans), ..config.book.clone() };
-    let book = PeerBook::new(settings, Vec::new(), Duration::ZERO, Duration::ZERO, clock::now());
+    let book = PeerBook::new(settings, Vec::new(), PerRoute::default(), clock::now());
     let refused = book.refused_seeds();
-    unread.into_iter().chain(refused.iter().map(|(name, reason)| notice::refused_seed(name, *reason))).collect()
+    unread.into_iter().chain(refused.iter().map(|seed| notice::refused_seed(&seed.name, seed.reason))).collect()
 }
 
 /// What callers may use, as far as there are descriptors for it.
@@ -365,7 +365,8 @@ fn build_book_task(
     if kept.unreadable > 0 {
         tracing::warn!(records = kept.unreadable, "the store has records that can't be read; they are left alone");
     }
-    let mut book = PeerBook::new(config.book.clone(), kept.entries, kept.direct, kept.tor, now);
+    let mut book =
+        PeerBook::new(config.book.clone(), kept.entries, PerRoute { direct: kept.direct, tor: kept.tor }, now);
     let mut first = book.handle(Event::BansReplaced(bans), now, rng);
     first.extend(book.add_seeds(now, rng));
     BookTask::new(book, first, changes, dialer, facts, news, StdRng::seed_from_u64(rng.next_u64()))
