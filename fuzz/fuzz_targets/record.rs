@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use serde::de::IgnoredAny;
 use waypost::book::{BookConfig, Entry, Event, Ingress, PeerBook};
 use waypost::clock::Time;
+use waypost::route::PerRoute;
 use waypost::tor_state::TorProbe;
 
 const NOW: Time = Time::from_secs(1_700_000_000);
@@ -27,7 +28,7 @@ fuzz_target!(|record: &[u8]| {
 
     let mut rng = StdRng::seed_from_u64(1);
     let settings = BookConfig { seeds: Vec::new(), ..BookConfig::default() };
-    let mut book = PeerBook::new(settings, vec![entry], LONGEST, LONGEST, NOW);
+    let mut book = PeerBook::new(settings, vec![entry], PerRoute { direct: LONGEST, tor: LONGEST }, NOW);
     book.handle(Event::Tor(TorProbe::Reachable), NOW, &mut rng);
     book.handle(Event::TorPathProven, NOW, &mut rng);
     for later in [Duration::ZERO, Duration::from_hours(2), Duration::from_hours(24 * 365)] {

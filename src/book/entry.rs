@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::policy;
+use super::dial_policy;
 use super::source::Source;
 use super::uptime::{Uptime, WEEK};
 use crate::clock::Time;
@@ -16,11 +16,13 @@ use crate::connect::{KeyHash, ProbeError, Verified};
 use crate::netgroup;
 use crate::peer::{Host, PeerListEntry, Ports, RealName, Version};
 
-/// Age and weekly uptime share from which a peer counts as long-standing.
+/// Minimum age of a long-standing peer.
 const LONG_STANDING: Duration = Duration::from_hours(7 * 24);
+
+/// Minimum weekly uptime share of a long-standing peer.
 const RELIABLE: f64 = 0.9;
 
-/// Difference between the clocks of two processes that is no sign of a wrong clock.
+/// Maximum difference between the clocks of two processes that is not taken as a wrong clock.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
 
 /// One peer, in memory and on disk.
@@ -28,30 +30,41 @@ const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
 /// A change of its fields requires a migration of the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
+    /// Host, which identifies the peer.
     pub host: Host,
-    /// Where it was last reached; None for onion services.
+    /// Address at the last success; `None` through Tor, and before the first success of a name.
     pub ip: Option<IpAddr>,
+    /// Ports on which the peer was reached or reported itself; otherwise those of the source.
     pub ports: Ports,
+    /// Software from the last `server.version`; `None` before the first success.
     pub software: Option<String>,
-    /// The newest protocol it speaks.
+    /// Newest protocol version; `None` if unknown.
     pub protocol: Option<Version>,
+    /// Pruning limit in blocks; `None` without one.
     pub pruning: Option<u32>,
+    /// Genesis hash that the peer reported, in display order; `None` if it reports none.
     pub genesis_hash: Option<[u8; 32]>,
+    /// TLS key at the last success with TLS; `None` if there was none.
     pub key: Option<PinnedKey>,
+    /// Height of the tip that the peer reported; `None` if it serves no headers.
     pub tip: Option<u32>,
+    /// First source of the name, or the operator.
     pub source: Source,
-    /// Whether what stands here was said by the peer itself.
+    /// Whether the peer reported its ports and versions itself.
     pub self_reported: bool,
+    /// Time at which the name was added.
     pub first_seen: Time,
+    /// Start of the last probe; `None` if there was none.
     pub last_try: Option<Time>,
+    /// Time of the last success; `None` for a candidate.
     pub last_success: Option<Time>,
-    /// Since the last success.
+    /// Attributed failures since the last success.
     pub failures: u32,
-    /// None unless it misbehaved when last reached.
+    /// Violation when the peer was last reached; `None` if there was none.
     pub violation: Option<ProbeError>,
-    /// The last few verifications, oldest first.
+    /// Last [`Entry::HISTORY`] probes with a conclusive result, oldest first.
     pub history: VecDeque<ProbeRecord>,
-    /// When to try it next.
+    /// Due time of the next probe.
     pub next_probe_at: Time,
     /// Total working time of its path at the last success, or at `first_seen`.
     ///
@@ -59,26 +72,29 @@ pub struct Entry {
     pub path_uptime_at_success: Duration,
     /// Time of the last announcement to the peer; `None` if never.
     pub last_announced_at: Option<Time>,
-    /// How much of the time it was there.
+    /// Share of time in which the peer answered.
     pub uptime: Uptime,
 }
 
 /// TLS key that a peer presented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinnedKey {
+    /// SHA-256 of the public key.
     pub sha256: KeyHash,
+    /// Time at which this key was first seen.
     pub since: Time,
-    /// How often another key stood here before.
+    /// Number of key changes.
     pub rotation_count: u32,
 }
 
-/// One verification that is over.
+/// Result of one probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeRecord {
+    /// End of the probe.
     pub at: Time,
-    /// None where it succeeded.
+    /// Cause of the failure; `None` for a success.
     pub failure: Option<ProbeError>,
-    /// How long it took; zero where it failed.
+    /// Duration in milliseconds; zero for a failure.
     pub duration_ms: u32,
 }
 
@@ -92,14 +108,15 @@ pub enum PeerState {
     Stale,
     /// Never verified.
     Candidate,
-    /// It misbehaved.
+    /// Misbehaved when last reached.
     Bad,
 }
 
 impl Entry {
-    /// Outcomes that are kept.
+    /// Maximum number of results kept.
     const HISTORY: usize = 16;
 
+    /// Creates a candidate that is due now.
     pub fn new(name: RealName, source: Source, path_uptime_at_success: Duration, now: Time) -> Entry {
         let ip = match name.host {
             Host::Ip(ip) => Some(ip),
@@ -130,9 +147,9 @@ impl Entry {
         }
     }
 
-    /// Corrects moments after `now`, from a time when the machine's clock was ahead.
+    /// Corrects times in the future, written while the machine's clock was ahead.
     ///
-    /// How old such an entry is cannot be known, so its next probe is due now.
+    /// The age of such an entry is unknown, so its next probe is due now.
     pub fn correct_times(&mut self, now: Time, recheck: Duration) {
         let latest = [self.last_try, self.last_success].into_iter().flatten().fold(self.first_seen, Time::max);
         if latest.since(now) > CLOCK_TOLERANCE {
@@ -152,28 +169,35 @@ impl Entry {
         self.uptime.correct_times(now);
     }
 
-    pub fn state(&self, now: Time, recent: Duration) -> PeerState {
+    /// Returns whether the peer was verified recently and has not failed since.
+    pub fn is_healthy(&self, now: Time, max_age: Duration) -> bool {
+        self.failures == 0 && self.state(now, max_age) == PeerState::Verified
+    }
+
+    /// Returns the state. A success counts as recent for `max_age`.
+    pub fn state(&self, now: Time, max_age: Duration) -> PeerState {
         match (self.violation, self.last_success) {
             (Some(_), _) => PeerState::Bad,
-            (None, Some(success)) if now.since(success) <= recent => PeerState::Verified,
+            (None, Some(success)) if now.since(success) <= max_age => PeerState::Verified,
             (None, Some(_)) => PeerState::Stale,
             (None, None) => PeerState::Candidate,
         }
     }
 
+    /// Returns the entry as it appears in peer lists.
     pub fn listed(&self) -> PeerListEntry {
         let name =
             RealName { host: self.host.clone(), version: self.protocol, pruning: self.pruning, ports: self.ports };
-        // Where it was reached through NAT64, only the embedded address is of use to others.
+        // Of an address behind NAT64, only the embedded IPv4 address is of use to others.
         PeerListEntry { ip: self.ip.map(netgroup::canonical), name }
     }
 
-    /// The ports that may be dialled and advertised; `None` where there are none.
+    /// Returns the ports that may be dialled and advertised; `None` if there are none.
     pub fn permitted_ports(&self) -> Option<Ports> {
-        policy::permitted_ports(&self.host, self.ports, self.source.port_origin())
+        dial_policy::permitted_ports(&self.host, self.ports, self.source.port_origin())
     }
 
-    /// The middle one of the times that its successes took.
+    /// Returns the median duration of successful probes; `None` without one.
     pub fn latency(&self) -> Option<Duration> {
         let mut millis: Vec<u32> =
             self.history.iter().filter(|past| past.failure.is_none()).map(|past| past.duration_ms).collect();
@@ -181,24 +205,24 @@ impl Entry {
         millis.get(millis.len() / 2).map(|millis| Duration::from_millis(u64::from(*millis)))
     }
 
-    /// Whether it was there for long, and most of that time.
+    /// Returns whether the peer is known for a week and answered most of that time.
     pub fn is_long_standing(&self, now: Time) -> bool {
         now.since(self.first_seen) >= LONG_STANDING && self.uptime.share(WEEK).is_some_and(|share| share >= RELIABLE)
     }
 
-    /// Takes over what the peer said of itself. Whether its key is another than before is the answer.
-    pub fn verified(&mut self, verified: &Verified, reach: Duration, now: Time) -> bool {
+    /// Records a success and the peer's report. Returns whether its TLS key has changed.
+    pub fn verified(&mut self, verified: &Verified, working_time: Duration, now: Time) -> bool {
         let Verified { report, .. } = verified;
         self.ip = verified.ip;
-        let met = Ports::single(verified.transport, verified.port);
-        if !self.ports.iter().any(|door| door == (verified.transport, verified.port)) {
-            self.ports = met;
+        let reached = Ports::single(verified.transport, verified.port);
+        if !self.ports.iter().any(|known| known == (verified.transport, verified.port)) {
+            self.ports = reached;
         }
         self.protocol = Some(report.negotiated_version);
         if let Some(features) = &report.features {
             let declared = features.ports_for(&self.host).flatten();
             let declared =
-                declared.and_then(|ports| policy::first_hand_ports(&self.host, ports, self.permitted_ports()));
+                declared.and_then(|ports| dial_policy::first_hand_ports(&self.host, ports, self.permitted_ports()));
             self.ports = declared.unwrap_or(self.ports);
             self.protocol = features.protocol_max.or(self.protocol);
             self.pruning = features.pruning;
@@ -217,13 +241,13 @@ impl Entry {
         self.last_success = Some(now);
         self.failures = 0;
         self.violation = None;
-        self.path_uptime_at_success = reach;
+        self.path_uptime_at_success = working_time;
         self.uptime.record_result(true, now);
         self.push_history(None, verified.duration, now);
         verified.tls_key_hash.is_some_and(|key| self.update_key(key, now))
     }
 
-    /// Counts a failure that is the peer's own.
+    /// Records a failure that is attributed to the peer.
     pub fn record_failure(&mut self, failure: ProbeError, now: Time) {
         self.failures = self.failures.saturating_add(1);
         self.uptime.record_result(false, now);
@@ -233,7 +257,7 @@ impl Entry {
             ProbeError::NotPublic => self.last_success.is_none(),
             _ => false,
         };
-        // What misbehaved stays bad while it can't be reached, until it behaves.
+        // A bad peer stays bad while it is unreachable.
         if misbehaved {
             self.violation = Some(failure);
         }
@@ -254,21 +278,23 @@ impl Entry {
         }
     }
 
-    fn push_history(&mut self, failure: Option<ProbeError>, took: Duration, at: Time) {
+    fn push_history(&mut self, failure: Option<ProbeError>, duration: Duration, at: Time) {
         if self.history.len() >= Self::HISTORY {
             self.history.pop_front();
         }
         self.history.push_back(ProbeRecord {
             at,
             failure,
-            duration_ms: u32::try_from(took.as_millis()).unwrap_or(u32::MAX),
+            duration_ms: u32::try_from(duration.as_millis()).unwrap_or(u32::MAX),
         });
     }
 }
 
 impl PeerState {
+    /// All states.
     pub const ALL: [PeerState; 4] = [PeerState::Verified, PeerState::Stale, PeerState::Candidate, PeerState::Bad];
 
+    /// Returns the name used in JSON, metrics and tables.
     pub fn name(self) -> &'static str {
         match self {
             PeerState::Verified => "verified",

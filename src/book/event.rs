@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admission::IntakeError;
 use super::chain_consensus::Checkpoint;
 use super::entry::Entry;
-use super::policy::IntakeError;
 use crate::ban_list::Bans;
 use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::peer::{Host, PeerListEntry, RealName};
@@ -16,34 +16,41 @@ use crate::tor_state::{ClearnetAccess, TorProbe, TorState};
 /// Input of the book.
 #[derive(Debug)]
 pub enum Event {
-    /// The time that `next_wakeup` named has come.
+    /// Time has passed; sent at [`PeerBook::next_wakeup`](super::PeerBook::next_wakeup) at the latest.
     Tick,
     /// Result of [`Action::Resolve`].
     Resolved {
+        /// Host whose name was looked up.
         host: Host,
+        /// Addresses of the host.
         addresses: Result<Vec<IpAddr>, ProbeError>,
     },
     /// Result of [`Action::Probe`].
     Probed {
+        /// Host of the target.
         host: Host,
+        /// Report of the peer, or the reason of the failure.
         outcome: Box<Result<Verified, ProbeError>>,
     },
+    /// Result of a check of Tor.
     Tor(TorProbe),
-    /// Which clearnet connections the Tor in use accepts.
+    /// Clearnet connections that the Tor in use accepts.
     TorClearnet(ClearnetAccess),
     /// A connection through Tor other than a probe succeeded.
     TorPathProven,
     /// Waypost reached itself by one of its names; this is its list entry.
     SelfReachable(Box<PeerListEntry>),
     /// A name of this node is unreachable from outside and no longer advertised.
-    LostOurselves(Host),
+    SelfUnreachable(Host),
     /// A verified peer failed to serve a client.
     SuspectPeer(Host),
     /// Real name of a server found on IRC.
     IrcPeerFound(RealName),
     /// The backend reported its chain.
     BackendTip {
+        /// Height of the tip.
         tip: u32,
+        /// Block at the compared height; `None` if the backend did not return it.
         block: Option<Checkpoint>,
     },
     /// A name belongs to this node and is never accepted as a peer again.
@@ -78,41 +85,60 @@ pub enum Action {
 pub enum BookNotice {
     /// The peer was verified for the first time, or again after it was no longer advertised.
     Verified {
+        /// Host of the peer.
         host: Host,
+        /// Software of the peer; `None` if unknown.
         software: Option<String>,
     },
     /// The last success is too old to advertise the peer.
     NoLongerAdvertised {
+        /// Host of the peer.
         host: Host,
+        /// Last failure.
         reason: ProbeError,
     },
+    /// The peer violated the protocol and is marked bad.
     Misbehaved {
+        /// Host of the peer.
         host: Host,
+        /// Violation.
         reason: ProbeError,
     },
+    /// The peer expired or was evicted.
     Forgotten {
+        /// Host of the peer.
         host: Host,
     },
-    /// An `add_peer` request named a host that isn't its client's.
+    /// An `add_peer` request named a host that does not resolve to the client's address.
     AddPeerSpoofed {
+        /// Host that was named.
         host: Host,
     },
     /// The peer is on the ban list.
     Banned {
+        /// Host of the peer.
         host: Host,
     },
+    /// The peer presented another TLS key than before.
     KeyChanged {
+        /// Host of the peer.
         host: Host,
     },
+    /// No peer can be reached directly.
     NetworkDown,
+    /// A peer was reached directly again.
     NetworkUp,
+    /// The state of Tor has changed.
     Tor(TorState),
-    /// With `tor.only`: which clearnet connections Tor accepts has changed.
+    /// With `tor.only`: the clearnet connections that Tor accepts have changed.
     TorClearnet(ClearnetAccess),
+    /// No healthy peer is left, so the seeds were added again.
     SeedsReused,
-    /// A seed of the configuration can't be taken in.
+    /// A seed of the configuration can't be added.
     SeedRefused {
+        /// Name in the configuration.
         name: RealName,
+        /// Reason of the refusal.
         reason: IntakeError,
     },
 }

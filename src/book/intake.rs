@@ -1,4 +1,4 @@
-//! Admission of names to the book.
+//! Intake of names from all sources.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,28 +7,28 @@ use std::time::Duration;
 use rand::Rng;
 use rand::seq::IteratorRandom;
 
-use super::policy::IntakeError;
+use super::admission::{IntakeError, MAX_NAMES_PER_PEER_LIST};
+use super::context::Context;
+use super::dial_policy;
+use super::port_claims::PortClaim;
 use super::probe_queue::jittered;
 use super::source::PortOrigin;
-use super::{
-    Action, BookNotice, Entry, MAX_NAMES_PER_PEER_LIST, PathUsability, PeerBook, PeerState, PortClaim, Source, policy,
-};
+use super::{Action, BookConfig, BookNotice, Entry, PathUsability, PeerBook, PeerState, Source};
 use crate::ban_list::Bans;
 use crate::clock::Time;
 use crate::netgroup;
 use crate::peer::{Features, Host, PeerList, Ports, RealName};
 
-/// Maximum number of names checked in one `add_peer` request.
-const MAX_INTRODUCED: usize = 4;
+/// Maximum number of names read from one `add_peer` request.
+const MAX_NAMES_PER_ADD_PEER: usize = 4;
 
-/// Claims about the ports of one host that are kept until it is tried.
-const MAX_CLAIMS: usize = 2;
-
-/// Interval before untrusted sources can cause another probe of a peer.
+/// Minimum interval between probes of one peer that untrusted sources cause.
 const UNTRUSTED_RETRY_INTERVAL: Duration = Duration::from_hours(1);
 
 impl PeerBook {
     /// Handles a `server.add_peer` request, which causes a probe but changes no known entry.
+    ///
+    /// `from` is the address of the client; `None` if it connects through Tor.
     pub fn add_peer(
         &mut self,
         features: &Features,
@@ -36,93 +36,66 @@ impl PeerBook {
         now: Time,
         rng: &mut impl Rng,
     ) -> Result<Vec<Action>, IntakeError> {
-        if features.genesis_hash.as_deref().is_some_and(|hash| hash != self.settings.network.genesis_hash()) {
+        if features.genesis_hash.as_deref().is_some_and(|hash| hash != self.config.network.genesis_hash()) {
             return Err(IntakeError::WrongGenesis);
         }
+        let mut ctx = Context::new(now, rng);
         let mut outcome = Err(IntakeError::NoHost);
-        let mut actions = Vec::new();
-        for name in features.real_names().take(MAX_INTRODUCED) {
-            let taken = self.try_add(name, Source::AddPeer(from), now, rng, &mut actions);
-            outcome = outcome.or(taken);
+        for name in features.real_names().take(MAX_NAMES_PER_ADD_PEER) {
+            let added = self.try_add(name, Source::AddPeer(from), &mut ctx);
+            outcome = outcome.or(added);
         }
         outcome?;
-        self.start_due(now, rng, &mut actions);
-        Ok(actions)
+        self.start_due(&mut ctx);
+        Ok(ctx.actions)
     }
 
     /// Adds a name that the operator gave.
     pub fn add(&mut self, name: RealName, now: Time, rng: &mut impl Rng) -> Result<Vec<Action>, IntakeError> {
-        let mut actions = Vec::new();
-        self.try_add(name, Source::Operator, now, rng, &mut actions)?;
-        self.start_due(now, rng, &mut actions);
-        Ok(actions)
+        let mut ctx = Context::new(now, rng);
+        self.try_add(name, Source::Operator, &mut ctx)?;
+        self.start_due(&mut ctx);
+        Ok(ctx.actions)
     }
 
-    pub(super) fn try_add(
-        &mut self,
-        name: RealName,
-        source: Source,
-        now: Time,
-        rng: &mut impl Rng,
-        actions: &mut Vec<Action>,
-    ) -> Result<(), IntakeError> {
-        let name = RealName { ports: self.admissible_ports(&name, &source)?, ..name };
+    pub(super) fn try_add(&mut self, name: RealName, source: Source, ctx: &mut Context<'_>) -> Result<(), IntakeError> {
+        let name = RealName { ports: self.config.admissible_ports(&name, &source)?, ..name };
         let from = match source {
             Source::AddPeer(from) if !name.host.is_onion() => from,
             _ => None,
         };
-        let is_known = self.entries.contains_key(&name.host);
-        let via = self.via(&name.host);
-        let has_door = policy::has_dialable_port(&name.host, via, name.ports);
-        // Untrusted ports of a known peer are only tried as well, so there is nothing to report.
-        if !has_door && (source.is_operator() || !is_known) {
+        let is_known = self.peers.contains(&name.host);
+        let route = self.peers.route(&name.host);
+        // The ports that an untrusted source names for a known peer are additional, so nothing is missing without them.
+        let is_dialable = dial_policy::has_dialable_port(&name.host, route, name.ports);
+        if !is_dialable && (source.is_operator() || !is_known) {
             return Err(IntakeError::TlsRequired);
         }
         if is_known {
-            return self.on_known_host(name, source, from, now, rng, actions);
+            return self.on_known_host(name, source, from, ctx);
         }
-        if !source.is_operator() && self.candidate_count >= self.settings.max_candidates {
+        if !source.is_operator() && self.peers.candidate_count() >= self.config.max_candidates {
             return Err(IntakeError::CandidateTableFull);
         }
-        self.budgets.introduce(&source, &name.host, now)?;
+        self.budgets.charge(&source, &name.host, ctx.now)?;
         if let Some(from) = from {
-            self.port_claims.insert(name.host.clone(), vec![PortClaim { ports: name.ports, from: Some(from) }]);
+            self.peers.add_port_claim(&name.host, PortClaim { ports: name.ports, from: Some(from) });
         }
-        let uptime = self.path_uptime_for(&name.host);
-        let entry = Entry::new(name, source, uptime, now);
-        actions.push(Action::Upsert(Box::new(entry.clone())));
+        let working_time = self.paths.working_time_for(&name.host);
+        let entry = Entry::new(name, source, working_time, ctx.now);
+        ctx.save(&entry);
         if entry.host.is_onion() {
             // Without Tor, the onion peer becomes a candidate for the fallback list.
-            actions.push(Action::SnapshotDirty);
+            ctx.snapshot_changed();
         }
-        self.insert(entry);
+        self.peers.insert(entry);
         // Invented names must not cause constant trials of a path that has long been down.
-        if self.path_usability(via) == PathUsability::Trial && self.queue.previously_verified(via).next().is_none() {
-            self.reach_mut(via).reset_trials(now);
+        if self.paths.usability(route) == PathUsability::Testing
+            && self.peers.queue().previously_verified(route).next().is_none()
+        {
+            self.paths.health_mut(route).reset_trials(ctx.now);
         }
         Ok(())
-    }
-
-    /// The ports with which a name may be taken in, by what it says itself; or why it may not.
-    pub(super) fn admissible_ports(&self, name: &RealName, source: &Source) -> Result<Ports, IntakeError> {
-        let RealName { host, ports, .. } = name;
-        if self.settings.local_hosts.contains(host) {
-            return Err(IntakeError::LocalHost);
-        }
-        // What the operator's names resolve to is checked before they are dialled.
-        let is_unchecked = source.is_operator() && !matches!(host, Host::Ip(_));
-        if !self.settings.allow_private && !host.is_public() && !is_unchecked {
-            return Err(IntakeError::NotPublic);
-        }
-        if self.settings.bans.bans_host(host) {
-            return Err(IntakeError::Banned);
-        }
-        match (host, source) {
-            (Host::Ip(ip), Source::AddPeer(Some(from))) if *ip != netgroup::canonical(*from) => {
-                Err(IntakeError::NotTheCaller)
-            }
-            _ => policy::permitted_ports(host, *ports, source.port_origin()).ok_or(IntakeError::NoDialablePort),
-        }
     }
 
     /// Handles a name that is in the book already.
@@ -131,104 +104,116 @@ impl PeerBook {
         name: RealName,
         source: Source,
         from: Option<IpAddr>,
-        now: Time,
-        rng: &mut impl Rng,
-        actions: &mut Vec<Action>,
+        ctx: &mut Context<'_>,
     ) -> Result<(), IntakeError> {
-        let recent = self.settings.max_advertised_age;
-        let trusted = source.is_operator();
-        let Some(entry) = self.entries.get(&name.host) else { return Ok(()) };
-        let state = entry.state(now, recent);
-        if state == PeerState::Bad && !trusted {
+        let is_trusted = source.is_operator();
+        let Some(entry) = self.peers.get(&name.host) else { return Ok(()) };
+        let state = entry.state(ctx.now, self.config.max_advertised_age);
+        if state == PeerState::Bad && !is_trusted {
             return Err(IntakeError::KnownMisbehaving);
         }
         let differs = entry.ports != name.ports;
-        if state == PeerState::Verified && !differs && !trusted {
+        if state == PeerState::Verified && !differs && !is_trusted {
             return Ok(());
         }
-        // Soon, but an untrusted source must not have a peer probed time and again.
-        let soonest = match (trusted, entry.last_try) {
-            (false, Some(last)) => (last + jittered(UNTRUSTED_RETRY_INTERVAL, rng)).max(now),
-            _ => now,
+        // An untrusted source must not cause frequent probes of a peer.
+        let soonest = match (is_trusted, entry.last_try) {
+            (false, Some(last)) => (last + jittered(UNTRUSTED_RETRY_INTERVAL, ctx.rng)).max(ctx.now),
+            _ => ctx.now,
         };
-        // What an untrusted source causes costs as much of the budgets as a new name would.
-        self.budgets.introduce(&source, &name.host, now)?;
-        if trusted {
-            self.adopt(&name, source, actions);
+        // A probe caused by an untrusted source costs as much as a new name.
+        self.budgets.charge(&source, &name.host, ctx.now)?;
+        if is_trusted {
+            self.adopt(&name, source, ctx);
         } else if differs {
-            self.add_port_claim(&name.host, PortClaim { ports: name.ports, from });
+            self.peers.add_port_claim(&name.host, PortClaim { ports: name.ports, from });
         }
-        let is_sooner = self.entries.get(&name.host).is_some_and(|entry| soonest < entry.next_probe_at);
-        if is_sooner && !self.in_flight.contains_key(&name.host) {
-            self.reschedule(&name.host, soonest);
+        let is_sooner = self.peers.get(&name.host).is_some_and(|entry| soonest < entry.next_probe_at);
+        if is_sooner && self.peers.probe(&name.host).is_none() {
+            self.peers.reschedule(&name.host, soonest);
         }
         Ok(())
     }
 
-    /// Makes a known peer the operator's own, and tries the ports that the operator wrote.
+    /// Marks a known peer as the operator's, and adds the ports that the operator wrote.
     ///
     /// The operator's ports replace those from other sources, unless the peer was verified with them.
-    /// A blocked port that others gave it is dropped, as it would be dialled from now on.
-    pub(super) fn adopt(&mut self, name: &RealName, source: Source, actions: &mut Vec<Action>) {
-        let Some(entry) = self.entries.get_mut(&name.host) else { return };
-        let before = (entry.source.clone(), entry.ports);
-        let known = entry.permitted_ports().filter(|_| entry.last_success.is_some());
-        entry.ports = known.unwrap_or(name.ports);
-        if !entry.source.is_operator() {
-            entry.source = source;
+    /// A blocked port from another source is dropped, as the operator's peers are exempt from the rule on ports.
+    pub(super) fn adopt(&mut self, name: &RealName, source: Source, ctx: &mut Context<'_>) {
+        let changed = self.peers.update(&name.host, |entry| {
+            let before = (entry.source.clone(), entry.ports);
+            let known = entry.permitted_ports().filter(|_| entry.last_success.is_some());
+            entry.ports = known.unwrap_or(name.ports);
+            if !entry.source.is_operator() {
+                entry.source = source;
+            }
+            before != (entry.source.clone(), entry.ports)
+        });
+        let Some(entry) = self.peers.get(&name.host) else { return };
+        if changed == Some(true) {
+            ctx.save(entry);
         }
-        let differs = entry.ports != name.ports;
-        if before != (entry.source.clone(), entry.ports) {
-            self.save(&name.host, actions);
+        if entry.ports != name.ports {
+            self.peers.add_port_claim(&name.host, PortClaim { ports: name.ports, from: None });
         }
-        if differs {
-            self.add_port_claim(&name.host, PortClaim { ports: name.ports, from: None });
-        }
-        // It may have had no port that may be dialled before.
-        self.enqueue(&name.host);
     }
 
     /// Replaces the ban list and drops banned peers.
-    pub(super) fn apply_bans(&mut self, bans: Arc<Bans>, actions: &mut Vec<Action>) {
-        self.settings.bans = bans;
-        let bans = &self.settings.bans;
+    pub(super) fn apply_bans(&mut self, bans: Arc<Bans>, ctx: &mut Context<'_>) {
         let is_banned = |entry: &&Entry| bans.bans_host(&entry.host) || entry.ip.is_some_and(|ip| bans.bans_ip(ip));
-        let mut banned: Vec<Host> = self.entries.values().filter(is_banned).map(|entry| entry.host.clone()).collect();
+        let mut banned: Vec<Host> = self.peers.entries().filter(is_banned).map(|entry| entry.host.clone()).collect();
         banned.sort();
         for host in banned {
-            self.drop_banned(&host, actions);
+            self.drop_banned(&host, ctx);
+        }
+        self.config.bans = bans;
+    }
+
+    pub(super) fn drop_banned(&mut self, host: &Host, ctx: &mut Context<'_>) {
+        if self.peers.remove(host) {
+            ctx.delete(host);
+            ctx.notify(BookNotice::Banned { host: host.clone() });
         }
     }
 
-    pub(super) fn drop_banned(&mut self, host: &Host, actions: &mut Vec<Action>) {
-        if self.remove(host) {
-            actions.push(Action::Remove(host.clone()));
-            actions.push(Action::SnapshotDirty);
-            actions.push(Action::Notice(BookNotice::Banned { host: host.clone() }));
-        }
-    }
-
-    /// What a peer says of the ports of others: where the ports that we know lead nowhere any more, those are tried as
-    /// well when their time comes. It brings no verification on.
-    pub(super) fn record_port_claims(&mut self, listing: &PeerList, rng: &mut impl Rng) {
-        let news = listing.0.iter().map(|listed| &listed.name).filter(|name| {
-            let known = self.entries.get(&name.host);
+    /// Records the ports that a peer list gives for failing peers.
+    ///
+    /// They are dialled at the next probe, which does not take place sooner.
+    pub(super) fn record_port_claims(&mut self, list: &PeerList, rng: &mut (impl Rng + ?Sized)) {
+        let names = list.0.iter().map(|listed| &listed.name).filter(|name| {
+            let known = self.peers.get(&name.host);
             known.is_some_and(|entry| entry.failures > 0 && entry.violation.is_none() && entry.ports != name.ports)
         });
         // A small random sample limits the influence of a single peer.
-        for name in news.cloned().sample(rng, MAX_NAMES_PER_PEER_LIST) {
-            let Some(ports) = policy::permitted_ports(&name.host, name.ports, PortOrigin::Untrusted) else { continue };
-            self.add_port_claim(&name.host, PortClaim { ports, from: None });
+        for name in names.cloned().sample(rng, MAX_NAMES_PER_PEER_LIST) {
+            let ports = dial_policy::permitted_ports(&name.host, name.ports, PortOrigin::Untrusted);
+            if let Some(ports) = ports {
+                self.peers.add_port_claim(&name.host, PortClaim { ports, from: None });
+            }
         }
     }
+}
 
-    /// The newest first, and few.
-    pub(super) fn add_port_claim(&mut self, host: &Host, claim: PortClaim) {
-        let claims = self.port_claims.entry(host.clone()).or_default();
-        claims.retain(|known| known.ports != claim.ports);
-        claims.truncate(MAX_CLAIMS - 1);
-        claims.insert(0, claim);
-        // It may be the first dialable endpoint of this peer.
-        self.enqueue(host);
+impl BookConfig {
+    /// Returns the ports with which a name may be added, judged by the name alone.
+    pub(super) fn admissible_ports(&self, name: &RealName, source: &Source) -> Result<Ports, IntakeError> {
+        let RealName { host, ports, .. } = name;
+        if self.local_hosts.contains(host) {
+            return Err(IntakeError::LocalHost);
+        }
+        // The addresses of the operator's names are checked before they are dialled.
+        let is_checked_later = source.is_operator() && !matches!(host, Host::Ip(_));
+        if !self.allow_private && !host.is_public() && !is_checked_later {
+            return Err(IntakeError::NotPublic);
+        }
+        if self.bans.bans_host(host) {
+            return Err(IntakeError::Banned);
+        }
+        match (host, source) {
+            (Host::Ip(ip), Source::AddPeer(Some(from))) if *ip != netgroup::canonical(*from) => {
+                Err(IntakeError::NotTheClient)
+            }
+            _ => dial_policy::permitted_ports(host, *ports, source.port_origin()).ok_or(IntakeError::NoDialablePort),
+        }
     }
 }

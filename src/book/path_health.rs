@@ -47,7 +47,7 @@ pub struct PathHealth {
     working_time: Duration,
     /// Working time that was stored last.
     last_persisted: Duration,
-    held: Vec<PendingFailure>,
+    pending: Vec<PendingFailure>,
     trial: TrialBackoff,
 }
 
@@ -84,7 +84,7 @@ impl PathPopulation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathVerdict {
     /// The failure is not attributed yet.
-    Held,
+    Pending,
     /// The path is down, so no peer is at fault.
     PathDown,
 }
@@ -106,7 +106,7 @@ impl PathHealth {
             recovered_at: Time::default(),
             working_time,
             last_persisted: working_time,
-            held: Vec::new(),
+            pending: Vec::new(),
             trial,
         }
     }
@@ -142,7 +142,7 @@ impl PathHealth {
 
     /// Returns whether a healthy peer should be probed to attribute a failure.
     pub fn has_pending_failure(&self) -> bool {
-        !self.down && !self.held.is_empty()
+        !self.down && !self.pending.is_empty()
     }
 
     /// Records a proof. Returns failures now attributed to the peer.
@@ -156,44 +156,46 @@ impl PathHealth {
         self.down = false;
         self.last_proof = Some(now);
         self.trial = TrialBackoff { next_at: now, trials: 0 };
-        self.held
+        self.pending
             .drain(..)
-            .filter(|held| now.since(held.ended) <= ATTRIBUTION_WINDOW)
-            .map(|held| (held.host, held.failure))
+            .filter(|pending| now.since(pending.ended) <= ATTRIBUTION_WINDOW)
+            .map(|pending| (pending.host, pending.failure))
             .collect()
     }
 
     /// Returns whether one more failure could mark the path as down.
     pub fn would_decide(&self, known: usize) -> bool {
-        self.held.len() + 1 >= DOWN_THRESHOLD.min(known)
+        self.pending.len() + 1 >= DOWN_THRESHOLD.min(known)
     }
 
     /// Records a failure that is not attributed yet.
-    pub fn on_failure(&mut self, suspect: PendingFailure, company: PathPopulation) -> PathVerdict {
-        if self.down || suspect.started_at < self.recovered_at {
-            return PathVerdict::Held;
+    pub fn on_failure(&mut self, failure: PendingFailure, population: PathPopulation) -> PathVerdict {
+        if self.down || failure.started_at < self.recovered_at {
+            return PathVerdict::Pending;
         }
-        let now = suspect.ended;
-        self.held.retain(|held| held.host != suspect.host && now.since(held.ended) <= PENDING_FAILURE_TTL);
-        self.held.push(suspect);
-        let good = self.held.iter().filter(|held| held.was_healthy).count();
-        if self.held.len() >= DOWN_THRESHOLD.min(company.known) && good >= DOWN_THRESHOLD_HEALTHY.min(company.healthy) {
+        let now = failure.ended;
+        self.pending.retain(|pending| pending.host != failure.host && now.since(pending.ended) <= PENDING_FAILURE_TTL);
+        self.pending.push(failure);
+        let good = self.pending.iter().filter(|pending| pending.was_healthy).count();
+        if self.pending.len() >= DOWN_THRESHOLD.min(population.known)
+            && good >= DOWN_THRESHOLD_HEALTHY.min(population.healthy)
+        {
             self.mark_down(now);
             return PathVerdict::PathDown;
         }
-        PathVerdict::Held
+        PathVerdict::Pending
     }
 
     /// Marks the path as down and discards pending failures.
     pub fn mark_down(&mut self, now: Time) {
         self.down = true;
-        self.held.clear();
+        self.pending.clear();
         self.trial = TrialBackoff { next_at: now + TRIAL_BACKOFF_MIN, trials: 0 };
     }
 
     /// Drops failures that no proof can attribute any more.
     pub fn prune(&mut self, now: Time) {
-        self.held.retain(|held| now.since(held.ended) <= ATTRIBUTION_WINDOW);
+        self.pending.retain(|pending| now.since(pending.ended) <= ATTRIBUTION_WINDOW);
     }
 
     /// Returns the time of the next trial.
@@ -245,7 +247,7 @@ mod tests {
     fn proof_soon_after_failure_attributes_it_to_the_peer() {
         let mut reach = PathHealth::new(Duration::ZERO);
         reach.on_proof(START);
-        assert_eq!(fail(&mut reach, 1, false, at(900)), PathVerdict::Held);
+        assert_eq!(fail(&mut reach, 1, false, at(900)), PathVerdict::Pending);
         assert!(reach.has_pending_failure());
         assert_eq!(reach.on_proof(at(960)), [(host(1), GONE)]);
         assert!(!reach.has_pending_failure());
@@ -256,7 +258,7 @@ mod tests {
         let mut reach = PathHealth::new(Duration::ZERO);
         reach.mark_down(START);
         reach.on_proof(at(105));
-        assert_eq!(fail(&mut reach, 1, false, at(100)), PathVerdict::Held);
+        assert_eq!(fail(&mut reach, 1, false, at(100)), PathVerdict::Pending);
         assert!(!reach.has_pending_failure());
     }
 
@@ -270,11 +272,11 @@ mod tests {
     #[test]
     fn failures_of_healthy_peers_mark_path_down() {
         let mut reach = PathHealth::new(Duration::ZERO);
-        assert_eq!(fail(&mut reach, 1, false, START), PathVerdict::Held);
-        assert_eq!(fail(&mut reach, 2, false, START), PathVerdict::Held);
-        assert_eq!(fail(&mut reach, 3, false, START), PathVerdict::Held);
-        assert_eq!(fail(&mut reach, 4, true, START), PathVerdict::Held);
-        assert_eq!(fail(&mut reach, 5, true, START), PathVerdict::Held);
+        assert_eq!(fail(&mut reach, 1, false, START), PathVerdict::Pending);
+        assert_eq!(fail(&mut reach, 2, false, START), PathVerdict::Pending);
+        assert_eq!(fail(&mut reach, 3, false, START), PathVerdict::Pending);
+        assert_eq!(fail(&mut reach, 4, true, START), PathVerdict::Pending);
+        assert_eq!(fail(&mut reach, 5, true, START), PathVerdict::Pending);
         assert_eq!(fail(&mut reach, 6, true, START), PathVerdict::PathDown);
         assert!(reach.is_down());
         assert!(reach.on_proof(at(70)).is_empty());

@@ -8,97 +8,85 @@ use rand::{Rng, RngExt};
 use crate::backoff::Backoff;
 use crate::clock::Time;
 use crate::peer::Host;
-use crate::route::Route;
+use crate::route::{PerRoute, Route};
 
 /// Peers by due time on each route.
 ///
 /// Previously verified peers go first, so that names from untrusted sources can't displace them.
 #[derive(Debug, Default)]
-pub struct ProbeQueue {
-    ways: [PathQueue; 2],
-}
+pub struct ProbeQueue(PerRoute<PathQueue>);
 
 #[derive(Debug, Default)]
 struct PathQueue {
     previously_verified: BTreeSet<(Time, Host)>,
-    unproven: BTreeSet<(Time, Host)>,
+    candidates: BTreeSet<(Time, Host)>,
 }
 
 impl ProbeQueue {
-    pub fn insert(&mut self, via: Route, at: Time, host: Host, proven: bool) {
-        let way = self.way_mut(via);
-        let line = if proven { &mut way.previously_verified } else { &mut way.unproven };
-        line.insert((at, host));
+    /// Adds a peer.
+    pub fn insert(&mut self, route: Route, at: Time, host: Host, was_verified: bool) {
+        let PathQueue { previously_verified, candidates } = &mut self.0[route];
+        let queue = if was_verified { previously_verified } else { candidates };
+        queue.insert((at, host));
     }
 
-    pub fn remove(&mut self, via: Route, at: Time, host: &Host) {
-        let way = self.way_mut(via);
-        let place = (at, host.clone());
-        if !way.unproven.remove(&place) {
-            way.previously_verified.remove(&place);
+    /// Removes a peer that was queued for this time, if it is queued.
+    pub fn remove(&mut self, route: Route, at: Time, host: &Host) {
+        let PathQueue { previously_verified, candidates } = &mut self.0[route];
+        let key = (at, host.clone());
+        if !candidates.remove(&key) {
+            previously_verified.remove(&key);
         }
     }
 
-    /// Returns when the next peer is due.
-    pub fn next(&self, via: Route) -> Option<Time> {
-        let PathQueue { previously_verified: proven, unproven } = self.way(via);
-        [proven, unproven].into_iter().filter_map(|line| line.first().map(|(at, _)| *at)).min()
+    /// Returns when the next peer is due; `None` if the queue is empty.
+    pub fn next(&self, route: Route) -> Option<Time> {
+        let PathQueue { previously_verified, candidates } = &self.0[route];
+        [previously_verified, candidates].into_iter().filter_map(|queue| queue.first().map(|(at, _)| *at)).min()
     }
 
-    /// Takes out the one that goes first of those that are due.
-    pub fn pop_due(&mut self, via: Route, now: Time) -> Option<Host> {
-        let PathQueue { previously_verified: proven, unproven } = self.way_mut(via);
-        let due = |line: &BTreeSet<(Time, Host)>| line.first().is_some_and(|(at, _)| *at <= now);
-        let line = [proven, unproven].into_iter().find(|line| due(line))?;
-        line.pop_first().map(|(_, host)| host)
+    /// Removes and returns the first due peer.
+    pub fn pop_due(&mut self, route: Route, now: Time) -> Option<Host> {
+        let PathQueue { previously_verified, candidates } = &mut self.0[route];
+        let is_due = |queue: &BTreeSet<(Time, Host)>| queue.first().is_some_and(|(at, _)| *at <= now);
+        let queue = [previously_verified, candidates].into_iter().find(|queue| is_due(queue))?;
+        queue.pop_first().map(|(_, host)| host)
     }
 
-    /// Those on one way that were verified before, the next in turn first.
-    pub fn previously_verified(&self, via: Route) -> impl Iterator<Item = &Host> {
-        self.way(via).previously_verified.iter().map(|(_, host)| host)
+    /// Returns the previously verified peers of a route, the next due one first.
+    pub fn previously_verified(&self, route: Route) -> impl Iterator<Item = &Host> {
+        self.0[route].previously_verified.iter().map(|(_, host)| host)
     }
 
-    pub fn all(&self, via: Route) -> impl Iterator<Item = &Host> {
-        let PathQueue { previously_verified: proven, unproven } = self.way(via);
-        proven.iter().chain(unproven).map(|(_, host)| host)
+    /// Returns all peers of a route, previously verified ones first.
+    pub fn all(&self, route: Route) -> impl Iterator<Item = &Host> {
+        let PathQueue { previously_verified, candidates } = &self.0[route];
+        previously_verified.iter().chain(candidates).map(|(_, host)| host)
     }
 
-    pub fn len(&self, via: Route) -> usize {
-        let PathQueue { previously_verified: proven, unproven } = self.way(via);
-        proven.len() + unproven.len()
-    }
-
-    fn way(&self, via: Route) -> &PathQueue {
-        let [direct, tor] = &self.ways;
-        match via {
-            Route::Direct => direct,
-            Route::Tor => tor,
-        }
-    }
-
-    fn way_mut(&mut self, via: Route) -> &mut PathQueue {
-        let [direct, tor] = &mut self.ways;
-        match via {
-            Route::Direct => direct,
-            Route::Tor => tor,
-        }
+    /// Returns the number of peers on a route.
+    pub fn len(&self, route: Route) -> usize {
+        let PathQueue { previously_verified, candidates } = &self.0[route];
+        previously_verified.len() + candidates.len()
     }
 }
 
-/// From one success to the next verification: early enough that a few retries fit in before the peer is no longer
-/// recent, and spread out, so that nobody can tell from the time of one connection when the next will be.
-pub fn after_success(recheck: Duration, recent: Duration, rng: &mut impl Rng) -> Duration {
-    recheck.min(recent).mul_f64(rng.random_range(0.6..0.8))
+/// Returns the delay from a success to the next verification.
+///
+/// It leaves time for several retries while the peer is still recent. It is random, so that the time of one connection
+/// does not reveal the time of the next.
+pub fn after_success(recheck: Duration, max_age: Duration, rng: &mut (impl Rng + ?Sized)) -> Duration {
+    recheck.min(max_age).mul_f64(rng.random_range(0.6..0.8))
 }
 
-/// From the `failures`th failure in a row to the next try: doubling from `retry` up to `recheck`.
-pub fn after_failure(failures: u32, retry: Duration, recheck: Duration, rng: &mut impl Rng) -> Duration {
-    jittered(Backoff::new(retry, recheck).after(failures), rng)
+/// Returns the delay after consecutive failures, which doubles from `initial` up to `max`.
+pub fn after_failure(failures: u32, initial: Duration, max: Duration, rng: &mut (impl Rng + ?Sized)) -> Duration {
+    jittered(Backoff::new(initial, max).after(failures), rng)
 }
 
-/// About this long.
-pub fn jittered(pause: Duration, rng: &mut impl Rng) -> Duration {
-    pause.mul_f64(rng.random_range(0.8..1.2))
+/// Returns a random delay within 20 % of this one.
+pub fn jittered(delay: Duration, rng: &mut (impl Rng + ?Sized)) -> Duration {
+    delay.mul_f64(rng.random_range(0.8..1.2))
 }
 
 #[cfg(test)]
@@ -123,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_peer_is_tried_again_while_it_is_recent() {
+    fn success_leaves_time_for_retries_while_recent() {
         let mut rng = StdRng::seed_from_u64(1);
         for _ in 0..1000 {
             let pause = after_success(DAY, DAY, &mut rng);
@@ -133,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_queue_gives_out_the_longest_due() {
+    fn longest_due_peer_is_popped_first() {
         let host = |text: &str| text.parse::<Host>().unwrap();
         let mut queue = ProbeQueue::default();
         queue.insert(Route::Direct, Time::from_secs(5), host("b.example"), false);
@@ -147,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn those_verified_before_go_first() {
+    fn previously_verified_peer_is_popped_first() {
         let host = |text: &str| text.parse::<Host>().unwrap();
         let mut queue = ProbeQueue::default();
         queue.insert(Route::Direct, Time::from_secs(3), host("a.example"), false);

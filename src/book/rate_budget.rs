@@ -1,4 +1,4 @@
-//! How much of something is allowed in a while.
+//! Keyed token buckets on the book's clock.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -6,43 +6,46 @@ use std::time::Duration;
 
 use crate::clock::Time;
 
-/// So many at once, and one more after each `refill`.
+/// Capacity and refill time of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BucketConfig {
+    /// Number of units available at once.
     pub burst: u32,
+    /// Time after which one more unit is available.
     pub refill: Duration,
 }
 
-/// A leaky bucket for each key: how far in the future it will have leaked empty is all that need be kept.
+/// One leaky bucket for each key, stored as the time at which it will be empty.
 #[derive(Debug)]
 pub struct KeyedBucket<K> {
-    allowance: BucketConfig,
+    config: BucketConfig,
     empty_at: HashMap<K, Time>,
 }
 
 impl<K: Eq + Hash> KeyedBucket<K> {
-    pub fn new(allowance: BucketConfig) -> KeyedBucket<K> {
-        KeyedBucket { allowance, empty_at: HashMap::new() }
+    /// Creates buckets that are all full of units.
+    pub fn new(config: BucketConfig) -> KeyedBucket<K> {
+        KeyedBucket { config, empty_at: HashMap::new() }
     }
 
-    /// Takes one, or says when there will be one.
+    /// Takes one unit. The error is the time of the next available unit.
     pub fn take(&mut self, key: K, now: Time) -> Result<(), Time> {
         self.has(&key, 0, now)?;
         let empty_at = self.empty_at.entry(key).or_insert(now);
-        *empty_at = (*empty_at).max(now) + self.allowance.refill;
+        *empty_at = (*empty_at).max(now) + self.config.refill;
         Ok(())
     }
 
-    /// Whether one could be taken with so many spared, or when there will be one.
-    pub fn has(&self, key: &K, spared: u32, now: Time) -> Result<(), Time> {
-        let BucketConfig { burst, refill } = self.allowance;
+    /// Checks for one unit beyond a reserve. The error is the time at which it is available.
+    pub fn has(&self, key: &K, reserve: u32, now: Time) -> Result<(), Time> {
+        let BucketConfig { burst, refill } = self.config;
         let empty_at = self.empty_at.get(key).copied().unwrap_or(now).max(now);
         let full_until = empty_at + refill;
-        let limit = now + refill * burst.saturating_sub(spared);
+        let limit = now + refill * burst.saturating_sub(reserve);
         if full_until > limit { Err(now + full_until.since(limit)) } else { Ok(()) }
     }
 
-    /// Drops the keys that have their whole allowance again.
+    /// Drops the buckets that are full of units again.
     pub fn prune(&mut self, now: Time) {
         self.empty_at.retain(|_, empty_at| *empty_at > now);
     }
@@ -53,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bursts_are_allowed_and_paid_back() {
+    fn burst_is_allowed_and_refilled() {
         let mut budget = KeyedBucket::new(BucketConfig { burst: 3, refill: Duration::from_secs(10) });
         let start = Time::from_secs(1000);
         for _ in 0..3 {

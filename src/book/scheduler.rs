@@ -3,18 +3,21 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rand::Rng;
+use rand::RngExt;
+use rand::seq::IndexedRandom;
 
-use super::{Action, BookNotice, Entry, InFlightProbe, PathUsability, PeerBook, PeerState, Source, policy};
+use super::context::Context;
+use super::{Action, BookNotice, Entry, PathUsability, PeerBook, Source, dial_policy};
 use crate::clock::Time;
 use crate::connect::{ProbeError, ProbeTarget};
 use crate::netgroup;
 use crate::peer::{Host, Port, Ports, Transport};
 use crate::route::Route;
-use crate::tor_state::TorProbe;
 
-/// Maximum concurrent trials of a path, and the minimum interval between trials of one peer.
+/// Maximum number of concurrent trials of a path.
 const MAX_TRIALS: usize = 2;
+
+/// Minimum interval between trials with one peer.
 const TRIAL_COOLDOWN: Duration = Duration::from_secs(10);
 
 /// Minimum interval between probes of a peer that only check its path.
@@ -27,10 +30,10 @@ impl PeerBook {
     /// Returns when to send the next [`Event::Tick`](super::Event::Tick).
     pub fn next_wakeup(&self) -> Time {
         let mut next = self.next_sweep;
-        for via in Route::ALL {
-            let due = match self.path_usability(via) {
-                PathUsability::Usable if self.has_probe_capacity(via) => self.queue.next(via),
-                PathUsability::Trial if self.can_run_trial(via) => Some(self.reach(via).next_trial()),
+        for route in Route::ALL {
+            let due = match self.paths.usability(route) {
+                PathUsability::Usable if self.has_probe_capacity(route) => self.peers.queue().next(route),
+                PathUsability::Testing if self.can_run_trial(route) => Some(self.paths.health(route).next_trial()),
                 _ => None,
             };
             next = due.map_or(next, |due| due.min(next));
@@ -38,76 +41,74 @@ impl PeerBook {
         next
     }
 
-    /// How many names there are whose first try isn't over. Those that we have no way to are none of them,
-    /// nor those that had their turn and now stand in line for a crowded neighbourhood.
+    /// Returns the number of names whose first probe has not ended.
+    ///
+    /// Names without a route, and names that wait for the dial budget of their subnet, do not count.
     pub fn pending_first_probes(&self) -> usize {
-        let under_way = |entry: &Entry| self.in_flight.get(&entry.host).is_some_and(|flight| flight.is_first_probe);
-        let untried = |entry: &&Entry| entry.last_try.is_none() || under_way(entry);
-        let has_way = |entry: &&Entry| {
-            self.has_dialable_endpoint(entry)
-                && self.has_route(&entry.host)
-                && (self.via(&entry.host) == Route::Direct || self.tor_probe != TorProbe::Off)
+        let in_flight = |entry: &Entry| self.peers.probe(&entry.host).is_some_and(|probe| probe.is_first_probe);
+        let is_untried = |entry: &&Entry| entry.last_try.is_none() || in_flight(entry);
+        let has_route = |entry: &&Entry| {
+            self.peers.has_dialable_endpoint(entry)
+                && self.peers.rules().allows(&entry.host)
+                && (self.peers.route(&entry.host) == Route::Direct || self.paths.has_tor())
         };
-        self.entries.values().filter(untried).filter(has_way).count()
+        self.peers.entries().filter(is_untried).filter(has_route).count()
     }
 
-    pub(super) fn start_due(&mut self, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
-        for via in Route::ALL {
-            if self.path_usability(via) == PathUsability::Trial
-                && self.can_run_trial(via)
-                && now >= self.reach(via).next_trial()
+    /// Starts all probes that are due and fit into the limits.
+    pub(super) fn start_due(&mut self, ctx: &mut Context<'_>) {
+        for route in Route::ALL {
+            if self.paths.usability(route) == PathUsability::Testing
+                && self.can_run_trial(route)
+                && ctx.now >= self.paths.health(route).next_trial()
             {
-                let peer = self.pick_trial_peer(via, now, rng);
-                self.reach_mut(via).trial_started(now);
+                let peer = self.pick_trial_peer(route, ctx);
+                self.paths.health_mut(route).trial_started(ctx.now);
                 if let Some(host) = peer {
-                    self.start(&host, now, rng, actions);
+                    self.start(&host, ctx);
                 }
             }
         }
-        while let Some(host) = self.next_due_route(now).and_then(|via| self.queue.pop_due(via, now)) {
-            self.start(&host, now, rng, actions);
+        while let Some(host) = self.next_due_route(ctx.now).and_then(|route| self.peers.pop_due(route, ctx.now)) {
+            self.start(&host, ctx);
         }
     }
 
-    /// Returns whether there is capacity for a trial.
-    fn can_run_trial(&self, via: Route) -> bool {
-        self.has_probe_capacity(via) && self.in_flight(via) < MAX_TRIALS
+    fn has_probe_capacity(&self, route: Route) -> bool {
+        let has_capacity = self.peers.probe_count() < self.config.max_probes;
+        match route {
+            Route::Direct => has_capacity,
+            Route::Tor => has_capacity && self.peers.probe_count_on(Route::Tor) < self.config.max_tor_probes,
+        }
+    }
+
+    fn can_run_trial(&self, route: Route) -> bool {
+        self.has_probe_capacity(route) && self.peers.probe_count_on(route) < MAX_TRIALS
     }
 
     /// Returns the route with the longest-waiting peer that may be probed now.
     ///
     /// Otherwise many peers on one route could block the other.
     fn next_due_route(&self, now: Time) -> Option<Route> {
-        let free = Route::ALL
+        let open = Route::ALL
             .into_iter()
-            .filter(|via| self.path_usability(*via) == PathUsability::Usable && self.has_probe_capacity(*via));
-        let due = free.filter_map(|via| self.queue.next(via).map(|next| (next, via)));
-        due.filter(|(next, _)| *next <= now).min().map(|(_, via)| via)
+            .filter(|route| self.paths.usability(*route) == PathUsability::Usable && self.has_probe_capacity(*route));
+        let due = open.filter_map(|route| self.peers.queue().next(route).map(|next| (next, route)));
+        due.filter(|(next, _)| *next <= now).min().map(|(_, route)| route)
     }
 
-    fn start(&mut self, host: &Host, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
-        self.held.remove(host);
-        let Some(entry) = self.entries.get(host) else { return };
-        let good = self.is_healthy(entry, now);
-        let via = self.via(host);
-        let Some(entry) = self.entries.get_mut(host) else { return };
-        self.queue.remove(via, entry.next_probe_at, host);
-        let first = entry.last_try.replace(now).is_none();
-        let resolving = matches!(host, Host::Dns(_));
-        self.in_flight.insert(
-            host.clone(),
-            InFlightProbe {
-                started_at: now,
-                is_first_probe: first,
-                resolving,
-                was_verified_recently: good,
-                announces_self: false,
-            },
-        );
+    fn start(&mut self, host: &Host, ctx: &mut Context<'_>) {
+        let was_healthy = self.peers.get(host).is_some_and(|entry| self.is_healthy(entry, ctx.now));
+        if !self.peers.begin_probe(host, was_healthy, ctx.now) {
+            return;
+        }
         match host {
-            Host::Dns(_) => actions.push(Action::Resolve(host.clone(), via)),
-            Host::Ip(ip) => self.dial(host, vec![*ip], now, rng, actions),
-            Host::Onion(_) => actions.push(Action::Probe(self.build_target(host, Vec::new(), now, rng))),
+            Host::Dns(_) => ctx.actions.push(Action::Resolve(host.clone(), self.peers.route(host))),
+            Host::Ip(ip) => self.dial(host, vec![*ip], ctx),
+            Host::Onion(_) => {
+                let target = self.build_target(host, Vec::new(), ctx);
+                ctx.actions.push(Action::Probe(target));
+            }
         }
     }
 
@@ -115,137 +116,135 @@ impl PeerBook {
         &mut self,
         host: Host,
         addresses: Result<Vec<IpAddr>, ProbeError>,
-        now: Time,
-        rng: &mut impl Rng,
-        actions: &mut Vec<Action>,
+        ctx: &mut Context<'_>,
     ) {
-        match self.in_flight.get_mut(&host) {
-            Some(flight) if flight.resolving => flight.resolving = false,
+        match self.peers.probe_mut(&host) {
+            Some(probe) if probe.resolving => probe.resolving = false,
             _ => return,
         }
         match addresses {
-            Ok(addresses) => self.dial(&host, addresses, now, rng, actions),
-            Err(failure) => self.on_probe_result(host, Err(failure), now, rng, actions),
+            Ok(addresses) => self.dial(&host, addresses, ctx),
+            Err(failure) => self.on_probe_result(&host, Err(failure), ctx),
         }
     }
 
     /// Dials a host on these addresses if they are permitted.
-    fn dial(&mut self, host: &Host, addresses: Vec<IpAddr>, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
-        let addresses = match policy::validate_addresses(addresses, self.settings.allow_private) {
+    fn dial(&mut self, host: &Host, addresses: Vec<IpAddr>, ctx: &mut Context<'_>) {
+        let addresses = match dial_policy::validate_addresses(addresses, self.config.allow_private) {
             Ok(addresses) => addresses,
-            Err(failure) => return self.on_probe_result(host.clone(), Err(failure), now, rng, actions),
+            Err(failure) => return self.on_probe_result(host, Err(failure), ctx),
         };
-        if addresses.iter().any(|ip| self.settings.bans.bans_ip(*ip)) {
-            self.drop_banned(host, actions);
-            self.in_flight.remove(host);
+        if addresses.iter().any(|ip| self.config.bans.bans_ip(*ip)) {
+            self.drop_banned(host, ctx);
+            self.peers.end_probe(host);
             return;
         }
-        if !self.verify_add_peer_source(host, &addresses, actions) {
-            self.in_flight.remove(host);
+        if !self.verify_add_peer_source(host, &addresses, ctx) {
+            self.peers.end_probe(host);
             return;
         }
-        let Some(entry) = self.entries.get(host) else {
-            // It was dropped while its name was looked up.
-            self.in_flight.remove(host);
+        let Some(entry) = self.peers.get(host) else {
+            // The peer was dropped during the name lookup.
+            self.peers.end_probe(host);
             return;
         };
-        let proven = entry.last_success.is_some();
-        match self.budgets.dial(&addresses, proven, now) {
-            Ok(()) => actions.push(Action::Probe(self.build_target(host, addresses, now, rng))),
-            Err((site, when)) => {
-                self.in_flight.remove(host);
-                self.held.insert(host.clone(), site);
-                self.reschedule(host, when);
+        match self.budgets.dial(&addresses, entry.last_success.is_some(), ctx.now) {
+            Ok(()) => {
+                let target = self.build_target(host, addresses, ctx);
+                ctx.actions.push(Action::Probe(target));
             }
+            Err((subnet, until)) => self.peers.defer(host, subnet, until),
         }
     }
 
     /// Drops claims from other addresses than the host's, and the host if only they named it.
-    fn verify_add_peer_source(&mut self, host: &Host, addresses: &[IpAddr], actions: &mut Vec<Action>) -> bool {
+    fn verify_add_peer_source(&mut self, host: &Host, addresses: &[IpAddr], ctx: &mut Context<'_>) -> bool {
         let is_among = |from: IpAddr| addresses.iter().any(|ip| netgroup::canonical(*ip) == netgroup::canonical(from));
-        if let Some(claims) = self.port_claims.get_mut(host) {
-            claims.retain(|claim| claim.from.is_none_or(is_among));
-        }
-        let unfounded = self.entries.get(host).is_some_and(|entry| match entry.source {
+        self.peers.retain_port_claims(host, |claim| claim.from.is_none_or(is_among));
+        let is_spoofed = self.peers.get(host).is_some_and(|entry| match entry.source {
             Source::AddPeer(Some(from)) => entry.last_success.is_none() && !is_among(from),
             _ => false,
         });
-        if unfounded {
-            self.remove(host);
-            actions.push(Action::Remove(host.clone()));
-            actions.push(Action::Notice(BookNotice::AddPeerSpoofed { host: host.clone() }));
+        if is_spoofed {
+            self.peers.remove(host);
+            ctx.actions.push(Action::Remove(host.clone()));
+            ctx.notify(BookNotice::AddPeerSpoofed { host: host.clone() });
         }
-        !unfounded
+        !is_spoofed
     }
 
-    fn build_target(&mut self, host: &Host, addresses: Vec<IpAddr>, now: Time, rng: &mut impl Rng) -> ProbeTarget {
-        let via = self.via(host);
-        let claimed: Vec<Ports> = self.port_claims.get(host).into_iter().flatten().map(|claim| claim.ports).collect();
-        let believed = self.entries.get(host).and_then(Entry::permitted_ports);
-        let mut doors = policy::ordered_endpoints(believed, &claimed, rng);
-        doors.retain(|door| policy::is_dialable(host, via, *door));
-        let is_believed = |door: &(Transport, Port)| believed.is_some_and(|ports| ports.iter().any(|own| own == *door));
-        let believed = doors.iter().filter(|door| is_believed(door)).count();
-        let announce = self.should_announce_to(host, via, now);
-        if let Some(flight) = self.in_flight.get_mut(host) {
-            flight.announces_self = announce;
+    fn build_target(&mut self, host: &Host, addresses: Vec<IpAddr>, ctx: &mut Context<'_>) -> ProbeTarget {
+        let via = self.peers.route(host);
+        let claimed: Vec<Ports> = self.peers.port_claims().ports(host).collect();
+        let known = self.peers.get(host).and_then(Entry::permitted_ports);
+        let mut endpoints = dial_policy::ordered_endpoints(known, &claimed, ctx.rng);
+        endpoints.retain(|endpoint| dial_policy::is_dialable(host, via, *endpoint));
+        let is_known =
+            |endpoint: &&(Transport, Port)| known.is_some_and(|ports| ports.iter().any(|of| of == **endpoint));
+        let trusted_endpoint_count = endpoints.iter().filter(is_known).count();
+        let announce = self.should_announce_to(host, ctx.now);
+        if let Some(probe) = self.peers.probe_mut(host) {
+            probe.announces_self = announce;
         }
+        let checkpoint_height = self.chain.height_to_compare(ctx.now);
         ProbeTarget {
             host: host.clone(),
             via,
             addresses,
-            endpoints: doors,
-            trusted_endpoint_count: believed,
+            endpoints,
+            trusted_endpoint_count,
             announce,
-            checkpoint_height: self.chain.height_to_compare(now),
+            checkpoint_height,
         }
     }
 
     /// Chooses a peer to test a path, preferably a healthy one.
-    fn pick_trial_peer(&self, via: Route, now: Time, rng: &mut impl Rng) -> Option<Host> {
-        let rested = |entry: &&Entry| entry.last_try.is_none_or(|last| now.since(last) >= TRIAL_COOLDOWN);
+    fn pick_trial_peer(&self, route: Route, ctx: &mut Context<'_>) -> Option<Host> {
+        let now = ctx.now;
+        let is_rested = |entry: &&Entry| entry.last_try.is_none_or(|last| now.since(last) >= TRIAL_COOLDOWN);
         let find = |hosts: &mut dyn Iterator<Item = &Host>| -> Vec<&Entry> {
-            hosts.filter_map(|host| self.entries.get(host)).filter(rested).collect()
+            hosts.filter_map(|host| self.peers.get(host)).filter(is_rested).collect()
         };
         // After long downtime no peer is healthy, but previously verified peers are the most likely to answer.
-        let proven = find(&mut self.queue.previously_verified(via));
-        let good: Vec<&Entry> = proven.iter().copied().filter(|entry| self.is_healthy(entry, now)).collect();
+        let verified = find(&mut self.peers.queue().previously_verified(route));
+        let healthy: Vec<&Entry> = verified.iter().copied().filter(|entry| self.is_healthy(entry, now)).collect();
         // A healthy peer is tried first. Later trials vary, as healthy peers may have gone during downtime.
-        let anybody = !self.reach(via).is_first_trial();
-        let mut now_and_then = |often| anybody && rand::RngExt::random_ratio(rng, 1, often);
-        let likely = if good.is_empty() || now_and_then(4) { proven } else { good };
-        let from = if likely.is_empty() || now_and_then(8) { find(&mut self.queue.all(via)) } else { likely };
-        policy::choose(&from, rng).map(|entry| entry.host.clone())
+        let may_vary = !self.paths.health(route).is_first_trial();
+        let mut one_in = |count| may_vary && ctx.rng.random_ratio(1, count);
+        let likely = if healthy.is_empty() || one_in(4) { verified } else { healthy };
+        let from = if likely.is_empty() || one_in(8) { find(&mut self.peers.queue().all(route)) } else { likely };
+        from.choose(ctx.rng).map(|entry| entry.host.clone())
     }
 
     /// Schedules a suspect peer for an immediate probe.
     pub(super) fn recheck_soon(&mut self, host: &Host, now: Time) {
-        let rested = |entry: &Entry| entry.last_try.is_none_or(|last| now.since(last) >= RECHECK_COOLDOWN);
-        if self.entries.get(host).is_some_and(|entry| rested(entry) && entry.next_probe_at > now) {
-            self.reschedule(host, now);
+        let is_rested = |entry: &Entry| entry.last_try.is_none_or(|last| now.since(last) >= RECHECK_COOLDOWN);
+        if self.peers.get(host).is_some_and(|entry| is_rested(entry) && entry.next_probe_at > now) {
+            self.peers.reschedule(host, now);
         }
     }
 
     /// Schedules a healthy peer for an immediate probe to check the path.
     ///
     /// It takes the next in the queue, so that the checks rotate among peers.
-    pub(super) fn expedite_path_check(&mut self, via: Route, now: Time) {
-        let rested = |entry: &&Entry| entry.last_try.is_none_or(|last| now.since(last) >= PATH_CHECK_COOLDOWN);
-        let mut in_turn = self.queue.previously_verified(via).filter_map(|host| self.entries.get(host)).filter(rested);
+    pub(super) fn expedite_path_check(&mut self, route: Route, now: Time) {
+        let is_rested = |entry: &&Entry| entry.last_try.is_none_or(|last| now.since(last) >= PATH_CHECK_COOLDOWN);
+        let queue = self.peers.queue().previously_verified(route);
+        let mut in_turn = queue.filter_map(|host| self.peers.get(host)).filter(is_rested);
         let found = in_turn.find(|entry| self.is_healthy(entry, now)).map(|entry| entry.host.clone());
         drop(in_turn);
         if let Some(host) = found {
-            self.reschedule(&host, now);
+            self.peers.reschedule(&host, now);
         }
     }
 
-    /// Returns whether a probe of a recently verified peer is in flight.
-    pub(super) fn has_good_probe_in_flight(&self, via: Route) -> bool {
-        self.in_flight.iter().any(|(host, flight)| flight.was_verified_recently && self.via(host) == via)
+    /// Returns whether a probe of a healthy peer is in flight.
+    pub(super) fn has_good_probe_in_flight(&self, route: Route) -> bool {
+        self.peers.probes().any(|(host, probe)| probe.was_healthy && self.peers.route(host) == route)
     }
 
     /// Returns whether the peer was verified recently and has not failed since.
     pub(super) fn is_healthy(&self, entry: &Entry, now: Time) -> bool {
-        entry.failures == 0 && entry.state(now, self.settings.max_advertised_age) == PeerState::Verified
+        entry.is_healthy(now, self.config.max_advertised_age)
     }
 }

@@ -1,90 +1,94 @@
-//! The operator's seeds: taken in at every start and whenever they change, and reported where that fails.
+//! Seeds of the operator: added at every start and after every change, and reported where that fails.
 
 use std::collections::HashSet;
 
 use rand::Rng;
 
-use super::policy::IntakeError;
-use super::{Action, BookNotice, PeerBook, Source, policy};
+use super::admission::IntakeError;
+use super::context::Context;
+use super::{Action, BookNotice, PeerBook, Source, dial_policy};
 use crate::clock::Time;
 use crate::peer::{Host, RealName};
 
+/// Seed that can't be added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedSeed {
+    /// Name in the configuration.
+    pub name: RealName,
+    /// Reason of the refusal.
+    pub reason: IntakeError,
+}
+
 impl PeerBook {
-    /// Takes in the seeds at the start.
+    /// Adds the seeds at the start.
     ///
-    /// A known peer becomes the operator's own, but is not probed sooner, so a restart costs the seeds nothing.
+    /// A known peer becomes the operator's, but is not probed sooner. So a restart costs the seeds nothing.
     pub fn add_seeds(&mut self, now: Time, rng: &mut impl Rng) -> Vec<Action> {
-        let mut actions = Vec::new();
+        let mut ctx = Context::new(now, rng);
         for name in self.usable_seeds() {
-            if self.entries.contains_key(&name.host) {
-                self.adopt(&name, Source::Seed, &mut actions);
+            if self.peers.contains(&name.host) {
+                self.adopt(&name, Source::Seed, &mut ctx);
             } else {
-                // It was checked, and no budget applies to seeds.
-                let _ = self.try_add(name, Source::Seed, now, rng, &mut actions);
+                self.add_seed(name, &mut ctx);
             }
         }
-        self.report_seeds(|_| true, &mut actions);
-        self.start_due(now, rng, &mut actions);
-        actions
+        self.report_seeds(|_| true, &mut ctx);
+        self.start_due(&mut ctx);
+        ctx.actions
     }
 
-    /// The seeds that can't be taken in, and why.
-    pub fn refused_seeds(&self) -> Vec<(RealName, IntakeError)> {
-        let checked = self.checked_seeds().into_iter();
-        checked.filter_map(|(name, refusal)| refusal.map(|reason| (name, reason))).collect()
+    /// Returns the seeds that can't be added.
+    pub fn refused_seeds(&self) -> Vec<RefusedSeed> {
+        let mut hosts: HashSet<&Host> = HashSet::new();
+        let refused = |name: &RealName, is_first: bool| {
+            let refusal = if is_first { self.check_seed(name) } else { Err(IntakeError::Duplicate) };
+            refusal.err().map(|reason| RefusedSeed { name: name.clone(), reason })
+        };
+        self.config.seeds.iter().filter_map(|name| refused(name, hosts.insert(&name.host))).collect()
     }
 
-    /// Replaces the seeds. New ones are taken in and probed; a former one stays as an ordinary peer.
-    pub(super) fn replace_seeds(
-        &mut self,
-        seeds: Vec<RealName>,
-        now: Time,
-        rng: &mut impl Rng,
-        actions: &mut Vec<Action>,
-    ) {
-        let before = std::mem::replace(&mut self.settings.seeds, seeds);
+    /// Replaces the seeds. New ones are added and probed; a former one stays as an ordinary peer.
+    pub(super) fn replace_seeds(&mut self, seeds: Vec<RealName>, ctx: &mut Context<'_>) {
+        let before = std::mem::replace(&mut self.config.seeds, seeds);
         for name in self.usable_seeds().into_iter().filter(|name| !before.contains(name)) {
-            let _ = self.try_add(name, Source::Seed, now, rng, actions);
+            self.add_seed(name, ctx);
         }
-        self.report_seeds(|_| true, actions);
+        self.report_seeds(|_| true, ctx);
     }
 
-    /// Takes forgotten seeds in again when no verified peer is left.
-    pub(super) fn readd_seeds(&mut self, now: Time, rng: &mut impl Rng, actions: &mut Vec<Action>) {
+    /// Adds forgotten seeds again when no verified peer is left.
+    pub(super) fn readd_seeds(&mut self, ctx: &mut Context<'_>) {
         let mut seeds = self.usable_seeds();
-        seeds.retain(|name| !self.entries.contains_key(&name.host));
+        seeds.retain(|name| !self.peers.contains(&name.host));
         if !seeds.is_empty() {
-            actions.push(Action::Notice(BookNotice::SeedsReused));
+            ctx.notify(BookNotice::SeedsReused);
         }
         for name in seeds {
-            let _ = self.try_add(name, Source::Seed, now, rng, actions);
+            self.add_seed(name, ctx);
         }
     }
 
-    /// Reports those of these seeds that can't be taken in.
-    pub(super) fn report_seeds(&self, is_meant: impl Fn(&RealName) -> bool, actions: &mut Vec<Action>) {
-        let refused = self.refused_seeds().into_iter().filter(|(name, _)| is_meant(name));
-        actions.extend(refused.map(|(name, reason)| Action::Notice(BookNotice::SeedRefused { name, reason })));
+    /// Reports the seeds among these that can't be added.
+    pub(super) fn report_seeds(&self, is_meant: impl Fn(&RealName) -> bool, ctx: &mut Context<'_>) {
+        for seed in self.refused_seeds().into_iter().filter(|seed| is_meant(&seed.name)) {
+            ctx.notify(BookNotice::SeedRefused { name: seed.name, reason: seed.reason });
+        }
+    }
+
+    fn add_seed(&mut self, name: RealName, ctx: &mut Context<'_>) {
+        // A usable seed was checked already, and no budget applies to seeds.
+        let _ = self.try_add(name, Source::Seed, ctx);
     }
 
     fn usable_seeds(&self) -> Vec<RealName> {
-        self.checked_seeds().into_iter().filter(|(_, refusal)| refusal.is_none()).map(|(name, _)| name).collect()
+        let mut hosts: HashSet<&Host> = HashSet::new();
+        let unique = self.config.seeds.iter().filter(|name| hosts.insert(&name.host));
+        unique.filter(|name| self.check_seed(name).is_ok()).cloned().collect()
     }
 
-    fn checked_seeds(&self) -> Vec<(RealName, Option<IntakeError>)> {
-        let mut hosts: HashSet<&Host> = HashSet::new();
-        let check = |name: &RealName, is_first: bool| -> Result<(), IntakeError> {
-            if !is_first {
-                return Err(IntakeError::Duplicate);
-            }
-            let ports = self.admissible_ports(name, &Source::Seed)?;
-            if policy::has_dialable_port(&name.host, self.via(&name.host), ports) {
-                Ok(())
-            } else {
-                Err(IntakeError::TlsRequired)
-            }
-        };
-        let seeds = self.settings.seeds.iter();
-        seeds.map(|name| (name.clone(), check(name, hosts.insert(&name.host)).err())).collect()
+    fn check_seed(&self, name: &RealName) -> Result<(), IntakeError> {
+        let ports = self.config.admissible_ports(name, &Source::Seed)?;
+        let is_dialable = dial_policy::has_dialable_port(&name.host, self.peers.route(&name.host), ports);
+        if is_dialable { Ok(()) } else { Err(IntakeError::TlsRequired) }
     }
 }

@@ -1,11 +1,13 @@
 //! Own names: listed once Waypost reached them, and announced to peers that lack them.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use rand::Rng;
+use rand::seq::SliceRandom;
 
+use super::context::Context;
 use super::probe_queue::jittered;
-use super::{Action, PeerBook, PeerState};
+use super::{PeerBook, PeerState};
 use crate::clock::Time;
 use crate::netgroup;
 use crate::peer::{Host, PeerListEntry};
@@ -18,6 +20,7 @@ const ANNOUNCE_INTERVAL: Duration = Duration::from_hours(24);
 ///
 /// It is shorter if the window requires it.
 pub const ANNOUNCE_SPACING: Duration = Duration::from_secs(5);
+
 /// Maximum time in which all these announcement probes are scheduled.
 const ANNOUNCE_WINDOW: Duration = Duration::from_hours(2);
 
@@ -30,77 +33,78 @@ pub struct VerifiedSelfEntry {
     pub reached: Time,
 }
 
+/// Own names that Waypost reached, by host.
+#[derive(Debug, Default)]
+pub struct SelfEntries(HashMap<Host, VerifiedSelfEntry>);
+
+impl SelfEntries {
+    /// Returns when Waypost last reached an own name; `None` if never.
+    pub fn last_reached(&self, host: &Host) -> Option<Time> {
+        self.0.get(host).map(|entry| entry.reached)
+    }
+
+    /// Returns the own names that were reached within this time.
+    pub fn recent(&self, max_age: Duration, now: Time) -> impl Iterator<Item = &VerifiedSelfEntry> {
+        self.0.values().filter(move |entry| now.since(entry.reached) <= max_age)
+    }
+
+    /// Records a success, and returns whether the name was not reached within `max_age` before.
+    fn insert(&mut self, entry: VerifiedSelfEntry, max_age: Duration) -> bool {
+        let now = entry.reached;
+        let before = self.0.insert(entry.listed.name.host.clone(), entry);
+        before.is_none_or(|before| now.since(before.reached) > max_age)
+    }
+}
+
 impl PeerBook {
     /// Records that Waypost reached itself by one of its names.
-    pub(super) fn reached_ourselves(
-        &mut self,
-        listed: PeerListEntry,
-        now: Time,
-        rng: &mut impl Rng,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn on_self_reachable(&mut self, listed: PeerListEntry, ctx: &mut Context<'_>) {
         let host = listed.name.host.clone();
         let listed = PeerListEntry { ip: listed.ip.map(netgroup::canonical), ..listed };
-        let before = self.self_entries.insert(host.clone(), VerifiedSelfEntry { listed, reached: now });
-        let news = before.is_none_or(|before| now.since(before.reached) > self.settings.max_advertised_age);
-        actions.push(Action::SnapshotDirty);
-        if news && self.settings.announce {
-            self.schedule_announcements(&host, now, rng);
+        let entry = VerifiedSelfEntry { listed, reached: ctx.now };
+        let is_new = self.self_entries.insert(entry, self.config.max_advertised_age);
+        ctx.snapshot_changed();
+        if is_new && self.config.announce {
+            self.schedule_announcements(&host, ctx);
         }
     }
 
-    /// Removes a name of this node from what clients are told.
-    pub(super) fn lost_ourselves(&mut self, host: &Host, actions: &mut Vec<Action>) {
-        if self.self_entries.remove(host).is_some() {
-            actions.push(Action::SnapshotDirty);
+    /// Removes an own name from the advertised peers.
+    pub(super) fn on_self_unreachable(&mut self, host: &Host, ctx: &mut Context<'_>) {
+        if self.self_entries.0.remove(host).is_some() {
+            ctx.snapshot_changed();
         }
     }
 
-    /// Returns whether to announce the own name of the peer's kind on this route.
-    pub(super) fn should_announce_to(&self, host: &Host, via: Route, now: Time) -> bool {
-        let is_news = |announced: Option<Time>| announced.is_none_or(|at| now.since(at) >= ANNOUNCE_INTERVAL);
+    /// Returns whether to announce the own name of the peer's kind to this peer.
+    pub(super) fn should_announce_to(&self, host: &Host, now: Time) -> bool {
+        let is_due = |announced: Option<Time>| announced.is_none_or(|at| now.since(at) >= ANNOUNCE_INTERVAL);
         // Clearnet peers check the source address, which is a Tor exit's on the Tor route.
-        let fits = host.is_onion() || via == Route::Direct;
-        let named = || {
-            self.self_entries
-                .iter()
-                .any(|(own, reached)| own.is_onion() == host.is_onion() && self.is_recent(reached, now))
+        let is_accepted = host.is_onion() || self.peers.route(host) == Route::Direct;
+        let has_own_name = || {
+            let mut own = self.self_entries.recent(self.config.max_advertised_age, now);
+            own.any(|own| own.listed.name.host.is_onion() == host.is_onion())
         };
-        self.settings.announce
-            && fits
-            && self.entries.get(host).is_some_and(|entry| is_news(entry.last_announced_at))
-            && named()
+        self.config.announce
+            && is_accepted
+            && self.peers.get(host).is_some_and(|entry| is_due(entry.last_announced_at))
+            && has_own_name()
     }
 
-    /// Returns when Waypost last reached an own name; `None` if never.
-    pub fn last_reached(&self, own: &Host) -> Option<Time> {
-        self.self_entries.get(own).map(|own| own.reached)
-    }
-
-    /// Returns the own names that were reached recently.
-    pub(super) fn own_names(&self, now: Time) -> impl Iterator<Item = &VerifiedSelfEntry> {
-        self.self_entries.values().filter(move |own| self.is_recent(own, now))
-    }
-
-    fn is_recent(&self, own: &VerifiedSelfEntry, now: Time) -> bool {
-        now.since(own.reached) <= self.settings.max_advertised_age
-    }
-
-    fn schedule_announcements(&mut self, own: &Host, now: Time, rng: &mut impl Rng) {
-        let recent = self.settings.max_advertised_age;
-        let may_hear =
-            |host: &Host| host.is_onion() == own.is_onion() && self.should_announce_to(host, self.via(host), now);
-        let verified = self.entries.values().filter(|entry| entry.state(now, recent) == PeerState::Verified);
-        let mut hosts: Vec<Host> = verified.map(|entry| entry.host.clone()).filter(may_hear).collect();
+    fn schedule_announcements(&mut self, own: &Host, ctx: &mut Context<'_>) {
+        let max_age = self.config.max_advertised_age;
+        let is_meant = |host: &Host| host.is_onion() == own.is_onion() && self.should_announce_to(host, ctx.now);
+        let verified = self.peers.entries().filter(|entry| entry.state(ctx.now, max_age) == PeerState::Verified);
+        let mut hosts: Vec<Host> = verified.map(|entry| entry.host.clone()).filter(is_meant).collect();
         hosts.sort();
-        rand::seq::SliceRandom::shuffle(hosts.as_mut_slice(), rng);
-        let most = u32::try_from(hosts.len()).unwrap_or(u32::MAX).max(1);
-        let step = ANNOUNCE_SPACING.min(ANNOUNCE_WINDOW / most);
-        let mut at = now;
+        hosts.shuffle(ctx.rng);
+        let count = u32::try_from(hosts.len()).unwrap_or(u32::MAX).max(1);
+        let step = ANNOUNCE_SPACING.min(ANNOUNCE_WINDOW / count);
+        let mut at = ctx.now;
         for host in hosts {
-            at = at + jittered(step, rng);
-            if self.entries.get(&host).is_some_and(|entry| entry.next_probe_at > at) {
-                self.reschedule(&host, at);
+            at = at + jittered(step, ctx.rng);
+            if self.peers.get(&host).is_some_and(|entry| entry.next_probe_at > at) {
+                self.peers.reschedule(&host, at);
             }
         }
     }

@@ -16,7 +16,7 @@ pub enum Source {
     Operator,
     /// Peer list of this peer.
     Peer(Host),
-    /// Request `server.add_peer` from this address. None through Tor.
+    /// Request `server.add_peer` from this address; `None` through Tor.
     AddPeer(Option<IpAddr>),
     /// IRC channel.
     Irc,

@@ -6,97 +6,98 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 
 use super::entry::{Entry, PeerState};
-use super::{PeerBook, policy};
+use super::{PeerBook, dial_policy};
 use crate::clock::Time;
 use crate::connect::{KeyHash, ProbeTarget};
 use crate::jsonrpc::USER_AGENT;
 use crate::peer::{Transport, Version};
 use crate::route::Route;
 
-/// More than anybody tries one after the other; some of them by another way than Tor, should that not lead anywhere.
+/// Maximum number of candidates, more than a session ever tries.
 const MAX_CANDIDATES: usize = 16;
-const MOST_ONIONS: usize = 12;
+
+/// Maximum number of onion services among them, so that some remain if Tor fails.
+const MAX_ONION_CANDIDATES: usize = 12;
 
 /// Minimum age of a changed key before it is trusted.
 const KEY_PROBATION: Duration = Duration::from_hours(24);
 
-/// A verified peer that knows the chain that most know.
+/// Age below which a peer ranks behind others that are not long-standing either.
+const NEWCOMER_AGE: Duration = Duration::from_hours(24);
+
+/// Verified peer that may serve clients' sessions.
 #[derive(Debug, Clone)]
 pub struct UpstreamCandidate {
-    /// How it is dialled: where, and as what, it was verified.
+    /// Target of a connection: the address and endpoint at which the peer was verified.
     pub target: ProbeTarget,
-    /// The key that it showed then, if it was reached by TLS.
+    /// TLS key at the last success; `None` if the peer was reached without TLS.
     pub key: Option<KeyHash>,
-    /// The newest protocol version that it speaks.
+    /// Newest protocol version of the peer.
     pub newest: Version,
 }
 
 impl PeerBook {
+    /// Returns the candidates, best first. Equal ones are in random order.
     pub(super) fn upstream_candidates(&self, now: Time, rng: &mut impl Rng) -> Vec<UpstreamCandidate> {
-        let mut fit: Vec<&Entry> =
-            self.entries.values().filter(|entry| self.is_upstream_eligible(entry, now)).collect();
-        fit.sort_unstable_by(|a, b| a.host.cmp(&b.host));
-        // Among equals chance decides, so that no one of them gets all there is.
-        fit.shuffle(rng);
-        fit.sort_by_key(|entry| self.upstream_sort_key(entry, now));
-        let carriers: Vec<UpstreamCandidate> = fit.into_iter().filter_map(|entry| self.carrier(entry)).collect();
+        let mut eligible: Vec<&Entry> =
+            self.peers.entries().filter(|entry| self.is_upstream_eligible(entry, now)).collect();
+        eligible.sort_unstable_by(|a, b| a.host.cmp(&b.host));
+        // Among equals the order is random, so that the load is shared.
+        eligible.shuffle(rng);
+        eligible.sort_by_key(|entry| self.upstream_sort_key(entry, now));
+        let candidates = eligible.into_iter().filter_map(|entry| self.upstream_candidate(entry));
         let (mut onions, mut others): (Vec<_>, Vec<_>) =
-            carriers.into_iter().enumerate().partition(|(_, carrier)| carrier.target.host.is_onion());
-        onions.truncate(if others.is_empty() { MAX_CANDIDATES } else { MOST_ONIONS });
+            candidates.enumerate().partition(|(_, candidate)| candidate.target.host.is_onion());
+        onions.truncate(if others.is_empty() { MAX_CANDIDATES } else { MAX_ONION_CANDIDATES });
         others.truncate(MAX_CANDIDATES - onions.len());
         onions.append(&mut others);
-        onions.sort_by_key(|(place, _)| *place);
-        onions.into_iter().map(|(_, carrier)| carrier).collect()
+        onions.sort_by_key(|(rank, _)| *rank);
+        onions.into_iter().map(|(_, candidate)| candidate).collect()
     }
 
     fn is_upstream_eligible(&self, entry: &Entry, now: Time) -> bool {
-        let reachable = self.via(&entry.host) == Route::Direct || self.tor.is_ready();
+        let is_reachable = self.peers.route(&entry.host) == Route::Direct || self.paths.tor().is_ready();
         // Another Waypost may use its peers as backend too, which could forward sessions in a loop.
-        let kindred = || entry.software.as_deref().is_some_and(|software| software.starts_with(software_name()));
-        reachable
-            && entry.state(now, self.settings.max_advertised_age) == PeerState::Verified
+        let is_waypost = || entry.software.as_deref().is_some_and(|software| software.starts_with(software_name()));
+        is_reachable
+            && entry.state(now, self.config.max_advertised_age) == PeerState::Verified
             && entry.tip.is_some()
             && entry.genesis_hash.is_some()
-            && !kindred()
+            && !is_waypost()
     }
 
-    /// Sort key; lower is better.
+    /// Returns the sort key of a candidate; lower is better.
     ///
-    /// In this order: those that didn't fail since, those that are who they were, onion services, those of long standing,
-    /// the reliable, the fast.
+    /// The criteria, in this order: no failure since the last success, a key that did not change lately, onion service,
+    /// long-standing, not a newcomer, share of failed probes, latency.
     fn upstream_sort_key(&self, entry: &Entry, now: Time) -> impl Ord + use<> {
-        let is_sure = entry.host.is_onion()
+        let has_stable_key = entry.host.is_onion()
             || entry.key.is_some_and(|key| key.rotation_count == 0 || now.since(key.since) >= KEY_PROBATION);
         let failures = entry.history.iter().filter(|past| past.failure.is_some()).count() * 8;
         let latency = entry.latency().map_or(u128::MAX, |latency| latency.as_millis());
         (
             !self.is_healthy(entry, now),
-            !is_sure,
+            !has_stable_key,
             !entry.host.is_onion(),
             !entry.is_long_standing(now),
-            now.since(entry.first_seen) < Duration::from_hours(24),
+            now.since(entry.first_seen) < NEWCOMER_AGE,
             failures.div_ceil(entry.history.len().max(1)),
             latency.checked_ilog2(),
         )
     }
 
-    fn carrier(&self, entry: &Entry) -> Option<UpstreamCandidate> {
-        let via = self.via(&entry.host);
-        // An onion service's name is its key, and TLS on top of it costs two ways there and back more. Others are called as they
-        // were verified; that one of them has TLS now and then would be for anybody on the way to decide.
+    fn upstream_candidate(&self, entry: &Entry) -> Option<UpstreamCandidate> {
+        let route = self.peers.route(&entry.host);
+        // The name of an onion service is its key, and TLS on top would cost two more round trips. Other peers are
+        // dialled as they were verified: an attacker on the path could block TLS to force plain text.
         let wanted = if entry.host.is_onion() || entry.key.is_none() { Transport::Tcp } else { Transport::Tls };
         let ports = entry.permitted_ports()?;
-        let mut doors: Vec<_> = ports.iter().filter(|door| policy::is_dialable(&entry.host, via, *door)).collect();
-        doors.sort_by_key(|(transport, _)| *transport != wanted);
-        doors.truncate(1);
-        if doors.is_empty() {
-            return None;
-        }
-        // The address on which it was verified, and no new look at its name.
+        let dialable = ports.iter().filter(|endpoint| dial_policy::is_dialable(&entry.host, route, *endpoint));
+        let endpoint = dialable.min_by_key(|(transport, _)| *transport != wanted)?;
+        // The address at which the peer was verified, without another name lookup.
         let addresses: Vec<_> = entry.ip.into_iter().collect();
-        let attempt = ProbeTarget::without_extras(entry.host.clone(), via, addresses, doors);
-        let key = entry.key.map(|key| key.sha256);
-        Some(UpstreamCandidate { key, newest: entry.protocol?, target: attempt })
+        let target = ProbeTarget::without_extras(entry.host.clone(), route, addresses, vec![endpoint]);
+        Some(UpstreamCandidate { key: entry.key.map(|key| key.sha256), newest: entry.protocol?, target })
     }
 }
 
@@ -113,6 +114,7 @@ mod tests {
     use super::*;
     use crate::network::Network;
     use crate::peer::RealName;
+    use crate::route::PerRoute;
     use crate::tor_state::TorProbe;
 
     const NOW: Time = Time::from_secs(1_700_000_000);
@@ -133,10 +135,10 @@ mod tests {
         entry
     }
 
-    fn carriers(entries: Vec<Entry>, tor: bool) -> Vec<UpstreamCandidate> {
+    fn candidates(entries: Vec<Entry>, tor: bool) -> Vec<UpstreamCandidate> {
         let mut rng = StdRng::seed_from_u64(7);
         let settings = BookConfig { seeds: Vec::new(), peers_as_backend: true, ..BookConfig::default() };
-        let mut book = PeerBook::new(settings, entries, Duration::ZERO, Duration::ZERO, NOW);
+        let mut book = PeerBook::new(settings, entries, PerRoute::default(), NOW);
         if tor {
             book.handle(Event::Tor(TorProbe::Reachable), NOW, &mut rng);
             book.handle(Event::TorPathProven, NOW, &mut rng);
@@ -144,12 +146,12 @@ mod tests {
         book.snapshot(NOW, &mut rng).upstream_candidates
     }
 
-    fn hosts(carriers: &[UpstreamCandidate]) -> Vec<String> {
-        carriers.iter().map(|carrier| carrier.target.host.to_string()).collect()
+    fn hosts(candidates: &[UpstreamCandidate]) -> Vec<String> {
+        candidates.iter().map(|candidate| candidate.target.host.to_string()).collect()
     }
 
     #[test]
-    fn the_best_come_first() {
+    fn best_candidate_comes_first() {
         let mut flaky = entry("flaky.example v1.4 s50002", 100, 100);
         flaky.failures = 1;
         let entries = || {
@@ -162,43 +164,43 @@ mod tests {
             ]
         };
         let clear = ["fast.example", "slow.example", "new.example", "flaky.example"];
-        assert_eq!(hosts(&carriers(entries(), false)), clear);
-        assert_eq!(hosts(&carriers(entries(), true)), [&[ONION], &clear[..]].concat());
+        assert_eq!(hosts(&candidates(entries(), false)), clear);
+        assert_eq!(hosts(&candidates(entries(), true)), [&[ONION], &clear[..]].concat());
     }
 
     #[test]
-    fn who_is_not_what_a_wallet_needs_carries_nobody() {
+    fn peer_without_chain_data_is_not_eligible() {
         let wrong = |change: fn(&mut Entry)| {
             let mut wrong = entry("a.example v1.4 s50002", 100, 100);
             change(&mut wrong);
-            carriers(vec![wrong], true).is_empty()
+            candidates(vec![wrong], true).is_empty()
         };
         assert!(!wrong(|_| {}));
-        assert!(wrong(|entry| entry.tip = None), "tells of peers only");
+        assert!(wrong(|entry| entry.tip = None), "serves peers only");
         assert!(wrong(|entry| entry.genesis_hash = None));
-        assert!(wrong(|entry| entry.software = Some(USER_AGENT.to_owned())), "might come back to us");
+        assert!(wrong(|entry| entry.software = Some(USER_AGENT.to_owned())), "could forward the session back");
         assert!(wrong(|entry| entry.last_success = None));
     }
 
     #[test]
-    fn who_may_be_somebody_else_comes_last() {
+    fn peer_without_stable_key_comes_last() {
         let mut plain = entry("plain.example v1.4 s50002 t50001", 100, 100);
         plain.key = None;
         let mut changed = entry("changed.example v1.4 s50002", 100, 200);
         changed.key = Some(PinnedKey { sha256: [2; 32], since: NOW, rotation_count: 1 });
         let slow = entry("slow.example v1.4 s50002", 2, 9000);
-        let carriers = carriers(vec![plain, changed, slow], false);
-        assert_eq!(hosts(&carriers), ["slow.example", "plain.example", "changed.example"]);
-        assert_eq!(carriers[1].target.endpoints[0].0, Transport::Tcp, "as it was verified");
+        let candidates = candidates(vec![plain, changed, slow], false);
+        assert_eq!(hosts(&candidates), ["slow.example", "plain.example", "changed.example"]);
+        assert_eq!(candidates[1].target.endpoints[0].0, Transport::Tcp, "as it was verified");
     }
 
     #[test]
-    fn clearnet_is_reached_by_tls_and_onions_without() {
+    fn clearnet_is_dialled_with_tls_and_onions_without() {
         let both = [entry("a.example v1.4 s50002 t50001", 1, 1), entry(&format!("{ONION} s50002 t50001"), 1, 1)];
-        let carriers = carriers(both.to_vec(), true);
-        let transports: Vec<_> = carriers.iter().map(|carrier| carrier.target.endpoints[0].0).collect();
+        let candidates = candidates(both.to_vec(), true);
+        let transports: Vec<_> = candidates.iter().map(|candidate| candidate.target.endpoints[0].0).collect();
         assert_eq!(transports, [Transport::Tcp, Transport::Tls]);
-        assert_eq!(carriers[1].target.addresses.len(), 1);
-        assert!(carriers[0].target.addresses.is_empty());
+        assert_eq!(candidates[1].target.addresses.len(), 1);
+        assert!(candidates[0].target.addresses.is_empty());
     }
 }

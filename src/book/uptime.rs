@@ -1,7 +1,7 @@
-//! How much of the time a peer was there, of late and over longer whiles.
+//! Share of time in which a peer answered, over several windows.
 //!
-//! Each try tells how the peer is from the one before it until now. What was long ago counts ever less, by half about every
-//! seven tenths of a window: so one number for each window is all that has to be kept.
+//! Each result stands for the time since the previous one. Older time counts exponentially less: the weight halves about
+//! every 0.7 windows. So each window needs two numbers only.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
 
-/// The windows, shortest first: what is older than one counts for a third or less in it.
+/// Name and length of each window, shortest first. Time older than the length has a weight of e⁻¹ or less.
 pub const WINDOWS: [(&str, Duration); 4] = [
     ("2h", Duration::from_hours(2)),
     ("1d", Duration::from_hours(24)),
@@ -17,20 +17,21 @@ pub const WINDOWS: [(&str, Duration); 4] = [
     ("1m", Duration::from_hours(30 * 24)),
 ];
 
-/// The week, by which peers are compared.
+/// Index of the week in [`WINDOWS`], by which peers are compared.
 pub const WEEK: usize = 2;
 
-/// The first try tells of no more than this.
+/// Time for which the first result stands.
 const INITIAL_CREDIT: Duration = Duration::from_mins(10);
 
+/// Uptime of a peer in each window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Uptime {
-    /// When the peer was last tried.
+    /// Time of the last result.
     at: Option<Time>,
     windows: [UptimeShare; WINDOWS.len()],
 }
 
-/// Of a window, in 65,535ths: what is known, and for how much of that the peer was there.
+/// Shares of a window, in units of 1/65535: time with a result, and time in which the peer answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct UptimeShare {
     known: u16,
@@ -38,7 +39,7 @@ struct UptimeShare {
 }
 
 impl Uptime {
-    /// The peer was found to be there, or not to be.
+    /// Records whether the peer answered.
     pub fn record_result(&mut self, up: bool, now: Time) {
         let elapsed = self.at.map_or(INITIAL_CREDIT, |at| now.since(at));
         self.at = Some(now);
@@ -50,17 +51,17 @@ impl Uptime {
         }
     }
 
-    /// Corrects a moment after `now`.
+    /// Corrects a time in the future.
     pub fn correct_times(&mut self, now: Time) {
         self.at = self.at.map(|at| at.min(now));
     }
 
-    /// Returns the name of each window of which anything is known, with the share of [`Uptime::share`].
+    /// Returns the name and the share of each window with a result.
     pub fn shares(&self) -> impl Iterator<Item = (&'static str, f64)> {
         WINDOWS.iter().enumerate().filter_map(|(window, (name, _))| Some((*name, self.share(window)?)))
     }
 
-    /// From 0 to 1, if anything is known of that window.
+    /// Returns the share from 0 to 1; `None` without a result.
     pub fn share(&self, window: usize) -> Option<f64> {
         let share = self.windows.get(window)?;
         (share.known > 0).then(|| (from_u16(share.up) / from_u16(share.known)).min(1.0))
@@ -73,7 +74,7 @@ fn from_u16(stored: u16) -> f64 {
     f64::from(stored) / SCALE
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is cut to what fits before")]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the value is clamped before")]
 fn to_u16(share: f64) -> u16 {
     (share * SCALE).round().clamp(0.0, SCALE) as u16
 }
@@ -86,8 +87,8 @@ mod tests {
 
     const NOW: Time = Time::from_secs(1_700_000_000);
 
-    /// Tries an hour apart.
-    fn tried(outcomes: &[bool]) -> Uptime {
+    /// Records results at intervals of one hour.
+    fn recorded(outcomes: &[bool]) -> Uptime {
         let mut uptime = Uptime::default();
         let mut now = NOW;
         for up in outcomes {
@@ -98,16 +99,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_of_who_was_never_tried() {
+    fn share_without_result_is_none() {
         assert_eq!(Uptime::default().share(WEEK), None);
-        assert_eq!(tried(&[true]).share(WEEK), Some(1.0));
-        assert_eq!(tried(&[false]).share(WEEK), Some(0.0));
+        assert_eq!(recorded(&[true]).share(WEEK), Some(1.0));
+        assert_eq!(recorded(&[false]).share(WEEK), Some(0.0));
     }
 
     #[test]
-    fn a_short_window_forgets_soon_and_a_long_one_late() {
+    fn short_window_decays_faster_than_long_one() {
         let away_for_a_day = [[true; 24 * 30].as_slice(), &[false; 24]].concat();
-        let shares: Vec<f64> = (0..4).map(|window| tried(&away_for_a_day).share(window).unwrap()).collect();
+        let shares: Vec<f64> = (0..4).map(|window| recorded(&away_for_a_day).share(window).unwrap()).collect();
         assert!(shares[0] < 0.01, "{shares:?}");
         assert!((0.3..0.45).contains(&shares[1]), "{shares:?}");
         assert!((0.8..0.9).contains(&shares[2]), "{shares:?}");
@@ -115,14 +116,14 @@ mod tests {
     }
 
     #[test]
-    fn every_other_try_is_half_the_time() {
-        let share = tried(&[true, false].repeat(500)).share(WEEK).unwrap();
+    fn alternating_results_give_half() {
+        let share = recorded(&[true, false].repeat(500)).share(WEEK).unwrap();
         assert!((0.48..0.52).contains(&share), "{share}");
     }
 
     proptest! {
         #[test]
-        fn a_share_is_one(steps in proptest::collection::vec((any::<bool>(), 0_u64..10_000_000), 1..50)) {
+        fn share_stays_between_zero_and_one(steps in proptest::collection::vec((any::<bool>(), 0_u64..10_000_000), 1..50)) {
             let (mut uptime, mut now) = (Uptime::default(), NOW);
             for (up, secs) in steps {
                 now = now + Duration::from_secs(secs);

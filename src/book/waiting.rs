@@ -7,39 +7,39 @@ use crate::clock::Time;
 use crate::netgroup::Netgroup;
 use crate::route::Route;
 
-/// What holds a peer's next probe back.
+/// Condition that holds back the next probe of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waiting {
-    /// None of its ports may be dialled.
+    /// None of the ports may be dialled.
     Port,
-    /// So many connections went to its subnet that it is another peer's turn.
+    /// The dial budget of the subnet is used up.
     DialBudget(Netgroup),
-    /// Its route does not work.
+    /// The route does not work.
     Route(Route),
-    /// As many probes are under way as may be at once.
+    /// The maximum number of probes is in flight.
     Probes,
-    /// It was never tried, and its time has not come.
-    FirstTry,
+    /// The peer was never probed, and its time has not come.
+    FirstProbe,
 }
 
 impl PeerBook {
-    /// What a peer waits for, where that is more than the time of its next probe.
+    /// Returns what a peer waits for; `None` if that is only the time of its next probe.
     pub fn waiting(&self, entry: &Entry, now: Time) -> Option<Waiting> {
-        if self.in_flight.contains_key(&entry.host) {
+        if self.peers.probe(&entry.host).is_some() {
             return None;
         }
-        if !self.has_dialable_endpoint(entry) {
+        if !self.peers.has_dialable_endpoint(entry) {
             return Some(Waiting::Port);
         }
-        if let Some(site) = self.held.get(&entry.host) {
-            return Some(Waiting::DialBudget(*site));
+        if let Some(subnet) = self.peers.deferred_by(&entry.host) {
+            return Some(Waiting::DialBudget(subnet));
         }
-        let (via, is_untried) = (self.via(&entry.host), entry.last_try.is_none());
-        match self.path_usability(via) {
+        let (route, is_untried) = (self.peers.route(&entry.host), entry.last_try.is_none());
+        match self.paths.usability(route) {
             _ if entry.next_probe_at > now && !is_untried => None,
-            PathUsability::Unavailable | PathUsability::Trial => Some(Waiting::Route(via)),
+            PathUsability::Unavailable | PathUsability::Testing => Some(Waiting::Route(route)),
             PathUsability::Usable if entry.next_probe_at <= now => Some(Waiting::Probes),
-            PathUsability::Usable => Some(Waiting::FirstTry),
+            PathUsability::Usable => Some(Waiting::FirstProbe),
         }
     }
 }
@@ -52,7 +52,7 @@ impl fmt::Display for Waiting {
             Waiting::Route(Route::Tor) => f.write_str("Tor"),
             Waiting::Route(Route::Direct) => f.write_str("the local network"),
             Waiting::Probes => f.write_str("other probes to end"),
-            Waiting::FirstTry => f.write_str("its first probe"),
+            Waiting::FirstProbe => f.write_str("its first probe"),
         }
     }
 }

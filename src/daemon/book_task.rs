@@ -1,5 +1,4 @@
-//! The task that owns the book, its generator and the way to the store: it hands the book what happens, and has done
-//! what the book wants.
+//! Task that owns the book: it passes events to the book and executes the returned actions.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -32,109 +31,118 @@ use crate::status_page::ProbeMetrics;
 use crate::store::{Change, StoreHandle, WriterStatus};
 use crate::tor::{self, OnionServiceState, TorHealth};
 
-/// Changes in what callers are told are gathered for this long, as rebuilding it costs a look at every peer.
-const GATHER: Duration = Duration::from_millis(500);
+/// Delay from a change to the next snapshot, which covers all changes until then. A snapshot reads every entry.
+const SNAPSHOT_DELAY: Duration = Duration::from_millis(500);
 
-/// Longest time that the book is not woken: timers stand still while the machine sleeps, and the book's clock does not.
-const LONGEST_SLEEP: Duration = Duration::from_mins(1);
+/// Maximum time between two wake-ups. Timers stop during suspend, while the book's clock runs on.
+const MAX_SLEEP: Duration = Duration::from_mins(1);
 
-/// Shortest time between two rewrites of the store after steps of the wall clock.
-const REWRITE_PAUSE: Duration = Duration::from_mins(1);
+/// Minimum interval between two rewrites of the store after steps of the wall clock.
+const REWRITE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// State of the node outside of the book, for the status.
 #[derive(Debug)]
 pub struct StatusInputs {
+    /// Start of the daemon.
     pub started: Time,
-    /// Whether the book began empty.
+    /// Whether the store was empty at the start.
     pub is_new: bool,
+    /// Addresses of the listeners.
     pub listeners: Vec<String>,
+    /// Counters of sessions and requests.
     pub counters: Arc<Counters>,
+    /// State of the store's writer.
     pub store: Arc<WriterStatus>,
+    /// File of the store.
     pub store_path: PathBuf,
-    /// Where the status page is.
+    /// Address of the status page; `None` if it is off.
     pub page: Option<SocketAddr>,
+    /// Counters of probes.
     pub probes: ProbeMetrics,
-    /// Our onion service, if we have one.
+    /// State of the onion service; `None` if there is none.
     pub onion: watch::Receiver<Option<OnionServiceState>>,
-    /// Which Tor is in use.
+    /// Description of the Tor in use.
     pub tor: watch::Receiver<tor::Report>,
-    /// How the own clearnet name fares, if there is one.
+    /// State of the own clearnet name.
     pub clearnet: watch::Receiver<NameState>,
+    /// Names of the node.
     pub ourselves: watch::Receiver<Arc<LocalIdentity>>,
+    /// Backend; `None` without one.
     pub backend: Option<Arc<Backend>>,
+    /// State of IRC discovery; `None` if it is off.
     pub irc: Option<watch::Receiver<IrcStatus>>,
 }
 
 /// Receivers of what the book publishes.
 #[derive(Debug)]
 pub struct BookOutputs {
+    /// Advertised peers, for sessions.
     pub snapshot: watch::Sender<Arc<Snapshot>>,
-    /// Tor's health as the book sees it, for the supervisor of Tor.
+    /// Health of Tor as the book sees it, for the supervisor of Tor.
     pub health: watch::Sender<TorHealth>,
 }
 
+/// Task that owns the book.
 #[derive(Debug)]
 pub struct BookTask {
     book: PeerBook,
     rng: StdRng,
     store: StoreHandle,
     dialer: Dialer,
-    facts: StatusInputs,
-    news: BookOutputs,
-    /// When what callers are told is rebuilt.
+    inputs: StatusInputs,
+    outputs: BookOutputs,
+    /// Time of the next snapshot; `None` if nothing has changed.
     publish_at: Option<Instant>,
-    /// When what callers are told is too old in part.
+    /// Time at which an advertised entry becomes too old; `None` if no entry is advertised.
     stale_after: Option<Time>,
-    /// Look-ups and verifications in flight, and the host of each.
+    /// Name lookups and probes in flight.
     tasks: JoinSet<Event>,
+    /// Host of each task.
     task_hosts: HashMap<Id, Host>,
-    /// While the log says how it goes.
-    first_crawl: Option<FirstCrawl>,
-    /// How far ahead the wall clock was when the store's moments were last written by it.
+    /// Progress of the initial crawl; `None` once it is over.
+    initial_crawl: Option<FirstCrawl>,
+    /// Offset of the wall clock to the book's clock when the store was last written, in milliseconds.
     stored_ahead_millis: i64,
-    /// When the store may be rewritten again after a step of the wall clock.
+    /// Earliest time of the next rewrite of the store.
     next_rewrite: Instant,
 }
 
 impl BookTask {
-    /// The task, of whose picture of the book a first one is drawn at once.
+    /// Creates the task, publishes a first snapshot, and executes the actions of the start.
     pub fn new(
-        book: PeerBook,
-        first: Vec<Action>,
+        (book, actions): (PeerBook, Vec<Action>),
         store: StoreHandle,
         dialer: Dialer,
-        facts: StatusInputs,
-        news: BookOutputs,
+        inputs: StatusInputs,
+        outputs: BookOutputs,
         mut rng: StdRng,
     ) -> BookTask {
-        let snapshot = book.snapshot(facts.started, &mut rng);
-        let (flights, about) = (JoinSet::new(), HashMap::new());
-        let (stale_after, publish_at) = (snapshot.stale_after(), None);
-        news.snapshot.send_replace(Arc::new(snapshot));
-        let somebody_to_try = facts.is_new && book.entries().next().is_some();
-        let first_crawl = somebody_to_try.then(|| FirstCrawl::new(facts.started));
-        let (stored_ahead_millis, next_rewrite) = (clock::wall_ahead_millis(), Instant::now());
-        let mut core = BookTask {
+        let snapshot = book.snapshot(inputs.started, &mut rng);
+        let stale_after = snapshot.stale_after();
+        outputs.snapshot.send_replace(Arc::new(snapshot));
+        let has_initial_crawl = inputs.is_new && book.entries().next().is_some();
+        let initial_crawl = has_initial_crawl.then(|| FirstCrawl::new(inputs.started));
+        let mut task = BookTask {
             book,
             rng,
             store,
             dialer,
-            facts,
-            news,
-            publish_at,
+            inputs,
+            outputs,
+            publish_at: None,
             stale_after,
-            tasks: flights,
-            task_hosts: about,
-            first_crawl,
-            stored_ahead_millis,
-            next_rewrite,
+            tasks: JoinSet::new(),
+            task_hosts: HashMap::new(),
+            initial_crawl,
+            stored_ahead_millis: clock::wall_ahead_millis(),
+            next_rewrite: Instant::now(),
         };
-        core.execute(first);
-        core
+        task.execute(actions);
+        task
     }
 
-    /// Runs until told to stop. What is under way then is dropped, and counts for nothing.
-    pub async fn run(mut self, mut inputs: mpsc::Receiver<BookMessage>, mut stop: oneshot::Receiver<()>) {
+    /// Runs until the stop. Probes in flight are dropped then, without a result.
+    pub async fn run(mut self, mut messages: mpsc::Receiver<BookMessage>, mut stop: oneshot::Receiver<()>) {
         loop {
             let wakeup = self.wakeup();
             tokio::select! {
@@ -142,8 +150,8 @@ impl BookTask {
                     self.follow_clock();
                     return;
                 }
-                Some(input) = inputs.recv() => self.input(input),
-                Some(landed) = self.tasks.join_next_with_id() => self.on_task_done(landed),
+                Some(message) = messages.recv() => self.on_message(message),
+                Some(result) = self.tasks.join_next_with_id() => self.on_task_done(result),
                 () = sleep_until(wakeup) => self.handle(Event::Tick),
             }
             let stale = self.stale_after.is_some_and(|until| until < clock::now());
@@ -151,7 +159,7 @@ impl BookTask {
                 self.publish_at = None;
                 let snapshot = self.book.snapshot(clock::now(), &mut self.rng);
                 self.stale_after = snapshot.stale_after();
-                self.news.snapshot.send_replace(Arc::new(snapshot));
+                self.outputs.snapshot.send_replace(Arc::new(snapshot));
             }
             self.log_crawl_progress(clock::now());
             if Instant::now() >= self.next_rewrite {
@@ -162,8 +170,8 @@ impl BookTask {
 
     /// Rewrites the store after the wall clock was stepped.
     ///
-    /// The book itself runs on the process's clock and is not affected. Its moments on disk are by the wall clock, so
-    /// they would be wrong for the next process.
+    /// The book runs on the clock of the process and is not affected. Times on disk follow the wall clock, and would be
+    /// wrong for the next process.
     fn follow_clock(&mut self) {
         let ahead = clock::wall_ahead_millis();
         if ahead == self.stored_ahead_millis {
@@ -174,36 +182,36 @@ impl BookTask {
         let step = humantime::format_duration(Duration::from_secs(step.as_secs()));
         tracing::info!("the wall clock was set {direction} by {step}; peers and their schedule are not affected");
         self.stored_ahead_millis = ahead;
-        self.next_rewrite = Instant::now() + REWRITE_PAUSE;
+        self.next_rewrite = Instant::now() + REWRITE_INTERVAL;
         for entry in self.book.entries() {
             self.store.write(Change::Save(Box::new(entry.clone())));
         }
     }
 
     fn log_crawl_progress(&mut self, now: Time) {
-        let Some(crawl) = self.first_crawl.as_mut().filter(|crawl| crawl.is_due(now)) else { return };
+        let Some(crawl) = self.initial_crawl.as_mut().filter(|crawl| crawl.is_due(now)) else { return };
         let (line, is_over) = crawl.report(self.book.counts(now), self.book.pending_first_probes(), now);
         if let Some(line) = line {
             tracing::info!("{line}");
         }
         if is_over {
-            self.first_crawl = None;
+            self.initial_crawl = None;
         }
     }
 
     fn wakeup(&self) -> Instant {
         let now = clock::now();
         let next = self.stale_after.map_or(self.book.next_wakeup(), |until| self.book.next_wakeup().min(until));
-        let next = self.first_crawl.as_ref().map_or(next, |crawl| next.min(crawl.next()));
-        let tick = Instant::now() + next.since(now).min(LONGEST_SLEEP);
+        let next = self.initial_crawl.as_ref().map_or(next, |crawl| next.min(crawl.next()));
+        let tick = Instant::now() + next.since(now).min(MAX_SLEEP);
         self.publish_at.map_or(tick, |at| at.min(tick))
     }
 
-    fn input(&mut self, input: BookMessage) {
-        match input {
+    fn on_message(&mut self, message: BookMessage) {
+        match message {
             BookMessage::Event(event) => self.handle(event),
             BookMessage::AddPeer { features, from, reply } => {
-                // A caller who left meanwhile has its peer verified all the same.
+                // The peer is verified even if the client has disconnected.
                 let _ = reply.send(self.add_peer(&features, from));
             }
             BookMessage::Admin(request) => self.answer(request),
@@ -213,7 +221,7 @@ impl BookTask {
     fn handle(&mut self, event: Event) {
         let actions = self.book.handle(event, clock::now(), &mut self.rng);
         self.execute(actions);
-        self.news.health.send_if_modified(|health| {
+        self.outputs.health.send_if_modified(|health| {
             let new = TorHealth { state: self.book.tor().clone(), reached: self.book.tor_reached() };
             let differs = *health != new;
             *health = new;
@@ -228,7 +236,7 @@ impl BookTask {
                 true
             }
             Err(refusal) => {
-                tracing::debug!(%refusal, "an add_peer was refused");
+                tracing::debug!(%refusal, "add_peer request rejected");
                 false
             }
         }
@@ -249,7 +257,7 @@ impl BookTask {
     }
 
     fn add(&mut self, name: &str, now: Time) -> Result<(), String> {
-        let parsed = RealName::parse(name, self.book.settings().network.default_ports());
+        let parsed = RealName::parse(name, self.book.config().network.default_ports());
         let parsed = parsed.map_err(|error| notice::no_real_name(name, error))?;
         let added = self.book.add(parsed, now, &mut self.rng);
         let actions = added.map_err(|refusal| format!("{refusal}{}", notice::advice(refusal)))?;
@@ -269,27 +277,27 @@ impl BookTask {
     }
 
     fn status(&self, now: Time) -> Status {
-        let StatusInputs { started, listeners, counters, store, onion, backend, ourselves, irc, .. } = &self.facts;
+        let StatusInputs { started, listeners, counters, store, onion, backend, ourselves, irc, .. } = &self.inputs;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            network: self.book.settings().network,
+            network: self.book.config().network,
             uptime_secs: now.since(*started).as_secs(),
             tor: self.book.tor().clone(),
-            tor_source: self.facts.tor.borrow().source.clone(),
+            tor_source: self.inputs.tor.borrow().source.clone(),
             clearnet_blocked: self.book.clearnet_blocked().map(str::to_owned),
             network_down: self.book.network_is_down(),
             onion: onion.borrow().as_ref().map(notice::onion),
-            onion_error: self.facts.tor.borrow().onion_error.clone(),
+            onion_error: self.inputs.tor.borrow().onion_error.clone(),
             clearnet: ourselves.borrow().identity.clearnet.as_ref().map(|(host, ports)| {
-                notice::clearnet(host, *ports, &self.facts.clearnet.borrow(), self.book.last_reached(host))
+                notice::clearnet(host, *ports, &self.inputs.clearnet.borrow(), self.book.last_reached(host))
             }),
             listeners: listeners.clone(),
-            page: self.facts.page.map(|address| format!("http://{address}")),
+            page: self.inputs.page.map(|address| format!("http://{address}")),
             backend: backend.as_ref().map(|backend| notice::backend(backend, &ourselves.borrow().identity)),
             irc: irc.as_ref().map(|visits| visits.borrow().clone()),
             peers: self.book.counts(now),
             next_probe: self.book.next_wakeup().max(now),
-            store: notice::store(store, &self.facts.store_path),
+            store: notice::store(store, &self.inputs.store_path),
             clients: notice::callers(counters),
         }
     }
@@ -298,12 +306,12 @@ impl BookTask {
         for action in actions {
             match action {
                 Action::Resolve(host, via) => self.resolve(host, via),
-                Action::Probe(attempt) => self.probe(attempt),
+                Action::Probe(target) => self.probe(target),
                 Action::Upsert(entry) => self.store.write(Change::Save(entry)),
                 Action::Remove(host) => self.store.write(Change::Remove(host)),
                 Action::SavePathUptime(via, total) => self.store.write(Change::Reach(via, total)),
                 Action::SnapshotDirty => {
-                    self.publish_at.get_or_insert_with(|| Instant::now() + GATHER);
+                    self.publish_at.get_or_insert_with(|| Instant::now() + SNAPSHOT_DELAY);
                 }
                 Action::Notice(notice) => notice::log(&notice),
             }
@@ -312,54 +320,54 @@ impl BookTask {
 
     fn resolve(&mut self, host: Host, via: Route) {
         let Host::Dns(name) = host.clone() else { return };
-        let (about, dialer) = (host.clone(), self.dialer.clone());
+        let (task_host, dialer) = (host.clone(), self.dialer.clone());
         let handle = self.tasks.spawn(async move {
             let addresses = dialer.resolve(&name, via).await;
             Event::Resolved { host, addresses }
         });
-        self.task_hosts.insert(handle.id(), about);
+        self.task_hosts.insert(handle.id(), task_host);
     }
 
-    fn probe(&mut self, attempt: ProbeTarget) {
+    fn probe(&mut self, target: ProbeTarget) {
         let dialer = self.dialer.clone();
-        let network = self.book.settings().network;
+        let network = self.book.config().network;
         let expected = ProbeExpectations {
-            host: Some(attempt.host.clone()),
+            host: Some(target.host.clone()),
             genesis_hash: network.genesis_hash(),
             default_ports: network.default_ports(),
-            compare: attempt.checkpoint_height,
-            announce: attempt.announce.then(|| self.announcement(&attempt.host)).flatten(),
+            compare: target.checkpoint_height,
+            announce: target.announce.then(|| self.announcement(&target.host)).flatten(),
         };
-        let (about, tally) = (attempt.host.clone(), self.facts.probes.clone());
+        let (task_host, metrics) = (target.host.clone(), self.inputs.probes.clone());
         let handle = self.tasks.spawn(async move {
-            let deadlines = Deadlines::for_route(attempt.via);
-            let host = attempt.host.clone();
-            let outcome = probe(&dialer, &attempt, &expected, deadlines, |progress| {
+            let deadlines = Deadlines::for_route(target.via);
+            let host = target.host.clone();
+            let outcome = probe(&dialer, &target, &expected, deadlines, |progress| {
                 tracing::trace!(%host, ?progress, "probing");
             });
             let outcome = Box::new(outcome.await);
-            tally.count(attempt.via, &outcome);
-            tracing::debug!(host = %attempt.host, failure = ?outcome.as_ref().as_ref().err(), "probed");
-            Event::Probed { host: attempt.host, outcome }
+            metrics.count(target.via, &outcome);
+            tracing::debug!(host = %target.host, failure = ?outcome.as_ref().as_ref().err(), "probed");
+            Event::Probed { host: target.host, outcome }
         });
-        self.task_hosts.insert(handle.id(), about);
+        self.task_hosts.insert(handle.id(), task_host);
     }
 
     /// Builds the offer for `server.add_peer` to this peer.
     fn announcement(&self, host: &Host) -> Option<AddPeerOffer> {
         let ingress = if host.is_onion() { Ingress::Onion } else { Ingress::Clearnet };
-        self.facts.ourselves.borrow().identity.announcement(ingress)
+        self.inputs.ourselves.borrow().identity.announcement(ingress)
     }
 
-    fn on_task_done(&mut self, landed: Result<(Id, Event), JoinError>) {
-        match landed {
+    fn on_task_done(&mut self, result: Result<(Id, Event), JoinError>) {
+        match result {
             Ok((id, event)) => {
                 self.task_hosts.remove(&id);
                 self.handle(event);
             }
             Err(error) => {
                 let Some(host) = self.task_hosts.remove(&error.id()) else { return };
-                tracing::error!(%host, "a probe broke down; the panic before this line says where");
+                tracing::error!(%host, "a probe panicked; see the panic message before this line");
                 self.handle(Event::Probed { host, outcome: Box::new(Err(ProbeError::Internal)) });
             }
         }

@@ -205,7 +205,7 @@ impl ClearnetName {
                 }
                 // Reached from this machine alone, it was advertised for want of a better test.
                 if via == Route::Tor && before.via == Some(Route::Direct) {
-                    let _ = self.inbox.send(BookMessage::Event(Event::LostOurselves(host.clone()))).await;
+                    let _ = self.inbox.send(BookMessage::Event(Event::SelfUnreachable(host.clone()))).await;
                 }
                 let missed = before.missed.saturating_add(1);
                 let via = before.via.filter(|before| via == Route::Direct || *before == Route::Tor);

@@ -1,4 +1,4 @@
-//! Where callers come in: what was asked for, opened, or handed over by systemd.
+//! Listeners: configured addresses, or sockets from systemd.
 
 use std::net::SocketAddr;
 
@@ -13,11 +13,11 @@ use crate::book::Ingress;
 use crate::config::{BackendConfig, Config, ListenKind};
 use crate::server::{self, ConnectionKind, IncomingConnection, SessionContext};
 
-/// All listeners, each with what its callers are.
+/// All listeners, with the kind of each.
 pub struct Listeners(Vec<(ListenKind, TcpListener)>);
 
 impl Listeners {
-    /// Inherited sockets replace the configured addresses of their kind.
+    /// Opens the listeners. Inherited sockets replace the configured addresses of their kind.
     pub fn open(config: &Config) -> Result<Listeners, DaemonError> {
         let mut open = platform::systemd_listeners()?;
         let inherited: Vec<ListenKind> = open.iter().map(|(kind, _)| *kind).collect();
@@ -28,48 +28,51 @@ impl Listeners {
         Ok(Listeners(open))
     }
 
-    /// Whether any of their callers come by TLS.
+    /// Returns whether any listener needs a certificate.
     pub fn has_tls(&self) -> bool {
-        self.0.iter().any(|(kind, _)| manner(*kind).tls)
+        self.0.iter().any(|(kind, _)| connection_kind(*kind).tls)
     }
 
+    /// Returns the addresses of all listeners.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.0.iter().filter_map(|(_, listener)| listener.local_addr().ok()).collect()
     }
 
+    /// Returns the listeners as URLs, for the log and the status.
     pub fn names(&self) -> Vec<String> {
         let address = |listener: &TcpListener| listener.local_addr().ok();
         let named = self.0.iter().filter_map(|(kind, listener)| address(listener).map(|at: SocketAddr| (kind, at)));
         named.map(|(kind, address)| format!("{kind}://{address}")).collect()
     }
 
-    /// Has everybody's callers brought to one door, at which those of our own onion service arrive as well.
-    pub fn serve(
+    /// Spawns admission and one task per listener.
+    ///
+    /// Returns the queue of admission, for the clients of the embedded onion service.
+    pub fn spawn(
         self,
         tasks: &mut TaskSet,
-        shared: SessionContext,
-        own_service: bool,
-        fronted: &BackendConfig,
+        context: SessionContext,
+        has_onion_service: bool,
+        backend: &BackendConfig,
         rng: &mut StdRng,
     ) -> mpsc::Sender<IncomingConnection> {
-        let (door, arrivals) = mpsc::channel(server::ACCEPT_QUEUE);
-        let from_onion = own_service || self.0.iter().any(|(kind, _)| *kind == ListenKind::Onion);
+        let (arrivals, admitted) = mpsc::channel(server::ACCEPT_QUEUE);
+        let from_onion = has_onion_service || self.0.iter().any(|(kind, _)| *kind == ListenKind::Onion);
         let from_clearnet = self.0.iter().any(|(kind, _)| *kind != ListenKind::Onion);
-        let keeping =
-            server::run_admission(arrivals, from_onion && from_clearnet, shared, StdRng::seed_from_u64(rng.next_u64()));
-        tasks.spawn("admission", keeping);
+        let has_both = from_onion && from_clearnet;
+        let rng = StdRng::seed_from_u64(rng.next_u64());
+        tasks.spawn("admission", server::run_admission(admitted, has_both, context, rng));
         for (kind, listener) in self.0 {
-            let fronted = listener.local_addr().is_ok_and(|address| fronted.grants_backend(kind, address));
-            let manner = ConnectionKind { backend_access: fronted, ..manner(kind) };
+            let backend_access = listener.local_addr().is_ok_and(|address| backend.grants_backend(kind, address));
+            let connection = ConnectionKind { backend_access, ..connection_kind(kind) };
             let ingress = if kind == ListenKind::Onion { Ingress::Onion } else { Ingress::Clearnet };
-            let listening = server::accept(listener, ingress, manner, door.clone());
-            tasks.spawn("a listener", listening);
+            tasks.spawn("a listener", server::accept(listener, ingress, connection, arrivals.clone()));
         }
-        door
+        arrivals
     }
 }
 
-fn manner(kind: ListenKind) -> ConnectionKind {
+fn connection_kind(kind: ListenKind) -> ConnectionKind {
     match kind {
         ListenKind::Tcp | ListenKind::Onion => ConnectionKind::default(),
         ListenKind::Tls => ConnectionKind { tls: true, ..ConnectionKind::default() },

@@ -78,7 +78,7 @@ pub fn advice(refusal: IntakeError) -> &'static str {
         | IntakeError::DomainBudget
         | IntakeError::OnionBudget
         | IntakeError::OverallBudget => "; add it again in an hour",
-        IntakeError::NotTheCaller => "",
+        IntakeError::NotTheClient => "",
     }
 }
 
@@ -152,7 +152,7 @@ pub fn clearnet(host: &Host, ports: Ports, state: &NameState, reached: Option<Ti
 }
 
 pub fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
-    let recent = book.settings().max_advertised_age;
+    let recent = book.config().max_advertised_age;
     let problem = entry.violation.or_else(|| entry.history.back().and_then(|past| past.failure));
     PeerInfo {
         host: entry.host.to_string(),

@@ -18,7 +18,7 @@ pub use writer::{Change, StoreHandle, Writer, WriterStatus};
 use crate::book::Entry;
 use crate::clock::Time;
 use crate::network::Network;
-use crate::route::Route;
+use crate::route::{PerRoute, Route};
 use tables::{PEERS, REACH};
 
 /// Size of redb's cache in bytes. Small, because the book is in memory and only batches use the
@@ -37,10 +37,8 @@ pub struct Store {
 pub struct LoadedState {
     /// All peers whose record can be read.
     pub entries: Vec<Entry>,
-    /// Total time during which the direct path worked.
-    pub direct: Duration,
-    /// Total time during which the path through Tor worked.
-    pub tor: Duration,
+    /// Total time during which each path worked.
+    pub working_time: PerRoute<Duration>,
     /// Number of unreadable records. They stay in the store.
     pub unreadable: usize,
     /// Damaged store that this one replaces; `None` if the store was intact.
@@ -265,8 +263,7 @@ fn load(database: &Database) -> Result<LoadedState, redb::Error> {
         let millis = reach.get(schema::route_key(via))?.map_or(0, |millis| millis.value());
         Ok(Duration::from_millis(millis))
     };
-    loaded.direct = total(Route::Direct)?;
-    loaded.tor = total(Route::Tor)?;
+    loaded.working_time = PerRoute { direct: total(Route::Direct)?, tor: total(Route::Tor)? };
     Ok(loaded)
 }
 

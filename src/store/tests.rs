@@ -41,7 +41,7 @@ fn written_changes_are_loaded() {
     drop(store);
     let (_, loaded) = open(&path);
     assert_eq!(loaded.entries, [entry(2)]);
-    assert_eq!((loaded.direct, loaded.tor), (Duration::ZERO, Duration::from_millis(77)));
+    assert_eq!(loaded.working_time, PerRoute { direct: Duration::ZERO, tor: Duration::from_millis(77) });
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! Moments that another process stored while the machine's clock was wrong.
+//! Times stored while the clock of the machine was wrong.
 
 use super::*;
 use crate::book::entry::ProbeRecord;
 
 const MONTH: Duration = Duration::from_hours(30 * 24);
 
-/// An entry that was verified at this moment, with every moment filled in.
+/// Creates an entry with all times set to this one.
 fn verified_at(at: Time) -> Entry {
     let name = RealName::parse("5.9.0.1 t50001", Network::Bitcoin.default_ports()).unwrap();
     let mut entry = Entry::new(name, Source::Seed, Duration::ZERO, at);
@@ -19,7 +19,7 @@ fn verified_at(at: Time) -> Entry {
 
 fn loaded(entry: Entry) -> PeerBook {
     let settings = BookConfig { seeds: Vec::new(), ..BookConfig::default() };
-    PeerBook::new(settings, vec![entry], Duration::ZERO, Duration::ZERO, START)
+    PeerBook::new(settings, vec![entry], PerRoute::default(), START)
 }
 
 #[test]
@@ -27,13 +27,13 @@ fn entry_stored_while_the_clock_was_ahead_is_corrected_in_every_field() {
     let book = loaded(verified_at(START + MONTH));
     let entry = book.entries().next().unwrap().clone();
     let mut expected = verified_at(START);
-    // How old it is cannot be known, so it is probed at once.
+    // The age is unknown, so the peer is probed at once.
     expected.next_probe_at = START;
     assert_eq!(entry, expected);
 }
 
 #[test]
-fn entry_stored_moments_before_by_a_clock_a_little_ahead_keeps_its_schedule() {
+fn entry_stored_by_a_slightly_fast_clock_keeps_its_schedule() {
     let book = loaded(verified_at(START + Duration::from_secs(2)));
     let entry = book.entries().next().unwrap();
     assert_eq!(
@@ -43,7 +43,7 @@ fn entry_stored_moments_before_by_a_clock_a_little_ahead_keeps_its_schedule() {
 }
 
 #[test]
-fn entry_stored_at_the_right_time_is_left_alone() {
+fn entry_stored_by_a_correct_clock_is_unchanged() {
     let entry = verified_at(START - Duration::from_hours(3));
     let book = loaded(entry.clone());
     assert_eq!(book.entries().next(), Some(&entry));

@@ -116,7 +116,7 @@ impl Run {
     }
 
     fn the_dead_are_gone(&self) -> Verdict {
-        let forget = self.book.settings().expire_after;
+        let forget = self.book.config().expire_after;
         for entry in self.book.entries() {
             let Some(record) = self.ledger.records.get(&entry.host) else { continue };
             let since = record.last_ok.unwrap_or(record.known_since);
@@ -187,6 +187,6 @@ impl Run {
     }
 
     fn is_verified(&self, entry: &Entry) -> bool {
-        entry.state(self.now, self.book.settings().max_advertised_age) == PeerState::Verified
+        entry.state(self.now, self.book.config().max_advertised_age) == PeerState::Verified
     }
 }

@@ -11,7 +11,7 @@ use waypost::book::{Action, BookConfig, BookNotice, Entry, Event, PeerBook, Sour
 use waypost::clock::Time;
 use waypost::connect::{ProbeError, ProbeTarget, Verified};
 use waypost::peer::{Fault, Features, Host, PeerList, Port, ProbeReport, Transport, Version};
-use waypost::route::Route;
+use waypost::route::{PerRoute, Route};
 use waypost::tor_state::TorProbe;
 
 use super::invariants::{Ledger, Verdict};
@@ -79,7 +79,7 @@ impl Run {
         let mut run = Run {
             seed,
             size,
-            book: PeerBook::new(settings.clone(), Vec::new(), Duration::ZERO, Duration::ZERO, Run::START),
+            book: PeerBook::new(settings.clone(), Vec::new(), PerRoute::default(), Run::START),
             world,
             calendar,
             ledger: Ledger::default(),
@@ -97,7 +97,8 @@ impl Run {
         if size.filled {
             run.fill();
         }
-        run.book = PeerBook::new(settings, run.entries(), run.reach[0], run.reach[1], Run::START);
+        run.book =
+            PeerBook::new(settings, run.entries(), PerRoute { direct: run.reach[0], tor: run.reach[1] }, Run::START);
         run
     }
 
@@ -191,7 +192,7 @@ impl Run {
                     verdict
                 }
                 Action::Probe(attempt) => {
-                    let verdict = self.ledger.probe(&attempt, self.book.settings(), &self.calendar, now);
+                    let verdict = self.ledger.probe(&attempt, self.book.config(), &self.calendar, now);
                     self.converse(attempt);
                     verdict
                 }
@@ -205,7 +206,7 @@ impl Run {
                     verdict
                 }
                 Action::Remove(host) => self.disk.remove(&host).map_or(Ok(()), |entry| {
-                    self.ledger.removed(&entry, unfounded, self.book.settings(), &self.calendar, now)
+                    self.ledger.removed(&entry, unfounded, self.book.config(), &self.calendar, now)
                 }),
                 Action::SavePathUptime(via, total) => {
                     self.reach[usize::from(via == Route::Tor)] = total;
@@ -320,7 +321,7 @@ impl Run {
         self.coming.retain(|_, coming| !under_way(coming));
         self.ledger.crashed();
         let [direct, tor] = self.reach;
-        self.book = PeerBook::new(self.book.settings().clone(), self.entries(), direct, tor, self.now);
+        self.book = PeerBook::new(self.book.config().clone(), self.entries(), PerRoute { direct, tor }, self.now);
         let sign = match self.calendar.down(Route::Tor, self.now) {
             Some(Manner::Said) => TorProbe::Unavailable { reason: "nothing answers".to_owned() },
             _ => TorProbe::Reachable,

@@ -1,0 +1,261 @@
+//! Peer table: entries, and the queue and counters derived from them.
+
+use std::collections::HashMap;
+
+use super::dial_policy;
+use super::entry::Entry;
+use super::port_claims::{PortClaim, PortClaims};
+use super::probe_queue::ProbeQueue;
+use crate::clock::Time;
+use crate::netgroup::Netgroup;
+use crate::peer::{Host, Ports};
+use crate::route::{Route, RouteRules};
+
+/// Peers, with the queue and the counters derived from them.
+#[derive(Debug)]
+pub struct PeerTable {
+    rules: RouteRules,
+    entries: HashMap<Host, Entry>,
+    /// Peers that can be dialled, by due time. A peer in flight is not queued.
+    queue: ProbeQueue,
+    in_flight: HashMap<Host, InFlightProbe>,
+    /// Consecutive failures of each peer that were not attributed.
+    unattributed_failures: HashMap<Host, u32>,
+    /// Number of entries that were never verified.
+    candidate_count: usize,
+    port_claims: PortClaims,
+    /// Deferred peers, and the subnet whose dial budget they wait for.
+    over_budget: HashMap<Host, Netgroup>,
+}
+
+/// State of a probe that has not ended.
+#[derive(Debug)]
+pub struct InFlightProbe {
+    /// Start of the name lookup, or of the probe without one.
+    pub started_at: Time,
+    /// Whether the peer was never tried before.
+    pub is_first_probe: bool,
+    /// Whether the name lookup has not finished.
+    pub resolving: bool,
+    /// Whether the peer was verified recently and had not failed since.
+    pub was_healthy: bool,
+    /// Whether the probe announces Waypost if the peer does not list it.
+    pub announces_self: bool,
+}
+
+impl PeerTable {
+    /// Creates an empty table.
+    pub fn new(rules: RouteRules) -> PeerTable {
+        PeerTable {
+            rules,
+            entries: HashMap::new(),
+            queue: ProbeQueue::default(),
+            in_flight: HashMap::new(),
+            unattributed_failures: HashMap::new(),
+            candidate_count: 0,
+            port_claims: PortClaims::default(),
+            over_budget: HashMap::new(),
+        }
+    }
+
+    /// Returns the rules that assign a route to each host.
+    pub fn rules(&self) -> RouteRules {
+        self.rules
+    }
+
+    /// Replaces the rules. Peers that become unreachable leave the queue; the others return to it.
+    pub fn set_rules(&mut self, rules: RouteRules) {
+        let queued: Vec<Host> = self.entries.keys().cloned().collect();
+        for host in &queued {
+            self.dequeue(host);
+        }
+        self.rules = rules;
+        for host in &queued {
+            self.enqueue(host);
+        }
+    }
+
+    /// Returns the route to a host.
+    pub fn route(&self, host: &Host) -> Route {
+        self.rules.route(host)
+    }
+
+    /// Returns the entry of a host; `None` if the host is unknown.
+    pub fn get(&self, host: &Host) -> Option<&Entry> {
+        self.entries.get(host)
+    }
+
+    /// Returns whether the host has an entry.
+    pub fn contains(&self, host: &Host) -> bool {
+        self.entries.contains_key(host)
+    }
+
+    /// Returns all entries, in no particular order.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    /// Returns the number of entries that were never verified.
+    pub fn candidate_count(&self) -> usize {
+        self.candidate_count
+    }
+
+    /// Adds an entry and queues it.
+    pub fn insert(&mut self, entry: Entry) {
+        let host = entry.host.clone();
+        self.candidate_count += usize::from(entry.last_success.is_none());
+        self.entries.insert(host.clone(), entry);
+        self.enqueue(&host);
+    }
+
+    /// Changes an entry, and updates the queue and the counters; `None` if the host is unknown.
+    pub fn update<R>(&mut self, host: &Host, change: impl FnOnce(&mut Entry) -> R) -> Option<R> {
+        self.dequeue(host);
+        let entry = self.entries.get_mut(host)?;
+        self.candidate_count -= usize::from(entry.last_success.is_none());
+        let result = change(entry);
+        self.candidate_count += usize::from(entry.last_success.is_none());
+        self.enqueue(host);
+        Some(result)
+    }
+
+    /// Sets the time of the next probe. A peer in flight is queued when its probe ends.
+    pub fn reschedule(&mut self, host: &Host, at: Time) {
+        self.update(host, |entry| entry.next_probe_at = at);
+    }
+
+    /// Removes a peer and returns whether it was known.
+    ///
+    /// A probe stays in flight, so that a peer added again is not probed twice at once.
+    pub fn remove(&mut self, host: &Host) -> bool {
+        self.port_claims.remove(host);
+        self.unattributed_failures.remove(host);
+        self.over_budget.remove(host);
+        self.dequeue(host);
+        let removed = self.entries.remove(host);
+        self.candidate_count -= usize::from(removed.as_ref().is_some_and(|entry| entry.last_success.is_none()));
+        removed.is_some()
+    }
+
+    /// Returns the queue of due peers.
+    pub fn queue(&self) -> &ProbeQueue {
+        &self.queue
+    }
+
+    /// Takes the first due peer of a route from the queue.
+    pub fn pop_due(&mut self, route: Route, now: Time) -> Option<Host> {
+        self.queue.pop_due(route, now)
+    }
+
+    /// Returns the reports of ports that were not verified.
+    pub fn port_claims(&self) -> &PortClaims {
+        &self.port_claims
+    }
+
+    /// Adds an unverified report of ports, which may be the first dialable endpoint of the peer.
+    pub fn add_port_claim(&mut self, host: &Host, claim: PortClaim) {
+        self.port_claims.add(host, claim);
+        self.enqueue(host);
+    }
+
+    /// Drops reports that an address made if the host does not resolve to it.
+    pub fn retain_port_claims(&mut self, host: &Host, keep: impl Fn(&PortClaim) -> bool) {
+        self.port_claims.retain(host, keep);
+    }
+
+    /// Returns whether a peer has an endpoint that may be dialled on its route.
+    pub fn has_dialable_endpoint(&self, entry: &Entry) -> bool {
+        let mut ports = entry.permitted_ports().into_iter().chain(self.port_claims.ports(&entry.host));
+        ports.any(|ports: Ports| dial_policy::has_dialable_port(&entry.host, self.route(&entry.host), ports))
+    }
+
+    /// Returns the probe of a host that is in flight.
+    pub fn probe(&self, host: &Host) -> Option<&InFlightProbe> {
+        self.in_flight.get(host)
+    }
+
+    /// Returns the probe of a host that is in flight, for a change of its state.
+    pub fn probe_mut(&mut self, host: &Host) -> Option<&mut InFlightProbe> {
+        self.in_flight.get_mut(host)
+    }
+
+    /// Returns all probes in flight.
+    pub fn probes(&self) -> impl Iterator<Item = (&Host, &InFlightProbe)> {
+        self.in_flight.iter()
+    }
+
+    /// Returns the number of probes in flight.
+    pub fn probe_count(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Returns the number of probes in flight on a route.
+    pub fn probe_count_on(&self, route: Route) -> usize {
+        self.in_flight.keys().filter(|host| self.route(host) == route).count()
+    }
+
+    /// Records the start of a probe; `false` if the host is unknown.
+    pub fn begin_probe(&mut self, host: &Host, was_healthy: bool, now: Time) -> bool {
+        self.over_budget.remove(host);
+        self.dequeue(host);
+        let Some(entry) = self.entries.get_mut(host) else { return false };
+        let is_first_probe = entry.last_try.replace(now).is_none();
+        let resolving = matches!(host, Host::Dns(_));
+        let probe = InFlightProbe { started_at: now, is_first_probe, resolving, was_healthy, announces_self: false };
+        self.in_flight.insert(host.clone(), probe);
+        true
+    }
+
+    /// Records the end of a probe. The peer is queued again when it is rescheduled.
+    pub fn end_probe(&mut self, host: &Host) -> Option<InFlightProbe> {
+        self.in_flight.remove(host)
+    }
+
+    /// Defers a peer whose subnet has no dial budget left.
+    pub fn defer(&mut self, host: &Host, subnet: Netgroup, until: Time) {
+        self.in_flight.remove(host);
+        self.over_budget.insert(host.clone(), subnet);
+        self.reschedule(host, until);
+    }
+
+    /// Returns the subnet whose dial budget a peer waits for; `None` if it waits for none.
+    pub fn deferred_by(&self, host: &Host) -> Option<Netgroup> {
+        self.over_budget.get(host).copied()
+    }
+
+    /// Returns the number of consecutive failures that were not attributed.
+    pub fn unattributed_failures(&self, host: &Host) -> u32 {
+        self.unattributed_failures.get(host).copied().unwrap_or(0)
+    }
+
+    /// Counts a failure that is not attributed, and returns the new number.
+    pub fn count_unattributed_failure(&mut self, host: &Host) -> u32 {
+        if !self.entries.contains_key(host) {
+            return 1;
+        }
+        let failures = self.unattributed_failures.entry(host.clone()).or_default();
+        *failures = failures.saturating_add(1);
+        *failures
+    }
+
+    /// Forgets the port reports and the unattributed failures of a peer after a conclusive result.
+    pub fn on_conclusive_result(&mut self, host: &Host) {
+        self.port_claims.remove(host);
+        self.unattributed_failures.remove(host);
+    }
+
+    fn dequeue(&mut self, host: &Host) {
+        let route = self.route(host);
+        if let Some(entry) = self.entries.get(host) {
+            self.queue.remove(route, entry.next_probe_at, host);
+        }
+    }
+
+    /// Queues a peer unless it is in flight, or has no permitted port or route.
+    fn enqueue(&mut self, host: &Host) {
+        let Some(entry) = self.entries.get(host) else { return };
+        if !self.in_flight.contains_key(host) && self.has_dialable_endpoint(entry) && self.rules.allows(host) {
+            self.queue.insert(self.route(host), entry.next_probe_at, host.clone(), entry.last_success.is_some());
+        }
+    }
+}

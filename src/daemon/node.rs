@@ -1,0 +1,306 @@
+//! The node: its parts as opened at the start, and its tasks once they run.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::book_task::{BookOutputs, BookTask, StatusInputs};
+use super::clearnet_monitor::{ClearnetName, NameState};
+use super::file_watcher::{BanFile, FileWatcher};
+use super::listeners::Listeners;
+use super::reload::{ReloadHooks, Reloader};
+use super::task_set::TaskSet;
+use super::tor_wiring::{TorPeers, TorWiring};
+use super::{DaemonError, backend_check, limits, move_shared_data, platform, service_manager};
+use crate::api::IrcStatus;
+use crate::backend::Backend;
+use crate::ban_list::Bans;
+use crate::book::{Event, PeerBook, Snapshot};
+use crate::book_handle::{self, BookMessage, Inbox};
+use crate::config::Config;
+use crate::dial::{Dialer, Direct, Isolation, Tls};
+use crate::route::RoutingPolicy;
+use crate::server::{Acceptor, CertificateSource, Counters, Credentials, LongLinePool, SessionContext};
+use crate::status_page::ProbeMetrics;
+use crate::store::{LoadedState, Quarantine, Store, StoreHandle, Writer};
+use crate::tor::TorHealth;
+use crate::{clock, control, irc_discovery, status_page};
+
+/// Maximum time for the store's last writes after a stop signal.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(9);
+
+type StopSignal = Pin<Box<dyn Future<Output = &'static str> + Send>>;
+
+/// Parts of a node that is ready to run.
+pub struct Node {
+    config: Config,
+    hooks: ReloadHooks,
+    rng: StdRng,
+    sockets: Sockets,
+    storage: Storage,
+    tor: TorWiring,
+    dialer: Dialer,
+    backend: Option<Arc<Backend>>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    inbox: Inbox,
+    messages: mpsc::Receiver<BookMessage>,
+}
+
+/// Sockets and signals of the process.
+struct Sockets {
+    listeners: Listeners,
+    page: Option<TcpListener>,
+    control: UnixListener,
+    control_path: PathBuf,
+    tls: Option<TlsFiles>,
+    stop: StopSignal,
+    sighup: Signal,
+}
+
+/// Certificate of the TLS listeners.
+struct TlsFiles {
+    source: CertificateSource,
+    credentials: watch::Sender<Credentials>,
+    acceptor: Acceptor,
+}
+
+/// Files that hold the state of the node.
+struct Storage {
+    loaded: LoadedState,
+    writer: Writer,
+    handle: StoreHandle,
+    ban_file: BanFile,
+    bans: watch::Sender<Arc<Bans>>,
+}
+
+/// Tasks of a running node.
+pub struct RunningNode {
+    tasks: TaskSet,
+    book: JoinHandle<()>,
+    stop_book: oneshot::Sender<()>,
+    writer: Writer,
+    stop: StopSignal,
+    control_path: PathBuf,
+}
+
+impl Node {
+    /// Opens all files and sockets, and checks the backend.
+    pub async fn build(config: Config, hooks: ReloadHooks) -> Result<Node, DaemonError> {
+        let mut rng = platform::root_rng();
+        platform::check_clock(clock::now())?;
+        move_shared_data(&config)?.log(&config);
+        platform::data_directory(&config.data_dir)?;
+        let (store, loaded) = Store::open(&config.store_path(), config.book.network, clock::now())?;
+        let ban_file = BanFile::new(config.ban_path(), config.ban_file.is_some());
+        let bans = watch::Sender::new(Arc::new(ban_file.read()?));
+        let sockets = Sockets::open(&config)?;
+        let (writer, handle) = Writer::spawn(store).map_err(start_error)?;
+        let storage = Storage { loaded, writer, handle, ban_file, bans };
+        if !config.ignored_variables.is_empty() {
+            tracing::info!(
+                variables = ?config.ignored_variables, "ignored the environment variables of Kubernetes services"
+            );
+        }
+        tracing::info!(
+            network = %config.book.network, peers = storage.loaded.entries.len(), listening = ?sockets.listeners.names(),
+            "waypost {} is up", env!("CARGO_PKG_VERSION")
+        );
+        let tor = TorWiring::new(&config);
+        let dialer = Dialer {
+            tls: Tls::new().map_err(start_error)?,
+            direct: (config.book.routing == RoutingPolicy::Split).then_some(Direct),
+            tor: tor.connector.subscribe(),
+            circle: Isolation::Peers,
+        };
+        let snapshot = watch::Sender::default();
+        let (inbox, messages) = mpsc::channel(book_handle::CAPACITY);
+        let own_addresses = sockets.addresses();
+        let backend = backend_check::create(&config, &dialer, &own_addresses, snapshot.subscribe(), &inbox).await?;
+        let rng = StdRng::seed_from_u64(rng.next_u64());
+        Ok(Node { config, hooks, rng, sockets, storage, tor, dialer, backend, snapshot, inbox, messages })
+    }
+
+    /// Spawns all tasks.
+    pub fn spawn(mut self) -> RunningNode {
+        let mut tasks = TaskSet::default();
+        let counters = Arc::new(Counters::default());
+        let probes = ProbeMetrics::default();
+        let clearnet = watch::Sender::new(NameState::default());
+        let (health_sender, health) = watch::channel(TorHealth::default());
+        let irc = self.config.irc.as_ref().map(|irc| {
+            let server = irc.server.to_string();
+            watch::Sender::new(IrcStatus { server, ..IrcStatus::default() })
+        });
+        let status_inputs = StatusInputs {
+            started: clock::now(),
+            is_new: self.storage.loaded.entries.is_empty(),
+            listeners: self.sockets.listeners.names(),
+            counters: Arc::clone(&counters),
+            store: self.storage.writer.status(),
+            store_path: self.config.store_path(),
+            page: self.sockets.page.as_ref().and_then(|page| page.local_addr().ok()),
+            probes: probes.clone(),
+            onion: self.tor.onion.subscribe(),
+            tor: self.tor.report.subscribe(),
+            clearnet: clearnet.subscribe(),
+            ourselves: self.tor.identity.subscribe(),
+            backend: self.backend.clone(),
+            irc: irc.as_ref().map(watch::Sender::subscribe),
+        };
+        let limits = watch::Sender::new(limits(&self.config));
+        let context = SessionContext {
+            ourselves: self.tor.identity.subscribe(),
+            snapshot: self.snapshot.subscribe(),
+            bans: self.storage.bans.subscribe(),
+            inbox: self.inbox.clone(),
+            limits: limits.subscribe(),
+            tls: self.sockets.tls.as_ref().map(|tls| tls.acceptor.clone()),
+            backend: self.backend.clone(),
+            long_lines: LongLinePool::new(if self.backend.is_some() { self.config.backend.line_bytes } else { 0 }),
+            counters,
+        };
+        let (config, inbox) = (self.config, self.inbox);
+        let seen = self.snapshot.subscribe();
+        let outputs = BookOutputs { snapshot: self.snapshot, health: health_sender };
+        let Storage { loaded, writer, handle, ban_file, bans } = self.storage;
+        let banned = Arc::clone(&bans.borrow());
+        let book = load_book(&config, loaded, banned, &status_inputs, &mut self.rng);
+        let book = BookTask::new(book, handle, self.dialer.clone(), status_inputs, outputs, child_rng(&mut self.rng));
+        let (stop_book, book_stops) = oneshot::channel();
+        let book = tokio::spawn(book.run(self.messages, book_stops));
+
+        let Sockets { listeners, page, control, control_path, tls, stop, sighup } = self.sockets;
+        let has_onion_service = config.tor.settings.service.is_some();
+        let arrivals = listeners.spawn(&mut tasks, context, has_onion_service, &config.backend, &mut self.rng);
+        let certificate = tls.map(|tls| (tls.source, tls.credentials));
+        let files = FileWatcher::new(ban_file, bans, certificate, inbox.clone());
+        let reloader = Reloader { running: config.clone(), again: self.hooks, limits, files, inbox: inbox.clone() };
+        tasks.spawn("the file watcher", reloader.run(sighup));
+        if config.identity.clearnet.is_some() {
+            let monitor = ClearnetName {
+                network: config.book.network,
+                dialer: self.dialer.clone(),
+                ourselves: self.tor.identity.subscribe(),
+                address: config.identity.address,
+                allows_private: config.book.allow_private,
+                health: health.clone(),
+                state: clearnet,
+                inbox: inbox.clone(),
+            };
+            tasks.spawn("the clearnet monitor", monitor.run(child_rng(&mut self.rng)));
+        }
+        if let (Some(settings), Some(visits)) = (config.irc.clone(), irc) {
+            let (dialer, inbox) = (self.dialer.clone(), inbox.clone());
+            let task = irc_discovery::IrcTask { settings, dialer, inbox, snapshot: seen, visits };
+            tasks.spawn("the IRC task", task.run(child_rng(&mut self.rng)));
+        }
+        if let Some(backend) = self.backend {
+            let (identity, inbox) = (self.tor.identity.clone(), inbox.clone());
+            tasks.spawn("the backend monitor", async move { backend.monitor(&identity, inbox).await });
+        }
+        if let Some(page) = page {
+            tasks.spawn("the status page", status_page::serve(page, config.status.clone(), probes, inbox.clone()));
+        }
+        tasks.spawn("the control socket", control::serve(control, inbox.clone()));
+        tasks.spawn("the watchdog", service_manager::run_watchdog(inbox.clone()));
+        let peers = TorPeers { dialer: self.dialer, health, arrivals, inbox };
+        self.tor.spawn(&mut tasks, &config, peers, &mut self.rng);
+        RunningNode { tasks, book, stop_book, writer, stop, control_path }
+    }
+}
+
+impl RunningNode {
+    /// Waits for a stop signal, or for the end of a task that never should; returns the name of that task.
+    pub async fn ended(&mut self) -> Option<&'static str> {
+        tokio::select! {
+            signal = &mut self.stop => {
+                tracing::info!(signal, "stopping");
+                None
+            }
+            task = self.tasks.ended() => Some(task),
+            _ = &mut self.book => Some("the book's task"),
+            () = self.writer.exited() => Some("the store's writer"),
+        }
+    }
+
+    /// Stops all tasks, and waits until the writer has flushed what is left.
+    pub async fn drain(mut self) -> Result<(), DaemonError> {
+        self.tasks.shutdown().await;
+        // The socket goes before the store is released: a process that waits for the store binds its own socket.
+        let _ = std::fs::remove_file(&self.control_path);
+        let _ = self.stop_book.send(());
+        // The end of the book's task drops the handle of the store, which ends the writer.
+        let flushed = timeout(SHUTDOWN_TIMEOUT, async {
+            if !self.book.is_finished() {
+                let _ = self.book.await;
+            }
+            let _ = tokio::task::spawn_blocking(move || self.writer.join()).await;
+        });
+        flushed.await.map_err(|_| DaemonError::Unwritten)
+    }
+}
+
+impl Sockets {
+    fn open(config: &Config) -> Result<Sockets, DaemonError> {
+        let listeners = Listeners::open(config)?;
+        let page = platform::listen("status.listen", config.page.address().as_slice())?.pop();
+        let tls = listeners.has_tls().then(|| TlsFiles::load(&config.listen.certificate)).transpose()?;
+        let control_path = config.control_path();
+        let control =
+            control::bind(&control_path).map_err(|error| DaemonError::Control { path: control_path.clone(), error })?;
+        let stop = Box::pin(platform::stop_signals().map_err(start_error)?);
+        let sighup = platform::sighup_stream().map_err(start_error)?;
+        Ok(Sockets { listeners, page, control, control_path, tls, stop, sighup })
+    }
+
+    fn addresses(&self) -> Vec<std::net::SocketAddr> {
+        let page = self.page.as_ref().and_then(|page| page.local_addr().ok());
+        self.listeners.addresses().into_iter().chain(page).collect()
+    }
+}
+
+impl TlsFiles {
+    fn load(source: &CertificateSource) -> Result<TlsFiles, DaemonError> {
+        let credentials = watch::Sender::new(source.load()?);
+        let acceptor = Acceptor::new(credentials.subscribe()).map_err(start_error)?;
+        Ok(TlsFiles { source: source.clone(), credentials, acceptor })
+    }
+}
+
+/// Book as loaded, with the actions that its start requires.
+fn load_book(
+    config: &Config,
+    loaded: LoadedState,
+    bans: Arc<Bans>,
+    inputs: &StatusInputs,
+    rng: &mut StdRng,
+) -> (PeerBook, Vec<crate::book::Action>) {
+    let now = inputs.started;
+    if let Some(Quarantine { path: kept_as, reason }) = &loaded.quarantined {
+        tracing::warn!(kept_as = %kept_as.display(), reason, "the store was damaged; it was moved aside and a new one begun");
+    }
+    if loaded.unreadable > 0 {
+        tracing::warn!(records = loaded.unreadable, "the store has records that can't be read; they are left alone");
+    }
+    let mut book = PeerBook::new(config.book.clone(), loaded.entries, loaded.working_time, now);
+    let mut actions = book.handle(Event::BansReplaced(bans), now, rng);
+    actions.extend(book.add_seeds(now, rng));
+    (book, actions)
+}
+
+fn child_rng(rng: &mut StdRng) -> StdRng {
+    StdRng::seed_from_u64(rng.next_u64())
+}
+
+fn start_error(error: impl std::fmt::Display) -> DaemonError {
+    DaemonError::Start(error.to_string())
+}
