@@ -68,13 +68,13 @@ pub fn write_pages(dir: &Path) -> anyhow::Result<usize> {
     fs::create_dir_all(dir).with_context(cannot)?;
     let main = command_tree();
     let pages = [&main].into_iter().chain(main.get_subcommands());
-    let mut written = 0;
+    let mut page_count = 0;
     for command in pages {
         let name = command.get_display_name().unwrap_or(command.get_name());
         fs::write(dir.join(format!("{name}.1")), render(command)?).with_context(cannot)?;
-        written += 1;
+        page_count += 1;
     }
-    Ok(written)
+    Ok(page_count)
 }
 
 fn command_tree() -> Command {

@@ -39,53 +39,54 @@ impl LogReload {
 
 /// From here on the log is written to standard error.
 pub fn start_log(config: &Config) -> LogReload {
-    let (filter, shown) = reload::Layer::new(filter(&config.log_level));
+    let (filter, handle) = reload::Layer::new(filter(&config.log_level));
     let lines = fmt::layer().with_writer(|| SingleLineWriter(stderr())).with_target(false);
     let log = registry().with(filter).with(ThrottleLayer::default());
     match config.log_format {
         LogFormat::Text => log.with(lines.with_ansi(stderr().is_terminal())).init(),
         LogFormat::Json => log.with(lines.json()).init(),
     }
-    LogReload(shown)
+    LogReload(handle)
 }
 
 fn filter(level: &str) -> EnvFilter {
     EnvFilter::builder().parse_lossy(with_tor_defaults(level))
 }
 
-/// The operator's directives, with ours before them: no more than warnings from Tor's crates, except those he names.
+/// The operator's directives, with defaults before them: no more than warnings from Tor's crates, except those he names.
 fn with_tor_defaults(level: &str) -> String {
-    let theirs: Vec<&str> = level.split(',').map(str::trim).collect();
-    let general = theirs.iter().filter_map(|directive| directive.parse::<LevelFilter>().ok()).next_back();
+    let directives: Vec<&str> = level.split(',').map(str::trim).collect();
+    let general = directives.iter().filter_map(|directive| directive.parse::<LevelFilter>().ok()).next_back();
     // A directive for one target overrides a general one, and must not make the log louder.
     if general.is_none_or(|general| general <= LevelFilter::WARN) {
         return level.to_owned();
     }
     let named = |name: &str| {
         let target = |directive: &str| directive.split(['=', '[']).next().unwrap_or_default().to_owned();
-        let theirs = theirs.iter().filter(|directive| directive.parse::<LevelFilter>().is_err());
-        theirs.map(|directive| target(directive)).any(|target| !target.is_empty() && name.starts_with(&target))
+        let directives = directives.iter().filter(|directive| directive.parse::<LevelFilter>().is_err());
+        directives.map(|directive| target(directive)).any(|target| !target.is_empty() && name.starts_with(&target))
     };
-    let ours = TOR_CRATES.iter().filter(|name| !named(name)).map(|name| format!("{name}=warn,"));
-    ours.chain([level.to_owned()]).collect()
+    let defaults = TOR_CRATES.iter().filter(|name| !named(name)).map(|name| format!("{name}=warn,"));
+    defaults.chain([level.to_owned()]).collect()
 }
 
 /// Holds back what Tor's crates say again and again.
 #[derive(Default)]
 struct ThrottleLayer {
-    said: Mutex<Throttle<Identifier>>,
+    throttle: Mutex<Throttle<Identifier>>,
 }
 
 impl<S: Subscriber> Layer<S> for ThrottleLayer {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
-        let about = event.metadata();
-        let spared = *about.level() <= Level::WARN && TOR_CRATES.iter().any(|name| about.target().starts_with(name));
-        if !spared {
+        let metadata = event.metadata();
+        let is_throttled =
+            *metadata.level() <= Level::WARN && TOR_CRATES.iter().any(|name| metadata.target().starts_with(name));
+        if !is_throttled {
             return true;
         }
         let now = clock::now();
-        let answer = self.said.lock().unwrap_or_else(PoisonError::into_inner).allow(about.callsite(), now);
-        match (answer, *about.level()) {
+        let decision = self.throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(metadata.callsite(), now);
+        match (decision, *metadata.level()) {
             (None, _) => return false,
             (Some(0), _) => {}
             (Some(held_back), Level::ERROR) => {
@@ -130,15 +131,15 @@ struct CallsiteWindow {
 impl<Place: Hash + Eq> Throttle<Place> {
     /// Whether this place may speak now, and if so, how often it was held back since it last spoke.
     fn allow(&mut self, place: Place, now: Time) -> Option<u64> {
-        let lately = self.places.entry(place).or_default();
+        let window = self.places.entry(place).or_default();
         // A line from the future is from before the clock was set back.
-        lately.let_through.retain(|then| *then <= now && now.since(*then) < THROTTLE_WINDOW);
-        if lately.let_through.len() >= THROTTLE_BURST {
-            lately.held_back = lately.held_back.saturating_add(1);
+        window.let_through.retain(|then| *then <= now && now.since(*then) < THROTTLE_WINDOW);
+        if window.let_through.len() >= THROTTLE_BURST {
+            window.held_back = window.held_back.saturating_add(1);
             return None;
         }
-        lately.let_through.push_back(now);
-        Some(std::mem::take(&mut lately.held_back))
+        window.let_through.push_back(now);
+        Some(std::mem::take(&mut window.held_back))
     }
 }
 
@@ -164,28 +165,28 @@ mod tests {
 
     #[test]
     fn a_place_speaks_thrice_and_then_waits() {
-        let mut said = Throttle::default();
+        let mut throttle = Throttle::default();
         let at = |secs: u64| Time::from_secs(1_000_000 + secs);
         for secs in [0, 60, 120] {
-            assert_eq!(said.allow("a", at(secs)), Some(0));
+            assert_eq!(throttle.allow("a", at(secs)), Some(0));
         }
         for secs in [121, 300, 599] {
-            assert_eq!(said.allow("a", at(secs)), None);
+            assert_eq!(throttle.allow("a", at(secs)), None);
         }
-        assert_eq!(said.allow("b", at(599)), Some(0), "another place is not held back");
-        assert_eq!(said.allow("a", at(600)), Some(3), "the first line is ten minutes old");
-        assert_eq!(said.allow("a", at(601)), None);
-        assert_eq!(said.allow("a", at(660)), Some(1));
-        assert_eq!(said.allow("a", at(5000)), Some(0));
+        assert_eq!(throttle.allow("b", at(599)), Some(0), "another place is not held back");
+        assert_eq!(throttle.allow("a", at(600)), Some(3), "the first line is ten minutes old");
+        assert_eq!(throttle.allow("a", at(601)), None);
+        assert_eq!(throttle.allow("a", at(660)), Some(1));
+        assert_eq!(throttle.allow("a", at(5000)), Some(0));
     }
 
     #[test]
     fn a_clock_set_back_silences_nobody() {
-        let mut said = Throttle::default();
+        let mut throttle = Throttle::default();
         for _ in 0..5 {
-            said.allow("a", Time::from_secs(1_000_000));
+            throttle.allow("a", Time::from_secs(1_000_000));
         }
-        assert_eq!(said.allow("a", Time::from_secs(1000)), Some(2));
+        assert_eq!(throttle.allow("a", Time::from_secs(1000)), Some(2));
     }
 
     #[test]
@@ -193,7 +194,7 @@ mod tests {
         assert!(with_tor_defaults("info").starts_with("arti_=warn,tor_=warn,"));
         assert!(with_tor_defaults("info").ends_with(",info"));
         for quiet in ["off", "error", "WARN", "", "waypost=debug"] {
-            assert_eq!(with_tor_defaults(quiet), quiet, "ours would make it louder");
+            assert_eq!(with_tor_defaults(quiet), quiet, "defaults would make it louder");
         }
         let some = with_tor_defaults("info,tor_dirmgr=debug");
         assert!(some.contains("tor_=warn,") && some.ends_with(",info,tor_dirmgr=debug"), "{some}");
@@ -204,17 +205,17 @@ mod tests {
     #[test]
     fn tors_chatter_is_left_out() {
         let log = lines("info,tor_dirmgr=debug", || {
-            tracing::info!(target: "waypost::daemon", "ours");
+            tracing::info!(target: "waypost::daemon", "defaults");
             tracing::info!(target: "tor_guardmgr::guard", "chatter");
             tracing::info!(target: "arti_client", "chatter");
             tracing::debug!(target: "tor_dirmgr::bootstrap", "asked for");
             for n in 0..9 {
                 tracing::warn!(target: "tor_circmgr", n, "again and again");
-                tracing::warn!(target: "waypost::store", n, "ours again");
+                tracing::warn!(target: "waypost::store", n, "defaults again");
             }
         });
         let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
-        assert_eq!((count("ours again"), count("again and again")), (9, 3), "{log}");
+        assert_eq!((count("defaults again"), count("again and again")), (9, 3), "{log}");
         assert_eq!((count("chatter"), count("asked for"), log.lines().count()), (0, 1, 14), "{log}");
     }
 

@@ -91,12 +91,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Probe(args) => block_on(probe::run(args, &config))?,
         Command::OnionAddress(args) => {
             // Its files may be such that only the daemon itself looks there, as with a user that systemd made for it.
-            let told = if args.is_query() { call(&config, "status", &[]).ok() } else { None };
-            let told = told.as_ref().and_then(|status| status.pointer("/onion/host")?.as_str());
-            if told.is_none() {
+            let daemon_onion = if args.is_query() { call(&config, "status", &[]).ok() } else { None };
+            let daemon_onion = daemon_onion.as_ref().and_then(|status| status.pointer("/onion/host")?.as_str());
+            if daemon_onion.is_none() {
                 daemon::move_shared_data(&config)?;
             }
-            onion_address::run(&args, told, &config.tor_state_path())
+            onion_address::run(&args, daemon_onion, &config.tor_state_path())
         }
         Command::Status(Json { json }) => {
             let status = call(&config, "status", &[])?;

@@ -25,10 +25,10 @@ impl OnionArgs {
     }
 }
 
-/// Prints the address that a running daemon `told` us of, or else that which belongs to the key below an embedded Tor's
+/// Prints the address that a running daemon `daemon_onion` us of, or else that which belongs to the key below an embedded Tor's
 /// `state_dir`; or that of a key which is imported.
-pub fn run(args: &OnionArgs, told: Option<&str>, state_dir: &Path) -> anyhow::Result<()> {
-    match told {
+pub fn run(args: &OnionArgs, daemon_onion: Option<&str>, state_dir: &Path) -> anyhow::Result<()> {
+    match daemon_onion {
         Some(onion) => print_address(args, onion),
         None => look(args, state_dir),
     }

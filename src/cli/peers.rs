@@ -77,17 +77,17 @@ pub fn filter(mut rows: Vec<PeerInfo>, args: &PeersArgs) -> Vec<PeerInfo> {
 }
 
 /// A table of those columns that fit.
-pub fn table(rows: &[PeerInfo], look: TerminalStyle) -> String {
+pub fn table(rows: &[PeerInfo], terminal: TerminalStyle) -> String {
     if rows.is_empty() {
         return "no such peers".to_owned();
     }
     let now = clock::now();
     let rows: Vec<[Styled; 10]> = rows.iter().map(|row| cells(row, now)).collect();
-    let kept = fit_columns(&rows, look.width);
+    let kept = fit_columns(&rows, terminal.width);
     let names: Vec<&str> = COLUMNS.iter().zip(kept).filter(|(_, kept)| *kept).map(|(column, _)| column.name).collect();
-    let gives_way = names.iter().position(|name| *name == TROUBLE).unwrap_or_default();
+    let wrap_column = names.iter().position(|name| *name == TROUBLE).unwrap_or_default();
     let rows = rows.into_iter().map(|row| row.into_iter().zip(kept).filter(|(_, kept)| *kept).map(|(cell, _)| cell));
-    look.draw(&names, rows.map(Iterator::collect), gives_way)
+    terminal.draw(&names, rows.map(Iterator::collect), wrap_column)
 }
 
 /// Which columns there is room for. One without a word in it comes after all others, whatever its rank, and when trouble has
@@ -122,7 +122,7 @@ fn fit_columns(rows: &[[Styled; 10]], width: Option<u16>) -> [bool; 10] {
 }
 
 fn cells(row: &PeerInfo, now: Time) -> [Styled; 10] {
-    let tone = match row.state {
+    let style = match row.state {
         PeerState::Verified => Style::Good,
         PeerState::Stale => Style::Doubtful,
         PeerState::Candidate => Style::Faint,
@@ -130,7 +130,7 @@ fn cells(row: &PeerInfo, now: Time) -> [Styled; 10] {
     };
     [
         Styled::plain(row.host.clone()),
-        Styled::new(row.state.to_string(), tone),
+        Styled::new(row.state.to_string(), style),
         Styled::plain(ports(row.ssl_port, row.tcp_port)),
         Styled::plain(row.protocol.clone().unwrap_or_default()),
         Styled::plain(row.software.clone().unwrap_or_default()),

@@ -12,12 +12,12 @@ use crate::route::TorState;
 /// Where a line has more to say than its name, and it is too long, it is wrapped.
 const VALUE: usize = 1;
 
-pub fn status(status: &Status, look: TerminalStyle) -> String {
-    look.draw(&[], lines(status).into_iter().map(|(name, value)| vec![Styled::plain(name), value]), VALUE)
+pub fn status(status: &Status, terminal: TerminalStyle) -> String {
+    terminal.draw(&[], lines(status).into_iter().map(|(name, value)| vec![Styled::plain(name), value]), VALUE)
 }
 
 /// What is good or bad about Tor.
-pub fn tor_tone(tor: &TorState) -> Style {
+pub fn tor_style(tor: &TorState) -> Style {
     match tor {
         TorState::Off => Style::Faint,
         TorState::Starting { .. } => Style::Doubtful,
@@ -27,10 +27,10 @@ pub fn tor_tone(tor: &TorState) -> Style {
 }
 
 fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
-    let Status { peers, clients: callers, .. } = status;
+    let Status { peers, clients, .. } = status;
     let mut lines = Vec::new();
     let uptime = humantime::format_duration(Duration::from_secs(status.uptime_secs)).to_string();
-    let mut line = |name, value: String| lines.push((name, Styled::new(value, tone(name, status))));
+    let mut line = |name, value: String| lines.push((name, Styled::new(value, style(name, status))));
     line("waypost", format!("{} on {}, up {uptime}", status.version, status.network));
     line("tor", status.tor.to_string());
     if let Some(source) = &status.tor_source {
@@ -71,15 +71,15 @@ fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
     line("probing", format!("{} now, next {}", peers.probing, until(status.next_probe)));
     line(
         "clients",
-        format!("{} sessions, {} since the start, {} calls", callers.open_sessions, callers.sessions, callers.requests),
+        format!("{} sessions, {} since the start, {} calls", clients.open_sessions, clients.sessions, clients.requests),
     );
-    let rejected = callers.refused_full + callers.refused_source + callers.refused_banned;
-    let disconnected = callers.evicted
-        + callers.rate_limited_requests
-        + callers.rate_limited_bytes
-        + callers.slow
-        + callers.malformed_lines
-        + callers.failed_handshakes;
+    let rejected = clients.refused_full + clients.refused_source + clients.refused_banned;
+    let disconnected = clients.evicted
+        + clients.rate_limited_requests
+        + clients.rate_limited_bytes
+        + clients.slow
+        + clients.malformed_lines
+        + clients.failed_handshakes;
     if rejected + disconnected > 0 {
         line("limits", format!("{rejected} rejected, {disconnected} disconnected; --json says why"));
     }
@@ -97,21 +97,21 @@ fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
 }
 
 /// Whether what a line says is good or bad; most are neither.
-fn tone(name: &str, status: &Status) -> Style {
-    let if_so = |so: bool, tone| if so { tone } else { Style::Plain };
+fn style(name: &str, status: &Status) -> Style {
+    let style_if = |so: bool, style| if so { style } else { Style::Plain };
     match name {
-        "tor" => tor_tone(&status.tor),
+        "tor" => tor_style(&status.tor),
         "network" | "blocked" | "no onion" => Style::Wrong,
-        "onion" => if_so(status.onion.as_ref().is_some_and(|name| name.error.is_some()), Style::Doubtful),
+        "onion" => style_if(status.onion.as_ref().is_some_and(|name| name.error.is_some()), Style::Doubtful),
         "clearnet" => {
             let is_doubtful = |name: &ClearnetStatus| {
                 name.last_reached.is_none() || name.error.is_some() || !name.warnings.is_empty()
             };
-            if_so(status.clearnet.as_ref().is_some_and(is_doubtful), Style::Doubtful)
+            style_if(status.clearnet.as_ref().is_some_and(is_doubtful), Style::Doubtful)
         }
-        "backend" => if_so(status.backend.as_ref().is_some_and(|backend| backend.error.is_some()), Style::Wrong),
-        "irc" => if_so(status.irc.as_ref().is_some_and(|visits| visits.error.is_some()), Style::Doubtful),
-        "store" => if_so(status.store.failing, Style::Wrong),
+        "backend" => style_if(status.backend.as_ref().is_some_and(|backend| backend.error.is_some()), Style::Wrong),
+        "irc" => style_if(status.irc.as_ref().is_some_and(|visits| visits.error.is_some()), Style::Doubtful),
+        "store" => style_if(status.store.failing, Style::Wrong),
         _ => Style::Plain,
     }
 }
@@ -168,7 +168,7 @@ fn irc(visits: &IrcStatus) -> String {
 }
 
 fn onion(onion: &OnionStatus) -> String {
-    let fares = match (onion.last_reached, &onion.error) {
+    let reachability = match (onion.last_reached, &onion.error) {
         (Some(reached), None) => format!("reached {}", ago(clock::now().since(reached))),
         (Some(reached), Some(reason)) => {
             format!("reached {}, missed {} times since: {reason}", ago(clock::now().since(reached)), onion.failures)
@@ -177,7 +177,7 @@ fn onion(onion: &OnionStatus) -> String {
         (None, None) => "not reached yet, so not advertised".to_owned(),
     };
     // No comma: so an address and its port fit into a line of 80 letters.
-    format!("{}:{} {fares}", onion.host, onion.port)
+    format!("{}:{} {reachability}", onion.host, onion.port)
 }
 
 #[cfg(test)]
@@ -196,9 +196,9 @@ mod tests {
 
     #[test]
     fn what_is_wrong_stands_out() {
-        let tones = |status: &Status| -> Vec<(&'static str, Style)> {
-            let toned = lines(status).into_iter().map(|(name, value)| (name, value.tone));
-            toned.filter(|(_, tone)| *tone != Style::Plain).collect()
+        let styles = |status: &Status| -> Vec<(&'static str, Style)> {
+            let styled = lines(status).into_iter().map(|(name, value)| (name, value.style));
+            styled.filter(|(_, style)| *style != Style::Plain).collect()
         };
         let mut status = test_fixtures::status();
         let expected = [
@@ -209,13 +209,13 @@ mod tests {
             ("no onion", Style::Wrong),
             ("clearnet", Style::Doubtful),
         ];
-        assert_eq!(tones(&status), expected);
+        assert_eq!(styles(&status), expected);
         status.tor = TorState::Ready;
         (status.network_down, status.onion, status.clearnet) = (false, None, None);
         (status.clearnet_blocked, status.onion_error) = (None, None);
         status.store.failing = true;
-        assert_eq!(tones(&status), [("tor", Style::Good), ("store", Style::Wrong)]);
+        assert_eq!(styles(&status), [("tor", Style::Good), ("store", Style::Wrong)]);
         let down = TorState::Down { since: Time::default(), reason: "it is gone".to_owned() };
-        assert_eq!([tor_tone(&down), tor_tone(&TorState::Off)], [Style::Wrong, Style::Faint]);
+        assert_eq!([tor_style(&down), tor_style(&TorState::Off)], [Style::Wrong, Style::Faint]);
     }
 }

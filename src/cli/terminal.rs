@@ -28,11 +28,11 @@ pub enum Style {
     Faint,
 }
 
-/// A text and its tone.
+/// A text and its style.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Styled {
     pub text: String,
-    pub tone: Style,
+    pub style: Style,
 }
 
 /// No column is made narrower than this.
@@ -59,8 +59,8 @@ impl TerminalStyle {
         }
     }
 
-    /// Columns without lines between them. Where all of it is too wide, the column `gives_way` is wrapped.
-    pub fn draw(self, header: &[&str], rows: impl Iterator<Item = Vec<Styled>>, gives_way: usize) -> String {
+    /// Columns without lines between them. Where all of it is too wide, the column `wrap_column` is wrapped.
+    pub fn draw(self, header: &[&str], rows: impl Iterator<Item = Vec<Styled>>, wrap_column: usize) -> String {
         let mut table = Table::new();
         // What comfy-table would find out about the terminal is known already.
         table.force_no_tty().load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -82,7 +82,7 @@ impl TerminalStyle {
             table.column_iter().zip(&widths).map(|(column, width)| width.saturating_add(column.padding_width()));
         let total = total.fold(0, u16::saturating_add);
         let excess = self.width.map_or(0, |width| total.saturating_sub(width));
-        if let (Some(width), Some(column)) = (widths.get(gives_way), table.column_mut(gives_way))
+        if let (Some(width), Some(column)) = (widths.get(wrap_column), table.column_mut(wrap_column))
             && excess > 0
         {
             let narrowed = width.saturating_add(column.padding_width()).saturating_sub(excess).max(NARROWEST);
@@ -94,19 +94,19 @@ impl TerminalStyle {
 
 impl Styled {
     pub fn plain(text: impl Into<String>) -> Styled {
-        Styled { text: text.into(), tone: Style::Plain }
+        Styled { text: text.into(), style: Style::Plain }
     }
 
-    pub fn new(text: impl Into<String>, tone: Style) -> Styled {
-        Styled { text: text.into(), tone }
+    pub fn new(text: impl Into<String>, style: Style) -> Styled {
+        Styled { text: text.into(), style }
     }
 }
 
 impl From<Styled> for Cell {
-    fn from(toned: Styled) -> Cell {
-        let cell = Cell::new(toned.text);
+    fn from(styled: Styled) -> Cell {
+        let cell = Cell::new(styled.text);
         // The darker ones can be read on a white terminal as well.
-        match toned.tone {
+        match styled.style {
             Style::Plain => cell,
             Style::Good => cell.fg(Color::DarkGreen),
             Style::Doubtful => cell.fg(Color::DarkYellow),

@@ -25,8 +25,8 @@ pub async fn run(control: &Path, args: &PeersArgs, every: Duration) -> anyhow::R
     let mut stop = pin!(tokio::signal::ctrl_c());
     let mut first = true;
     loop {
-        let asked = ask(control, args.json);
-        let answer = tokio::select! { answer = asked => answer, _ = &mut stop => return Ok(()) };
+        let query = fetch(control, args.json);
+        let answer = tokio::select! { answer = query => answer, _ = &mut stop => return Ok(()) };
         let (status, rows) = if first { answer? } else { answer.context("the daemon has gone away")? };
         let rows = filter(serde_json::from_value(rows)?, args);
         let text = match status {
@@ -45,44 +45,47 @@ pub async fn run(control: &Path, args: &PeersArgs, every: Duration) -> anyhow::R
 }
 
 /// The daemon's state, unless it is of no use, and its peers.
-async fn ask(control: &Path, only_peers: bool) -> anyhow::Result<(Option<Value>, Value)> {
+async fn fetch(control: &Path, only_peers: bool) -> anyhow::Result<(Option<Value>, Value)> {
     let status = if only_peers { None } else { Some(request(control, "status", &[]).await?) };
     Ok((status, request(control, "peers", &[]).await?))
 }
 
-/// A picture, as it is written out: over the one before, or below it.
-fn frame(status: &Status, rows: Vec<PeerInfo>, look: TerminalStyle, first: bool) -> String {
-    let picture = screen(status, rows, look);
-    if !look.can_redraw {
-        return if first { picture } else { format!("\n{picture}") };
+/// A screen, as it is written out: over the one before, or below it.
+fn frame(status: &Status, rows: Vec<PeerInfo>, terminal: TerminalStyle, first: bool) -> String {
+    let screen = screen(status, rows, terminal);
+    if !terminal.can_redraw {
+        return if first { screen } else { format!("\n{screen}") };
     }
-    let lines: String = picture.lines().flat_map(|line| [line, CLEAR_LINE, "\n"]).collect();
+    let lines: String = screen.lines().flat_map(|line| [line, CLEAR_LINE, "\n"]).collect();
     let start = if first { format!("{HOME}{CLEAR_REST}") } else { HOME.to_owned() };
     format!("{start}{lines}{CLEAR_REST}")
 }
 
-/// One line on how all is going, and below it as many peers as there is room for.
-fn screen(status: &Status, mut rows: Vec<PeerInfo>, look: TerminalStyle) -> String {
+/// One line on how all is going, and below it as many peers as there is capacity for.
+fn screen(status: &Status, mut rows: Vec<PeerInfo>, terminal: TerminalStyle) -> String {
     let all = rows.len();
     // The cursor needs a line as well.
-    let room = usize::from(look.height.unwrap_or(u16::MAX)).saturating_sub(2);
-    rows.truncate(room);
-    let mut peers = table(&rows, look);
+    let capacity = usize::from(terminal.height.unwrap_or(u16::MAX)).saturating_sub(2);
+    rows.truncate(capacity);
+    let mut peers = table(&rows, terminal);
     // Bounded by the lines of a screen; a line that is wrapped counts twice.
-    while peers.lines().count() + usize::from(rows.len() < all) > room && rows.pop().is_some() && !rows.is_empty() {
-        peers = table(&rows, look);
+    while peers.lines().count() + usize::from(rows.len() < all) > capacity && rows.pop().is_some() && !rows.is_empty() {
+        peers = table(&rows, terminal);
     }
-    let mut picture = format!("{}\n", truncate(&summary(status), look.width));
+    let mut screen = format!("{}\n", truncate(&summary(status), terminal.width));
     if all == 0 || !rows.is_empty() {
-        picture.push_str(&peers);
-        picture.push('\n');
+        screen.push_str(&peers);
+        screen.push('\n');
     }
     if rows.len() < all {
         let more = all - rows.len();
-        let _ =
-            writeln!(picture, "{}", truncate(&format!(" … and {more} more; a taller terminal shows them"), look.width));
+        let _ = writeln!(
+            screen,
+            "{}",
+            truncate(&format!(" … and {more} more; a taller terminal shows them"), terminal.width)
+        );
     }
-    picture
+    screen
 }
 
 fn summary(status: &Status) -> String {
@@ -124,12 +127,12 @@ mod tests {
         insta::assert_snapshot!("cut", screen(&status(), rows(30), SCREEN));
         for count in 0..30 {
             for height in 1..12 {
-                let look = TerminalStyle { height: Some(height), ..SCREEN };
-                let picture = screen(&status(), rows(count), look);
-                let lines = picture.lines().count();
-                assert!(lines < usize::from(height).max(3), "{height}, {count}:\n{picture}");
-                let whole = picture.matches(".example").count() == count;
-                assert!(whole != picture.contains("more;"), "{height}, {count}:\n{picture}");
+                let terminal = TerminalStyle { height: Some(height), ..SCREEN };
+                let screen = screen(&status(), rows(count), terminal);
+                let lines = screen.lines().count();
+                assert!(lines < usize::from(height).max(3), "{height}, {count}:\n{screen}");
+                let whole = screen.matches(".example").count() == count;
+                assert!(whole != screen.contains("more;"), "{height}, {count}:\n{screen}");
             }
         }
     }
@@ -137,14 +140,14 @@ mod tests {
     #[test]
     fn wrapped_lines_are_counted() {
         let long = PeerInfo { host: ONION.to_owned(), ..row(ONION, PeerState::Candidate, None) };
-        let picture = screen(&status(), vec![long; 9], TerminalStyle { width: Some(50), ..SCREEN });
-        assert!(picture.lines().count() < 10 && picture.contains("more;"), "{picture}");
+        let screen = screen(&status(), vec![long; 9], TerminalStyle { width: Some(50), ..SCREEN });
+        assert!(screen.lines().count() < 10 && screen.contains("more;"), "{screen}");
     }
 
     #[test]
     fn a_pipe_gets_all_of_it() {
-        let picture = screen(&status(), rows(30), TerminalStyle::default());
-        assert_eq!((picture.lines().count(), picture.contains('…')), (32, false), "{picture}");
+        let screen = screen(&status(), rows(30), TerminalStyle::default());
+        assert_eq!((screen.lines().count(), screen.contains('…')), (32, false), "{screen}");
         let again = frame(&status(), rows(1), TerminalStyle::default(), false);
         assert!(again.starts_with("\n 12 verified, ") && !again.contains('\u{1b}'), "{again}");
     }

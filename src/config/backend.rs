@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use super::{BackendKeys, InvalidValue, ListenConfig, ListenKind, in_range, invalid, own_address};
+use super::{BackendSection, InvalidValue, ListenConfig, ListenKind, in_range, invalid, own_address};
 use crate::backend::{BackendTarget, UpstreamAddr};
 use crate::peer::{Host, Ports};
 use crate::route::RoutingPolicy;
@@ -81,7 +81,7 @@ impl BackendConfig {
     }
 }
 
-pub fn resolve(keys: &BackendKeys, routing: RoutingPolicy) -> Result<BackendConfig, InvalidValue> {
+pub fn resolve(keys: &BackendSection, routing: RoutingPolicy) -> Result<BackendConfig, InvalidValue> {
     let electrum = keys.electrum.clone();
     if let Some(BackendTarget::Server(address)) = &electrum
         && routing == RoutingPolicy::TorOnly

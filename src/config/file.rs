@@ -48,20 +48,20 @@ pub struct ConfigFile {
     /// with the chain's name below it for other chains.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
-    pub listen: Listen,
-    pub identity: IdentityKeys,
-    pub tor: Tor,
-    pub discovery: Discovery,
-    pub backend: BackendKeys,
-    pub irc: IrcKeys,
-    pub limits: LimitKeys,
-    pub status: StatusKeys,
-    pub log: Log,
+    pub listen: ListenSection,
+    pub identity: IdentitySection,
+    pub tor: TorSection,
+    pub discovery: DiscoverySection,
+    pub backend: BackendSection,
+    pub irc: IrcSection,
+    pub limits: LimitsSection,
+    pub status: StatusSection,
+    pub log: LogSection,
 }
 
 config_section! {
     /// Endpoints for clients.
-    Listen {
+    ListenSection {
         /// Addresses for TCP. Default: `127.0.0.1:50001`.
         tcp: Vec<SocketAddr>,
         /// Addresses for TLS 1.2 and 1.3. Default: none.
@@ -87,7 +87,7 @@ config_section! {
 
 config_section! {
     /// Names under which this node is advertised.
-    IdentityKeys {
+    IdentitySection {
         /// Clearnet name of this node. Needs `tcp_port` or `ssl_port`. Default: none, so the node is not
         /// advertised on clearnet.
         host: Host,
@@ -114,7 +114,7 @@ config_section! {
 
 config_section! {
     /// Route to onion peers.
-    Tor {
+    TorSection {
         /// `auto` uses a Tor on a SOCKS port if one answers, and otherwise the embedded one. Default: `auto`.
         mode: Mode,
         /// SOCKS address of an external Tor. Default: `127.0.0.1:9050`, then `127.0.0.1:9150`.
@@ -128,7 +128,7 @@ config_section! {
 
 config_section! {
     /// Search for peers, and how long they are kept.
-    Discovery {
+    DiscoverySection {
         /// Peers to start with, each as a real name: host, then `s` and the TLS port, `t` and the TCP port.
         /// Default: the built-in seeds of the network.
         seeds: Vec<String>,
@@ -157,7 +157,7 @@ config_section! {
 
 config_section! {
     /// Upstream for all requests other than discovery.
-    BackendKeys {
+    BackendSection {
         /// Electrum server as `tcp://HOST:PORT`, `tls://HOST:PORT` or `unix:PATH`. With `peers`, verified peers
         /// serve each session. Default: none.
         electrum: BackendTarget,
@@ -171,7 +171,7 @@ config_section! {
 config_section! {
     /// Visits to an IRC channel, for servers that advertise themselves only there. Many IRC networks forbid
     /// bots without permission: ask first.
-    IrcKeys {
+    IrcSection {
         /// Whether to visit the channel. Default: false.
         enabled: bool,
         /// IRC server. Default: `irc.libera.chat:6697`.
@@ -205,7 +205,7 @@ config_section! {
 
 config_section! {
     /// Limits for clients. A source is an IPv4 /24, an IPv6 /48, or a circuit of the onion service.
-    LimitKeys {
+    LimitsSection {
         /// Sessions at once, of all listeners. From 1 to 1000000. Default: 10000.
         max_sessions: usize,
         /// Sessions of one source at once. Default: 50.
@@ -235,7 +235,7 @@ config_section! {
 
 config_section! {
     /// Status page for the operator, with `/metrics` and `/healthz`.
-    StatusKeys {
+    StatusSection {
         /// Address of the page, or `off`. The page shows all own names and peers. Default: `127.0.0.1:4280`.
         listen: PageAddress,
         /// Host names that browsers may use for the page, besides `localhost` and IP addresses. Default: none.
@@ -247,7 +247,7 @@ config_section! {
 
 config_section! {
     /// Log on standard error.
-    Log {
+    LogSection {
         /// `error`, `warn`, `info`, `debug`, `trace` or `off`, or directives such as
         /// `info,waypost::dial=debug`. Default: `info`.
         level: String,

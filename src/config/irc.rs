@@ -4,7 +4,7 @@ use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use std::path::Path;
 use std::time::Duration;
 
-use super::{HumanDuration, InvalidValue, IrcKeys, invalid};
+use super::{HumanDuration, InvalidValue, IrcSection, invalid};
 use crate::electrum::identity::Identity;
 use crate::electrum::irc::{DEFAULT_REALNAME_LIMIT, IrcVisitConfig};
 use crate::irc_discovery::IrcConfig;
@@ -27,7 +27,7 @@ const LONGEST_INTERVAL: Duration = Duration::from_hours(24 * 365);
 const LONGEST_LOGIN: usize = 295;
 
 pub fn resolve(
-    keys: IrcKeys,
+    keys: IrcSection,
     identity: &Identity,
     fronts_peers: bool,
     routing: RoutingPolicy,
@@ -102,11 +102,11 @@ pub fn resolve(
 }
 
 /// The same as keys.
-pub fn keys(settings: Option<&IrcConfig>) -> IrcKeys {
+pub fn keys(settings: Option<&IrcConfig>) -> IrcSection {
     let Some(IrcConfig { server, tls, tor, interval, plan, key, .. }) = settings else {
-        return IrcKeys { enabled: Some(false), ..IrcKeys::default() };
+        return IrcSection { enabled: Some(false), ..IrcSection::default() };
     };
-    IrcKeys {
+    IrcSection {
         enabled: Some(true),
         server: Some(server.clone()),
         channel: Some(plan.channel.clone()),

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{HumanDuration, InvalidValue, LimitKeys, in_range, invalid};
+use super::{HumanDuration, InvalidValue, LimitsSection, in_range, invalid};
 use crate::jsonrpc::{MAX_BATCH_CALLS, MAX_BATCH_RESPONSE_BYTES, MAX_REQUEST_BYTES};
 use crate::server::Limits;
 
-pub fn resolve(keys: &LimitKeys) -> Result<Limits, InvalidValue> {
+pub fn resolve(keys: &LimitsSection) -> Result<Limits, InvalidValue> {
     let default = Limits::default();
     let period =
         |key, period: Option<HumanDuration>, default: Duration| match period.map(|HumanDuration(period)| period) {
@@ -65,8 +65,8 @@ pub fn resolve(keys: &LimitKeys) -> Result<Limits, InvalidValue> {
 }
 
 /// The same as keys.
-pub fn to_section(limits: &Limits) -> LimitKeys {
-    LimitKeys {
+pub fn to_section(limits: &Limits) -> LimitsSection {
+    LimitsSection {
         max_sessions: Some(limits.sessions),
         sessions_per_source: Some(limits.sessions_per_source),
         requests_per_second: Some(limits.requests_per_second),

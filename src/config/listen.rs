@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use super::{InvalidValue, Listen, invalid};
+use super::{InvalidValue, ListenSection, invalid};
 use crate::server::CertificateSource;
 
 /// Protocol of a listener, and the name under which its clients know the node.
@@ -63,7 +63,7 @@ pub struct ListenConfig {
 }
 
 impl ListenConfig {
-    pub fn resolve(keys: &Listen, data_dir: &Path) -> Result<ListenConfig, InvalidValue> {
+    pub fn resolve(keys: &ListenSection, data_dir: &Path) -> Result<ListenConfig, InvalidValue> {
         let certificate = match (&keys.cert, &keys.key) {
             (Some(certificate), Some(key)) => {
                 CertificateSource::Configured { certificate: certificate.clone(), key: key.clone() }
@@ -94,12 +94,12 @@ impl ListenConfig {
     }
 
     /// The same as keys.
-    pub fn to_section(&self) -> Listen {
+    pub fn to_section(&self) -> ListenSection {
         let (cert, key) = match &self.certificate {
             CertificateSource::Configured { certificate, key } => (Some(certificate.clone()), Some(key.clone())),
             CertificateSource::SelfSigned(_) => (None, None),
         };
-        Listen {
+        ListenSection {
             tcp: Some(self.tcp.clone()),
             tls: Some(self.tls.clone()),
             ws: Some(self.ws.clone()),
@@ -107,7 +107,7 @@ impl ListenConfig {
             onion_tcp: Some(self.onion.clone()),
             cert,
             key,
-            ..Listen::default()
+            ..ListenSection::default()
         }
     }
 }

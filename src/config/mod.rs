@@ -29,7 +29,8 @@ use std::path::{Path, PathBuf};
 pub use backend::BackendConfig;
 pub use environment::PREFIX;
 pub use file::{
-    BackendKeys, ConfigFile, Discovery, IdentityKeys, IrcKeys, LimitKeys, Listen, Log, LogFormat, StatusKeys, Tor,
+    BackendSection, ConfigFile, DiscoverySection, IdentitySection, IrcSection, LimitsSection, ListenSection, LogFormat,
+    LogSection, StatusSection, TorSection,
 };
 pub use human_duration::HumanDuration;
 pub use listen::{ListenConfig, ListenKind};

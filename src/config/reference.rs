@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::file::{BackendKeys, Discovery, IdentityKeys, IrcKeys, LimitKeys, Listen, Log, StatusKeys, Tor};
+use super::file::{
+    BackendSection, DiscoverySection, IdentitySection, IrcSection, LimitsSection, ListenSection, LogSection,
+    StatusSection, TorSection,
+};
 use super::key_types;
 
 /// Keys of a section, each with its text.
@@ -10,15 +13,15 @@ type Keys = &'static [(&'static str, &'static str)];
 
 /// Name, text and keys of each section, in the order of the reference.
 const SECTIONS: &[(&str, &str, Keys)] = &[
-    ("listen", Listen::DOC, Listen::KEYS),
-    ("identity", IdentityKeys::DOC, IdentityKeys::KEYS),
-    ("tor", Tor::DOC, Tor::KEYS),
-    ("discovery", Discovery::DOC, Discovery::KEYS),
-    ("backend", BackendKeys::DOC, BackendKeys::KEYS),
-    ("irc", IrcKeys::DOC, IrcKeys::KEYS),
-    ("limits", LimitKeys::DOC, LimitKeys::KEYS),
-    ("status", StatusKeys::DOC, StatusKeys::KEYS),
-    ("log", Log::DOC, Log::KEYS),
+    ("listen", ListenSection::DOC, ListenSection::KEYS),
+    ("identity", IdentitySection::DOC, IdentitySection::KEYS),
+    ("tor", TorSection::DOC, TorSection::KEYS),
+    ("discovery", DiscoverySection::DOC, DiscoverySection::KEYS),
+    ("backend", BackendSection::DOC, BackendSection::KEYS),
+    ("irc", IrcSection::DOC, IrcSection::KEYS),
+    ("limits", LimitsSection::DOC, LimitsSection::KEYS),
+    ("status", StatusSection::DOC, StatusSection::KEYS),
+    ("log", LogSection::DOC, LogSection::KEYS),
 ];
 
 /// Keys outside of sections.

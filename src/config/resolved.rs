@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::backend::{self, BackendConfig};
 use super::tor::{self, TorInputs};
 use super::{
-    BackendKeys, ConfigFile, Discovery, HumanDuration, IdentityKeys, InvalidValue, Listen, ListenConfig, Log,
-    LogFormat, PageAddress, TorConfig, in_range, invalid, limits,
+    BackendSection, ConfigFile, DiscoverySection, HumanDuration, IdentitySection, InvalidValue, ListenConfig,
+    ListenSection, LogFormat, LogSection, PageAddress, TorConfig, in_range, invalid, limits,
 };
 use crate::backend::BackendTarget;
 use crate::book;
@@ -152,8 +152,12 @@ impl Config {
         ConfigFile {
             network: Some(book.network),
             data_dir: Some(self.data_dir.clone()),
-            listen: Listen { onion: self.tor.onion, onion_port: Some(self.onion_port), ..self.listen.to_section() },
-            identity: IdentityKeys {
+            listen: ListenSection {
+                onion: self.tor.onion,
+                onion_port: Some(self.onion_port),
+                ..self.listen.to_section()
+            },
+            identity: IdentitySection {
                 host: clearnet.map(|(host, _)| host.clone()),
                 tcp_port: clearnet.and_then(|(_, ports)| ports.tcp()),
                 ssl_port: clearnet.and_then(|(_, ports)| ports.tls()),
@@ -165,7 +169,7 @@ impl Config {
                 donation_address: identity.donation_address.clone(),
             },
             tor: self.tor.to_section(),
-            discovery: Discovery {
+            discovery: DiscoverySection {
                 seeds: Some(book.seeds.iter().map(RealName::to_string).collect()),
                 recheck_interval: period(book.recheck_interval),
                 max_age: period(book.max_advertised_age),
@@ -177,7 +181,7 @@ impl Config {
                 max_probes: Some(book.max_probes),
                 max_tor_probes: Some(book.max_tor_probes),
             },
-            backend: BackendKeys {
+            backend: BackendSection {
                 electrum: self.backend.electrum.clone(),
                 serve_public: Some(self.backend.public),
                 max_line_bytes: Some(self.backend.line_bytes),
@@ -185,13 +189,13 @@ impl Config {
             irc: super::irc::keys(self.irc.as_ref()),
             limits: limits::to_section(&self.limits),
             status: super::status::to_section(self.page, &self.status),
-            log: Log { level: Some(self.log_level.clone()), format: Some(self.log_format) },
+            log: LogSection { level: Some(self.log_level.clone()), format: Some(self.log_format) },
         }
     }
 }
 
 fn resolve_identity(
-    keys: IdentityKeys,
+    keys: IdentitySection,
     network: Network,
     backend: &BackendConfig,
     address: Option<IpAddr>,
@@ -225,7 +229,7 @@ fn resolve_identity(
 }
 
 /// The address that is to be published with the clearnet name.
-fn own_address(keys: &IdentityKeys, allows_private: bool) -> Result<Option<IpAddr>, InvalidValue> {
+fn own_address(keys: &IdentitySection, allows_private: bool) -> Result<Option<IpAddr>, InvalidValue> {
     let Some(address) = keys.address.map(|address| address.to_canonical()) else { return Ok(None) };
     let refused = |reason: String| Err(invalid("identity.address", reason));
     match keys.host {
@@ -242,7 +246,7 @@ fn own_address(keys: &IdentityKeys, allows_private: bool) -> Result<Option<IpAdd
 }
 
 fn resolve_book(
-    keys: Discovery,
+    keys: DiscoverySection,
     network: Network,
     routing: RoutingPolicy,
     own: Vec<Host>,

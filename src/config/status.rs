@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{InvalidValue, StatusKeys, invalid};
+use super::{InvalidValue, StatusSection, invalid};
 use crate::status_page::Settings;
 
 /// Where the page is, if it is anywhere.
@@ -62,7 +62,7 @@ impl From<PageAddress> for String {
     }
 }
 
-pub fn resolve(keys: StatusKeys) -> Result<(PageAddress, Settings), InvalidValue> {
+pub fn resolve(keys: StatusSection) -> Result<(PageAddress, Settings), InvalidValue> {
     let default = Settings::default();
     let hosts = keys.allowed_hosts.unwrap_or_default();
     if let Some(odd) = hosts.iter().find(|host| host.is_empty() || host.contains(['/', ':'])) {
@@ -77,8 +77,8 @@ pub fn resolve(keys: StatusKeys) -> Result<(PageAddress, Settings), InvalidValue
 }
 
 /// The same as keys.
-pub fn to_section(address: PageAddress, settings: &Settings) -> StatusKeys {
-    StatusKeys {
+pub fn to_section(address: PageAddress, settings: &Settings) -> StatusSection {
+    StatusSection {
         listen: Some(address),
         allowed_hosts: Some(settings.hosts.clone()),
         peer_metrics: Some(settings.peer_metrics),

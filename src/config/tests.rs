@@ -179,7 +179,7 @@ fn flags_are_named_in_errors_about_them() {
     let path = dir.path().join("waypost.toml");
     std::fs::write(&path, "data_dir = \"/d\"\n[log]\nlevel = \"info\"\n").unwrap();
     let flags = |level: &str| {
-        let log = Log { level: Some(level.to_owned()), ..Log::default() };
+        let log = LogSection { level: Some(level.to_owned()), ..LogSection::default() };
         load(Some(&path), std::iter::empty(), ConfigFile { log, ..ConfigFile::default() })
     };
     assert!(flags("warn").is_ok());

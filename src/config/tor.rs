@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{InvalidValue, Listen, Tor, invalid};
+use super::{InvalidValue, ListenSection, TorSection, invalid};
 use crate::peer::{Host, Port};
 use crate::route::RoutingPolicy;
 use crate::server::Limits;
@@ -25,7 +25,7 @@ pub struct TorConfig {
 /// What of other tables matters here.
 #[derive(Debug)]
 pub struct TorInputs<'a> {
-    pub listen: &'a Listen,
+    pub listen: &'a ListenSection,
     pub onion_host: Option<Host>,
     /// The port of our onion service, embedded or not.
     pub onion_port: Port,
@@ -35,7 +35,7 @@ pub struct TorInputs<'a> {
 
 const NOT_BUILT_IN: &str = "this program was built without a Tor of its own; use tor.mode = \"socks\"";
 
-pub fn resolve(keys: Tor, inputs: TorInputs<'_>, usual: [SocketAddr; 2]) -> Result<TorConfig, InvalidValue> {
+pub fn resolve(keys: TorSection, inputs: TorInputs<'_>, usual: [SocketAddr; 2]) -> Result<TorConfig, InvalidValue> {
     let onion = inputs.listen.onion;
     let port = inputs.onion_port;
     let onion_host = resolve_onion_host(&inputs, port)?;
@@ -83,9 +83,9 @@ pub fn resolve(keys: Tor, inputs: TorInputs<'_>, usual: [SocketAddr; 2]) -> Resu
 
 impl TorConfig {
     /// The same as keys.
-    pub fn to_section(&self) -> Tor {
+    pub fn to_section(&self) -> TorSection {
         let socks = &self.settings.socks;
-        Tor {
+        TorSection {
             mode: Some(self.settings.mode),
             socks: socks.first().copied().filter(|_| socks.len() == 1),
             only: Some(self.routing == RoutingPolicy::TorOnly),
