@@ -1,4 +1,4 @@
-//! `waypost status`: a daemon's state in a few lines.
+//! `waypost status`: state of the daemon as text.
 
 use std::time::Duration;
 
@@ -9,15 +9,16 @@ use crate::control::{BackendStatus, ClearnetStatus, OnionStatus, Status};
 use crate::irc_discovery::IrcStatus;
 use crate::route::TorState;
 
-/// Where a line has more to say than its name, and it is too long, it is wrapped.
+/// Column of the values, which is wrapped on narrow terminals.
 const VALUE: usize = 1;
 
-pub fn status(status: &Status, terminal: TerminalStyle) -> String {
+/// Writes the state as a table of names and values.
+pub(super) fn status(status: &Status, terminal: TerminalStyle) -> String {
     terminal.draw(&[], lines(status).into_iter().map(|(name, value)| vec![Styled::plain(name), value]), VALUE)
 }
 
-/// What is good or bad about Tor.
-pub fn tor_style(tor: &TorState) -> Style {
+/// Returns the style of a Tor state.
+fn tor_style(tor: &TorState) -> Style {
     match tor {
         TorState::Off => Style::Faint,
         TorState::Starting { .. } => Style::Doubtful,
@@ -26,6 +27,7 @@ pub fn tor_style(tor: &TorState) -> Style {
     }
 }
 
+/// Returns the name and value of each line.
 fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
     let Status { peers, clients, .. } = status;
     let mut lines = Vec::new();
@@ -40,7 +42,7 @@ fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
         line("blocked", format!("clearnet peers wait: {reason}"));
     }
     if status.network_down {
-        line("network", "seems to be down: nobody answers directly".to_owned());
+        line("network", "seems to be down: no peer answers directly".to_owned());
     }
     if let Some(onion) = &status.onion {
         line("onion", self::onion(onion));
@@ -81,24 +83,24 @@ fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
         + clients.malformed_lines
         + clients.failed_handshakes;
     if rejected + disconnected > 0 {
-        line("limits", format!("{rejected} rejected, {disconnected} disconnected; --json says why"));
+        line("limits", format!("{rejected} rejected, {disconnected} disconnected; --json shows the reasons"));
     }
     line(
         "store",
         match (status.store.failing, status.store.pending) {
-            (true, waiting) => {
-                format!("can't be written; is the disk full? {waiting} records wait until there is room")
+            (true, pending) => {
+                format!("write failed, {pending} records pending; check the free disk space")
             }
-            (false, 0) => "all is on disk".to_owned(),
-            (false, waiting) => format!("{waiting} records on their way to disk"),
+            (false, 0) => "all records are on disk".to_owned(),
+            (false, pending) => format!("{pending} records pending"),
         },
     );
     lines
 }
 
-/// Whether what a line says is good or bad; most are neither.
+/// Returns the style of a line's value.
 fn style(name: &str, status: &Status) -> Style {
-    let style_if = |so: bool, style| if so { style } else { Style::Plain };
+    let style_if = |condition: bool, style| if condition { style } else { Style::Plain };
     match name {
         "tor" => tor_style(&status.tor),
         "network" | "blocked" | "no onion" => Style::Wrong,
@@ -116,6 +118,7 @@ fn style(name: &str, status: &Status) -> Style {
     }
 }
 
+/// Describes the clearnet name.
 fn clearnet(name: &ClearnetStatus) -> String {
     let mut text = format!("{} {}", name.host, ports(name.ssl_port, name.tcp_port));
     if let Some(address) = name.address.as_ref().filter(|address| **address != name.host) {
@@ -123,7 +126,7 @@ fn clearnet(name: &ClearnetStatus) -> String {
     }
     match (name.last_reached, name.via) {
         (Some(reached), Some(via)) => text.push_str(&format!(", reached {via} {}", ago(clock::now().since(reached)))),
-        // Then a warning says why it is advertised.
+        // A warning gives the reason why it is advertised.
         _ if name.address.is_some() => text.push_str(", not tested"),
         _ => text.push_str(", not reached yet and not advertised"),
     }
@@ -136,6 +139,7 @@ fn clearnet(name: &ClearnetStatus) -> String {
     text
 }
 
+/// Describes the backend.
 fn backend(backend: &BackendStatus) -> String {
     let mut text = String::from(backend.electrum.clone());
     if let Some(software) = &backend.software {
@@ -148,35 +152,37 @@ fn backend(backend: &BackendStatus) -> String {
         text.push_str(&format!(", {sessions} at {host}"));
     }
     if let Some(problem) = &backend.error {
-        text.push_str(&format!("; of no use now: {problem}"));
+        text.push_str(&format!("; unusable: {problem}"));
     }
     text
 }
 
+/// Describes the visits to IRC.
 fn irc(visits: &IrcStatus) -> String {
     let last =
         visits.last.map_or("not visited yet".to_owned(), |at| format!("visited {}", ago(clock::now().since(at))));
     let dropped = visits.cut_off + visits.control_codes + visits.unreadable;
-    let mut text = format!("{}, {last}, {} servers met, {dropped} names of none", visits.server, visits.found);
+    let mut text = format!("{}, {last}, {} servers found, {dropped} names ignored", visits.server, visits.found);
     if let Some(next) = visits.next {
         text.push_str(&format!("; next {}", until(next)));
     }
     if let Some(problem) = &visits.error {
-        text.push_str(&format!("; came to nothing: {problem}"));
+        text.push_str(&format!("; failed: {problem}"));
     }
     text
 }
 
+/// Describes the onion service.
 fn onion(onion: &OnionStatus) -> String {
     let reachability = match (onion.last_reached, &onion.error) {
         (Some(reached), None) => format!("reached {}", ago(clock::now().since(reached))),
         (Some(reached), Some(reason)) => {
-            format!("reached {}, missed {} times since: {reason}", ago(clock::now().since(reached)), onion.failures)
+            format!("reached {}, {} failed checks since: {reason}", ago(clock::now().since(reached)), onion.failures)
         }
-        (None, Some(reason)) => format!("not reached yet, so not advertised: {reason}"),
-        (None, None) => "not reached yet, so not advertised".to_owned(),
+        (None, Some(reason)) => format!("not reached yet and not advertised: {reason}"),
+        (None, None) => "not reached yet and not advertised".to_owned(),
     };
-    // No comma: so an address and its port fit into a line of 80 letters.
+    // Without a comma, the address and port fit into a line of 80 characters.
     format!("{}:{} {reachability}", onion.host, onion.port)
 }
 
@@ -187,15 +193,15 @@ mod tests {
     use crate::clock::Time;
 
     #[test]
-    fn a_status_is_a_few_lines() {
-        let shown = |width| status(&test_fixtures::status(), TerminalStyle { width, ..TerminalStyle::default() });
-        insta::assert_snapshot!("no_width", shown(None));
-        insta::assert_snapshot!("width_80", shown(Some(80)));
-        assert!(shown(Some(80)).lines().all(|line| line.chars().count() <= 80));
+    fn status_fits_terminal_width() {
+        let drawn = |width| status(&test_fixtures::status(), TerminalStyle { width, ..TerminalStyle::default() });
+        insta::assert_snapshot!("no_width", drawn(None));
+        insta::assert_snapshot!("width_80", drawn(Some(80)));
+        assert!(drawn(Some(80)).lines().all(|line| line.chars().count() <= 80));
     }
 
     #[test]
-    fn what_is_wrong_stands_out() {
+    fn problems_are_highlighted() {
         let styles = |status: &Status| -> Vec<(&'static str, Style)> {
             let styled = lines(status).into_iter().map(|(name, value)| (name, value.style));
             styled.filter(|(_, style)| *style != Style::Plain).collect()

@@ -1,4 +1,4 @@
-//! `waypost peers --watch`: the table again and again.
+//! `waypost peers --watch`: the table, refreshed at an interval.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -15,23 +15,30 @@ use super::peers::{PeersArgs, filter, table};
 use super::terminal::TerminalStyle;
 use crate::control::{PeerInfo, Status, request};
 
-/// The cursor's way home, the rest of a line and the rest of the screen.
+/// Control code that moves the cursor to the top left.
 const HOME: &str = "\u{1b}[H";
+
+/// Control code that clears the rest of the line.
 const CLEAR_LINE: &str = "\u{1b}[K";
+
+/// Control code that clears the rest of the screen.
 const CLEAR_REST: &str = "\u{1b}[J";
 
-/// Shows the peers until Ctrl-C, or until nobody reads on. That the daemon goes away is an error.
-pub async fn run(control: &Path, args: &PeersArgs, every: Duration) -> anyhow::Result<()> {
+/// Shows the peers until Ctrl-C, or until the reader closes the pipe.
+///
+/// # Errors
+/// If the daemon stops.
+pub(super) async fn run(control: &Path, args: &PeersArgs, every: Duration) -> anyhow::Result<()> {
     let mut stop = pin!(tokio::signal::ctrl_c());
     let mut first = true;
     loop {
         let query = fetch(control, args.json);
         let answer = tokio::select! { answer = query => answer, _ = &mut stop => return Ok(()) };
-        let (status, rows) = if first { answer? } else { answer.context("the daemon has gone away")? };
+        let (status, rows) = if first { answer? } else { answer.context("connection to the daemon lost")? };
         let rows = filter(serde_json::from_value(rows)?, args);
         let text = match status {
             None => serde_json::to_string(&rows)? + "\n",
-            // The terminal may have been made larger or smaller meanwhile.
+            // The size of the terminal may have changed.
             Some(status) => frame(&serde_json::from_value(status)?, rows, TerminalStyle::detect(), first),
         };
         let mut out = io::stdout().lock();
@@ -44,13 +51,13 @@ pub async fn run(control: &Path, args: &PeersArgs, every: Duration) -> anyhow::R
     }
 }
 
-/// The daemon's state, unless it is of no use, and its peers.
+/// Queries the state of the daemon, unless only peers are needed, and its peers.
 async fn fetch(control: &Path, only_peers: bool) -> anyhow::Result<(Option<Value>, Value)> {
     let status = if only_peers { None } else { Some(request(control, "status", &[]).await?) };
     Ok((status, request(control, "peers", &[]).await?))
 }
 
-/// A screen, as it is written out: over the one before, or below it.
+/// Returns a screen with the control codes that draw it over the previous one.
 fn frame(status: &Status, rows: Vec<PeerInfo>, terminal: TerminalStyle, first: bool) -> String {
     let screen = screen(status, rows, terminal);
     if !terminal.can_redraw {
@@ -61,14 +68,14 @@ fn frame(status: &Status, rows: Vec<PeerInfo>, terminal: TerminalStyle, first: b
     format!("{start}{lines}{CLEAR_REST}")
 }
 
-/// One line on how all is going, and below it as many peers as there is capacity for.
+/// Returns a summary line and the peers that fit below it.
 fn screen(status: &Status, mut rows: Vec<PeerInfo>, terminal: TerminalStyle) -> String {
     let all = rows.len();
-    // The cursor needs a line as well.
+    // The summary and the cursor need a line each.
     let capacity = usize::from(terminal.height.unwrap_or(u16::MAX)).saturating_sub(2);
     rows.truncate(capacity);
     let mut peers = table(&rows, terminal);
-    // Bounded by the lines of a screen; a line that is wrapped counts twice.
+    // A wrapped row counts as two lines. Each pass removes a row, so this ends.
     while peers.lines().count() + usize::from(rows.len() < all) > capacity && rows.pop().is_some() && !rows.is_empty() {
         peers = table(&rows, terminal);
     }
@@ -88,6 +95,7 @@ fn screen(status: &Status, mut rows: Vec<PeerInfo>, terminal: TerminalStyle) -> 
     screen
 }
 
+/// Returns the state of the daemon in one line.
 fn summary(status: &Status) -> String {
     let Status { peers, .. } = status;
     format!(
@@ -102,6 +110,7 @@ fn summary(status: &Status) -> String {
     )
 }
 
+/// Cuts a line to the width, with an ellipsis.
 fn truncate(line: &str, width: Option<u16>) -> String {
     let width = width.map_or(usize::MAX, usize::from);
     if line.chars().count() <= width {
@@ -123,7 +132,7 @@ mod tests {
     const SCREEN: TerminalStyle = TerminalStyle { width: Some(80), height: Some(10), colours: false, can_redraw: true };
 
     #[test]
-    fn a_picture_fits_the_screen() {
+    fn screen_fits_terminal_height() {
         insta::assert_snapshot!("cut", screen(&status(), rows(30), SCREEN));
         for count in 0..30 {
             for height in 1..12 {
@@ -138,25 +147,25 @@ mod tests {
     }
 
     #[test]
-    fn wrapped_lines_are_counted() {
+    fn wrapped_rows_count_as_two_lines() {
         let long = PeerInfo { host: ONION.to_owned(), ..row(ONION, PeerState::Candidate, None) };
         let screen = screen(&status(), vec![long; 9], TerminalStyle { width: Some(50), ..SCREEN });
         assert!(screen.lines().count() < 10 && screen.contains("more;"), "{screen}");
     }
 
     #[test]
-    fn a_pipe_gets_all_of_it() {
+    fn pipe_gets_every_peer_without_control_codes() {
         let screen = screen(&status(), rows(30), TerminalStyle::default());
         assert_eq!((screen.lines().count(), screen.contains('…')), (32, false), "{screen}");
-        let again = frame(&status(), rows(1), TerminalStyle::default(), false);
-        assert!(again.starts_with("\n 12 verified, ") && !again.contains('\u{1b}'), "{again}");
+        let second = frame(&status(), rows(1), TerminalStyle::default(), false);
+        assert!(second.starts_with("\n 12 verified, ") && !second.contains('\u{1b}'), "{second}");
     }
 
     #[test]
-    fn a_terminal_is_drawn_over() {
+    fn second_frame_overwrites_the_first() {
         let first = frame(&status(), rows(3), SCREEN, true);
-        let again = frame(&status(), rows(3), SCREEN, false);
-        assert!(first.starts_with("\u{1b}[H\u{1b}[J") && again.starts_with("\u{1b}[H 12 verified"), "{again:?}");
-        assert!(again.ends_with("\u{1b}[J") && again.matches("\u{1b}[K\n").count() == 5, "{again:?}");
+        let second = frame(&status(), rows(3), SCREEN, false);
+        assert!(first.starts_with("\u{1b}[H\u{1b}[J") && second.starts_with("\u{1b}[H 12 verified"), "{second:?}");
+        assert!(second.ends_with("\u{1b}[J") && second.matches("\u{1b}[K\n").count() == 5, "{second:?}");
     }
 }
