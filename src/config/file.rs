@@ -1,4 +1,4 @@
-//! Keys of the configuration file. Every key is optional; its doc is its text in the configuration reference.
+//! Keys of the configuration file. The doc of each key is its text in the reference.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -11,7 +11,10 @@ use crate::network::Network;
 use crate::peer::{Endpoint, Host, Port};
 use crate::tor::Mode;
 
-/// Declares a section of optional keys, its reference text, and how it is merged with another.
+/// Keys, each with its text in the configuration reference.
+pub(super) type Keys = &'static [(&'static str, &'static str)];
+
+/// Declares a section of optional keys with its reference text.
 macro_rules! config_section {
     ($(#[doc = $doc:literal])* $name:ident { $($(#[doc = $field_doc:literal])* $field:ident: $type:ty,)* }) => {
         $(#[doc = $doc])*
@@ -26,10 +29,9 @@ macro_rules! config_section {
             pub(super) const DOC: &'static str = concat!($($doc),*);
 
             /// Keys of the section, each with its text in the configuration reference.
-            pub(super) const KEYS: &'static [(&'static str, &'static str)] =
-                &[$((stringify!($field), concat!($($field_doc),*)),)*];
+            pub(super) const KEYS: Keys = &[$((stringify!($field), concat!($($field_doc),*)),)*];
 
-            /// Returns this section with every key that `over` sets taken from there.
+            /// Returns this section, overridden by the keys that `over` sets.
             pub fn merged(self, over: $name) -> $name {
                 $name { $($field: over.$field.or(self.$field),)* }
             }
@@ -37,26 +39,61 @@ macro_rules! config_section {
     };
 }
 
-/// Content of a configuration file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ConfigFile {
-    /// The chain whose servers are looked for. Default: bitcoin.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub network: Option<Network>,
-    /// Where the book and the control socket are kept. Default: $XDG_DATA_HOME/waypost for bitcoin, and a directory
-    /// with the chain's name below it for other chains.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data_dir: Option<PathBuf>,
-    pub listen: ListenSection,
-    pub identity: IdentitySection,
-    pub tor: TorSection,
-    pub discovery: DiscoverySection,
-    pub backend: BackendSection,
-    pub irc: IrcSection,
-    pub limits: LimitsSection,
-    pub status: StatusSection,
-    pub log: LogSection,
+/// Declares the top level of the file: its own keys, and the sections.
+macro_rules! config_file {
+    (
+        keys { $($(#[doc = $doc:literal])* $key:ident: $type:ty,)* }
+        sections { $($section:ident: $section_type:ident,)* }
+    ) => {
+        /// Content of a configuration file.
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct ConfigFile {
+            $($(#[doc = $doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $key: Option<$type>,)*
+            $(
+                #[doc = concat!("The `[", stringify!($section), "]` section.")]
+                pub $section: $section_type,
+            )*
+        }
+
+        impl ConfigFile {
+            /// Keys outside of sections, each with its text in the configuration reference.
+            pub(super) const KEYS: Keys = &[$((stringify!($key), concat!($($doc),*)),)*];
+
+            /// Name, text and keys of each section, in the order of the configuration reference.
+            pub(super) const SECTIONS: &'static [(&'static str, &'static str, Keys)] =
+                &[$((stringify!($section), $section_type::DOC, $section_type::KEYS),)*];
+
+            /// Returns this configuration, overridden by the keys that `over` sets.
+            pub fn merged(self, over: ConfigFile) -> ConfigFile {
+                ConfigFile {
+                    $($key: over.$key.or(self.$key),)*
+                    $($section: self.$section.merged(over.$section),)*
+                }
+            }
+        }
+    };
+}
+
+config_file! {
+    keys {
+        /// Chain of the servers that Waypost looks for. Default: `bitcoin`.
+        network: Network,
+        /// Directory of the peer database, the keys and the control socket. Default: `$XDG_DATA_HOME/waypost` for
+        /// bitcoin, and a directory below it with the chain's name for other chains.
+        data_dir: PathBuf,
+    }
+    sections {
+        listen: ListenSection,
+        identity: IdentitySection,
+        tor: TorSection,
+        discovery: DiscoverySection,
+        backend: BackendSection,
+        irc: IrcSection,
+        limits: LimitsSection,
+        status: StatusSection,
+        log: LogSection,
+    }
 }
 
 config_section! {
@@ -75,8 +112,8 @@ config_section! {
         cert: PathBuf,
         /// PEM file with the private key of `cert`. Default: the key of the self-signed certificate.
         key: PathBuf,
-        /// Whether to serve clients on an onion service of the embedded Tor. Default: true with an embedded
-        /// Tor.
+        /// Whether to serve clients on an onion service of the embedded Tor. With true,
+        /// `tor.mode = "auto"` chooses the embedded Tor. Default: true if the embedded Tor is used.
         onion: bool,
         /// Port of the onion service, embedded or external. Default: the network's usual TCP port.
         onion_port: Port,
@@ -101,7 +138,8 @@ config_section! {
         /// Onion service that an external Tor runs for this node. The embedded service needs no entry. Default:
         /// none.
         onion_host: Host,
-        /// Whether to announce this node to peers that do not list it. Default: true with a backend server.
+        /// Whether to announce this node to peers that do not list it. True is an error with
+        /// `backend.electrum = "peers"`. Default: true with a backend server.
         announce: bool,
         /// Whether clients of the clearnet name may learn the onion name, and the reverse. Default: false.
         link_identities: bool,
@@ -137,9 +175,10 @@ config_section! {
         /// Longest time since the last success for a peer to be advertised. From 1s to 3650d. Default: 24h.
         max_age: HumanDuration,
         /// Time without success after which a peer is removed. Only time during which its path worked counts.
-        /// Not below `max_age`. Default: 14d.
+        /// From 1s to 3650d, not below `max_age`. Default: 14d.
         expire_after: HumanDuration,
-        /// Delay after the first failure. It doubles, with jitter, up to `recheck_interval`. Default: 5m.
+        /// Delay after the first failure. It doubles, with jitter, up to `recheck_interval`. From 1s to 3650d, not
+        /// above `recheck_interval`. Default: 5m.
         initial_retry: HumanDuration,
         /// Number of onion peers in a list while Tor is unavailable. From 0 to 50. Default: 3.
         fallback_onions: usize,
@@ -161,7 +200,8 @@ config_section! {
         /// Electrum server as `tcp://HOST:PORT`, `tls://HOST:PORT` or `unix:PATH`. With `peers`, verified peers
         /// serve each session. Default: none.
         electrum: BackendTarget,
-        /// With `peers`: whether to serve clients of listeners that are not on loopback. Default: false.
+        /// With `peers`: whether to serve clients of listeners that are not on loopback. Onion clients are always
+        /// served. Default: false.
         serve_public: bool,
         /// Longest line of a client for the backend, in bytes. From 16384 to 32000000. Default: 5000000.
         max_line_bytes: usize,
@@ -176,29 +216,31 @@ config_section! {
         enabled: bool,
         /// IRC server. Default: `irc.libera.chat:6697`.
         server: Endpoint,
-        /// Channel to join. Default: `#electrum`.
+        /// Channel to join. It begins with `#`, `&`, `+` or `!` and has at most 50 bytes. Default: `#electrum`.
         channel: String,
-        /// Prefix of the servers' nicks. Default: `E_` for bitcoin, `ET_` for test networks.
+        /// Prefix of the servers' nicks, from 1 to 5 bytes. Default: `E_` for bitcoin, `ET_` for other chains.
         nick_prefix: String,
         /// Time between two visits. From 10m to 365d. Default: 6h.
         interval: HumanDuration,
-        /// Whether to connect with TLS. Default: true.
+        /// Whether to connect with TLS. False is an error through Tor, except with an onion service. Default: true.
         tls: bool,
-        /// Whether to connect through Tor. Onion services always are. Default: the value of `tor.only`.
+        /// Whether to connect through Tor. With `tor.only` or an onion service as `server`, Tor is always used, and
+        /// false has no effect. Default: false.
         tor: bool,
-        /// SHA-256 of the public key of the server's certificate, in hex. Default: none; with a password, a
-        /// certificate authority must then vouch for the server.
+        /// SHA-256 of the public key of the server's certificate, in hex. Needs `tls`. Default: none; with a
+        /// password, the server then needs a certificate from a certificate authority.
         key: String,
         /// Whether to stay in the channel and query servers that join later. Default: false.
         persistent: bool,
-        /// Password of the server. Default: none.
+        /// Password of the server. Needs `tls`. Default: none.
         password: String,
         /// Account for SASL PLAIN. Needs `sasl_password`. Default: none.
         sasl_user: String,
-        /// Password of the account for SASL PLAIN. Default: none.
+        /// Password of the account for SASL PLAIN. Needs `tls`. User and password have at most 295 bytes together.
+        /// Default: none.
         sasl_password: String,
-        /// Whether to use a server's nick with `identity.host` as real name. Needs `persistent`. Default:
-        /// false.
+        /// Whether to use a server's nick with `identity.host` as real name. Needs `persistent` and
+        /// `identity.host`. True is an error with `backend.electrum = "peers"`. Default: false.
         advertise: bool,
     }
 }
@@ -208,18 +250,22 @@ config_section! {
     LimitsSection {
         /// Sessions at once, of all listeners. From 1 to 1000000. Default: 10000.
         max_sessions: usize,
-        /// Sessions of one source at once. Default: 50.
+        /// Sessions of one source at once. From 1 to 1000000. Default: 50.
         sessions_per_source: usize,
-        /// Requests per second of one session, with bursts of three times as many. Default: 25.
+        /// Requests per second of one session, with bursts of three times as many. From 1 to 1000000000.
+        /// Default: 25.
         requests_per_second: u32,
         /// Requests per second of one source, with bursts of three times as many. A new session counts as a
-        /// request. Default: 25.
+        /// request. From 1 to 1000000000. Default: 25.
         source_requests_per_second: u32,
-        /// Bytes of requests per second of one source, with bursts of three times as many. Default: 65536.
+        /// Bytes of requests per second of one source, with bursts of three times as many. From 16384 to
+        /// 1000000000. Default: 65536.
         bytes_in_per_second: u32,
-        /// Bytes of responses per second to one source, with bursts of three times as many. Default: 1048576.
+        /// Bytes of responses per second to one source, with bursts of three times as many. From 524288 to
+        /// 1000000000. Default: 1048576.
         bytes_out_per_second: u32,
-        /// Requests per second of one source to the backend, with bursts of three times as many. Default: 300.
+        /// Requests per second of one source to the backend, with bursts of three times as many. From 1 to
+        /// 1000000000. Default: 300.
         forwarded_requests_per_second: u32,
         /// Requests in one batch. From 1 to 256. Default: 64.
         max_batch: usize,
@@ -256,29 +302,13 @@ config_section! {
     }
 }
 
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
+    /// Text for people, the default.
     #[default]
     Text,
+    /// One JSON object per line.
     Json,
-}
-
-impl ConfigFile {
-    /// Returns this configuration with every key that `over` sets taken from there.
-    pub fn merged(self, over: ConfigFile) -> ConfigFile {
-        ConfigFile {
-            network: over.network.or(self.network),
-            data_dir: over.data_dir.or(self.data_dir),
-            listen: self.listen.merged(over.listen),
-            identity: self.identity.merged(over.identity),
-            tor: self.tor.merged(over.tor),
-            discovery: self.discovery.merged(over.discovery),
-            backend: self.backend.merged(over.backend),
-            irc: self.irc.merged(over.irc),
-            limits: self.limits.merged(over.limits),
-            status: self.status.merged(over.status),
-            log: self.log.merged(over.log),
-        }
-    }
 }

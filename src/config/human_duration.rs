@@ -1,10 +1,11 @@
-//! Lengths of time as people write them: `24h`, `5m`, `14d`.
+//! Durations in the notation `24h`, `5m` or `14d`.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+/// Duration that is read and written as text such as `24h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HumanDuration(pub Duration);
 
@@ -23,7 +24,7 @@ impl Serialize for HumanDuration {
 impl<'de> Deserialize<'de> for HumanDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<HumanDuration, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let wrong = |_| de::Error::custom(format!("{text:?} is not a duration like 24h or 5m"));
-        humantime::parse_duration(&text).map(HumanDuration).map_err(wrong)
+        let invalid = |_| de::Error::custom(format!("{text:?} is not a duration such as 24h or 5m"));
+        humantime::parse_duration(&text).map(HumanDuration).map_err(invalid)
     }
 }

@@ -1,4 +1,4 @@
-//! The keys about listeners, and what they come to.
+//! The `[listen]` section: listeners for clients.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,22 +7,27 @@ use std::path::Path;
 use super::{InvalidValue, ListenSection, invalid};
 use crate::server::CertificateSource;
 
-/// Protocol of a listener, and the name under which its clients know the node.
+/// Protocol and ingress of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenKind {
+    /// TCP without TLS, clearnet.
     Tcp,
+    /// TLS, clearnet.
     Tls,
+    /// WebSocket without TLS, clearnet.
     Ws,
+    /// WebSocket with TLS, clearnet.
     Wss,
-    /// By an external Tor, which runs `identity.onion_host` for us.
+    /// TCP from an external Tor that runs `identity.onion_host`.
     Onion,
 }
 
 impl ListenKind {
+    /// Every kind.
     pub const ALL: [ListenKind; 5] =
         [ListenKind::Tcp, ListenKind::Tls, ListenKind::Ws, ListenKind::Wss, ListenKind::Onion];
 
-    /// The key that chooses its addresses.
+    /// Returns the key of the listener's addresses.
     pub fn key(self) -> &'static str {
         match self {
             ListenKind::Tcp => "listen.tcp",
@@ -33,7 +38,7 @@ impl ListenKind {
         }
     }
 
-    /// By the name that a systemd socket unit gives with FileDescriptorName=.
+    /// Returns the kind that a systemd socket unit names with `FileDescriptorName=`.
     pub fn by_name(name: &str) -> Option<ListenKind> {
         ListenKind::ALL.into_iter().find(|kind| kind.to_string() == name)
     }
@@ -51,7 +56,7 @@ impl fmt::Display for ListenKind {
     }
 }
 
-/// Where we listen, and with which certificate.
+/// Resolved `[listen]` section, without the onion service.
 #[derive(Debug, Clone)]
 pub struct ListenConfig {
     tcp: Vec<SocketAddr>,
@@ -59,18 +64,24 @@ pub struct ListenConfig {
     ws: Vec<SocketAddr>,
     wss: Vec<SocketAddr>,
     onion: Vec<SocketAddr>,
+    /// Certificate of the TLS listeners.
     pub certificate: CertificateSource,
 }
 
 impl ListenConfig {
-    pub fn resolve(keys: &ListenSection, data_dir: &Path) -> Result<ListenConfig, InvalidValue> {
+    /// Checks the section and fills in defaults.
+    pub(super) fn resolve(keys: &ListenSection, data_dir: &Path) -> Result<ListenConfig, InvalidValue> {
         let certificate = match (&keys.cert, &keys.key) {
             (Some(certificate), Some(key)) => {
                 CertificateSource::Configured { certificate: certificate.clone(), key: key.clone() }
             }
             (None, None) => CertificateSource::SelfSigned(data_dir.to_owned()),
-            (Some(_), None) => return Err(invalid("listen.cert", "set listen.key as well".to_owned())),
-            (None, Some(_)) => return Err(invalid("listen.key", "set listen.cert as well".to_owned())),
+            (Some(_), None) => {
+                return Err(invalid("listen.cert", "needs listen.key, the private key of the certificate".to_owned()));
+            }
+            (None, Some(_)) => {
+                return Err(invalid("listen.key", "needs listen.cert, the certificate of the key".to_owned()));
+            }
         };
         let addresses = |key: &Option<Vec<SocketAddr>>| key.clone().unwrap_or_default();
         Ok(ListenConfig {
@@ -83,6 +94,7 @@ impl ListenConfig {
         })
     }
 
+    /// Returns the configured addresses of a kind of listener.
     pub fn addresses(&self, kind: ListenKind) -> &[SocketAddr] {
         match kind {
             ListenKind::Tcp => &self.tcp,
@@ -93,8 +105,8 @@ impl ListenConfig {
         }
     }
 
-    /// The same as keys.
-    pub fn to_section(&self) -> ListenSection {
+    /// Converts the resolved section back to keys.
+    pub(super) fn to_section(&self) -> ListenSection {
         let (cert, key) = match &self.certificate {
             CertificateSource::Configured { certificate, key } => (Some(certificate.clone()), Some(key.clone())),
             CertificateSource::SelfSigned(_) => (None, None),

@@ -1,4 +1,4 @@
-//! What the keys come to: the settings of each module, checked and complete.
+//! Resolved configuration: the checked configuration of each module.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -23,72 +23,91 @@ use crate::server::Limits;
 use crate::status_page;
 use crate::tor::Mode;
 
+/// Name of the control socket in the data directory.
 const CONTROL_SOCKET: &str = "control.sock";
 
-/// The configuration, resolved.
+/// Checked and complete configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Directory of the peer database, the keys and the control socket.
     pub data_dir: PathBuf,
-    /// The default data directory of all chains, for a chain whose own default lies below it; else `None`.
+    /// Default data directory of all chains, if the default of this chain is below it. `None` otherwise.
     pub shared_data_dir: Option<PathBuf>,
-    /// Environment variables with Waypost's prefix that Kubernetes set.
+    /// Variables with Waypost's prefix that Kubernetes set.
     pub ignored_variables: Vec<String>,
+    /// Listeners for clients.
     pub listen: ListenConfig,
-    /// The port of our onion service.
+    /// Port of the onion service, embedded or external.
     pub onion_port: Port,
+    /// Names and texts of this node.
     pub identity: Identity,
+    /// Upstream of forwarded requests.
     pub backend: BackendConfig,
-    /// Where servers are looked for on IRC, if they are.
+    /// Visits to an IRC channel. `None`: disabled.
     pub irc: Option<irc_discovery::IrcConfig>,
+    /// Tor in use and route to peers.
     pub tor: TorConfig,
+    /// Configuration of the peer book.
     pub book: book::BookConfig,
-    /// Ban list of the operator. None: `bans` in the data directory.
+    /// Ban list of the operator. `None`: `bans` in the data directory.
     pub ban_file: Option<PathBuf>,
+    /// Limits for clients.
     pub limits: Limits,
+    /// Address of the status page.
     pub page: PageAddress,
+    /// Other settings of the status page.
     pub status: status_page::Settings,
+    /// Level or directives of the log.
     pub log_level: String,
+    /// Format of log lines.
     pub log_format: LogFormat,
 }
 
 impl Config {
+    /// Checks all keys and fills in defaults.
+    ///
+    /// # Errors
+    /// If a value is invalid, or if two keys contradict each other.
     pub fn resolve(raw: ConfigFile) -> Result<Config, InvalidValue> {
         let ConfigFile { network, data_dir, listen, identity, tor, discovery, backend, irc, limits, status, log } = raw;
         let network = network.unwrap_or_default();
         let data_dir = data_dir.ok_or_else(|| {
-            invalid("data_dir", "set it: there is neither XDG_DATA_HOME nor HOME to put a default below".to_owned())
+            invalid("data_dir", "no default, since neither XDG_DATA_HOME nor HOME is set; set a directory".to_owned())
         })?;
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let limits = limits::resolve(&limits)?;
         let listening = ListenConfig::resolve(&listen, &data_dir)?;
-        let usual = network.default_ports().tcp().unwrap_or(Port::MIN);
-        let onion_port = listen.onion_port.unwrap_or(usual);
+        let default_port = network.default_ports().tcp().unwrap_or(Port::MIN);
+        let onion_port = listen.onion_port.unwrap_or(default_port);
         let onion_host = identity.onion_host.clone();
         let inputs = TorInputs { listen: &listen, onion_host, onion_port, limits: &limits, dir: data_dir.join("tor") };
         let tor = tor::resolve(tor, inputs, [loopback(9050), loopback(9150)])?;
         let backend = backend::resolve(&backend, tor.routing)?;
         let (page, status) = super::status::resolve(status)?;
-        let fronts_peers = backend.electrum == Some(BackendTarget::Peers);
-        if fronts_peers && identity.announce == Some(true) {
-            let reason = "with backend.electrum = \"peers\" there is no own server to announce";
+        let peers_as_backend = backend.electrum == Some(BackendTarget::Peers);
+        if peers_as_backend && identity.announce == Some(true) {
+            let reason = "not possible with backend.electrum = \"peers\", which offers no server to others";
             return Err(invalid("identity.announce", reason.to_owned()));
         }
-        let announce = identity.announce.unwrap_or(backend.is_ours());
+        let announce = identity.announce.unwrap_or(backend.is_server());
         let allows_private = discovery.allow_private.unwrap_or_default();
-        let address = own_address(&identity, allows_private)?;
+        let address = resolve_address(&identity, allows_private)?;
         let identity = resolve_identity(identity, network, &backend, address)?;
         let control = data_dir.join(CONTROL_SOCKET);
         backend.check_not_self(&listening, page.address(), identity.clearnet.as_ref(), &control)?;
-        let irc =
-            super::irc::resolve(irc, &identity, fronts_peers, tor.routing, tor.settings.mode == Mode::Off, &data_dir)?;
+        let irc = super::irc::resolve(
+            irc,
+            &identity,
+            peers_as_backend,
+            tor.routing,
+            tor.settings.mode == Mode::Off,
+            &data_dir,
+        )?;
         let named = identity.clearnet.iter().map(|(host, _)| host);
         let own = named.chain(tor.onion_host.iter().map(|(host, _)| host)).cloned().collect();
         let ban_file = discovery.ban_file.clone();
-        let book = book::BookConfig {
-            announce,
-            peers_as_backend: fronts_peers,
-            ..resolve_book(discovery, network, tor.routing, own)?
-        };
+        let book =
+            book::BookConfig { announce, peers_as_backend, ..resolve_book(discovery, network, tor.routing, own)? };
         let log_level = log.level.unwrap_or_else(|| "info".to_owned());
         super::log_level::check(&log_level).map_err(|reason| invalid("log.level", reason))?;
         Ok(Config {
@@ -111,41 +130,46 @@ impl Config {
         })
     }
 
+    /// Returns the path of the peer database.
     pub fn store_path(&self) -> PathBuf {
         self.data_dir.join("peers.redb")
     }
 
-    /// The file of bans, wherever it is.
+    /// Returns the path of the ban list.
     pub fn ban_path(&self) -> PathBuf {
         self.ban_file.clone().unwrap_or_else(|| self.data_dir.join("bans"))
     }
 
-    /// What an embedded Tor must not lose, the key of our onion service above all. Above it lie its lock and its cache.
+    /// Returns the directory of the embedded Tor's state, with the key of the onion service.
+    ///
+    /// The directory above it has the lock and the cache.
     pub fn tor_state_path(&self) -> PathBuf {
         self.data_dir.join("tor/state")
     }
 
-    /// Where the key of the backend's certificate is remembered.
+    /// Returns the file with the pinned key of a `tls://` backend.
     pub fn backend_key_path(&self) -> PathBuf {
         self.data_dir.join("backend-key")
     }
 
+    /// Returns the path of the control socket.
     pub fn control_path(&self) -> PathBuf {
         self.data_dir.join(CONTROL_SOCKET)
     }
 
-    /// The same as keys, every one of them set: what `check-config` prints, and reads again to the same end. What is printed
-    /// is pasted into reports, so secrets aren't in it.
+    /// Converts the configuration back to keys, as `check-config` prints it.
+    ///
+    /// Reading the result gives the same configuration, except for secrets: the output may be pasted into reports.
     pub fn to_section(&self) -> ConfigFile {
-        let mut raw = self.keys();
-        for secret in [&mut raw.irc.password, &mut raw.irc.sasl_password].into_iter().flatten() {
+        let mut file = self.with_secrets();
+        for secret in [&mut file.irc.password, &mut file.irc.sasl_password].into_iter().flatten() {
             *secret = "(hidden)".to_owned();
         }
-        raw
+        file
     }
 
-    /// The same with the secrets.
-    pub(super) fn keys(&self) -> ConfigFile {
+    /// Converts the configuration back to keys, with the secrets.
+    pub(super) fn with_secrets(&self) -> ConfigFile {
         let Config { book, identity, .. } = self;
         let clearnet = identity.clearnet.as_ref();
         let period = |duration| Some(HumanDuration(duration));
@@ -183,10 +207,10 @@ impl Config {
             },
             backend: BackendSection {
                 electrum: self.backend.electrum.clone(),
-                serve_public: Some(self.backend.public),
-                max_line_bytes: Some(self.backend.line_bytes),
+                serve_public: Some(self.backend.serve_public),
+                max_line_bytes: Some(self.backend.max_line_bytes),
             },
-            irc: super::irc::keys(self.irc.as_ref()),
+            irc: super::irc::to_section(self.irc.as_ref()),
             limits: limits::to_section(&self.limits),
             status: super::status::to_section(self.page, &self.status),
             log: LogSection { level: Some(self.log_level.clone()), format: Some(self.log_format) },
@@ -194,6 +218,7 @@ impl Config {
     }
 }
 
+/// Checks the names of this node.
 fn resolve_identity(
     keys: IdentitySection,
     network: Network,
@@ -203,14 +228,17 @@ fn resolve_identity(
     let ports = Ports::new(keys.tcp_port, keys.ssl_port);
     let clearnet = match (keys.host, ports) {
         (Some(Host::Onion(_)), _) => {
-            return Err(invalid("identity.host", "an onion name can't be our name on clearnet".to_owned()));
+            return Err(invalid(
+                "identity.host",
+                "expected a clearnet name; an external Tor's onion name belongs in identity.onion_host".to_owned(),
+            ));
         }
         (Some(_), None) => {
-            return Err(invalid("identity.host", "set identity.tcp_port or identity.ssl_port as well".to_owned()));
+            return Err(invalid("identity.host", "needs identity.tcp_port or identity.ssl_port".to_owned()));
         }
         (None, Some(_)) => {
             let key = if keys.tcp_port.is_some() { "identity.tcp_port" } else { "identity.ssl_port" };
-            return Err(invalid(key, "set identity.host as well".to_owned()));
+            return Err(invalid(key, "needs identity.host".to_owned()));
         }
         (Some(host), Some(ports)) => Some((host, ports)),
         (None, None) => None,
@@ -219,7 +247,7 @@ fn resolve_identity(
         network,
         clearnet,
         address,
-        // Told to nobody before it was reached.
+        // The onion name is advertised only after the self-check has reached it.
         onion: None,
         link_identities: keys.link_identities.unwrap_or(false),
         banner: keys.banner,
@@ -228,23 +256,24 @@ fn resolve_identity(
     })
 }
 
-/// The address that is to be published with the clearnet name.
-fn own_address(keys: &IdentitySection, allows_private: bool) -> Result<Option<IpAddr>, InvalidValue> {
+/// Checks the address that is published with the clearnet name.
+fn resolve_address(keys: &IdentitySection, allows_private: bool) -> Result<Option<IpAddr>, InvalidValue> {
     let Some(address) = keys.address.map(|address| address.to_canonical()) else { return Ok(None) };
-    let refused = |reason: String| Err(invalid("identity.address", reason));
+    let rejected = |reason: String| Err(invalid("identity.address", reason));
     match keys.host {
-        None => refused("set identity.host as well: the address is published with that name".to_owned()),
-        Some(Host::Ip(_)) => refused("leave it out: identity.host is an address already".to_owned()),
+        None => rejected("needs identity.host: the address is published with that name".to_owned()),
+        Some(Host::Ip(_)) => rejected("not needed: identity.host is an address already; remove this key".to_owned()),
         Some(_) if address.is_unspecified() || address.is_multicast() => {
-            refused(format!("{address} is not the address of a machine; set the one by which others reach this one"))
+            rejected(format!("{address} is not the address of a machine; set the public address of this machine"))
         }
-        Some(_) if !allows_private && !is_public(address) => refused(format!(
-            "{address} is not public; set the address by which others reach this machine, such as 93.184.215.14"
+        Some(_) if !allows_private && !is_public(address) => rejected(format!(
+            "{address} is not public; set the address at which others reach this machine, such as 93.184.215.14"
         )),
         Some(_) => Ok(Some(address)),
     }
 }
 
+/// Checks the discovery section.
 fn resolve_book(
     keys: DiscoverySection,
     network: Network,
@@ -259,7 +288,7 @@ fn resolve_book(
     let period = |key, period: Option<HumanDuration>, default: Duration| {
         let HumanDuration(period) = period.unwrap_or(HumanDuration(default));
         if period < Duration::from_secs(1) || period > Duration::from_hours(24 * 3650) {
-            return Err(invalid(key, "must lie between 1s and 3650d".to_owned()));
+            return Err(invalid(key, "must be between 1s and 3650d".to_owned()));
         }
         Ok(period)
     };
@@ -282,17 +311,15 @@ fn resolve_book(
         bans: Arc::default(),
     };
     if settings.initial_retry > settings.recheck_interval {
-        return Err(invalid(
-            "discovery.initial_retry",
-            "must not be longer than discovery.recheck_interval".to_owned(),
-        ));
+        return Err(invalid("discovery.initial_retry", "must not exceed discovery.recheck_interval".to_owned()));
     }
     if settings.expire_after < settings.max_advertised_age {
-        return Err(invalid("discovery.expire_after", "must not be shorter than discovery.max_age".to_owned()));
+        return Err(invalid("discovery.expire_after", "must not be below discovery.max_age".to_owned()));
     }
     Ok(settings)
 }
 
+/// Parses a seed.
 fn seed(line: &str, network: Network) -> Result<RealName, InvalidValue> {
     RealName::parse(line, network.default_ports())
         .map_err(|error| invalid("discovery.seeds", format!("{line:?} is no real name: {error}")))

@@ -145,7 +145,7 @@ pub async fn run(config: Config, again: ReloadHooks) -> Result<(), DaemonError> 
         limits: limits.subscribe(),
         tls: acceptor,
         backend: backend.clone(),
-        long_lines: LongLinePool::new(if backend.is_some() { config.backend.line_bytes } else { 0 }),
+        long_lines: LongLinePool::new(if backend.is_some() { config.backend.max_line_bytes } else { 0 }),
         counters,
     };
 
