@@ -9,6 +9,7 @@ use super::{HumanDuration, PageAddress};
 use crate::backend::BackendTarget;
 use crate::network::Network;
 use crate::peer::{Endpoint, Host, Port};
+use crate::secret::Secret;
 use crate::tor::Mode;
 
 /// Keys, each with its text in the configuration reference.
@@ -233,12 +234,12 @@ config_section! {
         /// Whether to stay in the channel and query servers that join later. Default: false.
         persistent: bool,
         /// Password of the server. Needs `tls`. Default: none.
-        password: String,
+        password: Secret,
         /// Account for SASL PLAIN. Needs `sasl_password`. Default: none.
         sasl_user: String,
         /// Password of the account for SASL PLAIN. Needs `tls`. User and password have at most 295 bytes together.
         /// Default: none.
-        sasl_password: String,
+        sasl_password: Secret,
         /// Whether to use a server's nick with `identity.host` as real name. Needs `persistent` and
         /// `identity.host`. True is an error with `backend.electrum = "peers"`. Default: false.
         advertise: bool,

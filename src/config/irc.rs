@@ -89,19 +89,19 @@ pub(super) fn resolve(
             return Err(invalid("irc.sasl_user", "missing; set it together with irc.sasl_password".to_owned()));
         }
     };
-    if sasl.as_ref().is_some_and(|(user, password)| user.len() + password.len() > MAX_LOGIN_BYTES) {
+    if sasl.as_ref().is_some_and(|(user, password)| user.len() + password.expose().len() > MAX_LOGIN_BYTES) {
         return Err(invalid(
             "irc.sasl_password",
             format!("user and password must have at most {MAX_LOGIN_BYTES} bytes together"),
         ));
     }
     for (key, password) in
-        [("irc.password", keys.password.as_deref()), ("irc.sasl_password", sasl.as_ref().map(|sasl| sasl.1.as_str()))]
+        [("irc.password", keys.password.as_ref()), ("irc.sasl_password", sasl.as_ref().map(|(_, password)| password))]
     {
         if password.is_some() && !tls {
             return Err(invalid(key, "needs irc.tls, since a password must not be sent unencrypted".to_owned()));
         }
-        if password.is_some_and(|password| password.contains(['\r', '\n', '\0'])) {
+        if password.is_some_and(|password| password.expose().contains(['\r', '\n', '\0'])) {
             return Err(invalid(key, "must be a single line".to_owned()));
         }
     }
@@ -119,7 +119,7 @@ pub(super) fn resolve(
     Ok(Some(IrcConfig { server, tls, tor, interval, plan, key, visit_file: data_dir.join("irc-visit") }))
 }
 
-/// Converts the resolved section back to keys, with the secrets.
+/// Converts the resolved section back to keys.
 pub(super) fn to_section(config: Option<&IrcConfig>) -> IrcSection {
     let Some(IrcConfig { server, tls, tor, interval, plan, key, .. }) = config else {
         return IrcSection { enabled: Some(false), ..IrcSection::default() };

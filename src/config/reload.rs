@@ -38,10 +38,16 @@ impl Config {
     /// Returns each dotted key with its value.
     fn flatten(&self) -> Result<BTreeMap<String, toml::Value>, toml::ser::Error> {
         let mut flat = BTreeMap::new();
-        flatten(&toml::Table::try_from(self.with_secrets())?, "", &mut flat);
+        flatten(&toml::Table::try_from(self.to_section())?, "", &mut flat);
         // The key names a file, whose content is compared as well.
         if let Some(arti) = flat.get_mut("tor.arti_config") {
             *arti = toml::Value::Array(vec![arti.clone(), self.tor.settings.arti.clone().into()]);
+        }
+        // Secrets are hidden in the keys, but compared.
+        if let Some(plan) = self.irc.as_ref().map(|irc| &irc.plan) {
+            let password = plan.password.as_ref().map(|password| ("irc.password", password));
+            let sasl = plan.sasl.as_ref().map(|(_, password)| ("irc.sasl_password", password));
+            flat.extend(password.into_iter().chain(sasl).map(|(key, secret)| (key.to_owned(), secret.expose().into())));
         }
         Ok(flat)
     }

@@ -159,17 +159,8 @@ impl Config {
 
     /// Converts the configuration back to keys, as `check-config` prints it.
     ///
-    /// Reading the result gives the same configuration, except for secrets: the output may be pasted into reports.
+    /// Reading the printed result gives the same configuration, except for secrets, which are hidden.
     pub fn to_section(&self) -> ConfigFile {
-        let mut file = self.with_secrets();
-        for secret in [&mut file.irc.password, &mut file.irc.sasl_password].into_iter().flatten() {
-            *secret = "(hidden)".to_owned();
-        }
-        file
-    }
-
-    /// Converts the configuration back to keys, with the secrets.
-    pub(super) fn with_secrets(&self) -> ConfigFile {
         let Config { book, identity, .. } = self;
         let clearnet = identity.clearnet.as_ref();
         let period = |duration| Some(HumanDuration(duration));

@@ -15,6 +15,7 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("peer", 0, &["netgroup"]),
     ("ban_list", 0, &["netgroup", "peer"]),
     ("network", 0, &["peer"]),
+    ("secret", 0, &[]),
     ("jsonrpc", 0, &["peer"]),
     ("route", 1, &[]),
     ("connect", 1, &["route"]),
