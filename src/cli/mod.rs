@@ -89,7 +89,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 config.check_files().map_err(ConfigError::NamedFile)?;
             }
             print_seed_warnings(&config);
-            if json { print_json(&config.to_section()) } else { print(&toml::to_string(&config.to_section())?) }
+            if json { print_json(config.effective()) } else { print(&toml::to_string(config.effective())?) }
         }
         Command::Probe(args) => block_on(probe::run(args, &config))?,
         Command::OnionAddress(args) => {

@@ -86,9 +86,9 @@ impl BackendConfig {
     }
 }
 
-/// Checks the section and fills in defaults.
-pub(super) fn resolve(keys: &BackendSection, routing: RoutingPolicy) -> Result<BackendConfig, InvalidValue> {
-    let electrum = keys.electrum.clone();
+/// Fills in defaults and checks the section.
+pub(super) fn resolve(section: &mut BackendSection, routing: RoutingPolicy) -> Result<BackendConfig, InvalidValue> {
+    let electrum = section.electrum.clone();
     if let Some(BackendTarget::Server(address)) = &electrum
         && routing == RoutingPolicy::TorOnly
         && !is_local(address)
@@ -96,9 +96,10 @@ pub(super) fn resolve(keys: &BackendSection, routing: RoutingPolicy) -> Result<B
         let reason = "tor.only needs a Unix socket, or an address of this machine or of a private network";
         return Err(invalid("backend.electrum", reason.to_owned()));
     }
+    let max_line_bytes = &mut section.max_line_bytes;
     let max_line_bytes =
-        in_range("backend.max_line_bytes", keys.max_line_bytes, DEFAULT_MAX_LINE_BYTES, 16_384..=32_000_000)?;
-    Ok(BackendConfig { electrum, serve_public: keys.serve_public.unwrap_or(false), max_line_bytes })
+        in_range("backend.max_line_bytes", max_line_bytes, DEFAULT_MAX_LINE_BYTES, 16_384..=32_000_000)?;
+    Ok(BackendConfig { electrum, serve_public: *section.serve_public.get_or_insert(false), max_line_bytes })
 }
 
 /// Returns whether connections need neither name resolution nor packets on the Internet.

@@ -1,7 +1,5 @@
 //! Checks of the files that a configuration names.
 
-use std::path::Path;
-
 use super::{Config, InvalidValue, ListenKind, invalid};
 use crate::ban_list::Bans;
 use crate::server::{CertificateError, CertificateSource};
@@ -11,7 +9,7 @@ impl Config {
     ///
     /// Files that Waypost creates itself are read only if they exist. `tor.arti_config` is read by `resolve`.
     pub fn check_files(&self) -> Result<(), InvalidValue> {
-        check_bans(&self.ban_path(), self.ban_file.is_some())?;
+        self.check_bans()?;
         let certificate = &self.listen.certificate;
         let is_checked = match certificate {
             CertificateSource::Configured { .. } => true,
@@ -26,18 +24,19 @@ impl Config {
         }
         Ok(())
     }
-}
 
-fn check_bans(path: &Path, is_named: bool) -> Result<(), InvalidValue> {
-    let failed = |reason: &dyn std::fmt::Display| {
-        let advice = if is_named { "correct the file or name another" } else { "correct the file" };
-        invalid("discovery.ban_file", format!("{}: {reason}; {advice}", path.display()))
-    };
-    match std::fs::read_to_string(path) {
-        Ok(text) => Bans::parse(&text).map(drop).map_err(|error| failed(&error)),
-        // The default file is optional. A faulty data directory is reported at the start.
-        Err(_) if !is_named => Ok(()),
-        Err(error) => Err(failed(&error)),
+    fn check_bans(&self) -> Result<(), InvalidValue> {
+        let (path, is_configured) = (self.ban_path(), self.ban_file.is_some());
+        let failed = |reason: &dyn std::fmt::Display| {
+            let advice = if is_configured { "correct the file or name another" } else { "correct the file" };
+            invalid("discovery.ban_file", format!("{}: {reason}; {advice}", path.display()))
+        };
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Bans::parse(&text).map(drop).map_err(|error| failed(&error)),
+            // The default file is optional. A faulty data directory is reported at the start.
+            Err(_) if !is_configured => Ok(()),
+            Err(error) => Err(failed(&error)),
+        }
     }
 }
 

@@ -69,9 +69,9 @@ pub struct ListenConfig {
 }
 
 impl ListenConfig {
-    /// Checks the section and fills in defaults.
-    pub(super) fn resolve(keys: &ListenSection, data_dir: &Path) -> Result<ListenConfig, InvalidValue> {
-        let certificate = match (&keys.cert, &keys.key) {
+    /// Fills in defaults and checks the section.
+    pub(super) fn resolve(section: &mut ListenSection, data_dir: &Path) -> Result<ListenConfig, InvalidValue> {
+        let certificate = match (&section.cert, &section.key) {
             (Some(certificate), Some(key)) => {
                 CertificateSource::Configured { certificate: certificate.clone(), key: key.clone() }
             }
@@ -83,13 +83,13 @@ impl ListenConfig {
                 return Err(invalid("listen.key", "needs listen.cert, the certificate of the key".to_owned()));
             }
         };
-        let addresses = |key: &Option<Vec<SocketAddr>>| key.clone().unwrap_or_default();
+        let default_tcp = || vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 50001))];
         Ok(ListenConfig {
-            tcp: keys.tcp.clone().unwrap_or_else(|| vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 50001))]),
-            tls: addresses(&keys.tls),
-            ws: addresses(&keys.ws),
-            wss: addresses(&keys.wss),
-            onion: addresses(&keys.onion_tcp),
+            tcp: section.tcp.get_or_insert_with(default_tcp).clone(),
+            tls: section.tls.get_or_insert_default().clone(),
+            ws: section.ws.get_or_insert_default().clone(),
+            wss: section.wss.get_or_insert_default().clone(),
+            onion: section.onion_tcp.get_or_insert_default().clone(),
             certificate,
         })
     }
@@ -102,24 +102,6 @@ impl ListenConfig {
             ListenKind::Ws => &self.ws,
             ListenKind::Wss => &self.wss,
             ListenKind::Onion => &self.onion,
-        }
-    }
-
-    /// Converts the resolved section back to keys.
-    pub(super) fn to_section(&self) -> ListenSection {
-        let (cert, key) = match &self.certificate {
-            CertificateSource::Configured { certificate, key } => (Some(certificate.clone()), Some(key.clone())),
-            CertificateSource::SelfSigned(_) => (None, None),
-        };
-        ListenSection {
-            tcp: Some(self.tcp.clone()),
-            tls: Some(self.tls.clone()),
-            ws: Some(self.ws.clone()),
-            wss: Some(self.wss.clone()),
-            onion_tcp: Some(self.onion.clone()),
-            cert,
-            key,
-            ..ListenSection::default()
         }
     }
 }

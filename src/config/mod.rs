@@ -24,6 +24,7 @@ mod tor;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 pub use backend::BackendConfig;
@@ -110,17 +111,14 @@ fn invalid(key: &'static str, reason: String) -> InvalidValue {
     InvalidValue { key, reason }
 }
 
-/// Returns the value, or the default if it is `None`.
-///
-/// # Errors
-/// If the value is out of range.
-fn in_range<N: PartialOrd + fmt::Display>(
+/// Fills in the default if the key is not set, and checks the range.
+fn in_range<N: PartialOrd + fmt::Display + Copy>(
     key: &'static str,
-    value: Option<N>,
+    value: &mut Option<N>,
     default: N,
-    range: std::ops::RangeInclusive<N>,
+    range: RangeInclusive<N>,
 ) -> Result<N, InvalidValue> {
-    let value = value.unwrap_or(default);
+    let value = *value.get_or_insert(default);
     if range.contains(&value) {
         Ok(value)
     } else {

@@ -84,6 +84,39 @@ mod tests {
         assert!(committed == generated, "run `UPDATE_DOCS=1 cargo test --lib config::reference`");
     }
 
+    /// Defaults that are plain values. Others are derived from other keys, and described in words.
+    #[test]
+    fn documented_defaults_are_the_effective_ones() {
+        let file: ConfigFile = toml::from_str("data_dir = \"/d\"\nirc.enabled = true\n").unwrap();
+        let config = crate::config::Config::resolve(file).unwrap();
+        let effective = toml::Table::try_from(config.effective()).unwrap();
+        let mut checked = 0;
+        for (section, _, keys) in ConfigFile::SECTIONS {
+            for (key, doc) in *keys {
+                let documented = doc.rsplit_once("Default: ").unwrap().1.trim().trim_end_matches('.').trim_matches('`');
+                let actual = match effective[*section].as_table().unwrap().get(*key) {
+                    Some(toml::Value::String(text)) => match humantime::parse_duration(text) {
+                        Ok(duration) if humantime::parse_duration(documented).ok() == Some(duration) => {
+                            documented.to_owned()
+                        }
+                        _ => text.clone(),
+                    },
+                    Some(toml::Value::Array(list)) => match list.as_slice() {
+                        [] => "none".to_owned(),
+                        [toml::Value::String(text)] => text.clone(),
+                        _ => continue,
+                    },
+                    Some(value) => value.to_string(),
+                    None => continue,
+                };
+                let is_derived = documented.contains(' ') || (*section == "irc" && *key == "enabled");
+                assert!(is_derived || documented == actual, "{section}.{key}: {documented}, but {actual}");
+                checked += usize::from(!is_derived);
+            }
+        }
+        assert!(checked > 30, "{checked}");
+    }
+
     #[test]
     fn block_of_all_keys_is_accepted_as_a_whole() {
         let text = reference().unwrap();

@@ -12,17 +12,32 @@ impl Config {
     pub fn with_reloadable_from(&self, new: &Config) -> Config {
         let mut applied = self.clone();
         applied.limits = new.limits.clone();
-        applied.ban_file = new.ban_file.clone();
+        applied.effective.limits = new.effective.limits.clone();
         applied.log_level = new.log_level.clone();
-        applied.listen.certificate = match &new.listen.certificate {
-            configured @ CertificateSource::Configured { .. } => configured.clone(),
-            // The self-signed certificate is in the data directory, which is not reloadable.
-            CertificateSource::SelfSigned(_) => CertificateSource::SelfSigned(self.data_dir.clone()),
-        };
+        applied.effective.log.level = new.effective.log.level.clone();
+        applied.use_ban_file_of(new);
+        applied.use_certificate_of(new);
         if self.book.network == new.book.network {
             applied.book.seeds = new.book.seeds.clone();
+            applied.effective.discovery.seeds = new.effective.discovery.seeds.clone();
         }
         applied
+    }
+
+    /// Replaces the ban file.
+    pub fn use_ban_file_of(&mut self, other: &Config) {
+        self.ban_file = other.ban_file.clone();
+        self.effective.discovery.ban_file = other.effective.discovery.ban_file.clone();
+    }
+
+    /// Replaces the certificate. A self-signed one stays in the data directory, which is not reloadable.
+    pub fn use_certificate_of(&mut self, other: &Config) {
+        self.listen.certificate = match &other.listen.certificate {
+            configured @ CertificateSource::Configured { .. } => configured.clone(),
+            CertificateSource::SelfSigned(_) => CertificateSource::SelfSigned(self.data_dir.clone()),
+        };
+        self.effective.listen.cert = other.effective.listen.cert.clone();
+        self.effective.listen.key = other.effective.listen.key.clone();
     }
 
     /// Returns the keys with different values, such as `discovery.seeds`, sorted.
@@ -38,16 +53,15 @@ impl Config {
     /// Returns each dotted key with its value.
     fn flatten(&self) -> Result<BTreeMap<String, toml::Value>, toml::ser::Error> {
         let mut flat = BTreeMap::new();
-        flatten(&toml::Table::try_from(self.to_section())?, "", &mut flat);
+        flatten(&toml::Table::try_from(&self.effective)?, "", &mut flat);
         // The key names a file, whose content is compared as well.
         if let Some(arti) = flat.get_mut("tor.arti_config") {
             *arti = toml::Value::Array(vec![arti.clone(), self.tor.settings.arti.clone().into()]);
         }
-        // Secrets are hidden in the keys, but compared.
-        if let Some(plan) = self.irc.as_ref().map(|irc| &irc.plan) {
-            let password = plan.password.as_ref().map(|password| ("irc.password", password));
-            let sasl = plan.sasl.as_ref().map(|(_, password)| ("irc.sasl_password", password));
-            flat.extend(password.into_iter().chain(sasl).map(|(key, secret)| (key.to_owned(), secret.expose().into())));
+        // Secrets are hidden in the output, but compared.
+        let irc = &self.effective.irc;
+        for (key, secret) in [("irc.password", &irc.password), ("irc.sasl_password", &irc.sasl_password)] {
+            flat.extend(secret.iter().map(|secret| (key.to_owned(), secret.expose().into())));
         }
         Ok(flat)
     }
@@ -106,7 +120,7 @@ mod tests {
     fn differing_secret_is_named_but_never_printed() {
         let irc = |password: &str| format!("[irc]\nenabled = true\npassword = {password:?}\n");
         assert_eq!(differences(&irc("first"), &irc("swordfish")), ["irc.password"]);
-        assert!(!toml::to_string(&config(&irc("swordfish")).to_section()).unwrap().contains("swordfish"));
+        assert!(!toml::to_string(&config(&irc("swordfish")).effective()).unwrap().contains("swordfish"));
     }
 
     #[test]
@@ -143,7 +157,7 @@ mod tests {
     #[test]
     fn changed_content_of_arti_config_is_a_difference() {
         let mut one = config("");
-        one.tor.arti = Some("arti.toml".into());
+        one.effective.tor.arti_config = Some("arti.toml".into());
         let mut other = one.clone();
         assert_eq!(one.diff_keys(&other).unwrap(), [""; 0]);
         other.tor.settings.arti = "[bridges]\n".to_owned();

@@ -66,26 +66,18 @@ impl From<PageAddress> for String {
     }
 }
 
-/// Checks the section and fills in defaults.
-pub(super) fn resolve(keys: StatusSection) -> Result<(PageAddress, Settings), InvalidValue> {
-    let default = Settings::default();
-    let hosts = keys.allowed_hosts.unwrap_or_default();
+/// Fills in defaults and checks the section.
+pub(super) fn resolve(section: &mut StatusSection) -> Result<(PageAddress, Settings), InvalidValue> {
+    let address = *section.listen.get_or_insert_default();
+    let hosts = section.allowed_hosts.get_or_insert_default();
     if let Some(invalid_host) = hosts.iter().find(|host| host.is_empty() || host.contains(['/', ':'])) {
         return Err(invalid(
             "status.allowed_hosts",
             format!("{invalid_host:?} is no host name; write it without scheme and port"),
         ));
     }
-    let hosts = hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect();
-    let peer_metrics = keys.peer_metrics.unwrap_or(default.peer_metrics);
-    Ok((keys.listen.unwrap_or_default(), Settings { hosts, peer_metrics }))
-}
-
-/// Converts the resolved section back to keys.
-pub(super) fn to_section(address: PageAddress, settings: &Settings) -> StatusSection {
-    StatusSection {
-        listen: Some(address),
-        allowed_hosts: Some(settings.hosts.clone()),
-        peer_metrics: Some(settings.peer_metrics),
-    }
+    hosts.iter_mut().for_each(|host| host.make_ascii_lowercase());
+    let hosts = hosts.clone();
+    let peer_metrics = *section.peer_metrics.get_or_insert(Settings::default().peer_metrics);
+    Ok((address, Settings { hosts, peer_metrics }))
 }

@@ -74,7 +74,7 @@ fn private_identity_address_is_rejected() {
     for (address, kept) in [("5.9.0.9", "5.9.0.9"), ("2a01:4f8::1", "2a01:4f8::1"), ("::ffff:5.9.0.9", "5.9.0.9")] {
         let config = load_text(&name(address), &[]).unwrap();
         assert_eq!(config.identity.address, kept.parse().ok());
-        assert_eq!(config.to_section().identity.address, kept.parse().ok());
+        assert_eq!(config.effective().identity.address, kept.parse().ok());
     }
     for private in ["127.0.1.1", "192.168.1.2", "fd00::1", "::ffff:10.0.0.1", "100.64.0.1"] {
         assert!(error(&name(private), &[]).contains(": identity.address: "), "{private}");
@@ -92,9 +92,9 @@ fn private_identity_address_is_rejected() {
 fn printed_configuration_reads_back_equal() {
     let text = "network = \"regtest\"\n[identity]\nhost = \"wp.example.com\"\ntcp_port = 1\naddress = \"5.9.0.9\"\n[tor]\nsocks = \"127.0.0.1:7\"";
     let config = load_text(text, &[]).unwrap();
-    let printed = toml::to_string(&config.to_section()).unwrap();
-    let again = Config::resolve(toml::from_str(&printed).unwrap()).unwrap();
-    assert_eq!(again.to_section(), config.to_section());
+    let printed = toml::to_string(config.effective()).unwrap();
+    let read_back = Config::resolve(toml::from_str(&printed).unwrap()).unwrap();
+    assert_eq!(read_back.effective(), config.effective());
 }
 
 #[test]

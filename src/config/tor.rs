@@ -38,32 +38,36 @@ pub(super) struct TorInputs<'a> {
 
 const NOT_BUILT_IN: &str = "this build has no embedded Tor; use tor.mode = \"socks\"";
 
-/// Checks the section and fills in defaults.
+/// Fills in defaults and checks the section.
 pub(super) fn resolve(
-    keys: TorSection,
+    section: &mut TorSection,
     inputs: TorInputs<'_>,
     default_socks: [SocketAddr; 2],
 ) -> Result<TorConfig, InvalidValue> {
     let onion = inputs.listen.onion;
     let port = inputs.onion_port;
     let onion_host = resolve_onion_host(&inputs, port)?;
-    let mode = match keys.mode {
+    let mode = match section.mode {
         Some(mode) => mode,
         // A configured external Tor takes precedence over the automatic choice.
-        None if keys.socks.is_some() || onion_host.is_some() => Mode::Socks,
+        None if section.socks.is_some() || onion_host.is_some() => Mode::Socks,
         None => Mode::Auto,
     };
+    section.mode = Some(mode);
+    let is_only = *section.only.get_or_insert(false);
     let not_with = |key, what: &str| Err(invalid(key, format!("conflicts with {what}; remove one of the two")));
     match mode {
         Mode::Embedded if !IS_EMBEDDED => return Err(invalid("tor.mode", NOT_BUILT_IN.to_owned())),
-        Mode::Embedded | Mode::Off if keys.socks.is_some() => return not_with("tor.socks", "this tor.mode"),
-        Mode::Socks | Mode::Off if keys.arti_config.is_some() => return not_with("tor.arti_config", "this tor.mode"),
+        Mode::Embedded | Mode::Off if section.socks.is_some() => return not_with("tor.socks", "this tor.mode"),
+        Mode::Socks | Mode::Off if section.arti_config.is_some() => {
+            return not_with("tor.arti_config", "this tor.mode");
+        }
         Mode::Socks | Mode::Off if onion == Some(true) => return not_with("listen.onion", "this tor.mode"),
-        Mode::Off if keys.only == Some(true) => return not_with("tor.only", "tor.mode = \"off\""),
+        Mode::Off if is_only => return not_with("tor.only", "tor.mode = \"off\""),
         Mode::Embedded | Mode::Off if onion_host.is_some() => return not_with("identity.onion_host", "this tor.mode"),
         _ => {}
     }
-    if !IS_EMBEDDED && keys.arti_config.is_some() {
+    if !IS_EMBEDDED && section.arti_config.is_some() {
         return Err(invalid("tor.arti_config", NOT_BUILT_IN.to_owned()));
     }
     if onion == Some(true) {
@@ -74,7 +78,7 @@ pub(super) fn resolve(
             return not_with("identity.onion_host", "listen.onion");
         }
     }
-    let socks = match (mode, keys.socks) {
+    let socks = match (mode, section.socks) {
         (Mode::Off | Mode::Embedded, _) => Vec::new(),
         (_, Some(address)) => vec![address],
         (_, None) => default_socks.to_vec(),
@@ -87,23 +91,10 @@ pub(super) fn resolve(
         circuits: inputs.limits.sessions,
         streams,
     });
-    let overrides = keys.arti_config.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
-    let routing = if keys.only == Some(true) { RoutingPolicy::TorOnly } else { RoutingPolicy::Split };
+    let overrides = section.arti_config.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
+    let routing = if is_only { RoutingPolicy::TorOnly } else { RoutingPolicy::Split };
     let settings = tor::Settings { mode, socks, dir: inputs.dir, arti: overrides, service };
-    Ok(TorConfig { settings, routing, onion_host, arti: keys.arti_config, onion })
-}
-
-impl TorConfig {
-    /// Converts the resolved section back to keys.
-    pub(super) fn to_section(&self) -> TorSection {
-        let socks = &self.settings.socks;
-        TorSection {
-            mode: Some(self.settings.mode),
-            socks: socks.first().copied().filter(|_| socks.len() == 1),
-            only: Some(self.routing == RoutingPolicy::TorOnly),
-            arti_config: self.arti.clone(),
-        }
-    }
+    Ok(TorConfig { settings, routing, onion_host, arti: section.arti_config.clone(), onion })
 }
 
 /// Returns the onion service of an external Tor, if one is configured.

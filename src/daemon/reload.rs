@@ -83,7 +83,7 @@ impl Reloader {
             ReloadOutcome::Same => {}
             ReloadOutcome::Changed => changed.push("bans".to_owned()),
             ReloadOutcome::Failed => {
-                taken.ban_file = self.running.ban_file.clone();
+                taken.use_ban_file_of(&self.running);
                 changed.retain(|key| key != "discovery.ban_file");
             }
         }
@@ -91,7 +91,7 @@ impl Reloader {
             ReloadOutcome::Same => {}
             ReloadOutcome::Changed => changed.push("certificate".to_owned()),
             ReloadOutcome::Failed => {
-                taken.listen.certificate = self.running.listen.certificate.clone();
+                taken.use_certificate_of(&self.running);
                 changed.retain(|key| key != "listen.cert" && key != "listen.key");
             }
         }
