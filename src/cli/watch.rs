@@ -24,47 +24,57 @@ const CLEAR_LINE: &str = "\u{1b}[K";
 /// Control code that clears the rest of the screen.
 const CLEAR_REST: &str = "\u{1b}[J";
 
+/// Position of a frame in the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Frame {
+    First,
+    Later,
+}
+
 /// Shows the peers until Ctrl-C, or until the reader closes the pipe.
 ///
 /// # Errors
 /// If the daemon stops.
 pub(super) async fn run(control: &Path, args: &PeersArgs, every: Duration) -> anyhow::Result<()> {
     let mut stop = pin!(tokio::signal::ctrl_c());
-    let mut first = true;
+    let mut position = Frame::First;
     loop {
-        let query = fetch(control, args.json);
-        let answer = tokio::select! { answer = query => answer, _ = &mut stop => return Ok(()) };
-        let (status, rows) = if first { answer? } else { answer.context("connection to the daemon lost")? };
+        let query = fetch(control, args);
+        let response = tokio::select! { response = query => response, _ = &mut stop => return Ok(()) };
+        let (status, rows) = match position {
+            Frame::First => response?,
+            Frame::Later => response.context("connection to the daemon lost")?,
+        };
         let rows = filter(serde_json::from_value(rows)?, args);
         let text = match status {
             None => serde_json::to_string(&rows)? + "\n",
             // The size of the terminal may have changed.
-            Some(status) => frame(&serde_json::from_value(status)?, rows, TerminalStyle::detect(), first),
+            Some(status) => frame(&serde_json::from_value(status)?, rows, TerminalStyle::detect(), position),
         };
         let mut out = io::stdout().lock();
         if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
             return Ok(());
         }
         drop(out);
-        first = false;
+        position = Frame::Later;
         tokio::select! { () = sleep(every) => {}, _ = &mut stop => return Ok(()) }
     }
 }
 
-/// Queries the state of the daemon, unless only peers are needed, and its peers.
-async fn fetch(control: &Path, only_peers: bool) -> anyhow::Result<(Option<Value>, Value)> {
-    let status = if only_peers { None } else { Some(request(control, "status", &[]).await?) };
+/// Queries the state of the daemon and its peers. The state is `None` with `--json`, which omits it.
+async fn fetch(control: &Path, args: &PeersArgs) -> anyhow::Result<(Option<Value>, Value)> {
+    let status = if args.json { None } else { Some(request(control, "status", &[]).await?) };
     Ok((status, request(control, "peers", &[]).await?))
 }
 
 /// Returns a screen with the control codes that draw it over the previous one.
-fn frame(status: &Status, rows: Vec<PeerInfo>, terminal: TerminalStyle, first: bool) -> String {
+fn frame(status: &Status, rows: Vec<PeerInfo>, terminal: TerminalStyle, position: Frame) -> String {
     let screen = screen(status, rows, terminal);
     if !terminal.can_redraw {
-        return if first { screen } else { format!("\n{screen}") };
+        return if position == Frame::First { screen } else { format!("\n{screen}") };
     }
     let lines: String = screen.lines().flat_map(|line| [line, CLEAR_LINE, "\n"]).collect();
-    let start = if first { format!("{HOME}{CLEAR_REST}") } else { HOME.to_owned() };
+    let start = if position == Frame::First { format!("{HOME}{CLEAR_REST}") } else { HOME.to_owned() };
     format!("{start}{lines}{CLEAR_REST}")
 }
 
@@ -157,14 +167,14 @@ mod tests {
     fn pipe_gets_every_peer_without_control_codes() {
         let screen = screen(&status(), rows(30), TerminalStyle::default());
         assert_eq!((screen.lines().count(), screen.contains('…')), (32, false), "{screen}");
-        let second = frame(&status(), rows(1), TerminalStyle::default(), false);
+        let second = frame(&status(), rows(1), TerminalStyle::default(), Frame::Later);
         assert!(second.starts_with("\n 12 verified, ") && !second.contains('\u{1b}'), "{second}");
     }
 
     #[test]
     fn second_frame_overwrites_the_first() {
-        let first = frame(&status(), rows(3), SCREEN, true);
-        let second = frame(&status(), rows(3), SCREEN, false);
+        let first = frame(&status(), rows(3), SCREEN, Frame::First);
+        let second = frame(&status(), rows(3), SCREEN, Frame::Later);
         assert!(first.starts_with("\u{1b}[H\u{1b}[J") && second.starts_with("\u{1b}[H 12 verified"), "{second:?}");
         assert!(second.ends_with("\u{1b}[J") && second.matches("\u{1b}[K\n").count() == 5, "{second:?}");
     }
