@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Runs the fuzz targets, with stable Rust and a C++ compiler.
 #
-#   contrib/fuzz.sh [SECONDS] [TARGET...]     each target (all of them) for so many seconds (10)
+#   contrib/fuzz.sh [SECONDS] [TARGET...]     SECONDS per target: 10; TARGET: all
 #
-# What is found goes to fuzz/artifacts, what was learnt to fuzz/corpus, from where the next run goes on. One line for each
-# target tells how many inputs it was given, how many places in the code they reached, and how many of them are kept.
-# From the environment: JOBS (1) targets at once; ARGS, more of libFuzzer's own options.
+# Crashing inputs go to fuzz/artifacts. Useful inputs go to fuzz/corpus, with which the next run starts. Each target prints
+# a line with the number of inputs, their rate, the code locations covered, and the inputs kept.
+# Environment: JOBS: number of parallel targets (1); ARGS: further options of libFuzzer.
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/../fuzz"
 seconds=${1:-10}; shift || true
 targets=("$@"); [ $# -gt 0 ] || for file in fuzz_targets/*.rs; do file=${file##*/}; targets+=("${file%.rs}"); done
 host=$(rustc -vV | sed -n 's/^host: //p')
 
-# What cargo-fuzz sets, without the address sanitizer, which wants a nightly compiler and looks for what code without `unsafe`
-# can't do. With --target these flags are for the targets alone, not for build scripts.
+# The flags of cargo-fuzz, without the address sanitizer: it needs a nightly compiler and finds errors that code without
+# `unsafe` can't have. With --target, the flags do not apply to build scripts.
 flags=(--cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table
   -Cllvm-args=-sanitizer-coverage-trace-compares)
@@ -29,7 +29,7 @@ run() { # TARGET
   fi
   awk -v target="$1" '/cov: /{ for (i = 1; i < NF; i++) { if ($i == "cov:") cov = $(i + 1); if ($i == "corp:") corp = $(i + 1) } }
     /stat::number_of_executed_units/ { units = $2 } /stat::average_exec_per_sec/ { rate = $2 }
-    END { printf "%-12s %10d inputs, %7d a second, %5d places, %s kept\n", target, units, rate, cov, corp }' "$log"
+    END { printf "%-12s %10d inputs, %7d per second, %5d locations, %s kept\n", target, units, rate, cov, corp }' "$log"
 }
 
 failed=0 running=0

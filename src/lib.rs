@@ -24,6 +24,7 @@ pub mod network;
 pub mod peer;
 pub mod probe;
 pub mod route;
+pub mod secret;
 pub mod server;
 pub mod status_page;
 pub mod store;

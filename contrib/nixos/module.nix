@@ -1,4 +1,4 @@
-# Waypost as a NixOS service. In configuration.nix, with a package made of this repository:
+# NixOS module for Waypost. In configuration.nix, with a package built from this repository:
 #
 #   imports = [ ./waypost/contrib/nixos/module.nix ];
 #   services.waypost = {
@@ -10,7 +10,7 @@
 #     settings.identity = { host = "electrum.example.org"; tcp_port = 50001; };
 #   };
 #
-# `sudo waypost status` shows its state.
+# `sudo waypost status` shows the state.
 { config, lib, pkgs, ... }:
 let
   cfg = config.services.waypost;
@@ -33,7 +33,7 @@ in
 
   config = lib.mkIf cfg.enable {
     environment.systemPackages = [ cfg.package ];
-    # For client commands, which read it by default.
+    # The default configuration of the commands.
     environment.etc."waypost/waypost.toml".source = file;
     systemd.services.waypost = {
       description = "Waypost, peer discovery for Electrum servers";
@@ -42,7 +42,7 @@ in
       wantedBy = [ "multi-user.target" ];
       serviceConfig = {
         Type = "notify";
-        # A wrong configuration never gets as far as the machine. The files that it names are there, not here.
+        # An invalid configuration fails at build time. The files that it names are not available then.
         ExecStart = "${cfg.package}/bin/waypost run --config ${pkgs.runCommand "waypost.toml" { } ''
           ${cfg.package}/bin/waypost check-config --skip-files --config ${file} >/dev/null && cp ${file} $out
         ''}";

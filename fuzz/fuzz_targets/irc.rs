@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
         channel: "#electrum".to_owned(),
         nick_prefix: "E_".to_owned(),
         password: None,
-        sasl: (first % 2 == 1).then(|| ("user".to_owned(), "password".to_owned())),
+        sasl: (first % 2 == 1).then(|| ("user".to_owned(), waypost::secret::Secret::new("password"))),
         advertise: None,
         stay: first % 4 > 1,
         default_ports: Network::Bitcoin.default_ports(),

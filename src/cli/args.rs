@@ -1,4 +1,4 @@
-//! The commands with their arguments, from which help, completions and manual pages are made as well.
+//! Commands and arguments. Help, completions and manual pages derive from them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,114 +18,116 @@ use crate::network::Network;
     name = "waypost",
     version,
     max_term_width = 100,
-    after_help = "Begin with `waypost run`; in another terminal `waypost status` and `waypost peers` show what it found."
+    after_help = "Start the daemon with `waypost run`. In another terminal, `waypost status` and `waypost peers` show its state."
 )]
-pub struct Cli {
+pub(super) struct Cli {
     #[command(flatten)]
     pub settings: Settings,
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// Settings that may come before or after the command.
+/// Options before or after any command.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Settings")]
-pub struct Settings {
-    /// Read this TOML file. Default: /etc/waypost/waypost.toml if it exists; /dev/null means no file.
+pub(super) struct Settings {
+    /// TOML file with the configuration. Default: /etc/waypost/waypost.toml if it exists; /dev/null: no file.
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Keep the book and the control socket here; commands find a running daemon by it.
+    /// Directory of the peer database and the control socket, through which commands find the daemon.
     #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// bitcoin, testnet3, testnet4, signet or regtest.
+    /// Chain: bitcoin, testnet3, testnet4, signet or regtest.
     #[arg(long, global = true)]
     pub network: Option<Network>,
-    /// Use the Tor on this SOCKS port.
+    /// SOCKS address of an external Tor.
     #[arg(long, global = true, value_name = "IP:PORT", value_parser = address)]
     pub socks: Option<SocketAddr>,
-    /// error, warn, info, debug, trace or off.
+    /// Log level: error, warn, info, debug, trace or off.
     #[arg(long, global = true, value_name = "LEVEL", value_parser = log_level)]
     pub log: Option<String>,
-    /// How log lines are written.
+    /// Format of log lines.
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormatArg>,
 }
 
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum LogFormatArg {
+pub(super) enum LogFormatArg {
     Text,
     Json,
 }
 
+/// A command with its arguments.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Run the daemon, until Ctrl-C or SIGTERM.
+pub(super) enum Command {
+    /// Run the daemon until Ctrl-C or SIGTERM.
     Run {
-        /// Take callers in here; may be given more than once.
+        /// TCP address for clients; may be given more than once.
         #[arg(long, value_name = "IP:PORT", value_parser = address)]
         listen: Vec<SocketAddr>,
     },
-    /// Check the configuration and the files that it names, and print the effective values as a configuration file.
+    /// Check the configuration and the files that it names, and print the effective values.
     CheckConfig {
-        /// Leave out the certificate, its key and the ban file, which may be on another machine.
+        /// Skip the certificate, its key and the ban file, which may be on another machine.
         #[arg(long)]
         skip_files: bool,
         #[command(flatten)]
         json: Json,
     },
-    /// Show a running daemon's state.
+    /// Show the state of the running daemon.
     Status(Json),
-    /// Show the peers that a running daemon knows.
+    /// Show the known peers of the running daemon.
     Peers(peers::PeersArgs),
-    /// Write the peers that a running daemon knows in another program's format.
+    /// Print the known peers of the running daemon in the format of another program.
     Export {
-        /// What to write.
+        /// Format.
         #[arg(long, value_enum, default_value_t)]
         format: export::Format,
     },
-    /// Verify one server now, showing each step; needs no daemon.
+    /// Verify one server now and show each step; needs no daemon.
     Probe(probe::ProbeArgs),
-    /// Show our onion address, or bring one from another Tor; needs no daemon.
+    /// Show the onion address, or import the key of another Tor; needs no daemon.
     OnionAddress(onion_address::OnionArgs),
-    /// Have a running daemon take in a server, as `waypost add electrum.example.org s50002 t50001`.
+    /// Add a peer to the running daemon, for example `waypost add electrum.example.org s50002 t50001`.
     Add {
-        /// The host and its ports, s for TLS and t for TCP.
+        /// Host and ports, with s for TLS and t for TCP.
         #[arg(required = true, value_name = "REALNAME")]
         name: Vec<String>,
         #[command(flatten)]
         json: Json,
     },
-    /// Have a running daemon drop a server. It comes back when somebody tells of it, unless it is banned.
+    /// Remove a peer from the running daemon. Other sources may add it again, unless it is banned.
     Forget {
-        /// As `waypost peers` shows it.
+        /// Host as shown by `waypost peers`.
         host: String,
         #[command(flatten)]
         json: Json,
     },
-    /// Have nothing to do with a server or with all of a domain or network; needs no daemon.
+    /// Ban a host, a domain, an address or a subnet; needs no daemon.
     Ban {
-        /// A host, a domain with all below it (*.example.org), an address, or a block of them (192.0.2.0/24).
+        /// Host, domain with its subdomains (*.example.org), address, or subnet (192.0.2.0/24).
         #[arg(value_parser = pattern)]
         pattern: Pattern,
         #[command(flatten)]
         json: Json,
     },
-    /// Take a ban back; needs no daemon.
+    /// Remove a ban; needs no daemon.
     Unban {
-        /// As it was banned.
+        /// Pattern of the ban.
         #[arg(value_parser = pattern)]
         pattern: Pattern,
         #[command(flatten)]
         json: Json,
     },
-    /// Print a script that has a shell complete our commands and options.
+    /// Print a script for shell completion of commands and options.
     Completions {
-        /// The shell whose script it is.
+        /// Shell.
         shell: Shell,
     },
-    /// Print the manual page, or write all of them to a directory.
+    /// Print the manual page, or write all manual pages to a directory.
     Man {
-        /// Write waypost.1 and a page for each command to this directory.
+        /// Directory for waypost.1 and a page for each command.
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
@@ -140,5 +142,6 @@ fn log_level(text: &str) -> Result<String, String> {
 }
 
 fn pattern(text: &str) -> Result<Pattern, String> {
-    text.parse().map_err(|error| format!("{error}; expected a host, *.domain, an address, or a block as 192.0.2.0/24"))
+    text.parse()
+        .map_err(|error| format!("{error}; expected a host, *.domain, an address, or a subnet such as 192.0.2.0/24"))
 }

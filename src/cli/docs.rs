@@ -1,4 +1,4 @@
-//! `waypost completions` and `waypost man`: what is made of the commands' definitions for shells and readers.
+//! `waypost completions` and `waypost man`, generated from the definitions of the commands.
 
 use std::fs;
 use std::path::Path;
@@ -11,27 +11,27 @@ use clap_mangen::roff::{Roff, bold, roman};
 
 use super::args::Cli;
 
-/// Sections of a manual page other than the arguments: terms with their meaning.
+/// Sections of a manual page after the arguments: terms with their meaning.
 const SECTIONS: [(&str, &[(&str, &str)]); 3] = [
     (
         "EXIT STATUS",
         &[
             ("0", "Done."),
-            ("1", "Failed; the last line on standard error says why, and what to do."),
-            ("2", "Wrong usage."),
-            ("78", "Wrong configuration; the message names the file and line, the variable or the flag."),
+            ("1", "Failed; the last line on standard error gives the cause and advice."),
+            ("2", "Usage error."),
+            ("78", "Configuration error; the message names the file and line, the variable or the flag."),
         ],
     ),
     (
         "ENVIRONMENT",
         &[
             (
-                "WAYPOST_TABLE__KEY",
-                "Sets a key of the configuration: WAYPOST_TOR__MODE=socks is mode in the table tor. \
-                 Flags beat the environment, which beats the file.",
+                "WAYPOST_SECTION__KEY",
+                "Sets a key of the configuration: WAYPOST_TOR__MODE=socks sets mode in the section tor. \
+                 Flags override the environment, which overrides the file.",
             ),
-            ("NO_COLOR", "If it is set, and not empty, nothing is coloured."),
-            ("XDG_DATA_HOME", "Where the data directory lies, unless data_dir says otherwise."),
+            ("NO_COLOR", "Disables colours if it is set and not empty."),
+            ("XDG_DATA_HOME", "Parent of the default data directory."),
         ],
     ),
     (
@@ -39,50 +39,53 @@ const SECTIONS: [(&str, &[(&str, &str)]); 3] = [
         &[
             (
                 "/etc/waypost/waypost.toml",
-                "The configuration of every command that is given no --config, if it exists. --config /dev/null means no file.",
+                "Configuration of every command without --config, if it exists. --config /dev/null means no file.",
             ),
             (
                 "$XDG_DATA_HOME/waypost, or ~/.local/share/waypost",
-                "The data directory on bitcoin: the book in peers.redb, the bans, and the state of the embedded Tor with the \
-                 onion service's key. Other chains have theirs below it, by name. --data-dir chooses another.",
+                "Data directory on bitcoin: the peer database peers.redb, the ban list, and the state of the embedded Tor with the \
+                 key of the onion service. Other chains use a directory below it with the chain's name. --data-dir sets another.",
             ),
-            ("control.sock in the data directory", "By this socket commands find the running daemon."),
+            ("control.sock in the data directory", "Socket through which commands reach the running daemon."),
         ],
     ),
 ];
 
-pub fn completions(shell: Shell) -> String {
+/// Returns the completion script for a shell.
+pub(super) fn completions(shell: Shell) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "waypost", &mut script);
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// The main page.
-pub fn page() -> anyhow::Result<String> {
+/// Returns the main manual page.
+pub(super) fn page() -> anyhow::Result<String> {
     render(&command_tree())
 }
 
-/// Writes the main page and one for each command; how many there are is the answer.
-pub fn write_pages(dir: &Path) -> anyhow::Result<usize> {
-    let cannot = || format!("can't write the pages to {}; name a directory that you may write to", dir.display());
-    fs::create_dir_all(dir).with_context(cannot)?;
+/// Writes the main page and a page for each command. Returns the number of pages.
+pub(super) fn write_pages(dir: &Path) -> anyhow::Result<usize> {
+    let context = || format!("can't write the pages to {}; choose a writable directory", dir.display());
+    fs::create_dir_all(dir).with_context(context)?;
     let main = command_tree();
     let pages = [&main].into_iter().chain(main.get_subcommands());
-    let mut written = 0;
+    let mut page_count = 0;
     for command in pages {
         let name = command.get_display_name().unwrap_or(command.get_name());
-        fs::write(dir.join(format!("{name}.1")), render(command)?).with_context(cannot)?;
-        written += 1;
+        fs::write(dir.join(format!("{name}.1")), render(command)?).with_context(context)?;
+        page_count += 1;
     }
-    Ok(written)
+    Ok(page_count)
 }
 
+/// Returns the complete definition of the commands.
 fn command_tree() -> Command {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     command
 }
 
+/// Renders the manual page of a command.
 fn render(command: &Command) -> anyhow::Result<String> {
     let man = Man::new(command.clone()).manual("Waypost").source(concat!("waypost ", env!("CARGO_PKG_VERSION")));
     let mut page = Vec::new();
@@ -112,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_shell_has_a_script() {
+    fn completion_script_names_commands_and_options() {
         for shell in Shell::value_variants() {
             let script = completions(*shell);
             assert!(["onion-address", "data-dir", "watch"].iter().all(|word| script.contains(word)), "{shell}");
@@ -120,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_definitions_are_sound() {
+    fn command_definitions_are_consistent() {
         Cli::command().debug_assert();
     }
 }

@@ -1,4 +1,4 @@
-//! `waypost export`: what the book holds, for other programs.
+//! `waypost export`: known peers in the formats of other programs.
 
 use std::collections::BTreeMap;
 
@@ -7,18 +7,20 @@ use crate::api::PeerInfo;
 use crate::book::PeerState;
 use clap::ValueEnum;
 
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Format {
-    /// The verified peers as Electrum's servers.json.
+pub(super) enum Format {
+    /// Verified peers as servers.json of the Electrum wallet.
     #[default]
     Electrum,
-    /// The verified peers, a real name a line.
+    /// Verified peers, one real name per line.
     Realname,
-    /// All peers, with all that is known of them.
+    /// All peers with all fields.
     Json,
 }
 
-pub fn export(mut rows: Vec<PeerInfo>, format: Format) -> anyhow::Result<String> {
+/// Returns the peers in a format.
+pub(super) fn export(mut rows: Vec<PeerInfo>, format: Format) -> anyhow::Result<String> {
     rows.sort_by(|a, b| a.host.cmp(&b.host));
     if format == Format::Json {
         return Ok(serde_json::to_string_pretty(&rows)?);
@@ -33,7 +35,7 @@ pub fn export(mut rows: Vec<PeerInfo>, format: Format) -> anyhow::Result<String>
     }
 }
 
-/// A server as Electrum keeps it: ports and numbers in quotes, and a dash for no pruning.
+/// Converts a peer to the format of servers.json: numbers are strings, and "-" means no pruning.
 fn electrum(row: &PeerInfo) -> BTreeMap<&'static str, String> {
     let pruning = row.pruning.map_or("-".to_owned(), |limit| limit.to_string());
     let version = row.protocol.clone().unwrap_or_else(|| "1.4".to_owned());
@@ -42,11 +44,12 @@ fn electrum(row: &PeerInfo) -> BTreeMap<&'static str, String> {
     [("pruning", pruning), ("version", version)].into_iter().chain(ports.into_iter().flatten()).collect()
 }
 
+/// Writes a peer as a real name: host, version, pruning limit and ports.
 fn real_name(row: &PeerInfo) -> String {
     let version = row.protocol.as_ref().map(|version| format!("v{version}"));
     let pruning = row.pruning.map(|limit| format!("p{limit}"));
-    let words = [Some(row.host.clone()), version, pruning, Some(ports(row.ssl_port, row.tcp_port))];
-    words.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    let parts = [Some(row.host.clone()), version, pruning, Some(ports(row.ssl_port, row.tcp_port))];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -56,7 +59,7 @@ mod tests {
     use crate::clock::Time;
 
     #[test]
-    fn verified_peers_are_exported_and_all_where_that_is_asked_for() {
+    fn export_has_verified_peers_and_json_has_all() {
         let now = Some(Time::from_secs(1_700_000_000));
         let mut onion = row("b.onion", PeerState::Verified, now);
         (onion.ssl_port, onion.tcp_port, onion.pruning) = (None, Some(50001), Some(100));

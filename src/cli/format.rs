@@ -1,18 +1,18 @@
-//! Times and ports in few words.
+//! Short notation of durations and ports.
 
 use std::time::Duration;
 
 use crate::clock::{self, Time};
 
-/// As in a real name.
-pub fn ports(tls: Option<u16>, tcp: Option<u16>) -> String {
+/// Returns ports in the notation of a real name: `s50002 t50001`.
+pub(super) fn ports(tls: Option<u16>, tcp: Option<u16>) -> String {
     let port = |letter: char, port: Option<u16>| port.map(|port| format!("{letter}{port}"));
     let ports: Vec<String> = [port('s', tls), port('t', tcp)].into_iter().flatten().collect();
     ports.join(" ")
 }
 
-/// The largest unit is precise enough: `3m`, `17h`, `4d`.
-pub fn ago(time: Duration) -> String {
+/// Returns a past duration in a single unit: `3m ago`, `17h ago`, `4d ago`.
+pub(super) fn ago(time: Duration) -> String {
     match time.as_secs() {
         secs @ 0..60 => format!("{secs}s ago"),
         secs @ 60..3600 => format!("{}m ago", secs / 60),
@@ -21,9 +21,10 @@ pub fn ago(time: Duration) -> String {
     }
 }
 
-pub fn until(time: Time) -> String {
+/// Returns the time until a point in time: `in 1m 1s`, or `due now`.
+pub(super) fn until(time: Time) -> String {
     match time.since(clock::now()).as_secs() {
-        0 => "at once".to_owned(),
+        0 => "due now".to_owned(),
         secs => format!("in {}", humantime::format_duration(Duration::from_secs(secs))),
     }
 }
@@ -33,10 +34,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_ports_are_short() {
-        let of = |secs| ago(Duration::from_secs(secs));
-        assert_eq!([of(0), of(3599), of(172_799), of(172_800)], ["0s ago", "59m ago", "47h ago", "2d ago"]);
-        assert_eq!(until(Time::default()), "at once");
+    fn durations_and_ports_have_short_notation() {
+        let ago_secs = |secs| ago(Duration::from_secs(secs));
+        assert_eq!(
+            [ago_secs(0), ago_secs(3599), ago_secs(172_799), ago_secs(172_800)],
+            ["0s ago", "59m ago", "47h ago", "2d ago"]
+        );
+        assert_eq!(until(Time::default()), "due now");
         assert_eq!(until(clock::now() + Duration::from_millis(61_900)), "in 1m 1s");
         assert_eq!([ports(Some(2), Some(1)), ports(None, Some(1)), ports(None, None)], ["s2 t1", "t1", ""]);
     }

@@ -1,8 +1,7 @@
-//! The log: what of it is shown, and how.
+//! Log output: filter, format and throttling.
 //!
-//! The crates of an embedded Tor log for those who work on Tor. What they do all day is of no use to an operator, and one
-//! trouble of theirs can be a hundred warnings. So by default they are asked for warnings only, and one place in their
-//! code speaks three times in ten minutes.
+//! The crates of the embedded Tor log for Tor developers, and one fault can cause hundreds of warnings. By default only
+//! their warnings are logged, at most [`THROTTLE_BURST`] per callsite within [`THROTTLE_WINDOW`].
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -20,89 +19,94 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry, reload};
 use crate::clock::{self, Time};
 use crate::config::{Config, LogFormat};
 
-/// How the targets of an embedded Tor's crates begin.
+/// Prefixes of the log targets of the embedded Tor's crates.
 const TOR_CRATES: &[&str] = &["arti_", "tor_", "fs_mistrust", "fslock_guard", "retry_error", "safelog"];
 
-/// So many lines of one place are let through within [`SPELL`].
+/// Maximum number of lines of one callsite within [`THROTTLE_WINDOW`].
 const THROTTLE_BURST: usize = 3;
+
+/// Period over which lines of a callsite are counted.
 const THROTTLE_WINDOW: Duration = Duration::from_mins(10);
 
-/// What of the log is shown, to be changed while it is written.
-pub struct LogReload(reload::Handle<EnvFilter, Registry>);
+/// Handle that changes the log filter at run time.
+pub(super) struct LogReload(reload::Handle<EnvFilter, Registry>);
 
 impl LogReload {
-    pub fn change(&self, level: &str) {
-        // It fails only where there is no log any more to be changed.
+    /// Replaces the filter.
+    pub(super) fn change(&self, level: &str) {
+        // An error means that the log no longer exists.
         let _ = self.0.reload(filter(level));
     }
 }
 
-/// From here on the log is written to standard error.
-pub fn start_log(config: &Config) -> LogReload {
-    let (filter, shown) = reload::Layer::new(filter(&config.log_level));
+/// Starts the log on standard error.
+pub(super) fn start_log(config: &Config) -> LogReload {
+    let (filter, handle) = reload::Layer::new(filter(&config.log_level));
     let lines = fmt::layer().with_writer(|| SingleLineWriter(stderr())).with_target(false);
     let log = registry().with(filter).with(ThrottleLayer::default());
     match config.log_format {
         LogFormat::Text => log.with(lines.with_ansi(stderr().is_terminal())).init(),
         LogFormat::Json => log.with(lines.json()).init(),
     }
-    LogReload(shown)
+    LogReload(handle)
 }
 
 fn filter(level: &str) -> EnvFilter {
     EnvFilter::builder().parse_lossy(with_tor_defaults(level))
 }
 
-/// The operator's directives, with ours before them: no more than warnings from Tor's crates, except those he names.
+/// Returns the operator's directives, preceded by `warn` for each Tor crate that they do not name.
 fn with_tor_defaults(level: &str) -> String {
-    let theirs: Vec<&str> = level.split(',').map(str::trim).collect();
-    let general = theirs.iter().filter_map(|directive| directive.parse::<LevelFilter>().ok()).next_back();
-    // A directive for one target overrides a general one, and must not make the log louder.
+    let directives: Vec<&str> = level.split(',').map(str::trim).collect();
+    let general = directives.iter().filter_map(|directive| directive.parse::<LevelFilter>().ok()).next_back();
+    // A directive for one target overrides the general level, and must not raise it.
     if general.is_none_or(|general| general <= LevelFilter::WARN) {
         return level.to_owned();
     }
     let named = |name: &str| {
         let target = |directive: &str| directive.split(['=', '[']).next().unwrap_or_default().to_owned();
-        let theirs = theirs.iter().filter(|directive| directive.parse::<LevelFilter>().is_err());
-        theirs.map(|directive| target(directive)).any(|target| !target.is_empty() && name.starts_with(&target))
+        let directives = directives.iter().filter(|directive| directive.parse::<LevelFilter>().is_err());
+        directives.map(|directive| target(directive)).any(|target| !target.is_empty() && name.starts_with(&target))
     };
-    let ours = TOR_CRATES.iter().filter(|name| !named(name)).map(|name| format!("{name}=warn,"));
-    ours.chain([level.to_owned()]).collect()
+    let defaults = TOR_CRATES.iter().filter(|name| !named(name)).map(|name| format!("{name}=warn,"));
+    defaults.chain([level.to_owned()]).collect()
 }
 
-/// Holds back what Tor's crates say again and again.
+/// Layer that throttles repeated lines of the Tor crates.
 #[derive(Default)]
 struct ThrottleLayer {
-    said: Mutex<Throttle<Identifier>>,
+    throttle: Mutex<Throttle<Identifier>>,
 }
 
 impl<S: Subscriber> Layer<S> for ThrottleLayer {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
-        let about = event.metadata();
-        let spared = *about.level() <= Level::WARN && TOR_CRATES.iter().any(|name| about.target().starts_with(name));
-        if !spared {
+        let metadata = event.metadata();
+        let is_throttled =
+            *metadata.level() <= Level::WARN && TOR_CRATES.iter().any(|name| metadata.target().starts_with(name));
+        if !is_throttled {
             return true;
         }
         let now = clock::now();
-        let answer = self.said.lock().unwrap_or_else(PoisonError::into_inner).allow(about.callsite(), now);
-        match (answer, *about.level()) {
+        let decision = self.throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(metadata.callsite(), now);
+        match (decision, *metadata.level()) {
             (None, _) => return false,
             (Some(0), _) => {}
-            (Some(held_back), Level::ERROR) => {
-                tracing::error!(held_back, "lines of Tor's like the next were held back")
+            (Some(suppressed), Level::ERROR) => {
+                tracing::error!(suppressed, "similar lines of Tor were suppressed")
             }
-            (Some(held_back), _) => tracing::warn!(held_back, "lines of Tor's like the next were held back"),
+            (Some(suppressed), _) => tracing::warn!(suppressed, "similar lines of Tor were suppressed"),
         }
         true
     }
 }
 
-/// An event is one line: what an error of Tor's has on lines of its own, or a stranger put into a text, follows on the
-/// same one.
+/// Writer that prints each event as a single line.
+///
+/// Errors of Tor and texts of untrusted sources may contain line breaks, which become spaces.
 struct SingleLineWriter<W>(W);
 
 impl<W: Write> Write for SingleLineWriter<W> {
-    /// The log hands over a whole event at once.
+    /// Writes an event. The log passes each event in a single call.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = event.strip_suffix(b"\n").unwrap_or(event);
         let mut line: Vec<u8> =
@@ -116,35 +120,38 @@ impl<W: Write> Write for SingleLineWriter<W> {
     }
 }
 
-/// Who spoke how often of late.
-struct Throttle<Place> {
-    places: HashMap<Place, CallsiteWindow>,
+/// Number of recent lines of each callsite.
+struct Throttle<Callsite> {
+    windows: HashMap<Callsite, CallsiteWindow>,
 }
 
+/// Recent lines of one callsite.
 #[derive(Default)]
 struct CallsiteWindow {
-    let_through: VecDeque<Time>,
-    held_back: u64,
+    /// Times of the lines within [`THROTTLE_WINDOW`].
+    logged: VecDeque<Time>,
+    /// Number of lines suppressed since the last logged one.
+    suppressed: u64,
 }
 
-impl<Place: Hash + Eq> Throttle<Place> {
-    /// Whether this place may speak now, and if so, how often it was held back since it last spoke.
-    fn allow(&mut self, place: Place, now: Time) -> Option<u64> {
-        let lately = self.places.entry(place).or_default();
-        // A line from the future is from before the clock was set back.
-        lately.let_through.retain(|then| *then <= now && now.since(*then) < THROTTLE_WINDOW);
-        if lately.let_through.len() >= THROTTLE_BURST {
-            lately.held_back = lately.held_back.saturating_add(1);
+impl<Callsite: Hash + Eq> Throttle<Callsite> {
+    /// Returns the number of lines suppressed since the last one, or `None` to suppress this line.
+    fn allow(&mut self, callsite: Callsite, now: Time) -> Option<u64> {
+        let window = self.windows.entry(callsite).or_default();
+        // A time in the future precedes a backward step of the clock.
+        window.logged.retain(|time| *time <= now && now.since(*time) < THROTTLE_WINDOW);
+        if window.logged.len() >= THROTTLE_BURST {
+            window.suppressed = window.suppressed.saturating_add(1);
             return None;
         }
-        lately.let_through.push_back(now);
-        Some(std::mem::take(&mut lately.held_back))
+        window.logged.push_back(now);
+        Some(std::mem::take(&mut window.suppressed))
     }
 }
 
-impl<Place> Default for Throttle<Place> {
-    fn default() -> Throttle<Place> {
-        Throttle { places: HashMap::new() }
+impl<Callsite> Default for Throttle<Callsite> {
+    fn default() -> Throttle<Callsite> {
+        Throttle { windows: HashMap::new() }
     }
 }
 
@@ -156,44 +163,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_one_line() {
+    fn event_with_line_breaks_is_one_line() {
         let mut log = Vec::new();
         SingleLineWriter(&mut log).write_all(b"a\nb\r\nc\n").unwrap();
         assert_eq!(log, b"a b  c\n");
     }
 
     #[test]
-    fn a_place_speaks_thrice_and_then_waits() {
-        let mut said = Throttle::default();
+    fn fourth_line_of_a_callsite_is_suppressed_for_ten_minutes() {
+        let mut throttle = Throttle::default();
         let at = |secs: u64| Time::from_secs(1_000_000 + secs);
         for secs in [0, 60, 120] {
-            assert_eq!(said.allow("a", at(secs)), Some(0));
+            assert_eq!(throttle.allow("a", at(secs)), Some(0));
         }
         for secs in [121, 300, 599] {
-            assert_eq!(said.allow("a", at(secs)), None);
+            assert_eq!(throttle.allow("a", at(secs)), None);
         }
-        assert_eq!(said.allow("b", at(599)), Some(0), "another place is not held back");
-        assert_eq!(said.allow("a", at(600)), Some(3), "the first line is ten minutes old");
-        assert_eq!(said.allow("a", at(601)), None);
-        assert_eq!(said.allow("a", at(660)), Some(1));
-        assert_eq!(said.allow("a", at(5000)), Some(0));
+        assert_eq!(throttle.allow("b", at(599)), Some(0), "another callsite is not suppressed");
+        assert_eq!(throttle.allow("a", at(600)), Some(3), "the first line is ten minutes old");
+        assert_eq!(throttle.allow("a", at(601)), None);
+        assert_eq!(throttle.allow("a", at(660)), Some(1));
+        assert_eq!(throttle.allow("a", at(5000)), Some(0));
     }
 
     #[test]
-    fn a_clock_set_back_silences_nobody() {
-        let mut said = Throttle::default();
+    fn backward_clock_step_suppresses_no_line() {
+        let mut throttle = Throttle::default();
         for _ in 0..5 {
-            said.allow("a", Time::from_secs(1_000_000));
+            throttle.allow("a", Time::from_secs(1_000_000));
         }
-        assert_eq!(said.allow("a", Time::from_secs(1000)), Some(2));
+        assert_eq!(throttle.allow("a", Time::from_secs(1000)), Some(2));
     }
 
     #[test]
-    fn what_the_operator_asks_of_tors_crates_he_gets() {
+    fn operator_directives_override_tor_defaults() {
         assert!(with_tor_defaults("info").starts_with("arti_=warn,tor_=warn,"));
         assert!(with_tor_defaults("info").ends_with(",info"));
         for quiet in ["off", "error", "WARN", "", "waypost=debug"] {
-            assert_eq!(with_tor_defaults(quiet), quiet, "ours would make it louder");
+            assert_eq!(with_tor_defaults(quiet), quiet, "defaults would raise the level");
         }
         let some = with_tor_defaults("info,tor_dirmgr=debug");
         assert!(some.contains("tor_=warn,") && some.ends_with(",info,tor_dirmgr=debug"), "{some}");
@@ -202,23 +209,23 @@ mod tests {
     }
 
     #[test]
-    fn tors_chatter_is_left_out() {
+    fn tor_crates_log_only_throttled_warnings_by_default() {
         let log = lines("info,tor_dirmgr=debug", || {
-            tracing::info!(target: "waypost::daemon", "ours");
-            tracing::info!(target: "tor_guardmgr::guard", "chatter");
-            tracing::info!(target: "arti_client", "chatter");
-            tracing::debug!(target: "tor_dirmgr::bootstrap", "asked for");
+            tracing::info!(target: "waypost::daemon", "of waypost");
+            tracing::info!(target: "tor_guardmgr::guard", "suppressed");
+            tracing::info!(target: "arti_client", "suppressed");
+            tracing::debug!(target: "tor_dirmgr::bootstrap", "requested");
             for n in 0..9 {
-                tracing::warn!(target: "tor_circmgr", n, "again and again");
-                tracing::warn!(target: "waypost::store", n, "ours again");
+                tracing::warn!(target: "tor_circmgr", n, "tor repeats");
+                tracing::warn!(target: "waypost::store", n, "waypost repeats");
             }
         });
         let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
-        assert_eq!((count("ours again"), count("again and again")), (9, 3), "{log}");
-        assert_eq!((count("chatter"), count("asked for"), log.lines().count()), (0, 1, 14), "{log}");
+        assert_eq!((count("waypost repeats"), count("tor repeats")), (9, 3), "{log}");
+        assert_eq!((count("suppressed"), count("requested"), log.lines().count()), (0, 1, 14), "{log}");
     }
 
-    /// What is logged meanwhile.
+    /// Returns the log of `work`.
     fn lines(level: &str, work: impl FnOnce()) -> String {
         #[derive(Clone, Default)]
         struct Buffer(Arc<Mutex<Vec<u8>>>);

@@ -30,35 +30,38 @@ use crate::control::ControlClient;
 use crate::daemon::{self, DaemonError, ReloadHooks};
 use crate::tor::Mode;
 
-/// Wrong usage is 2, which clap sees to.
+/// Exit code of a failed command. clap exits with 2 after a usage error.
 const FAILED: u8 = 1;
-const WRONG_CONFIGURATION: u8 = 78;
 
-/// Does what the arguments say.
+/// Exit code after a configuration error (`EX_CONFIG` of sysexits.h).
+const CONFIGURATION_ERROR: u8 = 78;
+
+/// Runs the command of the arguments.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            #[expect(clippy::print_stderr, reason = "a command's last word, with or without a log")]
+            #[expect(clippy::print_stderr, reason = "errors of commands go to standard error, with or without a log")]
             {
                 eprintln!("waypost: {error:#}");
             }
-            let wrong_configuration = error.is::<ConfigError>()
+            let is_configuration = error.is::<ConfigError>()
                 || error.downcast_ref::<DaemonError>().is_some_and(DaemonError::is_configuration);
-            ExitCode::from(if wrong_configuration { WRONG_CONFIGURATION } else { FAILED })
+            ExitCode::from(if is_configuration { CONFIGURATION_ERROR } else { FAILED })
         }
     }
 }
 
+/// Runs a command.
 fn run(cli: Cli) -> anyhow::Result<()> {
-    // What is made of nothing but our own definitions needs no configuration, and must not stumble over a wrong one.
+    // These commands need no configuration, so they run even if it is invalid.
     let command = match cli.command {
         Command::Completions { shell } => return print(&docs::completions(shell)),
         Command::Man { out: None } => return print(&docs::page()?),
         Command::Man { out: Some(dir) } => {
             let pages = docs::write_pages(&dir)?;
-            return print(&format!("{pages} pages are in {}; `man -l` shows one", dir.display()));
+            return print(&format!("wrote {pages} pages to {}; `man -l` displays one", dir.display()));
         }
         command => command,
     };
@@ -78,20 +81,20 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match command {
         Command::Run { .. } => {
             config.check_files().map_err(ConfigError::NamedFile)?;
-            let shown = logging::start_log(&config);
-            let log_level = Box::new(move |level: &str| shown.change(level));
+            let log = logging::start_log(&config);
+            let log_level = Box::new(move |level: &str| log.change(level));
             Ok(block_on(daemon::run(config, ReloadHooks { load: Box::new(load), log_level }))??)
         }
         Command::CheckConfig { skip_files, json: Json { json } } => {
             if !skip_files {
                 config.check_files().map_err(ConfigError::NamedFile)?;
             }
-            warn_of_seeds(&config);
-            if json { print_json(&config.to_section()) } else { print(&toml::to_string(&config.to_section())?) }
+            print_seed_warnings(&config);
+            if json { print_json(config.effective()) } else { print(&toml::to_string(config.effective())?) }
         }
         Command::Probe(args) => block_on(probe::run(args, &config))?,
         Command::OnionAddress(args) => {
-            // Its files may be such that only the daemon itself looks there, as with a user that systemd made for it.
+            // Only the daemon may be able to read its files, as with `DynamicUser` of systemd.
             let status = if args.is_query() { block_on(control.status())?.ok() } else { None };
             let onion_host = status.as_ref().and_then(|status| Some(status.onion.as_ref()?.host.as_str()));
             if onion_host.is_none() {
@@ -121,8 +124,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Add { name, json } => {
             let name = name.join(" ");
             block_on(control.add(&name))??;
-            let words = format!("added; `waypost peers` shows what becomes of it: {name}");
-            json.emit(&json!({ "added": name }), &words)
+            let text = format!("added {name}; `waypost peers` shows its state");
+            json.emit(&json!({ "added": name }), &text)
         }
         Command::Forget { host, json } => {
             block_on(control.forget(&host))??;
@@ -140,18 +143,18 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// Names the seeds that a start with this configuration would not take in.
+/// Prints a warning for each seed that can't be added.
 ///
-/// On standard error, so that what `check-config` prints stays a configuration.
-fn warn_of_seeds(config: &Config) {
+/// Standard error is used since the standard output of `check-config` is a configuration.
+fn print_seed_warnings(config: &Config) {
     let warnings = daemon::seed_warnings(config);
-    #[expect(clippy::print_stderr, reason = "standard output holds the configuration")]
+    #[expect(clippy::print_stderr, reason = "standard output is a configuration")]
     for warning in warnings {
         eprintln!("waypost: warning: {warning}");
     }
 }
 
-/// The flags as keys, to be laid over everything else.
+/// Converts the flags to keys, which override all other sources.
 fn flags(settings: Settings) -> ConfigFile {
     let mut raw = ConfigFile { network: settings.network, data_dir: settings.data_dir, ..ConfigFile::default() };
     raw.tor.socks = settings.socks;
@@ -164,7 +167,7 @@ fn flags(settings: Settings) -> ConfigFile {
     raw
 }
 
-/// Runs a task to its end. What it left behind, a look-up that hangs say, is not waited for.
+/// Runs a task to completion. Threads that it left behind, such as a slow look-up, are not awaited.
 fn block_on<T>(task: impl Future<Output = T>) -> anyhow::Result<T> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")?;

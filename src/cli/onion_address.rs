@@ -1,4 +1,4 @@
-//! `waypost onion-address`: the name that we have on Tor, and how to bring one along.
+//! `waypost onion-address`: the onion address, and the import of a key.
 
 use std::path::{Path, PathBuf};
 
@@ -6,12 +6,13 @@ use clap::Args;
 
 use super::output::Json;
 
+/// Arguments of `waypost onion-address`.
 #[derive(Debug, Args)]
-pub struct OnionArgs {
-    /// Bring a service's key from C tor: its HiddenServiceDir, or the hs_ed25519_secret_key in it.
+pub(super) struct OnionArgs {
+    /// Import the key of a C tor service: its HiddenServiceDir, or the file hs_ed25519_secret_key in it.
     #[arg(long, value_name = "PATH")]
     import: Option<PathBuf>,
-    /// Give up the key that is there already, and its address.
+    /// Discard the existing key and its address.
     #[arg(long, requires = "import")]
     replace: bool,
     #[command(flatten)]
@@ -19,34 +20,38 @@ pub struct OnionArgs {
 }
 
 impl OnionArgs {
-    /// Whether the address is asked for, and none brought along.
-    pub fn is_query(&self) -> bool {
+    /// Returns whether the address is queried, not imported.
+    pub(super) fn is_query(&self) -> bool {
         self.import.is_none()
     }
 }
 
-/// Prints the address that a running daemon `told` us of, or else that which belongs to the key below an embedded Tor's
-/// `state_dir`; or that of a key which is imported.
-pub fn run(args: &OnionArgs, told: Option<&str>, state_dir: &Path) -> anyhow::Result<()> {
-    match told {
+/// Prints the onion address, or imports a key and prints its address.
+///
+/// `daemon_onion` is the address that a running daemon reports. Without it, the key in `state_dir` of the embedded Tor
+/// determines the address.
+pub(super) fn run(args: &OnionArgs, daemon_onion: Option<&str>, state_dir: &Path) -> anyhow::Result<()> {
+    match daemon_onion {
         Some(onion) => print_address(args, onion),
-        None => look(args, state_dir),
+        None => from_state_dir(args, state_dir),
     }
 }
 
+/// Prints an address that was not imported.
 fn print_address(args: &OnionArgs, onion: &str) -> anyhow::Result<()> {
     args.json.emit(&serde_json::json!({ "onion_address": onion, "imported": false }), onion)
 }
 
+/// Reads or imports the key in the state directory, and prints its address.
 #[cfg(feature = "embedded-tor")]
-fn look(args: &OnionArgs, state_dir: &Path) -> anyhow::Result<()> {
+fn from_state_dir(args: &OnionArgs, state_dir: &Path) -> anyhow::Result<()> {
     use crate::tor;
 
     match &args.import {
         None => {
             let Some(onion) = tor::onion_address(state_dir)? else {
                 anyhow::bail!(
-                    "there is no onion address yet: the first `waypost run` with the embedded Tor makes one, or --import brings that of another Tor"
+                    "no onion address yet: `waypost run` with the embedded Tor creates one, and --import takes one from C tor"
                 );
             };
             print_address(args, &onion.to_string())
@@ -54,17 +59,17 @@ fn look(args: &OnionArgs, state_dir: &Path) -> anyhow::Result<()> {
         Some(from) => {
             let onion = tor::import(state_dir, from, args.replace)?;
             let value = serde_json::json!({ "onion_address": onion.to_string(), "imported": true });
-            let words = format!(
-                "{onion}\nimported; take the service out of the other Tor before `waypost run`, as only one may serve a name"
+            let text = format!(
+                "{onion}\nimported; remove the service from the other Tor before `waypost run`, since only one may run an address"
             );
-            args.json.emit(&value, &words)
+            args.json.emit(&value, &text)
         }
     }
 }
 
-/// Says why there is no address.
+/// Fails, since this build has no embedded Tor.
 #[cfg(not(feature = "embedded-tor"))]
-fn look(_args: &OnionArgs, _state_dir: &Path) -> anyhow::Result<()> {
+fn from_state_dir(_args: &OnionArgs, _state_dir: &Path) -> anyhow::Result<()> {
     anyhow::bail!(
         "this build has no embedded Tor; the onion address is in the file hostname in the HiddenServiceDir of the external Tor"
     )

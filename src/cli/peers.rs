@@ -1,4 +1,4 @@
-//! `waypost peers`: the book as a table.
+//! `waypost peers`: known peers as a table.
 
 use std::time::Duration;
 
@@ -10,12 +10,13 @@ use crate::api::PeerInfo;
 use crate::book::PeerState;
 use crate::clock::{self, Time};
 
+/// Arguments of `waypost peers`.
 #[derive(Debug, Args)]
-pub struct PeersArgs {
-    /// Print JSON; contrib/JSON.md says what it holds.
+pub(super) struct PeersArgs {
+    /// Print JSON; contrib/JSON.md documents its fields.
     #[arg(long)]
     pub json: bool,
-    /// Look again every so many seconds, until Ctrl-C.
+    /// Refresh the table at this interval in seconds, until Ctrl-C.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = parse_interval)]
     pub watch: Option<Duration>,
     /// Only onion services.
@@ -29,24 +30,28 @@ pub struct PeersArgs {
     pub state: Option<StateArg>,
 }
 
+/// State to select.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum StateArg {
-    /// Verified recently: clients are sent it.
+pub(super) enum StateArg {
+    /// Verified recently, and advertised to clients.
     Verified,
     /// Verified once, but not recently.
     Stale,
-    /// Never verified yet.
+    /// Never verified.
     Candidate,
-    /// It misbehaved when last reached.
+    /// Broke the protocol or served another chain when last reached.
     Bad,
 }
 
-/// A column, and how soon it is left out where there isn't room for all: those of rank 0 never, the highest first.
+/// Column of the table.
 struct Column {
+    /// Header.
     name: &'static str,
+    /// Order of omission on a narrow terminal: highest first, 0 never.
     rank: u8,
 }
 
+/// All columns, in order.
 const COLUMNS: [Column; 10] = [
     Column { name: "HOST", rank: 0 },
     Column { name: "STATE", rank: 0 },
@@ -57,15 +62,17 @@ const COLUMNS: [Column; 10] = [
     Column { name: "UPTIME", rank: 5 },
     Column { name: "VERIFIED", rank: 2 },
     Column { name: "FROM", rank: 8 },
-    Column { name: TROUBLE, rank: 1 },
+    Column { name: PROBLEM, rank: 1 },
 ];
-const TROUBLE: &str = "TROUBLE";
 
-/// Trouble may be long, and is wrapped to no less than this.
-const TROUBLE_WIDTH: u16 = 20;
+/// Header of the column for errors, which is wrapped if the table is too wide.
+const PROBLEM: &str = "PROBLEM";
 
-/// The peers that were asked for: verified ones first, those seen alive last before the others.
-pub fn filter(mut rows: Vec<PeerInfo>, args: &PeersArgs) -> Vec<PeerInfo> {
+/// Minimum width of the problem column, in characters.
+const PROBLEM_WIDTH: u16 = 20;
+
+/// Selects and sorts peers: verified ones first, and within a state by last success.
+pub(super) fn filter(mut rows: Vec<PeerInfo>, args: &PeersArgs) -> Vec<PeerInfo> {
     rows.retain(|row| {
         let onion = row.host.ends_with(".onion");
         (!args.onion || onion)
@@ -76,53 +83,55 @@ pub fn filter(mut rows: Vec<PeerInfo>, args: &PeersArgs) -> Vec<PeerInfo> {
     rows
 }
 
-/// A table of those columns that fit.
-pub fn table(rows: &[PeerInfo], look: TerminalStyle) -> String {
+/// Draws a table of the columns that fit.
+pub(super) fn table(rows: &[PeerInfo], terminal: TerminalStyle) -> String {
     if rows.is_empty() {
         return "no such peers".to_owned();
     }
     let now = clock::now();
     let rows: Vec<[Styled; 10]> = rows.iter().map(|row| cells(row, now)).collect();
-    let kept = fit_columns(&rows, look.width);
+    let kept = fit_columns(&rows, terminal.width);
     let names: Vec<&str> = COLUMNS.iter().zip(kept).filter(|(_, kept)| *kept).map(|(column, _)| column.name).collect();
-    let gives_way = names.iter().position(|name| *name == TROUBLE).unwrap_or_default();
+    let wrap_column = names.iter().position(|name| *name == PROBLEM).unwrap_or_default();
     let rows = rows.into_iter().map(|row| row.into_iter().zip(kept).filter(|(_, kept)| *kept).map(|(cell, _)| cell));
-    look.draw(&names, rows.map(Iterator::collect), gives_way)
+    terminal.draw(&names, rows.map(Iterator::collect), wrap_column)
 }
 
-/// Which columns there is room for. One without a word in it comes after all others, whatever its rank, and when trouble has
-/// all the room that it wants.
+/// Returns which columns fit into the width.
+///
+/// Empty columns come last, whatever their rank, and only if the problem column needs no wrapping.
 fn fit_columns(rows: &[[Styled; 10]], width: Option<u16>) -> [bool; 10] {
-    let Some(mut room) = width else { return [true; 10] };
-    let mut wants: Vec<_> = COLUMNS
+    let Some(mut remaining) = width else { return [true; 10] };
+    let mut candidates: Vec<_> = COLUMNS
         .iter()
         .enumerate()
-        .map(|(place, column)| {
-            let texts = || rows.iter().filter_map(|row| row.get(place)).map(|cell| cell.text.as_str());
+        .map(|(index, column)| {
+            let texts = || rows.iter().filter_map(|row| row.get(index)).map(|cell| cell.text.as_str());
             let longest = texts().chain([column.name]).map(|text| text.chars().count()).max().unwrap_or_default();
-            let want = u16::try_from(longest).unwrap_or(u16::MAX).saturating_add(PADDING);
-            (column.rank > 0 && texts().all(str::is_empty), column.rank, place, column.name, want)
+            let full_width = u16::try_from(longest).unwrap_or(u16::MAX).saturating_add(PADDING);
+            (column.rank > 0 && texts().all(str::is_empty), column.rank, index, column.name, full_width)
         })
         .collect();
-    wants.sort_unstable();
+    candidates.sort_unstable();
     let mut kept = [false; 10];
     let mut wrapped = 0;
-    for (is_empty, rank, place, name, want) in wants {
-        let need = if name == TROUBLE { want.min(TROUBLE_WIDTH + PADDING) } else { want };
-        let free = if is_empty { room.saturating_sub(wrapped) } else { room };
-        if let Some(kept) = kept.get_mut(place)
-            && (rank == 0 || need <= free)
+    for (is_empty, rank, index, name, full_width) in candidates {
+        let need = if name == PROBLEM { full_width.min(PROBLEM_WIDTH + PADDING) } else { full_width };
+        let available = if is_empty { remaining.saturating_sub(wrapped) } else { remaining };
+        if let Some(kept) = kept.get_mut(index)
+            && (rank == 0 || need <= available)
         {
             *kept = true;
-            room = room.saturating_sub(need);
-            wrapped += want - need;
+            remaining = remaining.saturating_sub(need);
+            wrapped += full_width - need;
         }
     }
     kept
 }
 
+/// Returns the cells of a peer's row, one for each of [`COLUMNS`].
 fn cells(row: &PeerInfo, now: Time) -> [Styled; 10] {
-    let tone = match row.state {
+    let style = match row.state {
         PeerState::Verified => Style::Good,
         PeerState::Stale => Style::Doubtful,
         PeerState::Candidate => Style::Faint,
@@ -130,7 +139,7 @@ fn cells(row: &PeerInfo, now: Time) -> [Styled; 10] {
     };
     [
         Styled::plain(row.host.clone()),
-        Styled::new(row.state.to_string(), tone),
+        Styled::new(row.state.to_string(), style),
         Styled::plain(ports(row.ssl_port, row.tcp_port)),
         Styled::plain(row.protocol.clone().unwrap_or_default()),
         Styled::plain(row.software.clone().unwrap_or_default()),
@@ -142,12 +151,13 @@ fn cells(row: &PeerInfo, now: Time) -> [Styled; 10] {
     ]
 }
 
-/// What went wrong last, and what the peer waits for.
+/// Returns the last error of a peer, and what it waits for.
 fn problem(row: &PeerInfo) -> String {
     let waiting = row.waiting_for.as_ref().map(|what| format!("waiting for {what}, next try {}", until(row.next_try)));
     row.error.iter().cloned().chain(waiting).collect::<Vec<_>>().join("; ")
 }
 
+/// Parses the interval of `--watch`.
 fn parse_interval(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(secs @ 1..=86_400) => Ok(Duration::from_secs(secs)),
@@ -156,6 +166,7 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 }
 
 impl StateArg {
+    /// Returns the state to select.
     fn state(self) -> PeerState {
         match self {
             StateArg::Verified => PeerState::Verified,
@@ -186,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_are_sorted_and_chosen() {
+    fn peers_are_filtered_and_sorted() {
         let hosts = |args: &PeersArgs| filter(rows(), args).into_iter().map(|row| row.host).collect::<Vec<_>>();
         assert_eq!(hosts(&ALL), ["new.example", "old.example", ONION, "bad.example"]);
         assert_eq!(hosts(&PeersArgs { clearnet: true, ..ALL }), ["new.example", "old.example", "bad.example"]);
@@ -195,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_fits_the_terminal() {
+    fn table_fits_every_terminal_width() {
         let drawn = |args: &PeersArgs, width| {
             let table = table(&filter(rows(), args), TerminalStyle { width, ..TerminalStyle::default() });
             let longest = table.lines().map(|line| line.chars().count()).max();
@@ -209,12 +220,12 @@ mod tests {
         let clearnet = PeersArgs { clearnet: true, ..ALL };
         insta::assert_snapshot!("clearnet_width_80", drawn(&clearnet, Some(80)));
         insta::assert_snapshot!("clearnet_width_120", drawn(&clearnet, Some(120)));
-        let fine = PeersArgs { state: Some(StateArg::Verified), ..ALL };
-        insta::assert_snapshot!("no_trouble_width_80", drawn(&fine, Some(80)));
+        let verified = PeersArgs { state: Some(StateArg::Verified), ..ALL };
+        insta::assert_snapshot!("no_problem_width_80", drawn(&verified, Some(80)));
     }
 
     #[test]
-    fn peer_that_waits_says_for_what_and_until_when() {
+    fn waiting_peer_shows_reason_and_next_try() {
         let waiting_for = Some("the dial budget of 5.9.0.0/24".to_owned());
         let next_try = clock::now() + Duration::from_millis(90_900);
         let row = PeerInfo { waiting_for, next_try, ..row("a.example", PeerState::Candidate, None) };
@@ -224,21 +235,21 @@ mod tests {
     }
 
     #[test]
-    fn states_have_colours() {
+    fn states_are_coloured_differently() {
         let coloured = table(&filter(rows(), &ALL), TerminalStyle { colours: true, ..TerminalStyle::default() });
         let drawn = |state: &str| coloured.split_whitespace().find(|word| word.contains(state)).unwrap().to_owned();
-        let words = ["verified", "candidate", "bad\u{1b}"].map(drawn);
-        assert!(words.iter().all(|word| word.starts_with('\u{1b}')), "{words:?}");
-        assert_ne!(words[0].trim_end_matches("verified"), words[2], "{words:?}");
+        let cells = ["verified", "candidate", "bad\u{1b}"].map(drawn);
+        assert!(cells.iter().all(|word| word.starts_with('\u{1b}')), "{cells:?}");
+        assert_ne!(cells[0].trim_end_matches("verified"), cells[2], "{cells:?}");
     }
 
     #[test]
-    fn nobody_is_a_line_too() {
+    fn empty_table_is_one_line() {
         assert_eq!(table(&[], TerminalStyle::default()), "no such peers");
     }
 
     #[test]
-    fn a_pause_is_whole_seconds() {
+    fn interval_is_whole_seconds_within_range() {
         assert_eq!(parse_interval("5"), Ok(Duration::from_secs(5)));
         assert!(["0", "-1", "1.5", "soon", "86401"].iter().all(|text| parse_interval(text).is_err()));
     }

@@ -1,4 +1,4 @@
-//! `waypost probe`: one verification, shown step by step.
+//! `waypost probe`: a single verification, shown step by step.
 
 use data_encoding::HEXLOWER;
 use std::cell::RefCell;
@@ -23,39 +23,42 @@ use crate::probe::{Deadlines, Progress, probe};
 use crate::route::{Route, RoutingPolicy};
 use crate::tor::{IS_EMBEDDED, Mode};
 
+/// Arguments of `waypost probe`.
 #[derive(Debug, Args)]
-pub struct ProbeArgs {
-    /// An onion name, a DNS name or an address.
+pub(super) struct ProbeArgs {
+    /// Onion name, DNS name or address.
     host: Host,
-    /// Its TCP port. Without either port the network's usual ones are tried.
+    /// TCP port. Without --tcp and --tls, the default ports of the chain are used.
     #[arg(long, value_name = "PORT")]
     tcp: Option<Port>,
-    /// Its TLS port.
+    /// TLS port.
     #[arg(long, value_name = "PORT")]
     tls: Option<Port>,
     #[command(flatten)]
     json: Json,
 }
 
-/// What `--json` prints.
+/// Output of `--json`.
 #[derive(Debug, Serialize)]
 struct ProbeResult {
     host: String,
     steps: Vec<Step>,
     outcome: &'static str,
-    /// Why it failed.
+    /// Cause of a failure. `None`: verified.
     reason: Option<String>,
-    /// Of one that is verified.
+    /// Data of the server. `None`: not verified.
     facts: Option<VerifiedInfo>,
 }
 
+/// Step of the verification.
 #[derive(Debug, Serialize)]
 struct Step {
+    /// Milliseconds since the start.
     ms: u64,
     text: String,
 }
 
-/// What a server said of itself, and what was seen of it.
+/// Reported and observed data of a verified server.
 #[derive(Debug, Serialize)]
 struct VerifiedInfo {
     ip: Option<String>,
@@ -72,17 +75,20 @@ struct VerifiedInfo {
     took_ms: u64,
 }
 
-/// Fails where the verification does.
-pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
-    let began = Instant::now();
+/// Verifies a server and prints the result.
+///
+/// # Errors
+/// If the verification fails.
+pub(super) async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
+    let start = Instant::now();
     let (host, json) = (args.host.clone(), args.json.json);
     let steps = RefCell::new(Vec::new());
     let step = |text: &str| {
-        let ms = millis(began.elapsed());
+        let ms = millis(start.elapsed());
         if json {
             steps.borrow_mut().push(Step { ms, text: text.to_owned() });
         } else {
-            // The outcome is what counts.
+            // A closed pipe must not stop the verification, whose result is the exit code.
             let _ = print(&format!("{ms:>7} ms  {text}"));
         }
     };
@@ -102,36 +108,37 @@ pub async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> {
     outcome.map(drop)
 }
 
+/// Verifies a server and reports each step.
 async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Verified> {
     let network = config.book.network;
     let ports = Ports::new(args.tcp, args.tls).unwrap_or(network.default_ports());
     let routing = config.book.routing;
-    let via = routing.via(&args.host);
-    let found = match via {
+    let route = routing.via(&args.host);
+    let source = match route {
         Route::Tor => Some(find_tor(config, step).await?),
         Route::Direct => None,
     };
-    let (_found, tor) = watch::channel(found.as_ref().map(TorSource::tor));
+    let (_tor_sender, tor) = watch::channel(source.as_ref().map(TorSource::tor));
     let direct = (routing == RoutingPolicy::Split).then_some(Direct);
     let dialer = Dialer { tls: Tls::new()?, direct, tor, circle: Isolation::Peers };
     let addresses = match &args.host {
         Host::Onion(_) => Vec::new(),
         Host::Ip(ip) => vec![*ip],
         Host::Dns(name) => {
-            let addresses = dialer.resolve(name, via).await.map_err(|failure| probe_error(&args.host, failure))?;
+            let addresses = dialer.resolve(name, route).await.map_err(|failure| probe_error(&args.host, failure))?;
             let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             step(&format!("resolved to {}", texts.join(", ")));
             addresses
         }
     };
-    let doors: Vec<_> = ports.iter().filter(|door| is_dialable(&args.host, via, *door)).collect();
-    if doors.is_empty() {
-        match via {
-            Route::Tor => bail!("through Tor a clearnet host is called over TLS only: name its port with --tls"),
-            Route::Direct => bail!("no Electrum server would have such a port; --tcp and --tls name others"),
+    let endpoints: Vec<_> = ports.iter().filter(|endpoint| is_dialable(&args.host, route, *endpoint)).collect();
+    if endpoints.is_empty() {
+        match route {
+            Route::Tor => bail!("clearnet hosts are probed through Tor over TLS only; set the port with --tls"),
+            Route::Direct => bail!("the port belongs to another service; set others with --tcp and --tls"),
         }
     }
-    let attempt = ProbeTarget::without_extras(args.host.clone(), via, addresses, doors);
+    let target = ProbeTarget::without_extras(args.host.clone(), route, addresses, endpoints);
     let expected = ProbeExpectations {
         host: Some(args.host.clone()),
         genesis_hash: network.genesis_hash(),
@@ -139,8 +146,8 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
         announce: None,
         compare: None,
     };
-    let outcome = probe(&dialer, &attempt, &expected, Deadlines::for_route(via), |progress| match progress {
-        Progress::Dialling(transport, port) => step(&format!("dialling port {port} ({transport}) {via}")),
+    let outcome = probe(&dialer, &target, &expected, Deadlines::for_route(route), |progress| match progress {
+        Progress::Dialling(transport, port) => step(&format!("dialling port {port} ({transport}) {route}")),
         Progress::Connected => step("connected"),
         Progress::Answered(question) => step(&format!("{} answered", question.method())),
         Progress::Failed(failure) => step(&format!("failed: {failure}")),
@@ -154,18 +161,19 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
     }
 }
 
+/// Adds advice to the error of a probe.
 fn probe_error(host: &Host, failure: ProbeError) -> anyhow::Error {
     let advice = match failure {
-        ProbeError::Refused | ProbeError::Tls => "; --tcp and --tls say on which ports it listens",
+        ProbeError::Refused | ProbeError::Tls => "; set its ports with --tcp and --tls",
         ProbeError::Unreachable => {
-            "; see that it is up, that it takes calls from outside, and that --tcp and --tls are right"
+            "; check that the server runs and accepts remote connections, and the ports of --tcp and --tls"
         }
         ProbeError::NameNotFound | ProbeError::OnionDescriptorNotFound => {
-            "; see that the name is spelt right, and that it is up"
+            "; check the spelling of the name, and that the server runs"
         }
-        ProbeError::Timeout | ProbeError::Closed => "; it may be busy or no Electrum server: try again later",
-        ProbeError::ProtocolViolation(Fault::WrongGenesis) => "; --network says which chain is wanted",
-        ProbeError::TorUnavailable => "; see that Tor runs where tor.socks says",
+        ProbeError::Timeout | ProbeError::Closed => "; the server may be busy, or no Electrum server: try again later",
+        ProbeError::ProtocolViolation(Fault::WrongGenesis) => "; set the chain with --network",
+        ProbeError::TorUnavailable => "; check that Tor runs at the address of tor.socks",
         ProbeError::TorPolicy => "; remove SafeSocks, OnionTrafficOnly or NoIPv4Traffic from torrc",
         ProbeError::LocalResourceExhausted => "; raise the limit of open files (ulimit -n)",
         _ => "",
@@ -173,26 +181,30 @@ fn probe_error(host: &Host, failure: ProbeError) -> anyhow::Error {
     anyhow!("{host} is not verified: {failure}{advice}")
 }
 
-/// A Tor to probe through, for as long as this is held.
+/// Tor that the probe uses; dropping it stops an embedded Tor.
 enum TorSource {
+    /// Tor on a SOCKS port.
     External(TorConnector),
+    /// Embedded Tor of this process.
     #[cfg(feature = "embedded-tor")]
-    Own(Box<crate::tor::EphemeralClient>),
+    Embedded(Box<crate::tor::EphemeralClient>),
 }
 
 impl TorSource {
+    /// Returns the connector of this Tor.
     fn tor(&self) -> TorConnector {
         match self {
             TorSource::External(tor) => tor.clone(),
             #[cfg(feature = "embedded-tor")]
-            TorSource::Own(once) => once.tor.clone(),
+            TorSource::Embedded(client) => client.tor.clone(),
         }
     }
 }
 
+/// Finds a Tor on a SOCKS port, or starts the embedded one.
 async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<TorSource> {
     let settings = &config.tor.settings;
-    let mut found = Vec::new();
+    let mut failures = Vec::new();
     for address in &settings.socks {
         match detect_tor(*address).await {
             SocksDetection::Tor(access) => {
@@ -201,30 +213,32 @@ async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<TorSo
                 socks.set_clearnet(access);
                 return Ok(TorSource::External(TorConnector::Socks(socks)));
             }
-            SocksDetection::NotTor => found.push(format!("what answers on {address} is not Tor")),
-            SocksDetection::Unreachable(error) => found.push(format!("nothing on {address}: {error}")),
+            SocksDetection::NotTor => failures.push(format!("the program on {address} is not Tor")),
+            SocksDetection::Unreachable(error) => failures.push(format!("no answer on {address}: {error}")),
         }
     }
     match settings.mode {
-        Mode::Off => bail!("this needs Tor, and tor.mode is off; --socks IP:PORT names one for this once"),
+        Mode::Off => bail!("this host needs Tor, but tor.mode is off; --socks IP:PORT sets one for this probe"),
         Mode::Auto | Mode::Embedded if IS_EMBEDDED => embedded(config, step).await,
-        _ => bail!("this needs Tor: {}; start one, or set tor.socks to where it is", found.join("; ")),
+        _ => bail!("this host needs Tor: {}; start Tor, or set its address with tor.socks", failures.join("; ")),
     }
 }
 
+/// Starts an embedded Tor for this probe.
 #[cfg(feature = "embedded-tor")]
 async fn embedded(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<TorSource> {
     let settings = &config.tor.settings;
-    let progress = |percent, waits_for: &str| step(&format!("our own Tor, {percent} %: {waits_for}"));
-    let once = crate::tor::bootstrap_ephemeral(&settings.dir, &settings.arti, progress).await;
-    Ok(TorSource::Own(Box::new(once.map_err(|reason| anyhow!("our own Tor doesn't start: {reason}"))?)))
+    let progress = |percent, waiting_for: &str| step(&format!("embedded Tor, {percent} %: {waiting_for}"));
+    let client = crate::tor::bootstrap_ephemeral(&settings.dir, &settings.arti, progress).await;
+    Ok(TorSource::Embedded(Box::new(client.map_err(|reason| anyhow!("the embedded Tor does not start: {reason}"))?)))
 }
 
 #[cfg(not(feature = "embedded-tor"))]
 async fn embedded(_: &Config, _: &impl Fn(&str)) -> anyhow::Result<TorSource> {
-    bail!("this program was built without a Tor of its own")
+    bail!("this build has no embedded Tor")
 }
 
+/// Collects the data of a verified server.
 fn facts(host: &Host, verified: &Verified) -> VerifiedInfo {
     let Verified { report, .. } = verified;
     let ports = report.features.as_ref().and_then(|features| features.ports_for(host)).flatten();
@@ -244,6 +258,7 @@ fn facts(host: &Host, verified: &Verified) -> VerifiedInfo {
     }
 }
 
+/// Writes the data as text.
 fn lines(host: &Host, facts: &VerifiedInfo) -> String {
     let mut lines = vec![format!("host      {host}")];
     let mut line = |name: &str, value: Option<String>| {
@@ -263,6 +278,7 @@ fn lines(host: &Host, facts: &VerifiedInfo) -> String {
     lines.join("\n")
 }
 
+/// Converts a duration to milliseconds.
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! `waypost status`: a daemon's state in a few lines.
+//! `waypost status`: state of the daemon as text.
 
 use std::time::Duration;
 
@@ -8,15 +8,16 @@ use crate::api::{BackendStatus, ClearnetStatus, IrcStatus, OnionStatus, Status};
 use crate::clock;
 use crate::tor_state::TorState;
 
-/// Where a line has more to say than its name, and it is too long, it is wrapped.
+/// Column of the values, which is wrapped on narrow terminals.
 const VALUE: usize = 1;
 
-pub fn status(status: &Status, look: TerminalStyle) -> String {
-    look.draw(&[], lines(status).into_iter().map(|(name, value)| vec![Styled::plain(name), value]), VALUE)
+/// Writes the state as a table of names and values.
+pub(super) fn status(status: &Status, terminal: TerminalStyle) -> String {
+    terminal.draw(&[], lines(status).into_iter().map(|(name, value)| vec![Styled::plain(name), value]), VALUE)
 }
 
-/// What is good or bad about Tor.
-pub fn tor_tone(tor: &TorState) -> Style {
+/// Returns the style of a Tor state.
+fn tor_style(tor: &TorState) -> Style {
     match tor {
         TorState::Off => Style::Faint,
         TorState::Starting { .. } => Style::Doubtful,
@@ -25,11 +26,12 @@ pub fn tor_tone(tor: &TorState) -> Style {
     }
 }
 
+/// Returns the name and value of each line.
 fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
-    let Status { peers, clients: callers, .. } = status;
+    let Status { peers, clients, .. } = status;
     let mut lines = Vec::new();
     let uptime = humantime::format_duration(Duration::from_secs(status.uptime_secs)).to_string();
-    let mut line = |name, value: String| lines.push((name, Styled::new(value, tone(name, status))));
+    let mut line = |name, value: String| lines.push((name, Styled::new(value, style(name, status))));
     line("waypost", format!("{} on {}, up {uptime}", status.version, status.network));
     line("tor", status.tor.to_string());
     if let Some(source) = &status.tor_source {
@@ -39,7 +41,7 @@ fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
         line("blocked", format!("clearnet peers wait: {reason}"));
     }
     if status.network_down {
-        line("network", "seems to be down: nobody answers directly".to_owned());
+        line("network", "seems to be down: no peer answers directly".to_owned());
     }
     if let Some(onion) = &status.onion {
         line("onion", self::onion(onion));
@@ -70,51 +72,52 @@ fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
     line("probing", format!("{} now, next {}", peers.probing, until(status.next_probe)));
     line(
         "clients",
-        format!("{} sessions, {} since the start, {} calls", callers.open_sessions, callers.sessions, callers.requests),
+        format!("{} sessions, {} since the start, {} calls", clients.open_sessions, clients.sessions, clients.requests),
     );
-    let rejected = callers.refused_full + callers.refused_source + callers.refused_banned;
-    let disconnected = callers.evicted
-        + callers.rate_limited_requests
-        + callers.rate_limited_bytes
-        + callers.slow
-        + callers.malformed_lines
-        + callers.failed_handshakes;
+    let rejected = clients.refused_full + clients.refused_source + clients.refused_banned;
+    let disconnected = clients.evicted
+        + clients.rate_limited_requests
+        + clients.rate_limited_bytes
+        + clients.slow
+        + clients.malformed_lines
+        + clients.failed_handshakes;
     if rejected + disconnected > 0 {
-        line("limits", format!("{rejected} rejected, {disconnected} disconnected; --json says why"));
+        line("limits", format!("{rejected} rejected, {disconnected} disconnected; --json shows the reasons"));
     }
     line(
         "store",
         match (status.store.failing, status.store.pending) {
-            (true, waiting) => {
-                format!("can't be written; is the disk full? {waiting} records wait until there is room")
+            (true, pending) => {
+                format!("write failed, {pending} records pending; check the free disk space")
             }
-            (false, 0) => "all is on disk".to_owned(),
-            (false, waiting) => format!("{waiting} records on their way to disk"),
+            (false, 0) => "all records are on disk".to_owned(),
+            (false, pending) => format!("{pending} records pending"),
         },
     );
     lines
 }
 
-/// Whether what a line says is good or bad; most are neither.
-fn tone(name: &str, status: &Status) -> Style {
-    let if_so = |so: bool, tone| if so { tone } else { Style::Plain };
+/// Returns the style of a line's value.
+fn style(name: &str, status: &Status) -> Style {
+    let style_if = |condition: bool, style| if condition { style } else { Style::Plain };
     match name {
-        "tor" => tor_tone(&status.tor),
+        "tor" => tor_style(&status.tor),
         "network" | "blocked" | "no onion" => Style::Wrong,
-        "onion" => if_so(status.onion.as_ref().is_some_and(|name| name.error.is_some()), Style::Doubtful),
+        "onion" => style_if(status.onion.as_ref().is_some_and(|name| name.error.is_some()), Style::Doubtful),
         "clearnet" => {
             let is_doubtful = |name: &ClearnetStatus| {
                 name.last_reached.is_none() || name.error.is_some() || !name.warnings.is_empty()
             };
-            if_so(status.clearnet.as_ref().is_some_and(is_doubtful), Style::Doubtful)
+            style_if(status.clearnet.as_ref().is_some_and(is_doubtful), Style::Doubtful)
         }
-        "backend" => if_so(status.backend.as_ref().is_some_and(|backend| backend.error.is_some()), Style::Wrong),
-        "irc" => if_so(status.irc.as_ref().is_some_and(|visits| visits.error.is_some()), Style::Doubtful),
-        "store" => if_so(status.store.failing, Style::Wrong),
+        "backend" => style_if(status.backend.as_ref().is_some_and(|backend| backend.error.is_some()), Style::Wrong),
+        "irc" => style_if(status.irc.as_ref().is_some_and(|visits| visits.error.is_some()), Style::Doubtful),
+        "store" => style_if(status.store.failing, Style::Wrong),
         _ => Style::Plain,
     }
 }
 
+/// Describes the clearnet name.
 fn clearnet(name: &ClearnetStatus) -> String {
     let mut text = format!("{} {}", name.host, ports(name.ssl_port, name.tcp_port));
     if let Some(address) = name.address.as_ref().filter(|address| **address != name.host) {
@@ -122,7 +125,7 @@ fn clearnet(name: &ClearnetStatus) -> String {
     }
     match (name.last_reached, name.via) {
         (Some(reached), Some(via)) => text.push_str(&format!(", reached {via} {}", ago(clock::now().since(reached)))),
-        // Then a warning says why it is advertised.
+        // A warning gives the reason why it is advertised.
         _ if name.address.is_some() => text.push_str(", not tested"),
         _ => text.push_str(", not reached yet and not advertised"),
     }
@@ -135,6 +138,7 @@ fn clearnet(name: &ClearnetStatus) -> String {
     text
 }
 
+/// Describes the backend.
 fn backend(backend: &BackendStatus) -> String {
     let mut text = backend.electrum.clone();
     if let Some(software) = &backend.software {
@@ -147,36 +151,38 @@ fn backend(backend: &BackendStatus) -> String {
         text.push_str(&format!(", {sessions} at {host}"));
     }
     if let Some(problem) = &backend.error {
-        text.push_str(&format!("; of no use now: {problem}"));
+        text.push_str(&format!("; unusable: {problem}"));
     }
     text
 }
 
+/// Describes the visits to IRC.
 fn irc(visits: &IrcStatus) -> String {
     let last =
         visits.last.map_or("not visited yet".to_owned(), |at| format!("visited {}", ago(clock::now().since(at))));
     let dropped = visits.cut_off + visits.control_codes + visits.unreadable;
-    let mut text = format!("{}, {last}, {} servers met, {dropped} names of none", visits.server, visits.found);
+    let mut text = format!("{}, {last}, {} servers found, {dropped} names ignored", visits.server, visits.found);
     if let Some(next) = visits.next {
         text.push_str(&format!("; next {}", until(next)));
     }
     if let Some(problem) = &visits.error {
-        text.push_str(&format!("; came to nothing: {problem}"));
+        text.push_str(&format!("; failed: {problem}"));
     }
     text
 }
 
+/// Describes the onion service.
 fn onion(onion: &OnionStatus) -> String {
-    let fares = match (onion.last_reached, &onion.error) {
+    let reachability = match (onion.last_reached, &onion.error) {
         (Some(reached), None) => format!("reached {}", ago(clock::now().since(reached))),
         (Some(reached), Some(reason)) => {
-            format!("reached {}, missed {} times since: {reason}", ago(clock::now().since(reached)), onion.failures)
+            format!("reached {}, {} failed checks since: {reason}", ago(clock::now().since(reached)), onion.failures)
         }
-        (None, Some(reason)) => format!("not reached yet, so not advertised: {reason}"),
-        (None, None) => "not reached yet, so not advertised".to_owned(),
+        (None, Some(reason)) => format!("not reached yet and not advertised: {reason}"),
+        (None, None) => "not reached yet and not advertised".to_owned(),
     };
-    // No comma: so an address and its port fit into a line of 80 letters.
-    format!("{}:{} {fares}", onion.host, onion.port)
+    // Without a comma, the address and port fit into a line of 80 characters.
+    format!("{}:{} {reachability}", onion.host, onion.port)
 }
 
 #[cfg(test)]
@@ -186,18 +192,18 @@ mod tests {
     use crate::clock::Time;
 
     #[test]
-    fn a_status_is_a_few_lines() {
-        let shown = |width| status(&test_fixtures::status(), TerminalStyle { width, ..TerminalStyle::default() });
-        insta::assert_snapshot!("no_width", shown(None));
-        insta::assert_snapshot!("width_80", shown(Some(80)));
-        assert!(shown(Some(80)).lines().all(|line| line.chars().count() <= 80));
+    fn status_fits_terminal_width() {
+        let drawn = |width| status(&test_fixtures::status(), TerminalStyle { width, ..TerminalStyle::default() });
+        insta::assert_snapshot!("no_width", drawn(None));
+        insta::assert_snapshot!("width_80", drawn(Some(80)));
+        assert!(drawn(Some(80)).lines().all(|line| line.chars().count() <= 80));
     }
 
     #[test]
-    fn what_is_wrong_stands_out() {
-        let tones = |status: &Status| -> Vec<(&'static str, Style)> {
-            let toned = lines(status).into_iter().map(|(name, value)| (name, value.tone));
-            toned.filter(|(_, tone)| *tone != Style::Plain).collect()
+    fn problems_are_highlighted() {
+        let styles = |status: &Status| -> Vec<(&'static str, Style)> {
+            let styled = lines(status).into_iter().map(|(name, value)| (name, value.style));
+            styled.filter(|(_, style)| *style != Style::Plain).collect()
         };
         let mut status = test_fixtures::status();
         let expected = [
@@ -208,13 +214,13 @@ mod tests {
             ("no onion", Style::Wrong),
             ("clearnet", Style::Doubtful),
         ];
-        assert_eq!(tones(&status), expected);
+        assert_eq!(styles(&status), expected);
         status.tor = TorState::Ready;
         (status.network_down, status.onion, status.clearnet) = (false, None, None);
         (status.clearnet_blocked, status.onion_error) = (None, None);
         status.store.failing = true;
-        assert_eq!(tones(&status), [("tor", Style::Good), ("store", Style::Wrong)]);
+        assert_eq!(styles(&status), [("tor", Style::Good), ("store", Style::Wrong)]);
         let down = TorState::Down { since: Time::default(), reason: "it is gone".to_owned() };
-        assert_eq!([tor_tone(&down), tor_tone(&TorState::Off)], [Style::Wrong, Style::Faint]);
+        assert_eq!([tor_style(&down), tor_style(&TorState::Off)], [Style::Wrong, Style::Faint]);
     }
 }

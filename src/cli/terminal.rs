@@ -1,4 +1,4 @@
-//! What a command's answer has to fit: the terminal, if there is one, or whatever reads a pipe.
+//! Terminal: size, colours, and tables that fit it.
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -6,63 +6,73 @@ use std::io::{self, IsTerminal};
 use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use rustix::termios::tcgetwinsize;
 
-/// What may be shown, and how.
+/// Properties of standard output. The default is a pipe: no limits and no colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TerminalStyle {
-    /// None where lines may be as long as they like.
+pub(super) struct TerminalStyle {
+    /// Width in characters. `None`: unlimited.
     pub width: Option<u16>,
-    /// None where there may be as many as there are.
+    /// Height in lines. `None`: unlimited.
     pub height: Option<u16>,
+    /// Whether styles become colours.
     pub colours: bool,
-    /// Whether what was shown can be shown over again in its place.
+    /// Whether control codes can redraw the screen.
     pub can_redraw: bool,
 }
 
-/// What a text is to tell by its colour.
+/// Meaning of a text, shown as colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Style {
+pub(super) enum Style {
+    /// No colour.
     Plain,
+    /// Green.
     Good,
+    /// Yellow.
     Doubtful,
+    /// Red.
     Wrong,
+    /// Dim.
     Faint,
 }
 
-/// A text and its tone.
+/// Text with a style.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Styled {
+pub(super) struct Styled {
+    /// Text without control codes.
     pub text: String,
-    pub tone: Style,
+    /// Meaning.
+    pub style: Style,
 }
 
-/// No column is made narrower than this.
-const NARROWEST: u16 = 12;
+/// Minimum width of a wrapped column, in characters.
+const MIN_COLUMN_WIDTH: u16 = 12;
 
-/// A space on either side of a column.
-pub const PADDING: u16 = 2;
+/// Spaces around a column: one on each side.
+pub(super) const PADDING: u16 = 2;
 
 impl TerminalStyle {
-    /// What standard output asks for. The one place that decides about colours.
-    pub fn detect() -> TerminalStyle {
+    /// Detects the properties of standard output.
+    ///
+    /// `NO_COLOR` and `TERM=dumb` disable colours.
+    pub(super) fn detect() -> TerminalStyle {
         if !io::stdout().is_terminal() {
             return TerminalStyle::default();
         }
         let size = tcgetwinsize(io::stdout()).ok();
-        let set = |name| env::var_os(name).unwrap_or_default();
-        let dumb = set("TERM") == "dumb";
+        let variable = |name| env::var_os(name).unwrap_or_default();
+        let dumb = variable("TERM") == "dumb";
         TerminalStyle {
-            // A terminal that doesn't know its size says 0.
+            // Terminals of unknown size report 0.
             width: size.map(|size| size.ws_col).filter(|columns| *columns > 0),
             height: size.map(|size| size.ws_row).filter(|rows| *rows > 0),
-            colours: set("NO_COLOR").is_empty() && !dumb,
+            colours: variable("NO_COLOR").is_empty() && !dumb,
             can_redraw: !dumb,
         }
     }
 
-    /// Columns without lines between them. Where all of it is too wide, the column `gives_way` is wrapped.
-    pub fn draw(self, header: &[&str], rows: impl Iterator<Item = Vec<Styled>>, gives_way: usize) -> String {
+    /// Draws a table without borders. If it is too wide, the column `wrap_column` is wrapped.
+    pub(super) fn draw(self, header: &[&str], rows: impl Iterator<Item = Vec<Styled>>, wrap_column: usize) -> String {
         let mut table = Table::new();
-        // What comfy-table would find out about the terminal is known already.
+        // comfy-table must not query the terminal itself.
         table.force_no_tty().load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         table.style_text_only();
         if self.colours {
@@ -82,10 +92,10 @@ impl TerminalStyle {
             table.column_iter().zip(&widths).map(|(column, width)| width.saturating_add(column.padding_width()));
         let total = total.fold(0, u16::saturating_add);
         let excess = self.width.map_or(0, |width| total.saturating_sub(width));
-        if let (Some(width), Some(column)) = (widths.get(gives_way), table.column_mut(gives_way))
+        if let (Some(width), Some(column)) = (widths.get(wrap_column), table.column_mut(wrap_column))
             && excess > 0
         {
-            let narrowed = width.saturating_add(column.padding_width()).saturating_sub(excess).max(NARROWEST);
+            let narrowed = width.saturating_add(column.padding_width()).saturating_sub(excess).max(MIN_COLUMN_WIDTH);
             column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(narrowed)));
         }
         table.trim_fmt()
@@ -93,20 +103,22 @@ impl TerminalStyle {
 }
 
 impl Styled {
-    pub fn plain(text: impl Into<String>) -> Styled {
-        Styled { text: text.into(), tone: Style::Plain }
+    /// Creates a text without a style.
+    pub(super) fn plain(text: impl Into<String>) -> Styled {
+        Styled { text: text.into(), style: Style::Plain }
     }
 
-    pub fn new(text: impl Into<String>, tone: Style) -> Styled {
-        Styled { text: text.into(), tone }
+    /// Creates a text with a style.
+    pub(super) fn new(text: impl Into<String>, style: Style) -> Styled {
+        Styled { text: text.into(), style }
     }
 }
 
 impl From<Styled> for Cell {
-    fn from(toned: Styled) -> Cell {
-        let cell = Cell::new(toned.text);
-        // The darker ones can be read on a white terminal as well.
-        match toned.tone {
+    fn from(styled: Styled) -> Cell {
+        let cell = Cell::new(styled.text);
+        // Dark colours are readable on white terminals as well.
+        match styled.style {
             Style::Plain => cell,
             Style::Good => cell.fg(Color::DarkGreen),
             Style::Doubtful => cell.fg(Color::DarkYellow),
@@ -121,16 +133,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_wide_is_wrapped_in_the_column_that_gives_way() {
+    fn too_wide_table_wraps_the_wrap_column() {
         let row = || vec![Styled::plain("name"), Styled::plain("a text of a good many words")];
         let drawn = |width| TerminalStyle { width, ..TerminalStyle::default() }.draw(&[], [row()].into_iter(), 1);
         assert_eq!(drawn(None), " name  a text of a good many words");
         assert_eq!(drawn(Some(24)), " name  a text of a good\n       many words");
-        assert_eq!(drawn(Some(1)).lines().map(str::len).max(), Some(18), "narrower than that is of no use");
+        assert_eq!(drawn(Some(1)).lines().map(str::len).max(), Some(18), "the column keeps its minimum width");
     }
 
     #[test]
-    fn tones_are_colours_where_those_are_wanted() {
+    fn styles_are_colours_only_if_enabled() {
         let row = || vec![Styled::plain("plain"), Styled::new("good", Style::Good), Styled::new("faint", Style::Faint)];
         let drawn = |colours| TerminalStyle { colours, ..TerminalStyle::default() }.draw(&[], [row()].into_iter(), 0);
         assert_eq!(drawn(false), " plain  good  faint");

@@ -1,4 +1,4 @@
-//! A daemon's answers, for the tests of what is shown of them.
+//! Responses of a daemon, for tests of the output.
 
 use serde_json::json;
 
@@ -6,9 +6,11 @@ use crate::api::{PeerInfo, Status};
 use crate::book::PeerState;
 use crate::clock::Time;
 
-pub const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
+/// Onion name of 62 characters.
+pub(super) const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
 
-pub fn row(host: &str, state: PeerState, last_success: Option<Time>) -> PeerInfo {
+/// Returns a peer with typical values.
+pub(super) fn row(host: &str, state: PeerState, last_success: Option<Time>) -> PeerInfo {
     PeerInfo {
         host: host.to_owned(),
         state,
@@ -38,12 +40,12 @@ pub fn row(host: &str, state: PeerState, last_success: Option<Time>) -> PeerInfo
     }
 }
 
-/// A daemon to which nothing is foreign.
-pub fn status() -> Status {
+/// Returns a status with every optional field set.
+pub(super) fn status() -> Status {
     let tor_source =
         json!({ "kind": "socks", "addresses": ["127.0.0.1:9050"], "until": null, "clearnet": "onion_only" });
     let onion_error = json!({ "stage": "launch", "reason": "its key can't be read" });
-    let callers = json!({
+    let clients = json!({
         "open_sessions": 2, "sessions": 40, "sessions_onion": 3, "requests": 99, "forwarded_requests": 0,
         "backend_failures": 0, "refused_full": 0, "refused_source": 7, "refused_banned": 0, "evicted": 0,
         "failed_handshakes": 0, "delayed_requests": 0, "rate_limited_requests": 3, "rate_limited_bytes": 0,
@@ -79,7 +81,7 @@ pub fn status() -> Status {
         },
         "next_probe": 0,
         "store": { "failing": false, "pending": 0, "batches": 7, "bytes": 90_000 },
-        "clients": callers,
+        "clients": clients,
     });
     serde_json::from_value(all).unwrap()
 }

@@ -1,39 +1,44 @@
-//! The keys about the server that we stand in front of, and what they come to.
+//! The `[backend]` section: upstream of forwarded requests.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use super::{BackendKeys, InvalidValue, ListenConfig, ListenKind, in_range, invalid, own_address};
+use super::{BackendSection, InvalidValue, ListenConfig, ListenKind, in_range, invalid, own_address};
 use crate::backend::{BackendTarget, UpstreamAddr};
 use crate::peer::{Host, Ports};
 use crate::route::RoutingPolicy;
 
-/// The server that we stand in front of, if there is one.
+/// Resolved `[backend]` section.
 #[derive(Debug, Clone)]
 pub struct BackendConfig {
+    /// Upstream of forwarded requests. `None`: discovery only.
     pub electrum: Option<BackendTarget>,
-    /// Whether peers carry the sessions of callers of public listeners, too.
-    pub public: bool,
-    /// How long a caller's line for it may be.
-    pub line_bytes: usize,
+    /// Whether peers also serve clients of listeners that are not on loopback.
+    pub serve_public: bool,
+    /// Longest line of a client for the backend, in bytes.
+    pub max_line_bytes: usize,
 }
 
-/// Holds the longest transaction that nodes relay, twice over, in hexadecimal digits, and then some.
-const LINE_BYTES: usize = 5_000_000;
+/// Default length of a client's line for the backend, in bytes.
+///
+/// Nodes relay transactions of at most 400,000 weight units, which are at most 800,000 hexadecimal digits.
+const DEFAULT_MAX_LINE_BYTES: usize = 5_000_000;
 
 impl BackendConfig {
-    /// Whether who calls here gets to the server behind us. Peers have not asked for the whole world's wallets.
+    /// Returns whether the backend serves clients of a listener.
+    ///
+    /// Peers serve only local and onion clients unless `serve_public` is set, since public wallets would load them.
     pub fn grants_backend(&self, kind: ListenKind, address: SocketAddr) -> bool {
         match self.electrum {
             None => false,
             Some(BackendTarget::Server(_)) => true,
-            Some(BackendTarget::Peers) => self.public || kind == ListenKind::Onion || address.ip().is_loopback(),
+            Some(BackendTarget::Peers) => self.serve_public || kind == ListenKind::Onion || address.ip().is_loopback(),
         }
     }
 
-    /// Rejects a backend address at which Waypost itself answers.
+    /// Rejects a backend address that belongs to Waypost itself.
     ///
-    /// A name that only the resolver knows is looked up when the daemon starts.
+    /// Names that need a resolver are checked when the daemon starts.
     pub fn check_not_self(
         &self,
         listening: &ListenConfig,
@@ -75,27 +80,29 @@ impl BackendConfig {
         Ok(())
     }
 
-    /// Whether there is a server whose operator wants it known.
-    pub fn is_ours(&self) -> bool {
+    /// Returns whether the backend is a single server, not the peers.
+    pub fn is_server(&self) -> bool {
         matches!(self.electrum, Some(BackendTarget::Server(_)))
     }
 }
 
-pub fn resolve(keys: &BackendKeys, routing: RoutingPolicy) -> Result<BackendConfig, InvalidValue> {
-    let electrum = keys.electrum.clone();
+/// Fills in defaults and checks the section.
+pub(super) fn resolve(section: &mut BackendSection, routing: RoutingPolicy) -> Result<BackendConfig, InvalidValue> {
+    let electrum = section.electrum.clone();
     if let Some(BackendTarget::Server(address)) = &electrum
         && routing == RoutingPolicy::TorOnly
         && !is_local(address)
     {
-        let reason = "with tor.only it must be a unix socket, or an address of this machine or a private network, \
-                   as nothing may leave past Tor";
+        let reason = "tor.only needs a Unix socket, or an address of this machine or of a private network";
         return Err(invalid("backend.electrum", reason.to_owned()));
     }
-    let line_bytes = in_range("backend.max_line_bytes", keys.max_line_bytes, LINE_BYTES, 16_384..=32_000_000)?;
-    Ok(BackendConfig { electrum, public: keys.serve_public.unwrap_or(false), line_bytes })
+    let max_line_bytes = &mut section.max_line_bytes;
+    let max_line_bytes =
+        in_range("backend.max_line_bytes", max_line_bytes, DEFAULT_MAX_LINE_BYTES, 16_384..=32_000_000)?;
+    Ok(BackendConfig { electrum, serve_public: *section.serve_public.get_or_insert(false), max_line_bytes })
 }
 
-/// Whether it is reached without a packet on the internet, or a question for a name.
+/// Returns whether connections need neither name resolution nor packets on the Internet.
 fn is_local(address: &UpstreamAddr) -> bool {
     match address {
         UpstreamAddr::Unix(_) => true,

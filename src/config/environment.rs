@@ -1,17 +1,17 @@
-//! Environment variables: which of them are settings, and how one is read.
+//! Environment variables that set configuration keys.
 
 use super::{ConfigFile, key_types};
 
-/// Prefix of the environment variables that set a key: `WAYPOST_TOR__MODE` is `tor.mode`.
+/// Prefix of the variables that set a key: `WAYPOST_TOR__MODE` is `tor.mode`.
 pub const PREFIX: &str = "WAYPOST_";
 
-/// Whether Kubernetes sets this variable for a service named `waypost` or `waypost-…`.
+/// Returns whether Kubernetes sets this variable for a service named `waypost` or `waypost-…`.
 ///
-/// A key has `__` or is a table or top-level key, and no name of these looks like one below. `…_PORT` alone could be a
-/// key whose second underscore is missing, but Kubernetes gives it a URL for value.
-pub fn is_of_kubernetes(name: &str, value: &str) -> bool {
+/// Keys contain `__` or are top-level names, and none of them matches. `…_PORT` may also be a misspelt key, so it
+/// counts only with a URL as value, which Kubernetes sets.
+pub(super) fn is_of_kubernetes(name: &str, value: &str) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX).filter(|rest| !rest.contains("__")) else { return false };
-    // As if it stood after the name of a service, which may be "waypost" itself.
+    // The service may be named "waypost" itself, so the rest gets the separator back.
     let rest = format!("_{rest}");
     let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     rest.ends_with("_SERVICE_HOST")
@@ -21,7 +21,7 @@ pub fn is_of_kubernetes(name: &str, value: &str) -> bool {
         || is_port_of_protocol(&rest)
 }
 
-/// Whether a name ends in `_PORT_50001_TCP`, or in that with `_PROTO`, `_PORT` or `_ADDR`.
+/// Returns whether a name ends in `_PORT_50001_TCP`, optionally with `_PROTO`, `_PORT` or `_ADDR`.
 fn is_port_of_protocol(name: &str) -> bool {
     let name = ["_PROTO", "_PORT", "_ADDR"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
     let without_protocol = ["_TCP", "_UDP", "_SCTP"].iter().find_map(|end| name.strip_suffix(end));
@@ -29,12 +29,12 @@ fn is_port_of_protocol(name: &str) -> bool {
     port.is_some_and(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Reads a single key as if it stood in a file. Its value may be written as TOML, or as bare text.
-pub fn read(name: &str, key: &str, value: &str) -> Result<ConfigFile, String> {
+/// Parses the value of a single key, which is TOML or bare text.
+pub(super) fn read(name: &str, key: &str, value: &str) -> Result<ConfigFile, String> {
     let known =
         key.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
     if !known {
-        return Err("no key has such a name".to_owned());
+        return Err("no key has this name".to_owned());
     }
     let parse = |value: &str| {
         let text = format!("{key} = {value}");
@@ -45,13 +45,15 @@ pub fn read(name: &str, key: &str, value: &str) -> Result<ConfigFile, String> {
     let quoted = toml::Value::String(value.to_owned()).to_string();
     match parse(value) {
         Ok(raw) => Ok(raw),
-        // A bare number may still be meant as a text, a list hardly.
+        // A bare number may be meant as text. A list, table or quoted text is TOML.
         Err(error) if is_toml && value.starts_with(['[', '{', '"']) => Err(error),
         Err(_) => parse(&quoted),
     }
 }
 
-/// An example as a shell or a unit file takes it. A whole table's variable has no example of its own.
+/// Writes an example as an assignment for a shell or unit file.
+///
+/// The example of a key inside a table's variable names the variable of that key.
 fn as_variable(name: &str, key: &str, example: &str) -> String {
     let variable = format!("{PREFIX}{}", key.to_ascii_uppercase().replace('.', "__"));
     let name = if variable == name { name } else { &variable };
@@ -67,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_of_kubernetes_services_are_recognised() {
+    fn kubernetes_service_variables_are_recognised() {
         for (name, value) in [
             ("WAYPOST_SERVICE_HOST", "10.0.0.7"),
             ("WAYPOST_SERVICE_PORT", "50001"),
@@ -88,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn misspelt_keys_are_not_taken_for_kubernetes() {
+    fn misspelt_keys_are_not_kubernetes_variables() {
         for (name, value) in [
             ("WAYPOST_NETWROK", "bitcoin"),
             ("WAYPOST_IDENTITY_TCP_PORT", "50001"),

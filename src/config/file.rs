@@ -1,4 +1,4 @@
-//! Keys of the configuration file. Every key is optional; its doc is its text in the configuration reference.
+//! Keys of the configuration file. The doc of each key is its text in the reference.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -9,9 +9,13 @@ use super::{HumanDuration, PageAddress};
 use crate::backend::BackendTarget;
 use crate::network::Network;
 use crate::peer::{Endpoint, Host, Port};
+use crate::secret::Secret;
 use crate::tor::Mode;
 
-/// Declares a section of optional keys, its reference text, and how it is merged with another.
+/// Keys, each with its text in the configuration reference.
+pub(super) type Keys = &'static [(&'static str, &'static str)];
+
+/// Declares a section of optional keys with its reference text.
 macro_rules! config_section {
     ($(#[doc = $doc:literal])* $name:ident { $($(#[doc = $field_doc:literal])* $field:ident: $type:ty,)* }) => {
         $(#[doc = $doc])*
@@ -26,10 +30,9 @@ macro_rules! config_section {
             pub(super) const DOC: &'static str = concat!($($doc),*);
 
             /// Keys of the section, each with its text in the configuration reference.
-            pub(super) const KEYS: &'static [(&'static str, &'static str)] =
-                &[$((stringify!($field), concat!($($field_doc),*)),)*];
+            pub(super) const KEYS: Keys = &[$((stringify!($field), concat!($($field_doc),*)),)*];
 
-            /// Returns this section with every key that `over` sets taken from there.
+            /// Returns this section, overridden by the keys that `over` sets.
             pub fn merged(self, over: $name) -> $name {
                 $name { $($field: over.$field.or(self.$field),)* }
             }
@@ -37,31 +40,66 @@ macro_rules! config_section {
     };
 }
 
-/// Content of a configuration file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ConfigFile {
-    /// The chain whose servers are looked for. Default: bitcoin.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub network: Option<Network>,
-    /// Where the book and the control socket are kept. Default: $XDG_DATA_HOME/waypost for bitcoin, and a directory
-    /// with the chain's name below it for other chains.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data_dir: Option<PathBuf>,
-    pub listen: Listen,
-    pub identity: IdentityKeys,
-    pub tor: Tor,
-    pub discovery: Discovery,
-    pub backend: BackendKeys,
-    pub irc: IrcKeys,
-    pub limits: LimitKeys,
-    pub status: StatusKeys,
-    pub log: Log,
+/// Declares the top level of the file: its own keys, and the sections.
+macro_rules! config_file {
+    (
+        keys { $($(#[doc = $doc:literal])* $key:ident: $type:ty,)* }
+        sections { $($section:ident: $section_type:ident,)* }
+    ) => {
+        /// Content of a configuration file.
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct ConfigFile {
+            $($(#[doc = $doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $key: Option<$type>,)*
+            $(
+                #[doc = concat!("The `[", stringify!($section), "]` section.")]
+                pub $section: $section_type,
+            )*
+        }
+
+        impl ConfigFile {
+            /// Keys outside of sections, each with its text in the configuration reference.
+            pub(super) const KEYS: Keys = &[$((stringify!($key), concat!($($doc),*)),)*];
+
+            /// Name, text and keys of each section, in the order of the configuration reference.
+            pub(super) const SECTIONS: &'static [(&'static str, &'static str, Keys)] =
+                &[$((stringify!($section), $section_type::DOC, $section_type::KEYS),)*];
+
+            /// Returns this configuration, overridden by the keys that `over` sets.
+            pub fn merged(self, over: ConfigFile) -> ConfigFile {
+                ConfigFile {
+                    $($key: over.$key.or(self.$key),)*
+                    $($section: self.$section.merged(over.$section),)*
+                }
+            }
+        }
+    };
+}
+
+config_file! {
+    keys {
+        /// Chain of the servers that Waypost looks for. Default: `bitcoin`.
+        network: Network,
+        /// Directory of the peer database, the keys and the control socket. Default: `$XDG_DATA_HOME/waypost` for
+        /// bitcoin, and a directory below it with the chain's name for other chains.
+        data_dir: PathBuf,
+    }
+    sections {
+        listen: ListenSection,
+        identity: IdentitySection,
+        tor: TorSection,
+        discovery: DiscoverySection,
+        backend: BackendSection,
+        irc: IrcSection,
+        limits: LimitsSection,
+        status: StatusSection,
+        log: LogSection,
+    }
 }
 
 config_section! {
     /// Endpoints for clients.
-    Listen {
+    ListenSection {
         /// Addresses for TCP. Default: `127.0.0.1:50001`.
         tcp: Vec<SocketAddr>,
         /// Addresses for TLS 1.2 and 1.3. Default: none.
@@ -75,8 +113,8 @@ config_section! {
         cert: PathBuf,
         /// PEM file with the private key of `cert`. Default: the key of the self-signed certificate.
         key: PathBuf,
-        /// Whether to serve clients on an onion service of the embedded Tor. Default: true with an embedded
-        /// Tor.
+        /// Whether to serve clients on an onion service of the embedded Tor. With true,
+        /// `tor.mode = "auto"` chooses the embedded Tor. Default: true if the embedded Tor is used.
         onion: bool,
         /// Port of the onion service, embedded or external. Default: the network's usual TCP port.
         onion_port: Port,
@@ -87,7 +125,7 @@ config_section! {
 
 config_section! {
     /// Names under which this node is advertised.
-    IdentityKeys {
+    IdentitySection {
         /// Clearnet name of this node. Needs `tcp_port` or `ssl_port`. Default: none, so the node is not
         /// advertised on clearnet.
         host: Host,
@@ -101,7 +139,8 @@ config_section! {
         /// Onion service that an external Tor runs for this node. The embedded service needs no entry. Default:
         /// none.
         onion_host: Host,
-        /// Whether to announce this node to peers that do not list it. Default: true with a backend server.
+        /// Whether to announce this node to peers that do not list it. True is an error with
+        /// `backend.electrum = "peers"`. Default: true with a backend server.
         announce: bool,
         /// Whether clients of the clearnet name may learn the onion name, and the reverse. Default: false.
         link_identities: bool,
@@ -114,7 +153,7 @@ config_section! {
 
 config_section! {
     /// Route to onion peers.
-    Tor {
+    TorSection {
         /// `auto` uses a Tor on a SOCKS port if one answers, and otherwise the embedded one. Default: `auto`.
         mode: Mode,
         /// SOCKS address of an external Tor. Default: `127.0.0.1:9050`, then `127.0.0.1:9150`.
@@ -128,7 +167,7 @@ config_section! {
 
 config_section! {
     /// Search for peers, and how long they are kept.
-    Discovery {
+    DiscoverySection {
         /// Peers to start with, each as a real name: host, then `s` and the TLS port, `t` and the TCP port.
         /// Default: the built-in seeds of the network.
         seeds: Vec<String>,
@@ -137,9 +176,10 @@ config_section! {
         /// Longest time since the last success for a peer to be advertised. From 1s to 3650d. Default: 24h.
         max_age: HumanDuration,
         /// Time without success after which a peer is removed. Only time during which its path worked counts.
-        /// Not below `max_age`. Default: 14d.
+        /// From 1s to 3650d, not below `max_age`. Default: 14d.
         expire_after: HumanDuration,
-        /// Delay after the first failure. It doubles, with jitter, up to `recheck_interval`. Default: 5m.
+        /// Delay after the first failure. It doubles, with jitter, up to `recheck_interval`. From 1s to 3650d, not
+        /// above `recheck_interval`. Default: 5m.
         initial_retry: HumanDuration,
         /// Number of onion peers in a list while Tor is unavailable. From 0 to 50. Default: 3.
         fallback_onions: usize,
@@ -157,11 +197,12 @@ config_section! {
 
 config_section! {
     /// Upstream for all requests other than discovery.
-    BackendKeys {
+    BackendSection {
         /// Electrum server as `tcp://HOST:PORT`, `tls://HOST:PORT` or `unix:PATH`. With `peers`, verified peers
         /// serve each session. Default: none.
         electrum: BackendTarget,
-        /// With `peers`: whether to serve clients of listeners that are not on loopback. Default: false.
+        /// With `peers`: whether to serve clients of listeners that are not on loopback. Onion clients are always
+        /// served. Default: false.
         serve_public: bool,
         /// Longest line of a client for the backend, in bytes. From 16384 to 32000000. Default: 5000000.
         max_line_bytes: usize,
@@ -171,55 +212,61 @@ config_section! {
 config_section! {
     /// Visits to an IRC channel, for servers that advertise themselves only there. Many IRC networks forbid
     /// bots without permission: ask first.
-    IrcKeys {
+    IrcSection {
         /// Whether to visit the channel. Default: false.
         enabled: bool,
         /// IRC server. Default: `irc.libera.chat:6697`.
         server: Endpoint,
-        /// Channel to join. Default: `#electrum`.
+        /// Channel to join. It begins with `#`, `&`, `+` or `!` and has at most 50 bytes. Default: `#electrum`.
         channel: String,
-        /// Prefix of the servers' nicks. Default: `E_` for bitcoin, `ET_` for test networks.
+        /// Prefix of the servers' nicks, from 1 to 5 bytes. Default: `E_` for bitcoin, `ET_` for other chains.
         nick_prefix: String,
         /// Time between two visits. From 10m to 365d. Default: 6h.
         interval: HumanDuration,
-        /// Whether to connect with TLS. Default: true.
+        /// Whether to connect with TLS. False is an error through Tor, except with an onion service. Default: true.
         tls: bool,
-        /// Whether to connect through Tor. Onion services always are. Default: the value of `tor.only`.
+        /// Whether to connect through Tor. With `tor.only` or an onion service as `server`, Tor is always used, and
+        /// false has no effect. Default: false.
         tor: bool,
-        /// SHA-256 of the public key of the server's certificate, in hex. Default: none; with a password, a
-        /// certificate authority must then vouch for the server.
+        /// SHA-256 of the public key of the server's certificate, in hex. Needs `tls`. Default: none; with a
+        /// password, the server then needs a certificate from a certificate authority.
         key: String,
         /// Whether to stay in the channel and query servers that join later. Default: false.
         persistent: bool,
-        /// Password of the server. Default: none.
-        password: String,
+        /// Password of the server. Needs `tls`. Default: none.
+        password: Secret,
         /// Account for SASL PLAIN. Needs `sasl_password`. Default: none.
         sasl_user: String,
-        /// Password of the account for SASL PLAIN. Default: none.
-        sasl_password: String,
-        /// Whether to use a server's nick with `identity.host` as real name. Needs `persistent`. Default:
-        /// false.
+        /// Password of the account for SASL PLAIN. Needs `tls`. User and password have at most 295 bytes together.
+        /// Default: none.
+        sasl_password: Secret,
+        /// Whether to use a server's nick with `identity.host` as real name. Needs `persistent` and
+        /// `identity.host`. True is an error with `backend.electrum = "peers"`. Default: false.
         advertise: bool,
     }
 }
 
 config_section! {
     /// Limits for clients. A source is an IPv4 /24, an IPv6 /48, or a circuit of the onion service.
-    LimitKeys {
+    LimitsSection {
         /// Sessions at once, of all listeners. From 1 to 1000000. Default: 10000.
         max_sessions: usize,
-        /// Sessions of one source at once. Default: 50.
+        /// Sessions of one source at once. From 1 to 1000000. Default: 50.
         sessions_per_source: usize,
-        /// Requests per second of one session, with bursts of three times as many. Default: 25.
+        /// Requests per second of one session, with bursts of three times as many. From 1 to 1000000000.
+        /// Default: 25.
         requests_per_second: u32,
         /// Requests per second of one source, with bursts of three times as many. A new session counts as a
-        /// request. Default: 25.
+        /// request. From 1 to 1000000000. Default: 25.
         source_requests_per_second: u32,
-        /// Bytes of requests per second of one source, with bursts of three times as many. Default: 65536.
+        /// Bytes of requests per second of one source, with bursts of three times as many. From 16384 to
+        /// 1000000000. Default: 65536.
         bytes_in_per_second: u32,
-        /// Bytes of responses per second to one source, with bursts of three times as many. Default: 1048576.
+        /// Bytes of responses per second to one source, with bursts of three times as many. From 524288 to
+        /// 1000000000. Default: 1048576.
         bytes_out_per_second: u32,
-        /// Requests per second of one source to the backend, with bursts of three times as many. Default: 300.
+        /// Requests per second of one source to the backend, with bursts of three times as many. From 1 to
+        /// 1000000000. Default: 300.
         forwarded_requests_per_second: u32,
         /// Requests in one batch. From 1 to 256. Default: 64.
         max_batch: usize,
@@ -235,7 +282,7 @@ config_section! {
 
 config_section! {
     /// Status page for the operator, with `/metrics` and `/healthz`.
-    StatusKeys {
+    StatusSection {
         /// Address of the page, or `off`. The page shows all own names and peers. Default: `127.0.0.1:4280`.
         listen: PageAddress,
         /// Host names that browsers may use for the page, besides `localhost` and IP addresses. Default: none.
@@ -247,7 +294,7 @@ config_section! {
 
 config_section! {
     /// Log on standard error.
-    Log {
+    LogSection {
         /// `error`, `warn`, `info`, `debug`, `trace` or `off`, or directives such as
         /// `info,waypost::dial=debug`. Default: `info`.
         level: String,
@@ -256,29 +303,13 @@ config_section! {
     }
 }
 
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
+    /// Text for people, the default.
     #[default]
     Text,
+    /// One JSON object per line.
     Json,
-}
-
-impl ConfigFile {
-    /// Returns this configuration with every key that `over` sets taken from there.
-    pub fn merged(self, over: ConfigFile) -> ConfigFile {
-        ConfigFile {
-            network: over.network.or(self.network),
-            data_dir: over.data_dir.or(self.data_dir),
-            listen: self.listen.merged(over.listen),
-            identity: self.identity.merged(over.identity),
-            tor: self.tor.merged(over.tor),
-            discovery: self.discovery.merged(over.discovery),
-            backend: self.backend.merged(over.backend),
-            irc: self.irc.merged(over.irc),
-            limits: self.limits.merged(over.limits),
-            status: self.status.merged(over.status),
-            log: self.log.merged(over.log),
-        }
-    }
 }

@@ -1,17 +1,15 @@
-//! The files that a configuration names, read as the daemon reads them.
-
-use std::path::Path;
+//! Checks of the files that a configuration names.
 
 use super::{Config, InvalidValue, ListenKind, invalid};
 use crate::ban_list::Bans;
 use crate::server::{CertificateError, CertificateSource};
 
 impl Config {
-    /// Reads the files that the configuration names; Arti's settings were read with the keys.
+    /// Reads the ban file, certificate and key that the configuration names.
     ///
-    /// Files that Waypost creates when they are missing are read only if they exist.
+    /// Files that Waypost creates itself are read only if they exist. `tor.arti_config` is read by `resolve`.
     pub fn check_files(&self) -> Result<(), InvalidValue> {
-        check_bans(&self.ban_path(), self.ban_file.is_some())?;
+        self.check_bans()?;
         let certificate = &self.listen.certificate;
         let is_checked = match certificate {
             CertificateSource::Configured { .. } => true,
@@ -26,22 +24,23 @@ impl Config {
         }
         Ok(())
     }
-}
 
-fn check_bans(path: &Path, is_named: bool) -> Result<(), InvalidValue> {
-    let failed = |reason: &dyn std::fmt::Display| {
-        let advice = if is_named { "correct the file, or name another" } else { "correct the file" };
-        invalid("discovery.ban_file", format!("{}: {reason}; {advice}", path.display()))
-    };
-    match std::fs::read_to_string(path) {
-        Ok(text) => Bans::parse(&text).map(drop).map_err(|error| failed(&error)),
-        // The default file need not exist, and what is wrong with the data directory is reported as such.
-        Err(_) if !is_named => Ok(()),
-        Err(error) => Err(failed(&error)),
+    fn check_bans(&self) -> Result<(), InvalidValue> {
+        let (path, is_configured) = (self.ban_path(), self.ban_file.is_some());
+        let failed = |reason: &dyn std::fmt::Display| {
+            let advice = if is_configured { "correct the file or name another" } else { "correct the file" };
+            invalid("discovery.ban_file", format!("{}: {reason}; {advice}", path.display()))
+        };
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Bans::parse(&text).map(drop).map_err(|error| failed(&error)),
+            // The default file is optional. A faulty data directory is reported at the start.
+            Err(_) if !is_configured => Ok(()),
+            Err(error) => Err(failed(&error)),
+        }
     }
 }
 
-/// The key that names the file at fault.
+/// Returns the key that names the unusable file.
 fn key_of(error: &CertificateError, files: &CertificateSource) -> &'static str {
     let [certificate, _] = files.paths();
     match error {

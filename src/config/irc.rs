@@ -1,156 +1,176 @@
-//! The keys about IRC, and what they come to.
+//! The `[irc]` section: visits to an IRC channel.
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use std::path::Path;
 use std::time::Duration;
 
-use super::{HumanDuration, InvalidValue, IrcKeys, invalid};
+use super::{BackendConfig, HumanDuration, InvalidValue, IrcSection, TorConfig, invalid};
+use crate::backend::BackendTarget;
+use crate::connect::KeyHash;
 use crate::electrum::identity::Identity;
 use crate::electrum::irc::{DEFAULT_REALNAME_LIMIT, IrcVisitConfig};
 use crate::irc_discovery::IrcConfig;
 use crate::network::Network;
-use crate::peer::{Endpoint, RealName};
+use crate::peer::RealName;
 use crate::route::RoutingPolicy;
+use crate::secret::Secret;
+use crate::tor::Mode;
 
-/// What is visited where nothing else is set.
-const SERVER: &str = "irc.libera.chat:6697";
-const CHANNEL: &str = "#electrum";
+/// Default server.
+const DEFAULT_SERVER: &str = "irc.libera.chat:6697";
 
-/// Once a visit to a channel may not become a habit.
-const SHORTEST_INTERVAL: Duration = Duration::from_mins(10);
-const INTERVAL: Duration = Duration::from_hours(6);
+/// Default channel.
+const DEFAULT_CHANNEL: &str = "#electrum";
 
-/// Longest interval. Computations with it must not overflow.
-const LONGEST_INTERVAL: Duration = Duration::from_hours(24 * 365);
+/// Shortest interval between visits, so that they do not burden the network.
+const MIN_INTERVAL: Duration = Duration::from_mins(10);
 
-/// SASL's answer must take less than 400 characters in base64: so many would need another line.
-const LONGEST_LOGIN: usize = 295;
+/// Default interval between visits.
+const DEFAULT_INTERVAL: Duration = Duration::from_hours(6);
 
-pub fn resolve(
-    keys: IrcKeys,
-    identity: &Identity,
-    fronts_peers: bool,
-    routing: RoutingPolicy,
-    tor_is_off: bool,
-    data_dir: &Path,
-) -> Result<Option<IrcConfig>, InvalidValue> {
-    if !keys.enabled.unwrap_or(false) {
+/// Longest interval between visits. Computations with it must not overflow.
+const MAX_INTERVAL: Duration = Duration::from_hours(24 * 365);
+
+/// Longest user and password for SASL, in bytes together.
+///
+/// The response in base64 must have fewer than 400 characters, since longer ones are split (IRCv3 SASL). It contains
+/// two NUL bytes.
+const MAX_LOGIN_BYTES: usize = 295;
+
+/// Values of other sections that `resolve` needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct IrcInputs<'a> {
+    pub identity: &'a Identity,
+    pub backend: &'a BackendConfig,
+    pub tor: &'a TorConfig,
+    pub data_dir: &'a Path,
+}
+
+/// Fills in defaults and checks the section. Returns `None` if visits are disabled.
+pub(super) fn resolve(section: &mut IrcSection, inputs: IrcInputs<'_>) -> Result<Option<IrcConfig>, InvalidValue> {
+    if !section.enabled.unwrap_or(false) {
+        *section = IrcSection { enabled: Some(false), ..IrcSection::default() };
         return Ok(None);
     }
-    let usual = || SERVER.parse().map_err(|_| invalid("irc.server", "set it".to_owned()));
-    let server: Endpoint = keys.server.map_or_else(usual, Ok)?;
-    let tls = keys.tls.unwrap_or(true);
-    let tor = keys.tor.unwrap_or(false) || routing == RoutingPolicy::TorOnly || server.host.is_onion();
-    if tor && tor_is_off {
-        let key = if server.host.is_onion() { "irc.server" } else { "irc.tor" };
-        return Err(invalid(key, "without Tor (tor.mode = \"off\") it can't be reached".to_owned()));
+    let IrcInputs { identity, tor, .. } = inputs;
+    let server = match &section.server {
+        Some(server) => server.clone(),
+        None => DEFAULT_SERVER.parse().map_err(|_| invalid("irc.server", "no default; set a server".to_owned()))?,
+    };
+    section.server = Some(server.clone());
+    let (is_onion, tls) = (server.host.is_onion(), *section.tls.get_or_insert(true));
+    let through_tor = section.tor.unwrap_or(false) || tor.routing == RoutingPolicy::TorOnly || is_onion;
+    section.tor = Some(through_tor);
+    if through_tor && tor.settings.mode == Mode::Off {
+        let key = if is_onion { "irc.server" } else { "irc.tor" };
+        return Err(invalid(key, "needs Tor, but tor.mode is \"off\"".to_owned()));
     }
-    if tor && !tls && !server.host.is_onion() {
-        let reason = "through Tor it must be true: an exit reads, and may alter, what isn't encrypted";
+    if through_tor && !tls && !is_onion {
+        let reason = "must be true with Tor: an exit can read and alter unencrypted traffic";
         return Err(invalid("irc.tls", reason.to_owned()));
     }
-    let channel = keys.channel.unwrap_or_else(|| CHANNEL.to_owned());
+    let channel = section.channel.get_or_insert_with(|| DEFAULT_CHANNEL.to_owned()).clone();
     if !channel.starts_with(['#', '&', '+', '!']) || !is_word(&channel, 50) {
-        return Err(invalid("irc.channel", "expected a channel's name, as #electrum".to_owned()));
+        let reason = "expected the name of a channel, such as #electrum, of at most 50 bytes";
+        return Err(invalid("irc.channel", reason.to_owned()));
     }
-    let usual = if identity.network == Network::Bitcoin { "E_" } else { "ET_" };
-    let nick_prefix = keys.nick_prefix.unwrap_or_else(|| usual.to_owned());
+    let default_prefix = if identity.network == Network::Bitcoin { "E_" } else { "ET_" };
+    let nick_prefix = section.nick_prefix.get_or_insert_with(|| default_prefix.to_owned()).clone();
     if !is_word(&nick_prefix, 5) {
         return Err(invalid("irc.nick_prefix", "expected one to five characters of a nick".to_owned()));
     }
-    let HumanDuration(interval) = keys.interval.unwrap_or(HumanDuration(INTERVAL));
-    if interval < SHORTEST_INTERVAL {
-        return Err(invalid("irc.interval", "must not be shorter than 10m: we are guests there".to_owned()));
+    let HumanDuration(interval) = *section.interval.get_or_insert(HumanDuration(DEFAULT_INTERVAL));
+    if interval < MIN_INTERVAL {
+        let reason = "must be at least 10m, so that visits do not burden the network";
+        return Err(invalid("irc.interval", reason.to_owned()));
     }
-    if interval > LONGEST_INTERVAL {
-        return Err(invalid(
-            "irc.interval",
-            "must not be longer than 365d; leave irc.enabled out for never".to_owned(),
-        ));
+    if interval > MAX_INTERVAL {
+        return Err(invalid("irc.interval", "must be at most 365d; to disable visits, remove irc.enabled".to_owned()));
     }
-    let sasl = match (keys.sasl_user, keys.sasl_password) {
-        (Some(user), Some(password)) => Some((user, password)),
+    let sasl = resolve_login(section, tls)?;
+    let key = resolve_key(section, tls)?;
+    let stay = *section.persistent.get_or_insert(false);
+    let advertise = section.advertise.get_or_insert(false).then(|| real_name(section, inputs)).transpose()?;
+    let plan = IrcVisitConfig {
+        channel,
+        nick_prefix,
+        password: section.password.clone(),
+        sasl,
+        advertise,
+        stay,
+        default_ports: identity.network.default_ports(),
+    };
+    let visit_file = inputs.data_dir.join("irc-visit");
+    Ok(Some(IrcConfig { server, tls, tor: through_tor, interval, plan, key, visit_file }))
+}
+
+/// Checks the passwords, and returns the user and password for SASL.
+fn resolve_login(section: &IrcSection, tls: bool) -> Result<Option<(String, Secret)>, InvalidValue> {
+    let sasl = match (&section.sasl_user, &section.sasl_password) {
+        (Some(user), Some(password)) => Some((user.clone(), password.clone())),
         (None, None) => None,
-        (Some(_), None) => return Err(invalid("irc.sasl_password", "set it together with irc.sasl_user".to_owned())),
-        (None, Some(_)) => return Err(invalid("irc.sasl_user", "set it together with irc.sasl_password".to_owned())),
-    };
-    if sasl.as_ref().is_some_and(|(user, password)| user.len() + password.len() > LONGEST_LOGIN) {
-        return Err(invalid("irc.sasl_password", format!("with the user it must not be longer than {LONGEST_LOGIN}")));
-    }
-    for (key, password) in
-        [("irc.password", keys.password.as_deref()), ("irc.sasl_password", sasl.as_ref().map(|sasl| sasl.1.as_str()))]
-    {
-        if password.is_some() && !tls {
-            return Err(invalid(key, "needs irc.tls, or everybody on the way would read it".to_owned()));
+        (Some(_), None) => {
+            return Err(invalid("irc.sasl_password", "missing; set it together with irc.sasl_user".to_owned()));
         }
-        if password.is_some_and(|password| password.contains(['\r', '\n', '\0'])) {
-            return Err(invalid(key, "must be one line".to_owned()));
+        (None, Some(_)) => {
+            return Err(invalid("irc.sasl_user", "missing; set it together with irc.sasl_password".to_owned()));
+        }
+    };
+    if sasl.as_ref().is_some_and(|(user, password)| user.len() + password.expose().len() > MAX_LOGIN_BYTES) {
+        let reason = format!("user and password must have at most {MAX_LOGIN_BYTES} bytes together");
+        return Err(invalid("irc.sasl_password", reason));
+    }
+    for (key, password) in [("irc.password", &section.password), ("irc.sasl_password", &section.sasl_password)] {
+        let Some(password) = password else { continue };
+        if !tls {
+            return Err(invalid(key, "needs irc.tls, since a password must not be sent unencrypted".to_owned()));
+        }
+        if password.expose().contains(['\r', '\n', '\0']) {
+            return Err(invalid(key, "must be a single line".to_owned()));
         }
     }
-    let as_key = |text: String| HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?.try_into().ok();
-    let key = match keys.key.map(as_key) {
-        None => None,
-        Some(Some(_)) if !tls => return Err(invalid("irc.key", "needs irc.tls".to_owned())),
-        Some(Some(key)) => Some(key),
-        Some(None) => return Err(invalid("irc.key", "expected a SHA-256, in 64 hexadecimal digits".to_owned())),
-    };
-    let stay = keys.persistent.unwrap_or(false);
-    let advertise = keys.advertise.unwrap_or(false).then(|| advertised(identity, fronts_peers, stay)).transpose()?;
-    let default_ports = identity.network.default_ports();
-    let plan = IrcVisitConfig { channel, nick_prefix, password: keys.password, sasl, advertise, stay, default_ports };
-    Ok(Some(IrcConfig { server, tls, tor, interval, plan, key, visit_file: data_dir.join("irc-visit") }))
+    Ok(sasl)
 }
 
-/// The same as keys.
-pub fn keys(settings: Option<&IrcConfig>) -> IrcKeys {
-    let Some(IrcConfig { server, tls, tor, interval, plan, key, .. }) = settings else {
-        return IrcKeys { enabled: Some(false), ..IrcKeys::default() };
-    };
-    IrcKeys {
-        enabled: Some(true),
-        server: Some(server.clone()),
-        channel: Some(plan.channel.clone()),
-        nick_prefix: Some(plan.nick_prefix.clone()),
-        interval: Some(HumanDuration(*interval)),
-        tls: Some(*tls),
-        tor: Some(*tor),
-        key: key.map(|bytes| HEXLOWER.encode(&bytes)),
-        persistent: Some(plan.stay),
-        password: plan.password.clone(),
-        sasl_user: plan.sasl.as_ref().map(|(user, _)| user.clone()),
-        sasl_password: plan.sasl.as_ref().map(|(_, password)| password.clone()),
-        advertise: Some(plan.advertise.is_some()),
+/// Checks the pinned TLS key of the server, and writes it in lower case.
+fn resolve_key(section: &mut IrcSection, tls: bool) -> Result<Option<KeyHash>, InvalidValue> {
+    let Some(text) = &section.key else { return Ok(None) };
+    let key: Option<KeyHash> = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+    match key {
+        Some(_) if !tls => Err(invalid("irc.key", "needs irc.tls".to_owned())),
+        Some(key) => {
+            section.key = Some(HEXLOWER.encode(&key));
+            Ok(Some(key))
+        }
+        None => Err(invalid("irc.key", "expected a SHA-256 in 64 hexadecimal digits".to_owned())),
     }
 }
 
-/// Our own real name, if it fits into what IRC has room for.
-fn advertised(identity: &Identity, fronts_peers: bool, stay: bool) -> Result<RealName, InvalidValue> {
-    let (host, ports) = identity.clearnet.clone().ok_or_else(|| {
-        invalid("irc.advertise", "set identity.host as well; an onion name is longer than IRC has room for".to_owned())
+/// Returns the real name that advertises this node.
+fn real_name(section: &IrcSection, inputs: IrcInputs<'_>) -> Result<RealName, InvalidValue> {
+    let (host, ports) = inputs.identity.clearnet.clone().ok_or_else(|| {
+        invalid("irc.advertise", "needs identity.host; onion names are too long for IRC real names".to_owned())
     })?;
-    if fronts_peers {
-        let reason = "with backend.electrum = \"peers\" there is no own server to find";
+    if inputs.backend.electrum == Some(BackendTarget::Peers) {
+        let reason = "not possible with backend.electrum = \"peers\", which offers no server to others";
         return Err(invalid("irc.advertise", reason.to_owned()));
     }
-    if !stay {
-        return Err(invalid(
-            "irc.advertise",
-            "set irc.persistent as well: who leaves at once is seen by nobody".to_owned(),
-        ));
+    if section.persistent != Some(true) {
+        return Err(invalid("irc.advertise", "needs irc.persistent: a short visit is not seen by others".to_owned()));
     }
-    let name = identity.listed(&host, ports, None).name;
+    let name = inputs.identity.listed(&host, ports, None).name;
     let length = name.to_string().len();
     if length >= DEFAULT_REALNAME_LIMIT {
-        let reason = format!(
-            "\"{name}\" has {length} characters, of which most servers keep {DEFAULT_REALNAME_LIMIT}: too many"
-        );
+        let reason =
+            format!("\"{name}\" has {length} characters; most servers truncate real names to {DEFAULT_REALNAME_LIMIT}");
         return Err(invalid("irc.advertise", reason));
     }
     Ok(name)
 }
 
-fn is_word(text: &str, longest: usize) -> bool {
+/// Returns whether a text is a single IRC parameter of at most `max_bytes`.
+fn is_word(text: &str, max_bytes: usize) -> bool {
     !text.is_empty()
-        && text.len() <= longest
+        && text.len() <= max_bytes
         && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',' && byte != b':')
 }

@@ -1,11 +1,12 @@
-//! What each key takes, for errors about values of the wrong type.
+//! Type and example of each key, for error messages and the reference.
 
 use toml::de::{DeTable, DeValue};
 
 use super::renamed_keys;
 
-/// Keys that take values of one kind.
+/// Keys whose values have the same type.
 struct Form {
+    /// Description of the type.
     kind: &'static str,
     /// Keys with an example each, in TOML.
     examples: &'static [(&'static str, &'static str)],
@@ -120,13 +121,13 @@ const FORMS: &[Form] = &[
     Form { kind: "text or json", examples: &[("log.format", "\"json\"")] },
 ];
 
-/// Keys whose values are not repeated in messages.
+/// Keys whose values never appear in messages.
 const SECRETS: &[&str] = &["irc.password", "irc.sasl_user", "irc.sasl_password"];
 
-/// Describes a TOML error in one line that names the key and shows an example, which `write` puts down.
+/// Describes a TOML error in one line with the key and an example.
 ///
-/// TOML's own account shows the line that is wrong, with any secret in it.
-pub fn describe(text: &str, error: &toml::de::Error, write: impl Fn(&str, &str) -> String) -> String {
+/// `write` formats the example. The message of `toml` itself would quote the line, which may contain a secret.
+pub(super) fn describe(text: &str, error: &toml::de::Error, write: impl Fn(&str, &str) -> String) -> String {
     let message = error.message().lines().collect::<Vec<_>>().join(", ");
     let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
     if let Some(advice) = unknown.and_then(|name| renamed_keys::advice(name, |key| line_of(text, key).is_some())) {
@@ -143,7 +144,7 @@ pub fn describe(text: &str, error: &toml::de::Error, write: impl Fn(&str, &str) 
         };
     };
     let example = write(&key, example);
-    // What serde expected is the name of a Rust type.
+    // The expectation of serde is the name of a Rust type.
     let cause = message.split(", expected ").next().unwrap_or_default();
     if SECRETS.contains(&key.as_str()) || cause.starts_with("expected ") {
         format!("{key}: expected {kind}, for example {example}")
@@ -152,22 +153,22 @@ pub fn describe(text: &str, error: &toml::de::Error, write: impl Fn(&str, &str) 
     }
 }
 
-/// What a key takes, and an example of it.
-pub fn form_of(key: &str) -> Option<(&'static str, &'static str)> {
+/// Returns the type of a key's value and an example.
+pub(super) fn form_of(key: &str) -> Option<(&'static str, &'static str)> {
     FORMS.iter().find_map(|form| {
         let (_, example) = form.examples.iter().find(|(name, _)| *name == key)?;
         Some((form.kind, *example))
     })
 }
 
-/// An example as it stands in a file, below the header of its table.
-pub fn as_line(key: &str, example: &str) -> String {
+/// Writes an example as a line of a file, below the header of its table.
+pub(super) fn as_line(key: &str, example: &str) -> String {
     let name = key.rsplit('.').next().unwrap_or(key);
     format!("{name} = {example}")
 }
 
-/// The line on which a key's value begins.
-pub fn line_of(text: &str, key: &str) -> Option<usize> {
+/// Returns the line on which a key's value begins.
+pub(super) fn line_of(text: &str, key: &str) -> Option<usize> {
     let document = DeTable::parse(text).ok()?;
     let mut parts = key.split('.');
     let mut value = document.get_ref().get(parts.next()?)?;
@@ -178,22 +179,22 @@ pub fn line_of(text: &str, key: &str) -> Option<usize> {
     Some(before.matches('\n').count() + 1)
 }
 
-/// Finds the key whose value covers this place in the text.
-fn key_at(text: &str, place: usize) -> Option<String> {
+/// Finds the key whose value covers this byte of the text.
+fn key_at(text: &str, offset: usize) -> Option<String> {
     let document = DeTable::parse(text).ok()?;
-    key_in(document.get_ref(), "", place)
+    key_in(document.get_ref(), "", offset)
 }
 
-fn key_in(table: &DeTable<'_>, prefix: &str, place: usize) -> Option<String> {
+fn key_in(table: &DeTable<'_>, prefix: &str, offset: usize) -> Option<String> {
     table.iter().find_map(|(name, value)| {
         let key = format!("{prefix}{}", name.get_ref());
         let inner = match value.get_ref() {
-            DeValue::Table(inner) => key_in(inner, &format!("{key}."), place),
+            DeValue::Table(inner) => key_in(inner, &format!("{key}."), offset),
             _ => None,
         };
-        // A table's own keys are in its span as well, and an unknown one is not its table's fault.
+        // The span of a table contains its keys, so an unknown key must not name the table.
         let is_value = !value.get_ref().is_table() || form_of(&key).is_some();
-        inner.or_else(|| (is_value && value.span().contains(&place)).then_some(key))
+        inner.or_else(|| (is_value && value.span().contains(&offset)).then_some(key))
     })
 }
 
@@ -206,12 +207,11 @@ mod tests {
         toml::from_str(text).map_err(|error| describe(text, &error, as_line))
     }
 
-    /// All keys there are, from what the parser says of one that isn't.
+    /// Lists all keys, from the parser's errors about unknown ones.
     fn all_keys() -> Vec<String> {
         let names = |text: &str| -> Vec<String> {
             let error = parse(text).unwrap_err();
             let list = error.split(", expected ").nth(1).unwrap();
-            // Each name is between two backticks.
             list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
         };
         let mut keys = Vec::new();
@@ -242,11 +242,11 @@ mod tests {
     #[test]
     fn value_of_the_wrong_type_names_key_and_example() {
         for (key, example) in FORMS.iter().flat_map(|form| form.examples) {
-            for wrong in ["[[1]]", "-1.5", "1979-05-27", "{}"] {
-                let written = as_line(key, example);
-                for text in [format!("{key} = {wrong}\n"), format!("\n{key} = [\n  {wrong},\n  {wrong}\n]\n")] {
+            for value in ["[[1]]", "-1.5", "1979-05-27", "{}"] {
+                let line = as_line(key, example);
+                for text in [format!("{key} = {value}\n"), format!("\n{key} = [\n  {value},\n  {value}\n]\n")] {
                     let Err(error) = parse(&text) else { panic!("{text} is accepted") };
-                    assert!(error.starts_with(&format!("{key}: ")) && error.contains(&written), "{text}{error}");
+                    assert!(error.starts_with(&format!("{key}: ")) && error.contains(&line), "{text}{error}");
                 }
             }
         }
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn value_in_place_of_a_table_names_the_table() {
+    fn value_instead_of_a_table_names_the_table() {
         assert_eq!(parse("listen = 5\n").unwrap_err(), "listen: expected a table, written [listen]");
     }
 }

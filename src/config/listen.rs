@@ -1,28 +1,33 @@
-//! The keys about listeners, and what they come to.
+//! The `[listen]` section: listeners for clients.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use super::{InvalidValue, Listen, invalid};
+use super::{InvalidValue, ListenSection, invalid};
 use crate::server::CertificateSource;
 
-/// Protocol of a listener, and the name under which its clients know the node.
+/// Protocol and ingress of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenKind {
+    /// TCP without TLS, clearnet.
     Tcp,
+    /// TLS, clearnet.
     Tls,
+    /// WebSocket without TLS, clearnet.
     Ws,
+    /// WebSocket with TLS, clearnet.
     Wss,
-    /// By an external Tor, which runs `identity.onion_host` for us.
+    /// TCP from an external Tor that runs `identity.onion_host`.
     Onion,
 }
 
 impl ListenKind {
+    /// Every kind.
     pub const ALL: [ListenKind; 5] =
         [ListenKind::Tcp, ListenKind::Tls, ListenKind::Ws, ListenKind::Wss, ListenKind::Onion];
 
-    /// The key that chooses its addresses.
+    /// Returns the key of the listener's addresses.
     pub fn key(self) -> &'static str {
         match self {
             ListenKind::Tcp => "listen.tcp",
@@ -33,7 +38,7 @@ impl ListenKind {
         }
     }
 
-    /// By the name that a systemd socket unit gives with FileDescriptorName=.
+    /// Returns the kind that a systemd socket unit names with `FileDescriptorName=`.
     pub fn by_name(name: &str) -> Option<ListenKind> {
         ListenKind::ALL.into_iter().find(|kind| kind.to_string() == name)
     }
@@ -51,7 +56,7 @@ impl fmt::Display for ListenKind {
     }
 }
 
-/// Where we listen, and with which certificate.
+/// Resolved `[listen]` section, without the onion service.
 #[derive(Debug, Clone)]
 pub struct ListenConfig {
     tcp: Vec<SocketAddr>,
@@ -59,30 +64,37 @@ pub struct ListenConfig {
     ws: Vec<SocketAddr>,
     wss: Vec<SocketAddr>,
     onion: Vec<SocketAddr>,
+    /// Certificate of the TLS listeners.
     pub certificate: CertificateSource,
 }
 
 impl ListenConfig {
-    pub fn resolve(keys: &Listen, data_dir: &Path) -> Result<ListenConfig, InvalidValue> {
-        let certificate = match (&keys.cert, &keys.key) {
+    /// Fills in defaults and checks the section.
+    pub(super) fn resolve(section: &mut ListenSection, data_dir: &Path) -> Result<ListenConfig, InvalidValue> {
+        let certificate = match (&section.cert, &section.key) {
             (Some(certificate), Some(key)) => {
                 CertificateSource::Configured { certificate: certificate.clone(), key: key.clone() }
             }
             (None, None) => CertificateSource::SelfSigned(data_dir.to_owned()),
-            (Some(_), None) => return Err(invalid("listen.cert", "set listen.key as well".to_owned())),
-            (None, Some(_)) => return Err(invalid("listen.key", "set listen.cert as well".to_owned())),
+            (Some(_), None) => {
+                return Err(invalid("listen.cert", "needs listen.key, the private key of the certificate".to_owned()));
+            }
+            (None, Some(_)) => {
+                return Err(invalid("listen.key", "needs listen.cert, the certificate of the key".to_owned()));
+            }
         };
-        let addresses = |key: &Option<Vec<SocketAddr>>| key.clone().unwrap_or_default();
+        let default_tcp = || vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 50001))];
         Ok(ListenConfig {
-            tcp: keys.tcp.clone().unwrap_or_else(|| vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 50001))]),
-            tls: addresses(&keys.tls),
-            ws: addresses(&keys.ws),
-            wss: addresses(&keys.wss),
-            onion: addresses(&keys.onion_tcp),
+            tcp: section.tcp.get_or_insert_with(default_tcp).clone(),
+            tls: section.tls.get_or_insert_default().clone(),
+            ws: section.ws.get_or_insert_default().clone(),
+            wss: section.wss.get_or_insert_default().clone(),
+            onion: section.onion_tcp.get_or_insert_default().clone(),
             certificate,
         })
     }
 
+    /// Returns the configured addresses of a kind of listener.
     pub fn addresses(&self, kind: ListenKind) -> &[SocketAddr] {
         match kind {
             ListenKind::Tcp => &self.tcp,
@@ -90,24 +102,6 @@ impl ListenConfig {
             ListenKind::Ws => &self.ws,
             ListenKind::Wss => &self.wss,
             ListenKind::Onion => &self.onion,
-        }
-    }
-
-    /// The same as keys.
-    pub fn to_section(&self) -> Listen {
-        let (cert, key) = match &self.certificate {
-            CertificateSource::Configured { certificate, key } => (Some(certificate.clone()), Some(key.clone())),
-            CertificateSource::SelfSigned(_) => (None, None),
-        };
-        Listen {
-            tcp: Some(self.tcp.clone()),
-            tls: Some(self.tls.clone()),
-            ws: Some(self.ws.clone()),
-            wss: Some(self.wss.clone()),
-            onion_tcp: Some(self.onion.clone()),
-            cert,
-            key,
-            ..Listen::default()
         }
     }
 }

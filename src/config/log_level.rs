@@ -1,15 +1,17 @@
-//! What `log.level` takes: a level, or directives such as `info,waypost::dial=debug`.
+//! Check of `log.level`: a level, or directives such as `info,waypost::dial=debug`.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-const LEVELS: &str = "the levels are error, warn, info, debug, trace and off; a module has one as in \
-                      \"info,waypost::dial=debug\"";
+const LEVELS: &str = "the levels are error, warn, info, debug, trace and off; a directive sets the level of \
+                      a module, as in \"info,waypost::dial=debug\"";
 
-/// Checks a filter, whose own parser takes any unknown word for the name of a module.
+/// Checks a log filter.
+///
+/// The parser of `EnvFilter` alone would accept a misspelt level as the name of a module.
 pub fn check(filter: &str) -> Result<(), String> {
     for directive in filter.split(',').map(str::trim) {
-        // A span's fields may hold a "=" as well.
+        // The fields of a span may contain a "=", too.
         let after_span = directive.rsplit_once(']').map_or(directive, |(_, rest)| rest);
         let level = match after_span.rsplit_once('=') {
             Some((_, level)) => level,
@@ -24,7 +26,7 @@ pub fn check(filter: &str) -> Result<(), String> {
     EnvFilter::builder().parse(filter).map(drop).map_err(|error| format!("{error}; {LEVELS}"))
 }
 
-/// The empty text is a level to the parser, but hardly to an operator.
+/// Returns whether a word is a level. The parser alone would accept the empty text.
 fn is_level(word: &str) -> bool {
     !word.is_empty() && word.parse::<LevelFilter>().is_ok()
 }

@@ -1,6 +1,6 @@
-//! Settings from flags, environment and file, in that order, and what they come to.
+//! Configuration from flags, environment and file, in that order of precedence.
 //!
-//! No module below knows of this one: each has a settings struct of its own, which is filled here.
+//! No lower module imports this one. Each has its own configuration struct, which is filled here.
 
 mod backend;
 mod environment;
@@ -24,12 +24,14 @@ mod tor;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 pub use backend::BackendConfig;
 pub use environment::PREFIX;
 pub use file::{
-    BackendKeys, ConfigFile, Discovery, IdentityKeys, IrcKeys, LimitKeys, Listen, Log, LogFormat, StatusKeys, Tor,
+    BackendSection, ConfigFile, DiscoverySection, IdentitySection, IrcSection, LimitsSection, ListenSection, LogFormat,
+    LogSection, StatusSection, TorSection,
 };
 pub use human_duration::HumanDuration;
 pub use listen::{ListenConfig, ListenKind};
@@ -43,39 +45,65 @@ pub use tor::TorConfig;
 
 use paths::UserDirs;
 
-/// What is wrong with the configuration, and where that was said.
+/// Error in the configuration, with its origin.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("can't read the configuration {}: {error}; {}", path.display(), advice_on_reading(path, error))]
-    Unreadable { path: PathBuf, error: std::io::Error },
-    #[error("{place}: {reason}")]
-    File { place: Origin, reason: String },
+    /// The file can't be read.
+    #[error("can't read the configuration {}: {error}; {}", path.display(), read_advice(path, error))]
+    Unreadable {
+        /// File that was read.
+        path: PathBuf,
+        /// Cause.
+        error: std::io::Error,
+    },
+    /// The file is not valid TOML, or has an unknown key or a value of the wrong type.
+    #[error("{origin}: {reason}")]
+    File {
+        /// File and line.
+        origin: Origin,
+        /// Cause and advice.
+        reason: String,
+    },
+    /// An environment variable has an unknown key or a value of the wrong type.
     #[error("environment variable {name}: {reason}")]
-    Environment { name: String, reason: String },
-    #[error("{place}: {wrong}")]
-    Value { place: Origin, wrong: InvalidValue },
-    /// A file that a key names can't be used.
+    Environment {
+        /// Name of the variable.
+        name: String,
+        /// Cause and advice.
+        reason: String,
+    },
+    /// A value is not allowed.
+    #[error("{origin}: {error}")]
+    Value {
+        /// Place where the key is set.
+        origin: Origin,
+        /// Key and cause.
+        error: InvalidValue,
+    },
+    /// A file that a key names is unusable.
     #[error(transparent)]
     NamedFile(InvalidValue),
 }
 
-fn advice_on_reading(path: &Path, error: &std::io::Error) -> &'static str {
+/// Returns advice for a file that can't be read.
+fn read_advice(path: &Path, error: &std::io::Error) -> &'static str {
     match (error.kind(), path == Path::new(DEFAULT_FILE)) {
         (std::io::ErrorKind::PermissionDenied, true) => {
-            "it is read where no --config is given: use sudo, or name another file with --config (/dev/null for none)"
+            "commands without --config read it: use sudo, or name another file with --config (/dev/null for none)"
         }
         (std::io::ErrorKind::PermissionDenied, false) => "use sudo, or name another file with --config",
         (_, true) => "name another file with --config (/dev/null for none)",
-        (_, false) => "name another file with --config, or leave it out",
+        (_, false) => "name another file with --config, or omit --config",
     }
 }
 
-/// A key whose value can't be used.
+/// Key with an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {reason}")]
 pub struct InvalidValue {
-    /// As `discovery.seeds`.
+    /// Dotted key, such as `discovery.seeds`.
     pub key: &'static str,
+    /// Cause and advice.
     pub reason: String,
 }
 
@@ -83,26 +111,31 @@ fn invalid(key: &'static str, reason: String) -> InvalidValue {
     InvalidValue { key, reason }
 }
 
-fn in_range<N: PartialOrd + fmt::Display>(
+/// Fills in the default if the key is not set, and checks the range.
+fn in_range<N: PartialOrd + fmt::Display + Copy>(
     key: &'static str,
-    value: Option<N>,
+    value: &mut Option<N>,
     default: N,
-    range: std::ops::RangeInclusive<N>,
+    range: RangeInclusive<N>,
 ) -> Result<N, InvalidValue> {
-    let value = value.unwrap_or(default);
+    let value = *value.get_or_insert(default);
     if range.contains(&value) {
         Ok(value)
     } else {
-        Err(invalid(key, format!("must lie between {} and {}", range.start(), range.end())))
+        Err(invalid(key, format!("must be between {} and {}", range.start(), range.end())))
     }
 }
 
-/// Where a value came from.
+/// Place where a value is set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
+    /// File, and the line if it is known.
     File(PathBuf, Option<usize>),
+    /// Environment variable.
     Environment(String),
+    /// Flag of the command line.
     Flag(&'static str),
+    /// Nowhere: a default.
     Defaults,
 }
 
@@ -118,7 +151,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Where keys were set, for errors about their values.
+/// Places where keys are set, for errors about their values.
 struct Origins<'a> {
     file: Option<&'a Path>,
     text: String,
@@ -146,7 +179,7 @@ impl Origins<'_> {
     }
 }
 
-/// The flag that sets a key.
+/// Returns the flag that sets a key.
 fn flag_of(key: &str) -> Option<&'static str> {
     Some(match key {
         "network" => "--network",
@@ -159,7 +192,7 @@ fn flag_of(key: &str) -> Option<&'static str> {
     })
 }
 
-/// Reads the file, if there is one, and applies environment and flags on top of it.
+/// Reads the file, if any, and overrides it with the environment and the flags.
 pub fn load(
     file: Option<&Path>,
     environment: impl Iterator<Item = (OsString, OsString)>,
@@ -175,7 +208,7 @@ pub fn load(
     };
     let mut raw: ConfigFile = toml::from_str(&text).map_err(|error| toml_error(file, &text, &error))?;
     let mut origins = Origins { file, text, variables: Vec::new(), flags: BTreeMap::new() };
-    dirs.expand_all(&mut raw).map_err(|wrong| ConfigError::Value { place: origins.in_file(wrong.key), wrong })?;
+    dirs.expand_all(&mut raw).map_err(|error| ConfigError::Value { origin: origins.in_file(error.key), error })?;
     paths::join_to_folder(&mut raw, file);
     let mut ignored_variables = Vec::new();
     for (name, value) in environment {
@@ -185,7 +218,7 @@ pub fn load(
             ignored_variables.push(name);
             continue;
         }
-        let not_text = |_| ConfigError::Environment { name: name.clone(), reason: "its value is no text".to_owned() };
+        let not_text = |_| ConfigError::Environment { name: name.clone(), reason: "the value is not UTF-8".to_owned() };
         let value = value.into_string().map_err(not_text)?;
         let key = key.to_ascii_lowercase().replace("__", ".");
         let over = environment::read(&name, &key, &value)
@@ -193,26 +226,26 @@ pub fn load(
         raw = raw.merged(over);
         origins.variables.push((key, name));
     }
-    // Flags that can't be written as TOML have no part in errors about their values.
+    // Flags that TOML can't represent are not named in errors.
     if let Ok(table) = toml::Table::try_from(&flags) {
         reload::flatten(&table, "", &mut origins.flags);
     }
     let mut raw = raw.merged(flags);
-    let wrong_value = |wrong: InvalidValue| ConfigError::Value { place: origins.of(wrong.key), wrong };
-    dirs.expand_all(&mut raw).map_err(wrong_value)?;
+    let invalid_value = |error: InvalidValue| ConfigError::Value { origin: origins.of(error.key), error };
+    dirs.expand_all(&mut raw).map_err(invalid_value)?;
     let shared_data_dir = dirs.set_data_dir(&mut raw);
-    let config = Config::resolve(raw).map_err(wrong_value)?;
+    let config = Config::resolve(raw).map_err(invalid_value)?;
     Ok(Config { shared_data_dir, ignored_variables, ..config })
 }
 
-/// What toml has to say, in one line.
+/// Converts a TOML error to one line with its place.
 fn toml_error(file: Option<&Path>, text: &str, error: &toml::de::Error) -> ConfigError {
     let before = error.span().and_then(|span| text.get(..span.start));
-    let place = match file {
+    let origin = match file {
         Some(path) => Origin::File(path.to_owned(), before.map(|before| before.matches('\n').count() + 1)),
         None => Origin::Defaults,
     };
-    ConfigError::File { place, reason: key_types::describe(text, error, key_types::as_line) }
+    ConfigError::File { origin, reason: key_types::describe(text, error, key_types::as_line) }
 }
 
 #[cfg(test)]

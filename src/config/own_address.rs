@@ -1,16 +1,16 @@
-//! Whether an address leads to Waypost itself.
+//! Detection of addresses that lead to Waypost itself.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 
 use crate::peer::Host;
 
-/// A name that means the loopback addresses on every machine.
-pub fn is_localhost(host: &Host) -> bool {
+/// Returns whether a name resolves to loopback on every machine (RFC 6761).
+pub(super) fn is_localhost(host: &Host) -> bool {
     matches!(host, Host::Dns(name) if name.as_str() == "localhost" || name.as_str().ends_with(".localhost"))
 }
 
-/// Whether a connection to this address is accepted by a listener.
+/// Returns whether a connection to this address reaches a listener.
 pub fn reaches(ip: IpAddr, port: u16, listener: SocketAddr) -> bool {
     let (ip, own) = (ip.to_canonical(), listener.ip().to_canonical());
     if port != listener.port() || ip.is_ipv4() != own.is_ipv4() {
@@ -20,8 +20,8 @@ pub fn reaches(ip: IpAddr, port: u16, listener: SocketAddr) -> bool {
     ip == own || (own.is_unspecified() && is_of_this_machine(ip)) || (ip.is_unspecified() && own.is_loopback())
 }
 
-/// Whether both paths name the same socket, links and relative paths considered.
-pub fn is_same_path(one: &Path, other: &Path) -> bool {
+/// Returns whether both paths name the same socket, after resolution of links.
+pub(super) fn is_same_path(one: &Path, other: &Path) -> bool {
     let absolute = |path: &Path| {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let real = std::fs::canonicalize(path)
@@ -31,12 +31,12 @@ pub fn is_same_path(one: &Path, other: &Path) -> bool {
     one == other || absolute(one) == absolute(other)
 }
 
-/// Whether an address is one of this machine's: only at those can a program listen.
+/// Returns whether an address belongs to this machine: programs can bind only to such addresses.
 fn is_of_this_machine(ip: IpAddr) -> bool {
     ip.is_loopback() || ip.is_unspecified() || (!may_bind_any(ip) && TcpListener::bind((ip, 0)).is_ok())
 }
 
-/// Whether the kernel lets programs listen at other machines' addresses, as it does for failover.
+/// Returns whether the kernel lets programs bind to foreign addresses (`ip_nonlocal_bind`).
 fn may_bind_any(ip: IpAddr) -> bool {
     let family = if ip.is_ipv4() { "ipv4" } else { "ipv6" };
     let setting = std::fs::read_to_string(format!("/proc/sys/net/{family}/ip_nonlocal_bind"));
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn address_reaches_a_listener_at_it_or_at_any_address() {
+    fn address_reaches_listener_on_same_or_unspecified_address() {
         let reaches = |ip: &str, listener: &str| reaches(ip.parse().unwrap(), 50001, listener.parse().unwrap());
         for (ip, listener) in [
             ("127.0.0.1", "127.0.0.1:50001"),
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn links_lead_to_the_same_socket() {
+    fn linked_directory_has_the_same_socket() {
         let dir = tempfile::tempdir().unwrap();
         let (data, link) = (dir.path().join("data"), dir.path().join("link"));
         std::fs::create_dir(&data).unwrap();

@@ -1,4 +1,4 @@
-//! Paths: what `~/` stands for, what a relative path is relative to, and the default data directory.
+//! Paths: expansion of `~/`, relative paths, and the default data directory.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -8,12 +8,12 @@ use super::{ConfigFile, InvalidValue, invalid};
 use crate::backend::{BackendTarget, UpstreamAddr};
 use crate::network::Network;
 
-/// Read by every command that is given no `--config`, if it exists.
+/// File that every command without `--config` reads, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/waypost/waypost.toml";
 
-/// Finds the default file; `None` where there is none.
+/// Returns the default file, or `None` if it does not exist.
 ///
-/// One that may not be looked at is found as well, and the attempt to read it says why not.
+/// An inaccessible file is returned too, so that the attempt to read it reports the cause.
 pub fn default_file() -> Option<PathBuf> {
     use std::io::ErrorKind::{NotADirectory, NotFound};
     match std::fs::metadata(DEFAULT_FILE) {
@@ -22,15 +22,16 @@ pub fn default_file() -> Option<PathBuf> {
     }
 }
 
-/// The user's directories, from the environment.
+/// Directories of the user, from the environment.
 #[derive(Debug, Default)]
-pub struct UserDirs {
+pub(super) struct UserDirs {
     home: Option<PathBuf>,
     data: Option<PathBuf>,
 }
 
 impl UserDirs {
-    pub fn new(environment: &[(OsString, OsString)]) -> UserDirs {
+    /// Reads `HOME` and `XDG_DATA_HOME`.
+    pub(super) fn new(environment: &[(OsString, OsString)]) -> UserDirs {
         let value = |name: &str| {
             let set = environment.iter().find(|(key, _)| key == name).map(|(_, value)| value);
             set.filter(|value| !value.is_empty()).map(PathBuf::from)
@@ -38,7 +39,7 @@ impl UserDirs {
         UserDirs { home: value("HOME"), data: value("XDG_DATA_HOME") }
     }
 
-    /// The default data directory of all chains; `None` without `XDG_DATA_HOME` and `HOME`.
+    /// Returns the default data directory of all chains. `None` without `XDG_DATA_HOME` and `HOME`.
     fn shared_data_dir(&self) -> Option<PathBuf> {
         let base = self.data.clone().or_else(|| Some(self.home.as_ref()?.join(".local/share")));
         Some(base?.join("waypost"))
@@ -52,7 +53,7 @@ impl UserDirs {
             [] => Path::new(""),
             [b'/', below @ ..] => Path::new(OsStr::from_bytes(below)),
             _ => {
-                let reason = format!("{}: only ~/ is expanded; write the whole path for another user", path.display());
+                let reason = format!("{}: only ~/ is expanded; write the whole path", path.display());
                 return Err(invalid(key, reason));
             }
         };
@@ -65,7 +66,7 @@ impl UserDirs {
     }
 
     /// Expands `~/` in every key that is a path.
-    pub fn expand_all(&self, raw: &mut ConfigFile) -> Result<(), InvalidValue> {
+    pub(super) fn expand_all(&self, raw: &mut ConfigFile) -> Result<(), InvalidValue> {
         let unix = match &mut raw.backend.electrum {
             Some(BackendTarget::Server(UpstreamAddr::Unix(path))) => Some(path),
             _ => None,
@@ -84,11 +85,11 @@ impl UserDirs {
         Ok(())
     }
 
-    /// Sets the default data directory where none is set.
+    /// Sets the default data directory if none is set.
     ///
-    /// Bitcoin's is the directory that once served all chains; those of other chains lie below it. For these, that
-    /// directory is returned, as it may still hold the chain's files.
-    pub fn set_data_dir(&self, raw: &mut ConfigFile) -> Option<PathBuf> {
+    /// Bitcoin uses the directory that older versions shared between all chains. Other chains use a directory below it.
+    /// For those, the shared directory is returned, since it may still contain the chain's files.
+    pub(super) fn set_data_dir(&self, raw: &mut ConfigFile) -> Option<PathBuf> {
         if raw.data_dir.is_some() {
             return None;
         }
@@ -106,8 +107,8 @@ impl UserDirs {
     }
 }
 
-/// Makes the paths in a file relative to the file's directory.
-pub fn join_to_folder(raw: &mut ConfigFile, file: Option<&Path>) {
+/// Makes relative paths of a file start at the directory of the file.
+pub(super) fn join_to_folder(raw: &mut ConfigFile, file: Option<&Path>) {
     let Some(folder) = file.and_then(Path::parent) else { return };
     let paths = [&mut raw.tor.arti_config, &mut raw.listen.cert, &mut raw.listen.key, &mut raw.discovery.ban_file];
     for path in paths.into_iter().flatten() {

@@ -1,36 +1,11 @@
-//! Reference of all configuration keys, generated from the declarations of the keys.
+//! Reference of all configuration keys, generated from their declarations.
 
 use std::fmt::Write as _;
 
-use super::file::{BackendKeys, Discovery, IdentityKeys, IrcKeys, LimitKeys, Listen, Log, StatusKeys, Tor};
+use super::file::{ConfigFile, Keys};
 use super::key_types;
 
-/// Keys of a section, each with its text.
-type Keys = &'static [(&'static str, &'static str)];
-
-/// Name, text and keys of each section, in the order of the reference.
-const SECTIONS: &[(&str, &str, Keys)] = &[
-    ("listen", Listen::DOC, Listen::KEYS),
-    ("identity", IdentityKeys::DOC, IdentityKeys::KEYS),
-    ("tor", Tor::DOC, Tor::KEYS),
-    ("discovery", Discovery::DOC, Discovery::KEYS),
-    ("backend", BackendKeys::DOC, BackendKeys::KEYS),
-    ("irc", IrcKeys::DOC, IrcKeys::KEYS),
-    ("limits", LimitKeys::DOC, LimitKeys::KEYS),
-    ("status", StatusKeys::DOC, StatusKeys::KEYS),
-    ("log", Log::DOC, Log::KEYS),
-];
-
-/// Keys outside of sections.
-const TOP_LEVEL: &[(&str, &str)] = &[
-    ("network", "Chain of the servers that Waypost looks for. Default: bitcoin."),
-    (
-        "data_dir",
-        "Directory of the peer database, the keys and the control socket. Default: `$XDG_DATA_HOME/waypost` for \
-         bitcoin, and a directory below it with the chain's name for other chains.",
-    ),
-];
-
+/// Text above the tables.
 const HEAD: &str = "\
 # Configuration reference
 
@@ -43,38 +18,34 @@ Every key may be left out. An unknown key is an error. `waypost check-config` va
 prints the effective values.
 
 Durations are written as `30s`, `5m`, `24h` or `14d`. Relative paths start at the directory of the
-configuration file. `~/` stands for the home directory.
+configuration file, except `data_dir` and `unix:`, which start at the working directory. `~/` stands
+for the home directory.
 ";
 
-/// Returns the reference as Markdown, which is docs/configuration.md.
+/// Returns the reference as Markdown: the content of docs/configuration.md.
 ///
 /// # Errors
 /// None in practice: writing to a `String` does not fail.
 pub fn reference() -> Result<String, std::fmt::Error> {
     let mut text = HEAD.to_owned();
     let mut all = String::new();
-    section(&mut text, "Top level", "", TOP_LEVEL, "")?;
-    block(&mut all, "", TOP_LEVEL)?;
-    for (name, doc, keys) in SECTIONS {
+    section(&mut text, "Top level", "", ConfigFile::KEYS, "")?;
+    block(&mut all, "", ConfigFile::KEYS)?;
+    for (name, doc, keys) in ConfigFile::SECTIONS {
         section(&mut text, &format!("[{name}]"), doc, keys, &format!("{name}."))?;
         write!(all, "\n[{name}]\n")?;
         block(&mut all, &format!("{name}."), keys)?;
     }
     write!(
         text,
-        "\n## All keys\n\nEvery key with an example of its value. Not all of them go together: keep those that you need.\n\n\
+        "\n## All keys\n\nEvery key with an example of its value. Some of them exclude each other; keep those that you need.\n\n\
          ```toml\n{all}```\n"
     )?;
     Ok(text)
 }
 
-fn section(
-    text: &mut String,
-    title: &str,
-    doc: &str,
-    keys: &[(&str, &str)],
-    prefix: &str,
-) -> Result<(), std::fmt::Error> {
+/// Writes the heading, text and table of a section.
+fn section(text: &mut String, title: &str, doc: &str, keys: Keys, prefix: &str) -> Result<(), std::fmt::Error> {
     write!(text, "\n## {title}\n\n")?;
     if !doc.is_empty() {
         write!(text, "{}\n\n", doc.trim())?;
@@ -87,7 +58,8 @@ fn section(
     Ok(())
 }
 
-fn block(text: &mut String, prefix: &str, keys: &[(&str, &str)]) -> Result<(), std::fmt::Error> {
+/// Writes an example of each key.
+fn block(text: &mut String, prefix: &str, keys: Keys) -> Result<(), std::fmt::Error> {
     for (key, _) in keys {
         let example = key_types::form_of(&format!("{prefix}{key}")).map_or("", |(_, example)| example);
         writeln!(text, "{key} = {example}")?;
@@ -100,7 +72,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::ConfigFile;
 
     #[test]
     fn committed_reference_is_current() {
@@ -113,6 +84,39 @@ mod tests {
         assert!(committed == generated, "run `UPDATE_DOCS=1 cargo test --lib config::reference`");
     }
 
+    /// Defaults that are plain values. Others are derived from other keys, and described in words.
+    #[test]
+    fn documented_defaults_are_the_effective_ones() {
+        let file: ConfigFile = toml::from_str("data_dir = \"/d\"\nirc.enabled = true\n").unwrap();
+        let config = crate::config::Config::resolve(file).unwrap();
+        let effective = toml::Table::try_from(config.effective()).unwrap();
+        let mut checked = 0;
+        for (section, _, keys) in ConfigFile::SECTIONS {
+            for (key, doc) in *keys {
+                let documented = doc.rsplit_once("Default: ").unwrap().1.trim().trim_end_matches('.').trim_matches('`');
+                let actual = match effective[*section].as_table().unwrap().get(*key) {
+                    Some(toml::Value::String(text)) => match humantime::parse_duration(text) {
+                        Ok(duration) if humantime::parse_duration(documented).ok() == Some(duration) => {
+                            documented.to_owned()
+                        }
+                        _ => text.clone(),
+                    },
+                    Some(toml::Value::Array(list)) => match list.as_slice() {
+                        [] => "none".to_owned(),
+                        [toml::Value::String(text)] => text.clone(),
+                        _ => continue,
+                    },
+                    Some(value) => value.to_string(),
+                    None => continue,
+                };
+                let is_derived = documented.contains(' ') || (*section == "irc" && *key == "enabled");
+                assert!(is_derived || documented == actual, "{section}.{key}: {documented}, but {actual}");
+                checked += usize::from(!is_derived);
+            }
+        }
+        assert!(checked > 30, "{checked}");
+    }
+
     #[test]
     fn block_of_all_keys_is_accepted_as_a_whole() {
         let text = reference().unwrap();
@@ -120,7 +124,8 @@ mod tests {
         let file: ConfigFile = toml::from_str(block).unwrap();
         let written = toml::Table::try_from(&file).unwrap();
         let keys: usize = written.values().map(|value| value.as_table().map_or(1, toml::Table::len)).sum();
-        let declared: usize = TOP_LEVEL.len() + SECTIONS.iter().map(|(.., keys)| keys.len()).sum::<usize>();
+        let declared: usize =
+            ConfigFile::KEYS.len() + ConfigFile::SECTIONS.iter().map(|(.., keys)| keys.len()).sum::<usize>();
         assert_eq!(keys, declared);
     }
 }

@@ -1,4 +1,4 @@
-//! What a running daemon can take over from a configuration that was read again, and how two configurations differ.
+//! Reload: keys that a running daemon can apply, and comparison of configurations.
 
 use std::collections::BTreeMap;
 
@@ -6,45 +6,68 @@ use super::Config;
 use crate::server::CertificateSource;
 
 impl Config {
-    /// This, with what can change under a running daemon as the other has it. All else is for the next start.
+    /// Returns this configuration with the reloadable keys of `new`.
+    ///
+    /// All other keys take effect at the next start.
     pub fn with_reloadable_from(&self, new: &Config) -> Config {
-        let mut taken = self.clone();
-        taken.limits = new.limits.clone();
-        taken.ban_file = new.ban_file.clone();
-        taken.log_level = new.log_level.clone();
-        taken.listen.certificate = match &new.listen.certificate {
-            given @ CertificateSource::Configured { .. } => given.clone(),
-            // Our own lies where our data does, and that doesn't move.
-            CertificateSource::SelfSigned(_) => CertificateSource::SelfSigned(self.data_dir.clone()),
-        };
+        let mut applied = self.clone();
+        applied.limits = new.limits.clone();
+        applied.effective.limits = new.effective.limits.clone();
+        applied.log_level = new.log_level.clone();
+        applied.effective.log.level = new.effective.log.level.clone();
+        applied.use_ban_file_of(new);
+        applied.use_certificate_of(new);
         if self.book.network == new.book.network {
-            taken.book.seeds = new.book.seeds.clone();
+            applied.book.seeds = new.book.seeds.clone();
+            applied.effective.discovery.seeds = new.effective.discovery.seeds.clone();
         }
-        taken
+        applied
     }
 
-    /// The keys that have another value in the other one, as `discovery.seeds`.
+    /// Replaces the ban file.
+    pub fn use_ban_file_of(&mut self, other: &Config) {
+        self.ban_file = other.ban_file.clone();
+        self.effective.discovery.ban_file = other.effective.discovery.ban_file.clone();
+    }
+
+    /// Replaces the certificate. A self-signed one stays in the data directory, which is not reloadable.
+    pub fn use_certificate_of(&mut self, other: &Config) {
+        self.listen.certificate = match &other.listen.certificate {
+            configured @ CertificateSource::Configured { .. } => configured.clone(),
+            CertificateSource::SelfSigned(_) => CertificateSource::SelfSigned(self.data_dir.clone()),
+        };
+        self.effective.listen.cert = other.effective.listen.cert.clone();
+        self.effective.listen.key = other.effective.listen.key.clone();
+    }
+
+    /// Returns the keys with different values, such as `discovery.seeds`, sorted.
     pub fn diff_keys(&self, other: &Config) -> Result<Vec<String>, toml::ser::Error> {
-        let (mut ours, mut theirs) = (self.flatten()?, other.flatten()?);
-        let mut keys: Vec<String> = ours.keys().chain(theirs.keys()).cloned().collect();
+        let (mut left, mut right) = (self.flatten()?, other.flatten()?);
+        let mut keys: Vec<String> = left.keys().chain(right.keys()).cloned().collect();
         keys.sort();
         keys.dedup();
-        keys.retain(|key| ours.remove(key) != theirs.remove(key));
+        keys.retain(|key| left.remove(key) != right.remove(key));
         Ok(keys)
     }
 
-    /// Each key with its value.
+    /// Returns each dotted key with its value.
     fn flatten(&self) -> Result<BTreeMap<String, toml::Value>, toml::ser::Error> {
         let mut flat = BTreeMap::new();
-        flatten(&toml::Table::try_from(self.keys())?, "", &mut flat);
-        // The key alone names a file, whose content counts as well.
+        flatten(&toml::Table::try_from(&self.effective)?, "", &mut flat);
+        // The key names a file, whose content is compared as well.
         if let Some(arti) = flat.get_mut("tor.arti_config") {
             *arti = toml::Value::Array(vec![arti.clone(), self.tor.settings.arti.clone().into()]);
+        }
+        // Secrets are hidden in the output, but compared.
+        let irc = &self.effective.irc;
+        for (key, secret) in [("irc.password", &irc.password), ("irc.sasl_password", &irc.sasl_password)] {
+            flat.extend(secret.iter().map(|secret| (key.to_owned(), secret.expose().into())));
         }
         Ok(flat)
     }
 }
 
+/// Adds each value of a table to `flat` under its dotted key.
 pub(super) fn flatten(table: &toml::Table, prefix: &str, flat: &mut BTreeMap<String, toml::Value>) {
     for (key, value) in table {
         match value {
@@ -68,15 +91,15 @@ mod tests {
         config(one).diff_keys(&config(other)).unwrap()
     }
 
-    /// What is taken over, and what is left for the next start.
+    /// Returns the keys that a reload applies, and those left for the next start.
     fn reloaded(one: &str, other: &str) -> (Vec<String>, Vec<String>) {
         let (running, new) = (config(one), config(other));
-        let taken = running.with_reloadable_from(&new);
-        (running.diff_keys(&taken).unwrap(), taken.diff_keys(&new).unwrap())
+        let applied = running.with_reloadable_from(&new);
+        (running.diff_keys(&applied).unwrap(), applied.diff_keys(&new).unwrap())
     }
 
     #[test]
-    fn what_is_written_otherwise_and_means_the_same_is_no_difference() {
+    fn equal_values_in_other_notation_are_no_difference() {
         assert_eq!(differences("", ""), [""; 0]);
         let default =
             "[listen]\ntcp = [\"127.0.0.1:50001\"]\n[limits]\nidle_timeout = \"600s\"\n[log]\nlevel = \"info\"\n";
@@ -84,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_that_differs_is_named() {
+    fn differing_keys_are_named() {
         assert_eq!(differences("[tor]\nmode = \"off\"\n", "[tor]\nmode = \"socks\"\n"), ["tor.mode"]);
         let other = "[listen]\nws = [\"127.0.0.1:1\"]\n[identity]\nbanner = \"b\"\n[limits]\nmax_batch = 2\n";
         assert_eq!(differences("", other), ["identity.banner", "limits.max_batch", "listen.ws"]);
@@ -94,44 +117,47 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_differs_is_named_though_it_is_never_shown() {
+    fn differing_secret_is_named_but_never_printed() {
         let irc = |password: &str| format!("[irc]\nenabled = true\npassword = {password:?}\n");
         assert_eq!(differences(&irc("first"), &irc("swordfish")), ["irc.password"]);
-        assert!(!toml::to_string(&config(&irc("swordfish")).to_section()).unwrap().contains("swordfish"));
+        assert!(!toml::to_string(&config(&irc("swordfish")).effective()).unwrap().contains("swordfish"));
     }
 
     #[test]
-    fn what_a_running_daemon_can_take_over_it_takes() {
+    fn reloadable_keys_are_applied_and_others_left() {
         let all = "[listen]\ncert = \"c\"\nkey = \"k\"\n[limits]\nmax_batch = 2\n[discovery]\nseeds = []\nban_file = \"b\"\n\
                    [log]\nlevel = \"debug\"\n";
         let keys =
             ["discovery.ban_file", "discovery.seeds", "limits.max_batch", "listen.cert", "listen.key", "log.level"];
         assert_eq!(reloaded("", all), (keys.map(str::to_owned).into(), Vec::new()));
-        assert_eq!(reloaded(all, ""), (keys.map(str::to_owned).into(), Vec::new()), "and back");
-        let (taken, left) = reloaded("", "[tor]\nmode = \"off\"\n[log]\nformat = \"json\"\nlevel = \"warn\"\n");
-        assert_eq!((taken, left), (vec!["log.level".to_owned()], vec!["log.format".to_owned(), "tor.mode".to_owned()]));
+        assert_eq!(reloaded(all, ""), (keys.map(str::to_owned).into(), Vec::new()), "in the other direction");
+        let (applied, left) = reloaded("", "[tor]\nmode = \"off\"\n[log]\nformat = \"json\"\nlevel = \"warn\"\n");
+        assert_eq!(
+            (applied, left),
+            (vec!["log.level".to_owned()], vec!["log.format".to_owned(), "tor.mode".to_owned()])
+        );
     }
 
     #[test]
-    fn seeds_of_another_chain_are_left_for_the_next_start() {
-        let (taken, left) = reloaded("", "network = \"testnet4\"\n");
-        assert_eq!(taken, [""; 0]);
+    fn seeds_of_another_chain_wait_for_the_next_start() {
+        let (applied, left) = reloaded("", "network = \"testnet4\"\n");
+        assert_eq!(applied, [""; 0]);
         assert!(left.contains(&"network".to_owned()) && left.contains(&"discovery.seeds".to_owned()), "{left:?}");
     }
 
     #[test]
-    fn our_own_certificate_stays_with_our_data() {
-        let given = config("[listen]\ncert = \"c\"\nkey = \"k\"\n");
-        let elsewhere = Config::resolve(ConfigFile { data_dir: Some("/e".into()), ..ConfigFile::default() }).unwrap();
-        let taken = given.with_reloadable_from(&elsewhere);
-        assert_eq!(taken.listen.certificate, CertificateSource::SelfSigned("/d".into()));
-        assert_eq!(taken.diff_keys(&elsewhere).unwrap(), ["data_dir"]);
+    fn self_signed_certificate_stays_in_the_running_data_directory() {
+        let configured = config("[listen]\ncert = \"c\"\nkey = \"k\"\n");
+        let other_dir = Config::resolve(ConfigFile { data_dir: Some("/e".into()), ..ConfigFile::default() }).unwrap();
+        let applied = configured.with_reloadable_from(&other_dir);
+        assert_eq!(applied.listen.certificate, CertificateSource::SelfSigned("/d".into()));
+        assert_eq!(applied.diff_keys(&other_dir).unwrap(), ["data_dir"]);
     }
 
     #[test]
-    fn what_a_named_file_says_counts() {
+    fn changed_content_of_arti_config_is_a_difference() {
         let mut one = config("");
-        one.tor.arti = Some("arti.toml".into());
+        one.effective.tor.arti_config = Some("arti.toml".into());
         let mut other = one.clone();
         assert_eq!(one.diff_keys(&other).unwrap(), [""; 0]);
         other.tor.settings.arti = "[bridges]\n".to_owned();

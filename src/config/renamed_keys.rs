@@ -1,6 +1,6 @@
-//! Keys that were renamed, so that the error for an old name can state the new one.
+//! Old names of keys, for errors that state the new name.
 
-/// Old and new names. An old name is an error, never an alias.
+/// Old and new names. An old name is an error, not an alias.
 const RENAMED: &[(&str, &str)] = &[
     ("backend.line_bytes", "backend.max_line_bytes"),
     ("backend.public", "backend.serve_public"),
@@ -23,8 +23,10 @@ const RENAMED: &[(&str, &str)] = &[
     ("tor.arti", "tor.arti_config"),
 ];
 
-/// Returns the advice for an unknown key, if it is an old name. `is_set` tells whether the text sets a dotted key.
-pub fn advice(unknown: &str, is_set: impl Fn(&str) -> bool) -> Option<String> {
+/// Returns advice for an unknown key that is an old name.
+///
+/// `is_set` returns whether the text sets a dotted key.
+pub(super) fn advice(unknown: &str, is_set: impl Fn(&str) -> bool) -> Option<String> {
     RENAMED.iter().find_map(|(old, new)| {
         let name = old.rsplit('.').next()?;
         (name == unknown && is_set(old)).then(|| format!("{old}: this key is now named {new}"))

@@ -1,4 +1,4 @@
-//! The keys about the status page, and what they come to.
+//! The `[status]` section: the status page.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -6,14 +6,16 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{InvalidValue, StatusKeys, invalid};
+use super::{InvalidValue, StatusSection, invalid};
 use crate::status_page::StatusPageConfig;
 
-/// Where the page is, if it is anywhere.
+/// Address of the status page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum PageAddress {
+    /// The page is served at this address.
     At(SocketAddr),
+    /// The page is disabled.
     Off,
 }
 
@@ -24,6 +26,7 @@ impl Default for PageAddress {
 }
 
 impl PageAddress {
+    /// Returns the address. `None` if the page is disabled.
     pub fn address(self) -> Option<SocketAddr> {
         match self {
             PageAddress::At(address) => Some(address),
@@ -41,8 +44,9 @@ impl fmt::Display for PageAddress {
     }
 }
 
+/// A text that is no address of a status page.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is neither an address with a port, as 127.0.0.1:4280, nor off")]
+#[error("{0:?} is neither an address with a port, such as 127.0.0.1:4280, nor off")]
 pub struct InvalidPageAddress(String);
 
 impl TryFrom<String> for PageAddress {
@@ -62,25 +66,18 @@ impl From<PageAddress> for String {
     }
 }
 
-pub fn resolve(keys: StatusKeys) -> Result<(PageAddress, StatusPageConfig), InvalidValue> {
-    let default = StatusPageConfig::default();
-    let hosts = keys.allowed_hosts.unwrap_or_default();
-    if let Some(odd) = hosts.iter().find(|host| host.is_empty() || host.contains(['/', ':'])) {
+/// Fills in defaults and checks the section.
+pub(super) fn resolve(section: &mut StatusSection) -> Result<(PageAddress, StatusPageConfig), InvalidValue> {
+    let address = *section.listen.get_or_insert_default();
+    let hosts = section.allowed_hosts.get_or_insert_default();
+    if let Some(invalid_host) = hosts.iter().find(|host| host.is_empty() || host.contains(['/', ':'])) {
         return Err(invalid(
             "status.allowed_hosts",
-            format!("{odd:?} is no host name; write it without scheme and port"),
+            format!("{invalid_host:?} is no host name; write it without scheme and port"),
         ));
     }
-    let hosts = hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect();
-    let peer_metrics = keys.peer_metrics.unwrap_or(default.peer_metrics);
-    Ok((keys.listen.unwrap_or_default(), StatusPageConfig { hosts, peer_metrics }))
-}
-
-/// The same as keys.
-pub fn to_section(address: PageAddress, settings: &StatusPageConfig) -> StatusKeys {
-    StatusKeys {
-        listen: Some(address),
-        allowed_hosts: Some(settings.hosts.clone()),
-        peer_metrics: Some(settings.peer_metrics),
-    }
+    hosts.iter_mut().for_each(|host| host.make_ascii_lowercase());
+    let hosts = hosts.clone();
+    let peer_metrics = *section.peer_metrics.get_or_insert(StatusPageConfig::default().peer_metrics);
+    Ok((address, StatusPageConfig { hosts, peer_metrics }))
 }

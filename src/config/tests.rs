@@ -10,14 +10,14 @@ fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigE
     load(Some(&path), environment, ConfigFile::default())
 }
 
-/// The error without the path, which differs from run to run.
+/// Returns the error without the path, which differs from run to run.
 fn error(text: &str, environment: &[(&str, &str)]) -> String {
     let text = load_text(text, environment).unwrap_err().to_string();
     text.split_once("waypost.toml").map_or(text.clone(), |(_, rest)| rest.to_owned())
 }
 
 #[test]
-fn without_a_file_there_are_defaults() {
+fn configuration_without_file_has_defaults() {
     let flags = ConfigFile { data_dir: Some("/d".into()), ..ConfigFile::default() };
     let config = load(None, std::iter::empty(), flags).unwrap();
     assert_eq!(config.listen.addresses(ListenKind::Tcp), ["127.0.0.1:50001".parse().unwrap()]);
@@ -26,7 +26,7 @@ fn without_a_file_there_are_defaults() {
 }
 
 #[test]
-fn flags_beat_environment_beats_file() {
+fn flags_override_environment_and_environment_overrides_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("waypost.toml");
     std::fs::write(&path, "network = \"signet\"\ndata_dir = \"/file\"\n[discovery]\nmax_probes = 5").unwrap();
@@ -40,7 +40,7 @@ fn flags_beat_environment_beats_file() {
 }
 
 #[test]
-fn the_environment_takes_any_key() {
+fn environment_sets_any_key() {
     let environment = [
         ("WAYPOST_LISTEN__TCP", "[\"0.0.0.0:1\"]"),
         ("WAYPOST_TOR__MODE", "off"),
@@ -58,7 +58,7 @@ fn the_environment_takes_any_key() {
 fn errors_name_file_line_and_key() {
     insta::assert_snapshot!("unknown_key", error("[discovery]\nrechek = \"1h\"\n", &[]));
     insta::assert_snapshot!("no_toml", error("[irc]\nsasl_password = swordfish\n[limits\n", &[]));
-    insta::assert_snapshot!("no_length_of_time", error("[discovery]\ninitial_retry = \"soon\"\n", &[]));
+    insta::assert_snapshot!("no_duration", error("[discovery]\ninitial_retry = \"soon\"\n", &[]));
     insta::assert_snapshot!("no_such_mode", error("[tor]\nmode = \"on\"\n", &[]));
     insta::assert_snapshot!("seed_without_port", error("\n[discovery]\nseeds = [\"a.example\"]\n", &[]));
     insta::assert_snapshot!("name_without_port", error("[identity]\nhost = \"a.example\"\n", &[]));
@@ -69,12 +69,12 @@ fn errors_name_file_line_and_key() {
 }
 
 #[test]
-fn an_address_of_the_clearnet_name_must_be_one_that_others_reach() {
+fn private_identity_address_is_rejected() {
     let name = |address: &str| format!("[identity]\nhost = \"a.example\"\ntcp_port = 1\naddress = \"{address}\"\n");
     for (address, kept) in [("5.9.0.9", "5.9.0.9"), ("2a01:4f8::1", "2a01:4f8::1"), ("::ffff:5.9.0.9", "5.9.0.9")] {
         let config = load_text(&name(address), &[]).unwrap();
         assert_eq!(config.identity.address, kept.parse().ok());
-        assert_eq!(config.to_section().identity.address, kept.parse().ok());
+        assert_eq!(config.effective().identity.address, kept.parse().ok());
     }
     for private in ["127.0.1.1", "192.168.1.2", "fd00::1", "::ffff:10.0.0.1", "100.64.0.1"] {
         assert!(error(&name(private), &[]).contains(": identity.address: "), "{private}");
@@ -89,16 +89,16 @@ fn an_address_of_the_clearnet_name_must_be_one_that_others_reach() {
 }
 
 #[test]
-fn the_effective_configuration_is_the_same_again() {
+fn printed_configuration_reads_back_equal() {
     let text = "network = \"regtest\"\n[identity]\nhost = \"wp.example.com\"\ntcp_port = 1\naddress = \"5.9.0.9\"\n[tor]\nsocks = \"127.0.0.1:7\"";
     let config = load_text(text, &[]).unwrap();
-    let printed = toml::to_string(&config.to_section()).unwrap();
-    let again = Config::resolve(toml::from_str(&printed).unwrap()).unwrap();
-    assert_eq!(again.to_section(), config.to_section());
+    let printed = toml::to_string(config.effective()).unwrap();
+    let read_back = Config::resolve(toml::from_str(&printed).unwrap()).unwrap();
+    assert_eq!(read_back.effective(), config.effective());
 }
 
 #[test]
-fn what_tor_is_asked_for_must_go_together() {
+fn contradicting_tor_keys_are_rejected() {
     let onion = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
     let external = format!("[identity]\nonion_host = \"{onion}\"\n[listen]\nonion_tcp = [\"127.0.0.1:50011\"]\n");
     let config = load_text(&external, &[]).unwrap();
@@ -109,54 +109,57 @@ fn what_tor_is_asked_for_must_go_together() {
     assert_eq!(config.book.routing, RoutingPolicy::TorOnly);
     assert_eq!(config.listen.addresses(ListenKind::Tcp), ["127.0.0.1:50001".parse().unwrap()]);
     insta::assert_snapshot!("only_and_off", error("[tor]\nmode = \"off\"\nonly = true\n", &[]));
-    insta::assert_snapshot!("onion_host_alone", error(&format!("[identity]\nonion_host = \"{onion}\"\n"), &[]));
-    insta::assert_snapshot!("onion_host_in_clear", error("[identity]\nonion_host = \"a.example\"\n", &[]));
+    insta::assert_snapshot!(
+        "onion_host_without_listener",
+        error(&format!("[identity]\nonion_host = \"{onion}\"\n"), &[])
+    );
+    insta::assert_snapshot!("onion_host_is_clearnet_name", error("[identity]\nonion_host = \"a.example\"\n", &[]));
     let both = format!("{external}onion = true\n");
     insta::assert_snapshot!("two_onion_services", error(&both, &[]));
     insta::assert_snapshot!("onion_without_embedded", error("[listen]\nonion = true\n[tor]\nmode = \"socks\"\n", &[]));
 }
 
 #[test]
-fn what_stands_behind_us_must_fit() {
+fn unusable_backend_is_rejected() {
     let config = load_text("[backend]\nelectrum = \"peers\"\n", &[]).unwrap();
     assert!(config.book.peers_as_backend && !config.book.announce);
-    let fronted = |kind, address: &str| config.backend.grants_backend(kind, address.parse().unwrap());
-    assert!(fronted(ListenKind::Tcp, "127.0.0.1:50001") && fronted(ListenKind::Onion, "10.0.0.1:50001"));
-    assert!(!fronted(ListenKind::Tls, "0.0.0.0:50002"));
+    let grants = |kind, address: &str| config.backend.grants_backend(kind, address.parse().unwrap());
+    assert!(grants(ListenKind::Tcp, "127.0.0.1:50001") && grants(ListenKind::Onion, "10.0.0.1:50001"));
+    assert!(!grants(ListenKind::Tls, "0.0.0.0:50002"));
     let config = load_text("[backend]\nelectrum = \"peers\"\nserve_public = true\n", &[]).unwrap();
     assert!(config.backend.grants_backend(ListenKind::Tls, "0.0.0.0:50002".parse().unwrap()));
     let announced = "[backend]\nelectrum = \"peers\"\n[identity]\nannounce = true\n";
     insta::assert_snapshot!("peers_announced", error(announced, &[]));
     insta::assert_snapshot!("no_backend", error("[backend]\nelectrum = \"127.0.0.1:50001\"\n", &[]));
     insta::assert_snapshot!(
-        "far_backend",
+        "remote_backend_with_tor_only",
         error("[tor]\nonly = true\n[backend]\nelectrum = \"tcp://electrs.example:50001\"\n", &[])
     );
 }
 
 #[test]
-fn irc_is_visited_as_a_guest() {
+fn irc_section_has_defaults_and_limits() {
     assert!(load_text("", &[]).unwrap().irc.is_none());
     let irc = load_text("[irc]\nenabled = true\n", &[]).unwrap().irc.unwrap();
     assert_eq!((irc.server.to_string().as_str(), irc.tls, irc.tor), ("irc.libera.chat:6697", true, false));
     assert_eq!((irc.plan.channel.as_str(), irc.plan.nick_prefix.as_str()), ("#electrum", "E_"));
     let irc = load_text("network = \"testnet4\"\n[tor]\nonly = true\n[irc]\nenabled = true\n", &[]).unwrap().irc;
     assert!(irc.as_ref().is_some_and(|irc| irc.tor && irc.plan.nick_prefix == "ET_"));
-    let wrong = |more: &str| error(&format!("[irc]\nenabled = true\n{more}"), &[]);
-    insta::assert_snapshot!("irc_too_often", wrong("interval = \"1m\"\n"));
-    insta::assert_snapshot!("irc_too_seldom", wrong("interval = \"1000000000y\"\n"));
-    insta::assert_snapshot!("irc_in_clear_through_an_exit", wrong("tls = false\ntor = true\n"));
-    insta::assert_snapshot!("irc_password_in_clear", wrong("tls = false\npassword = \"x\"\n"));
-    insta::assert_snapshot!("irc_no_channel", wrong("channel = \"electrum\"\n"));
-    insta::assert_snapshot!("irc_nobody_to_advertise", wrong("persistent = true\nadvertise = true\n"));
+    let irc_error = |more: &str| error(&format!("[irc]\nenabled = true\n{more}"), &[]);
+    insta::assert_snapshot!("irc_too_often", irc_error("interval = \"1m\"\n"));
+    insta::assert_snapshot!("irc_too_rarely", irc_error("interval = \"1000000000y\"\n"));
+    insta::assert_snapshot!("irc_without_tls_through_exit", irc_error("tls = false\ntor = true\n"));
+    insta::assert_snapshot!("irc_password_without_tls", irc_error("tls = false\npassword = \"x\"\n"));
+    insta::assert_snapshot!("irc_no_channel", irc_error("channel = \"electrum\"\n"));
+    insta::assert_snapshot!("irc_advertise_without_host", irc_error("persistent = true\nadvertise = true\n"));
     let host = "a-name-that-is-rather-long.electrum.example.org";
     let long = format!("persistent = true\nadvertise = true\n[identity]\nhost = \"{host}\"\ntcp_port = 50001\n");
-    insta::assert_snapshot!("irc_name_too_long", wrong(&long));
+    insta::assert_snapshot!("irc_name_too_long", irc_error(&long));
 }
 
 #[cfg(feature = "embedded-tor")]
 #[test]
-fn artis_settings_are_read_and_checked() {
+fn arti_config_is_read_and_checked() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("waypost.toml");
     std::fs::write(&path, "data_dir = \"/d\"\n[tor]\narti_config = \"arti.toml\"\n").unwrap();
@@ -174,12 +177,12 @@ fn artis_settings_are_read_and_checked() {
 }
 
 #[test]
-fn flags_are_named_in_errors_about_them() {
+fn error_in_flag_names_the_flag() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("waypost.toml");
     std::fs::write(&path, "data_dir = \"/d\"\n[log]\nlevel = \"info\"\n").unwrap();
     let flags = |level: &str| {
-        let log = Log { level: Some(level.to_owned()), ..Log::default() };
+        let log = LogSection { level: Some(level.to_owned()), ..LogSection::default() };
         load(Some(&path), std::iter::empty(), ConfigFile { log, ..ConfigFile::default() })
     };
     assert!(flags("warn").is_ok());
@@ -188,7 +191,7 @@ fn flags_are_named_in_errors_about_them() {
 }
 
 #[test]
-fn variables_of_kubernetes_are_ignored_and_reported() {
+fn kubernetes_variables_are_ignored_and_reported() {
     let environment = [
         ("WAYPOST_SERVICE_HOST", "10.0.0.7"),
         ("WAYPOST_PORT", "tcp://10.0.0.7:50001"),
@@ -204,7 +207,7 @@ fn variables_of_kubernetes_are_ignored_and_reported() {
 }
 
 #[test]
-fn values_of_the_wrong_type_name_the_key_and_an_example() {
+fn value_of_wrong_type_names_key_and_example() {
     insta::assert_snapshot!("address_for_a_list", error("[listen]\ntcp = \"127.0.0.1:50001\"\n", &[]));
     insta::assert_snapshot!("address_without_port", error("[listen]\ntcp = [\n  \"127.0.0.1\",\n]\n", &[]));
     insta::assert_snapshot!("name_for_an_address", error("[tor]\nsocks = \"localhost\"\n", &[]));
@@ -258,11 +261,11 @@ fn unusable_file_is_named_with_its_key() {
     let path = |name: &str| dir.path().join(name);
     let check = |text: &str| {
         let raw: ConfigFile = toml::from_str(&format!("data_dir = {:?}\n{text}", dir.path())).unwrap();
-        Config::resolve(raw).unwrap().check_files().map_err(|wrong| wrong.to_string())
+        Config::resolve(raw).unwrap().check_files().map_err(|error| error.to_string())
     };
     let tls = "[listen]\ntls = [\"127.0.0.1:50002\"]\n";
-    assert_eq!(check(tls), Ok(()), "what Waypost makes itself may be missing");
-    assert!(!path("tls-cert.pem").exists(), "and is not made by a check");
+    assert_eq!(check(tls), Ok(()), "files that Waypost creates may be missing");
+    assert!(!path("tls-cert.pem").exists(), "a check creates no file");
     let given = format!("[listen]\ncert = {:?}\nkey = {:?}\n", path("cert.pem"), path("key.pem"));
     let error = check(&given).unwrap_err();
     assert!(error.starts_with("listen.cert: ") && error.contains("cert.pem"), "{error}");

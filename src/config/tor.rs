@@ -1,61 +1,73 @@
-//! The keys about Tor, and what they come to.
+//! The `[tor]` section, with the onion keys of other sections.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{InvalidValue, Listen, Tor, invalid};
+use super::{InvalidValue, ListenSection, TorSection, invalid};
 use crate::peer::{Host, Port};
 use crate::route::RoutingPolicy;
 use crate::server::Limits;
 use crate::tor::{self, IS_EMBEDDED, Mode, Service};
 
-/// Which Tor is used, and what for.
+/// Resolved `[tor]` section, with the onion service.
 #[derive(Debug, Clone)]
 pub struct TorConfig {
+    /// Configuration of the Tor module.
     pub settings: tor::Settings,
+    /// Route to peers.
     pub routing: RoutingPolicy,
-    /// Onion service that an external Tor runs for this node.
+    /// Name and port of the onion service that an external Tor runs. `None`: no such service.
     pub onion_host: Option<(Host, Port)>,
-    /// The file of Arti's settings, which `settings` has the content of.
+    /// File with settings of Arti, whose content is in `settings`. `None`: Arti's defaults.
     pub arti: Option<PathBuf>,
-    /// Whether the operator wants our own onion service, or doesn't; None where he didn't say.
+    /// Value of `listen.onion`. `None`: an onion service if the embedded Tor is used.
     pub onion: Option<bool>,
 }
 
-/// What of other tables matters here.
+/// Values of other sections that `resolve` needs.
 #[derive(Debug)]
-pub struct TorInputs<'a> {
-    pub listen: &'a Listen,
+pub(super) struct TorInputs<'a> {
+    pub listen: &'a ListenSection,
     pub onion_host: Option<Host>,
-    /// The port of our onion service, embedded or not.
+    /// Port of the onion service, embedded or external.
     pub onion_port: Port,
     pub limits: &'a Limits,
+    /// Directory of the embedded Tor.
     pub dir: PathBuf,
 }
 
-const NOT_BUILT_IN: &str = "this program was built without a Tor of its own; use tor.mode = \"socks\"";
+const NOT_BUILT_IN: &str = "this build has no embedded Tor; use tor.mode = \"socks\"";
 
-pub fn resolve(keys: Tor, inputs: TorInputs<'_>, usual: [SocketAddr; 2]) -> Result<TorConfig, InvalidValue> {
+/// Fills in defaults and checks the section.
+pub(super) fn resolve(
+    section: &mut TorSection,
+    inputs: TorInputs<'_>,
+    default_socks: [SocketAddr; 2],
+) -> Result<TorConfig, InvalidValue> {
     let onion = inputs.listen.onion;
     let port = inputs.onion_port;
     let onion_host = resolve_onion_host(&inputs, port)?;
-    let mode = match keys.mode {
+    let mode = match section.mode {
         Some(mode) => mode,
-        // Who names a Tor wants that one.
-        None if keys.socks.is_some() || onion_host.is_some() => Mode::Socks,
+        // A configured external Tor takes precedence over the automatic choice.
+        None if section.socks.is_some() || onion_host.is_some() => Mode::Socks,
         None => Mode::Auto,
     };
-    let not_with = |key, what: &str| Err(invalid(key, format!("not with {what}; leave one of the two out")));
+    section.mode = Some(mode);
+    let is_only = *section.only.get_or_insert(false);
+    let not_with = |key, what: &str| Err(invalid(key, format!("conflicts with {what}; remove one of the two")));
     match mode {
         Mode::Embedded if !IS_EMBEDDED => return Err(invalid("tor.mode", NOT_BUILT_IN.to_owned())),
-        Mode::Embedded | Mode::Off if keys.socks.is_some() => return not_with("tor.socks", "this tor.mode"),
-        Mode::Socks | Mode::Off if keys.arti_config.is_some() => return not_with("tor.arti_config", "this tor.mode"),
+        Mode::Embedded | Mode::Off if section.socks.is_some() => return not_with("tor.socks", "this tor.mode"),
+        Mode::Socks | Mode::Off if section.arti_config.is_some() => {
+            return not_with("tor.arti_config", "this tor.mode");
+        }
         Mode::Socks | Mode::Off if onion == Some(true) => return not_with("listen.onion", "this tor.mode"),
-        Mode::Off if keys.only == Some(true) => return not_with("tor.only", "tor.mode = \"off\""),
+        Mode::Off if is_only => return not_with("tor.only", "tor.mode = \"off\""),
         Mode::Embedded | Mode::Off if onion_host.is_some() => return not_with("identity.onion_host", "this tor.mode"),
         _ => {}
     }
-    if !IS_EMBEDDED && keys.arti_config.is_some() {
+    if !IS_EMBEDDED && section.arti_config.is_some() {
         return Err(invalid("tor.arti_config", NOT_BUILT_IN.to_owned()));
     }
     if onion == Some(true) {
@@ -66,46 +78,39 @@ pub fn resolve(keys: Tor, inputs: TorInputs<'_>, usual: [SocketAddr; 2]) -> Resu
             return not_with("identity.onion_host", "listen.onion");
         }
     }
-    let socks = match (mode, keys.socks) {
+    let socks = match (mode, section.socks) {
         (Mode::Off | Mode::Embedded, _) => Vec::new(),
         (_, Some(address)) => vec![address],
-        (_, None) => usual.to_vec(),
+        (_, None) => default_socks.to_vec(),
     };
-    let serves = IS_EMBEDDED && matches!(mode, Mode::Auto | Mode::Embedded) && onion != Some(false);
+    let runs_service = IS_EMBEDDED && matches!(mode, Mode::Auto | Mode::Embedded) && onion != Some(false);
     let streams = u32::try_from(inputs.limits.sessions_per_source).unwrap_or(u32::MAX);
-    let service =
-        serves.then_some(Service { port, required: onion == Some(true), circuits: inputs.limits.sessions, streams });
-    let overrides = keys.arti_config.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
-    let routing = if keys.only == Some(true) { RoutingPolicy::TorOnly } else { RoutingPolicy::Split };
+    let service = runs_service.then_some(Service {
+        port,
+        required: onion == Some(true),
+        circuits: inputs.limits.sessions,
+        streams,
+    });
+    let overrides = section.arti_config.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
+    let routing = if is_only { RoutingPolicy::TorOnly } else { RoutingPolicy::Split };
     let settings = tor::Settings { mode, socks, dir: inputs.dir, arti: overrides, service };
-    Ok(TorConfig { settings, routing, onion_host, arti: keys.arti_config, onion })
+    Ok(TorConfig { settings, routing, onion_host, arti: section.arti_config.clone(), onion })
 }
 
-impl TorConfig {
-    /// The same as keys.
-    pub fn to_section(&self) -> Tor {
-        let socks = &self.settings.socks;
-        Tor {
-            mode: Some(self.settings.mode),
-            socks: socks.first().copied().filter(|_| socks.len() == 1),
-            only: Some(self.routing == RoutingPolicy::TorOnly),
-            arti_config: self.arti.clone(),
-        }
-    }
-}
-
+/// Returns the onion service of an external Tor, if one is configured.
 fn resolve_onion_host(inputs: &TorInputs<'_>, port: Port) -> Result<Option<(Host, Port)>, InvalidValue> {
     match &inputs.onion_host {
         None => Ok(None),
-        Some(host) if !host.is_onion() => Err(invalid("identity.onion_host", "must be an onion name".to_owned())),
+        Some(host) if !host.is_onion() => Err(invalid("identity.onion_host", "expected an onion name".to_owned())),
         Some(_) if inputs.listen.onion_tcp.as_ref().is_none_or(Vec::is_empty) => Err(invalid(
             "identity.onion_host",
-            "set listen.onion_tcp as well, to the address that your Tor's HiddenServicePort names".to_owned(),
+            "needs listen.onion_tcp, with the address of HiddenServicePort in torrc".to_owned(),
         )),
         Some(host) => Ok(Some((host.clone(), port))),
     }
 }
 
+/// Reads and checks a file with settings of Arti.
 #[cfg(feature = "embedded-tor")]
 fn read(path: &std::path::Path) -> Result<String, InvalidValue> {
     let failed = |reason: &dyn std::fmt::Display| invalid("tor.arti_config", format!("{}: {reason}", path.display()));

@@ -165,7 +165,7 @@ impl Node {
             limits: limits.subscribe(),
             tls: self.sockets.tls.as_ref().map(|tls| tls.acceptor.clone()),
             backend: self.backend.clone(),
-            long_lines: LongLinePool::new(if self.backend.is_some() { self.config.backend.line_bytes } else { 0 }),
+            long_lines: LongLinePool::new(if self.backend.is_some() { self.config.backend.max_line_bytes } else { 0 }),
             counters,
         };
         let (config, inbox) = (self.config, self.inbox);

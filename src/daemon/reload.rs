@@ -60,7 +60,7 @@ impl Reloader {
     }
 
     /// Takes over what can change under a running daemon, and names all else that is to change.
-    async fn reload(&mut self) -> Result<(), Wrong> {
+    async fn reload(&mut self) -> Result<(), ReloadError> {
         let new = (self.again.load)()?;
         let mut taken = self.running.with_reloadable_from(&new);
         let mut changed = self.running.diff_keys(&taken)?;
@@ -83,7 +83,7 @@ impl Reloader {
             ReloadOutcome::Same => {}
             ReloadOutcome::Changed => changed.push("bans".to_owned()),
             ReloadOutcome::Failed => {
-                taken.ban_file = self.running.ban_file.clone();
+                taken.use_ban_file_of(&self.running);
                 changed.retain(|key| key != "discovery.ban_file");
             }
         }
@@ -91,7 +91,7 @@ impl Reloader {
             ReloadOutcome::Same => {}
             ReloadOutcome::Changed => changed.push("certificate".to_owned()),
             ReloadOutcome::Failed => {
-                taken.listen.certificate = self.running.listen.certificate.clone();
+                taken.use_certificate_of(&self.running);
                 changed.retain(|key| key != "listen.cert" && key != "listen.key");
             }
         }
@@ -103,7 +103,7 @@ impl Reloader {
 
 /// Why a configuration can't be taken over.
 #[derive(Debug, thiserror::Error)]
-enum Wrong {
+enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("can't compare the configuration with the one before: {0}")]

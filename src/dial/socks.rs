@@ -13,6 +13,7 @@ use super::socks_handshake::{Error, Reply, handshake};
 use super::socks_port::clearnet_access;
 use crate::connect::ProbeError;
 use crate::peer::{DnsName, Host, Port};
+use crate::secret::Secret;
 use crate::tor_state::ClearnetAccess;
 
 /// A Tor that isn't in the network yet lets a connection wait for two minutes; longer than this is no answer.
@@ -23,14 +24,14 @@ const CONNECT: Duration = Duration::from_secs(60);
 pub struct Socks {
     address: SocketAddr,
     /// Created for each process, so that no other user of the same Tor shares our circuits.
-    password: String,
+    password: Secret,
     /// Shared by all clones: the dialer learns it, the SOCKS monitor tells the book.
     clearnet: Arc<watch::Sender<ClearnetAccess>>,
 }
 
 impl Socks {
     pub fn new(address: SocketAddr, secret: u128) -> Socks {
-        Socks { address, password: format!("{secret:032x}"), clearnet: Arc::default() }
+        Socks { address, password: Secret::new(format!("{secret:032x}")), clearnet: Arc::default() }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -94,7 +95,7 @@ impl Socks {
 
     async fn request(&self, command: SocksCmd, target: SocksAddr, port: u16, circle: &str) -> Result<Reply, Error> {
         // Tor takes user names and passwords of up to 255 bytes, and no host's name is longer.
-        let auth = SocksAuth::Username(circle.as_bytes().to_vec(), self.password.clone().into_bytes());
+        let auth = SocksAuth::Username(circle.as_bytes().to_vec(), self.password.expose().as_bytes().to_vec());
         timeout(CONNECT, handshake(self.address, command, target, port, auth)).await.unwrap_or(Err(Error::TimedOut))
     }
 }

@@ -15,6 +15,7 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("peer", 0, &["netgroup"]),
     ("ban_list", 0, &["netgroup", "peer"]),
     ("network", 0, &["peer"]),
+    ("secret", 0, &[]),
     ("jsonrpc", 0, &["peer"]),
     ("tor_state", 1, &[]),
     ("route", 1, &["tor_state"]),
@@ -61,28 +62,40 @@ const IMPURE: &[&str] = &[
 /// Functions that open connections or look names up. clippy's `disallowed-methods` has the same list.
 const OPENING: &[&str] = &["TcpStream::connect", "UdpSocket", "lookup_host", "ToSocketAddrs", "TcpSocket"];
 
-/// Words that CONTRIBUTING.md bans. Verbs are listed in their common forms.
+/// Words that CONTRIBUTING.md bans, with their inflections.
 const BANNED: &[&str] = &[
     "whom",
+    "whomever",
     "lest",
     "anew",
     "beside",
     "hearsay",
     "in vain",
     "told of",
+    "tell of",
+    "tells of",
+    "telling of",
     "of ours",
     "mend",
     "mends",
     "mended",
+    "mending",
     "reckon",
     "reckons",
     "reckoned",
+    "reckoning",
     "knock",
     "knocks",
     "knocked",
     "knocking",
     "sent off",
+    "send off",
+    "sends off",
+    "sending off",
     "turned away",
+    "turn away",
+    "turns away",
+    "turning away",
     "whoever",
     "henceforth",
 ];
@@ -210,6 +223,51 @@ fn sources_and_documents_have_no_banned_words() {
         }
     }
     assert!(wrong.is_empty(), "CONTRIBUTING.md bans these words:\n{}", wrong.join("\n"));
+}
+
+/// Links between documents work in the repository and in the package, which keeps their relative paths.
+#[test]
+fn links_of_packaged_documents_lead_to_packaged_files() {
+    let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let assets = manifest["package"]["metadata"]["deb"]["assets"].as_array().unwrap();
+    let mut packaged = BTreeSet::new();
+    for asset in assets {
+        let (source, target) = (asset[0].as_str().unwrap(), asset[1].as_str().unwrap());
+        let Some(target) = target.strip_prefix("usr/share/doc/waypost/") else { continue };
+        let (folder, pattern) = source.rsplit_once('/').unwrap_or(("", source));
+        let Some(suffix) = pattern.strip_prefix('*') else {
+            assert_eq!(source, target, "the package moves this file");
+            packaged.insert(PathBuf::from(target));
+            continue;
+        };
+        assert_eq!(format!("{folder}/"), target, "the package moves these files");
+        let names = fs::read_dir(root().join(folder)).unwrap().map(|file| file.unwrap().file_name());
+        packaged.extend(
+            names.filter(|name| name.to_str().unwrap().ends_with(suffix)).map(|name| Path::new(folder).join(name)),
+        );
+    }
+    let mut broken = Vec::new();
+    for document in packaged.iter().filter(|path| path.extension().is_some_and(|extension| extension == "md")) {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        let inline = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        let references =
+            text.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: ").map(|(_, link)| link));
+        for link in inline.chain(references).filter(|link| !link.contains("://") && !link.starts_with('#')) {
+            let path = link.split('#').next().unwrap_or_default();
+            let mut target = document.parent().unwrap().to_owned();
+            for part in path.split('/') {
+                if part == ".." {
+                    target.pop();
+                } else {
+                    target.push(part);
+                }
+            }
+            if !packaged.contains(&target) {
+                broken.push(format!("{}: {link}", document.display()));
+            }
+        }
+    }
+    assert!(packaged.len() > 10 && broken.is_empty(), "{packaged:?}: {broken:?}");
 }
 
 #[test]
@@ -381,28 +439,44 @@ fn module_of(path: &Path) -> Option<String> {
     (!NO_MODULE.contains(&first)).then(|| first.trim_end_matches(".rs").to_owned())
 }
 
-/// Everything whose wording is checked: sources, tests, page, documents.
+/// Every text file whose wording is checked. CONTRIBUTING.md may quote banned words in fenced blocks.
 fn wording() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     let mut folders = ["src", "docs", "tests", "benches", "contrib"].map(|folder| root().join(folder)).to_vec();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            let extension = path.extension().and_then(|extension| extension.to_str());
             if path.is_dir() {
                 folders.push(path);
-            } else if matches!(extension, Some("rs" | "md" | "html" | "sh" | "py" | "toml" | "yml" | "nix" | "service"))
-                && !path.ends_with("tests/it/architecture.rs")
+            } else if !path.ends_with("tests/it/architecture.rs")
+                && let Ok(text) = fs::read_to_string(&path)
             {
-                files.push((path.clone(), fs::read_to_string(path).unwrap()));
+                // Binary files are not UTF-8.
+                files.push((path, text));
             }
         }
     }
-    for name in ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md"] {
-        files.push((root().join(name), fs::read_to_string(root().join(name)).unwrap()));
+    for entry in fs::read_dir(root()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "md") {
+            let text = fs::read_to_string(&path).unwrap();
+            let text = if path.ends_with("CONTRIBUTING.md") { without_fenced_blocks(&text) } else { text };
+            files.push((path, text));
+        }
     }
     assert!(files.len() > 200, "found only {} files", files.len());
     files
+}
+
+/// Empties the lines of fenced blocks, so that line numbers stay.
+fn without_fenced_blocks(text: &str) -> String {
+    let mut is_fenced = false;
+    let lines = text.lines().map(|line| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_fenced ^= is_fence;
+        if is_fenced || is_fence { "" } else { line }
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn sources() -> Vec<(PathBuf, String)> {

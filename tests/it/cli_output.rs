@@ -94,7 +94,7 @@ fn a_pipe_gets_everything_and_no_colours() {
     }
     let peers = place.daemon.waypost(&["peers"]);
     let header: Vec<&str> = peers.lines().next().unwrap().split_whitespace().collect();
-    let all = "HOST STATE PORTS PROTOCOL SOFTWARE LATENCY UPTIME VERIFIED FROM TROUBLE";
+    let all = "HOST STATE PORTS PROTOCOL SOFTWARE LATENCY UPTIME VERIFIED FROM PROBLEM";
     assert_eq!((header.join(" ").as_str(), peers.lines().count()), (all, 21));
     place.daemon.stop();
 }
@@ -165,7 +165,7 @@ fn a_daemon_that_goes_away_ends_the_watch() {
     let output = child.wait_with_output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{error}");
-    assert!(error.starts_with("waypost: the daemon has gone away: ") && error.contains("waypost run"), "{error}");
+    assert!(error.starts_with("waypost: connection to the daemon lost: ") && error.contains("waypost run"), "{error}");
 }
 
 #[test]

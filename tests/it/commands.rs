@@ -116,7 +116,7 @@ fn an_onion_address_is_brought_along_and_told() {
 #[cfg(not(feature = "embedded-tor"))]
 fn without_a_tor_of_its_own_it_has_no_onion_address() {
     let (text, ok) = support::waypost(&Place::new().config(), &["onion-address"]);
-    assert!(!ok && text.contains("no Tor of its own"), "{text}");
+    assert!(!ok && text.contains("no embedded Tor"), "{text}");
 }
 
 #[test]

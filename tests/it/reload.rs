@@ -155,7 +155,7 @@ fn what_can_not_change_is_named_and_what_is_wrong_changes_nothing() {
 
     for (wrong, expected) in [
         ("[limits]\nbatsch = 2\n", "waypost.toml, line 8: unknown field `batsch`"),
-        ("[limits]\nmax_batch = 2000\n", "waypost.toml, line 8: limits.max_batch: must lie between"),
+        ("[limits]\nmax_batch = 2000\n", "waypost.toml, line 8: limits.max_batch: must be between"),
         ("[limits\n", "waypost.toml, line 7: "),
     ] {
         place.configure("", wrong);

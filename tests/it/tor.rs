@@ -136,7 +136,7 @@ fn shows_each_caller_one_name(place: &Place, daemon: &Daemon, own: &str) {
 /// With another daemon on the same directory.
 fn verifies_by_hand(config: &Path, onion: &str) {
     let (output, ok) = support::waypost(config, &["probe", onion, "--tcp", "50001"]);
-    assert!(ok && output.contains("our own Tor") && output.contains("ElectrumX"), "{output}");
+    assert!(ok && output.contains("embedded Tor") && output.contains("ElectrumX"), "{output}");
 }
 
 fn gets_over(manner: &str, place: &Place, daemon: &Daemon, own: &str) {

@@ -48,8 +48,8 @@ dpkg-deb --field "$old" Depends | grep -qw libc6 || fail "it doesn't depend on l
 dpkg --install "$old" >"$1/install.log" || fail "it isn't installed: $(tail -n 5 "$1/install.log")"
 unit=$root/usr/lib/systemd/system/waypost.service
 for file in usr/bin/waypost usr/share/man/man1/waypost.1.gz usr/share/bash-completion/completions/waypost \
-  usr/share/zsh/vendor-completions/_waypost usr/share/fish/vendor_completions.d/waypost.fish usr/share/doc/waypost/examples/electrs.toml \
-  usr/share/doc/waypost/docs/configuration.md; do
+  usr/share/zsh/vendor-completions/_waypost usr/share/fish/vendor_completions.d/waypost.fish usr/share/doc/waypost/contrib/examples/electrs.toml \
+  usr/share/doc/waypost/docs/configuration.md usr/share/doc/waypost/contrib/JSON.md; do
   is -s "$root/$file"
 done
 is "$(stat -c %a "$root/usr/bin/waypost")" = 755

@@ -16,6 +16,7 @@ use rand::{Rng, RngExt};
 pub use real_name_filter::{DEFAULT_REALNAME_LIMIT, RejectReason};
 
 use crate::peer::{Ports, RealName};
+use crate::secret::Secret;
 
 /// What a visit is to do.
 #[derive(Debug, Clone)]
@@ -23,9 +24,9 @@ pub struct IrcVisitConfig {
     pub channel: String,
     /// The nicks of servers begin so.
     pub nick_prefix: String,
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// The account and its password, for SASL.
-    pub sasl: Option<(String, String)>,
+    pub sasl: Option<(String, Secret)>,
     /// Our own real name, if we are to be found there as well.
     pub advertise: Option<RealName>,
     /// Whether to stay, and ask after those who come.
@@ -118,7 +119,7 @@ impl IrcSession {
         if plan.sasl.is_some() {
             lines.push("CAP REQ :sasl".to_owned());
         }
-        lines.extend(plan.password.as_ref().map(|password| format!("PASS :{password}")));
+        lines.extend(plan.password.as_ref().map(|password| format!("PASS :{}", password.expose())));
         let real_name = plan.advertise.as_ref().map_or("Electrum peer discovery".to_owned(), RealName::to_string);
         lines.push(format!("NICK {nick}"));
         lines.push(format!("USER discovery 0 * :{real_name}"));
@@ -287,7 +288,7 @@ impl IrcSession {
 
     fn authenticate(&self) -> Vec<IrcAction> {
         let Some((user, password)) = &self.plan.sasl else { return Vec::new() };
-        vec![send(format!("AUTHENTICATE {}", BASE64.encode(format!("\0{user}\0{password}").as_bytes())))]
+        vec![send(format!("AUTHENTICATE {}", BASE64.encode(format!("\0{user}\0{}", password.expose()).as_bytes())))]
     }
 
     fn is_us(&self, nick: &str) -> bool {

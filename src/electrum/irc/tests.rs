@@ -114,8 +114,8 @@ fn pings_are_answered_at_any_time() {
 
 #[test]
 fn we_log_in_where_we_have_an_account() {
-    let sasl = Some(("wp".to_owned(), "secret".to_owned()));
-    let mut talk = talk(IrcVisitConfig { sasl, password: Some("door".to_owned()), ..plan() });
+    let sasl = Some(("wp".to_owned(), crate::secret::Secret::new("secret")));
+    let mut talk = talk(IrcVisitConfig { sasl, password: Some(crate::secret::Secret::new("door")), ..plan() });
     let opening = said(talk.opening.clone());
     assert_eq!(opening[..2], ["CAP REQ :sasl", "PASS :door"]);
     assert_eq!(talk.said(":irc.example CAP * ACK :sasl"), ["AUTHENTICATE PLAIN"]);
