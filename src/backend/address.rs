@@ -1,4 +1,4 @@
-//! What we stand in front of, as the configuration names it.
+//! What we stand in target of, as the configuration names it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -45,8 +45,8 @@ impl TryFrom<String> for BackendTarget {
 }
 
 impl From<BackendTarget> for String {
-    fn from(front: BackendTarget) -> String {
-        match front {
+    fn from(target: BackendTarget) -> String {
+        match target {
             BackendTarget::Server(address) => address.to_string(),
             BackendTarget::Peers => "peers".to_owned(),
         }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_written_as_they_are_read() {
+    fn address_round_trips_and_invalid_ones_are_rejected() {
         for text in
             ["tcp://127.0.0.1:50001", "tls://electrs.example:50002", "tcp://[::1]:50001", "unix:/run/electrs", "peers"]
         {

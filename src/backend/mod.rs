@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::codec::{Framed, LinesCodec};
 
 pub use address::{AddressError, BackendTarget, UpstreamAddr};
-pub use key_pinning::KeyError;
+pub use key_pinning::KeyPinError;
 pub use peer_pool::{PeerPool, UpstreamLease};
 pub use server::Server;
 
@@ -26,7 +26,7 @@ use crate::jsonrpc::{self, MAX_RESPONSE_BYTES, NEWEST, OLDEST, USER_AGENT};
 use crate::peer::{Fault, Host};
 
 /// How long a server of the operator's may take to greet us.
-const GREETING: Duration = Duration::from_secs(20);
+const GREETING_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 pub enum Backend {
@@ -35,10 +35,10 @@ pub enum Backend {
 }
 
 /// A session's own connection to a server.
-pub struct Connection {
+pub struct UpstreamConnection {
     pub stream: Box<dyn Stream>,
     /// Where it is a peer's.
-    pub seat: Option<UpstreamLease>,
+    pub lease: Option<UpstreamLease>,
 }
 
 /// Why there is no connection.
@@ -47,7 +47,7 @@ pub enum BackendError {
     #[error("{0}")]
     Failed(#[from] ProbeError),
     #[error("{0}")]
-    Key(#[from] KeyError),
+    Key(#[from] KeyPinError),
     #[error("it speaks none of the protocol versions {OLDEST} to {NEWEST}")]
     Versions,
     #[error("no peer that is fit for it could be reached")]
@@ -58,18 +58,18 @@ impl Backend {
     /// A connection of a caller's own, on which this protocol version was agreed upon.
     ///
     /// Where it is a peer's, rather not that of the one that has just failed.
-    pub async fn open(&self, version: &str, failed: Option<&Host>) -> Result<Connection, BackendError> {
+    pub async fn open(&self, version: &str, failed: Option<&Host>) -> Result<UpstreamConnection, BackendError> {
         match self {
-            Backend::Server(server) => Ok(Connection { stream: server.open(version).await?, seat: None }),
+            Backend::Server(server) => Ok(UpstreamConnection { stream: server.open(version).await?, lease: None }),
             Backend::Peers(peers) => peers.open(version, failed).await,
         }
     }
 
     /// Looks after what clients are sent it, until nobody is left to be told.
-    pub async fn monitor(&self, ourselves: &watch::Sender<Arc<LocalIdentity>>, inbox: Inbox) {
+    pub async fn monitor(&self, local_identity: &watch::Sender<Arc<LocalIdentity>>, inbox: Inbox) {
         match self {
-            Backend::Server(server) => server.monitor(ourselves, inbox).await,
-            Backend::Peers(peers) => peers.monitor(ourselves).await,
+            Backend::Server(server) => server.monitor(local_identity, inbox).await,
+            Backend::Peers(peers) => peers.monitor(local_identity).await,
         }
     }
 
@@ -98,9 +98,9 @@ impl Backend {
     }
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for UpstreamConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("seat", &self.seat).finish_non_exhaustive()
+        f.debug_struct("UpstreamConnection").field("lease", &self.lease).finish_non_exhaustive()
     }
 }
 
@@ -111,22 +111,22 @@ async fn negotiate(stream: Box<dyn Stream>, version: &str) -> Result<Box<dyn Str
     let line = jsonrpc::encode_request(0, "server.version", &[USER_AGENT, version]);
     let line = String::from_utf8(line).map_err(|_| ProbeError::Internal)?;
     lines.send(line.trim_end()).await.map_err(|_| ProbeError::Closed)?;
-    let answer =
+    let response =
         lines.next().await.ok_or(ProbeError::Closed)?.map_err(|_| ProbeError::ProtocolViolation(Fault::Malformed))?;
-    match jsonrpc::parse_response(&answer) {
+    match jsonrpc::parse_response(&response) {
         Ok(jsonrpc::Response::Result { .. }) => Ok(lines.into_inner()),
         _ => Err(BackendError::Versions),
     }
 }
 
 /// Has callers advertised what is behind us.
-fn publish(ourselves: &watch::Sender<Arc<LocalIdentity>>, behind: BackendInfo) {
-    ourselves.send_if_modified(|ourselves| {
-        let backend = identity::BackendState::Known(behind);
-        let news = ourselves.identity.backend != backend;
-        if news {
-            *ourselves = Arc::new(LocalIdentity::new(Identity { backend, ..ourselves.identity.clone() }));
+fn publish(local_identity: &watch::Sender<Arc<LocalIdentity>>, info: BackendInfo) {
+    local_identity.send_if_modified(|local_identity| {
+        let backend = identity::BackendState::Known(info);
+        let changed = local_identity.identity.backend != backend;
+        if changed {
+            *local_identity = Arc::new(LocalIdentity::new(Identity { backend, ..local_identity.identity.clone() }));
         }
-        news
+        changed
     });
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::key_pinning::verify_or_pin;
-use super::{BackendError, GREETING, UpstreamAddr, negotiate, publish};
+use super::{BackendError, GREETING_TIMEOUT, UpstreamAddr, negotiate, publish};
 use crate::book::{Checkpoint, Event, height_to_compare};
 use crate::book_handle::{BookMessage, Inbox};
 use crate::connect::ProbeError;
@@ -21,7 +21,7 @@ use crate::peer::{Endpoint, Host, ProbeReport};
 use crate::probe::{Deadlines, run_prober};
 use crate::route::Route;
 
-/// Between two looks at how it does: when it was well, and when it wasn't.
+/// Between two looks at how it does: when it was was_ok, and when it wasn't.
 const POLL_OK: Duration = Duration::from_secs(60);
 const POLL_FAILED: Duration = Duration::from_secs(5);
 
@@ -44,24 +44,27 @@ impl Server {
     }
 
     pub async fn open(&self, version: &str) -> Result<Box<dyn Stream>, BackendError> {
-        let greeted = timeout(GREETING, async { negotiate(self.connect().await?, version).await });
-        greeted.await.unwrap_or(Err(BackendError::Failed(ProbeError::Timeout)))
+        let stream = timeout(GREETING_TIMEOUT, async { negotiate(self.connect().await?, version).await });
+        stream.await.unwrap_or(Err(BackendError::Failed(ProbeError::Timeout)))
     }
 
     /// What it says of itself, if it is a server of our network; and which block it has at this height.
-    pub async fn query_info(&self, compare: Option<u32>) -> Result<(BackendInfo, Option<Checkpoint>), BackendError> {
-        let stream = timeout(GREETING, self.connect()).await.unwrap_or(Err(ProbeError::Timeout.into()))?;
+    pub async fn query_info(
+        &self,
+        checkpoint_height: Option<u32>,
+    ) -> Result<(BackendInfo, Option<Checkpoint>), BackendError> {
+        let stream = timeout(GREETING_TIMEOUT, self.connect()).await.unwrap_or(Err(ProbeError::Timeout.into()))?;
         let expected = ProbeExpectations {
             host: None,
             genesis_hash: self.network.genesis_hash(),
             default_ports: self.network.default_ports(),
             announce: None,
-            compare,
+            checkpoint_height,
         };
         let deadlines = Deadlines::for_route(Route::Direct);
         let report = run_prober(stream, &expected, deadlines, Instant::now() + deadlines.total, &mut |_| {}).await?;
-        let block = report.checkpoint;
-        Ok((behind(report)?, block))
+        let checkpoint = report.checkpoint;
+        Ok((backend_info(report)?, checkpoint))
     }
 
     pub fn last_error(&self) -> Option<String> {
@@ -69,32 +72,34 @@ impl Server {
     }
 
     /// Keeps asking it.
-    pub async fn monitor(&self, ourselves: &watch::Sender<Arc<LocalIdentity>>, inbox: Inbox) {
-        let (mut well, mut compare) = (None, None);
+    pub async fn monitor(&self, local_identity: &watch::Sender<Arc<LocalIdentity>>, inbox: Inbox) {
+        let (mut was_ok, mut checkpoint_height) = (None, None);
         while !inbox.is_closed() {
-            let said = self.query_info(compare).await;
-            match &said {
-                Ok(_) if well != Some(true) => tracing::info!(backend = %self.address, "the server behind us answers"),
-                Err(error) if well != Some(false) => {
+            let result = self.query_info(checkpoint_height).await;
+            match &result {
+                Ok(_) if was_ok != Some(true) => {
+                    tracing::info!(backend = %self.address, "the server behind us answers")
+                }
+                Err(error) if was_ok != Some(false) => {
                     tracing::warn!(backend = %self.address, %error, "the server behind us is of no use now; discovery goes on");
                 }
                 _ => {}
             }
-            well = Some(said.is_ok());
-            self.last_error.send_replace(said.as_ref().err().map(BackendError::to_string));
-            if let Ok((behind, block)) = said {
-                let (tip, before) = (behind.tip, compare);
-                publish(ourselves, behind);
-                compare = tip.map(height_to_compare);
-                if compare != before {
+            was_ok = Some(result.is_ok());
+            self.last_error.send_replace(result.as_ref().err().map(BackendError::to_string));
+            if let Ok((info, checkpoint)) = result {
+                let (tip, previous) = (info.tip, checkpoint_height);
+                publish(local_identity, info);
+                checkpoint_height = tip.map(height_to_compare);
+                if checkpoint_height != previous {
                     // Peers will be asked of another block than it was.
                     continue;
                 }
                 if let Some(tip) = tip {
-                    let _ = inbox.send(BookMessage::Event(Event::BackendTip { tip, block })).await;
+                    let _ = inbox.send(BookMessage::Event(Event::BackendTip { tip, block: checkpoint })).await;
                 }
             }
-            sleep(if well == Some(true) { POLL_OK } else { POLL_FAILED }).await;
+            sleep(if was_ok == Some(true) { POLL_OK } else { POLL_FAILED }).await;
         }
     }
 
@@ -118,7 +123,7 @@ impl Server {
     }
 }
 
-fn behind(report: ProbeReport) -> Result<BackendInfo, BackendError> {
+fn backend_info(report: ProbeReport) -> Result<BackendInfo, BackendError> {
     let features = report.features.unwrap_or_default();
     // Who doesn't say which versions it speaks speaks the one that it chose.
     let (oldest, newest) = (

@@ -97,29 +97,37 @@ pub fn resolve(
     let stay = keys.persistent.unwrap_or(false);
     let advertise = keys.advertise.unwrap_or(false).then(|| advertised(identity, fronts_peers, stay)).transpose()?;
     let default_ports = identity.network.default_ports();
-    let plan = IrcVisitConfig { channel, nick_prefix, password: keys.password, sasl, advertise, stay, default_ports };
-    Ok(Some(IrcConfig { server, tls, tor, interval, plan, key, visit_file: data_dir.join("irc-visit") }))
+    let visit = IrcVisitConfig {
+        channel,
+        nick_prefix,
+        password: keys.password,
+        sasl,
+        advertise,
+        persistent: stay,
+        default_ports,
+    };
+    Ok(Some(IrcConfig { server, tls, tor, interval, visit, key, visit_file: data_dir.join("irc-visit") }))
 }
 
 /// The same as keys.
 pub fn keys(settings: Option<&IrcConfig>) -> IrcKeys {
-    let Some(IrcConfig { server, tls, tor, interval, plan, key, .. }) = settings else {
+    let Some(IrcConfig { server, tls, tor, interval, visit, key, .. }) = settings else {
         return IrcKeys { enabled: Some(false), ..IrcKeys::default() };
     };
     IrcKeys {
         enabled: Some(true),
         server: Some(server.clone()),
-        channel: Some(plan.channel.clone()),
-        nick_prefix: Some(plan.nick_prefix.clone()),
+        channel: Some(visit.channel.clone()),
+        nick_prefix: Some(visit.nick_prefix.clone()),
         interval: Some(HumanDuration(*interval)),
         tls: Some(*tls),
         tor: Some(*tor),
         key: key.map(|bytes| HEXLOWER.encode(&bytes)),
-        persistent: Some(plan.stay),
-        password: plan.password.clone(),
-        sasl_user: plan.sasl.as_ref().map(|(user, _)| user.clone()),
-        sasl_password: plan.sasl.as_ref().map(|(_, password)| password.clone()),
-        advertise: Some(plan.advertise.is_some()),
+        persistent: Some(visit.persistent),
+        password: visit.password.clone(),
+        sasl_user: visit.sasl.as_ref().map(|(user, _)| user.clone()),
+        sasl_password: visit.sasl.as_ref().map(|(_, password)| password.clone()),
+        advertise: Some(visit.advertise.is_some()),
     }
 }
 

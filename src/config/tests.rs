@@ -139,9 +139,9 @@ fn irc_is_visited_as_a_guest() {
     assert!(load_text("", &[]).unwrap().irc.is_none());
     let irc = load_text("[irc]\nenabled = true\n", &[]).unwrap().irc.unwrap();
     assert_eq!((irc.server.to_string().as_str(), irc.tls, irc.tor), ("irc.libera.chat:6697", true, false));
-    assert_eq!((irc.plan.channel.as_str(), irc.plan.nick_prefix.as_str()), ("#electrum", "E_"));
+    assert_eq!((irc.visit.channel.as_str(), irc.visit.nick_prefix.as_str()), ("#electrum", "E_"));
     let irc = load_text("network = \"testnet4\"\n[tor]\nonly = true\n[irc]\nenabled = true\n", &[]).unwrap().irc;
-    assert!(irc.as_ref().is_some_and(|irc| irc.tor && irc.plan.nick_prefix == "ET_"));
+    assert!(irc.as_ref().is_some_and(|irc| irc.tor && irc.visit.nick_prefix == "ET_"));
     let wrong = |more: &str| error(&format!("[irc]\nenabled = true\n{more}"), &[]);
     insta::assert_snapshot!("irc_too_often", wrong("interval = \"1m\"\n"));
     insta::assert_snapshot!("irc_too_seldom", wrong("interval = \"1000000000y\"\n"));

@@ -7,12 +7,12 @@ use super::{InvalidValue, Listen, Tor, invalid};
 use crate::peer::{Host, Port};
 use crate::route::RoutingPolicy;
 use crate::server::Limits;
-use crate::tor::{self, IS_EMBEDDED, Mode, Service};
+use crate::tor::{self, IS_EMBEDDED, Mode, OnionServiceOptions};
 
 /// Which Tor is used, and what for.
 #[derive(Debug, Clone)]
 pub struct TorConfig {
-    pub settings: tor::Settings,
+    pub settings: tor::TorOptions,
     pub routing: RoutingPolicy,
     /// Onion service that an external Tor runs for this node.
     pub onion_host: Option<(Host, Port)>,
@@ -73,11 +73,15 @@ pub fn resolve(keys: Tor, inputs: TorInputs<'_>, usual: [SocketAddr; 2]) -> Resu
     };
     let serves = IS_EMBEDDED && matches!(mode, Mode::Auto | Mode::Embedded) && onion != Some(false);
     let streams = u32::try_from(inputs.limits.sessions_per_source).unwrap_or(u32::MAX);
-    let service =
-        serves.then_some(Service { port, required: onion == Some(true), circuits: inputs.limits.sessions, streams });
+    let service = serves.then_some(OnionServiceOptions {
+        port,
+        required: onion == Some(true),
+        circuits: inputs.limits.sessions,
+        streams,
+    });
     let overrides = keys.arti_config.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
     let routing = if keys.only == Some(true) { RoutingPolicy::TorOnly } else { RoutingPolicy::Split };
-    let settings = tor::Settings { mode, socks, dir: inputs.dir, arti: overrides, service };
+    let settings = tor::TorOptions { mode, socks, dir: inputs.dir, arti: overrides, service };
     Ok(TorConfig { settings, routing, onion_host, arti: keys.arti_config, onion })
 }
 

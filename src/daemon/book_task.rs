@@ -218,7 +218,7 @@ impl BookTask {
         let actions = self.book.handle(event, clock::now(), &mut self.rng);
         self.execute(actions);
         self.news.health.send_if_modified(|health| {
-            let new = TorHealth { state: self.book.tor().clone(), reached: self.book.tor_reached() };
+            let new = TorHealth { state: self.book.tor().clone(), last_reached: self.book.tor_reached() };
             let differs = *health != new;
             *health = new;
             differs
@@ -326,7 +326,7 @@ impl BookTask {
             host: Some(attempt.host.clone()),
             genesis_hash: network.genesis_hash(),
             default_ports: network.default_ports(),
-            compare: attempt.checkpoint_height,
+            checkpoint_height: attempt.checkpoint_height,
             announce: attempt.announce.then(|| self.announcement(&attempt.host)).flatten(),
         };
         let (about, tally) = (attempt.host.clone(), self.facts.probes.clone());

@@ -101,7 +101,7 @@ pub async fn run(config: Config, again: ReloadHooks) -> Result<(), DaemonError> 
         tls: Tls::new().map_err(|error| start(&error))?,
         direct: (config.book.routing == RoutingPolicy::Split).then_some(Direct),
         tor: tor.way.subscribe(),
-        circle: dial::Isolation::Peers,
+        isolation: dial::Isolation::Peers,
     };
     let picture = watch::Sender::default();
     let mut own_addresses = listeners.addresses();
@@ -172,8 +172,13 @@ pub async fn run(config: Config, again: ReloadHooks) -> Result<(), DaemonError> 
         tasks.spawn("the clearnet monitor", watching);
     }
     if let (Some(settings), Some(visits)) = (config.irc.clone(), visits) {
-        let visitor =
-            irc_discovery::IrcTask { settings, dialer: dialer.clone(), inbox: inbox.clone(), snapshot: seen, visits };
+        let visitor = irc_discovery::IrcTask {
+            settings,
+            dialer: dialer.clone(),
+            inbox: inbox.clone(),
+            snapshot: seen,
+            status: visits,
+        };
         let visiting = visitor.run(StdRng::seed_from_u64(rng.next_u64()));
         tasks.spawn("the IRC task", visiting);
     }
@@ -323,14 +328,21 @@ impl TorWiring {
         let watch = tor::OnionMonitor {
             network: config.book.network,
             dialer,
-            name: self.name.clone(),
-            ourselves: self.ourselves,
+            onion_service: self.name.clone(),
+            local_identity: self.ourselves,
             health: health.clone(),
             inbox: inbox.clone(),
         };
         let watching = watch.run(StdRng::seed_from_u64(rng.next_u64()));
         tasks.spawn("the onion monitor", watching);
-        let outlets = TorChannels { connector: self.way, inbox, health, name: self.name, report: self.report, callers };
+        let outlets = TorChannels {
+            connector: self.way,
+            inbox,
+            health,
+            onion_service: self.name,
+            report: self.report,
+            onion_streams: callers,
+        };
         let (settings, secret) = (config.tor.settings.clone(), rng.random());
         tasks.spawn("the Tor supervisor", async move { tor::run(settings, secret, outlets).await });
         tasks.spawn("the onion service", async move {

@@ -39,29 +39,29 @@ impl Arti {
         Arti { client, cancelled }
     }
 
-    /// Connects through circuits of this circle alone.
+    /// Connects through circuits of this group alone.
     ///
     /// Some errors say neither that the peer is gone nor that our Tor is; a circuit from last time that died meanwhile
     /// makes such a one. After those it is tried once more, on circuits that nobody used before.
-    pub async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<DataStream, ProbeError> {
+    pub async fn connect(&self, host: &Host, port: Port, group: &str) -> Result<DataStream, ProbeError> {
         let host = host.to_string();
-        let connecting = async {
+        let connection = async {
             let target = (host.as_str(), port.get());
-            match self.client.connect_with_prefs(target, &shared_prefs(circle)).await {
+            match self.client.connect_with_prefs(target, &shared_prefs(group)).await {
                 Err(error) if is_retryable(error.kind()) => {
-                    self.client.connect_with_prefs(target, &new_circuit_prefs(circle)).await
+                    self.client.connect_with_prefs(target, &new_circuit_prefs(group)).await
                 }
                 outcome => outcome,
             }
         };
-        self.with_timeout(connecting, ProbeError::Unreachable).await
+        self.with_timeout(connection, ProbeError::Unreachable).await
     }
 
     /// Has an exit look a name up.
-    pub async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, ProbeError> {
-        let prefs = shared_prefs(circle);
-        let resolving = self.client.resolve_with_prefs(name.as_str(), &prefs);
-        match self.with_timeout(resolving, ProbeError::NameNotFound).await {
+    pub async fn resolve(&self, name: &DnsName, group: &str) -> Result<Vec<IpAddr>, ProbeError> {
+        let prefs = shared_prefs(group);
+        let resolution = self.client.resolve_with_prefs(name.as_str(), &prefs);
+        match self.with_timeout(resolution, ProbeError::NameNotFound).await {
             Ok(addresses) => {
                 let mut addresses: Vec<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
                 // Every exit that lets anybody out does so by IPv4.
@@ -69,24 +69,24 @@ impl Arti {
                 addresses.dedup();
                 Ok(addresses)
             }
-            Err(ours @ (ProbeError::TorUnavailable | ProbeError::LocalResourceExhausted)) => Err(ours),
+            Err(local @ (ProbeError::TorUnavailable | ProbeError::LocalResourceExhausted)) => Err(local),
             Err(_) => Err(ProbeError::NameNotFound),
         }
     }
 
     async fn with_timeout<T>(
         &self,
-        asking: impl Future<Output = Result<T, arti_client::Error>>,
-        too_late: ProbeError,
+        operation: impl Future<Output = Result<T, arti_client::Error>>,
+        on_timeout: ProbeError,
     ) -> Result<T, ProbeError> {
-        let given_up = self.cancelled.clone();
-        match given_up.run_until_cancelled(timeout(CONNECT_TIMEOUT, asking)).await {
+        let cancelled = self.cancelled.clone();
+        match cancelled.run_until_cancelled(timeout(CONNECT_TIMEOUT, operation)).await {
             Some(Ok(Ok(answer))) => Ok(answer),
             Some(Ok(Err(error))) => {
                 tracing::debug!(kind = ?error.kind(), "Tor refuses");
-                Err(failure(error.kind()))
+                Err(probe_error(error.kind()))
             }
-            Some(Err(_)) => Err(too_late),
+            Some(Err(_)) => Err(on_timeout),
             None => Err(ProbeError::TorUnavailable),
         }
     }
@@ -95,8 +95,8 @@ impl Arti {
 /// What tells circuits apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct IsolationLabel {
-    circle: String,
-    /// 0 for the circuits that a circle keeps.
+    group: String,
+    /// 0 for the circuits that a group keeps.
     number: u64,
 }
 
@@ -110,18 +110,18 @@ impl IsolationHelper for IsolationLabel {
     }
 }
 
-fn shared_prefs(circle: &str) -> StreamPrefs {
-    labelled(circle, 0)
+fn shared_prefs(group: &str) -> StreamPrefs {
+    prefs(group, 0)
 }
 
-fn new_circuit_prefs(circle: &str) -> StreamPrefs {
+fn new_circuit_prefs(group: &str) -> StreamPrefs {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    labelled(circle, NEXT.fetch_add(1, Ordering::Relaxed))
+    prefs(group, NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-fn labelled(circle: &str, number: u64) -> StreamPrefs {
+fn prefs(group: &str, number: u64) -> StreamPrefs {
     let mut prefs = StreamPrefs::new();
-    prefs.set_isolation(IsolationLabel { circle: circle.to_owned(), number });
+    prefs.set_isolation(IsolationLabel { group: group.to_owned(), number });
     prefs
 }
 
@@ -144,7 +144,7 @@ fn is_retryable(kind: ErrorKind) -> bool {
 }
 
 /// Whose trouble an error is.
-fn failure(kind: ErrorKind) -> ProbeError {
+fn probe_error(kind: ErrorKind) -> ProbeError {
     use ErrorKind as Kind;
     match kind {
         Kind::OnionServiceNotFound | Kind::OnionServiceAddressInvalid | Kind::InvalidStreamTarget => {
@@ -182,22 +182,22 @@ mod tests {
     use crate::connect::FailureOrigin;
 
     #[test]
-    fn our_tor_is_told_from_the_peer() {
-        assert_eq!(failure(ErrorKind::TorAccessFailed).blame(), FailureOrigin::Local);
-        assert_eq!(failure(ErrorKind::DirectoryExpired).blame(), FailureOrigin::Local);
-        assert_eq!(failure(ErrorKind::OnionServiceNotFound), ProbeError::OnionDescriptorNotFound);
-        assert_eq!(failure(ErrorKind::OnionServiceConnectionFailed), ProbeError::Unreachable);
-        assert_eq!(failure(ErrorKind::RemoteStreamError), ProbeError::Refused);
-        assert_eq!(failure(ErrorKind::RemoteHostNotFound), ProbeError::NameNotFound);
+    fn tor_errors_map_to_local_peer_or_ambiguous_origin() {
+        assert_eq!(probe_error(ErrorKind::TorAccessFailed).blame(), FailureOrigin::Local);
+        assert_eq!(probe_error(ErrorKind::DirectoryExpired).blame(), FailureOrigin::Local);
+        assert_eq!(probe_error(ErrorKind::OnionServiceNotFound), ProbeError::OnionDescriptorNotFound);
+        assert_eq!(probe_error(ErrorKind::OnionServiceConnectionFailed), ProbeError::Unreachable);
+        assert_eq!(probe_error(ErrorKind::RemoteStreamError), ProbeError::Refused);
+        assert_eq!(probe_error(ErrorKind::RemoteHostNotFound), ProbeError::NameNotFound);
         // The origin is unclear, so the failure counts against the peer only after another success.
         for kind in [ErrorKind::RemoteNetworkTimeout, ErrorKind::TorNetworkTimeout, ErrorKind::NoExit] {
-            assert_eq!(failure(kind).blame(), FailureOrigin::Ambiguous, "{kind:?}");
+            assert_eq!(probe_error(kind).blame(), FailureOrigin::Ambiguous, "{kind:?}");
         }
     }
 
     #[test]
-    fn circles_share_nothing() {
-        let label = |circle: &str, number| IsolationLabel { circle: circle.to_owned(), number };
+    fn labels_that_differ_are_incompatible() {
+        let label = |group: &str, number| IsolationLabel { group: group.to_owned(), number };
         assert!(label("a", 0).compatible_same_type(&label("a", 0)));
         assert!(!label("a", 0).compatible_same_type(&label("b", 0)));
         assert!(!label("a", 0).compatible_same_type(&label("a", 1)));

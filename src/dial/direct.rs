@@ -17,7 +17,7 @@ use crate::peer::{DnsName, Port};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Resolvers try again for themselves within this.
-const RESOLVE: Duration = Duration::from_secs(12);
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Permission to open connections and to ask the resolver from this machine. With `tor.only` none exists.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +26,7 @@ pub struct Direct;
 impl Direct {
     /// Looks a name up the way this machine is set up to: hosts file, name service switch, DNS.
     pub async fn resolve(self, name: &DnsName) -> Result<Vec<IpAddr>, ProbeError> {
-        match timeout(RESOLVE, lookup_host((name.as_str(), 0))).await {
+        match timeout(RESOLVE_TIMEOUT, lookup_host((name.as_str(), 0))).await {
             Ok(Ok(addresses)) => {
                 let mut addresses: Vec<IpAddr> = addresses.map(|address| address.ip().to_canonical()).collect();
                 addresses.dedup();
@@ -57,8 +57,8 @@ impl Direct {
                 }
                 Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => failure = ProbeError::Refused,
                 Ok(Err(error)) => {
-                    if let Some(ours) = super::local_exhaustion(&error) {
-                        return Err(ours);
+                    if let Some(local) = super::local_exhaustion(&error) {
+                        return Err(local);
                     }
                 }
                 Err(_) => {}

@@ -48,7 +48,7 @@ pub struct Dialer {
     pub direct: Option<Direct>,
     /// The Tor that was found or built last, if there is one.
     pub tor: watch::Receiver<Option<TorConnector>>,
-    pub circle: Isolation,
+    pub isolation: Isolation,
 }
 
 /// A way into the Tor network.
@@ -64,7 +64,7 @@ pub enum TorConnector {
 /// Streams of different circles never share a circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
-    /// A circle of its own for each host that is dialled.
+    /// A group of its own for each host that is dialled.
     Peers,
     /// Each session of a caller's that a peer carries has one of its own.
     Session(u64),
@@ -77,8 +77,8 @@ pub enum Isolation {
 }
 
 impl Isolation {
-    /// What tells the circle of one host from all others.
-    fn name(self, host: &Host) -> String {
+    /// What tells the group of one host from all others.
+    fn key(self, host: &Host) -> String {
         match self {
             Isolation::Peers => host.to_string(),
             Isolation::Session(number) => format!("session {number}"),
@@ -91,13 +91,13 @@ impl Isolation {
 
 /// A failure that is ours alone: there are no descriptors left to connect with.
 fn local_exhaustion(error: &io::Error) -> Option<ProbeError> {
-    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].map(Errno::raw_os_error);
-    error.raw_os_error().is_some_and(|code| ours.contains(&code)).then_some(ProbeError::LocalResourceExhausted)
+    let codes = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| codes.contains(&code)).then_some(ProbeError::LocalResourceExhausted)
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dialled").field("ip", &self.ip).finish_non_exhaustive()
+        f.debug_struct("Connection").field("ip", &self.ip).finish_non_exhaustive()
     }
 }
 
@@ -107,45 +107,45 @@ impl Dialer {
         match via {
             Route::Direct => self.direct()?.resolve(name).await,
             // On the circuits on which the host is dialled next.
-            Route::Tor => self.tor()?.resolve(name, &self.circle.name(&Host::Dns(name.clone()))).await,
+            Route::Tor => self.tor()?.resolve(name, &self.isolation.key(&Host::Dns(name.clone()))).await,
         }
     }
 
-    /// Opens one of an attempt's doors.
+    /// Opens one of an target's doors.
     pub async fn dial(
         &self,
-        attempt: &ProbeTarget,
+        target: &ProbeTarget,
         (transport, port): (Transport, Port),
     ) -> Result<Connection, ProbeError> {
-        let (stream, ip): (Box<dyn Stream>, Option<IpAddr>) = match attempt.via {
+        let (stream, ip): (Box<dyn Stream>, Option<IpAddr>) = match target.via {
             Route::Direct => {
-                let (stream, ip) = self.direct()?.connect(&attempt.addresses, port).await?;
+                let (stream, ip) = self.direct()?.connect(&target.addresses, port).await?;
                 (Box::new(stream), Some(ip))
             }
-            Route::Tor => self.through_tor(attempt, port).await?,
+            Route::Tor => self.connect_through_tor(target, port).await?,
         };
         match transport {
             Transport::Tcp => Ok(Connection { stream, ip, key: None }),
             Transport::Tls => {
-                let (stream, key) = self.tls.connect(&attempt.host, stream).await?;
+                let (stream, key) = self.tls.connect(&target.host, stream).await?;
                 Ok(Connection { stream: Box::new(stream), ip, key })
             }
         }
     }
 
-    async fn through_tor(
+    async fn connect_through_tor(
         &self,
-        attempt: &ProbeTarget,
+        target: &ProbeTarget,
         port: Port,
     ) -> Result<(Box<dyn Stream>, Option<IpAddr>), ProbeError> {
-        let (tor, circle) = (self.tor()?, self.circle.name(&attempt.host));
-        if attempt.host.is_onion() {
-            return Ok((tor.connect(&attempt.host, port, &circle).await?, None));
+        let (tor, group) = (self.tor()?, self.isolation.key(&target.host));
+        if target.host.is_onion() {
+            return Ok((tor.connect(&target.host, port, &group).await?, None));
         }
         // The addresses that were looked at, and not the name: an exit would look it up once more.
         let mut failure = ProbeError::Unreachable;
-        for ip in &attempt.addresses {
-            match tor.connect(&Host::Ip(*ip), port, &circle).await {
+        for ip in &target.addresses {
+            match tor.connect(&Host::Ip(*ip), port, &group).await {
                 Ok(stream) => return Ok((stream, Some(*ip))),
                 Err(error) => failure = error,
             }
@@ -164,19 +164,19 @@ impl Dialer {
 }
 
 impl TorConnector {
-    async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<Box<dyn Stream>, ProbeError> {
+    async fn connect(&self, host: &Host, port: Port, group: &str) -> Result<Box<dyn Stream>, ProbeError> {
         Ok(match self {
-            TorConnector::Socks(socks) => Box::new(socks.connect(host, port, circle).await?),
+            TorConnector::Socks(socks) => Box::new(socks.connect(host, port, group).await?),
             #[cfg(feature = "embedded-tor")]
-            TorConnector::Arti(arti) => Box::new(arti.connect(host, port, circle).await?),
+            TorConnector::Arti(arti) => Box::new(arti.connect(host, port, group).await?),
         })
     }
 
-    async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, ProbeError> {
+    async fn resolve(&self, name: &DnsName, group: &str) -> Result<Vec<IpAddr>, ProbeError> {
         match self {
-            TorConnector::Socks(socks) => socks.resolve(name, circle).await,
+            TorConnector::Socks(socks) => socks.resolve(name, group).await,
             #[cfg(feature = "embedded-tor")]
-            TorConnector::Arti(arti) => arti.resolve(name, circle).await,
+            TorConnector::Arti(arti) => arti.resolve(name, group).await,
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::peer::{DnsName, Host, Port};
 use crate::route::ClearnetAccess;
 
 /// A Tor that isn't in the network yet lets a connection wait for two minutes; longer than this is no answer.
-const CONNECT: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A SOCKS port, and who we are to it.
 #[derive(Debug, Clone)]
@@ -46,8 +46,8 @@ impl Socks {
         self.clearnet.send_if_modified(|known| std::mem::replace(known, access) != access);
     }
 
-    /// Connects through circuits of this circle alone: Tor keeps streams apart whose user name and password differ.
-    pub async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<TcpStream, ProbeError> {
+    /// Connects through circuits of this group alone: Tor keeps streams apart whose user name and password differ.
+    pub async fn connect(&self, host: &Host, port: Port, group: &str) -> Result<TcpStream, ProbeError> {
         let target = match host {
             Host::Ip(ip) => SocksAddr::Ip(*ip),
             Host::Dns(name) => hostname(name.as_str())?,
@@ -56,7 +56,7 @@ impl Socks {
         if !host.is_onion() {
             self.check_clearnet()?;
         }
-        match self.request(SocksCmd::CONNECT, target, port.get(), circle).await {
+        match self.request(SocksCmd::CONNECT, target, port.get(), group).await {
             Ok((stream, _)) => Ok(stream),
             // An exit's policy is refused by the same code, and peers choose their addresses: the port itself is checked.
             Err(Error::Refused(SocksStatus::NOT_ALLOWED)) if !host.is_onion() => {
@@ -74,10 +74,10 @@ impl Socks {
     }
 
     /// Has an exit look a name up. Tor hands on one address.
-    pub async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, ProbeError> {
+    pub async fn resolve(&self, name: &DnsName, group: &str) -> Result<Vec<IpAddr>, ProbeError> {
         self.check_clearnet()?;
-        let asking = self.request(SocksCmd::RESOLVE, hostname(name.as_str())?, 0, circle).await;
-        match asking.map_err(|error| error.failure()) {
+        let reply = self.request(SocksCmd::RESOLVE, hostname(name.as_str())?, 0, group).await;
+        match reply.map_err(|error| error.failure()) {
             Ok((_, SocksAddr::Ip(ip))) => Ok(vec![ip.to_canonical()]),
             Ok((_, SocksAddr::Hostname(_))) | Err(ProbeError::OnionDescriptorNotFound) => Err(ProbeError::NameNotFound),
             Err(failure) => Err(failure),
@@ -92,10 +92,12 @@ impl Socks {
         }
     }
 
-    async fn request(&self, command: SocksCmd, target: SocksAddr, port: u16, circle: &str) -> Result<Reply, Error> {
+    async fn request(&self, command: SocksCmd, target: SocksAddr, port: u16, group: &str) -> Result<Reply, Error> {
         // Tor takes user names and passwords of up to 255 bytes, and no host's name is longer.
-        let auth = SocksAuth::Username(circle.as_bytes().to_vec(), self.password.clone().into_bytes());
-        timeout(CONNECT, handshake(self.address, command, target, port, auth)).await.unwrap_or(Err(Error::TimedOut))
+        let auth = SocksAuth::Username(group.as_bytes().to_vec(), self.password.clone().into_bytes());
+        timeout(CONNECT_TIMEOUT, handshake(self.address, command, target, port, auth))
+            .await
+            .unwrap_or(Err(Error::TimedOut))
     }
 }
 
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn replies_say_whose_trouble_it_is() {
+    async fn reply_codes_map_to_probe_errors() {
         let host: Host = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion".parse().unwrap();
         let cases: [(&'static [u8], ProbeError); 7] = [
             (&[5, 0xf0, 0, 1, 0, 0, 0, 0, 0, 0], ProbeError::OnionDescriptorNotFound),
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_exit_looks_names_up() {
+    async fn name_is_resolved_by_exit() {
         let Ok(Host::Dns(name)) = "a.example.com".parse() else { panic!("a name") };
         let socks = Socks::new(proxy(&[5, 0, 0, 1, 88, 99, 0, 2, 0, 0]).await, 7);
         assert_eq!(socks.resolve(&name, "a").await, Ok(vec!["88.99.0.2".parse().unwrap()]));
@@ -147,17 +149,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refused_address_on_port_without_clearnet_is_tors_policy() {
+    async fn refused_address_on_port_without_clearnet_is_tor_policy() {
         let host: Host = "88.99.0.2".parse().unwrap();
         // One proxy answers all requests: by address it refuses, by name it resolves, as SafeSocks does.
-        let safe = Socks::new(port(|request| if is_by_name(request) { RESOLVED } else { NOT_ALLOWED }).await, 7);
-        assert_eq!(safe.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::TorPolicy);
-        assert_eq!(*safe.clearnet().borrow(), ClearnetAccess::NamesOnly);
+        let safe_socks = Socks::new(port(|request| if is_by_name(request) { RESOLVED } else { NOT_ALLOWED }).await, 7);
+        assert_eq!(safe_socks.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::TorPolicy);
+        assert_eq!(*safe_socks.clearnet().borrow(), ClearnetAccess::NamesOnly);
         // An exit refused, and the port itself answers RESOLVE of an address.
-        let usual =
+        let unrestricted =
             Socks::new(port(|request| if request.get(1) == Some(&1) { NOT_ALLOWED } else { RESOLVED }).await, 7);
-        assert_eq!(usual.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::Unreachable);
-        assert_eq!(*usual.clearnet().borrow(), ClearnetAccess::Allowed);
+        assert_eq!(unrestricted.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::Unreachable);
+        assert_eq!(*unrestricted.clearnet().borrow(), ClearnetAccess::Allowed);
     }
 
     #[tokio::test]

@@ -134,7 +134,7 @@ pub mod tests {
     }
 
     #[tokio::test]
-    async fn tor_is_told_from_other_proxies() {
+    async fn tor_is_distinguished_from_other_proxies() {
         assert_eq!(detect_tor(port(|_| RESOLVED).await).await, SocksDetection::Tor(ClearnetAccess::Allowed));
         assert_eq!(detect_tor(port(|_| NO_SUCH_COMMAND).await).await, SocksDetection::NotTor);
         assert_eq!(detect_tor(port(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n").await).await, SocksDetection::NotTor);
@@ -161,7 +161,7 @@ pub mod tests {
     }
 
     #[tokio::test]
-    async fn where_nothing_is_nothing_answers() {
+    async fn closed_port_is_unreachable() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);

@@ -26,7 +26,7 @@ use crate::connect::{KeyHash, ProbeError};
 use crate::peer::Host;
 
 /// Longer than any circuit takes for the four ways that a handshake makes.
-const HANDSHAKE: Duration = Duration::from_secs(20);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Clone)]
 pub struct Tls {
@@ -68,7 +68,7 @@ impl Tls {
             Host::Ip(ip) => ServerName::from(*ip),
             Host::Onion(_) | Host::Dns(_) => ServerName::try_from(host.to_string()).map_err(|_| ProbeError::Tls)?,
         };
-        let stream = match timeout(HANDSHAKE, self.connector.connect(name, stream)).await {
+        let stream = match timeout(HANDSHAKE_TIMEOUT, self.connector.connect(name, stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(_)) => return Err(ProbeError::Tls),
             Err(_) => return Err(ProbeError::Timeout),
@@ -99,7 +99,7 @@ impl AcceptAnyCertificate {
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
-        tried: usize,
+        max_algorithms: usize,
     ) -> Result<HandshakeSignatureValid, Error> {
         let spki = public_key(certificate).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
         let key = RawPublicKeyEntity::try_from(&spki)
@@ -108,7 +108,7 @@ impl AcceptAnyCertificate {
         let (_, algorithms) =
             algorithms.ok_or(Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme))?;
         let valid = |algorithm: &&_| key.verify_signature(**algorithm, message, signed.signature()).is_ok();
-        if algorithms.iter().take(tried).any(|algorithm| valid(&algorithm)) {
+        if algorithms.iter().take(max_algorithms).any(|algorithm| valid(&algorithm)) {
             Ok(HandshakeSignatureValid::assertion())
         } else {
             Err(Error::InvalidCertificate(CertificateError::BadSignature))
@@ -186,19 +186,19 @@ mod tests {
             .with_protocol_versions(&[version])
             .unwrap()
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Always(certificate, key)));
-        let (ours, theirs) = tokio::io::duplex(16 * 1024);
-        let server = tokio::spawn(TlsAcceptor::from(Arc::new(config)).accept(theirs));
-        let connected = Tls::new().unwrap().connect(&"localhost".parse().unwrap(), ours).await;
+            .with_cert_resolver(Arc::new(FixedCertificate(certificate, key)));
+        let (client, server_end) = tokio::io::duplex(16 * 1024);
+        let server = tokio::spawn(TlsAcceptor::from(Arc::new(config)).accept(server_end));
+        let connected = Tls::new().unwrap().connect(&"localhost".parse().unwrap(), client).await;
         let _ = server.await;
         connected.map(|(_, key)| key)
     }
 
     /// Presents its certificate whether the key fits or not, which rustls' own builder refuses.
     #[derive(Debug)]
-    struct Always(CertificateDer<'static>, PrivateKeyDer<'static>);
+    struct FixedCertificate(CertificateDer<'static>, PrivateKeyDer<'static>);
 
-    impl rustls::server::ResolvesServerCert for Always {
+    impl rustls::server::ResolvesServerCert for FixedCertificate {
         fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
             let key = ring::sign::any_supported_type(&self.1).unwrap();
             Some(Arc::new(rustls::sign::CertifiedKey::new(vec![self.0.clone()], key)))
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn self_signed_certificates_of_every_kind_are_taken() {
+    async fn self_signed_certificate_of_any_version_is_accepted() {
         for version in [&version::TLS12, &version::TLS13] {
             let [certificate, key] = V1_RSA;
             let v1 = connect(certificate, key, version).await.unwrap();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn server_without_the_key_is_refused() {
+    async fn server_without_the_private_key_is_rejected() {
         // A key of the same kind that is not the certificate's.
         let other = include_bytes!("../../tests/data/other-ec.key");
         for version in [&version::TLS12, &version::TLS13] {

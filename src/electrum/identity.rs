@@ -1,4 +1,4 @@
-//! Who we are: our names, what stands behind us, and the words in which both are told.
+//! Who we are: our names, what stands behind us, and the replies in which both are told.
 
 use std::net::IpAddr;
 
@@ -23,14 +23,14 @@ pub struct Identity {
     pub onion: Option<(Host, Ports)>,
     /// Whether who knows one of our names may learn of the other.
     pub link_identities: bool,
-    /// In words of the operator's, if he has any.
+    /// In replies of the operator's, if he has any.
     pub banner: Option<String>,
     pub donation_address: Option<String>,
     /// The Electrum server that we stand in front of.
     pub backend: BackendState,
 }
 
-/// Whether there is an Electrum server behind us, and what it said of itself when it was last asked.
+/// Whether there is an Electrum server behind us, and what it shown of itself when it was last asked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum BackendState {
     #[default]
@@ -49,7 +49,7 @@ pub struct BackendInfo {
     pub tip: Option<u32>,
 }
 
-/// What we say of ourselves, put into words once for all who ask.
+/// What we say of ourselves, put into replies once for all who ask.
 #[derive(Debug, Default)]
 pub struct LocalIdentity {
     pub identity: Identity,
@@ -65,7 +65,7 @@ pub(super) struct StaticReplies {
     pub donation_address: Bytes,
     /// Calls that the server behind us answers better.
     pub forwards_banner: bool,
-    pub passes_donation_address: bool,
+    pub forwards_donation_address: bool,
 }
 
 /// What wallets show of a server that says nothing else.
@@ -73,25 +73,26 @@ pub const DEFAULT_BANNER: &str = "This node serves Electrum peer discovery: it t
 
 impl LocalIdentity {
     pub fn new(identity: Identity) -> LocalIdentity {
-        let words = |caller| {
+        let replies = |ingress| {
             let json = |value: serde_json::Value| Bytes::from(value.to_string());
-            let hides = identity.withholds_operator_text(caller);
-            let said = |text: &'_ Option<String>| text.clone().filter(|_| !hides);
-            let (banner, address) = (said(&identity.banner), said(&identity.donation_address));
-            let passes = |text: &Option<String>| identity.backend != BackendState::None && text.is_none() && !hides;
+            let is_withheld = identity.withholds_operator_text(ingress);
+            let shown = |text: &'_ Option<String>| text.clone().filter(|_| !is_withheld);
+            let (banner, address) = (shown(&identity.banner), shown(&identity.donation_address));
+            let forwards =
+                |text: &Option<String>| identity.backend != BackendState::None && text.is_none() && !is_withheld;
             StaticReplies {
-                forwards_banner: passes(&banner),
-                passes_donation_address: passes(&address),
-                features: json(json!(identity.features(caller))),
+                forwards_banner: forwards(&banner),
+                forwards_donation_address: forwards(&address),
+                features: json(json!(identity.features(ingress))),
                 banner: json(json!(banner.as_deref().unwrap_or(DEFAULT_BANNER))),
                 donation_address: json(json!(address.unwrap_or_default())),
             }
         };
-        LocalIdentity { for_clearnet: words(Ingress::Clearnet), for_onion: words(Ingress::Onion), identity }
+        LocalIdentity { for_clearnet: replies(Ingress::Clearnet), for_onion: replies(Ingress::Onion), identity }
     }
 
-    pub(super) fn static_replies(&self, caller: Ingress) -> &StaticReplies {
-        match caller {
+    pub(super) fn static_replies(&self, ingress: Ingress) -> &StaticReplies {
+        match ingress {
             Ingress::Clearnet => &self.for_clearnet,
             Ingress::Onion => &self.for_onion,
         }
@@ -100,10 +101,10 @@ impl LocalIdentity {
 
 impl Identity {
     /// Who came by one of our names hears nothing of the other.
-    pub fn features(&self, caller: Ingress) -> Features {
-        let Identity { clearnet, onion, link_identities: link, .. } = self;
-        let names = match caller {
-            _ if *link => [clearnet, onion],
+    pub fn features(&self, ingress: Ingress) -> Features {
+        let Identity { clearnet, onion, link_identities, .. } = self;
+        let names = match ingress {
+            _ if *link_identities => [clearnet, onion],
             Ingress::Clearnet => [clearnet, &None],
             Ingress::Onion => [onion, &None],
         };
@@ -111,47 +112,47 @@ impl Identity {
             hosts: Some(names.into_iter().flatten().map(|(host, ports)| (host.clone(), Some(*ports))).collect()),
             genesis_hash: Some(self.network.genesis_hash().to_owned()),
             hash_function: Some(SCRIPT_HASH_FUNCTION.to_owned()),
-            server_version: Some(match self.behind().and_then(|behind| behind.software.as_ref()) {
+            server_version: Some(match self.backend_info().and_then(|info| info.software.as_ref()) {
                 Some(software) => format!("{USER_AGENT} in front of {software}"),
                 None => USER_AGENT.to_owned(),
             }),
             protocol_min: Some(self.versions().0),
             protocol_max: Some(self.versions().1),
-            pruning: self.behind().and_then(|behind| behind.pruning),
+            pruning: self.backend_info().and_then(|info| info.pruning),
         }
     }
 
     /// Builds the list entry of an own name.
     pub fn listed(&self, host: &Host, ports: Ports, ip: Option<IpAddr>) -> PeerListEntry {
-        let pruning = self.behind().and_then(|behind| behind.pruning);
+        let pruning = self.backend_info().and_then(|info| info.pruning);
         PeerListEntry { ip, name: RealName { host: host.clone(), version: Some(self.versions().1), pruning, ports } }
     }
 
     /// Builds the offer for `server.add_peer`: the own name of the peer's kind.
-    pub fn announcement(&self, caller: Ingress) -> Option<AddPeerOffer> {
-        let (host, ports) = match caller {
+    pub fn announcement(&self, ingress: Ingress) -> Option<AddPeerOffer> {
+        let (host, ports) = match ingress {
             Ingress::Clearnet => self.clearnet.clone()?,
             Ingress::Onion => self.onion.clone()?,
         };
         let hosts = Some(vec![(host.clone(), Some(ports))]);
-        Some(AddPeerOffer { host, ports, features: Features { hosts, ..self.features(caller) } })
+        Some(AddPeerOffer { host, ports, features: Features { hosts, ..self.features(ingress) } })
     }
 
     /// The protocol versions that callers may choose from: the oldest and the newest.
     pub fn versions(&self) -> (Version, Version) {
-        self.behind().map_or((OLDEST, NEWEST), |behind| behind.versions)
+        self.backend_info().map_or((OLDEST, NEWEST), |info| info.versions)
     }
 
-    pub fn behind(&self) -> Option<&BackendInfo> {
+    pub fn backend_info(&self) -> Option<&BackendInfo> {
         match &self.backend {
-            BackendState::Known(behind) => Some(behind),
+            BackendState::Known(info) => Some(info),
             BackendState::None | BackendState::Unknown => None,
         }
     }
 
     /// Words that are ours alone would tie our two names together, so they are for callers on clearnet where there is a
     /// name to be advertised.
-    fn withholds_operator_text(&self, caller: Ingress) -> bool {
-        caller == Ingress::Onion && self.clearnet.is_some() && !self.link_identities
+    fn withholds_operator_text(&self, ingress: Ingress) -> bool {
+        ingress == Ingress::Onion && self.clearnet.is_some() && !self.link_identities
     }
 }

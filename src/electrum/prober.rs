@@ -20,7 +20,7 @@ pub struct ProbeExpectations {
     /// What to tell it of us, should it not list us.
     pub announce: Option<AddPeerOffer>,
     /// The height at which to ask for its block.
-    pub compare: Option<u32>,
+    pub checkpoint_height: Option<u32>,
 }
 
 /// Own name, as it is announced to peers.
@@ -68,7 +68,7 @@ pub struct Prober {
 
 impl Prober {
     /// Notifications and the like that are let pass.
-    const MAX_IGNORED: u32 = 100;
+    const MAX_NOTIFICATIONS: u32 = 100;
 
     /// The conversation, and the line that opens it.
     pub fn new(expected: ProbeExpectations) -> (Prober, Vec<u8>) {
@@ -81,9 +81,9 @@ impl Prober {
             checkpoint: None,
             add_peer_result: None,
         };
-        let client = Prober { expected, step: ProbeStep::Version, id: 0, notifications: 0, report };
-        let line = client.next_request();
-        (client, line)
+        let prober = Prober { expected, step: ProbeStep::Version, id: 0, notifications: 0, report };
+        let line = prober.next_request();
+        (prober, line)
     }
 
     /// The question that waits for its answer.
@@ -122,7 +122,9 @@ impl Prober {
         let params = match self.step {
             ProbeStep::Version => json!([USER_AGENT, [OLDEST.to_string(), NEWEST.to_string()]]),
             ProbeStep::LegacyVersion => json!([USER_AGENT, OLDEST.to_string()]),
-            ProbeStep::Announce => json!(self.expected.announce.iter().map(|ours| &ours.features).collect::<Vec<_>>()),
+            ProbeStep::Announce => {
+                json!(self.expected.announce.iter().map(|offer| &offer.features).collect::<Vec<_>>())
+            }
             ProbeStep::Block => json!([self.checkpoint_height()]),
             _ => json!([]),
         };
@@ -131,24 +133,28 @@ impl Prober {
 
     /// The height at which its chain reaches far enough to be compared.
     fn checkpoint_height(&self) -> Option<u32> {
-        self.expected.compare.filter(|height| self.report.tip_height.is_some_and(|tip| *height <= tip))
+        self.expected.checkpoint_height.filter(|height| self.report.tip_height.is_some_and(|tip| *height <= tip))
     }
 
     /// Whether it has yet to hear of us, with the right ports.
     fn needs_announcement(&self) -> bool {
-        let lists = |ours: &AddPeerOffer| {
+        let lists = |offer: &AddPeerOffer| {
             self.report
                 .peer_list
                 .0
                 .iter()
-                .any(|listed| listed.name.host == ours.host && listed.name.ports == ours.ports)
+                .any(|listed| listed.name.host == offer.host && listed.name.ports == offer.ports)
         };
-        self.expected.announce.as_ref().is_some_and(|ours| !lists(ours))
+        self.expected.announce.as_ref().is_some_and(|offer| !lists(offer))
     }
 
     fn ignore(&mut self) -> Result<ProberAction, Fault> {
         self.notifications += 1;
-        if self.notifications > Self::MAX_IGNORED { Err(Fault::ExcessNotifications) } else { Ok(ProberAction::Wait) }
+        if self.notifications > Self::MAX_NOTIFICATIONS {
+            Err(Fault::ExcessNotifications)
+        } else {
+            Ok(ProberAction::Wait)
+        }
     }
 
     fn handle_result(&mut self, result: &str) -> Result<(), Fault> {
@@ -189,18 +195,18 @@ impl Prober {
         #[serde(untagged)]
         enum VersionReply {
             Pair(String, String),
-            First(String),
+            Software(String),
         }
         // Longer than any name; and what can be one of two shapes is read into memory whole.
         if result.len() > 1024 {
             return Err(Fault::Malformed);
         }
-        let (software, agreed) = match serde_json::from_str(result).map_err(|_| Fault::Malformed)? {
+        let (software, version) = match serde_json::from_str(result).map_err(|_| Fault::Malformed)? {
             VersionReply::Pair(software, version) => (software, version.parse().map_err(|_| Fault::Malformed)?),
-            VersionReply::First(software) => (software, OLDEST),
+            VersionReply::Software(software) => (software, OLDEST),
         };
         self.report.software = printable(&software);
-        self.report.negotiated_version = agreed;
+        self.report.negotiated_version = version;
         Ok(())
     }
 
@@ -209,8 +215,8 @@ impl Prober {
             Some(hash) if hash != self.expected.genesis_hash => return Err(Fault::WrongGenesis),
             _ => {}
         }
-        let knows_itself = self.expected.host.as_ref().is_none_or(|host| features.ports_for(host).is_some());
-        if knows_itself { Ok(()) } else { Err(Fault::HostMismatch) }
+        let lists_host = self.expected.host.as_ref().is_none_or(|host| features.ports_for(host).is_some());
+        if lists_host { Ok(()) } else { Err(Fault::HostMismatch) }
     }
 }
 
@@ -259,25 +265,32 @@ mod tests {
 
     const GENESIS: &str = Network::Bitcoin.genesis_hash();
 
-    fn client() -> Prober {
+    fn prober() -> Prober {
         let host = Some("a.example".parse().unwrap());
         let default_ports = Network::Bitcoin.default_ports();
-        Prober::new(ProbeExpectations { host, genesis_hash: GENESIS, default_ports, announce: None, compare: None }).0
+        Prober::new(ProbeExpectations {
+            host,
+            genesis_hash: GENESIS,
+            default_ports,
+            announce: None,
+            checkpoint_height: None,
+        })
+        .0
     }
 
     /// Answers each question with the next of `results`, `None` being an error.
-    fn converse(results: &[Option<&str>]) -> Result<ProbeReport, Fault> {
-        let mut client = client();
+    fn run(results: &[Option<&str>]) -> Result<ProbeReport, Fault> {
+        let mut prober = prober();
         for (id, result) in results.iter().enumerate() {
             let line = match result {
                 Some(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
                 None => format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"unknown"}}}}"#),
             };
-            if let ProberAction::Done(report) = client.handle_line(&line)? {
+            if let ProberAction::Done(report) = prober.handle_line(&line)? {
                 return Ok(*report);
             }
         }
-        panic!("still at {:?}", client.step());
+        panic!("still at {:?}", prober.step());
     }
 
     const VERSION: Option<&str> = Some(r#"["ElectrumX 2.0.0","1.4"]"#);
@@ -289,8 +302,8 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_of_today_reports_all() {
-        let report = converse(&[VERSION, Some(&features(GENESIS, "A.example")), PEERS, HEADERS]).unwrap();
+    fn current_peer_reports_all_fields() {
+        let report = run(&[VERSION, Some(&features(GENESIS, "A.example")), PEERS, HEADERS]).unwrap();
         assert_eq!(report.software.as_deref(), Some("ElectrumX 2.0.0"));
         assert_eq!(report.negotiated_version, Version::new(1, 4));
         assert_eq!(report.tip_height, Some(900_000));
@@ -298,46 +311,46 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_of_the_first_protocol_is_no_worse() {
-        let report = converse(&[None, Some(r#""ElectrumServer 1.0""#), None, Some("[]"), None]).unwrap();
+    fn peer_of_the_first_protocol_is_verified() {
+        let report = run(&[None, Some(r#""ElectrumServer 1.0""#), None, Some("[]"), None]).unwrap();
         assert_eq!(report.negotiated_version, OLDEST);
         assert_eq!(report.features, None);
         let block = Some(r#"{"block_height":7,"version":1}"#);
-        assert_eq!(converse(&[Some(r#""x""#), None, None, block]).unwrap().tip_height, Some(7));
+        assert_eq!(run(&[Some(r#""x""#), None, None, block]).unwrap().tip_height, Some(7));
     }
 
     #[test]
-    fn bad_peers_are_found_out() {
-        let bad = |results: &[Option<&str>]| converse(results).unwrap_err();
+    fn violating_peer_is_rejected() {
+        let fault = |results: &[Option<&str>]| run(results).unwrap_err();
         let other = Network::Testnet4.genesis_hash();
-        assert_eq!(bad(&[VERSION, Some(&features(other, "a.example"))]), Fault::WrongGenesis);
-        assert_eq!(bad(&[VERSION, Some(&features(GENESIS, "b.example"))]), Fault::HostMismatch);
-        assert_eq!(bad(&[VERSION, Some(r#"{"hosts":{}}"#)]), Fault::HostMismatch);
-        assert_eq!(bad(&[VERSION, Some("[]")]), Fault::Malformed);
-        assert_eq!(bad(&[VERSION, None, Some("{}")]), Fault::Malformed);
-        assert_eq!(bad(&[VERSION, None, PEERS, Some("[]")]), Fault::Malformed);
-        assert_eq!(bad(&[Some("7")]), Fault::Malformed);
-        assert_eq!(bad(&[None, None]), Fault::VersionRefused);
+        assert_eq!(fault(&[VERSION, Some(&features(other, "a.example"))]), Fault::WrongGenesis);
+        assert_eq!(fault(&[VERSION, Some(&features(GENESIS, "b.example"))]), Fault::HostMismatch);
+        assert_eq!(fault(&[VERSION, Some(r#"{"hosts":{}}"#)]), Fault::HostMismatch);
+        assert_eq!(fault(&[VERSION, Some("[]")]), Fault::Malformed);
+        assert_eq!(fault(&[VERSION, None, Some("{}")]), Fault::Malformed);
+        assert_eq!(fault(&[VERSION, None, PEERS, Some("[]")]), Fault::Malformed);
+        assert_eq!(fault(&[Some("7")]), Fault::Malformed);
+        assert_eq!(fault(&[None, None]), Fault::VersionRefused);
     }
 
     #[test]
-    fn a_missing_genesis_hash_is_forgiven() {
-        assert!(converse(&[VERSION, Some("{}"), None, None]).is_ok());
+    fn missing_genesis_hash_is_accepted() {
+        assert!(run(&[VERSION, Some("{}"), None, None]).is_ok());
     }
 
     #[test]
-    fn talk_of_other_things_is_let_pass_for_a_while() {
-        let mut client = client();
-        for _ in 0..Prober::MAX_IGNORED {
+    fn excess_notifications_are_rejected() {
+        let mut prober = prober();
+        for _ in 0..Prober::MAX_NOTIFICATIONS {
             let line = r#"{"method":"blockchain.headers.subscribe","params":[]}"#;
-            assert!(matches!(client.handle_line(line), Ok(ProberAction::Wait)));
+            assert!(matches!(prober.handle_line(line), Ok(ProberAction::Wait)));
         }
-        assert!(matches!(client.handle_line(r#"{"id":77,"result":1}"#), Err(Fault::ExcessNotifications)));
-        assert!(matches!(client.handle_line("nonsense"), Err(Fault::Malformed)));
+        assert!(matches!(prober.handle_line(r#"{"id":77,"result":1}"#), Err(Fault::ExcessNotifications)));
+        assert!(matches!(prober.handle_line("nonsense"), Err(Fault::Malformed)));
     }
 
     #[test]
-    fn names_are_made_fit_to_print() {
+    fn software_name_is_sanitized() {
         assert_eq!(printable("\u{1b}[31mred\n"), Some("[31mred".to_owned()));
         assert_eq!(printable("\r\n"), None);
         assert_eq!(printable(&"x".repeat(500)).unwrap().len(), 60);
@@ -345,11 +358,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_line_is_heard_without_panic(lines in proptest::collection::vec("\\PC{0,60}", 0..5), id in 0..3u8) {
-            let mut client = client();
+        fn arbitrary_line_never_panics(lines in proptest::collection::vec("\\PC{0,60}", 0..5), id in 0..3u8) {
+            let mut prober = prober();
             for line in lines {
-                let _ = client.handle_line(&line);
-                let _ = client.handle_line(&format!("{{\"id\":{id},\"result\":{line}}}"));
+                let _ = prober.handle_line(&line);
+                let _ = prober.handle_line(&format!("{{\"id\":{id},\"result\":{line}}}"));
             }
         }
     }

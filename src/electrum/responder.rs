@@ -1,4 +1,4 @@
-//! The end that answers: what a caller says, and what it gets back.
+//! The end that answers: what a ingress says, and what it gets back.
 
 use std::sync::Arc;
 
@@ -16,15 +16,15 @@ use crate::jsonrpc::{
 };
 use crate::peer::{Features, Version};
 
-/// One caller's connection.
+/// One ingress's connection.
 #[derive(Debug)]
 pub struct Responder {
-    ourselves: Arc<LocalIdentity>,
-    caller: Ingress,
-    /// What `server.version` agreed on.
-    agreed: Option<(Version, String)>,
+    local_identity: Arc<LocalIdentity>,
+    ingress: Ingress,
+    /// What `server.version` negotiated on.
+    negotiated: Option<(Version, String)>,
     add_peer_seen: bool,
-    /// Whether this caller gets to the server behind us, and whether it did.
+    /// Whether this ingress gets to the server behind us, and whether it did.
     has_backend: bool,
     has_forwarded: bool,
 }
@@ -46,7 +46,7 @@ pub struct LineResult {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CallOutcome {
-    /// As the caller wished.
+    /// As the ingress wished.
     Ok,
     /// It was understood, and the answer is no.
     Refused,
@@ -89,8 +89,8 @@ pub struct PendingAddPeer {
 }
 
 impl Responder {
-    pub fn new(ourselves: Arc<LocalIdentity>, caller: Ingress, has_backend: bool) -> Responder {
-        Responder { ourselves, caller, agreed: None, add_peer_seen: false, has_backend, has_forwarded: false }
+    pub fn new(local_identity: Arc<LocalIdentity>, ingress: Ingress, has_backend: bool) -> Responder {
+        Responder { local_identity, ingress, negotiated: None, add_peer_seen: false, has_backend, has_forwarded: false }
     }
 
     /// A line too long to be read, or no text at all.
@@ -105,60 +105,60 @@ impl Responder {
         }
     }
 
-    /// The last word to a caller who has had enough.
+    /// The last word to a ingress who has had enough.
     pub fn closing_error(error: &RpcError) -> SharedBuf {
         encode_response(Id::Absent, JsonRpcVersion::V2, Err(error)).into_padded_line()
     }
 
-    /// What to say to what a line holds, of whose calls no more than `batch` are answered together.
+    /// What to say to what a line holds, of whose calls no more than `batch` are call_outcome together.
     pub fn handle_line(
         &mut self,
-        incoming: Result<Message<'_>, RpcError>,
+        message: Result<Message<'_>, RpcError>,
         batch: usize,
         snapshot: &Snapshot,
         now: Time,
         rng: &mut impl Rng,
     ) -> LineResult {
-        let mut turn = LineResult {
+        let mut result = LineResult {
             parts: SmallVec::new(),
             calls: SmallVec::new(),
             batch: false,
             is_malformed: false,
             close: false,
         };
-        match incoming {
+        match message {
             Ok(Message::Single(request)) => {
-                let (part, close) = self.handle_request(request, false, &mut turn.calls, snapshot, now, rng);
-                turn.parts.extend(part);
-                turn.close = close;
+                let (part, close) = self.handle_request(request, false, &mut result.calls, snapshot, now, rng);
+                result.parts.extend(part);
+                result.close = close;
             }
             Ok(Message::Batch(calls)) if calls.len() > batch => {
                 return Responder::malformed(&RpcError::InvalidRequest(BATCH_TOO_LONG));
             }
             Ok(Message::Batch(calls)) => {
-                turn.batch = true;
+                result.batch = true;
                 let mut length = 0;
                 for request in calls.requests() {
                     let request =
                         if length < MAX_BATCH_RESPONSE_BYTES { request } else { request.and_then(reject_over_budget) };
-                    let (part, close) = self.handle_request(request, true, &mut turn.calls, snapshot, now, rng);
+                    let (part, close) = self.handle_request(request, true, &mut result.calls, snapshot, now, rng);
                     length += part.as_ref().map_or(0, ReplyPart::length);
-                    turn.parts.extend(part);
+                    result.parts.extend(part);
                     if close {
-                        turn.close = true;
+                        result.close = true;
                         break;
                     }
                 }
             }
             Err(error) => return Responder::malformed(&error),
         }
-        turn
+        result
     }
 
     fn handle_request(
         &mut self,
         request: Result<Request<'_>, InvalidRequest<'_>>,
-        of_batch: bool,
+        in_batch: bool,
         calls: &mut SmallVec<[(Method, CallOutcome); 1]>,
         snapshot: &Snapshot,
         now: Time,
@@ -183,10 +183,10 @@ impl Responder {
             Err(error) if !self.has_backend || !matches!(error, RpcError::UnknownMethod) => Err(error),
             _ => {
                 calls.push((method, CallOutcome::Forwarded));
-                return (Some(self.forward(&request, of_batch)), false);
+                return (Some(self.forward(&request, in_batch)), false);
             }
         };
-        calls.push((method, answered(method, &outcome)));
+        calls.push((method, call_outcome(method, &outcome)));
         let close = matches!(outcome, Err(RpcError::UnsupportedVersion { .. }));
         if request.is_notification() {
             return (None, close);
@@ -200,28 +200,28 @@ impl Responder {
 
     /// Whether the server behind us has a better answer.
     fn is_forwarded(&self, call: &Call) -> bool {
-        let words = self.ourselves.static_replies(self.caller);
+        let replies = self.local_identity.static_replies(self.ingress);
         match call {
             _ if !self.has_backend => false,
-            Call::Banner => words.forwards_banner,
-            Call::DonationAddress => words.passes_donation_address,
+            Call::Banner => replies.forwards_banner,
+            Call::DonationAddress => replies.forwards_donation_address,
             // It would take its silence for ours, and hang up.
             Call::Ping => self.has_forwarded,
             _ => false,
         }
     }
 
-    fn forward(&mut self, request: &Request<'_>, of_batch: bool) -> ReplyPart {
+    fn forward(&mut self, request: &Request<'_>, in_batch: bool) -> ReplyPart {
         self.has_forwarded = true;
-        ReplyPart::Forward(Box::new(ForwardedCall::new(request, of_batch)))
+        ReplyPart::Forward(Box::new(ForwardedCall::new(request, in_batch)))
     }
 
-    /// The version, in the caller's spelling, that the server behind us is to be held to.
+    /// The version, in the ingress's spelling, that the server behind us is to be held to.
     pub fn upstream_version(&mut self) -> String {
-        let (oldest, newest) = self.ourselves.identity.versions();
+        let (oldest, newest) = self.local_identity.identity.versions();
         let fits = USUAL.cmp_semver(&oldest).is_ge() && USUAL.cmp_semver(&newest).is_le();
         let version = if fits { USUAL } else { oldest };
-        self.agreed.get_or_insert_with(|| (version, version.to_string())).1.clone()
+        self.negotiated.get_or_insert_with(|| (version, version.to_string())).1.clone()
     }
 
     fn answer(
@@ -231,26 +231,28 @@ impl Responder {
         now: Time,
         rng: &mut impl Rng,
     ) -> Result<SharedBuf, RpcError> {
-        let words = self.ourselves.static_replies(self.caller);
+        let replies = self.local_identity.static_replies(self.ingress);
         Ok(match call {
             Call::Version(range) => self.version(&range)?.into(),
-            Call::Features => words.features.clone().into(),
-            Call::Peers => snapshot.peers(self.caller, now, rng),
+            Call::Features => replies.features.clone().into(),
+            Call::Peers => snapshot.peers(self.ingress, now, rng),
             Call::AddPeer(_) => SharedBuf::from(&b"false"[..]),
             Call::Ping => SharedBuf::from(&b"null"[..]),
-            Call::Banner => words.banner.clone().into(),
-            Call::DonationAddress => words.donation_address.clone().into(),
+            Call::Banner => replies.banner.clone().into(),
+            Call::DonationAddress => replies.donation_address.clone().into(),
         })
     }
 
     /// Old clients keep a connection alive by asking again; the first agreement stands.
     fn version(&mut self, range: &VersionRange) -> Result<String, RpcError> {
-        if self.agreed.is_none() {
-            let (version, spelled) = range.negotiate(self.ourselves.identity.versions())?;
-            self.agreed = Some((version, spelled.into_owned()));
+        if self.negotiated.is_none() {
+            let (version, as_requested) = range.negotiate(self.local_identity.identity.versions())?;
+            self.negotiated = Some((version, as_requested.into_owned()));
         }
-        Ok(match &self.agreed {
-            Some((version, spelled)) if version.cmp_semver(&OLDEST).is_gt() => json!([USER_AGENT, spelled]).to_string(),
+        Ok(match &self.negotiated {
+            Some((version, as_requested)) if version.cmp_semver(&OLDEST).is_gt() => {
+                json!([USER_AGENT, as_requested]).to_string()
+            }
             // The first protocol answers with the software alone.
             _ => json!(USER_AGENT).to_string(),
         })
@@ -258,7 +260,7 @@ impl Responder {
 }
 
 /// A second introduction is understood, and not taken up.
-fn answered(method: Method, outcome: &Result<SharedBuf, RpcError>) -> CallOutcome {
+fn call_outcome(method: Method, outcome: &Result<SharedBuf, RpcError>) -> CallOutcome {
     match outcome {
         Ok(_) if method == Method::AddPeer => CallOutcome::Refused,
         Ok(_) => CallOutcome::Ok,
@@ -289,7 +291,7 @@ impl PendingAddPeer {
         PendingAddPeer { features, id, dialect: request.dialect }
     }
 
-    /// The answer, once it is known; None if the caller waits for none.
+    /// The answer, once it is known; None if the ingress waits for none.
     pub fn answer(&self, accepted: bool) -> Option<SharedBuf> {
         let result = SharedBuf::from(if accepted { &b"true"[..] } else { &b"false"[..] });
         match &self.id {
@@ -303,12 +305,12 @@ impl PendingAddPeer {
 }
 
 impl ForwardedCall {
-    fn new(request: &Request<'_>, of_batch: bool) -> ForwardedCall {
+    fn new(request: &Request<'_>, in_batch: bool) -> ForwardedCall {
         let id = match request.id {
             Id::Present(id) => Some(id.get().to_owned()),
             Id::Absent => None,
         };
-        let params = request.params.filter(|_| of_batch).map(|params| params.get().to_owned());
+        let params = request.params.filter(|_| in_batch).map(|params| params.get().to_owned());
         ForwardedCall { id, dialect: request.dialect, method: request.method.to_string(), params }
     }
 
@@ -333,7 +335,7 @@ impl ForwardedCall {
             .into_bytes()
     }
 
-    /// What the server behind us said, under the caller's own id; None if the caller waits for no answer.
+    /// What the server behind us said, under the ingress's own id; None if the ingress waits for no answer.
     pub fn answer(&self, outcome: Result<SharedBuf, SharedBuf>) -> Option<SharedBuf> {
         match &self.id {
             Some(id) => {

@@ -15,7 +15,8 @@ use tokio::sync::{mpsc, watch};
 
 #[cfg(feature = "embedded-tor")]
 pub use embedded::{
-    DirLock, EphemeralClient, KeyError, LockError, SettingsError, bootstrap_ephemeral, check, import, onion_address,
+    ArtiConfigError, DirLock, EphemeralClient, LockError, OnionKeyError, bootstrap_ephemeral, check, import,
+    onion_address,
 };
 pub use onion_monitor::{OnionMonitor, OnionServiceState};
 
@@ -47,7 +48,7 @@ pub const IS_EMBEDDED: bool = cfg!(feature = "embedded-tor");
 
 /// How Tor is used.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct TorOptions {
     pub mode: Mode,
     /// SOCKS addresses to look at, in this order.
     pub socks: Vec<SocketAddr>,
@@ -56,12 +57,12 @@ pub struct Settings {
     /// Settings of Arti's, as TOML, that are laid over ours.
     pub arti: String,
     /// Our onion service, where we are to have one.
-    pub service: Option<Service>,
+    pub service: Option<OnionServiceOptions>,
 }
 
 /// Our onion service.
 #[derive(Debug, Clone, Copy)]
-pub struct Service {
+pub struct OnionServiceOptions {
     /// The port on which callers find it.
     pub port: Port,
     /// The operator asked for it, so that no Tor but our own will do.
@@ -80,7 +81,7 @@ pub type OnionStream = (Box<dyn Stream>, u64);
 pub struct TorHealth {
     pub state: TorState,
     /// When something got through it last.
-    pub reached: Option<Time>,
+    pub last_reached: Option<Time>,
 }
 
 /// Which Tor is in use, and what is wrong with its onion service, for operators.
@@ -99,17 +100,17 @@ pub struct TorChannels {
     pub inbox: Inbox,
     pub health: watch::Receiver<TorHealth>,
     /// Our onion service's name, once it is known, and how it fares.
-    pub name: watch::Sender<Option<OnionServiceState>>,
+    pub onion_service: watch::Sender<Option<OnionServiceState>>,
     pub report: watch::Sender<Report>,
-    pub callers: mpsc::Sender<OnionStream>,
+    pub onion_streams: mpsc::Sender<OnionStream>,
 }
 
 /// Looks after Tor until nobody listens to it any more. Not for [`Mode::Off`].
-pub async fn run(settings: Settings, secret: u128, outlets: TorChannels) {
-    match choose(&settings, &outlets).await {
+pub async fn run(settings: TorOptions, secret: u128, channels: TorChannels) {
+    match choose(&settings, &channels).await {
         #[cfg(feature = "embedded-tor")]
-        TorBackend::Embedded => embedded::run(settings, outlets).await,
-        TorBackend::External => socks_monitor::watch(settings.socks, secret, outlets).await,
+        TorBackend::Embedded => embedded::run(settings, channels).await,
+        TorBackend::External => socks_monitor::watch(settings.socks, secret, channels).await,
     }
 }
 
@@ -120,12 +121,12 @@ enum TorBackend {
 }
 
 #[cfg(not(feature = "embedded-tor"))]
-async fn choose(_: &Settings, _: &TorChannels) -> TorBackend {
+async fn choose(_: &TorOptions, _: &TorChannels) -> TorBackend {
     TorBackend::External
 }
 
 #[cfg(feature = "embedded-tor")]
-async fn choose(settings: &Settings, outlets: &TorChannels) -> TorBackend {
+async fn choose(settings: &TorOptions, channels: &TorChannels) -> TorBackend {
     match settings.mode {
         Mode::Socks | Mode::Off => TorBackend::External,
         Mode::Embedded => TorBackend::Embedded,
@@ -133,10 +134,10 @@ async fn choose(settings: &Settings, outlets: &TorChannels) -> TorBackend {
         Mode::Auto if settings.service.is_some_and(|service| service.required) || embedded::has_key(&settings.dir) => {
             TorBackend::Embedded
         }
-        Mode::Auto => startup::choose(&settings.socks, outlets, startup::patience()).await,
+        Mode::Auto => startup::choose(&settings.socks, channels, startup::wait_limit()).await,
     }
 }
 
-async fn tell(inbox: &Inbox, sign: TorProbe) -> bool {
-    inbox.send(BookMessage::Event(Event::Tor(sign))).await.is_ok()
+async fn report_probe(inbox: &Inbox, tor_probe: TorProbe) -> bool {
+    inbox.send(BookMessage::Event(Event::Tor(tor_probe))).await.is_ok()
 }

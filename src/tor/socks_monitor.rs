@@ -2,7 +2,7 @@
 //!
 //! Whether it is there is asked of its SOCKS port every few seconds. Whether it is in the network we learn by using it:
 //! the first onion peer that answers is the proof, and while there is none the book tries a few, now and then. Its
-//! control port would tell sooner, but wants a password or a cookie that few operators give to another program, and it
+//! control port would report_probe sooner, but wants a password or a cookie that few operators give to another program, and it
 //! can say "bootstrapped" of a Tor whose circuits have all died; an answer from a peer can't be wrong.
 
 use std::net::SocketAddr;
@@ -10,31 +10,31 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{TorChannels, tell};
+use super::{TorChannels, report_probe};
 use crate::book::Event;
 use crate::book_handle::BookMessage;
 use crate::dial::{Socks, SocksDetection, TorConnector, clearnet_access, detect_tor, lacks_bind};
 use crate::route::{ClearnetAccess, TorKind, TorProbe, TorSource};
 
 /// Between two looks.
-const PAUSE: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Interval for checking again a port that refuses clearnet. Each check is a warning in Tor's log, and torrc may have changed.
 const RECHECK_REFUSAL: Duration = Duration::from_mins(10);
 
 /// Looks after the first of these addresses that is Tor's. Ends when nobody listens to it any more.
-pub async fn watch(addresses: Vec<SocketAddr>, secret: u128, outlets: TorChannels) {
-    let mut monitor = Monitor { addresses, secret, outlets, current: None, sign: None, clearnet: None };
+pub async fn watch(addresses: Vec<SocketAddr>, secret: u128, channels: TorChannels) {
+    let mut monitor = Monitor { addresses, secret, channels, current: None, tor_probe: None, clearnet: None };
     while monitor.check().await {
         match &monitor.current {
             Some(current) => {
-                let mut learnt = current.socks.clearnet();
+                let mut clearnet = current.socks.clearnet();
                 tokio::select! {
-                    _ = learnt.wait_for(|access| Some(*access) != monitor.clearnet) => {}
-                    () = sleep(PAUSE) => {}
+                    _ = clearnet.wait_for(|access| Some(*access) != monitor.clearnet) => {}
+                    () = sleep(POLL_INTERVAL) => {}
                 }
             }
-            None => sleep(PAUSE).await,
+            None => sleep(POLL_INTERVAL).await,
         }
     }
 }
@@ -42,10 +42,10 @@ pub async fn watch(addresses: Vec<SocketAddr>, secret: u128, outlets: TorChannel
 struct Monitor {
     addresses: Vec<SocketAddr>,
     secret: u128,
-    outlets: TorChannels,
+    channels: TorChannels,
     current: Option<Current>,
     /// What the book was last told.
-    sign: Option<TorProbe>,
+    tor_probe: Option<TorProbe>,
     clearnet: Option<ClearnetAccess>,
 }
 
@@ -62,7 +62,7 @@ impl Current {
     }
 }
 
-/// Looks at one address, without a warning in Tor's log where nothing new is to be learnt.
+/// Looks at one address, without a warning in Tor's log where nothing new is to be clearnet.
 async fn check(address: SocketAddr, current: Option<&Current>) -> SocksDetection {
     let known = current.map(|current| (*current.socks.clearnet().borrow(), current.is_fresh()));
     match known {
@@ -81,33 +81,33 @@ async fn check(address: SocketAddr, current: Option<&Current>) -> SocksDetection
 impl Monitor {
     /// Looks once, and reports what changed. False when the daemon ends.
     async fn check(&mut self) -> bool {
-        let (sign, found) = self.look().await;
+        let (tor_probe, found) = self.detect().await;
         match found {
             Some((address, access)) => self.use_port(address, access),
             None => self.current = None,
         }
         self.publish();
         let clearnet = self.current.as_ref().map(|current| *current.socks.clearnet().borrow());
-        // Before the sign, at which the book begins to try peers.
+        // Before the tor_probe, at which the book begins to try peers.
         if let Some(access) = clearnet
             && self.clearnet != Some(access)
         {
-            if self.outlets.inbox.send(BookMessage::Event(Event::TorClearnet(access))).await.is_err() {
+            if self.channels.inbox.send(BookMessage::Event(Event::TorClearnet(access))).await.is_err() {
                 return false;
             }
             self.clearnet = Some(access);
         }
-        if self.sign.as_ref() != Some(&sign) {
-            if !tell(&self.outlets.inbox, sign.clone()).await {
+        if self.tor_probe.as_ref() != Some(&tor_probe) {
+            if !report_probe(&self.channels.inbox, tor_probe.clone()).await {
                 return false;
             }
-            self.sign = Some(sign);
+            self.tor_probe = Some(tor_probe);
         }
-        !self.outlets.inbox.is_closed()
+        !self.channels.inbox.is_closed()
     }
 
     /// The first address where Tor answers, and which clearnet connections it accepts.
-    async fn look(&self) -> (TorProbe, Option<(SocketAddr, ClearnetAccess)>) {
+    async fn detect(&self) -> (TorProbe, Option<(SocketAddr, ClearnetAccess)>) {
         let mut reasons = Vec::new();
         for address in &self.addresses {
             let current = self.current.as_ref().filter(|current| current.socks.address() == *address);
@@ -134,7 +134,7 @@ impl Monitor {
                 tracing::info!(%address, "Tor answers on its SOCKS port");
                 let socks = Socks::new(address, self.secret);
                 socks.set_clearnet(access);
-                self.outlets.connector.send_replace(Some(TorConnector::Socks(socks.clone())));
+                self.channels.connector.send_replace(Some(TorConnector::Socks(socks.clone())));
                 self.current = Some(Current { socks, checked: Instant::now() });
             }
         }
@@ -145,7 +145,7 @@ impl Monitor {
         let addresses = self.current.as_ref().map_or(self.addresses.clone(), |current| vec![current.socks.address()]);
         let clearnet = self.current.as_ref().map(|current| *current.socks.clearnet().borrow()).unwrap_or_default();
         let source = TorSource { clearnet, ..TorSource::new(TorKind::Socks, addresses) };
-        self.outlets.report.send_if_modified(|report| {
+        self.channels.report.send_if_modified(|report| {
             let is_new = report.source.as_ref() != Some(&source);
             report.source = Some(source);
             is_new

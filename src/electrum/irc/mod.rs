@@ -29,7 +29,7 @@ pub struct IrcVisitConfig {
     /// Our own real name, if we are to be found there as well.
     pub advertise: Option<RealName>,
     /// Whether to stay, and ask after those who come.
-    pub stay: bool,
+    pub persistent: bool,
     /// What a bare `s` or `t` means.
     pub default_ports: Ports,
 }
@@ -70,26 +70,26 @@ pub enum IrcError {
     Closed(String),
 }
 
-const GOODBYE: &str = "QUIT :bye";
+const QUIT: &str = "QUIT :bye";
 
 /// Nicks that are tried.
-const NICKS: u32 = 5;
+const MAX_NICKS: u32 = 5;
 
 /// Characters of a nick; a few networks allow no more.
 const NICK_LENGTH: usize = 9;
 
 /// Answers to one WHO that are looked at, and servers that are taken from them.
-const MOST_ANSWERS: usize = 5000;
-const MOST_FOUND: usize = 500;
+const MAX_WHO_REPLIES: usize = 5000;
+const MAX_FOUND: usize = 500;
 
 /// Those who came since, and are still to be asked after.
-const MOST_WAITING: usize = 64;
+const MAX_PENDING_WHO: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Registering,
     Joining,
-    Asking,
+    Listing,
     Staying,
     Leaving,
 }
@@ -97,13 +97,13 @@ enum Phase {
 /// One connection to an IRC server.
 #[derive(Debug)]
 pub struct IrcSession {
-    plan: Arc<IrcVisitConfig>,
+    config: Arc<IrcVisitConfig>,
     phase: Phase,
     nick: String,
-    nicks_tried: u32,
+    nick_attempts: u32,
     /// Characters that a real name may have here.
-    longest_name: Option<usize>,
-    answers: usize,
+    max_real_name: Option<usize>,
+    who_replies: usize,
     found: usize,
     /// Servers that were met, until all are: the first in the server's order shall not use up what the others need.
     discovered: Vec<RealName>,
@@ -112,32 +112,32 @@ pub struct IrcSession {
 
 impl IrcSession {
     /// The visit, and its first lines.
-    pub fn new(plan: Arc<IrcVisitConfig>, rng: &mut impl Rng) -> (IrcSession, Vec<IrcAction>) {
-        let nick = nick(&plan, rng);
+    pub fn new(config: Arc<IrcVisitConfig>, rng: &mut impl Rng) -> (IrcSession, Vec<IrcAction>) {
+        let nick = random_nick(&config, rng);
         let mut lines = Vec::new();
-        if plan.sasl.is_some() {
+        if config.sasl.is_some() {
             lines.push("CAP REQ :sasl".to_owned());
         }
-        lines.extend(plan.password.as_ref().map(|password| format!("PASS :{password}")));
-        let real_name = plan.advertise.as_ref().map_or("Electrum peer discovery".to_owned(), RealName::to_string);
+        lines.extend(config.password.as_ref().map(|password| format!("PASS :{password}")));
+        let real_name = config.advertise.as_ref().map_or("Electrum peer discovery".to_owned(), RealName::to_string);
         lines.push(format!("NICK {nick}"));
         lines.push(format!("USER discovery 0 * :{real_name}"));
-        let visit = IrcSession {
-            plan,
+        let session = IrcSession {
+            config,
             phase: Phase::Registering,
             nick,
-            nicks_tried: 1,
-            longest_name: None,
-            answers: 0,
+            nick_attempts: 1,
+            max_real_name: None,
+            who_replies: 0,
             found: 0,
             discovered: Vec::new(),
             pending_who: VecDeque::new(),
         };
-        (visit, lines.into_iter().map(IrcAction::Send).collect())
+        (session, lines.into_iter().map(IrcAction::Send).collect())
     }
 
     /// What to do about a line of the server's. What can't be read is passed over, as is what doesn't concern us.
-    pub fn line(&mut self, line: &str, rng: &mut impl Rng) -> Vec<IrcAction> {
+    pub fn handle_line(&mut self, line: &str, rng: &mut impl Rng) -> Vec<IrcAction> {
         if line.contains(['\r', '\n', '\0']) {
             return Vec::new();
         }
@@ -158,19 +158,21 @@ impl IrcSession {
                 _ => Vec::new(),
             },
             Command::AUTHENTICATE(_) if self.phase == Phase::Registering => self.authenticate(),
-            Command::NICK(nick) if self.is_us(from) => {
+            Command::NICK(nick) if self.is_own_nick(from) => {
                 self.nick = nick;
                 Vec::new()
             }
             Command::JOIN(channel, ..) => self.on_join(&channel, from),
-            Command::KICK(channel, nick, reason) if self.is_ours(&channel) && self.is_us(&nick) => {
+            Command::KICK(channel, nick, reason) if self.is_own_channel(&channel) && self.is_own_nick(&nick) => {
                 quit_with(IrcError::Kicked(sanitize(reason.as_deref())))
             }
             // We say no such thing ourselves.
-            Command::PART(channel, reason) if self.is_ours(&channel) && self.is_us(from) => {
+            Command::PART(channel, reason) if self.is_own_channel(&channel) && self.is_own_nick(from) => {
                 quit_with(IrcError::Kicked(sanitize(reason.as_deref())))
             }
-            Command::KILL(nick, reason) if self.is_us(&nick) => quit_with(IrcError::Kicked(sanitize(Some(&reason)))),
+            Command::KILL(nick, reason) if self.is_own_nick(&nick) => {
+                quit_with(IrcError::Kicked(sanitize(Some(&reason))))
+            }
             Command::ERROR(_) if self.phase == Phase::Leaving => vec![IrcAction::End(Ok(()))],
             Command::ERROR(reason) => vec![IrcAction::End(Err(classify_error(sanitize(Some(&reason)))))],
             _ => Vec::new(),
@@ -178,16 +180,16 @@ impl IrcSession {
     }
 
     /// Asks after one of those who came since, if there is one.
-    pub fn next_newcomer(&mut self) -> Option<IrcAction> {
+    pub fn next_who(&mut self) -> Option<IrcAction> {
         let nick = self.pending_who.pop_front()?;
-        (self.answers, self.found) = (0, 0);
+        (self.who_replies, self.found) = (0, 0);
         Some(send(format!("WHO {nick}")))
     }
 
     /// Says goodbye.
     pub fn leave(&mut self) -> IrcAction {
         self.phase = Phase::Leaving;
-        send(GOODBYE)
+        send(QUIT)
     }
 
     /// Whether the goodbye is said.
@@ -197,26 +199,26 @@ impl IrcSession {
 
     fn numeric(&mut self, number: u16, args: &[String], rng: &mut impl Rng) -> Vec<IrcAction> {
         let last = || sanitize(args.last().map(String::as_str));
-        let about_ours = args.get(1).is_some_and(|about| self.is_ours(about));
+        let is_about_channel = args.get(1).is_some_and(|about| self.is_own_channel(about));
         match (number, self.phase) {
             // Welcome, under the nick that we got.
             (1, Phase::Registering) => {
                 self.nick = args.first().cloned().unwrap_or_default();
                 self.phase = Phase::Joining;
-                vec![send(format!("JOIN {}", self.plan.channel))]
+                vec![send(format!("JOIN {}", self.config.channel))]
             }
             (5, _) => {
-                let longest = args.iter().find_map(|arg| arg.trim_end().strip_prefix("NAMELEN=")?.parse().ok());
-                self.longest_name = longest.or(self.longest_name);
+                let limit = args.iter().find_map(|arg| arg.trim_end().strip_prefix("NAMELEN=")?.parse().ok());
+                self.max_real_name = limit.or(self.max_real_name);
                 Vec::new()
             }
             (10, _) => quit_with(IrcError::Redirected(sanitize(Some(&args.get(1..).unwrap_or_default().join(" "))))),
             (432 | 433 | 436 | 437, Phase::Registering) => {
-                if self.nicks_tried >= NICKS {
+                if self.nick_attempts >= MAX_NICKS {
                     return quit_with(IrcError::Nick);
                 }
-                self.nicks_tried += 1;
-                self.nick = nick(&self.plan, rng);
+                self.nick_attempts += 1;
+                self.nick = random_nick(&self.config, rng);
                 vec![send(format!("NICK {}", self.nick))]
             }
             (464, _) => quit_with(IrcError::Password),
@@ -226,15 +228,15 @@ impl IrcSession {
             (470, Phase::Joining) => quit_with(IrcError::Redirected(sanitize(args.get(2).map(String::as_str)))),
             (474, Phase::Joining) => quit_with(IrcError::Banned(last())),
             (477, Phase::Joining) => quit_with(IrcError::Registered),
-            (400..=599, Phase::Joining) if about_ours => quit_with(IrcError::Channel(last())),
+            (400..=599, Phase::Joining) if is_about_channel => quit_with(IrcError::Channel(last())),
             // Try again later.
-            (263, Phase::Registering | Phase::Joining | Phase::Asking) => quit_with(IrcError::Busy(last())),
-            (352, Phase::Asking | Phase::Staying) => self.on_who_reply(args),
-            (315, Phase::Asking) => {
+            (263, Phase::Registering | Phase::Joining | Phase::Listing) => quit_with(IrcError::Busy(last())),
+            (352, Phase::Listing | Phase::Staying) => self.on_who_reply(args),
+            (315, Phase::Listing) => {
                 self.discovered.shuffle(rng);
                 let mut actions: Vec<IrcAction> = self.discovered.drain(..).map(IrcAction::Found).collect();
                 actions.push(IrcAction::WhoComplete);
-                if self.plan.stay {
+                if self.config.persistent {
                     self.phase = Phase::Staying;
                 } else {
                     actions.push(self.leave());
@@ -245,16 +247,16 @@ impl IrcSession {
         }
     }
 
-    /// One of the answers to WHO: the nick is the sixth word, and the real name all that follows the number of hops.
+    /// One of the who_replies to WHO: the nick is the sixth word, and the real name all that follows the number of hops.
     fn on_who_reply(&mut self, args: &[String]) -> Vec<IrcAction> {
-        self.answers += 1;
-        let limits = self.answers <= MOST_ANSWERS && self.found < MOST_FOUND;
+        self.who_replies += 1;
+        let within_limits = self.who_replies <= MAX_WHO_REPLIES && self.found < MAX_FOUND;
         let (Some(nick), Some(last)) = (args.get(5), args.last()) else { return Vec::new() };
-        if !limits || self.is_us(nick) || !self.is_a_servers(nick) {
+        if !within_limits || self.is_own_nick(nick) || !self.has_server_prefix(nick) {
             return Vec::new();
         }
         let text = last.split_once(' ').map_or("", |(_, text)| text);
-        match real_name_filter::read(text, self.longest_name, self.plan.default_ports) {
+        match real_name_filter::read(text, self.max_real_name, self.config.default_ports) {
             Ok(name) => {
                 self.found += 1;
                 if self.phase == Phase::Staying {
@@ -267,17 +269,17 @@ impl IrcSession {
         }
     }
 
-    fn on_join(&mut self, channel: &str, who: &str) -> Vec<IrcAction> {
+    fn on_join(&mut self, channel: &str, nick: &str) -> Vec<IrcAction> {
         match self.phase {
             // Some networks make every client join a channel of theirs. It is ignored.
-            Phase::Joining if self.is_us(who) && self.is_ours(channel) => {
-                self.phase = Phase::Asking;
-                vec![send(format!("WHO {}", self.plan.channel))]
+            Phase::Joining if self.is_own_nick(nick) && self.is_own_channel(channel) => {
+                self.phase = Phase::Listing;
+                vec![send(format!("WHO {}", self.config.channel))]
             }
-            Phase::Staying if self.is_ours(channel) && self.is_a_servers(who) => {
-                let is_known = self.pending_who.iter().any(|nick| nick == who);
-                if !is_known && self.pending_who.len() < MOST_WAITING {
-                    self.pending_who.push_back(who.to_owned());
+            Phase::Staying if self.is_own_channel(channel) && self.has_server_prefix(nick) => {
+                let is_known = self.pending_who.iter().any(|pending| pending == nick);
+                if !is_known && self.pending_who.len() < MAX_PENDING_WHO {
+                    self.pending_who.push_back(nick.to_owned());
                 }
                 Vec::new()
             }
@@ -286,27 +288,27 @@ impl IrcSession {
     }
 
     fn authenticate(&self) -> Vec<IrcAction> {
-        let Some((user, password)) = &self.plan.sasl else { return Vec::new() };
+        let Some((user, password)) = &self.config.sasl else { return Vec::new() };
         vec![send(format!("AUTHENTICATE {}", BASE64.encode(format!("\0{user}\0{password}").as_bytes())))]
     }
 
-    fn is_us(&self, nick: &str) -> bool {
+    fn is_own_nick(&self, nick: &str) -> bool {
         nick.eq_ignore_ascii_case(&self.nick)
     }
 
-    fn is_ours(&self, channel: &str) -> bool {
-        channel.eq_ignore_ascii_case(&self.plan.channel)
+    fn is_own_channel(&self, channel: &str) -> bool {
+        channel.eq_ignore_ascii_case(&self.config.channel)
     }
 
-    fn is_a_servers(&self, nick: &str) -> bool {
-        let prefix = self.plan.nick_prefix.as_bytes();
+    fn has_server_prefix(&self, nick: &str) -> bool {
+        let prefix = self.config.nick_prefix.as_bytes();
         nick.as_bytes().get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
     }
 }
 
 /// Random, because a constant nick would make the node trackable.
-fn nick(plan: &IrcVisitConfig, rng: &mut impl Rng) -> String {
-    let mut nick = if plan.advertise.is_some() { plan.nick_prefix.clone() } else { String::new() };
+fn random_nick(config: &IrcVisitConfig, rng: &mut impl Rng) -> String {
+    let mut nick = if config.advertise.is_some() { config.nick_prefix.clone() } else { String::new() };
     while nick.len() < NICK_LENGTH {
         nick.push(char::from(rng.random_range(b'a'..=b'z')));
     }
@@ -318,8 +320,8 @@ fn send(line: impl Into<String>) -> IrcAction {
 }
 
 /// We leave for a reason.
-fn quit_with(problem: IrcError) -> Vec<IrcAction> {
-    vec![send(GOODBYE), IrcAction::End(Err(problem))]
+fn quit_with(error: IrcError) -> Vec<IrcAction> {
+    vec![send(QUIT), IrcAction::End(Err(error))]
 }
 
 /// A stranger's words on their way to a log and a terminal.
@@ -329,8 +331,8 @@ fn sanitize(text: Option<&str>) -> String {
 
 /// What an ERROR means goes by its words alone.
 fn classify_error(reason: String) -> IrcError {
-    let words = reason.to_ascii_lowercase();
-    let has = |some: &[&str]| some.iter().any(|word| words.contains(word));
+    let lower = reason.to_ascii_lowercase();
+    let has = |some: &[&str]| some.iter().any(|word| lower.contains(word));
     if has(&["-line", "banned", "zline", "gline", "kline", "dnsbl"]) {
         IrcError::Banned(reason)
     } else if has(&["throttl", "too fast", "too many", "trying to reconnect"]) {

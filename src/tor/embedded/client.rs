@@ -19,7 +19,7 @@ use super::status_text::{DIRECTORY, append_clock_hint, explain_permissions, summ
 use crate::dial::{Arti, Client, TorConnector};
 
 /// How long a connection that stands may take to become one of Tor's.
-const HANDSHAKE: Duration = Duration::from_secs(30);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a download of the directory may make no headway.
 const DIRECTORY_PROGRESS_TIMEOUT: Duration = Duration::from_secs(90);
@@ -30,18 +30,18 @@ const DIRECTORY_PROGRESS_TIMEOUT: Duration = Duration::from_secs(90);
 /// silent, and would keep its successor from writing down its guards. With their runtime they end at once.
 pub struct ClientHandle {
     pub client: Arc<Client>,
-    given_up: CancellationToken,
+    cancelled: CancellationToken,
     runtime: Option<Runtime>,
 }
 
 impl ClientHandle {
-    pub async fn make(dir: &Path, arti: &str) -> Result<ClientHandle, String> {
+    pub async fn create(dir: &Path, arti: &str) -> Result<ClientHandle, String> {
         let config = client_config(dir, arti).map_err(|error| error.to_string())?;
         let runtime = runtime::Builder::new_multi_thread().worker_threads(2).thread_name("tor").enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
         let builder = TorClient::with_runtime(TokioRustlsRuntime::from(runtime.handle().clone())).config(config);
         match builder.create_unbootstrapped_async().await {
-            Ok(client) => Ok(ClientHandle { client, given_up: CancellationToken::new(), runtime: Some(runtime) }),
+            Ok(client) => Ok(ClientHandle { client, cancelled: CancellationToken::new(), runtime: Some(runtime) }),
             Err(error) => {
                 runtime.shutdown_background();
                 Err(explain_permissions(error_chain(&error)))
@@ -50,13 +50,13 @@ impl ClientHandle {
     }
 
     pub fn connector(&self) -> TorConnector {
-        TorConnector::Arti(Arti::new(Arc::clone(&self.client), self.given_up.clone()))
+        TorConnector::Arti(Arti::new(Arc::clone(&self.client), self.cancelled.clone()))
     }
 }
 
 impl Drop for ClientHandle {
     fn drop(&mut self) {
-        self.given_up.cancel();
+        self.cancelled.cancel();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -65,31 +65,32 @@ impl Drop for ClientHandle {
 
 /// Waits until a client has a directory and a relay that answers, for as long as it gets on; says every ten per cent
 /// how far it is, and what it waits for.
-pub async fn bootstrap(client: &Client, window: Duration, mut progress: impl FnMut(u8, &str)) -> Result<(), String> {
+pub async fn bootstrap(client: &Client, timeout: Duration, mut progress: impl FnMut(u8, &str)) -> Result<(), String> {
     let mut events = client.bootstrap_events();
     let mut bootstrap = pin!(client.bootstrap());
-    let (mut done, mut best, mut told) = (false, client.bootstrap_status().as_frac(), None);
-    let mut deadline = Instant::now() + window;
+    let (mut is_done, mut best, mut reported) = (false, client.bootstrap_status().as_frac(), None);
+    let mut deadline = Instant::now() + timeout;
     loop {
         let status = client.bootstrap_status();
-        if done && status.ready_for_traffic() {
+        if is_done && status.ready_for_traffic() {
             return Ok(());
         }
         let text = status.to_string();
         let (percent, waits_for) = summarize(&text);
         if status.as_frac() > best {
             best = status.as_frac();
-            let more = if waits_for.starts_with(DIRECTORY) { DIRECTORY_PROGRESS_TIMEOUT } else { HANDSHAKE };
-            deadline = deadline.max(Instant::now() + more);
+            let extension =
+                if waits_for.starts_with(DIRECTORY) { DIRECTORY_PROGRESS_TIMEOUT } else { HANDSHAKE_TIMEOUT };
+            deadline = deadline.max(Instant::now() + extension);
         }
-        if told != Some(percent / 10) {
-            told = Some(percent / 10);
+        if reported != Some(percent / 10) {
+            reported = Some(percent / 10);
             progress(percent, &waits_for);
         }
         tokio::select! {
-            outcome = &mut bootstrap, if !done => {
+            outcome = &mut bootstrap, if !is_done => {
                 outcome.map_err(|error| append_clock_hint(&error_chain(&error), &client.bootstrap_status().to_string()))?;
-                done = true;
+                is_done = true;
             }
             Some(_) = events.next() => {}
             () = sleep_until(deadline) => {
@@ -103,13 +104,13 @@ pub async fn bootstrap(client: &Client, window: Duration, mut progress: impl FnM
 /// A client for a command that needs Tor once.
 pub struct EphemeralClient {
     pub tor: TorConnector,
-    _alive: ClientHandle,
+    _client: ClientHandle,
     _lock: DirLock,
 }
 
 impl fmt::Debug for EphemeralClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Once")
+        f.write_str("EphemeralClient")
     }
 }
 
@@ -129,7 +130,7 @@ pub async fn bootstrap_ephemeral(
         }
         Err(error) => return Err(error.to_string()),
     };
-    let alive = ClientHandle::make(&dir, arti).await?;
-    bootstrap(&alive.client, DIRECTORY_PROGRESS_TIMEOUT, progress).await?;
-    Ok(EphemeralClient { tor: alive.connector(), _alive: alive, _lock: lock })
+    let client = ClientHandle::create(&dir, arti).await?;
+    bootstrap(&client.client, DIRECTORY_PROGRESS_TIMEOUT, progress).await?;
+    Ok(EphemeralClient { tor: client.connector(), _client: client, _lock: lock })
 }

@@ -11,9 +11,9 @@ use tor_config::{ConfigurationSource, ConfigurationSources};
 
 /// Settings that Arti doesn't take.
 #[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
+pub enum ArtiConfigError {
     #[error("{0}")]
-    Wrong(String),
+    Invalid(String),
     #[error("no such setting of Arti's: {}", .0.join(", "))]
     Unknown(Vec<String>),
 }
@@ -29,29 +29,29 @@ fn cache_dir(dir: &Path) -> PathBuf {
 }
 
 /// Whether Arti takes these settings.
-pub fn check(over: &str) -> Result<(), SettingsError> {
-    client_config(Path::new("/nowhere"), over).map(|_| ())
+pub fn check(overrides: &str) -> Result<(), ArtiConfigError> {
+    client_config(Path::new("/nowhere"), overrides).map(|_| ())
 }
 
 /// The configuration of a client that keeps its files in this directory, with these settings, in TOML, laid over ours.
-pub fn client_config(dir: &Path, over: &str) -> Result<TorClientConfig, SettingsError> {
-    let ours = toml::toml! {
+pub fn client_config(dir: &Path, overrides: &str) -> Result<TorClientConfig, ArtiConfigError> {
+    let defaults = toml::toml! {
         [vanguards]
         // We serve an onion service for months, whose guard somebody may want to find out.
         mode = "full"
     };
     let mut sources = ConfigurationSources::new_empty();
-    for text in [ours.to_string(), over.to_owned(), directories(dir).to_string()] {
+    for text in [defaults.to_string(), overrides.to_owned(), directories(dir).to_string()] {
         sources.push_source(ConfigurationSource::from_verbatim(text), MustRead::MustRead);
     }
-    let wrong = |error: &dyn std::error::Error| SettingsError::Wrong(error_chain(error));
-    let tree = sources.load().map_err(|error| wrong(&error))?;
+    let invalid = |error: &dyn std::error::Error| ArtiConfigError::Invalid(error_chain(error));
+    let tree = sources.load().map_err(|error| invalid(&error))?;
     let resolved = tor_config::resolve_return_results::<TorClientConfig>(&tree, &Default::default());
-    let resolved = resolved.map_err(|error| wrong(&error))?;
+    let resolved = resolved.map_err(|error| invalid(&error))?;
     if resolved.unrecognized.is_empty() {
         Ok(resolved.value)
     } else {
-        Err(SettingsError::Unknown(resolved.unrecognized.iter().map(ToString::to_string).collect()))
+        Err(ArtiConfigError::Unknown(resolved.unrecognized.iter().map(ToString::to_string).collect()))
     }
 }
 
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_of_artis_are_laid_over_ours() {
+    fn valid_overrides_are_accepted() {
         assert!(check("").is_ok());
         assert!(check("[vanguards]\nmode = \"lite\"\n[override_net_params]\nhsdir_interval = 120\n").is_ok());
         let bridge = "192.0.2.83:80 0bac39417268b96b9f514ef763fa6fba1a788956";
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_arti_does_not_take_is_named() {
+    fn unknown_or_invalid_key_is_named() {
         let error = check("[vangards]\nmode = \"lite\"\n").unwrap_err().to_string();
         assert_eq!(error, "no such setting of Arti's: vangards");
         let error = check("[vanguards]\nmode = \"many\"\n").unwrap_err().to_string();
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_taken_as_they_are() {
+    fn special_characters_in_paths_are_literal() {
         assert!(client_config(Path::new("/a ${b} \"c\""), "").is_ok());
     }
 }

@@ -51,9 +51,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_at_a_time() {
-        let place = tempfile::tempdir().unwrap();
-        let dir = place.path().join("data/tor");
+    fn held_lock_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("data/tor");
         let lock = DirLock::take(&dir).unwrap();
         let error = DirLock::take(&dir).unwrap_err();
         assert!(matches!(&error, LockError::Held(path) if *path == dir), "{error}");
@@ -62,18 +62,18 @@ mod tests {
     }
 
     #[test]
-    fn what_it_makes_is_ours_alone() {
-        let place = tempfile::tempdir().unwrap();
-        let dir = place.path().join("data/tor");
+    fn created_directory_is_private() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("data/tor");
         let _lock = DirLock::take(&dir).unwrap();
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&dir), mode(&place.path().join("data")), mode(&dir.join("lock"))), (0o700, 0o700, 0o600));
+        assert_eq!((mode(&dir), mode(&temp.path().join("data")), mode(&dir.join("lock"))), (0o700, 0o700, 0o600));
     }
 
     #[test]
-    fn a_place_that_is_no_directory_is_named() {
-        let place = tempfile::tempdir().unwrap();
-        let file = place.path().join("tor");
+    fn path_that_is_no_directory_is_named() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("tor");
         std::fs::write(&file, "a file").unwrap();
         let text = DirLock::take(&file).unwrap_err().to_string();
         assert!(text.contains(file.to_str().unwrap()), "{text}");

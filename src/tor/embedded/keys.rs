@@ -23,7 +23,7 @@ use crate::peer::OnionAddress;
 pub const NICKNAME: &str = "waypost";
 
 #[derive(Debug, thiserror::Error)]
-pub enum KeyError {
+pub enum OnionKeyError {
     #[error(transparent)]
     CTor(#[from] CTorError),
     #[error(transparent)]
@@ -39,7 +39,7 @@ pub enum KeyError {
 }
 
 /// The address of the service whose key is below Tor's `state_dir`, if there is one.
-pub fn onion_address(state_dir: &Path) -> Result<Option<OnionAddress>, KeyError> {
+pub fn onion_address(state_dir: &Path) -> Result<Option<OnionAddress>, OnionKeyError> {
     // To look there must not make the place.
     if matches!(keystore(state_dir).try_exists(), Ok(false)) {
         return Ok(None);
@@ -50,14 +50,14 @@ pub fn onion_address(state_dir: &Path) -> Result<Option<OnionAddress>, KeyError>
 /// Brings the key of a service that C tor served, from its folder or from the secret key's file in it.
 ///
 /// The service's next launch uses it. A key that is there already is given up only with `replace`.
-pub fn import(state_dir: &Path, from: &Path, replace: bool) -> Result<OnionAddress, KeyError> {
+pub fn import(state_dir: &Path, from: &Path, replace: bool) -> Result<OnionAddress, OnionKeyError> {
     let (pair, onion) = c_tor_key::read(from)?;
     let _lock = DirLock::take(state_dir.parent().unwrap_or(state_dir))?;
     let keys = Keys::open(state_dir)?;
     let old = keys.onion();
     match &old {
         Ok(Some(old)) if *old == onion => return Ok(onion),
-        Ok(Some(old)) if !replace => return Err(KeyError::KeyExists { onion: *old, path: keys.key_dir() }),
+        Ok(Some(old)) if !replace => return Err(OnionKeyError::KeyExists { onion: *old, path: keys.key_dir() }),
         Err(_) if !replace => return old.map(|_| onion),
         _ => {}
     }
@@ -74,7 +74,7 @@ fn keystore(state_dir: &Path) -> PathBuf {
 }
 
 /// Directory of the service's keys below Tor's `state_dir`.
-pub fn place(state_dir: &Path) -> PathBuf {
+pub(super) fn key_dir(state_dir: &Path) -> PathBuf {
     keystore(state_dir).join("hss").join(NICKNAME)
 }
 
@@ -86,7 +86,7 @@ struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    fn open(state_dir: &'a Path) -> Result<Keys<'a>, KeyError> {
+    fn open(state_dir: &'a Path) -> Result<Keys<'a>, OnionKeyError> {
         let failed = |reason: &dyn Error| failed(state_dir, reason);
         // Its default would panic on a machine that has no list of users.
         let mistrust = Mistrust::builder().build().map_err(|reason| failed(&reason))?;
@@ -98,25 +98,25 @@ impl<'a> Keys<'a> {
         Ok(Keys { state_dir, manager, nickname })
     }
 
-    fn onion(&self) -> Result<Option<OnionAddress>, KeyError> {
+    fn onion(&self) -> Result<Option<OnionAddress>, OnionKeyError> {
         let pair = self.manager.get::<HsIdKeypair>(&self.identity());
         let pair =
-            pair.map_err(|reason| KeyError::Unreadable { path: self.key_dir(), reason: error_chain(&reason) })?;
+            pair.map_err(|reason| OnionKeyError::Unreadable { path: self.key_dir(), reason: error_chain(&reason) })?;
         Ok(pair.map(|pair| OnionAddress::from_public_key(*HsIdKey::from(&pair).id().as_ref())))
     }
 
-    fn put(&self, pair: HsIdKeypair) -> Result<(), KeyError> {
+    fn put(&self, pair: HsIdKeypair) -> Result<(), OnionKeyError> {
         let put = self.manager.insert(pair, &self.identity(), KeystoreSelector::Primary, true);
         put.map(|_old| ()).map_err(|reason| failed(self.state_dir, &reason))
     }
 
     /// Removes the service's keys, the identity only if that is asked for.
-    fn remove_keys(&self, identity_as_well: bool) -> Result<(), KeyError> {
+    fn remove_keys(&self, with_identity: bool) -> Result<(), OnionKeyError> {
         let failed = |reason: &dyn Error| failed(self.state_dir, reason);
         let identity = self.identity().arti_path().map_err(|reason| failed(&reason))?;
         let all = KeyPathPattern::Arti(format!("hss/{NICKNAME}/**/*"));
         for entry in self.manager.list_matching(&all).map_err(|reason| failed(&reason))? {
-            if identity_as_well || entry.key_path().arti() != Some(&identity) {
+            if with_identity || entry.key_path().arti() != Some(&identity) {
                 self.manager.remove_entry(&entry).map_err(|reason| failed(&reason))?;
             }
         }
@@ -124,18 +124,18 @@ impl<'a> Keys<'a> {
     }
 
     /// Removes Tor's state of the service except for its keys: introduction points and their clients.
-    fn remove_state(&self) -> Result<(), KeyError> {
+    fn remove_state(&self) -> Result<(), OnionKeyError> {
         let path = self.state_dir.join("hss").join(NICKNAME);
-        let failed = |reason: &dyn Error| KeyError::State { path: path.clone(), reason: error_chain(reason) };
+        let failed = |reason: &dyn Error| OnionKeyError::State { path: path.clone(), reason: error_chain(reason) };
         let mistrust = Mistrust::builder().build().map_err(|reason| failed(&reason))?;
         let state = StateDirectory::new(self.state_dir, &mistrust).map_err(|reason| failed(&reason))?;
-        let ours = state.acquire_instance(&self.nickname).map_err(|reason| failed(&reason))?;
-        ours.purge().map_err(|reason| failed(&reason))
+        let instance = state.acquire_instance(&self.nickname).map_err(|reason| failed(&reason))?;
+        instance.purge().map_err(|reason| failed(&reason))
     }
 
     /// Where the service's keys lie.
     fn key_dir(&self) -> PathBuf {
-        place(self.state_dir)
+        key_dir(self.state_dir)
     }
 
     fn identity(&self) -> HsIdKeypairSpecifier {
@@ -143,8 +143,8 @@ impl<'a> Keys<'a> {
     }
 }
 
-fn failed(state_dir: &Path, error: &dyn Error) -> KeyError {
-    KeyError::Keystore { path: keystore(state_dir), reason: error_chain(error) }
+fn failed(state_dir: &Path, error: &dyn Error) -> OnionKeyError {
+    OnionKeyError::Keystore { path: keystore(state_dir), reason: error_chain(error) }
 }
 
 #[cfg(test)]
@@ -164,10 +164,10 @@ mod tests {
     /// The file that is the service's identity.
     const IDENTITY: &str = "keystore/hss/waypost/ks_hs_id.ed25519_expanded_private";
 
-    fn place() -> (TempDir, PathBuf) {
-        let place = tempfile::tempdir().unwrap();
-        let state = place.path().join("data/tor/state");
-        (place, state)
+    fn temp_state() -> (TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("data/tor/state");
+        (dir, state)
     }
 
     /// The address with which an embedded Tor would launch the service.
@@ -188,8 +188,8 @@ mod tests {
     }
 
     #[test]
-    fn an_imported_key_is_what_the_service_is_launched_with() {
-        let (_place, state) = place();
+    fn imported_key_is_used_at_launch() {
+        let (_dir, state) = temp_state();
         assert_eq!(onion_address(&state).unwrap(), None);
         assert!(!state.exists(), "to look made it");
         assert_eq!(import(&state, folder().path(), false).unwrap().to_string(), NAME);
@@ -202,19 +202,19 @@ mod tests {
     }
 
     #[test]
-    fn the_address_that_tor_made_is_told() {
-        let (_place, state) = place();
+    fn generated_address_is_read() {
+        let (_dir, state) = temp_state();
         let made = launched(&state);
         assert_eq!(onion_address(&state).unwrap().unwrap().to_string(), made);
     }
 
     #[test]
-    fn a_key_is_replaced_only_if_that_is_said_and_then_with_all_that_was_its_own() {
-        let (_place, state) = place();
+    fn key_is_replaced_with_its_state_only_on_request() {
+        let (_dir, state) = temp_state();
         let (other, onion) = another_folder();
         import(&state, other.path(), false).unwrap();
         let period = "+20000_1440_43200";
-        let olds = [
+        let old_files = [
             format!("keystore/hss/waypost/ks_hs_blind_id{period}.ed25519_expanded_private"),
             format!("keystore/hss/waypost/ks_hs_desc_sign{period}.ed25519_private"),
             format!("keystore/hss/waypost/ipts/k_sid+{}.ed25519_private", "01".repeat(32)),
@@ -222,8 +222,8 @@ mod tests {
             "hss/waypost/iptpub.json".to_owned(),
             format!("hss/waypost/iptreplay/{}.bin", "01".repeat(32)),
         ];
-        let theirs = "keystore/hss/another/ks_hs_id.ed25519_expanded_private".to_owned();
-        for old in olds.iter().chain([&theirs]) {
+        let other_service = "keystore/hss/another/ks_hs_id.ed25519_expanded_private".to_owned();
+        for old in old_files.iter().chain([&other_service]) {
             write(&state.join(old));
         }
 
@@ -233,19 +233,23 @@ mod tests {
             "{text}"
         );
         import(&state, other.path(), true).unwrap();
-        assert_eq!(olds.iter().filter(|old| state.join(old).exists()).count(), olds.len(), "the same key is no other");
+        assert_eq!(
+            old_files.iter().filter(|old| state.join(old).exists()).count(),
+            old_files.len(),
+            "the same key is no other"
+        );
 
         assert_eq!(import(&state, folder().path(), true).unwrap().to_string(), NAME);
         assert_eq!(launched(&state), NAME);
-        for old in olds {
+        for old in old_files {
             assert!(!state.join(&old).exists(), "{old} is left");
         }
-        assert!(state.join(theirs).exists());
+        assert!(state.join(other_service).exists());
     }
 
     #[test]
-    fn a_damaged_key_is_an_error_and_can_be_replaced() {
-        let (_place, state) = place();
+    fn damaged_key_is_an_error_and_can_be_replaced() {
+        let (_dir, state) = temp_state();
         import(&state, another_folder().0.path(), false).unwrap();
         write(&state.join(IDENTITY));
         for error in [onion_address(&state).unwrap_err(), import(&state, folder().path(), false).unwrap_err()] {
@@ -257,8 +261,8 @@ mod tests {
     }
 
     #[test]
-    fn no_key_is_imported_below_a_running_daemon_or_into_what_others_may_read() {
-        let (_place, state) = place();
+    fn import_is_refused_while_locked_or_readable_by_others() {
+        let (_dir, state) = temp_state();
         let lock = DirLock::take(state.parent().unwrap()).unwrap();
         let text = import(&state, folder().path(), false).unwrap_err().to_string();
         assert!(text.contains("another waypost"), "{text}");

@@ -1,22 +1,22 @@
 //! What Arti says of its troubles, in words that an operator can do something with.
 
-/// How Arti's account goes on once a relay has answered.
+/// How Arti's status goes on once a relay has answered.
 pub const DIRECTORY: &str = "directory";
 
-/// Relays tell what time it is; when Arti heard enough of them, it ends its account with how wrong our clock is.
+/// Relays tell what time it is; when Arti heard enough of them, it ends its status with how wrong our clock is.
 const CLOCK: [&str; 2] = ["Clock is slow", "Clock is fast"];
 
 /// Words by which it seems that the clock is wrong, while too few relays were met to say how much.
 const OUT_OF_DATE: [&str; 5] =
     ["Clock is skewed", "clock skew", "expired certificates", "Object will not be valid", "Object has been expired"];
 
-/// Arti's own account of its beginning, taken apart: "17%: connecting to the internet; directory is …", or "Stuck at
+/// Arti's own status of its beginning, taken apart: "17%: connecting to the internet; directory is …", or "Stuck at
 /// 17%: …".
 pub fn summarize(text: &str) -> (u8, String) {
     let (percent, state) = text.split_once("%: ").unwrap_or(("0", text));
     let digits = percent.trim_start_matches(|c: char| !c.is_ascii_digit());
     let waits_for = match state.split_once("; ") {
-        // Such an account begins with DIRECTORY.
+        // Such an status begins with DIRECTORY.
         Some(("connecting successfully", directory)) => directory,
         Some((connection, _)) => connection,
         None => state,
@@ -25,13 +25,13 @@ pub fn summarize(text: &str) -> (u8, String) {
     (digits.parse().unwrap_or(0), append_clock_hint(waits_for, text))
 }
 
-/// Why something failed, and if this machine's clock may be to blame, that it is to be set. `account` is Arti's at that time.
-pub fn append_clock_hint(reason: &str, account: &str) -> String {
+/// Why something failed, and if this machine's clock may be to blame, that it is to be set. `status` is Arti's at that time.
+pub fn append_clock_hint(reason: &str, status: &str) -> String {
     let reason = reason.split(". Clock is ").next().unwrap_or(reason);
-    match clock_skew(account) {
-        Some(skew) if reason.starts_with("Clock is ") => format!("{}; {SET_CLOCK_HINT}", clock(skew)),
-        Some(skew) => format!("{reason}; {}; {SET_CLOCK_HINT}", clock(skew)),
-        None if OUT_OF_DATE.iter().any(|words| reason.contains(words) || account.contains(words)) => {
+    match clock_skew(status) {
+        Some(skew) if reason.starts_with("Clock is ") => format!("{}; {SET_CLOCK_HINT}", describe_skew(skew)),
+        Some(skew) => format!("{reason}; {}; {SET_CLOCK_HINT}", describe_skew(skew)),
+        None if OUT_OF_DATE.iter().any(|words| reason.contains(words) || status.contains(words)) => {
             let reason =
                 reason.strip_prefix("Clock is skewed. (").and_then(|reason| reason.strip_suffix(')')).unwrap_or(reason);
             format!("{reason}; this machine's clock may be wrong, `date -u` shows it; {SET_CLOCK_HINT}")
@@ -42,14 +42,14 @@ pub fn append_clock_hint(reason: &str, account: &str) -> String {
 
 const SET_CLOCK_HINT: &str = "set it, with `timedatectl set-ntp true` say";
 
-fn clock(skew: &str) -> String {
+fn describe_skew(skew: &str) -> String {
     format!("this machine's clock is {skew}, by what Tor's relays say")
 }
 
 /// "slow by around 3h", or fast.
-fn clock_skew(account: &str) -> Option<&str> {
-    let begins = CLOCK.iter().find_map(|words| account.find(words))?;
-    account.get(begins..)?.strip_prefix("Clock is ")?.split(" (based").next()
+fn clock_skew(status: &str) -> Option<&str> {
+    let begins = CLOCK.iter().find_map(|words| status.find(words))?;
+    status.get(begins..)?.strip_prefix("Clock is ")?.split(" (based").next()
 }
 
 /// Arti keeps its secrets in no directory that others may write to, and says which at the end of a long tale.
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn artis_account_is_shortened() {
+    fn bootstrap_status_is_summarized() {
         let text = "17%: connecting to the internet; directory is usable, fresh until 2026-11-23 03:17:36 UTC";
         assert_eq!(summarize(text), (17, "connecting to the internet".to_owned()));
         let text = "45%: connecting successfully; directory is fetching microdescriptors (0/7)";
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_relays_say_is_wrong_is_named_with_what_to_do() {
+    fn clock_skew_reported_by_relays_is_named_with_advice() {
         let by_relays = "Clock is slow by around 3h 5m (based on 9 recent observations, with high confidence)";
         let named = "this machine's clock is slow by around 3h 5m, by what Tor's relays say; \
                      set it, with `timedatectl set-ntp true` say";
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_may_be_wrong_is_named_where_everything_seems_out_of_date() {
+    fn out_of_date_objects_hint_at_the_clock() {
         for (reason, expected) in [
             (
                 "relays all seem to be using expired certificates",
@@ -112,8 +112,8 @@ mod tests {
                 "Unable to bootstrap: Object will not be valid for 5h; this machine's clock may be wrong",
             ),
         ] {
-            let said = append_clock_hint(reason, "Stuck at 7%: …");
-            assert!(said.starts_with(expected) && said.ends_with(SET_CLOCK_HINT), "{said}");
+            let text = append_clock_hint(reason, "Stuck at 7%: …");
+            assert!(text.starts_with(expected) && text.ends_with(SET_CLOCK_HINT), "{text}");
         }
         let text =
             "8%: unable to handshake with Tor relays, possibly due to clock skew; directory is fetching a consensus";
@@ -121,17 +121,17 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_right_is_not_mentioned() {
+    fn correct_clock_is_not_mentioned() {
         let text = "45%: connecting successfully; directory is fetching a consensus";
         assert_eq!(append_clock_hint("no relay answers", text), "no relay answers");
     }
 
     #[test]
-    fn a_directory_that_others_may_write_to_is_named() {
-        let said = explain_permissions(
+    fn writable_directory_is_named_with_advice() {
+        let text = explain_permissions(
             "can't make it: problem with state: Incorrect permissions: /a is u=rwx,o=rwx".to_owned(),
         );
-        assert!(said.starts_with("Incorrect permissions: /a") && said.contains("chmod"), "{said}");
+        assert!(text.starts_with("Incorrect permissions: /a") && text.contains("chmod"), "{text}");
         assert_eq!(explain_permissions("else".to_owned()), "else");
     }
 }
