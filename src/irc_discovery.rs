@@ -1,6 +1,6 @@
-//! Visits to an IRC channel, for servers that can be found nowhere else.
+//! Scheduled visits to an IRC channel, where some servers advertise themselves.
 //!
-//! A visit is short and rare. Whatever goes wrong makes the next one later, and who doesn't want us is asked ever more seldom.
+//! Visits are short and rare. Every failure delays the next one with a back-off.
 
 use data_encoding::HEXLOWER;
 use std::convert::Infallible;
@@ -28,115 +28,134 @@ use crate::electrum::irc::{IrcAction, IrcError, IrcSession, IrcVisitConfig, Reje
 use crate::peer::{Endpoint, Host, RealName, Transport};
 use crate::route::{Route, RoutingPolicy};
 
+/// Options of the IRC task.
 #[derive(Debug, Clone)]
 pub struct IrcConfig {
+    /// Host and port of the IRC server.
     pub server: Endpoint,
+    /// Whether the connection uses TLS.
     pub tls: bool,
-    /// Whether it is called through Tor.
+    /// Whether the server is dialled through Tor. Onion hosts always are.
     pub tor: bool,
-    /// From one visit to the next, more or less.
+    /// Mean interval between visits, which is randomised by a fifth.
     pub interval: Duration,
+    /// What a visit does.
     pub visit: IrcVisitConfig,
-    /// The server's TLS key, by its SHA-256, if it is known. A server that learns a configured password either has this key, or a
-    /// certificate for which an authority vouches.
+    /// SHA-256 of the server's TLS key. `None`: any key, unless a password is sent.
+    ///
+    /// A server that receives a password needs this key or a certificate of a public authority.
     pub key: Option<KeyHash>,
-    /// Where it is written down when the next visit is due, so that who starts us time and again doesn't annoy others.
+    /// File with the time of the next visit, so that restarts cause no additional visits.
     pub visit_file: PathBuf,
 }
 
-/// What came of the visits.
+/// Results of the visits, for operators.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct IrcStatus {
-    /// The server's name and port.
+    /// The server's host and port.
     pub server: String,
+    /// Time of the last visit. `None`: none since the start.
     pub last: Option<Time>,
-    /// Why the last one came to nothing.
+    /// Error of the last visit. `None`: it succeeded.
     pub error: Option<String>,
+    /// Time of the next visit. `None`: none is scheduled, or the session is persistent.
     pub next: Option<Time>,
-    /// Real names of servers; and names under the prefix that were cut off, had control codes, or were none of a server's.
+    /// Number of servers found.
     pub found: u64,
+    /// Number of real names rejected as truncated.
     pub cut_off: u64,
+    /// Number of real names rejected for control characters.
     pub control_codes: u64,
+    /// Number of real names rejected as no server's address.
     pub unreadable: u64,
 }
 
-/// What the visitor needs.
+/// Task that visits the channel.
 #[derive(Debug)]
 pub struct IrcTask {
+    /// Options of the task.
     pub settings: IrcConfig,
+    /// Dialer for the IRC server.
     pub dialer: Dialer,
+    /// Messages to the book.
     pub inbox: Inbox,
+    /// State of the node, to wait for Tor.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// Results for operators.
     pub status: watch::Sender<IrcStatus>,
 }
 
-/// One visit, from the first word to the last; to call the server through Tor may take as long again.
+/// Timeout of a visit, without connecting.
 const VISIT_TIMEOUT: Duration = Duration::from_secs(50);
+/// Timeout of connecting to the server, which may be through Tor.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The first visit is not at once after the start, as Tor and the seeds come first.
+/// Range of the delay of the first visit in seconds, as Tor and the seeds come first.
 const START_DELAY_SECS: [u64; 2] = [5, 20];
 
-/// How long a goodbye may take.
+/// Time for the server to close the connection after QUIT.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// While we stay: between two requests, and between two signs of life of the server's.
+/// Interval between two WHO of a persistent session.
 const WHO_INTERVAL: Duration = Duration::from_secs(15);
+/// Time without a line after which a persistent session is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Who could stay for this long is welcome.
+/// Duration after which the end of a persistent session is no failure.
 const LONG_STAY: Duration = Duration::from_hours(1);
 
-/// After a long stay, or when our own way to it failed, it is tried again sooner.
+/// Pause after a long session, or after a failure of the local path.
 const QUICK_RETRY: Duration = Duration::from_mins(10);
 
-/// Nobody is asked less often than this.
+/// Longest pause after failures.
 const MAX_INTERVAL: Duration = Duration::from_hours(7 * 24);
 
-/// A line with its tags; some servers send more than the 512 bytes of old.
+/// Maximum length of a line in bytes, with IRCv3 tags; RFC 1459 allows 512.
 const MAX_LINE_BYTES: usize = 8191 + 512;
 
-/// Lines that a server may say in `PACE`; the largest channels have a tenth of it.
+/// Maximum number of lines per visit or [`WHO_INTERVAL`]. Large channels need a tenth.
 const MAX_LINES: u32 = 50_000;
 
-/// What came of a visit.
+/// Result of a successful visit.
 enum VisitOutcome {
-    /// We left when we knew who is there.
+    /// The visit ended after WHO.
     Completed,
-    /// We were let stay for long.
+    /// The session lasted for [`LONG_STAY`].
     Stayed,
 }
 
-/// Why nothing came of it.
+/// Why a visit failed.
 #[derive(Debug, thiserror::Error)]
 enum VisitError {
-    #[error("it can't be reached: {0}")]
+    #[error("server can't be reached: {0}")]
     Connect(#[from] ProbeError),
-    #[error("its TLS key is not that of irc.key, but {0}")]
+    #[error("TLS key {0} differs from irc.key; update irc.key if the change is expected")]
     OtherKey(String),
-    #[error("no authority vouches for its certificate; if it is yours, put the SHA-256 of its key into irc.key")]
+    #[error(
+        "certificate is not signed by a public authority; set irc.key to the SHA-256 of the server's key to accept it"
+    )]
     UntrustedCertificate,
-    #[error("it floods us")]
+    #[error("server sends too many lines")]
     Flood,
     #[error("{0}")]
     Irc(#[from] IrcError),
-    #[error("it takes too long")]
+    #[error("timed out waiting for the server")]
     Timeout,
-    #[error("the connection broke off")]
+    #[error("connection closed")]
     Closed,
 }
 
 type Lines = Framed<Box<dyn Stream>, CompleteLineCodec>;
 
 impl IrcTask {
-    /// Visits now and then, until nobody listens any more.
+    /// Visits the channel periodically until the daemon shuts down.
     pub async fn run(self, mut rng: StdRng) {
         let (mut next, mut consecutive_failures) = self.initial_schedule(&mut rng);
         while !self.inbox.is_closed() {
             self.status.send_modify(|status| status.next = Some(next));
             sleep(next.since(clock::now())).await;
             self.wait_for_tor().await;
-            // Should we be ended in the midst of it, that was a visit.
+            // If the process ends during the visit, it counts as one.
             self.persist_schedule(clock::now() + self.settings.interval, consecutive_failures);
             let outcome = self.run_once(&mut rng).await;
             let problem = outcome.as_ref().err().map(VisitError::to_string);
@@ -148,14 +167,14 @@ impl IrcTask {
             if let Some(reason) = &problem
                 && consecutive_failures == 1
             {
-                tracing::warn!(%reason, "a visit to IRC came to nothing");
+                tracing::warn!(%reason, "a visit to IRC failed");
             }
             next = clock::now() + self.pause(&outcome, consecutive_failures).mul_f64(rng.random_range(0.8..1.2));
             self.persist_schedule(next, consecutive_failures);
         }
     }
 
-    /// When to begin, and how often in a row it went wrong before we were started.
+    /// Returns the time of the first visit and the number of failures before the start.
     fn initial_schedule(&self, rng: &mut StdRng) -> (Time, u32) {
         let [soonest, latest] = START_DELAY_SECS;
         let now = clock::now();
@@ -164,34 +183,36 @@ impl IrcTask {
         let mut fields = text.split_ascii_whitespace();
         let due = fields.next().and_then(|field| field.parse().ok()).map_or(soon, Time::from_wall_millis);
         let consecutive_failures = fields.next().and_then(|field| field.parse().ok()).unwrap_or(0);
-        // The file may be from a time when the clock was ahead: no pause is longer than this one.
+        // The clock may have been ahead when the file was written: no pause exceeds this one.
         let longest = self.after_failures(consecutive_failures).mul_f64(1.2);
         (due.max(soon).min(now + longest), consecutive_failures)
     }
 
-    /// Pause after so many failed visits in a row, before it is randomised.
+    /// Pause after a number of failures in a row, before it is randomised.
     fn after_failures(&self, consecutive_failures: u32) -> Duration {
         let interval = self.settings.interval;
         Backoff::new(interval, MAX_INTERVAL.max(interval)).after(consecutive_failures)
     }
 
+    /// Stores the time of the next visit and the number of failures in a row.
     fn persist_schedule(&self, next: Time, consecutive_failures: u32) {
         let text = format!("{} {consecutive_failures}\n", next.wall_millis());
         if let Err(error) = atomic_file::write(&self.settings.visit_file, text.as_bytes(), Readers::Owner) {
-            tracing::warn!(%error, path = %self.settings.visit_file.display(), "can't write down when IRC is visited next");
+            tracing::warn!(%error, path = %self.settings.visit_file.display(), "can't store the time of the next IRC visit");
         }
     }
 
-    /// That our own Tor isn't ready is nothing to hold against anybody.
+    /// Waits until Tor is ready if the server is dialled through it.
     async fn wait_for_tor(&self) {
         let IrcConfig { server, tor, .. } = &self.settings;
         let mut snapshot = self.snapshot.clone();
         if *tor || server.host.is_onion() {
-            // An end of the book's task ends us as well.
+            // If the book's task ends, this task is ended too.
             let _ = snapshot.wait_for(|snapshot| snapshot.tor.is_ready()).await;
         }
     }
 
+    /// Returns the pause after an outcome, before it is randomised.
     fn pause(&self, outcome: &Result<VisitOutcome, VisitError>, consecutive_failures: u32) -> Duration {
         let interval = self.settings.interval;
         match outcome {
@@ -202,15 +223,16 @@ impl IrcTask {
             {
                 Backoff::new(QUICK_RETRY, interval).after(consecutive_failures)
             }
-            // A server that closes the connection may mean a ban, and does not always say so.
+            // A server may close the connection because of a ban, without saying so.
             Err(_) => self.after_failures(consecutive_failures),
         }
     }
 
+    /// Connects, visits the channel and, if configured, stays there.
     async fn run_once(&self, rng: &mut StdRng) -> Result<VisitOutcome, VisitError> {
         let mut visit = self.settings.visit.clone();
         if visit.advertise.is_some() && !self.snapshot.borrow().clearnet_reached {
-            // A name that leads nowhere is no news.
+            // A name that was not reached is not advertised.
             (visit.advertise, visit.persistent) = (None, false);
         }
         let mut lines =
@@ -222,12 +244,12 @@ impl IrcTask {
         if !session.is_leaving() {
             return self.stay(lines, session, rng).await;
         }
-        // The server is there to answer our goodbye, but we need not hear it.
+        // Lets the server close the connection.
         let _ = timeout(QUIT_TIMEOUT, async { while let Some(Ok(_)) = lines.next().await {} }).await;
         Ok(VisitOutcome::Completed)
     }
 
-    /// Until everybody who is there is known.
+    /// Runs the session until WHO is complete.
     async fn run_visit(
         &self,
         lines: &mut Lines,
@@ -245,19 +267,20 @@ impl IrcTask {
         Err(VisitError::Flood)
     }
 
-    /// Stays for those who come, until the server has enough of us.
+    /// Keeps the session open, and queries servers that join, until the connection ends.
     async fn stay(&self, lines: Lines, session: IrcSession, rng: &mut StdRng) -> Result<VisitOutcome, VisitError> {
         let started_at = Instant::now();
         self.persist_schedule(clock::now() + QUICK_RETRY, 0);
         let Err(error) = self.listen(lines, session, rng).await;
         match error {
             VisitError::Irc(IrcError::Banned(_) | IrcError::Kicked(_)) | VisitError::Flood => Err(error),
-            // Connections end some day.
+            // Any connection ends at some time.
             _ if started_at.elapsed() > LONG_STAY => Ok(VisitOutcome::Stayed),
             _ => Err(error),
         }
     }
 
+    /// Handles lines and sends pending WHO requests until an error ends the session.
     async fn listen(
         &self,
         mut lines: Lines,
@@ -289,7 +312,7 @@ impl IrcTask {
         }
     }
 
-    /// Does what the conversation wants; whether it has come to its end is the answer.
+    /// Executes the session's actions. Returns whether the visit is complete.
     async fn apply_actions(&self, lines: &mut Lines, actions: Vec<IrcAction>) -> Result<bool, VisitError> {
         let mut is_over = false;
         for action in actions {
@@ -314,12 +337,14 @@ impl IrcTask {
         Ok(is_over)
     }
 
+    /// Reports a server to the book.
     async fn found(&self, name: RealName) {
-        tracing::debug!(host = %name.host, "met on IRC");
+        tracing::debug!(host = %name.host, "found a server on IRC");
         self.status.send_modify(|status| status.found += 1);
         let _ = self.inbox.send(BookMessage::Event(Event::IrcPeerFound(name))).await;
     }
 
+    /// Connects to the server and checks its TLS key.
     async fn connect(&self) -> Result<Lines, VisitError> {
         let IrcConfig { server: Endpoint { host, port }, tls, tor, visit, key, .. } = &self.settings;
         let via = if *tor { Route::Tor } else { RoutingPolicy::Split.via(host) };
@@ -349,7 +374,7 @@ impl IrcTask {
     }
 }
 
-/// Lines of any bytes. What has no end was cut off, and is none.
+/// Codec of lines in any encoding. A line without an end is truncated, and is dropped.
 struct CompleteLineCodec(AnyDelimiterCodec);
 
 impl Default for CompleteLineCodec {

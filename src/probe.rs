@@ -1,4 +1,4 @@
-//! One verification: a conversation over a dialled stream, within its deadlines.
+//! Driver of a probe: dials endpoints and runs the prober within deadlines.
 
 use std::io;
 use std::time::Duration;
@@ -15,18 +15,20 @@ use crate::jsonrpc::MAX_RESPONSE_BYTES;
 use crate::peer::{Fault, Port, ProbeReport, Transport};
 use crate::route::Route;
 
-/// How long a peer may take.
+/// Time limits of a probe.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadlines {
-    /// For each answer.
+    /// Time for each response.
     pub response: Duration,
-    /// For all of it, from the first packet, other endpoints included.
+    /// Time for the whole probe, including all endpoints.
     pub total: Duration,
 }
 
 impl Deadlines {
-    /// ElectrumX waits 30 seconds for an answer, and 120 for one through Tor. We ask for less in each, as who answers so
-    /// slowly serves nobody.
+    /// Returns the limits for a route.
+    ///
+    /// ElectrumX waits 30 seconds for a response, and 120 through Tor. These limits are shorter,
+    /// because slower servers are of no use to wallets.
     pub fn for_route(via: Route) -> Deadlines {
         let secs = Duration::from_secs;
         match via {
@@ -39,13 +41,19 @@ impl Deadlines {
 /// Progress of a probe, for observers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
+    /// An endpoint is dialled.
     Dialling(Transport, Port),
+    /// The connection is established.
     Connected,
+    /// The peer has answered this step.
     Answered(ProbeStep),
+    /// The endpoint has failed.
     Failed(ProbeError),
 }
 
-/// Tries the endpoints of a peer one after the other, until one leads to a whole conversation.
+/// Tries the endpoints of a peer in order until one of them is verified.
+///
+/// If all fail, only trusted endpoints determine the error.
 pub async fn probe(
     dialer: &Dialer,
     target: &ProbeTarget,
@@ -65,7 +73,7 @@ pub async fn probe(
         on_progress(Progress::Failed(failure));
         if index < target.trusted_endpoint_count {
             worst = Some(worst.map_or(failure, |worst| more_conclusive(worst, failure)));
-            // It spoke, and it is bad; or we can't dial at all. No other endpoint changes that.
+            // The peer violated the protocol, or nothing can be dialled: no other endpoint helps.
             if matches!(failure, ProbeError::ProtocolViolation(_)) || failure.blame() == FailureOrigin::Local {
                 break;
             }
@@ -77,6 +85,7 @@ pub async fn probe(
     Err(worst.unwrap_or(ProbeError::Unreachable))
 }
 
+/// Dials one endpoint and runs the prober.
 async fn probe_endpoint(
     dialer: &Dialer,
     target: &ProbeTarget,
@@ -95,7 +104,7 @@ async fn probe_endpoint(
     Ok(Verified { ip, transport, port, tls_key_hash: key, duration: started_at.elapsed(), report })
 }
 
-/// One conversation over a stream that stands.
+/// Runs the prober over an established stream.
 pub async fn run_prober(
     stream: impl Stream,
     expected: &ProbeExpectations,
@@ -130,7 +139,7 @@ pub async fn run_prober(
     }
 }
 
-/// Of the failures at two endpoints, the one that says more plainly whose fault it was.
+/// Returns the error whose origin is more certain.
 fn more_conclusive(one: ProbeError, other: ProbeError) -> ProbeError {
     let rank = |failure: ProbeError| match failure.blame() {
         FailureOrigin::Local => 3,
@@ -141,6 +150,7 @@ fn more_conclusive(one: ProbeError, other: ProbeError) -> ProbeError {
     if rank(other) > rank(one) { other } else { one }
 }
 
+/// Maps an error of the line decoder.
 fn read_error(error: &LinesCodecError) -> ProbeError {
     match error {
         LinesCodecError::MaxLineLengthExceeded => ProbeError::ProtocolViolation(Fault::ResponseTooLong),
@@ -165,7 +175,7 @@ mod tests {
 
     const SHORT: Deadlines = Deadlines { response: Duration::from_millis(300), total: Duration::from_millis(1500) };
 
-    /// Listens, and plays this to everyone who connects.
+    /// Starts a server that runs this script for every connection.
     async fn server<F>(script: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
     where
         F: Future<Output = std::io::Result<()>> + Send + 'static,
@@ -180,7 +190,7 @@ mod tests {
         address
     }
 
-    /// Verifies what listens there.
+    /// Probes these endpoints.
     async fn verify(endpoints: &[(Transport, SocketAddr)]) -> Result<Verified, ProbeError> {
         verify_with_trusted(endpoints.len(), endpoints).await
     }
@@ -222,7 +232,7 @@ mod tests {
         verify(&[(Transport::Tcp, server(script).await)]).await
     }
 
-    /// Answers what a server of today does.
+    /// Answers like a current server.
     async fn honest_server(mut stream: TcpStream) -> std::io::Result<()> {
         let mut buffer = [0; 1024];
         for (id, result) in ["[\"x\",\"1.4\"]", "{}", "[]", "{\"height\":1}"].iter().enumerate() {
@@ -239,7 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn failed_endpoint_is_followed_by_the_next() {
-        let not_tls = server(async |mut stream: TcpStream| stream.write_all(b"hello, who is there?\n").await).await;
+        let not_tls = server(async |mut stream: TcpStream| stream.write_all(b"hello\n").await).await;
         let tcp = server(honest_server).await;
         let endpoints = [(Transport::Tls, not_tls), (Transport::Tcp, tcp)];
         assert_eq!(verify(&endpoints).await.unwrap().transport, Transport::Tcp);
@@ -294,7 +304,7 @@ mod tests {
         assert_eq!(invalid_utf8.await.unwrap_err(), ProbeError::ProtocolViolation(Fault::Malformed));
     }
 
-    /// Answers each request with the next of these.
+    /// Answers each request with the next result.
     async fn answering(mut stream: TcpStream, results: &[String]) -> std::io::Result<()> {
         let mut buffer = [0; 1024];
         for (id, result) in results.iter().enumerate() {
@@ -319,7 +329,7 @@ mod tests {
             ProbeError::ProtocolViolation(fault) => fault,
             other => panic!("{other}"),
         };
-        // Lists without end, within a line and beyond one.
+        // Long lists, within the line limit and beyond.
         let many = |count: usize| {
             let entry = |n: usize| format!(r#"["5.9.0.1","h{n}.example",["v1.4","s50002"]]"#);
             format!("[{}]", (0..count).map(entry).collect::<Vec<_>>().join(","))
@@ -327,19 +337,19 @@ mod tests {
         let verified = script(&[VERSION, "{}", &many(8000), "{}"]).await.unwrap();
         assert_eq!(verified.report.peer_list.0.len(), crate::peer::MAX_PEER_LIST_ENTRIES);
         assert_eq!(fault(&[VERSION, "{}", &many(12_000)]).await, Fault::ResponseTooLong);
-        // Little to send, much to unfold.
+        // Short to send, deep or wide to parse.
         let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
         assert_eq!(fault(&[&deep]).await, Fault::Malformed);
         assert_eq!(fault(&[VERSION, &deep]).await, Fault::Malformed);
         assert!(script(&[VERSION, "{}", &format!("[{deep}]"), "{}"]).await.unwrap().report.peer_list.0.is_empty());
         let wide = format!("{{\"hosts\":{{{}}}}}", vec![r#""a":{}"#; 60_000].join(","));
         assert_eq!(fault(&[VERSION, &wide]).await, Fault::HostMismatch);
-        // Of the wrong kind.
+        // Wrong types.
         for wrong in ["7", "\"x\"", "[[]]", "true"] {
             assert_eq!(fault(&[VERSION, wrong]).await, Fault::Malformed, "{wrong}");
         }
         assert_eq!(fault(&[VERSION, "{}", "{}"]).await, Fault::Malformed);
-        // Who says that it is somebody else vouches for nobody.
+        // A peer can't vouch for another host.
         assert_eq!(fault(&[VERSION, r#"{"hosts":{"victim.example":{"tcp_port":50001}}}"#]).await, Fault::HostMismatch);
     }
 

@@ -1,4 +1,4 @@
-//! The TLS key of the server behind us: the first one that it shows is remembered, and no other taken after it.
+//! Pinning of the backend's TLS key: the first key is stored, and no other is accepted.
 
 use data_encoding::HEXLOWER;
 use std::io;
@@ -7,16 +7,24 @@ use std::path::{Path, PathBuf};
 use crate::atomic_file::{self, Readers};
 use crate::connect::KeyHash;
 
+/// Error of checking the backend's TLS key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyPinError {
-    #[error("it has another TLS key than before; if that is right, remove {}", .0.display())]
+    /// The key differs from the pinned one.
+    #[error("TLS key changed; if this is expected, remove {}", .0.display())]
     Mismatch(PathBuf),
-    #[error("the key that is remembered of it, {}: {error}", path.display())]
-    File { path: PathBuf, error: io::Error },
+    /// The file of the pinned key can't be read or written.
+    #[error("can't read or write the pinned TLS key {}: {error}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        error: io::Error,
+    },
 }
 
-/// Whether this is the key that is remembered in a file, or may be from now on.
-pub fn verify_or_pin(path: &Path, key: KeyHash) -> Result<(), KeyPinError> {
+/// Compares the key with the pinned one, or pins it if there is none.
+pub(super) fn verify_or_pin(path: &Path, key: KeyHash) -> Result<(), KeyPinError> {
     let file_error = |error| KeyPinError::File { path: path.to_owned(), error };
     let key = HEXLOWER.encode(&key);
     match std::fs::read_to_string(path) {

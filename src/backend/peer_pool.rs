@@ -1,4 +1,4 @@
-//! Our peers as the server that we stand in front of: each session is carried by one of them, the best that can be attempt.
+//! The verified peers as upstream: each session is served by the best reachable one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,45 +20,50 @@ use crate::jsonrpc::{NEWEST, USUAL};
 use crate::peer::{Host, Version};
 use crate::route::Route;
 
-/// How long a caller is kept candidates for a peer. Wallets give up after 30 seconds.
+/// Timeout for a session's connection. Wallets give up after 30 seconds.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// How long one of them may take to greet us, which is four ways there and back through Tor.
+/// Timeout for one peer to connect and negotiate, up to four round trips through Tor.
 const PEER_GREETING_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Those that are attempt directly don't come into it before this, while one through Tor may still answer.
+/// Time during which peers without Tor are not tried while one through Tor may answer.
 const CLEARNET_FALLBACK_DELAY: Duration = Duration::from_secs(12);
 
-/// Who doesn't greet us within this has a rival; so many are attempted at once.
+/// Time after which a hedged attempt with the next peer starts.
 const HEDGE_DELAY: Duration = Duration::from_secs(4);
+/// Maximum number of attempts at the same time.
 const MAX_PARALLEL: usize = 3;
 
-/// Who can't be attempt, or was overtaken, comes after all others for so long.
+/// Time for which a peer that failed or was too slow is ranked last.
 const PENALTY: Duration = Duration::from_secs(600);
 
-/// Sessions that a peer carries before the next best is as good.
+/// Number of sessions of a peer that lower its rank by one.
 const SESSIONS_PER_RANK: usize = 4;
 
+/// The verified peers that can serve sessions.
 #[derive(Debug)]
 pub struct PeerPool {
     dialer: Dialer,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     inbox: Inbox,
     loads: Arc<PeerLoads>,
-    /// Each session has circuits of its own.
+    /// Number of the next session's isolation group.
     sessions: AtomicU64,
 }
 
-/// What is known of the peers that carry sessions, or lately failed to.
+/// Sessions and penalties by peer.
 type PeerLoads = watch::Sender<BTreeMap<Host, PeerLoad>>;
 
+/// Load of a peer.
 #[derive(Debug, Default, Clone, Copy)]
 struct PeerLoad {
+    /// Number of sessions that the peer serves.
     sessions: usize,
+    /// Time until which the peer is ranked last. `None`: it is not penalized.
     penalized_until: Option<Instant>,
 }
 
-/// A session's rank at the peer that carries it.
+/// Counts a session at the peer that serves it, until dropped.
 #[derive(Debug)]
 pub struct UpstreamLease {
     host: Host,
@@ -67,11 +72,14 @@ pub struct UpstreamLease {
 }
 
 impl PeerPool {
+    /// Creates a pool without sessions.
     pub fn new(dialer: Dialer, snapshot: watch::Receiver<Arc<Snapshot>>, inbox: Inbox) -> PeerPool {
         PeerPool { dialer, snapshot, inbox, loads: Arc::default(), sessions: AtomicU64::new(0) }
     }
 
-    /// Opens a connection to the best reachable peer. A slow greeting starts a hedged attempt with the next peer.
+    /// Opens a connection to the best reachable peer.
+    ///
+    /// A slow greeting starts a hedged attempt with the next peer.
     pub async fn open(&self, version: &str, failed: Option<&Host>) -> Result<UpstreamConnection, BackendError> {
         let mut candidates = self.ranked(version.parse().ok(), failed).into_iter().peekable();
         let mut in_flight: Vec<(Host, Route)> = Vec::new();
@@ -81,7 +89,7 @@ impl PeerPool {
         loop {
             let next_via =
                 candidates.peek().map(|candidate| candidate.target.via).filter(|_| attempts.len() < MAX_PARALLEL);
-            // Who asks for Tor's sake is not to be sent past it because a circuit takes its time.
+            // A route past Tor is used only after a delay, even if a circuit is slow.
             let through_tor = in_flight.iter().any(|(_, via)| *via == Route::Tor);
             let due = match next_via {
                 Some(Route::Direct) if through_tor => start.max(started_at + CLEARNET_FALLBACK_DELAY),
@@ -121,7 +129,7 @@ impl PeerPool {
         }
     }
 
-    /// Tells callers of the protocol versions that our peers speak, as those change.
+    /// Publishes the protocol versions of the candidates as they change.
     pub async fn monitor(&self, local_identity: &watch::Sender<Arc<LocalIdentity>>) {
         let mut snapshot = self.snapshot.clone();
         loop {
@@ -136,11 +144,13 @@ impl PeerPool {
         }
     }
 
+    /// Returns an error if there is no candidate.
     pub fn last_error(&self) -> Option<String> {
         let no_candidate = self.snapshot.borrow().upstream_candidates.is_empty();
-        no_candidate.then(|| "no verified peer that can be attempt is fit to carry a session".to_owned())
+        no_candidate.then(|| "no verified peer is suitable to serve a session".to_owned())
     }
 
+    /// Returns the number of sessions for each peer that serves any.
     pub fn session_counts(&self) -> Vec<(Host, usize)> {
         let loads = self.loads.borrow();
         loads.iter().filter(|(_, load)| load.sessions > 0).map(|(host, load)| (host.clone(), load.sessions)).collect()
@@ -161,8 +171,7 @@ impl PeerPool {
         ranked.into_iter().map(|(_, candidate)| candidate).collect()
     }
 
-    /// Those that were attempted before the one that won were slower than it and its handicap. Nobody who goes through Tor is held to
-    /// the winner_route of those who don't.
+    /// Penalizes peers that were tried before the winner on the same route.
     fn penalize_slower(&self, in_flight: &[(Host, Route)], winner: &Host) {
         let winner_route = in_flight.iter().find(|(host, _)| host == winner).map(|(_, via)| *via);
         let slower = in_flight.iter().take_while(|(host, _)| host != winner);
@@ -171,6 +180,7 @@ impl PeerPool {
         }
     }
 
+    /// Connects to a candidate and negotiates the version.
     async fn connect_candidate(
         &self,
         candidate: UpstreamCandidate,
@@ -193,11 +203,12 @@ impl PeerPool {
         (candidate.target.host, outcome)
     }
 
+    /// Penalizes a peer that failed, unless the cause is local or the client's.
     fn failed(&self, host: &Host, error: &BackendError) {
-        tracing::debug!(%host, %error, "a peer that was to carry a session can't");
+        tracing::debug!(%host, %error, "a peer can't serve a session");
         match error {
             BackendError::Failed(failure) if failure.blame() == FailureOrigin::Local => {}
-            // A caller chose the version, and mustn't choose the peer by that.
+            // A client chose the version, and must not choose the peer by it.
             BackendError::Versions => {}
             _ => {
                 penalize(&self.loads, host);
@@ -213,12 +224,14 @@ impl UpstreamLease {
         UpstreamLease { host, loads: Arc::clone(loads), inbox: inbox.clone() }
     }
 
+    /// Returns the peer that serves the session.
     pub fn host(&self) -> &Host {
         &self.host
     }
 
-    /// The peer let its session down. What a session asks for may have brought that about, so the peer isn't penalized by others
-    /// before the book has looked at it.
+    /// Requests a recheck after the peer failed within the session.
+    ///
+    /// The peer is not penalized, because the client's requests may have caused the failure.
     pub fn failed(&self) {
         request_recheck(&self.inbox, &self.host);
     }
@@ -242,17 +255,18 @@ impl PeerLoad {
     }
 }
 
+/// Ranks a peer last for a while.
 fn penalize(loads: &PeerLoads, host: &Host) {
     let until = Instant::now() + PENALTY;
     loads.send_modify(|loads| loads.entry(host.clone()).or_default().penalized_until = Some(until));
 }
 
-/// Has the book look at it; where that has too much to do, it will in its own time.
+/// Asks the book to probe the peer. The request is dropped if the book is busy.
 fn request_recheck(inbox: &Inbox, host: &Host) {
     let _ = inbox.try_send(BookMessage::Event(Event::SuspectPeer(host.clone())));
 }
 
-/// The newest version that at least half of them speak.
+/// Returns the newest version that at least half of the candidates support.
 fn common_version(candidate: &[UpstreamCandidate]) -> Version {
     let mut versions: Vec<Version> = candidate.iter().map(|candidate| candidate.newest).collect();
     versions.sort_unstable_by(Version::cmp_semver);

@@ -1,4 +1,4 @@
-//! A server of the operator's: how it is reached, and what it says of itself.
+//! The operator's Electrum server as upstream.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,34 +21,40 @@ use crate::peer::{Endpoint, Host, ProbeReport};
 use crate::probe::{Deadlines, run_prober};
 use crate::route::Route;
 
-/// Between two looks at how it does: when it was was_ok, and when it wasn't.
+/// Interval between two polls after a success.
 const POLL_OK: Duration = Duration::from_secs(60);
+/// Interval between two polls after a failure.
 const POLL_FAILED: Duration = Duration::from_secs(5);
 
-/// The server behind us.
+/// The operator's Electrum server.
 #[derive(Debug)]
 pub struct Server {
+    /// Where the server listens.
     pub address: UpstreamAddr,
+    /// The chain that the server must serve.
     pub network: Network,
+    /// TLS client.
     pub tls: Tls,
-    /// Where the key of its certificate is remembered.
+    /// File of the pinned TLS key.
     pub key_file: PathBuf,
-    /// Why it was of no use when it was last asked.
+    /// Error of the last poll. `None`: it succeeded.
     last_error: watch::Sender<Option<String>>,
 }
 
 impl Server {
+    /// Creates the upstream. Its last error says that it was not polled yet.
     pub fn new(address: UpstreamAddr, network: Network, tls: Tls, key_file: PathBuf) -> Server {
-        let last_error = watch::Sender::new(Some("it wasn't asked yet".to_owned()));
+        let last_error = watch::Sender::new(Some("not polled yet".to_owned()));
         Server { address, network, tls, key_file, last_error }
     }
 
+    /// Opens a connection with this protocol version.
     pub async fn open(&self, version: &str) -> Result<Box<dyn Stream>, BackendError> {
         let stream = timeout(GREETING_TIMEOUT, async { negotiate(self.connect().await?, version).await });
         stream.await.unwrap_or(Err(BackendError::Failed(ProbeError::Timeout)))
     }
 
-    /// What it says of itself, if it is a server of our network; and which block it has at this height.
+    /// Probes the server and returns its properties, and its block at `checkpoint_height`.
     pub async fn query_info(
         &self,
         checkpoint_height: Option<u32>,
@@ -67,11 +73,12 @@ impl Server {
         Ok((backend_info(report)?, checkpoint))
     }
 
+    /// Returns the error of the last poll. `None`: it succeeded.
     pub fn last_error(&self) -> Option<String> {
         self.last_error.borrow().clone()
     }
 
-    /// Keeps asking it.
+    /// Polls the server until shutdown, and publishes its properties and tip.
     pub async fn monitor(&self, local_identity: &watch::Sender<Arc<LocalIdentity>>, inbox: Inbox) {
         let (mut was_ok, mut checkpoint_height) = (None, None);
         while !inbox.is_closed() {
@@ -92,7 +99,7 @@ impl Server {
                 publish(local_identity, info);
                 checkpoint_height = tip.map(height_to_compare);
                 if checkpoint_height != previous {
-                    // Peers will be asked of another block than it was.
+                    // The tip must come with the block at the height at which peers are compared.
                     continue;
                 }
                 if let Some(tip) = tip {
@@ -103,6 +110,7 @@ impl Server {
         }
     }
 
+    /// Connects, with a TLS handshake if configured.
     async fn connect(&self) -> Result<Box<dyn Stream>, BackendError> {
         let Endpoint { host, port } = match &self.address {
             UpstreamAddr::Unix(path) => return Ok(Box::new(Direct.connect_unix(path).await?)),
@@ -123,9 +131,10 @@ impl Server {
     }
 }
 
+/// Extracts the properties of the server from a report.
 fn backend_info(report: ProbeReport) -> Result<BackendInfo, BackendError> {
     let features = report.features.unwrap_or_default();
-    // Who doesn't say which versions it speaks speaks the one that it chose.
+    // A server that does not report its versions supports at least the negotiated one.
     let (oldest, newest) = (
         features.protocol_min.unwrap_or(report.negotiated_version),
         features.protocol_max.unwrap_or(report.negotiated_version),

@@ -168,7 +168,7 @@ fn artis_settings_are_read_and_checked() {
     );
     std::fs::write(dir.path().join("arti.toml"), "[bridges]\nenabeld = true\n").unwrap();
     let reason = load().unwrap_err().to_string();
-    assert!(reason.contains("no such setting") && reason.contains("bridges.enabeld"), "{reason}");
+    assert!(reason.contains("unknown Arti settings") && reason.contains("bridges.enabeld"), "{reason}");
     std::fs::write(dir.path().join("arti.toml"), "[bridges]\nenabled = \"auto\"\n").unwrap();
     assert!(load().unwrap().tor.settings.arti.contains("auto"));
 }

@@ -1,4 +1,4 @@
-//! Through the Tor in this process.
+//! Connections through the embedded Tor.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,12 +14,13 @@ use tor_rtcompat::tokio::TokioRustlsRuntime;
 use crate::connect::ProbeError;
 use crate::peer::{DnsName, Host, Port};
 
+/// Arti's client on Tokio with rustls.
 pub type Client = TorClient<TokioRustlsRuntime>;
 
-/// Longer than this is no answer, whatever Arti still tries.
+/// Timeout for a connection or resolution, whatever Arti still tries.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A client, for dialling, until it is given up.
+/// Connector through an Arti client, until the client is shut down.
 #[derive(Clone)]
 pub struct Arti {
     client: Arc<Client>,
@@ -33,16 +34,17 @@ impl std::fmt::Debug for Arti {
 }
 
 impl Arti {
-    /// What is under way when the token is cancelled ends at once: it would keep the client, and its files, from the task that
-    /// comes after it.
+    /// Creates a connector whose operations end when the token is cancelled.
+    ///
+    /// An operation that went on would hold the client and its files.
     pub fn new(client: Arc<Client>, cancelled: CancellationToken) -> Arti {
         Arti { client, cancelled }
     }
 
-    /// Connects through circuits of this group alone.
+    /// Connects through the circuits of this isolation group.
     ///
-    /// Some errors say neither that the peer is gone nor that our Tor is; a circuit from last time that died meanwhile
-    /// makes such a one. After those it is tried once more, on circuits that nobody used before.
+    /// Some errors, such as a circuit that has died, blame neither the peer nor Tor. After those it
+    /// is tried once more on new circuits.
     pub async fn connect(&self, host: &Host, port: Port, group: &str) -> Result<DataStream, ProbeError> {
         let host = host.to_string();
         let connection = async {
@@ -57,14 +59,14 @@ impl Arti {
         self.with_timeout(connection, ProbeError::Unreachable).await
     }
 
-    /// Has an exit look a name up.
+    /// Resolves a name through an exit.
     pub async fn resolve(&self, name: &DnsName, group: &str) -> Result<Vec<IpAddr>, ProbeError> {
         let prefs = shared_prefs(group);
         let resolution = self.client.resolve_with_prefs(name.as_str(), &prefs);
         match self.with_timeout(resolution, ProbeError::NameNotFound).await {
             Ok(addresses) => {
                 let mut addresses: Vec<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
-                // Every exit that lets anybody out does so by IPv4.
+                // Every exit that allows clearnet has IPv4.
                 addresses.sort_by_key(IpAddr::is_ipv6);
                 addresses.dedup();
                 Ok(addresses)
@@ -83,7 +85,7 @@ impl Arti {
         match cancelled.run_until_cancelled(timeout(CONNECT_TIMEOUT, operation)).await {
             Some(Ok(Ok(answer))) => Ok(answer),
             Some(Ok(Err(error))) => {
-                tracing::debug!(kind = ?error.kind(), "Tor refuses");
+                tracing::debug!(kind = ?error.kind(), "the embedded Tor failed to connect");
                 Err(probe_error(error.kind()))
             }
             Some(Err(_)) => Err(on_timeout),
@@ -92,11 +94,11 @@ impl Arti {
     }
 }
 
-/// What tells circuits apart.
+/// Label of a stream. Streams with different labels share no circuit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct IsolationLabel {
     group: String,
-    /// 0 for the circuits that a group keeps.
+    /// 0 for the shared circuits of the group, else unique.
     number: u64,
 }
 
@@ -110,10 +112,12 @@ impl IsolationHelper for IsolationLabel {
     }
 }
 
+/// Returns preferences for the group's shared circuits.
 fn shared_prefs(group: &str) -> StreamPrefs {
     prefs(group, 0)
 }
 
+/// Returns preferences for a circuit that no other stream uses.
 fn new_circuit_prefs(group: &str) -> StreamPrefs {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     prefs(group, NEXT.fetch_add(1, Ordering::Relaxed))
@@ -125,6 +129,7 @@ fn prefs(group: &str, number: u64) -> StreamPrefs {
     prefs
 }
 
+/// Whether a connection is tried once more after this error.
 fn is_retryable(kind: ErrorKind) -> bool {
     use ErrorKind::{
         BadApiUsage, CircuitCollapse, CircuitRefused, ExitTimeout, RelayTooBusy, RemoteNetworkTimeout,
@@ -143,7 +148,7 @@ fn is_retryable(kind: ErrorKind) -> bool {
     )
 }
 
-/// Whose trouble an error is.
+/// Maps an error of Arti to the error of a probe, which determines its origin.
 fn probe_error(kind: ErrorKind) -> ProbeError {
     use ErrorKind as Kind;
     match kind {
@@ -171,7 +176,7 @@ fn probe_error(kind: ErrorKind) -> ProbeError {
         | Kind::ReactorShuttingDown
         | Kind::SoftwareDeprecated => ProbeError::TorUnavailable,
         Kind::LocalResourceExhausted => ProbeError::LocalResourceExhausted,
-        // What may have been brought about by the peer is none of Tor's failing, nor surely the peer's.
+        // The origin is unclear: the peer may have caused the error.
         _ => ProbeError::Unreachable,
     }
 }

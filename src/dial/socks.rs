@@ -15,24 +15,26 @@ use crate::connect::ProbeError;
 use crate::peer::{DnsName, Host, Port};
 use crate::route::ClearnetAccess;
 
-/// A Tor that isn't in the network yet lets a connection wait for two minutes; longer than this is no answer.
+/// Timeout of a request. A Tor that is not ready would delay it for two minutes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A SOCKS port, and who we are to it.
+/// Connector through a SOCKS port, with the credentials that isolate its streams.
 #[derive(Debug, Clone)]
 pub struct Socks {
     address: SocketAddr,
-    /// Created for each process, so that no other user of the same Tor shares our circuits.
+    /// Created for each process, so that other programs share no circuit with Waypost.
     password: String,
-    /// Shared by all clones: the dialer learns it, the SOCKS monitor tells the book.
+    /// Shared by all clones: the dialer detects it, the SOCKS monitor reports it.
     clearnet: Arc<watch::Sender<ClearnetAccess>>,
 }
 
 impl Socks {
+    /// Creates a connector. Processes with different secrets share no circuits.
     pub fn new(address: SocketAddr, secret: u128) -> Socks {
         Socks { address, password: format!("{secret:032x}"), clearnet: Arc::default() }
     }
 
+    /// Returns the address of the SOCKS port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -42,11 +44,14 @@ impl Socks {
         self.clearnet.subscribe()
     }
 
+    /// Records which clearnet connections the port accepts.
     pub fn set_clearnet(&self, access: ClearnetAccess) {
         self.clearnet.send_if_modified(|known| std::mem::replace(known, access) != access);
     }
 
-    /// Connects through circuits of this group alone: Tor keeps streams apart whose user name and password differ.
+    /// Connects through the circuits of this isolation group.
+    ///
+    /// Tor isolates streams whose SOCKS user name and password differ.
     pub async fn connect(&self, host: &Host, port: Port, group: &str) -> Result<TcpStream, ProbeError> {
         let target = match host {
             Host::Ip(ip) => SocksAddr::Ip(*ip),
@@ -58,7 +63,7 @@ impl Socks {
         }
         match self.request(SocksCmd::CONNECT, target, port.get(), group).await {
             Ok((stream, _)) => Ok(stream),
-            // An exit's policy is refused by the same code, and peers choose their addresses: the port itself is checked.
+            // An exit's policy has the same code, and peers choose addresses: the port is checked.
             Err(Error::Refused(SocksStatus::NOT_ALLOWED)) if !host.is_onion() => {
                 if let Some(access) = clearnet_access(self.address).await {
                     self.set_clearnet(access);
@@ -73,7 +78,7 @@ impl Socks {
         }
     }
 
-    /// Has an exit look a name up. Tor hands on one address.
+    /// Resolves a name through an exit. Tor returns one address.
     pub async fn resolve(&self, name: &DnsName, group: &str) -> Result<Vec<IpAddr>, ProbeError> {
         self.check_clearnet()?;
         let reply = self.request(SocksCmd::RESOLVE, hostname(name.as_str())?, 0, group).await;
@@ -84,7 +89,7 @@ impl Socks {
         }
     }
 
-    /// Fails at once where the port is known to refuse clearnet: each refusal is a warning in Tor's log.
+    /// Fails at once if the port is known to refuse clearnet: each refusal warns in Tor's log.
     fn check_clearnet(&self) -> Result<(), ProbeError> {
         match *self.clearnet.borrow() {
             ClearnetAccess::Allowed => Ok(()),
@@ -93,7 +98,7 @@ impl Socks {
     }
 
     async fn request(&self, command: SocksCmd, target: SocksAddr, port: u16, group: &str) -> Result<Reply, Error> {
-        // Tor takes user names and passwords of up to 255 bytes, and no host's name is longer.
+        // Tor accepts user names and passwords of up to 255 bytes, and no host name is longer.
         let auth = SocksAuth::Username(group.as_bytes().to_vec(), self.password.clone().into_bytes());
         timeout(CONNECT_TIMEOUT, handshake(self.address, command, target, port, auth))
             .await
@@ -151,7 +156,7 @@ mod tests {
     #[tokio::test]
     async fn refused_address_on_port_without_clearnet_is_tor_policy() {
         let host: Host = "88.99.0.2".parse().unwrap();
-        // One proxy answers all requests: by address it refuses, by name it resolves, as SafeSocks does.
+        // The proxy refuses requests by address and resolves names, as SafeSocks does.
         let safe_socks = Socks::new(port(|request| if is_by_name(request) { RESOLVED } else { NOT_ALLOWED }).await, 7);
         assert_eq!(safe_socks.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::TorPolicy);
         assert_eq!(*safe_socks.clearnet().borrow(), ClearnetAccess::NamesOnly);

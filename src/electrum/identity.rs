@@ -1,4 +1,4 @@
-//! Who we are: our names, what stands behind us, and the replies in which both are told.
+//! The local identity: the node's names, its backend, and the replies that describe them.
 
 use std::net::IpAddr;
 
@@ -11,67 +11,78 @@ use crate::jsonrpc::{NEWEST, OLDEST, USER_AGENT};
 use crate::network::Network;
 use crate::peer::{Features, Host, PeerListEntry, Ports, RealName, SCRIPT_HASH_FUNCTION, Version};
 
-/// What we say of ourselves.
+/// The node's names and properties, as advertised.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
+    /// The chain of the node.
     pub network: Network,
-    /// Our name and ports on clearnet, if we have one.
+    /// Clearnet name and ports. `None`: there is no clearnet name.
     pub clearnet: Option<(Host, Ports)>,
-    /// The address of the clearnet name, in place of what a look-up on this machine says; None: as it is looked up.
+    /// Advertised address of the clearnet name. `None`: the name is resolved.
     pub address: Option<IpAddr>,
-    /// Our onion service, once it was reached through Tor.
+    /// Onion name and ports. `None` until the name was reached through Tor.
     pub onion: Option<(Host, Ports)>,
-    /// Whether who knows one of our names may learn of the other.
+    /// Whether clients of one name are informed of the other. Default: false.
     pub link_identities: bool,
-    /// In replies of the operator's, if he has any.
+    /// Banner of the operator. `None`: the default or the backend's.
     pub banner: Option<String>,
+    /// Donation address of the operator. `None`: empty or the backend's.
     pub donation_address: Option<String>,
-    /// The Electrum server that we stand in front of.
+    /// The Electrum server to which requests are forwarded.
     pub backend: BackendState,
 }
 
-/// Whether there is an Electrum server behind us, and what it shown of itself when it was last asked.
+/// Whether there is a backend, and its properties.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum BackendState {
+    /// There is no backend.
     #[default]
     None,
-    /// It hasn't been reached yet.
+    /// The backend was not reached yet.
     Unknown,
+    /// Properties from the last poll.
     Known(BackendInfo),
 }
 
+/// Properties that the backend reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendInfo {
+    /// Name of the software, if it was reported.
     pub software: Option<String>,
-    /// The protocol versions that both of us speak.
+    /// Oldest and newest protocol version that the backend and Waypost both support.
     pub versions: (Version, Version),
+    /// Pruning limit. `None`: the backend does not prune.
     pub pruning: Option<u32>,
+    /// Height of the tip. `None`: it was not reported.
     pub tip: Option<u32>,
 }
 
-/// What we say of ourselves, put into replies once for all who ask.
+/// The identity, and replies encoded once for all clients.
 #[derive(Debug, Default)]
 pub struct LocalIdentity {
+    /// The node's names and properties.
     pub identity: Identity,
     for_clearnet: StaticReplies,
     for_onion: StaticReplies,
 }
 
-/// As JSON, for callers of one of our names.
+/// JSON replies for clients of one ingress.
 #[derive(Debug, Default)]
 pub(super) struct StaticReplies {
     pub features: Bytes,
     pub banner: Bytes,
     pub donation_address: Bytes,
-    /// Calls that the server behind us answers better.
+    /// Whether the backend answers this request.
     pub forwards_banner: bool,
+    /// Whether the backend answers this request.
     pub forwards_donation_address: bool,
 }
 
-/// What wallets show of a server that says nothing else.
-pub const DEFAULT_BANNER: &str = "This node serves Electrum peer discovery: it tells which servers are alive.";
+/// Banner without an operator's or backend's banner.
+pub const DEFAULT_BANNER: &str = "This node serves Electrum peer discovery: it lists servers that are online.";
 
 impl LocalIdentity {
+    /// Encodes the replies of an identity.
     pub fn new(identity: Identity) -> LocalIdentity {
         let replies = |ingress| {
             let json = |value: serde_json::Value| Bytes::from(value.to_string());
@@ -100,7 +111,9 @@ impl LocalIdentity {
 }
 
 impl Identity {
-    /// Who came by one of our names hears nothing of the other.
+    /// Returns the features for clients of an ingress.
+    ///
+    /// They contain only the names of that ingress, unless identities are linked.
     pub fn features(&self, ingress: Ingress) -> Features {
         let Identity { clearnet, onion, link_identities, .. } = self;
         let names = match ingress {
@@ -138,11 +151,12 @@ impl Identity {
         Some(AddPeerOffer { host, ports, features: Features { hosts, ..self.features(ingress) } })
     }
 
-    /// The protocol versions that callers may choose from: the oldest and the newest.
+    /// Returns the oldest and newest protocol version that clients may negotiate.
     pub fn versions(&self) -> (Version, Version) {
         self.backend_info().map_or((OLDEST, NEWEST), |info| info.versions)
     }
 
+    /// Returns the backend's properties, if they are known.
     pub fn backend_info(&self) -> Option<&BackendInfo> {
         match &self.backend {
             BackendState::Known(info) => Some(info),
@@ -150,8 +164,9 @@ impl Identity {
         }
     }
 
-    /// Words that are ours alone would tie our two names together, so they are for callers on clearnet where there is a
-    /// name to be advertised.
+    /// Whether banner and donation address are withheld from clients of this ingress.
+    ///
+    /// The same text under both names would link them.
     fn withholds_operator_text(&self, ingress: Ingress) -> bool {
         ingress == Ingress::Onion && self.clearnet.is_some() && !self.link_identities
     }

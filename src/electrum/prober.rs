@@ -1,4 +1,4 @@
-//! The end that asks: what we say to a peer to find out whether it is one.
+//! Requests to a peer that verify it, and the checks of its responses.
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use std::borrow::Cow;
@@ -10,53 +10,63 @@ use sha2::{Digest, Sha256};
 use crate::jsonrpc::{self, NEWEST, OLDEST, Response, USER_AGENT};
 use crate::peer::{Fault, Features, Host, LenientScalar, PeerList, Ports, ProbeReport};
 
-/// What a peer is held against.
+/// What a peer is checked against.
 #[derive(Debug, Clone)]
 pub struct ProbeExpectations {
-    /// The host that was dialled, which the peer must know itself by; None for ourselves, who may not say it yet.
+    /// Host that the peer must list. `None` for own names and the backend, which need not list it.
     pub host: Option<Host>,
+    /// Genesis hash of the chain that the peer must serve.
     pub genesis_hash: &'static str,
+    /// Default ports of the chain.
     pub default_ports: Ports,
-    /// What to tell it of us, should it not list us.
+    /// Own name to announce if the peer does not list it. `None`: it is not announced.
     pub announce: Option<AddPeerOffer>,
-    /// The height at which to ask for its block.
+    /// Height at which the peer's block is requested. `None`: no block is requested.
     pub checkpoint_height: Option<u32>,
 }
 
 /// Own name, as it is announced to peers.
 #[derive(Debug, Clone)]
 pub struct AddPeerOffer {
+    /// The announced host.
     pub host: Host,
+    /// Its ports.
     pub ports: Ports,
-    /// With this name alone: not everybody reads further than to the first.
+    /// Features with this host only, as some servers read only the first host.
     pub features: Features,
 }
 
-/// The questions, in their order.
+/// Requests of a probe, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeStep {
+    /// `server.version` with a range of versions.
     Version,
-    /// The same once more, as the first protocol put it.
+    /// `server.version` in the form of the first protocol, after an error.
     LegacyVersion,
+    /// `server.features`.
     Features,
+    /// `server.peers.subscribe`.
     Peers,
-    /// Only where it doesn't list us.
+    /// `server.add_peer`, only if the peer does not list the own name.
     Announce,
+    /// `blockchain.headers.subscribe`.
     Headers,
-    /// Which block it has, at a height where it has one.
+    /// `blockchain.block.header`, if the peer's chain reaches the checkpoint.
     Block,
 }
 
-/// What to do after a line.
+/// What the driver does after a line.
 #[derive(Debug)]
 pub enum ProberAction {
+    /// Send this line.
     Send(Vec<u8>),
-    /// That line answered nothing; read on.
+    /// Read another line, as this one was no response.
     Wait,
+    /// The peer is verified.
     Done(Box<ProbeReport>),
 }
 
-/// One conversation with one peer.
+/// State machine of a conversation with one peer.
 #[derive(Debug)]
 pub struct Prober {
     expected: ProbeExpectations,
@@ -67,10 +77,10 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Notifications and the like that are let pass.
+    /// Maximum number of lines that are ignored.
     const MAX_NOTIFICATIONS: u32 = 100;
 
-    /// The conversation, and the line that opens it.
+    /// Starts a conversation and returns its first line.
     pub fn new(expected: ProbeExpectations) -> (Prober, Vec<u8>) {
         let report = ProbeReport {
             software: None,
@@ -86,11 +96,12 @@ impl Prober {
         (prober, line)
     }
 
-    /// The question that waits for its answer.
+    /// Returns the request that waits for its response.
     pub fn step(&self) -> ProbeStep {
         self.step
     }
 
+    /// Handles a line of the peer, and returns the next action or the violation.
     pub fn handle_line(&mut self, line: &str) -> Result<ProberAction, Fault> {
         let answer = match jsonrpc::parse_response(line).map_err(|_| Fault::Malformed)? {
             Response::Result { id, result } if id == self.id => Some(result),
@@ -99,7 +110,7 @@ impl Prober {
         };
         match answer {
             Some(result) => self.handle_result(result.get())?,
-            // Refusing to say which version is refusing to talk; a server too old to know the rest is still a server.
+            // Only the version is mandatory. An old server may not know the other methods.
             None if self.step == ProbeStep::LegacyVersion => return Err(Fault::VersionRefused),
             None if self.step == ProbeStep::Announce => self.report.add_peer_result = Some(false),
             None => {}
@@ -131,12 +142,12 @@ impl Prober {
         jsonrpc::encode_request(self.id, self.step.method(), &params)
     }
 
-    /// The height at which its chain reaches far enough to be compared.
+    /// Returns the height of the requested block if the peer's chain reaches it.
     fn checkpoint_height(&self) -> Option<u32> {
         self.expected.checkpoint_height.filter(|height| self.report.tip_height.is_some_and(|tip| *height <= tip))
     }
 
-    /// Whether it has yet to hear of us, with the right ports.
+    /// Whether the peer does not list the own name with the current ports.
     fn needs_announcement(&self) -> bool {
         let lists = |offer: &AddPeerOffer| {
             self.report
@@ -172,12 +183,12 @@ impl Prober {
                 Ok(())
             }
             ProbeStep::Announce => {
-                // Whatever else it should say, it doesn't say that it took us in.
+                // Any other result is a refusal.
                 self.report.add_peer_result = Some(result == "true");
                 Ok(())
             }
             ProbeStep::Block => {
-                // Who answers otherwise may well be a server all the same: there is only nothing to compare.
+                // An invalid header is no violation: the peer is only not compared.
                 self.report.checkpoint = self.checkpoint_height().zip(block_hash(result));
                 Ok(())
             }
@@ -189,7 +200,7 @@ impl Prober {
         }
     }
 
-    /// A pair of software and version; in the first protocol the software alone.
+    /// Parses a pair of software and version, or the software alone in the first protocol.
     fn handle_version(&mut self, result: &str) -> Result<(), Fault> {
         #[derive(Deserialize)]
         #[serde(untagged)]
@@ -197,7 +208,7 @@ impl Prober {
             Pair(String, String),
             Software(String),
         }
-        // Longer than any name; and what can be one of two shapes is read into memory whole.
+        // An untagged enum is buffered whole, so its length is limited.
         if result.len() > 1024 {
             return Err(Fault::Malformed);
         }
@@ -221,6 +232,7 @@ impl Prober {
 }
 
 impl ProbeStep {
+    /// Returns the JSON-RPC method of the step.
     pub fn method(self) -> &'static str {
         match self {
             ProbeStep::Version | ProbeStep::LegacyVersion => "server.version",
@@ -233,7 +245,7 @@ impl ProbeStep {
     }
 }
 
-/// The hash of the block whose header this is, in hexadecimal digits.
+/// Hashes a block header that is given in hexadecimal digits.
 fn block_hash(result: &str) -> Option<[u8; 32]> {
     const HEADER: usize = 80;
     let header: Cow<'_, str> = serde_json::from_str(result).ok()?;
@@ -241,7 +253,7 @@ fn block_hash(result: &str) -> Option<[u8; 32]> {
     Some(Sha256::digest(Sha256::digest(header)).into())
 }
 
-/// Today's `height`, or the first protocol's `block_height`.
+/// `height` of current protocols, or `block_height` of the first.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Headers {
@@ -249,7 +261,7 @@ struct Headers {
     block_height: LenientScalar,
 }
 
-/// A stranger's text on its way to a log and a terminal: short, and without control codes.
+/// Removes control characters and limits the length, for logs and terminals.
 fn printable(text: &str) -> Option<String> {
     let text: String = text.chars().filter(|c| !c.is_control()).take(60).collect();
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
@@ -278,7 +290,7 @@ mod tests {
         .0
     }
 
-    /// Answers each question with the next of `results`, `None` being an error.
+    /// Answers each request with the next of `results`; `None` is an error.
     fn run(results: &[Option<&str>]) -> Result<ProbeReport, Fault> {
         let mut prober = prober();
         for (id, result) in results.iter().enumerate() {

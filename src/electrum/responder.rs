@@ -1,4 +1,4 @@
-//! The end that answers: what a ingress says, and what it gets back.
+//! Responses to a client's requests.
 
 use std::sync::Arc;
 
@@ -16,84 +16,91 @@ use crate::jsonrpc::{
 };
 use crate::peer::{Features, Version};
 
-/// One ingress's connection.
+/// State of one client's connection.
 #[derive(Debug)]
 pub struct Responder {
     local_identity: Arc<LocalIdentity>,
     ingress: Ingress,
-    /// What `server.version` negotiated on.
+    /// Version from `server.version`, and its text as the client wrote it.
     negotiated: Option<(Version, String)>,
     add_peer_seen: bool,
-    /// Whether this ingress gets to the server behind us, and whether it did.
+    /// Whether this client's requests may be forwarded, and whether one was.
     has_backend: bool,
     has_forwarded: bool,
 }
 
-/// What becomes of a line: its calls' answers in order, some of them yet to be found out, and whether the connection
-/// is over afterwards.
+/// Result of a line: the parts of the response in order, and whether the connection ends.
 #[derive(Debug)]
 pub struct LineResult {
+    /// Responses, and requests whose response is pending.
     pub parts: SmallVec<[ReplyPart; 1]>,
-    /// Which calls there were, and what became of each; but for those that are yet to be found out.
+    /// Method and outcome of each request that is not pending.
     pub calls: SmallVec<[(Method, CallOutcome); 1]>,
+    /// Whether the line was a batch.
     pub batch: bool,
-    /// It was no JSON-RPC at all.
+    /// Whether the line was no JSON-RPC.
     pub is_malformed: bool,
+    /// Whether the connection is closed after the response.
     pub close: bool,
 }
 
-/// What became of a call.
+/// Outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CallOutcome {
-    /// As the ingress wished.
+    /// It succeeded.
     Ok,
-    /// It was understood, and the answer is no.
+    /// It was valid, and refused.
     Refused,
-    /// By the server behind us.
+    /// It was forwarded to the backend.
     Forwarded,
+    /// It failed.
     Error,
 }
 
 impl CallOutcome {
+    /// All outcomes.
     pub const ALL: [CallOutcome; 4] =
         [CallOutcome::Ok, CallOutcome::Refused, CallOutcome::Forwarded, CallOutcome::Error];
 }
 
+/// Part of the response to a line.
 #[derive(Debug)]
 pub enum ReplyPart {
-    /// An answer, ready to be sent.
+    /// A response that is ready to be sent.
     Ready(SharedBuf),
-    /// A peer introduces itself; only the book can say whether it is let in.
+    /// A `server.add_peer` that the book decides.
     AddPeer(PendingAddPeer),
-    /// The backend answers. A line that is one call is forwarded as it came; of a batch, this call is.
+    /// A request for the backend. A single request is forwarded unchanged, batches are split.
     Forward(Box<ForwardedCall>),
 }
 
-/// A call that the backend is to answer.
+/// A request that the backend answers.
 #[derive(Debug)]
 pub struct ForwardedCall {
     id: Option<String>,
     dialect: JsonRpcVersion,
     method: String,
-    /// Of a call in a batch alone, as only those are written again.
+    /// Only for a request of a batch, which is encoded again.
     params: Option<String>,
 }
 
-/// A call of `server.add_peer` that waits for its answer.
+/// A request of `server.add_peer` that waits for its response.
 #[derive(Debug)]
 pub struct PendingAddPeer {
+    /// The announced features.
     pub features: Box<Features>,
     id: Option<String>,
     dialect: JsonRpcVersion,
 }
 
 impl Responder {
+    /// Starts a connection. `has_backend`: whether its requests may be forwarded.
     pub fn new(local_identity: Arc<LocalIdentity>, ingress: Ingress, has_backend: bool) -> Responder {
         Responder { local_identity, ingress, negotiated: None, add_peer_seen: false, has_backend, has_forwarded: false }
     }
 
-    /// A line too long to be read, or no text at all.
+    /// Returns the result of a line that is too long, no text or no JSON-RPC.
     pub fn malformed(error: &RpcError) -> LineResult {
         let answer = encode_response(Id::Absent, JsonRpcVersion::V2, Err(error));
         LineResult {
@@ -105,12 +112,12 @@ impl Responder {
         }
     }
 
-    /// The last word to a ingress who has had enough.
+    /// Encodes the error that is sent before a client is disconnected.
     pub fn closing_error(error: &RpcError) -> SharedBuf {
         encode_response(Id::Absent, JsonRpcVersion::V2, Err(error)).into_padded_line()
     }
 
-    /// What to say to what a line holds, of whose calls no more than `batch` are call_outcome together.
+    /// Handles a line. A batch of more than `batch` requests is malformed.
     pub fn handle_line(
         &mut self,
         message: Result<Message<'_>, RpcError>,
@@ -175,7 +182,7 @@ impl Responder {
         let method = Method::from_name(&request.method);
         let outcome = match Call::parse(&request) {
             Ok(Call::AddPeer(features)) if !self.add_peer_seen => {
-                // The protocol's text suggests one a connection, and servers have no use for a second.
+                // The protocol suggests one per connection, so a second is refused.
                 self.add_peer_seen = true;
                 return (Some(ReplyPart::AddPeer(PendingAddPeer::new(features, &request))), false);
             }
@@ -198,14 +205,14 @@ impl Responder {
         (Some(ReplyPart::Ready(answer)), close)
     }
 
-    /// Whether the server behind us has a better answer.
+    /// Whether the backend answers this request.
     fn is_forwarded(&self, call: &Call) -> bool {
         let replies = self.local_identity.static_replies(self.ingress);
         match call {
             _ if !self.has_backend => false,
             Call::Banner => replies.forwards_banner,
             Call::DonationAddress => replies.forwards_donation_address,
-            // It would take its silence for ours, and hang up.
+            // The backend would otherwise close the upstream connection as idle.
             Call::Ping => self.has_forwarded,
             _ => false,
         }
@@ -216,7 +223,7 @@ impl Responder {
         ReplyPart::Forward(Box::new(ForwardedCall::new(request, in_batch)))
     }
 
-    /// The version, in the ingress's spelling, that the server behind us is to be held to.
+    /// Returns the version to negotiate with the upstream, as the client wrote it.
     pub fn upstream_version(&mut self) -> String {
         let (oldest, newest) = self.local_identity.identity.versions();
         let fits = USUAL.cmp_semver(&oldest).is_ge() && USUAL.cmp_semver(&newest).is_le();
@@ -243,7 +250,7 @@ impl Responder {
         })
     }
 
-    /// Old clients keep a connection alive by asking again; the first agreement stands.
+    /// Negotiates the version once. Old clients repeat the request to keep a connection open.
     fn version(&mut self, range: &VersionRange) -> Result<String, RpcError> {
         if self.negotiated.is_none() {
             let (version, as_requested) = range.negotiate(self.local_identity.identity.versions())?;
@@ -259,7 +266,7 @@ impl Responder {
     }
 }
 
-/// A second introduction is understood, and not taken up.
+/// Returns the outcome of a request. A second `server.add_peer` is refused.
 fn call_outcome(method: Method, outcome: &Result<SharedBuf, RpcError>) -> CallOutcome {
     match outcome {
         Ok(_) if method == Method::AddPeer => CallOutcome::Refused,
@@ -277,7 +284,7 @@ impl ReplyPart {
     }
 }
 
-/// Instead of a call whose batch has had enough.
+/// Replaces a request of a batch whose responses exceed the limit.
 fn reject_over_budget(request: Request<'_>) -> Result<Request<'_>, InvalidRequest<'_>> {
     Err(InvalidRequest { id: request.id, dialect: request.dialect, error: RpcError::BatchResponseTooLong })
 }
@@ -291,7 +298,7 @@ impl PendingAddPeer {
         PendingAddPeer { features, id, dialect: request.dialect }
     }
 
-    /// The answer, once it is known; None if the ingress waits for none.
+    /// Encodes the response. `None`: the client expects none.
     pub fn answer(&self, accepted: bool) -> Option<SharedBuf> {
         let result = SharedBuf::from(if accepted { &b"true"[..] } else { &b"false"[..] });
         match &self.id {
@@ -314,16 +321,17 @@ impl ForwardedCall {
         ForwardedCall { id, dialect: request.dialect, method: request.method.to_string(), params }
     }
 
+    /// Returns the method.
     pub fn method(&self) -> &str {
         &self.method
     }
 
-    /// The client's id as it wrote it; None for a notification.
+    /// Returns the client's id as it was written. `None` for a notification.
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 
-    /// The answer to a call that failed on the way to the backend; None if the client waits for no answer.
+    /// Encodes the response to a request that failed upstream. `None`: the client expects none.
     pub fn failed(&self, error: &RpcError) -> Option<SharedBuf> {
         self.answer(Err(error.to_json()))
     }
@@ -335,7 +343,7 @@ impl ForwardedCall {
             .into_bytes()
     }
 
-    /// What the server behind us said, under the ingress's own id; None if the ingress waits for no answer.
+    /// Encodes the backend's response under the client's id. `None`: the client expects none.
     pub fn answer(&self, outcome: Result<SharedBuf, SharedBuf>) -> Option<SharedBuf> {
         match &self.id {
             Some(id) => {
@@ -349,12 +357,12 @@ impl ForwardedCall {
     }
 }
 
-/// Builds an id for the upstream that no client's own id can equal.
+/// Builds the id under which a request of a batch is forwarded.
 pub fn upstream_id(number: u64) -> String {
     format!("waypost-{number}")
 }
 
-/// The answers of one line as they go on the wire, with the line's end; nothing if nobody waits for any.
+/// Encodes the responses to a line, with the line's end. `None`: the client expects none.
 pub fn encode_line(answers: impl IntoIterator<Item = SharedBuf>, batch: bool) -> Option<SharedBuf> {
     let mut line = SharedBuf::default();
     for answer in answers {

@@ -1,4 +1,4 @@
-//! Our onion name: it is told to others only once we ourselves have reached it through Tor, as they would.
+//! Monitor of the onion name, which is published only once reached through Tor.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,53 +22,68 @@ use crate::peer::{Host, Port, Ports, Transport};
 use crate::probe::{Deadlines, probe};
 use crate::route::{Route, TorState};
 
-/// Between two looks at a name that was reached at the last one: each is a rendezvous of its own, so it also shows that
-/// our Tor works, when nobody else is to be asked for hours.
+/// Interval between checks of a name that was reached at the last check.
+///
+/// Each check is a rendezvous, so it also shows that Tor works while no peer is due.
 const CHECK_INTERVAL: Duration = Duration::from_secs(150);
 
-/// From a new way into Tor to the first look. A new service's descriptor is out within seconds.
+/// Delay from a trigger, such as a new connector, to the check.
+///
+/// The descriptor of a new service is published within seconds.
 const TRIGGER_DELAY: Duration = Duration::from_secs(1);
 
-/// After a miss; doubles up to the second.
+/// Pause after a failure; it doubles up to [`MAX_RETRY`].
 const MIN_RETRY: Duration = Duration::from_secs(5);
+/// Longest pause after failures.
 const MAX_RETRY: Duration = Duration::from_mins(2);
 
-/// Circles to be used in turn: by the time that one is used again, its circuit of last time is closed, which Arti does
-/// after ten minutes. More of them would leave more behind in its memory.
+/// Number of isolation groups used in turn.
+///
+/// When a group is used again, its last circuit is closed, which Arti does after ten minutes. More
+/// groups would leave more circuits in Arti's memory.
 const ISOLATION_GROUPS: u8 = 6;
 
-/// Our onion name, and how it fares.
+/// The onion name and whether it is reachable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OnionServiceState {
+    /// The onion name.
     pub host: Host,
+    /// The virtual port.
     pub port: Port,
-    /// When we last reached it through Tor.
+    /// Time of the last success through Tor. `None`: none yet.
     pub last_reached: Option<Time>,
-    /// How often in a row it could not be reached, and why not.
+    /// Number of failures in a row.
     pub failures: u32,
+    /// Error of the last check. `None` after a success.
     pub last_error: Option<String>,
 }
 
 impl OnionServiceState {
+    /// Creates the state of a name that was not checked yet.
     pub fn new(host: Host, port: Port) -> OnionServiceState {
         OnionServiceState { host, port, last_reached: None, failures: 0, last_error: None }
     }
 }
 
-/// What the watch on our name needs.
+/// Task that checks and publishes the onion name.
 #[derive(Debug)]
 pub struct OnionMonitor {
+    /// The chain of the node.
     pub network: Network,
+    /// Dialer for the checks, which use isolation groups of their own.
     pub dialer: Dialer,
+    /// The name to check, and the result.
     pub onion_service: watch::Sender<Option<OnionServiceState>>,
-    /// Gets the name as soon as it was reached.
+    /// The local identity, which receives the name after the first success.
     pub local_identity: watch::Sender<Arc<LocalIdentity>>,
+    /// State of Tor according to the book.
     pub health: watch::Receiver<TorHealth>,
+    /// Messages to the book.
     pub inbox: Inbox,
 }
 
 impl OnionMonitor {
-    /// Looks again and again whether our name can be reached, until nobody listens any more.
+    /// Checks the name periodically until the daemon shuts down.
     pub async fn run(mut self, mut rng: StdRng) {
         let (mut names, mut group) = (self.onion_service.subscribe(), 0);
         let mut known_host = None;
@@ -94,12 +109,12 @@ impl OnionMonitor {
         }
     }
 
-    /// Tries once, and returns how often in a row that was without success.
+    /// Checks the name once and returns the number of failures in a row.
     async fn check(&self, name: &OnionServiceState, group: u8) -> u32 {
         let outcome = self_probe(&self.dialer, self.network, name, group).await;
         let (now, mut failures, mut is_change) = (clock::now(), 0, false);
         self.onion_service.send_if_modified(|current| {
-            // Another one may have taken its place meanwhile.
+            // The name may have changed during the check.
             let Some(current) = current.as_mut().filter(|current| current.host == name.host) else { return false };
             match &outcome {
                 Ok(()) => {
@@ -118,7 +133,7 @@ impl OnionMonitor {
         match &outcome {
             Ok(()) => {
                 if is_change {
-                    tracing::info!(name = %name.host, "our onion name can be reached");
+                    tracing::info!(name = %name.host, "the onion name is reachable");
                 }
                 self.publish_onion(name);
                 let _ = self.inbox.send(BookMessage::Event(Event::TorPathProven)).await;
@@ -127,9 +142,9 @@ impl OnionMonitor {
                 let _ = self.inbox.send(BookMessage::Event(Event::SelfReachable(listed))).await;
             }
             Err(failure) if is_change && name.last_reached.is_some() => {
-                tracing::warn!(%failure, "our onion name could not be reached");
+                tracing::warn!(%failure, "the onion name could not be reached");
             }
-            Err(failure) => tracing::debug!(%failure, "our onion name could not be reached"),
+            Err(failure) => tracing::debug!(%failure, "the onion name could not be reached"),
         }
         failures
     }
@@ -146,7 +161,7 @@ impl OnionMonitor {
         });
     }
 
-    /// Waits this long, or until something happens that makes another look worth while.
+    /// Waits for this pause, or until an event makes a check worthwhile.
     async fn wait_for_trigger(&mut self, names: &mut watch::Receiver<Option<OnionServiceState>>, pause: Duration) {
         let waiting = async {
             tokio::select! {
@@ -157,12 +172,12 @@ impl OnionMonitor {
             }
             sleep(TRIGGER_DELAY).await;
         };
-        // When all that might change is gone, so is the inbox soon.
+        // If no trigger can occur any more, the inbox closes soon.
         waiting.await;
     }
 }
 
-/// Resolves when the book begins to think that Tor is down.
+/// Resolves when the book marks Tor as down.
 async fn wait_until_down(health: &mut watch::Receiver<TorHealth>) {
     let is_down = |health: &TorHealth| matches!(health.state, TorState::Down { .. });
     loop {
@@ -184,7 +199,7 @@ fn pause(failures: u32, rng: &mut impl Rng) -> Duration {
     pause.mul_f64(rng.random_range(0.8..1.2))
 }
 
-/// One whole conversation with ourselves, by way of our name.
+/// Probes the node itself through its onion name.
 async fn self_probe(dialer: &Dialer, network: Network, name: &OnionServiceState, group: u8) -> Result<(), ProbeError> {
     let target =
         ProbeTarget::without_extras(name.host.clone(), Route::Tor, Vec::new(), vec![(Transport::Tcp, name.port)]);

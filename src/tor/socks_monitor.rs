@@ -1,9 +1,9 @@
-//! A Tor that somebody else runs: is it there?
+//! Supervision of an external Tor on a SOCKS port.
 //!
-//! Whether it is there is asked of its SOCKS port every few seconds. Whether it is in the network we learn by using it:
-//! the first onion peer that answers is the proof, and while there is none the book tries a few, now and then. Its
-//! control port would report_probe sooner, but wants a password or a cookie that few operators give to another program, and it
-//! can say "bootstrapped" of a Tor whose circuits have all died; an answer from a peer can't be wrong.
+//! The SOCKS port is checked every few seconds. Whether that Tor reaches its network shows in use:
+//! the first onion peer that answers proves it, and until then the book tries a few peers. The
+//! control port would know sooner, but needs a password or cookie, and it reports "bootstrapped"
+//! even when all circuits have failed.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,14 +16,16 @@ use crate::book_handle::BookMessage;
 use crate::dial::{Socks, SocksDetection, TorConnector, clearnet_access, detect_tor, lacks_bind};
 use crate::route::{ClearnetAccess, TorKind, TorProbe, TorSource};
 
-/// Between two looks.
+/// Interval between two checks of the port.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Interval for checking again a port that refuses clearnet. Each check is a warning in Tor's log, and torrc may have changed.
+/// Interval between checks of a port that refuses clearnet, as torrc may have changed.
+///
+/// Each check causes a warning in Tor's log.
 const RECHECK_REFUSAL: Duration = Duration::from_mins(10);
 
-/// Looks after the first of these addresses that is Tor's. Ends when nobody listens to it any more.
-pub async fn watch(addresses: Vec<SocketAddr>, secret: u128, channels: TorChannels) {
+/// Monitors the first of these addresses where Tor answers, until the daemon shuts down.
+pub(super) async fn watch(addresses: Vec<SocketAddr>, secret: u128, channels: TorChannels) {
     let mut monitor = Monitor { addresses, secret, channels, current: None, tor_probe: None, clearnet: None };
     while monitor.check().await {
         match &monitor.current {
@@ -44,15 +46,16 @@ struct Monitor {
     secret: u128,
     channels: TorChannels,
     current: Option<Current>,
-    /// What the book was last told.
+    /// The state that the book received last.
     tor_probe: Option<TorProbe>,
+    /// The clearnet access that the book received last.
     clearnet: Option<ClearnetAccess>,
 }
 
 /// The port in use.
 struct Current {
     socks: Socks,
-    /// When it was last checked which connections it accepts.
+    /// Time of the last check which connections the port accepts.
     checked: Instant,
 }
 
@@ -62,7 +65,7 @@ impl Current {
     }
 }
 
-/// Looks at one address, without a warning in Tor's log where nothing new is to be clearnet.
+/// Checks one address, without a warning in Tor's log if nothing new can be learnt.
 async fn check(address: SocketAddr, current: Option<&Current>) -> SocksDetection {
     let known = current.map(|current| (*current.socks.clearnet().borrow(), current.is_fresh()));
     match known {
@@ -79,7 +82,7 @@ async fn check(address: SocketAddr, current: Option<&Current>) -> SocksDetection
 }
 
 impl Monitor {
-    /// Looks once, and reports what changed. False when the daemon ends.
+    /// Checks all addresses once and reports changes. Returns false when the daemon shuts down.
     async fn check(&mut self) -> bool {
         let (tor_probe, found) = self.detect().await;
         match found {
@@ -88,7 +91,7 @@ impl Monitor {
         }
         self.publish();
         let clearnet = self.current.as_ref().map(|current| *current.socks.clearnet().borrow());
-        // Before the tor_probe, at which the book begins to try peers.
+        // Sent before the state of Tor, which makes the book try peers.
         if let Some(access) = clearnet
             && self.clearnet != Some(access)
         {
@@ -106,18 +109,18 @@ impl Monitor {
         !self.channels.inbox.is_closed()
     }
 
-    /// The first address where Tor answers, and which clearnet connections it accepts.
+    /// Returns the first address where Tor answers, and the clearnet connections it accepts.
     async fn detect(&self) -> (TorProbe, Option<(SocketAddr, ClearnetAccess)>) {
         let mut reasons = Vec::new();
         for address in &self.addresses {
             let current = self.current.as_ref().filter(|current| current.socks.address() == *address);
             match check(*address, current).await {
                 SocksDetection::Tor(access) => return (TorProbe::Reachable, Some((*address, access))),
-                SocksDetection::NotTor => reasons.push(format!("what answers on {address} is not Tor")),
+                SocksDetection::NotTor => reasons.push(format!("the program on {address} is not Tor")),
                 SocksDetection::Unreachable(error) => reasons.push(format!("no Tor on {address}: {error}")),
             }
         }
-        reasons.push("start Tor, with `systemctl start tor` say, or let tor.socks say where it is".to_owned());
+        reasons.push("start Tor (e.g. `systemctl start tor`), or set tor.socks to its SOCKS address".to_owned());
         (TorProbe::Unavailable { reason: reasons.join("; ") }, None)
     }
 
@@ -131,7 +134,7 @@ impl Monitor {
                 current.socks.set_clearnet(access);
             }
             _ => {
-                tracing::info!(%address, "Tor answers on its SOCKS port");
+                tracing::info!(%address, "found Tor on its SOCKS port");
                 let socks = Socks::new(address, self.secret);
                 socks.set_clearnet(access);
                 self.channels.connector.send_replace(Some(TorConnector::Socks(socks.clone())));
@@ -140,7 +143,7 @@ impl Monitor {
         }
     }
 
-    /// Shows operators which port is in use, or which are tried.
+    /// Reports the port in use, or the ports that are checked, to operators.
     fn publish(&self) {
         let addresses = self.current.as_ref().map_or(self.addresses.clone(), |current| vec![current.socks.address()]);
         let clearnet = self.current.as_ref().map(|current| *current.socks.clearnet().borrow()).unwrap_or_default();

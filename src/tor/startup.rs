@@ -1,8 +1,8 @@
-//! The first start with `tor.mode = "auto"`: which Tor is used from then on.
+//! Selection of the Tor at a first start with `tor.mode = "auto"`.
 //!
-//! The embedded Tor makes a key for its onion service, and a key decides for the embedded Tor at every later start. A system
-//! Tor that starts some seconds after Waypost must not lose to that, so Waypost waits for one first. A Tor opens its SOCKS
-//! port at once, whether it reaches its network or not.
+//! The embedded Tor creates a key for its onion service, and a key selects the embedded Tor at
+//! every later start. A system Tor may start some seconds after Waypost, so Waypost waits for one.
+//! A Tor opens its SOCKS port at once, whether it reaches its network or not.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,21 +15,21 @@ use crate::clock;
 use crate::dial::{SocksDetection, detect_tor};
 use crate::route::{TorKind, TorProbe, TorSource};
 
-/// How long a Tor is awaited at a first start, on a machine where none seems to be installed.
+/// Time to wait for a Tor at a first start if none seems to be installed.
 const WAIT: Duration = Duration::from_secs(30);
 
-/// The same where a Tor is installed: a slow machine may take minutes to boot.
+/// Time to wait if a Tor is installed: a slow machine may take minutes to boot.
 const WAIT_IF_INSTALLED: Duration = Duration::from_mins(3);
 
-/// Between two looks.
+/// Interval between two checks.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Files of an installed system Tor: its program and its configuration, on the usual systems.
+/// Program and configuration files of a system Tor on common systems.
 const TOR_FILES: [&str; 5] =
     ["/usr/bin/tor", "/usr/sbin/tor", "/usr/local/bin/tor", "/etc/tor/torrc", "/run/current-system/sw/bin/tor"];
 
-/// How long a first start waits for a system Tor.
-pub fn wait_limit() -> Duration {
+/// Returns how long a first start waits for a system Tor.
+pub(super) fn wait_limit() -> Duration {
     if is_installed(&TOR_FILES) { WAIT_IF_INSTALLED } else { WAIT }
 }
 
@@ -37,7 +37,7 @@ fn is_installed(files: &[impl AsRef<Path>]) -> bool {
     files.iter().any(|file| file.as_ref().exists())
 }
 
-/// The first of these addresses where Tor answers.
+/// Returns the first of these addresses where Tor answers.
 async fn find(addresses: &[SocketAddr]) -> Option<SocketAddr> {
     for address in addresses {
         if let SocksDetection::Tor(_) = detect_tor(*address).await {
@@ -47,15 +47,15 @@ async fn find(addresses: &[SocketAddr]) -> Option<SocketAddr> {
     None
 }
 
-/// Waits until a Tor answers on one of these addresses, or for `wait_limit`.
-pub async fn choose(socks: &[SocketAddr], channels: &TorChannels, wait_limit: Duration) -> TorBackend {
+/// Waits until a Tor answers on one of these addresses, at most for `wait_limit`.
+pub(super) async fn choose(socks: &[SocketAddr], channels: &TorChannels, wait_limit: Duration) -> TorBackend {
     let (deadline, mut is_waiting) = (Instant::now() + wait_limit, false);
     loop {
         if let Some(address) = find(socks).await {
             tracing::info!(
                 %address,
-                "using the Tor that answers here, without an onion service; tor.mode = \"embedded\" makes one, \
-                 identity.onion_host names one that this Tor runs"
+                "using this external Tor, without an onion service; tor.mode = \"embedded\" creates one, \
+                 identity.onion_host announces one that this Tor runs"
             );
             return TorBackend::External;
         }
@@ -68,18 +68,18 @@ pub async fn choose(socks: &[SocketAddr], channels: &TorChannels, wait_limit: Du
         }
         sleep(POLL_INTERVAL).await;
     }
-    tracing::info!("no Tor answered on a SOCKS port; using the embedded Tor from now on");
+    tracing::info!("no Tor found on a SOCKS port; using the embedded Tor from now on");
     TorBackend::Embedded
 }
 
-/// Says once what is awaited, and until when.
+/// Logs and reports the wait and its end.
 async fn announce(socks: &[SocketAddr], channels: &TorChannels, wait_limit: Duration) {
     let until = clock::now() + wait_limit;
     let source = TorSource { until: Some(until), ..TorSource::new(TorKind::Undecided, socks.to_vec()) };
     let places = source.places();
     tracing::info!(
-        "waiting for a Tor on {places} until {until}, then the embedded Tor starts; tor.mode = \"embedded\" or \"socks\" \
-         decides at once"
+        "waiting for a Tor on {places} until {until}, then starting the embedded Tor; set tor.mode to \"embedded\" or \"socks\" \
+         to skip the wait"
     );
     channels.report.send_modify(|report| report.source = Some(source));
     let waits_for = "a Tor on a SOCKS port".to_owned();

@@ -1,7 +1,7 @@
-//! A visit to an IRC channel, without the connection: register, join, ask once who is there, leave.
+//! A visit to an IRC channel, without I/O: register, join, send WHO once, quit.
 //!
-//! Servers that know no other way to be found sit in a channel under a nick with a prefix of the network's, and say in their real
-//! name where they listen. We are a guest there: six lines are all that a visit takes.
+//! Servers that are listed nowhere else stay in a channel, under a nick with the network's prefix,
+//! and give their address in the real name. A visit sends six lines.
 
 mod real_name_filter;
 
@@ -17,74 +17,93 @@ pub use real_name_filter::{DEFAULT_REALNAME_LIMIT, RejectReason};
 
 use crate::peer::{Ports, RealName};
 
-/// What a visit is to do.
+/// Parameters of a visit.
 #[derive(Debug, Clone)]
 pub struct IrcVisitConfig {
+    /// The channel's name, with its `#`.
     pub channel: String,
-    /// The nicks of servers begin so.
+    /// Prefix of the nicks of servers.
     pub nick_prefix: String,
+    /// Server password. `None`: PASS is not sent.
     pub password: Option<String>,
-    /// The account and its password, for SASL.
+    /// Account and password for SASL PLAIN. `None`: no login.
     pub sasl: Option<(String, String)>,
-    /// Our own real name, if we are to be found there as well.
+    /// Own address to advertise as real name. `None`: it is not advertised.
     pub advertise: Option<RealName>,
-    /// Whether to stay, and ask after those who come.
+    /// Whether to stay in the channel and query servers that join. Default: false.
     pub persistent: bool,
-    /// What a bare `s` or `t` means.
+    /// Ports of a bare `s` or `t` in a real name.
     pub default_ports: Ports,
 }
 
+/// What the driver does after a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IrcAction {
-    /// A line, without its end.
+    /// Send this line, without its end.
     Send(String),
+    /// Report this server to the book.
     Found(RealName),
+    /// Count a rejected real name.
     Rejected(RejectReason),
-    /// Everybody who was there is known.
+    /// The answer to WHO is complete.
     WhoComplete,
+    /// The visit is over.
     End(Result<(), IrcError>),
 }
 
-/// Why a visit came to nothing.
+/// Why a visit failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IrcError {
-    #[error("every nick that we tried was refused")]
+    /// The server refused every nick.
+    #[error("all nicks were refused")]
     Nick,
-    #[error("it wants another password; see irc.password")]
+    /// The server refused the password.
+    #[error("server password refused; set irc.password")]
     Password,
-    #[error("it refuses our account; see irc.sasl_user and irc.sasl_password")]
+    /// The server refused the SASL account or the capability.
+    #[error("SASL login refused; check irc.sasl_user and irc.sasl_password")]
     Sasl,
-    #[error("it bans us: {0}")]
+    /// The server or channel bans the node.
+    #[error("banned by the server: {0}")]
     Banned(String),
-    #[error("it is too busy for us: {0}")]
+    /// The server is overloaded or throttles connections.
+    #[error("server is busy: {0}")]
     Busy(String),
-    #[error("the channel is open to registered nicks alone; register one, and see irc.sasl_user")]
+    /// The channel requires a registered nick.
+    #[error("channel requires a registered nick; register one and set irc.sasl_user")]
     Registered,
-    #[error("the channel can't be joined: {0}")]
+    /// The channel can't be joined for another reason.
+    #[error("channel can't be joined: {0}")]
     Channel(String),
-    #[error("it sent us elsewhere: {0}")]
+    /// The server or channel names another one.
+    #[error("server redirects to another server or channel: {0}")]
     Redirected(String),
-    #[error("we were sent away: {0}")]
+    /// The node was removed from the channel or killed.
+    #[error("removed from the channel: {0}")]
     Kicked(String),
-    #[error("it closed the connection: {0}")]
+    /// The server closed the connection.
+    #[error("connection closed by the server: {0}")]
     Closed(String),
 }
 
+/// Line that ends a visit.
 const QUIT: &str = "QUIT :bye";
 
-/// Nicks that are tried.
+/// Maximum number of nicks that are tried.
 const MAX_NICKS: u32 = 5;
 
-/// Characters of a nick; a few networks allow no more.
+/// Length of a nick in bytes; some networks allow no more.
 const NICK_LENGTH: usize = 9;
 
-/// Answers to one WHO that are looked at, and servers that are taken from them.
+/// Maximum number of replies to one WHO that are parsed.
 const MAX_WHO_REPLIES: usize = 5000;
+/// Maximum number of servers that are taken from them.
 const MAX_FOUND: usize = 500;
 
-/// Those who came since, and are still to be asked after.
+/// Maximum number of new nicks that wait for a WHO.
 const MAX_PENDING_WHO: usize = 64;
 
+/// Phase of a visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Registering,
@@ -94,24 +113,24 @@ enum Phase {
     Leaving,
 }
 
-/// One connection to an IRC server.
+/// State machine of one connection to an IRC server.
 #[derive(Debug)]
 pub struct IrcSession {
     config: Arc<IrcVisitConfig>,
     phase: Phase,
     nick: String,
     nick_attempts: u32,
-    /// Characters that a real name may have here.
+    /// Maximum length of a real name in bytes, if the server reports it.
     max_real_name: Option<usize>,
     who_replies: usize,
     found: usize,
-    /// Servers that were met, until all are: the first in the server's order shall not use up what the others need.
+    /// Servers found so far, shuffled at the end: the first must not use up the book's budget.
     discovered: Vec<RealName>,
     pending_who: VecDeque<String>,
 }
 
 impl IrcSession {
-    /// The visit, and its first lines.
+    /// Starts a visit and returns its first lines.
     pub fn new(config: Arc<IrcVisitConfig>, rng: &mut impl Rng) -> (IrcSession, Vec<IrcAction>) {
         let nick = random_nick(&config, rng);
         let mut lines = Vec::new();
@@ -136,7 +155,7 @@ impl IrcSession {
         (session, lines.into_iter().map(IrcAction::Send).collect())
     }
 
-    /// What to do about a line of the server's. What can't be read is passed over, as is what doesn't concern us.
+    /// Handles a line of the server. Lines that can't be parsed are ignored.
     pub fn handle_line(&mut self, line: &str, rng: &mut impl Rng) -> Vec<IrcAction> {
         if line.contains(['\r', '\n', '\0']) {
             return Vec::new();
@@ -166,7 +185,7 @@ impl IrcSession {
             Command::KICK(channel, nick, reason) if self.is_own_channel(&channel) && self.is_own_nick(&nick) => {
                 quit_with(IrcError::Kicked(sanitize(reason.as_deref())))
             }
-            // We say no such thing ourselves.
+            // Waypost never sends PART, so the server removed it.
             Command::PART(channel, reason) if self.is_own_channel(&channel) && self.is_own_nick(from) => {
                 quit_with(IrcError::Kicked(sanitize(reason.as_deref())))
             }
@@ -179,29 +198,30 @@ impl IrcSession {
         }
     }
 
-    /// Asks after one of those who came since, if there is one.
+    /// Returns a WHO for the next nick that joined, if there is one.
     pub fn next_who(&mut self) -> Option<IrcAction> {
         let nick = self.pending_who.pop_front()?;
         (self.who_replies, self.found) = (0, 0);
         Some(send(format!("WHO {nick}")))
     }
 
-    /// Says goodbye.
+    /// Ends the visit with QUIT.
     pub fn leave(&mut self) -> IrcAction {
         self.phase = Phase::Leaving;
         send(QUIT)
     }
 
-    /// Whether the goodbye is said.
+    /// Whether QUIT was sent.
     pub fn is_leaving(&self) -> bool {
         self.phase == Phase::Leaving
     }
 
+    /// Handles a numeric reply.
     fn numeric(&mut self, number: u16, args: &[String], rng: &mut impl Rng) -> Vec<IrcAction> {
         let last = || sanitize(args.last().map(String::as_str));
         let is_about_channel = args.get(1).is_some_and(|about| self.is_own_channel(about));
         match (number, self.phase) {
-            // Welcome, under the nick that we got.
+            // RPL_WELCOME names the assigned nick.
             (1, Phase::Registering) => {
                 self.nick = args.first().cloned().unwrap_or_default();
                 self.phase = Phase::Joining;
@@ -229,7 +249,7 @@ impl IrcSession {
             (474, Phase::Joining) => quit_with(IrcError::Banned(last())),
             (477, Phase::Joining) => quit_with(IrcError::Registered),
             (400..=599, Phase::Joining) if is_about_channel => quit_with(IrcError::Channel(last())),
-            // Try again later.
+            // RPL_TRYAGAIN.
             (263, Phase::Registering | Phase::Joining | Phase::Listing) => quit_with(IrcError::Busy(last())),
             (352, Phase::Listing | Phase::Staying) => self.on_who_reply(args),
             (315, Phase::Listing) => {
@@ -247,7 +267,7 @@ impl IrcSession {
         }
     }
 
-    /// One of the who_replies to WHO: the nick is the sixth word, and the real name all that follows the number of hops.
+    /// Handles RPL_WHOREPLY: word 6 is the nick, and the real name follows the hop count.
     fn on_who_reply(&mut self, args: &[String]) -> Vec<IrcAction> {
         self.who_replies += 1;
         let within_limits = self.who_replies <= MAX_WHO_REPLIES && self.found < MAX_FOUND;
@@ -271,7 +291,7 @@ impl IrcSession {
 
     fn on_join(&mut self, channel: &str, nick: &str) -> Vec<IrcAction> {
         match self.phase {
-            // Some networks make every client join a channel of theirs. It is ignored.
+            // Some networks make every client join another channel, which is ignored.
             Phase::Joining if self.is_own_nick(nick) && self.is_own_channel(channel) => {
                 self.phase = Phase::Listing;
                 vec![send(format!("WHO {}", self.config.channel))]
@@ -306,7 +326,7 @@ impl IrcSession {
     }
 }
 
-/// Random, because a constant nick would make the node trackable.
+/// Creates a random nick, because a constant one would make the node trackable.
 fn random_nick(config: &IrcVisitConfig, rng: &mut impl Rng) -> String {
     let mut nick = if config.advertise.is_some() { config.nick_prefix.clone() } else { String::new() };
     while nick.len() < NICK_LENGTH {
@@ -319,17 +339,17 @@ fn send(line: impl Into<String>) -> IrcAction {
     IrcAction::Send(line.into())
 }
 
-/// We leave for a reason.
+/// Ends the visit with an error.
 fn quit_with(error: IrcError) -> Vec<IrcAction> {
     vec![send(QUIT), IrcAction::End(Err(error))]
 }
 
-/// A stranger's words on their way to a log and a terminal.
+/// Removes control characters and limits the length, for logs and terminals.
 fn sanitize(text: Option<&str>) -> String {
     text.unwrap_or_default().chars().filter(|char| !char.is_control()).take(200).collect()
 }
 
-/// What an ERROR means goes by its words alone.
+/// Classifies an ERROR, which has no code, by its text.
 fn classify_error(reason: String) -> IrcError {
     let lower = reason.to_ascii_lowercase();
     let has = |some: &[&str]| some.iter().any(|word| lower.contains(word));

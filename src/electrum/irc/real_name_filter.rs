@@ -1,24 +1,25 @@
-//! What the real name of somebody on IRC says of a server, if it says anything.
+//! Server addresses in the real names of IRC users.
 
 use crate::peer::{Ports, RealName};
 
-/// Where most servers of IRC cut a real name off (REALLEN), unless they say otherwise (NAMELEN).
+/// Usual maximum length of a real name in bytes (REALLEN), unless the server says NAMELEN.
 pub const DEFAULT_REALNAME_LIMIT: usize = 50;
 
-/// The same, of those that say nothing of it: ngIRCd has 127, and InspIRCd 128.
+/// Usual limits of servers that do not report one: ngIRCd has 127, and InspIRCd 128.
 const KNOWN_REALNAME_LIMITS: [usize; 3] = [DEFAULT_REALNAME_LIMIT, 127, 128];
 
-/// Why a real name tells of no server.
+/// Why a real name is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RejectReason {
-    /// It is as long as it may be, or ends in half a port: more may have stood there.
+    /// It may be truncated: it has the maximum length, or ends in a partial port.
     CutOff,
+    /// It contains control characters.
     ControlCodes,
-    /// It is none of a server's.
+    /// It is not a server's address.
     Unreadable,
 }
 
-/// Reads a real name, which `limit` characters may have, if that is known.
+/// Parses a real name. `limit`: its maximum length in bytes, if the server reports one.
 pub(crate) fn read(text: &str, limit: Option<usize>, default_ports: Ports) -> Result<RealName, RejectReason> {
     if text.chars().any(|char| char.is_control()) {
         return Err(RejectReason::ControlCodes);
@@ -29,7 +30,7 @@ pub(crate) fn read(text: &str, limit: Option<usize>, default_ports: Ports) -> Re
     if may_be_truncated || ends_in_partial_port(text) { Err(RejectReason::CutOff) } else { Ok(name) }
 }
 
-/// No Electrum server has a port of one or two digits, but `t50001` cut off has.
+/// Whether the last port has one or two digits, like `t50001` cut off. No server has such a port.
 fn ends_in_partial_port(text: &str) -> bool {
     let last = text.split_ascii_whitespace().last().unwrap_or_default();
     let digits = last.strip_prefix(['s', 't']).unwrap_or_default();
@@ -73,7 +74,7 @@ mod tests {
         assert_eq!(of(50).len(), 50);
         assert_eq!(read_default(&of(50)), Err(RejectReason::CutOff));
         assert!(read_default(&of(49)).is_ok());
-        assert!(read_default(&of(60)).is_ok(), "no server cuts there");
+        assert!(read_default(&of(60)).is_ok(), "no known limit");
         let read = |length, limit| read(&of(length), Some(limit), Network::Bitcoin.default_ports());
         assert!(read(50, 127).is_ok());
         assert_eq!(read(30, 30), Err(RejectReason::CutOff));

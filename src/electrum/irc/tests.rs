@@ -34,7 +34,7 @@ impl TestSession {
         self.irc.handle_line(line, &mut self.rng)
     }
 
-    /// The lines that are line in answer to a line.
+    /// Returns the lines that are sent in response.
     fn sent(&mut self, line: &str) -> Vec<String> {
         sent(self.handle(line))
     }
@@ -74,7 +74,7 @@ fn one_time_visit_sends_six_lines() {
     let who = |nick: &str, text: &str| format!(":irc.example 352 me #electrum u h irc.example {nick} H :0 {text}");
     assert_eq!(session.handle(&who("E_abc", "a.example v1.4 s t")), []);
     assert_eq!(session.handle(&who("e_def", "b.example t50001")), []);
-    assert_eq!(session.handle(&who("somebody", "c.example v1.4 s t")), [], "has no server's nick");
+    assert_eq!(session.handle(&who("user", "c.example v1.4 s t")), [], "has no server's nick");
     assert_eq!(session.handle(&who("E_eve", "I am Eve")), [IrcAction::Rejected(RejectReason::Unreadable)]);
     assert_eq!(
         session.handle(&who("E_long", &format!("{}.example t", ["a"; 50].join(".")))),
@@ -100,7 +100,7 @@ fn assigned_nick_is_used() {
     let mut session = start(config());
     session.handle(":irc.example 001 forced :Welcome");
     session.handle(":forced!u@h NICK :again");
-    assert_eq!(session.sent(":FORCED!u@h JOIN #electrum"), [""; 0], "somebody else by now");
+    assert_eq!(session.sent(":FORCED!u@h JOIN #electrum"), [""; 0], "no longer the own nick");
     assert_eq!(session.sent(":again!u@h JOIN #ELECTRUM"), ["WHO #electrum"]);
 }
 
@@ -174,7 +174,7 @@ fn persistent_session_queries_new_nicks() {
     assert_eq!(session.irc.next_who(), None);
     let actions = session.handle(":irc.example 352 me #electrum u h irc.example E_new H :0 n.example t");
     assert!(matches!(&actions[..], [IrcAction::Found(_)]));
-    assert_eq!(session.handle(":irc.example 315 me E_new :End"), [], "we stay");
+    assert_eq!(session.handle(":irc.example 315 me E_new :End"), [], "the session stays");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn advertised_name_uses_the_server_prefix() {
     assert!(opening[1].ends_with(" 0 * :wp.example.org v1.4 s50002"), "{opening:?}");
 }
 
-/// A line that a server might say to us, or nearly.
+/// A line that a server might send, or nearly.
 fn any_line() -> impl Strategy<Value = String> {
     let word = prop_oneof![
         Just("me".to_owned()),

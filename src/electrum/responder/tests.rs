@@ -15,7 +15,7 @@ fn session(ingress: Ingress) -> Responder {
     Responder::new(Arc::new(LocalIdentity::new(identity)), ingress, false)
 }
 
-/// The answer to a line, and whether the connection is over.
+/// Returns the response to a line, and whether the connection is closed.
 fn handle(session: &mut Responder, line: &str) -> (Value, bool) {
     let mut rng = StdRng::seed_from_u64(1);
     let result =

@@ -1,4 +1,4 @@
-//! One client of Arti's: made, awakened, and ended with all that belongs to it.
+//! One Arti client: creation, bootstrap, and shutdown with all its tasks.
 
 use std::fmt;
 use std::path::Path;
@@ -18,24 +18,25 @@ use super::dir_lock::{DirLock, LockError};
 use super::status_text::{DIRECTORY, append_clock_hint, explain_permissions, summarize};
 use crate::dial::{Arti, Client, TorConnector};
 
-/// How long a connection that stands may take to become one of Tor's.
+/// Time for a TCP connection to a relay to become a Tor channel.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a download of the directory may make no headway.
+/// Time without progress after which a directory download has failed.
 const DIRECTORY_PROGRESS_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A client, and all that goes on in it.
+/// An Arti client and all its tasks.
 ///
-/// It has a runtime of its own: a client leaves tasks behind that hold its files for minutes while its relays are
-/// silent, and would keep its successor from writing down its guards. With their runtime they end at once.
-pub struct ClientHandle {
-    pub client: Arc<Client>,
+/// The client has a runtime of its own. Its tasks would hold its files for minutes while relays are
+/// silent, so that the next client could not store its guards. Dropping the runtime ends them.
+pub(super) struct ClientHandle {
+    pub(super) client: Arc<Client>,
     cancelled: CancellationToken,
     runtime: Option<Runtime>,
 }
 
 impl ClientHandle {
-    pub async fn create(dir: &Path, arti: &str) -> Result<ClientHandle, String> {
+    /// Creates a client in this directory, with overrides in TOML. It is not bootstrapped.
+    pub(super) async fn create(dir: &Path, arti: &str) -> Result<ClientHandle, String> {
         let config = client_config(dir, arti).map_err(|error| error.to_string())?;
         let runtime = runtime::Builder::new_multi_thread().worker_threads(2).thread_name("tor").enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
@@ -49,7 +50,8 @@ impl ClientHandle {
         }
     }
 
-    pub fn connector(&self) -> TorConnector {
+    /// Returns a connector that fails as soon as this handle is dropped.
+    pub(super) fn connector(&self) -> TorConnector {
         TorConnector::Arti(Arti::new(Arc::clone(&self.client), self.cancelled.clone()))
     }
 }
@@ -63,9 +65,14 @@ impl Drop for ClientHandle {
     }
 }
 
-/// Waits until a client has a directory and a relay that answers, for as long as it gets on; says every ten per cent
-/// how far it is, and what it waits for.
-pub async fn bootstrap(client: &Client, timeout: Duration, mut progress: impl FnMut(u8, &str)) -> Result<(), String> {
+/// Waits until the client has a directory and a relay that answers.
+///
+/// `progress` receives the percentage and the state at every ten per cent.
+pub(super) async fn bootstrap(
+    client: &Client,
+    timeout: Duration,
+    mut progress: impl FnMut(u8, &str),
+) -> Result<(), String> {
     let mut events = client.bootstrap_events();
     let mut bootstrap = pin!(client.bootstrap());
     let (mut is_done, mut best, mut reported) = (false, client.bootstrap_status().as_frac(), None);
@@ -101,8 +108,9 @@ pub async fn bootstrap(client: &Client, timeout: Duration, mut progress: impl Fn
     }
 }
 
-/// A client for a command that needs Tor once.
+/// A bootstrapped client for a single command.
 pub struct EphemeralClient {
+    /// Connector into the Tor network, valid while this value lives.
     pub tor: TorConnector,
     _client: ClientHandle,
     _lock: DirLock,
@@ -114,14 +122,14 @@ impl fmt::Debug for EphemeralClient {
     }
 }
 
-/// Makes such a client. It gives up where a daemon would begin again.
+/// Creates and bootstraps a client for a single command, without retries.
 pub async fn bootstrap_ephemeral(
     dir: &Path,
     arti: &str,
     progress: impl FnMut(u8, &str),
 ) -> Result<EphemeralClient, String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // A daemon may be at work in the directory; then another one, with guards of its own, has to do.
+    // If a daemon uses the directory, a second client with guards of its own is created.
     let (lock, dir) = match DirLock::take(dir) {
         Ok(lock) => (lock, dir.to_owned()),
         Err(LockError::Held(_)) => {

@@ -1,61 +1,67 @@
-//! Whether an embedded client is to be replaced: thrown away, and built again on the same state.
+//! Decides whether an embedded client is replaced by a new one on the same state.
 //!
-//! Arti goes on trying by itself, but after an outage it may do so for many minutes at a pace that grew slow. A client
-//! built again begins at once, and has the directory and its guards from the one before: with the relays back it is ready
-//! within a second or two.
+//! Arti retries by itself, but after an outage its back-off may last many minutes. A new client
+//! retries at once, with the directory and guards on disk. Once relays answer it is ready within a
+//! second or two.
 
 use std::time::Duration;
 
 use crate::clock::Time;
 
-/// How long a client whose relays answer may reach nothing before another is tried. It doubles with each that reached
-/// nothing either, up to the second: then it is hardly the client's fault.
+/// Time for a client whose relays answer to reach a peer.
+///
+/// It doubles with each unproductive client, up to [`MAX_CONNECT_GRACE`].
 const CONNECT_GRACE: Duration = Duration::from_mins(3);
+/// Longest such time: after several clients the cause is hardly the client.
 const MAX_CONNECT_GRACE: Duration = Duration::from_hours(1);
 
-/// What was reached before may fail for so long, and the client is given the chance to recover by itself.
+/// Time for a client to recover by itself after failures.
 const RECOVERY_GRACE: Duration = Duration::from_secs(20);
 
-/// What goes down again this soon after it came back limps, as a client does whose guards are in doubt one after the other: it
-/// may go on like that for minutes, up for a second in ten.
+/// Time after a recovery within which another failure replaces the client.
+///
+/// A client that doubts its guards one after another may work for only one second in ten.
 const RELAPSE_WINDOW: Duration = Duration::from_mins(1);
 
-/// Misses of our own service, one after the other, that mean something.
+/// Number of failures in a row of the onion service that count.
 const MIN_FAILURES: u32 = 2;
 
-/// Others reach us, or we reach others, but our own service is missed so often: it is launched again, and then again after
-/// so many more.
+/// Number of failures in a row after which the onion service is launched again while Tor works.
 const RELAUNCH_EVERY: u32 = 5;
 
-/// What is known of a client.
+/// Observations about a client.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct ClientHealth {
-    /// When it was ready to be used.
+pub(super) struct ClientHealth {
+    /// Time at which the bootstrap finished.
     pub ready_at: Time,
-    /// When something got through it last; of its predecessors too.
+    /// Time of the last success through Tor, including earlier clients. `None`: none yet.
     pub last_reached: Option<Time>,
-    /// Since when the book thinks that Tor is down, if it does.
+    /// Time since which the book regards Tor as down. `None`: it does not.
     pub down_since: Option<Time>,
-    /// When it had been down last, and came back.
+    /// Time of the last recovery. `None`: none.
     pub recovered: Option<Time>,
-    /// How often in a row our own service could not be reached, and since when.
+    /// Number of failures in a row of the onion service.
     pub failures: u32,
+    /// Time of the first of these failures. `None`: there are none.
     pub failing_since: Option<Time>,
-    /// How many clients before it reached nothing, although relays answered them.
+    /// Number of clients in a row before this one that found relays but reached no peer.
     pub unproductive_clients: u32,
 }
 
+/// What is done with the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
+    /// The client is kept.
     Fine,
-    /// It reaches nothing, or nothing any more.
+    /// No peer is reachable through the client.
     Replace,
-    /// Tor works, but our service isn't found.
+    /// Tor works, but the onion service is unreachable.
     Relaunch,
 }
 
 impl ClientHealth {
-    pub fn verdict(&self, now: Time) -> Verdict {
+    /// Returns what is done with the client at this time.
+    pub(super) fn verdict(&self, now: Time) -> Verdict {
         match self.last_reached.filter(|reached| *reached >= self.ready_at) {
             None => {
                 let grace =
@@ -78,8 +84,8 @@ impl ClientHealth {
         }
     }
 
-    /// Whether it reached anything at all.
-    pub fn has_connected(&self) -> bool {
+    /// Whether this client has reached any peer.
+    pub(super) fn has_connected(&self) -> bool {
         self.last_reached.is_some_and(|reached| reached >= self.ready_at)
     }
 }
@@ -126,7 +132,7 @@ mod tests {
         let health = ClientHealth { down_since: Some(at(100)), ..working() };
         assert_eq!(health.verdict(at(119)), Verdict::Fine);
         assert_eq!(health.verdict(at(120)), Verdict::Replace);
-        // Somebody was reached since.
+        // Reached after the failure.
         let health = ClientHealth { last_reached: Some(at(110)), ..health };
         assert_eq!(health.verdict(at(300)), Verdict::Fine);
     }

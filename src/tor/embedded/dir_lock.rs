@@ -1,32 +1,42 @@
-//! One process at a time keeps a Tor in a directory.
+//! Lock that restricts a Tor directory to one process.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// A directory that nobody else uses until this is dropped.
+/// Exclusive use of a directory until this value is dropped.
 #[derive(Debug)]
 pub struct DirLock {
     _file: File,
 }
 
+/// Error of taking the lock of a directory.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
+    /// Another process holds the lock.
     #[error("{} is in use: another waypost runs on this data directory; stop it first", .0.display())]
     Held(PathBuf),
-    #[error("{} belongs to another user; run this as its owner", .0.display())]
+    /// The directory or its parent belongs to another user.
+    #[error("{} belongs to another user; run this command as its owner", .0.display())]
     WrongOwner(PathBuf),
-    #[error("can't lock {}: {reason}; see that this user may write there", path.display())]
-    Io { path: PathBuf, reason: io::Error },
+    /// The directory or its lock file can't be created or locked.
+    #[error("can't lock {}: {reason}; check that this user may write to it", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        reason: io::Error,
+    },
 }
 
 impl DirLock {
-    /// Makes the directory if there is none, for us alone, and locks it. What holds the lock is a file in it, which
-    /// stays when the lock is gone.
+    /// Creates the directory if it is missing, with mode 0700, and locks it.
+    ///
+    /// A file in the directory holds the lock. The file remains after the lock is released.
     pub fn take(dir: &Path) -> Result<DirLock, LockError> {
         let failed = |reason| LockError::Io { path: dir.to_owned(), reason };
-        // Root could write here too, and the owner would then find files that he can't read.
+        // Root could write too, but the owner could then not read the files.
         for path in dir.parent().into_iter().chain([dir]) {
             if path.metadata().is_ok_and(|metadata| metadata.uid() != rustix::process::geteuid().as_raw()) {
                 return Err(LockError::WrongOwner(path.to_owned()));

@@ -1,9 +1,9 @@
-//! The key of our onion service, as an embedded Tor keeps it.
+//! The key of the onion service in the embedded Tor's keystore.
 //!
-//! It lies in the keystore below Tor's state, under the service's nickname, and a copy of that file is a copy of the address.
-//! Everything else that is kept for the service follows from it or is recreated when missing: keys for a day or for an
-//! introduction point in the keystore, and what goes with them in `hss` next to it. All of that is found by the nickname
-//! and not by the address, so a service that is given another key would go on with the old one's: it must go.
+//! The keystore below Tor's state contains the key under the service's nickname. A copy of that
+//! file is a copy of the address. All other keys and state of the service derive from it, or are
+//! recreated. They are found by nickname rather than address, so they must be removed when the key
+//! is replaced.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -19,37 +19,64 @@ use super::client_config::error_chain;
 use super::dir_lock::{DirLock, LockError};
 use crate::peer::OnionAddress;
 
-/// What Tor calls our service among its own files.
-pub const NICKNAME: &str = "waypost";
+/// Nickname of the service in Tor's files.
+pub(super) const NICKNAME: &str = "waypost";
 
+/// Error of reading or importing the key of the onion service.
 #[derive(Debug, thiserror::Error)]
 pub enum OnionKeyError {
+    /// The key to import is invalid.
     #[error(transparent)]
     CTor(#[from] CTorError),
+    /// The directory can't be locked.
     #[error(transparent)]
     Lock(#[from] LockError),
-    #[error("there is a key already, that of {onion}; keep a copy of {} if that address is still wanted, and have it replaced with --replace", path.display())]
-    KeyExists { onion: OnionAddress, path: PathBuf },
-    #[error("can't read the key in {}: {reason}; bring it back from a copy, or have it replaced with --import and --replace", path.display())]
-    Unreadable { path: PathBuf, reason: String },
+    /// The keystore contains another key, and replacing it was not requested.
+    #[error("a key of {onion} exists already; copy {} if that address is still needed, then replace it with --replace", path.display())]
+    KeyExists {
+        /// Address of the existing key.
+        onion: OnionAddress,
+        /// Directory of the existing key.
+        path: PathBuf,
+    },
+    /// The key in the keystore can't be read.
+    #[error("can't read the key in {}: {reason}; restore it from a copy, or replace it with --import and --replace", path.display())]
+    Unreadable {
+        /// Directory of the key.
+        path: PathBuf,
+        /// The cause.
+        reason: String,
+    },
+    /// The keystore can't be opened or changed.
     #[error("can't use the keystore {}: {reason}", path.display())]
-    Keystore { path: PathBuf, reason: String },
-    #[error("can't remove what belongs to the old key in {}: {reason}; remove the directory and try again", path.display())]
-    State { path: PathBuf, reason: String },
+    Keystore {
+        /// The keystore.
+        path: PathBuf,
+        /// The cause.
+        reason: String,
+    },
+    /// The state of the old key can't be removed.
+    #[error("can't remove the state of the old key in {}: {reason}; remove the directory and try again", path.display())]
+    State {
+        /// Directory of the state.
+        path: PathBuf,
+        /// The cause.
+        reason: String,
+    },
 }
 
-/// The address of the service whose key is below Tor's `state_dir`, if there is one.
+/// Returns the address of the key below Tor's `state_dir`, if there is one.
 pub fn onion_address(state_dir: &Path) -> Result<Option<OnionAddress>, OnionKeyError> {
-    // To look there must not make the place.
+    // Opening the keystore would create it.
     if matches!(keystore(state_dir).try_exists(), Ok(false)) {
         return Ok(None);
     }
     Keys::open(state_dir)?.onion()
 }
 
-/// Brings the key of a service that C tor served, from its folder or from the secret key's file in it.
+/// Imports a key from C tor's service directory or secret key file.
 ///
-/// The service's next launch uses it. A key that is there already is given up only with `replace`.
+/// The next launch of the service uses it. An existing key is replaced only with `replace`.
 pub fn import(state_dir: &Path, from: &Path, replace: bool) -> Result<OnionAddress, OnionKeyError> {
     let (pair, onion) = c_tor_key::read(from)?;
     let _lock = DirLock::take(state_dir.parent().unwrap_or(state_dir))?;
@@ -61,9 +88,9 @@ pub fn import(state_dir: &Path, from: &Path, replace: bool) -> Result<OnionAddre
         Err(_) if !replace => return old.map(|_| onion),
         _ => {}
     }
-    // First what refers to keys, then the keys: Tor gets along with keys that nothing refers to.
+    // State goes first: keys without state are harmless, state without keys is not.
     keys.remove_state()?;
-    // A key that can be read is replaced in one stroke, so that there is one at every moment.
+    // A readable key is overwritten, so that there is a key at every moment.
     keys.remove_keys(old.is_err())?;
     keys.put(pair.into())?;
     Ok(onion)
@@ -73,12 +100,12 @@ fn keystore(state_dir: &Path) -> PathBuf {
     state_dir.join("keystore")
 }
 
-/// Directory of the service's keys below Tor's `state_dir`.
+/// Returns the directory of the service's keys below Tor's `state_dir`.
 pub(super) fn key_dir(state_dir: &Path) -> PathBuf {
     keystore(state_dir).join("hss").join(NICKNAME)
 }
 
-/// The keystore of one state directory.
+/// The keystore of a state directory.
 struct Keys<'a> {
     state_dir: &'a Path,
     manager: KeyMgr,
@@ -88,7 +115,7 @@ struct Keys<'a> {
 impl<'a> Keys<'a> {
     fn open(state_dir: &'a Path) -> Result<Keys<'a>, OnionKeyError> {
         let failed = |reason: &dyn Error| failed(state_dir, reason);
-        // Its default would panic on a machine that has no list of users.
+        // The default would panic on a machine that has no list of users.
         let mistrust = Mistrust::builder().build().map_err(|reason| failed(&reason))?;
         let store = ArtiNativeKeystore::from_path_and_mistrust(keystore(state_dir), &mistrust);
         let store = store.map_err(|reason| failed(&reason))?;
@@ -110,7 +137,7 @@ impl<'a> Keys<'a> {
         put.map(|_old| ()).map_err(|reason| failed(self.state_dir, &reason))
     }
 
-    /// Removes the service's keys, the identity only if that is asked for.
+    /// Removes the service's keys, including its identity only if `with_identity`.
     fn remove_keys(&self, with_identity: bool) -> Result<(), OnionKeyError> {
         let failed = |reason: &dyn Error| failed(self.state_dir, reason);
         let identity = self.identity().arti_path().map_err(|reason| failed(&reason))?;
@@ -123,7 +150,7 @@ impl<'a> Keys<'a> {
         Ok(())
     }
 
-    /// Removes Tor's state of the service except for its keys: introduction points and their clients.
+    /// Removes the service's introduction points and their state, but not its keys.
     fn remove_state(&self) -> Result<(), OnionKeyError> {
         let path = self.state_dir.join("hss").join(NICKNAME);
         let failed = |reason: &dyn Error| OnionKeyError::State { path: path.clone(), reason: error_chain(reason) };
@@ -133,7 +160,7 @@ impl<'a> Keys<'a> {
         instance.purge().map_err(|reason| failed(&reason))
     }
 
-    /// Where the service's keys lie.
+    /// Returns the directory of the service's keys.
     fn key_dir(&self) -> PathBuf {
         key_dir(self.state_dir)
     }
@@ -161,7 +188,7 @@ mod tests {
     use super::c_tor_key::tests::{NAME, another_folder, folder};
     use super::*;
 
-    /// The file that is the service's identity.
+    /// File of the service's identity key.
     const IDENTITY: &str = "keystore/hss/waypost/ks_hs_id.ed25519_expanded_private";
 
     fn temp_state() -> (TempDir, PathBuf) {
@@ -170,7 +197,7 @@ mod tests {
         (dir, state)
     }
 
-    /// The address with which an embedded Tor would launch the service.
+    /// Returns the address with which an embedded Tor would launch the service.
     fn launched(state: &Path) -> String {
         let config = TorClientConfigBuilder::from_directories(state, state.with_file_name("cache")).build().unwrap();
         let service = OnionServiceConfigBuilder::default().nickname(NICKNAME.parse().unwrap()).build().unwrap();
@@ -191,7 +218,7 @@ mod tests {
     fn imported_key_is_used_at_launch() {
         let (_dir, state) = temp_state();
         assert_eq!(onion_address(&state).unwrap(), None);
-        assert!(!state.exists(), "to look made it");
+        assert!(!state.exists(), "reading created it");
         assert_eq!(import(&state, folder().path(), false).unwrap().to_string(), NAME);
         assert_eq!(onion_address(&state).unwrap().unwrap().to_string(), NAME);
         assert_eq!(launched(&state), NAME);
@@ -236,7 +263,7 @@ mod tests {
         assert_eq!(
             old_files.iter().filter(|old| state.join(old).exists()).count(),
             old_files.len(),
-            "the same key is no other"
+            "the same key replaces nothing"
         );
 
         assert_eq!(import(&state, folder().path(), true).unwrap().to_string(), NAME);

@@ -1,4 +1,4 @@
-//! A Tor of our own: one client after the other, each led from its first relay to its end.
+//! Supervision of the embedded Tor: one Arti client after another, from bootstrap to replacement.
 
 mod c_tor_key;
 mod client;
@@ -30,34 +30,44 @@ use crate::dial::Client;
 use crate::peer::Host;
 use crate::route::{OnionError, OnionFailure, TorKind, TorProbe, TorSource, TorState};
 
-/// How long a client may take to find a relay that answers; the second for all but the first, as a bridge may be slow.
-/// Arti itself would ask a relay that failed again after half a minute at the earliest.
+/// Time for a client to find a relay that answers.
+///
+/// Arti itself retries a failed relay after half a minute at the earliest.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(25);
+/// The same after a failed start, as a bridge may be slow.
 const MAX_BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Between a client and the next; the second after a number without success.
+/// Pause between two clients; it doubles up to [`MAX_RESTART_PAUSE`].
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause after clients that found no relay.
 const MAX_RESTART_PAUSE: Duration = Duration::from_secs(10);
 
-/// Between two looks at how a client does. Who finds that many of them went by at once has slept.
+/// Interval between two checks of a client.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Gap between two checks after which the machine is assumed to have been suspended.
 const SUSPEND_THRESHOLD: Duration = Duration::from_mins(5);
 
-/// Launches of the service that may fail before it is an error, this far apart: the client before may hold its files.
+/// Number of failed service launches before an error is reported.
+///
+/// The previous client may hold the files of the service for some seconds.
 const QUIET_LAUNCHES: u32 = 20;
+/// Pause between these launches.
 const QUIET_LAUNCH_PAUSE: Duration = Duration::from_millis(500);
 
-/// Pause after a launch that failed for good; it doubles up to the second. An operator may fix the cause at any time.
+/// Pause after later failures; it doubles up to [`MAX_LAUNCH_PAUSE`].
+///
+/// The operator may fix the cause at any time.
 const LAUNCH_PAUSE: Duration = Duration::from_secs(5);
+/// Longest pause between two launches.
 const MAX_LAUNCH_PAUSE: Duration = Duration::from_mins(1);
 
-/// Whether we ever had an onion service, and so a name that others may know.
-pub fn has_key(dir: &Path) -> bool {
+/// Whether the directory contains an onion key, readable or not, so peers may know the name.
+pub(super) fn has_key(dir: &Path) -> bool {
     matches!(onion_address(&client_config::state_dir(dir)), Ok(Some(_)) | Err(_))
 }
 
-/// Leads clients for as long as there is somebody to report_probe of it.
-pub async fn run(settings: TorOptions, channels: TorChannels) {
+/// Runs clients until the daemon shuts down.
+pub(super) async fn run(settings: TorOptions, channels: TorChannels) {
     // rustls without an explicit provider needs a default one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let source = TorSource::new(TorKind::Embedded, Vec::new());
@@ -74,11 +84,11 @@ pub async fn run(settings: TorOptions, channels: TorChannels) {
     while !supervisor.channels.inbox.is_closed() {
         let reason = supervisor.run_client().await;
         supervisor.channels.connector.send_replace(None);
-        tracing::debug!(%reason, "the embedded Tor is built again");
+        tracing::debug!(%reason, "replacing the embedded Tor's client");
         let tor_probe = if supervisor.was_ready || supervisor.logged_error.is_some() {
             TorProbe::Unavailable { reason }
         } else {
-            TorProbe::Starting { percent: 0, waits_for: format!("{reason}; trying again and again") }
+            TorProbe::Starting { percent: 0, waits_for: format!("{reason}; retrying") }
         };
         if !report_probe(&supervisor.channels.inbox, tor_probe).await {
             return;
@@ -91,27 +101,27 @@ pub async fn run(settings: TorOptions, channels: TorChannels) {
 struct Supervisor {
     settings: TorOptions,
     channels: TorChannels,
-    /// What keeps others from the directory, once we have it.
+    /// Lock of the directory, once it is held.
     lock: Option<DirLock>,
-    /// Whether any client got as far.
+    /// Whether any client has finished its bootstrap.
     was_ready: bool,
-    /// Why none could be made, as the log has it.
+    /// Error of the last client that could not be created, as it was logged.
     logged_error: Option<String>,
-    /// How many clients in a row found no relay.
+    /// Number of clients in a row that found no relay.
     failed_starts: u32,
-    /// How many in a row found relays, and nobody behind them.
+    /// Number of clients in a row that found relays but reached no peer.
     unproductive_clients: u32,
 }
 
 impl Supervisor {
-    /// One client, from its making until it has to be replaced, and why it has to.
+    /// Runs one client until it must be replaced, and returns the reason.
     async fn run_client(&mut self) -> String {
         let handle = match self.create_client().await {
             Ok(handle) => handle,
             Err(reason) => {
                 self.failed_starts = self.failed_starts.saturating_add(1);
                 if self.logged_error.as_ref() != Some(&reason) {
-                    tracing::error!("our own Tor can't start: {reason}");
+                    tracing::error!("the embedded Tor can't start: {reason}");
                     self.logged_error = Some(reason.clone());
                 }
                 if self.settings.service.is_some() {
@@ -126,13 +136,13 @@ impl Supervisor {
         });
         let relay_timeout =
             (BOOTSTRAP_TIMEOUT * self.failed_starts.saturating_add(1).min(2)).min(MAX_BOOTSTRAP_TIMEOUT);
-        // The beginning of another one is no news before a relay answers it.
+        // A further client is reported only once a relay has answered it.
         let is_first = self.failed_starts == 0 && !self.was_ready;
         let inbox = self.channels.inbox.clone();
         let bootstrapping = bootstrap(&handle.client, relay_timeout, |percent, waits_for| {
             if is_first || waits_for.starts_with(DIRECTORY) {
                 let tor_probe = TorProbe::Starting { percent, waits_for: waits_for.to_owned() };
-                // Nobody misses a step.
+                // Dropping a progress report is harmless.
                 let _ = inbox.try_send(BookMessage::Event(Event::Tor(tor_probe)));
             }
         });
@@ -154,25 +164,25 @@ impl Supervisor {
         ClientHandle::create(&self.settings.dir, &self.settings.arti).await
     }
 
-    /// Runs the service on this client, and looks after both until the client has to go.
+    /// Runs the service on this client and checks both until the client must be replaced.
     async fn supervise(&mut self, client: &Client, ready_at: Time) -> &'static str {
         let mut launcher = Launcher::default();
         let (mut down_since, mut recovered, mut failing_since, mut relaunched_at) = (None, None, None, 0);
         let mut last_check = ready_at;
         loop {
             self.launch(client, &mut launcher);
-            // Where it goes down for a second only, that is news as well.
+            // Wakes at each change of health, so a failure of one second is seen too.
             let _ = timeout(launcher.pause().min(CHECK_INTERVAL), self.channels.health.changed()).await;
             let now = clock::now();
             if now.since(std::mem::replace(&mut last_check, now)) >= SUSPEND_THRESHOLD {
-                return "this machine seems to have slept, and its circuits to be gone";
+                return "the machine was suspended, and its circuits are closed";
             }
             if self.channels.inbox.is_closed() {
-                return "the daemon ends";
+                return "the daemon shuts down";
             }
             let health = self.channels.health.borrow_and_update().clone();
             let name = self.channels.onion_service.borrow().clone();
-            // A service that isn't launched is failures, and no other client would help.
+            // Failures count only while the service runs: a new client can't fix a failed launch.
             let failures = name.as_ref().filter(|_| launcher.running.is_some()).map_or(0, |name| name.failures);
             if !matches!(health.state, TorState::Down { .. }) {
                 recovered = down_since.take().map(|_| now).or(recovered);
@@ -199,19 +209,19 @@ impl Supervisor {
                 Verdict::Relaunch if relaunched_at == failures => {}
                 Verdict::Relaunch => {
                     relaunched_at = failures;
-                    tracing::warn!("our onion service can't be reached, though Tor works; launching it again");
+                    tracing::warn!("the onion service is unreachable although Tor works; launching it again");
                     launcher = Launcher::default();
                 }
                 Verdict::Replace => {
                     self.unproductive_clients =
                         if client_health.has_connected() { 0 } else { self.unproductive_clients.saturating_add(1) };
-                    return "it reached nobody any more, and is built again";
+                    return "no peer was reachable through it";
                 }
             }
         }
     }
 
-    /// Puts the service on the network, where there is to be one and a launch is due.
+    /// Launches the service if one is configured and a launch is due.
     fn launch(&self, client: &Client, launcher: &mut Launcher) {
         let Some(service) = self.settings.service.filter(|_| launcher.is_due()) else { return };
         match service::launch(client, service, self.channels.onion_streams.clone()) {
@@ -220,7 +230,7 @@ impl Supervisor {
                 self.report_onion(None);
                 let name = Host::Onion(name);
                 if self.channels.onion_service.borrow().as_ref().is_none_or(|known| known.host != name) {
-                    tracing::info!(%name, port = service.port.get(), "our onion service begins");
+                    tracing::info!(%name, port = service.port.get(), "the onion service was launched");
                     self.channels.onion_service.send_replace(Some(OnionServiceState::new(name, service.port)));
                 }
             }
@@ -228,25 +238,25 @@ impl Supervisor {
                 launcher.fail();
                 if launcher.failures >= QUIET_LAUNCHES {
                     let dir = keys::key_dir(&client_config::state_dir(&self.settings.dir));
-                    let advice = "restore the key there from a copy, as a file of this user with mode 0600";
-                    let reason = format!("{}; {advice}: {}", explain_permissions(reason), dir.display());
+                    let advice = "restore the key from a copy, owned by this user with mode 0600, in";
+                    let reason = format!("{}; {advice} {}", explain_permissions(reason), dir.display());
                     self.report_onion(Some(OnionError { stage: OnionFailure::Launch, reason }));
                 }
             }
         }
     }
 
-    /// Shows operators whether the service runs, and logs when that changes.
+    /// Reports to operators whether the service runs, and logs changes.
     fn report_onion(&self, error: Option<OnionError>) {
         self.channels.report.send_if_modified(|report| {
             if report.onion_error == error {
                 return false;
             }
             match &error {
-                // The Tor that can't start has a line of its own.
+                // A Tor that can't start is logged by `run_client`.
                 Some(OnionError { stage: OnionFailure::TorStart, .. }) => {}
-                Some(error) => tracing::error!("the onion service can't be launched, and is tried again: {error}"),
-                None => tracing::info!("the onion service is launched again"),
+                Some(error) => tracing::error!("the onion service can't be launched, retrying: {error}"),
+                None => tracing::info!("the onion service was launched after failures"),
             }
             report.onion_error = error;
             true
@@ -254,12 +264,13 @@ impl Supervisor {
     }
 }
 
-/// The service, or when it is launched next.
+/// The running service, or the time of its next launch.
 #[derive(Default)]
 struct Launcher {
     running: Option<service::Running>,
-    /// Launches in a row that failed.
+    /// Number of failed launches in a row.
     failures: u32,
+    /// Time of the next launch. `None`: at once.
     next: Option<Instant>,
 }
 
@@ -268,7 +279,7 @@ impl Launcher {
         self.running.is_none() && self.next.is_none_or(|next| next <= Instant::now())
     }
 
-    /// How long until the next launch.
+    /// Returns the time until the next launch.
     fn pause(&self) -> Duration {
         match (&self.running, self.next) {
             (None, Some(next)) => next.saturating_duration_since(Instant::now()),

@@ -1,4 +1,4 @@
-//! Our onion service, run by our own Tor: from a rendezvous circuit to a caller's stream.
+//! The onion service of the embedded Tor: from rendezvous circuits to client streams.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,15 +20,16 @@ use crate::dial::Client;
 use crate::peer::{OnionAddress, Port};
 use crate::tor::{OnionServiceOptions, OnionStream};
 
-/// What introduction points let through to us, a second and at once. C tor's values where the same is switched on
-/// (HiddenServiceEnableIntroDoSRatePerSec and …BurstPerSec).
+/// Introductions per second, and burst, that introduction points let through.
+///
+/// These are C tor's defaults of HiddenServiceEnableIntroDoSRatePerSec and …BurstPerSec.
 const INTRO_RATE: (u32, u32) = (25, 200);
 
-/// How long the way to a caller's rendezvous point may take to build.
+/// Time to build a circuit to a client's rendezvous point.
 const RENDEZVOUS_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A service that runs until this is dropped.
-pub struct Running {
+/// A service that runs until this value is dropped.
+pub(super) struct Running {
     _service: Arc<RunningOnionService>,
     acceptor: AbortHandle,
 }
@@ -39,16 +40,16 @@ impl Drop for Running {
     }
 }
 
-/// Puts the service on the network. Its name is known at once; that it can be reached takes some seconds.
-pub fn launch(
+/// Launches the service and returns its name. It is reachable some seconds later.
+pub(super) fn launch(
     client: &Client,
     options: OnionServiceOptions,
     onion_streams: mpsc::Sender<OnionStream>,
 ) -> Result<(Running, OnionAddress), String> {
     let config = config(options.streams).map_err(|error| error_chain(&error))?;
     let launched = client.launch_onion_service(config).map_err(|error| error_chain(&error))?;
-    let (service, requests) = launched.ok_or("Arti says that it is switched off")?;
-    let name = service.onion_address().ok_or("its key can't be read")?;
+    let (service, requests) = launched.ok_or("the service is disabled in Arti's configuration")?;
+    let name = service.onion_address().ok_or("the service's key can't be read")?;
     let name = OnionAddress::from_public_key(*name.as_ref());
     let acceptor = tokio::spawn(accept_rendezvous(requests, options, onion_streams)).abort_handle();
     Ok((Running { _service: service, acceptor }, name))
@@ -66,7 +67,7 @@ fn config(streams: u32) -> Result<OnionServiceConfig, tor_config::ConfigBuildErr
         .build()
 }
 
-/// One task for each circuit, which ends with it. Those beyond the limit find nobody at their rendezvous point.
+/// Serves each circuit with a task of its own. Circuits beyond the limit are not accepted.
 async fn accept_rendezvous(
     requests: impl Stream<Item = RendRequest>,
     options: OnionServiceOptions,
@@ -84,14 +85,15 @@ async fn accept_rendezvous(
         circuits.spawn(async move {
             match timeout(RENDEZVOUS_TIMEOUT, request.accept()).await {
                 Ok(Ok(streams)) => serve_circuit(streams, number, options.port, onion_streams).await,
-                Ok(Err(error)) => tracing::debug!(error = error_chain(&error), "a caller's rendezvous failed"),
-                Err(_) => tracing::debug!("a caller's rendezvous took too long"),
+                Ok(Err(error)) => tracing::debug!(error = error_chain(&error), "a client's rendezvous failed"),
+                Err(_) => tracing::debug!("a client's rendezvous took too long"),
             }
             drop(permit);
         });
     }
 }
 
+/// Accepts streams to the service's port until the circuit closes.
 async fn serve_circuit(
     mut streams: impl Stream<Item = StreamRequest> + Unpin,
     number: u64,
@@ -103,7 +105,7 @@ async fn serve_circuit(
             matches!(request.request(), IncomingStreamRequest::Begin(begin) if begin.port() == port.get());
         let permit = if is_service_port { onion_streams.try_reserve().ok() } else { None };
         let Some(permit) = permit else {
-            // As C tor does where no port of the service is meant.
+            // As C tor does for a port that the service does not have.
             let _ = request.reject(End::new_with_reason(EndReason::DONE)).await;
             continue;
         };

@@ -1,22 +1,23 @@
-//! What Arti says of its troubles, in words that an operator can do something with.
+//! Arti's status and error texts, shortened and completed with advice for operators.
 
-/// How Arti's status goes on once a relay has answered.
-pub const DIRECTORY: &str = "directory";
+/// Beginning of Arti's status once a relay has answered.
+pub(super) const DIRECTORY: &str = "directory";
 
-/// Relays tell what time it is; when Arti heard enough of them, it ends its status with how wrong our clock is.
+/// Beginning of the clock skew that ends Arti's status once enough relays have reported their time.
 const CLOCK: [&str; 2] = ["Clock is slow", "Clock is fast"];
 
-/// Words by which it seems that the clock is wrong, while too few relays were met to say how much.
+/// Phrases that suggest a wrong clock before enough relays have reported their time.
 const OUT_OF_DATE: [&str; 5] =
     ["Clock is skewed", "clock skew", "expired certificates", "Object will not be valid", "Object has been expired"];
 
-/// Arti's own status of its beginning, taken apart: "17%: connecting to the internet; directory is …", or "Stuck at
-/// 17%: …".
-pub fn summarize(text: &str) -> (u8, String) {
+/// Splits Arti's bootstrap status into a percentage and what is awaited.
+///
+/// The status reads "17%: connecting to the internet; directory is …" or "Stuck at 17%: …".
+pub(super) fn summarize(text: &str) -> (u8, String) {
     let (percent, state) = text.split_once("%: ").unwrap_or(("0", text));
     let digits = percent.trim_start_matches(|c: char| !c.is_ascii_digit());
     let waits_for = match state.split_once("; ") {
-        // Such an status begins with DIRECTORY.
+        // This begins with `DIRECTORY`.
         Some(("connecting successfully", directory)) => directory,
         Some((connection, _)) => connection,
         None => state,
@@ -25,8 +26,8 @@ pub fn summarize(text: &str) -> (u8, String) {
     (digits.parse().unwrap_or(0), append_clock_hint(waits_for, text))
 }
 
-/// Why something failed, and if this machine's clock may be to blame, that it is to be set. `status` is Arti's at that time.
-pub fn append_clock_hint(reason: &str, status: &str) -> String {
+/// Appends advice to `reason` if it, or Arti's `status`, suggests that the clock is wrong.
+pub(super) fn append_clock_hint(reason: &str, status: &str) -> String {
     let reason = reason.split(". Clock is ").next().unwrap_or(reason);
     match clock_skew(status) {
         Some(skew) if reason.starts_with("Clock is ") => format!("{}; {SET_CLOCK_HINT}", describe_skew(skew)),
@@ -40,23 +41,26 @@ pub fn append_clock_hint(reason: &str, status: &str) -> String {
     }
 }
 
-const SET_CLOCK_HINT: &str = "set it, with `timedatectl set-ntp true` say";
+/// Advice for a wrong clock.
+const SET_CLOCK_HINT: &str = "set it, e.g. with `timedatectl set-ntp true`";
 
 fn describe_skew(skew: &str) -> String {
-    format!("this machine's clock is {skew}, by what Tor's relays say")
+    format!("this machine's clock is {skew}, according to Tor's relays")
 }
 
-/// "slow by around 3h", or fast.
+/// Extracts the skew from Arti's status, for example "slow by around 3h".
 fn clock_skew(status: &str) -> Option<&str> {
     let begins = CLOCK.iter().find_map(|words| status.find(words))?;
     status.get(begins..)?.strip_prefix("Clock is ")?.split(" (based").next()
 }
 
-/// Arti keeps its secrets in no directory that others may write to, and says which at the end of a long tale.
-pub fn explain_permissions(reason: String) -> String {
+/// Shortens an error about file permissions to its cause and appends advice.
+///
+/// Arti refuses directories that other users may write to, and names the path at the end.
+pub(super) fn explain_permissions(reason: String) -> String {
     let begins = ["Incorrect permissions", "Bad owner"].into_iter().find_map(|words| reason.find(words));
     match begins.and_then(|begins| reason.get(begins..)) {
-        Some(essence) => format!("{essence}; fix that with chmod or chown, or choose another data_dir"),
+        Some(essence) => format!("{essence}; fix the permissions with chmod or chown, or choose another data_dir"),
         None => reason,
     }
 }
@@ -79,18 +83,18 @@ mod tests {
     #[test]
     fn clock_skew_reported_by_relays_is_named_with_advice() {
         let by_relays = "Clock is slow by around 3h 5m (based on 9 recent observations, with high confidence)";
-        let named = "this machine's clock is slow by around 3h 5m, by what Tor's relays say; \
-                     set it, with `timedatectl set-ntp true` say";
+        let named = "this machine's clock is slow by around 3h 5m, according to Tor's relays; \
+                     set it, e.g. with `timedatectl set-ntp true`";
         let stuck = format!("Stuck at 7%: Clock is skewed. ({by_relays}). {by_relays}");
         assert_eq!(summarize(&stuck), (7, named.to_owned()));
-        assert_eq!(append_clock_hint(by_relays, &stuck), named, "as what blocks Arti says it");
+        assert_eq!(append_clock_hint(by_relays, &stuck), named, "also as the blocking reason");
         let text = format!("45%: connecting successfully; directory is fetching a consensus. {by_relays}");
         assert_eq!(summarize(&text), (45, format!("directory is fetching a consensus; {named}")));
         assert_eq!(append_clock_hint("no relay answers", &text), format!("no relay answers; {named}"));
         let fast = "Stuck at 15%: Can't bootstrap a Tor directory. (Too many errors without making progress.). \
                     Clock is fast by around 2days (based on 12 recent observations, with some confidence)";
         assert!(
-            summarize(fast).1.contains("this machine's clock is fast by around 2days, by"),
+            summarize(fast).1.contains("this machine's clock is fast by around 2days, according"),
             "{:?}",
             summarize(fast)
         );
