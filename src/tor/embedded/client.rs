@@ -15,7 +15,7 @@ use tor_rtcompat::tokio::TokioRustlsRuntime;
 
 use super::client_config::{client_config, error_chain};
 use super::dir_lock::{DirLock, LockError};
-use super::status_text::{DIRECTORY, append_clock_hint, explain_permissions, summarize};
+use super::status_text::{BootstrapProgress, Phase, append_clock_hint, explain_permissions};
 use crate::dial::{Arti, Client, TorConnector};
 
 /// Time for a TCP connection to a relay to become a Tor channel.
@@ -45,7 +45,7 @@ impl ClientHandle {
             Ok(client) => Ok(ClientHandle { client, cancelled: CancellationToken::new(), runtime: Some(runtime) }),
             Err(error) => {
                 runtime.shutdown_background();
-                Err(explain_permissions(error_chain(&error)))
+                Err(explain_permissions(&error))
             }
         }
     }
@@ -67,11 +67,11 @@ impl Drop for ClientHandle {
 
 /// Waits until the client has a directory and a relay that answers.
 ///
-/// `progress` receives the percentage and the state at every ten per cent.
+/// `on_progress` is called at every ten per cent.
 pub(super) async fn bootstrap(
     client: &Client,
     timeout: Duration,
-    mut progress: impl FnMut(u8, &str),
+    mut on_progress: impl FnMut(BootstrapProgress),
 ) -> Result<(), String> {
     let mut events = client.bootstrap_events();
     let mut bootstrap = pin!(client.bootstrap());
@@ -83,16 +83,18 @@ pub(super) async fn bootstrap(
             return Ok(());
         }
         let text = status.to_string();
-        let (percent, waits_for) = summarize(&text);
+        let progress = BootstrapProgress::parse(&text);
         if status.as_frac() > best {
             best = status.as_frac();
-            let extension =
-                if waits_for.starts_with(DIRECTORY) { DIRECTORY_PROGRESS_TIMEOUT } else { HANDSHAKE_TIMEOUT };
+            let extension = match progress.phase {
+                Phase::Connecting => HANDSHAKE_TIMEOUT,
+                Phase::Directory => DIRECTORY_PROGRESS_TIMEOUT,
+            };
             deadline = deadline.max(Instant::now() + extension);
         }
-        if reported != Some(percent / 10) {
-            reported = Some(percent / 10);
-            progress(percent, &waits_for);
+        if reported != Some(progress.percent / 10) {
+            reported = Some(progress.percent / 10);
+            on_progress(progress);
         }
         tokio::select! {
             outcome = &mut bootstrap, if !is_done => {
@@ -126,7 +128,7 @@ impl fmt::Debug for EphemeralClient {
 pub async fn bootstrap_ephemeral(
     dir: &Path,
     arti: &str,
-    progress: impl FnMut(u8, &str),
+    mut on_progress: impl FnMut(u8, &str),
 ) -> Result<EphemeralClient, String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     // If a daemon uses the directory, a second client with guards of its own is created.
@@ -139,6 +141,27 @@ pub async fn bootstrap_ephemeral(
         Err(error) => return Err(error.to_string()),
     };
     let client = ClientHandle::create(&dir, arti).await?;
-    bootstrap(&client.client, DIRECTORY_PROGRESS_TIMEOUT, progress).await?;
+    bootstrap(&client.client, DIRECTORY_PROGRESS_TIMEOUT, |progress| {
+        on_progress(progress.percent, &progress.waits_for)
+    })
+    .await?;
     Ok(EphemeralClient { tor: client.connector(), _client: client, _lock: lock })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn state_that_others_may_write_to_is_named_with_advice() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let reason = ClientHandle::create(dir.path(), "").await.err().unwrap();
+        assert!(reason.starts_with("Incorrect permissions: ") && reason.contains("chmod"), "{reason}");
+    }
 }

@@ -20,7 +20,7 @@ pub use self::client_config::{ArtiConfigError, check};
 use self::client_health::{ClientHealth, Verdict};
 pub use self::dir_lock::{DirLock, LockError};
 pub use self::keys::{OnionKeyError, import, onion_address};
-use self::status_text::{DIRECTORY, explain_permissions};
+use self::status_text::Phase;
 use super::{OnionServiceState, TorChannels, TorOptions, report_probe};
 use crate::backoff::Backoff;
 use crate::book::Event;
@@ -139,9 +139,9 @@ impl Supervisor {
         // A further client is reported only once a relay has answered it.
         let is_first = self.failed_starts == 0 && !self.was_ready;
         let inbox = self.channels.inbox.clone();
-        let bootstrapping = bootstrap(&handle.client, relay_timeout, |percent, waits_for| {
-            if is_first || waits_for.starts_with(DIRECTORY) {
-                let tor_probe = TorProbe::Starting { percent, waits_for: waits_for.to_owned() };
+        let bootstrapping = bootstrap(&handle.client, relay_timeout, |progress| {
+            if is_first || progress.phase == Phase::Directory {
+                let tor_probe = TorProbe::Starting { percent: progress.percent, waits_for: progress.waits_for };
                 // Dropping a progress report is harmless.
                 let _ = inbox.try_send(BookMessage::Event(Event::Tor(tor_probe)));
             }
@@ -239,7 +239,7 @@ impl Supervisor {
                 if launcher.failures >= QUIET_LAUNCHES {
                     let dir = keys::key_dir(&client_config::state_dir(&self.settings.dir));
                     let advice = "restore the key from a copy, owned by this user with mode 0600, in";
-                    let reason = format!("{}; {advice} {}", explain_permissions(reason), dir.display());
+                    let reason = format!("{reason}; {advice} {}", dir.display());
                     self.report_onion(Some(OnionError { stage: OnionFailure::Launch, reason }));
                 }
             }

@@ -16,6 +16,7 @@ use tor_proto::stream::IncomingStreamRequest;
 
 use super::client_config::error_chain;
 use super::keys::NICKNAME;
+use super::status_text::explain_permissions;
 use crate::dial::Client;
 use crate::peer::{OnionAddress, Port};
 use crate::tor::{OnionServiceOptions, OnionStream};
@@ -47,7 +48,7 @@ pub(super) fn launch(
     onion_streams: mpsc::Sender<OnionStream>,
 ) -> Result<(Running, OnionAddress), String> {
     let config = config(options.streams).map_err(|error| error_chain(&error))?;
-    let launched = client.launch_onion_service(config).map_err(|error| error_chain(&error))?;
+    let launched = client.launch_onion_service(config).map_err(|error| explain_permissions(&error))?;
     let (service, requests) = launched.ok_or("the service is disabled in Arti's configuration")?;
     let name = service.onion_address().ok_or("the service's key can't be read")?;
     let name = OnionAddress::from_public_key(*name.as_ref());
