@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tor_rtcompat::tokio::TokioRustlsRuntime;
 
+use super::IsolationGroup;
 use crate::connect::ProbeError;
 use crate::peer::{DnsName, Host, Port};
 
@@ -45,7 +46,12 @@ impl Arti {
     ///
     /// Some errors, such as a circuit that has died, blame neither the peer nor Tor. After those it
     /// is tried once more on new circuits.
-    pub async fn connect(&self, host: &Host, port: Port, group: &str) -> Result<DataStream, ProbeError> {
+    pub(super) async fn connect(
+        &self,
+        host: &Host,
+        port: Port,
+        group: &IsolationGroup,
+    ) -> Result<DataStream, ProbeError> {
         let host = host.to_string();
         let connection = async {
             let target = (host.as_str(), port.get());
@@ -60,7 +66,7 @@ impl Arti {
     }
 
     /// Resolves a name through an exit.
-    pub async fn resolve(&self, name: &DnsName, group: &str) -> Result<Vec<IpAddr>, ProbeError> {
+    pub(super) async fn resolve(&self, name: &DnsName, group: &IsolationGroup) -> Result<Vec<IpAddr>, ProbeError> {
         let prefs = shared_prefs(group);
         let resolution = self.client.resolve_with_prefs(name.as_str(), &prefs);
         match self.with_timeout(resolution, ProbeError::NameNotFound).await {
@@ -97,7 +103,7 @@ impl Arti {
 /// Label of a stream. Streams with different labels share no circuit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct IsolationLabel {
-    group: String,
+    group: IsolationGroup,
     /// 0 for the shared circuits of the group, else unique.
     number: u64,
 }
@@ -113,19 +119,19 @@ impl IsolationHelper for IsolationLabel {
 }
 
 /// Returns preferences for the group's shared circuits.
-fn shared_prefs(group: &str) -> StreamPrefs {
+fn shared_prefs(group: &IsolationGroup) -> StreamPrefs {
     prefs(group, 0)
 }
 
 /// Returns preferences for a circuit that no other stream uses.
-fn new_circuit_prefs(group: &str) -> StreamPrefs {
+fn new_circuit_prefs(group: &IsolationGroup) -> StreamPrefs {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     prefs(group, NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-fn prefs(group: &str, number: u64) -> StreamPrefs {
+fn prefs(group: &IsolationGroup, number: u64) -> StreamPrefs {
     let mut prefs = StreamPrefs::new();
-    prefs.set_isolation(IsolationLabel { group: group.to_owned(), number });
+    prefs.set_isolation(IsolationLabel { group: group.clone(), number });
     prefs
 }
 
@@ -202,10 +208,10 @@ mod tests {
 
     #[test]
     fn labels_that_differ_are_incompatible() {
-        let label = |group: &str, number| IsolationLabel { group: group.to_owned(), number };
-        assert!(label("a", 0).compatible_same_type(&label("a", 0)));
-        assert!(!label("a", 0).compatible_same_type(&label("b", 0)));
-        assert!(!label("a", 0).compatible_same_type(&label("a", 1)));
-        assert_eq!(label("a", 0).join_same_type(&label("b", 0)), None);
+        let label = |session, number| IsolationLabel { group: IsolationGroup::Session(session), number };
+        assert!(label(1, 0).compatible_same_type(&label(1, 0)));
+        assert!(!label(1, 0).compatible_same_type(&label(2, 0)));
+        assert!(!label(1, 0).compatible_same_type(&label(1, 1)));
+        assert_eq!(label(1, 0).join_same_type(&label(2, 0)), None);
     }
 }

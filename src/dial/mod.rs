@@ -82,14 +82,36 @@ pub enum Isolation {
 }
 
 impl Isolation {
-    /// Returns the name of the isolation group of a host.
-    fn key(self, host: &Host) -> String {
+    /// Returns the isolation group of a stream to a host.
+    fn group(self, host: &Host) -> IsolationGroup {
         match self {
-            Isolation::Peers => host.to_string(),
-            Isolation::Session(number) => format!("session {number}"),
-            Isolation::Irc => "irc".to_owned(),
-            Isolation::SelfCheck(number) => format!("self-check {number}"),
-            Isolation::OwnName(number) => format!("own name {number}"),
+            Isolation::Peers => IsolationGroup::Host(host.clone()),
+            Isolation::Session(number) => IsolationGroup::Session(number),
+            Isolation::Irc => IsolationGroup::Irc,
+            Isolation::SelfCheck(number) => IsolationGroup::SelfCheck(number),
+            Isolation::OwnName(number) => IsolationGroup::OwnName(number),
+        }
+    }
+}
+
+/// Streams that may share a circuit. Displayed as the SOCKS user name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum IsolationGroup {
+    Host(Host),
+    Session(u64),
+    Irc,
+    SelfCheck(u8),
+    OwnName(u8),
+}
+
+impl fmt::Display for IsolationGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            IsolationGroup::Host(host) => write!(f, "{host}"),
+            IsolationGroup::Session(number) => write!(f, "session {number}"),
+            IsolationGroup::Irc => f.write_str("irc"),
+            IsolationGroup::SelfCheck(number) => write!(f, "self-check {number}"),
+            IsolationGroup::OwnName(number) => write!(f, "own name {number}"),
         }
     }
 }
@@ -112,7 +134,7 @@ impl Dialer {
         match via {
             Route::Direct => self.direct()?.resolve(name).await,
             // On the circuits on which the host is dialled next.
-            Route::Tor => self.tor()?.resolve(name, &self.isolation.key(&Host::Dns(name.clone()))).await,
+            Route::Tor => self.tor()?.resolve(name, &self.isolation.group(&Host::Dns(name.clone()))).await,
         }
     }
 
@@ -143,7 +165,7 @@ impl Dialer {
         target: &ProbeTarget,
         port: Port,
     ) -> Result<(Box<dyn Stream>, Option<IpAddr>), ProbeError> {
-        let (tor, group) = (self.tor()?, self.isolation.key(&target.host));
+        let (tor, group) = (self.tor()?, self.isolation.group(&target.host));
         if target.host.is_onion() {
             return Ok((tor.connect(&target.host, port, &group).await?, None));
         }
@@ -169,7 +191,7 @@ impl Dialer {
 }
 
 impl TorConnector {
-    async fn connect(&self, host: &Host, port: Port, group: &str) -> Result<Box<dyn Stream>, ProbeError> {
+    async fn connect(&self, host: &Host, port: Port, group: &IsolationGroup) -> Result<Box<dyn Stream>, ProbeError> {
         Ok(match self {
             TorConnector::Socks(socks) => Box::new(socks.connect(host, port, group).await?),
             #[cfg(feature = "embedded-tor")]
@@ -177,7 +199,7 @@ impl TorConnector {
         })
     }
 
-    async fn resolve(&self, name: &DnsName, group: &str) -> Result<Vec<IpAddr>, ProbeError> {
+    async fn resolve(&self, name: &DnsName, group: &IsolationGroup) -> Result<Vec<IpAddr>, ProbeError> {
         match self {
             TorConnector::Socks(socks) => socks.resolve(name, group).await,
             #[cfg(feature = "embedded-tor")]

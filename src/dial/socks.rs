@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tor_socksproto::{SocksAddr, SocksAuth, SocksCmd, SocksStatus};
 
+use super::IsolationGroup;
 use super::socks_handshake::{Error, Reply, handshake};
 use super::socks_port::clearnet_access;
 use crate::connect::ProbeError;
@@ -52,7 +53,12 @@ impl Socks {
     /// Connects through the circuits of this isolation group.
     ///
     /// Tor isolates streams whose SOCKS user name and password differ.
-    pub async fn connect(&self, host: &Host, port: Port, group: &str) -> Result<TcpStream, ProbeError> {
+    pub(super) async fn connect(
+        &self,
+        host: &Host,
+        port: Port,
+        group: &IsolationGroup,
+    ) -> Result<TcpStream, ProbeError> {
         let target = match host {
             Host::Ip(ip) => SocksAddr::Ip(*ip),
             Host::Dns(name) => hostname(name.as_str())?,
@@ -79,7 +85,7 @@ impl Socks {
     }
 
     /// Resolves a name through an exit. Tor returns one address.
-    pub async fn resolve(&self, name: &DnsName, group: &str) -> Result<Vec<IpAddr>, ProbeError> {
+    pub(super) async fn resolve(&self, name: &DnsName, group: &IsolationGroup) -> Result<Vec<IpAddr>, ProbeError> {
         self.check_clearnet()?;
         let reply = self.request(SocksCmd::RESOLVE, hostname(name.as_str())?, 0, group).await;
         match reply.map_err(|error| error.failure()) {
@@ -97,9 +103,15 @@ impl Socks {
         }
     }
 
-    async fn request(&self, command: SocksCmd, target: SocksAddr, port: u16, group: &str) -> Result<Reply, Error> {
+    async fn request(
+        &self,
+        command: SocksCmd,
+        target: SocksAddr,
+        port: u16,
+        group: &IsolationGroup,
+    ) -> Result<Reply, Error> {
         // Tor accepts user names and passwords of up to 255 bytes, and no host name is longer.
-        let auth = SocksAuth::Username(group.as_bytes().to_vec(), self.password.clone().into_bytes());
+        let auth = SocksAuth::Username(group.to_string().into_bytes(), self.password.clone().into_bytes());
         timeout(CONNECT_TIMEOUT, handshake(self.address, command, target, port, auth))
             .await
             .unwrap_or(Err(Error::TimedOut))
@@ -134,7 +146,7 @@ mod tests {
         ];
         for (reply, expected) in cases {
             let socks = Socks::new(proxy(reply).await, 7);
-            assert_eq!(socks.connect(&host, Port::MIN, "a").await.unwrap_err(), expected, "{reply:?}");
+            assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(), expected, "{reply:?}");
         }
     }
 
@@ -142,15 +154,15 @@ mod tests {
     async fn name_is_resolved_by_exit() {
         let Ok(Host::Dns(name)) = "a.example.com".parse() else { panic!("a name") };
         let socks = Socks::new(proxy(&[5, 0, 0, 1, 88, 99, 0, 2, 0, 0]).await, 7);
-        assert_eq!(socks.resolve(&name, "a").await, Ok(vec!["88.99.0.2".parse().unwrap()]));
+        assert_eq!(socks.resolve(&name, &IsolationGroup::Irc).await, Ok(vec!["88.99.0.2".parse().unwrap()]));
         // As RFC 1928 has it, and as C tor does.
         for reply in [&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0], &[5, 4, 0, 0, 0, 0, 0, 0, 0, 0]] {
             let socks = Socks::new(proxy(reply).await, 7);
-            assert_eq!(socks.resolve(&name, "a").await, Err(ProbeError::NameNotFound));
+            assert_eq!(socks.resolve(&name, &IsolationGroup::Irc).await, Err(ProbeError::NameNotFound));
         }
         let host: Host = "88.99.0.2".parse().unwrap();
         let socks = Socks::new(proxy(&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]).await, 7);
-        assert_eq!(socks.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::Unreachable);
+        assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(), ProbeError::Unreachable);
     }
 
     #[tokio::test]
@@ -158,12 +170,18 @@ mod tests {
         let host: Host = "88.99.0.2".parse().unwrap();
         // The proxy refuses requests by address and resolves names, as SafeSocks does.
         let safe_socks = Socks::new(port(|request| if is_by_name(request) { RESOLVED } else { NOT_ALLOWED }).await, 7);
-        assert_eq!(safe_socks.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::TorPolicy);
+        assert_eq!(
+            safe_socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(),
+            ProbeError::TorPolicy
+        );
         assert_eq!(*safe_socks.clearnet().borrow(), ClearnetAccess::NamesOnly);
         // An exit refused, and the port itself answers RESOLVE of an address.
         let unrestricted =
             Socks::new(port(|request| if request.get(1) == Some(&1) { NOT_ALLOWED } else { RESOLVED }).await, 7);
-        assert_eq!(unrestricted.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::Unreachable);
+        assert_eq!(
+            unrestricted.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(),
+            ProbeError::Unreachable
+        );
         assert_eq!(*unrestricted.clearnet().borrow(), ClearnetAccess::Allowed);
     }
 
@@ -172,8 +190,8 @@ mod tests {
         let Ok(Host::Dns(name)) = "a.example.com".parse() else { panic!("a name") };
         let socks = Socks::new(port(|_| panic!("no request")).await, 7);
         socks.set_clearnet(ClearnetAccess::OnionOnly);
-        assert_eq!(socks.resolve(&name, "a").await, Err(ProbeError::TorPolicy));
+        assert_eq!(socks.resolve(&name, &IsolationGroup::Irc).await, Err(ProbeError::TorPolicy));
         let host = Host::Ip("88.99.0.2".parse().unwrap());
-        assert_eq!(socks.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::TorPolicy);
+        assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(), ProbeError::TorPolicy);
     }
 }
