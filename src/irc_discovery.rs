@@ -145,37 +145,46 @@ enum VisitError {
     Closed,
 }
 
+/// When the next visit is due.
+#[derive(Debug, Clone, Copy)]
+struct Schedule {
+    next: Time,
+    /// Number of failed visits in a row.
+    consecutive_failures: u32,
+}
+
 type Lines = Framed<Box<dyn Stream>, CompleteLineCodec>;
 
 impl IrcTask {
     /// Visits the channel periodically until the daemon shuts down.
     pub async fn run(self, mut rng: StdRng) {
-        let (mut next, mut consecutive_failures) = self.initial_schedule(&mut rng);
+        let mut schedule = self.initial_schedule(&mut rng);
         while !self.inbox.is_closed() {
-            self.status.send_modify(|status| status.next = Some(next));
-            sleep(next.since(clock::now())).await;
+            self.status.send_modify(|status| status.next = Some(schedule.next));
+            sleep(schedule.next.since(clock::now())).await;
             self.wait_for_tor().await;
             // If the process ends during the visit, it counts as one.
-            self.persist_schedule(clock::now() + self.settings.interval, consecutive_failures);
+            self.persist_schedule(Schedule { next: clock::now() + self.settings.interval, ..schedule });
             let outcome = self.run_once(&mut rng).await;
             let problem = outcome.as_ref().err().map(VisitError::to_string);
             self.status.send_modify(|status| {
                 status.last = Some(clock::now());
                 status.error.clone_from(&problem);
             });
-            consecutive_failures = if outcome.is_ok() { 0 } else { consecutive_failures.saturating_add(1) };
+            let failures = if outcome.is_ok() { 0 } else { schedule.consecutive_failures.saturating_add(1) };
             if let Some(reason) = &problem
-                && consecutive_failures == 1
+                && failures == 1
             {
                 tracing::warn!(%reason, "a visit to IRC failed");
             }
-            next = clock::now() + self.pause(&outcome, consecutive_failures).mul_f64(rng.random_range(0.8..1.2));
-            self.persist_schedule(next, consecutive_failures);
+            let pause = self.pause(&outcome, failures).mul_f64(rng.random_range(0.8..1.2));
+            schedule = Schedule { next: clock::now() + pause, consecutive_failures: failures };
+            self.persist_schedule(schedule);
         }
     }
 
-    /// Returns the time of the first visit and the number of failures before the start.
-    fn initial_schedule(&self, rng: &mut StdRng) -> (Time, u32) {
+    /// Returns the schedule of the last run, with a first visit soon after the start at the earliest.
+    fn initial_schedule(&self, rng: &mut StdRng) -> Schedule {
         let [soonest, latest] = START_DELAY_SECS;
         let now = clock::now();
         let soon = now + Duration::from_secs(rng.random_range(soonest..=latest));
@@ -185,7 +194,7 @@ impl IrcTask {
         let consecutive_failures = fields.next().and_then(|field| field.parse().ok()).unwrap_or(0);
         // The clock may have been ahead when the file was written: no pause exceeds this one.
         let longest = self.after_failures(consecutive_failures).mul_f64(1.2);
-        (due.max(soon).min(now + longest), consecutive_failures)
+        Schedule { next: due.max(soon).min(now + longest), consecutive_failures }
     }
 
     /// Pause after a number of failures in a row, before it is randomised.
@@ -194,8 +203,9 @@ impl IrcTask {
         Backoff::new(interval, MAX_INTERVAL.max(interval)).after(consecutive_failures)
     }
 
-    /// Stores the time of the next visit and the number of failures in a row.
-    fn persist_schedule(&self, next: Time, consecutive_failures: u32) {
+    /// Stores the schedule for the next start.
+    fn persist_schedule(&self, schedule: Schedule) {
+        let Schedule { next, consecutive_failures } = schedule;
         let text = format!("{} {consecutive_failures}\n", next.wall_millis());
         if let Err(error) = atomic_file::write(&self.settings.visit_file, text.as_bytes(), Readers::Owner) {
             tracing::warn!(%error, path = %self.settings.visit_file.display(), "can't store the time of the next IRC visit");
@@ -270,7 +280,7 @@ impl IrcTask {
     /// Keeps the session open, and queries servers that join, until the connection ends.
     async fn stay(&self, lines: Lines, session: IrcSession, rng: &mut StdRng) -> Result<VisitOutcome, VisitError> {
         let started_at = Instant::now();
-        self.persist_schedule(clock::now() + QUICK_RETRY, 0);
+        self.persist_schedule(Schedule { next: clock::now() + QUICK_RETRY, consecutive_failures: 0 });
         let Err(error) = self.listen(lines, session, rng).await;
         match error {
             VisitError::Irc(IrcError::Banned(_) | IrcError::Kicked(_)) | VisitError::Flood => Err(error),

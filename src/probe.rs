@@ -62,11 +62,11 @@ pub async fn probe(
     mut on_progress: impl FnMut(Progress),
 ) -> Result<Verified, ProbeError> {
     let end = Instant::now() + deadlines.total;
+    let attempt = Attempt { dialer, target, expected, deadlines, end };
     let mut worst: Option<ProbeError> = None;
     for (index, endpoint) in target.endpoints.iter().enumerate() {
         on_progress(Progress::Dialling(endpoint.0, endpoint.1));
-        let failure = match probe_endpoint(dialer, target, *endpoint, expected, deadlines, end, &mut on_progress).await
-        {
+        let failure = match attempt.run(*endpoint, &mut on_progress).await {
             Ok(verified) => return Ok(verified),
             Err(failure) => failure,
         };
@@ -85,23 +85,29 @@ pub async fn probe(
     Err(worst.unwrap_or(ProbeError::Unreachable))
 }
 
-/// Dials one endpoint and runs the prober.
-async fn probe_endpoint(
-    dialer: &Dialer,
-    target: &ProbeTarget,
-    endpoint: (Transport, Port),
-    expected: &ProbeExpectations,
+/// What the attempts at the endpoints of a target have in common.
+struct Attempt<'a> {
+    dialer: &'a Dialer,
+    target: &'a ProbeTarget,
+    expected: &'a ProbeExpectations,
     deadlines: Deadlines,
     end: Instant,
-    on_progress: &mut impl FnMut(Progress),
-) -> Result<Verified, ProbeError> {
-    let started_at = Instant::now();
-    let Connection { stream, ip, key } =
-        timeout_at(end, dialer.dial(target, endpoint)).await.unwrap_or(Err(ProbeError::Unreachable))?;
-    on_progress(Progress::Connected);
-    let report = run_prober(stream, expected, deadlines, end, on_progress).await?;
-    let (transport, port) = endpoint;
-    Ok(Verified { ip, transport, port, tls_key_hash: key, duration: started_at.elapsed(), report })
+}
+
+impl Attempt<'_> {
+    /// Dials one endpoint and runs the prober.
+    async fn run(
+        &self,
+        (transport, port): (Transport, Port),
+        on_progress: &mut impl FnMut(Progress),
+    ) -> Result<Verified, ProbeError> {
+        let started_at = Instant::now();
+        let dialling = timeout_at(self.end, self.dialer.dial(self.target, (transport, port)));
+        let Connection { stream, ip, key } = dialling.await.unwrap_or(Err(ProbeError::Unreachable))?;
+        on_progress(Progress::Connected);
+        let report = run_prober(stream, self.expected, self.deadlines, self.end, on_progress).await?;
+        Ok(Verified { ip, transport, port, tls_key_hash: key, duration: started_at.elapsed(), report })
+    }
 }
 
 /// Runs the prober over an established stream.

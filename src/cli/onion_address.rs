@@ -52,7 +52,8 @@ fn look(args: &OnionArgs, state_dir: &Path) -> anyhow::Result<()> {
             print_address(args, &onion.to_string())
         }
         Some(from) => {
-            let onion = tor::import(state_dir, from, args.replace)?;
+            let existing = if args.replace { tor::ExistingKey::Replace } else { tor::ExistingKey::Keep };
+            let onion = tor::import(state_dir, from, existing)?;
             let value = serde_json::json!({ "onion_address": onion.to_string(), "imported": true });
             let words = format!(
                 "{onion}\nimported; take the service out of the other Tor before `waypost run`, as only one may serve a name"

@@ -21,12 +21,47 @@ use crate::peer::{Features, Version};
 pub struct Responder {
     local_identity: Arc<LocalIdentity>,
     ingress: Ingress,
-    /// Version from `server.version`, and its text as the client wrote it.
-    negotiated: Option<(Version, String)>,
+    /// Version from `server.version`. `None` until then.
+    negotiated: Option<NegotiatedVersion>,
     add_peer_seen: bool,
     /// Whether this client's requests may be forwarded, and whether one was.
     has_backend: bool,
     has_forwarded: bool,
+}
+
+/// Version that a client negotiated.
+#[derive(Debug)]
+struct NegotiatedVersion {
+    version: Version,
+    /// The version as the client wrote it.
+    as_requested: String,
+}
+
+/// Whether a request came alone or in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Single,
+    Batch,
+}
+
+/// What responses depend on besides the request.
+struct Context<'a, R> {
+    snapshot: &'a Snapshot,
+    now: Time,
+    rng: &'a mut R,
+}
+
+/// Response to one request.
+struct Reply {
+    part: Option<ReplyPart>,
+    /// Whether the connection is closed after the response.
+    close: bool,
+}
+
+impl Reply {
+    fn open(part: ReplyPart) -> Reply {
+        Reply { part: Some(part), close: false }
+    }
 }
 
 /// Result of a line: the parts of the response in order, and whether the connection ends.
@@ -133,11 +168,12 @@ impl Responder {
             is_malformed: false,
             close: false,
         };
+        let mut context = Context { snapshot, now, rng };
         match message {
             Ok(Message::Single(request)) => {
-                let (part, close) = self.handle_request(request, false, &mut result.calls, snapshot, now, rng);
-                result.parts.extend(part);
-                result.close = close;
+                let reply = self.handle_request(request, Framing::Single, &mut result.calls, &mut context);
+                result.parts.extend(reply.part);
+                result.close = reply.close;
             }
             Ok(Message::Batch(calls)) if calls.len() > batch => {
                 return Responder::malformed(&RpcError::InvalidRequest(BATCH_TOO_LONG));
@@ -148,10 +184,10 @@ impl Responder {
                 for request in calls.requests() {
                     let request =
                         if length < MAX_BATCH_RESPONSE_BYTES { request } else { request.and_then(reject_over_budget) };
-                    let (part, close) = self.handle_request(request, true, &mut result.calls, snapshot, now, rng);
-                    length += part.as_ref().map_or(0, ReplyPart::length);
-                    result.parts.extend(part);
-                    if close {
+                    let reply = self.handle_request(request, Framing::Batch, &mut result.calls, &mut context);
+                    length += reply.part.as_ref().map_or(0, ReplyPart::length);
+                    result.parts.extend(reply.part);
+                    if reply.close {
                         result.close = true;
                         break;
                     }
@@ -165,18 +201,16 @@ impl Responder {
     fn handle_request(
         &mut self,
         request: Result<Request<'_>, InvalidRequest<'_>>,
-        in_batch: bool,
+        framing: Framing,
         calls: &mut SmallVec<[(Method, CallOutcome); 1]>,
-        snapshot: &Snapshot,
-        now: Time,
-        rng: &mut impl Rng,
-    ) -> (Option<ReplyPart>, bool) {
+        context: &mut Context<'_, impl Rng>,
+    ) -> Reply {
         let request = match request {
             Ok(request) => request,
             Err(invalid) => {
                 calls.push((Method::Other, CallOutcome::Error));
                 let answer = encode_response(invalid.id, invalid.dialect, Err(&invalid.error));
-                return (Some(ReplyPart::Ready(answer)), false);
+                return Reply::open(ReplyPart::Ready(answer));
             }
         };
         let method = Method::from_name(&request.method);
@@ -184,25 +218,25 @@ impl Responder {
             Ok(Call::AddPeer(features)) if !self.add_peer_seen => {
                 // The protocol suggests one per connection, so a second is refused.
                 self.add_peer_seen = true;
-                return (Some(ReplyPart::AddPeer(PendingAddPeer::new(features, &request))), false);
+                return Reply::open(ReplyPart::AddPeer(PendingAddPeer::new(features, &request)));
             }
-            Ok(call) if !self.is_forwarded(&call) => self.answer(call, snapshot, now, rng),
+            Ok(call) if !self.is_forwarded(&call) => self.answer(call, context),
             Err(error) if !self.has_backend || !matches!(error, RpcError::UnknownMethod) => Err(error),
             _ => {
                 calls.push((method, CallOutcome::Forwarded));
-                return (Some(self.forward(&request, in_batch)), false);
+                return Reply::open(self.forward(&request, framing));
             }
         };
         calls.push((method, call_outcome(method, &outcome)));
         let close = matches!(outcome, Err(RpcError::UnsupportedVersion { .. }));
         if request.is_notification() {
-            return (None, close);
+            return Reply { part: None, close };
         }
         let answer = match outcome {
             Ok(result) => encode_response(request.id, request.dialect, Ok(result)),
             Err(error) => encode_response(request.id, request.dialect, Err(&error)),
         };
-        (Some(ReplyPart::Ready(answer)), close)
+        Reply { part: Some(ReplyPart::Ready(answer)), close }
     }
 
     /// Whether the backend answers this request.
@@ -218,9 +252,9 @@ impl Responder {
         }
     }
 
-    fn forward(&mut self, request: &Request<'_>, in_batch: bool) -> ReplyPart {
+    fn forward(&mut self, request: &Request<'_>, framing: Framing) -> ReplyPart {
         self.has_forwarded = true;
-        ReplyPart::Forward(Box::new(ForwardedCall::new(request, in_batch)))
+        ReplyPart::Forward(Box::new(ForwardedCall::new(request, framing)))
     }
 
     /// Returns the version to negotiate with the upstream, as the client wrote it.
@@ -228,21 +262,16 @@ impl Responder {
         let (oldest, newest) = self.local_identity.identity.versions();
         let fits = USUAL.cmp_semver(&oldest).is_ge() && USUAL.cmp_semver(&newest).is_le();
         let version = if fits { USUAL } else { oldest };
-        self.negotiated.get_or_insert_with(|| (version, version.to_string())).1.clone()
+        let default = || NegotiatedVersion { version, as_requested: version.to_string() };
+        self.negotiated.get_or_insert_with(default).as_requested.clone()
     }
 
-    fn answer(
-        &mut self,
-        call: Call,
-        snapshot: &Snapshot,
-        now: Time,
-        rng: &mut impl Rng,
-    ) -> Result<SharedBuf, RpcError> {
+    fn answer(&mut self, call: Call, context: &mut Context<'_, impl Rng>) -> Result<SharedBuf, RpcError> {
         let replies = self.local_identity.static_replies(self.ingress);
         Ok(match call {
             Call::Version(range) => self.version(&range)?.into(),
             Call::Features => replies.features.clone().into(),
-            Call::Peers => snapshot.peers(self.ingress, now, rng),
+            Call::Peers => context.snapshot.peers(self.ingress, context.now, context.rng),
             Call::AddPeer(_) => SharedBuf::from(&b"false"[..]),
             Call::Ping => SharedBuf::from(&b"null"[..]),
             Call::Banner => replies.banner.clone().into(),
@@ -254,10 +283,10 @@ impl Responder {
     fn version(&mut self, range: &VersionRange) -> Result<String, RpcError> {
         if self.negotiated.is_none() {
             let (version, as_requested) = range.negotiate(self.local_identity.identity.versions())?;
-            self.negotiated = Some((version, as_requested.into_owned()));
+            self.negotiated = Some(NegotiatedVersion { version, as_requested: as_requested.into_owned() });
         }
         Ok(match &self.negotiated {
-            Some((version, as_requested)) if version.cmp_semver(&OLDEST).is_gt() => {
+            Some(NegotiatedVersion { version, as_requested }) if version.cmp_semver(&OLDEST).is_gt() => {
                 json!([USER_AGENT, as_requested]).to_string()
             }
             // The first protocol answers with the software alone.
@@ -312,12 +341,12 @@ impl PendingAddPeer {
 }
 
 impl ForwardedCall {
-    fn new(request: &Request<'_>, in_batch: bool) -> ForwardedCall {
+    fn new(request: &Request<'_>, framing: Framing) -> ForwardedCall {
         let id = match request.id {
             Id::Present(id) => Some(id.get().to_owned()),
             Id::Absent => None,
         };
-        let params = request.params.filter(|_| in_batch).map(|params| params.get().to_owned());
+        let params = request.params.filter(|_| framing == Framing::Batch).map(|params| params.get().to_owned());
         ForwardedCall { id, dialect: request.dialect, method: request.method.to_string(), params }
     }
 

@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, watch};
 
 #[cfg(feature = "embedded-tor")]
 pub use embedded::{
-    ArtiConfigError, DirLock, EphemeralClient, LockError, OnionKeyError, bootstrap_ephemeral, check, import,
-    onion_address,
+    ArtiConfigError, DirLock, EphemeralClient, ExistingKey, LockError, OnionKeyError, bootstrap_ephemeral, check,
+    import, onion_address,
 };
 pub use onion_monitor::{OnionMonitor, OnionServiceState};
 
@@ -31,7 +31,7 @@ use crate::route::{OnionError, TorProbe, TorSource, TorState};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Embedded if an onion service needs it or a SOCKS port has no Tor soon after the start.
+    /// Embedded if an onion service needs it or no Tor answers on a SOCKS port, else external.
     #[default]
     Auto,
     /// Arti, within this process.

@@ -52,6 +52,12 @@ struct Monitor {
     clearnet: Option<ClearnetAccess>,
 }
 
+/// A port of Tor, and the clearnet connections that it accepts.
+struct FoundPort {
+    address: SocketAddr,
+    access: ClearnetAccess,
+}
+
 /// The port in use.
 struct Current {
     socks: Socks,
@@ -84,11 +90,16 @@ async fn check(address: SocketAddr, current: Option<&Current>) -> SocksDetection
 impl Monitor {
     /// Checks all addresses once and reports changes. Returns false when the daemon shuts down.
     async fn check(&mut self) -> bool {
-        let (tor_probe, found) = self.detect().await;
-        match found {
-            Some((address, access)) => self.use_port(address, access),
-            None => self.current = None,
-        }
+        let tor_probe = match self.detect().await {
+            Ok(found) => {
+                self.use_port(found);
+                TorProbe::Reachable
+            }
+            Err(reason) => {
+                self.current = None;
+                TorProbe::Unavailable { reason }
+            }
+        };
         self.publish();
         let clearnet = self.current.as_ref().map(|current| *current.socks.clearnet().borrow());
         // Sent before the state of Tor, which makes the book try peers.
@@ -109,23 +120,23 @@ impl Monitor {
         !self.channels.inbox.is_closed()
     }
 
-    /// Returns the first address where Tor answers, and the clearnet connections it accepts.
-    async fn detect(&self) -> (TorProbe, Option<(SocketAddr, ClearnetAccess)>) {
+    /// Returns the first port where Tor answers, or the reason why there is none.
+    async fn detect(&self) -> Result<FoundPort, String> {
         let mut reasons = Vec::new();
         for address in &self.addresses {
             let current = self.current.as_ref().filter(|current| current.socks.address() == *address);
             match check(*address, current).await {
-                SocksDetection::Tor(access) => return (TorProbe::Reachable, Some((*address, access))),
+                SocksDetection::Tor(access) => return Ok(FoundPort { address: *address, access }),
                 SocksDetection::NotTor => reasons.push(format!("the program on {address} is not Tor")),
                 SocksDetection::Unreachable(error) => reasons.push(format!("no Tor on {address}: {error}")),
             }
         }
         reasons.push("start Tor (e.g. `systemctl start tor`), or set tor.socks to its SOCKS address".to_owned());
-        (TorProbe::Unavailable { reason: reasons.join("; ") }, None)
+        Err(reasons.join("; "))
     }
 
     /// Dials through this port from now on.
-    fn use_port(&mut self, address: SocketAddr, access: ClearnetAccess) {
+    fn use_port(&mut self, FoundPort { address, access }: FoundPort) {
         match &mut self.current {
             Some(current) if current.socks.address() == address => {
                 if !current.is_fresh() {

@@ -65,6 +65,15 @@ pub enum OnionKeyError {
     },
 }
 
+/// What [`import`] does with another key that exists already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExistingKey {
+    /// It is kept, and the import fails.
+    Keep,
+    /// It is replaced, and its state is removed.
+    Replace,
+}
+
 /// Returns the address of the key below Tor's `state_dir`, if there is one.
 pub fn onion_address(state_dir: &Path) -> Result<Option<OnionAddress>, OnionKeyError> {
     // Opening the keystore would create it.
@@ -76,22 +85,24 @@ pub fn onion_address(state_dir: &Path) -> Result<Option<OnionAddress>, OnionKeyE
 
 /// Imports a key from C tor's service directory or secret key file.
 ///
-/// The next launch of the service uses it. An existing key is replaced only with `replace`.
-pub fn import(state_dir: &Path, from: &Path, replace: bool) -> Result<OnionAddress, OnionKeyError> {
+/// The next launch of the service uses it.
+pub fn import(state_dir: &Path, from: &Path, existing: ExistingKey) -> Result<OnionAddress, OnionKeyError> {
     let (pair, onion) = c_tor_key::read(from)?;
     let _lock = DirLock::take(state_dir.parent().unwrap_or(state_dir))?;
     let keys = Keys::open(state_dir)?;
     let old = keys.onion();
     match &old {
         Ok(Some(old)) if *old == onion => return Ok(onion),
-        Ok(Some(old)) if !replace => return Err(OnionKeyError::KeyExists { onion: *old, path: keys.key_dir() }),
-        Err(_) if !replace => return old.map(|_| onion),
+        Ok(Some(old)) if existing == ExistingKey::Keep => {
+            return Err(OnionKeyError::KeyExists { onion: *old, path: keys.key_dir() });
+        }
+        Err(_) if existing == ExistingKey::Keep => return old.map(|_| onion),
         _ => {}
     }
     // State goes first: keys without state are harmless, state without keys is not.
     keys.remove_state()?;
     // A readable key is overwritten, so that there is a key at every moment.
-    keys.remove_keys(old.is_err())?;
+    keys.remove_keys(if old.is_err() { KeySet::WithIdentity } else { KeySet::WithoutIdentity })?;
     keys.put(pair.into())?;
     Ok(onion)
 }
@@ -103,6 +114,13 @@ fn keystore(state_dir: &Path) -> PathBuf {
 /// Returns the directory of the service's keys below Tor's `state_dir`.
 pub(super) fn key_dir(state_dir: &Path) -> PathBuf {
     keystore(state_dir).join("hss").join(NICKNAME)
+}
+
+/// Which keys of the service are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeySet {
+    WithIdentity,
+    WithoutIdentity,
 }
 
 /// The keystore of a state directory.
@@ -137,13 +155,13 @@ impl<'a> Keys<'a> {
         put.map(|_old| ()).map_err(|reason| failed(self.state_dir, &reason))
     }
 
-    /// Removes the service's keys, including its identity only if `with_identity`.
-    fn remove_keys(&self, with_identity: bool) -> Result<(), OnionKeyError> {
+    /// Removes the service's keys, with or without its identity.
+    fn remove_keys(&self, keys: KeySet) -> Result<(), OnionKeyError> {
         let failed = |reason: &dyn Error| failed(self.state_dir, reason);
         let identity = self.identity().arti_path().map_err(|reason| failed(&reason))?;
         let all = KeyPathPattern::Arti(format!("hss/{NICKNAME}/**/*"));
         for entry in self.manager.list_matching(&all).map_err(|reason| failed(&reason))? {
-            if with_identity || entry.key_path().arti() != Some(&identity) {
+            if keys == KeySet::WithIdentity || entry.key_path().arti() != Some(&identity) {
                 self.manager.remove_entry(&entry).map_err(|reason| failed(&reason))?;
             }
         }
@@ -219,7 +237,7 @@ mod tests {
         let (_dir, state) = temp_state();
         assert_eq!(onion_address(&state).unwrap(), None);
         assert!(!state.exists(), "reading created it");
-        assert_eq!(import(&state, folder().path(), false).unwrap().to_string(), NAME);
+        assert_eq!(import(&state, folder().path(), ExistingKey::Keep).unwrap().to_string(), NAME);
         assert_eq!(onion_address(&state).unwrap().unwrap().to_string(), NAME);
         assert_eq!(launched(&state), NAME);
         for path in state.join(IDENTITY).ancestors().take(6) {
@@ -239,7 +257,7 @@ mod tests {
     fn key_is_replaced_with_its_state_only_on_request() {
         let (_dir, state) = temp_state();
         let (other, onion) = another_folder();
-        import(&state, other.path(), false).unwrap();
+        import(&state, other.path(), ExistingKey::Keep).unwrap();
         let period = "+20000_1440_43200";
         let old_files = [
             format!("keystore/hss/waypost/ks_hs_blind_id{period}.ed25519_expanded_private"),
@@ -254,19 +272,19 @@ mod tests {
             write(&state.join(old));
         }
 
-        let text = import(&state, folder().path(), false).unwrap_err().to_string();
+        let text = import(&state, folder().path(), ExistingKey::Keep).unwrap_err().to_string();
         assert!(
             text.contains(&onion.to_string()) && text.contains("--replace") && text.contains("hss/waypost"),
             "{text}"
         );
-        import(&state, other.path(), true).unwrap();
+        import(&state, other.path(), ExistingKey::Replace).unwrap();
         assert_eq!(
             old_files.iter().filter(|old| state.join(old).exists()).count(),
             old_files.len(),
             "the same key replaces nothing"
         );
 
-        assert_eq!(import(&state, folder().path(), true).unwrap().to_string(), NAME);
+        assert_eq!(import(&state, folder().path(), ExistingKey::Replace).unwrap().to_string(), NAME);
         assert_eq!(launched(&state), NAME);
         for old in old_files {
             assert!(!state.join(&old).exists(), "{old} is left");
@@ -277,13 +295,15 @@ mod tests {
     #[test]
     fn damaged_key_is_an_error_and_can_be_replaced() {
         let (_dir, state) = temp_state();
-        import(&state, another_folder().0.path(), false).unwrap();
+        import(&state, another_folder().0.path(), ExistingKey::Keep).unwrap();
         write(&state.join(IDENTITY));
-        for error in [onion_address(&state).unwrap_err(), import(&state, folder().path(), false).unwrap_err()] {
+        for error in
+            [onion_address(&state).unwrap_err(), import(&state, folder().path(), ExistingKey::Keep).unwrap_err()]
+        {
             let text = error.to_string();
             assert!(text.contains("keystore/hss/waypost") && text.contains("--replace"), "{text}");
         }
-        assert_eq!(import(&state, folder().path(), true).unwrap().to_string(), NAME);
+        assert_eq!(import(&state, folder().path(), ExistingKey::Replace).unwrap().to_string(), NAME);
         assert_eq!(launched(&state), NAME);
     }
 
@@ -291,10 +311,10 @@ mod tests {
     fn import_is_refused_while_locked_or_readable_by_others() {
         let (_dir, state) = temp_state();
         let lock = DirLock::take(state.parent().unwrap()).unwrap();
-        let text = import(&state, folder().path(), false).unwrap_err().to_string();
+        let text = import(&state, folder().path(), ExistingKey::Keep).unwrap_err().to_string();
         assert!(text.contains("another waypost"), "{text}");
         drop(lock);
-        import(&state, folder().path(), false).unwrap();
+        import(&state, folder().path(), ExistingKey::Keep).unwrap();
         std::fs::set_permissions(keystore(&state), std::fs::Permissions::from_mode(0o755)).unwrap();
         let text = onion_address(&state).unwrap_err().to_string();
         assert!(text.contains("permission"), "{text}");
