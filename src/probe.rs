@@ -1,4 +1,4 @@
-//! One verification: a conversation over a dialled stream, within its deadlines.
+//! Driver of a probe: dials endpoints and runs the prober within deadlines.
 
 use std::io;
 use std::time::Duration;
@@ -15,23 +15,25 @@ use crate::jsonrpc::MAX_RESPONSE_BYTES;
 use crate::peer::{Fault, Port, ProbeReport, Transport};
 use crate::route::Route;
 
-/// How long a peer may take.
+/// Time limits of a probe.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadlines {
-    /// For each answer.
-    pub answer: Duration,
-    /// For all of it, from the first packet, other doors included.
+    /// Time for each response.
+    pub response: Duration,
+    /// Time for the whole probe, including all endpoints.
     pub total: Duration,
 }
 
 impl Deadlines {
-    /// ElectrumX waits 30 seconds for an answer, and 120 for one through Tor. We ask for less in each, as who answers so
-    /// slowly serves nobody.
+    /// Returns the limits for a route.
+    ///
+    /// ElectrumX waits 30 seconds for a response, and 120 through Tor. These limits are shorter,
+    /// because slower servers are of no use to wallets.
     pub fn for_route(via: Route) -> Deadlines {
         let secs = Duration::from_secs;
         match via {
-            Route::Direct => Deadlines { answer: secs(15), total: secs(60) },
-            Route::Tor => Deadlines { answer: secs(30), total: secs(150) },
+            Route::Direct => Deadlines { response: secs(15), total: secs(60) },
+            Route::Tor => Deadlines { response: secs(30), total: secs(150) },
         }
     }
 }
@@ -39,32 +41,39 @@ impl Deadlines {
 /// Progress of a probe, for observers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
+    /// An endpoint is dialled.
     Dialling(Transport, Port),
+    /// The connection is established.
     Connected,
+    /// The peer has answered this step.
     Answered(ProbeStep),
+    /// The endpoint has failed.
     Failed(ProbeError),
 }
 
-/// Tries the doors of a peer one after the other, until one leads to a whole conversation.
+/// Tries the endpoints of a peer in order until one of them is verified.
+///
+/// If all fail, only trusted endpoints determine the error.
 pub async fn probe(
     dialer: &Dialer,
-    attempt: &ProbeTarget,
+    target: &ProbeTarget,
     expected: &ProbeExpectations,
     deadlines: Deadlines,
-    mut watch: impl FnMut(Progress),
+    mut on_progress: impl FnMut(Progress),
 ) -> Result<Verified, ProbeError> {
     let end = Instant::now() + deadlines.total;
+    let attempt = Attempt { dialer, target, expected, deadlines, end };
     let mut worst: Option<ProbeError> = None;
-    for (place, door) in attempt.endpoints.iter().enumerate() {
-        watch(Progress::Dialling(door.0, door.1));
-        let failure = match probe_endpoint(dialer, attempt, *door, expected, deadlines, end, &mut watch).await {
+    for (index, endpoint) in target.endpoints.iter().enumerate() {
+        on_progress(Progress::Dialling(endpoint.0, endpoint.1));
+        let failure = match attempt.run(*endpoint, &mut on_progress).await {
             Ok(verified) => return Ok(verified),
             Err(failure) => failure,
         };
-        watch(Progress::Failed(failure));
-        if place < attempt.trusted_endpoint_count {
+        on_progress(Progress::Failed(failure));
+        if index < target.trusted_endpoint_count {
             worst = Some(worst.map_or(failure, |worst| more_conclusive(worst, failure)));
-            // It spoke, and it is bad; or we can't dial at all. No other door changes that.
+            // The peer violated the protocol, or nothing can be dialled: no other endpoint helps.
             if matches!(failure, ProbeError::ProtocolViolation(_)) || failure.blame() == FailureOrigin::Local {
                 break;
             }
@@ -76,52 +85,59 @@ pub async fn probe(
     Err(worst.unwrap_or(ProbeError::Unreachable))
 }
 
-async fn probe_endpoint(
-    dialer: &Dialer,
-    attempt: &ProbeTarget,
-    door: (Transport, Port),
-    expected: &ProbeExpectations,
+/// What the attempts at the endpoints of a target have in common.
+struct Attempt<'a> {
+    dialer: &'a Dialer,
+    target: &'a ProbeTarget,
+    expected: &'a ProbeExpectations,
     deadlines: Deadlines,
     end: Instant,
-    watch: &mut impl FnMut(Progress),
-) -> Result<Verified, ProbeError> {
-    let began = Instant::now();
-    let Connection { stream, ip, key } =
-        timeout_at(end, dialer.dial(attempt, door)).await.unwrap_or(Err(ProbeError::Unreachable))?;
-    watch(Progress::Connected);
-    let report = run_prober(stream, expected, deadlines, end, watch).await?;
-    let (transport, port) = door;
-    Ok(Verified { ip, transport, port, tls_key_hash: key, duration: began.elapsed(), report })
 }
 
-/// One conversation over a stream that stands.
+impl Attempt<'_> {
+    /// Dials one endpoint and runs the prober.
+    async fn run(
+        &self,
+        (transport, port): (Transport, Port),
+        on_progress: &mut impl FnMut(Progress),
+    ) -> Result<Verified, ProbeError> {
+        let started_at = Instant::now();
+        let dialling = timeout_at(self.end, self.dialer.dial(self.target, (transport, port)));
+        let Connection { stream, ip, key } = dialling.await.unwrap_or(Err(ProbeError::Unreachable))?;
+        on_progress(Progress::Connected);
+        let report = run_prober(stream, self.expected, self.deadlines, self.end, on_progress).await?;
+        Ok(Verified { ip, transport, port, tls_key_hash: key, duration: started_at.elapsed(), report })
+    }
+}
+
+/// Runs the prober over an established stream.
 pub async fn run_prober(
     stream: impl Stream,
     expected: &ProbeExpectations,
     deadlines: Deadlines,
     end: Instant,
-    watch: &mut impl FnMut(Progress),
+    on_progress: &mut impl FnMut(Progress),
 ) -> Result<ProbeReport, ProbeError> {
     let (reader, writer) = tokio::io::split(stream);
     let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_RESPONSE_BYTES));
     let mut out = FramedWrite::new(writer, BytesCodec::new());
-    let (mut client, mut question) = Prober::new(expected.clone());
+    let (mut prober, mut request) = Prober::new(expected.clone());
     loop {
-        let deadline = end.min(Instant::now() + deadlines.answer);
-        let sent = timeout_at(deadline, out.send(Bytes::from(question))).await;
+        let deadline = end.min(Instant::now() + deadlines.response);
+        let sent = timeout_at(deadline, out.send(Bytes::from(request))).await;
         sent.map_err(|_| ProbeError::Timeout)?.map_err(|_: io::Error| ProbeError::Closed)?;
-        question = loop {
+        request = loop {
             let line = timeout_at(deadline, lines.next()).await.map_err(|_| ProbeError::Timeout)?;
-            let line = line.ok_or(ProbeError::Closed)?.map_err(|error| unreadable(&error))?;
-            let step = client.step();
-            match client.handle_line(&line).map_err(ProbeError::ProtocolViolation)? {
+            let line = line.ok_or(ProbeError::Closed)?.map_err(|error| read_error(&error))?;
+            let step = prober.step();
+            match prober.handle_line(&line).map_err(ProbeError::ProtocolViolation)? {
                 ProberAction::Wait => continue,
                 ProberAction::Send(next) => {
-                    watch(Progress::Answered(step));
+                    on_progress(Progress::Answered(step));
                     break next;
                 }
                 ProberAction::Done(report) => {
-                    watch(Progress::Answered(step));
+                    on_progress(Progress::Answered(step));
                     return Ok(*report);
                 }
             }
@@ -129,18 +145,19 @@ pub async fn run_prober(
     }
 }
 
-/// Of the failures at two doors, the one that says more plainly whose fault it was.
+/// Returns the error whose origin is more certain.
 fn more_conclusive(one: ProbeError, other: ProbeError) -> ProbeError {
-    let plainness = |failure: ProbeError| match failure.blame() {
+    let rank = |failure: ProbeError| match failure.blame() {
         FailureOrigin::Local => 3,
         FailureOrigin::Peer => 2,
         FailureOrigin::PeerUnconfirmed => 1,
         FailureOrigin::Ambiguous => 0,
     };
-    if plainness(other) > plainness(one) { other } else { one }
+    if rank(other) > rank(one) { other } else { one }
 }
 
-fn unreadable(error: &LinesCodecError) -> ProbeError {
+/// Maps an error of the line decoder.
+fn read_error(error: &LinesCodecError) -> ProbeError {
     match error {
         LinesCodecError::MaxLineLengthExceeded => ProbeError::ProtocolViolation(Fault::ResponseTooLong),
         LinesCodecError::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -162,10 +179,10 @@ mod tests {
     use crate::dial::{Direct, Isolation, Tls};
     use crate::network::Network;
 
-    const QUICK: Deadlines = Deadlines { answer: Duration::from_millis(300), total: Duration::from_millis(1500) };
+    const SHORT: Deadlines = Deadlines { response: Duration::from_millis(300), total: Duration::from_millis(1500) };
 
-    /// Listens, and plays this to everyone who connects.
-    async fn server<F>(play: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
+    /// Starts a server that runs this script for every connection.
+    async fn server<F>(script: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
     where
         F: Future<Output = std::io::Result<()>> + Send + 'static,
     {
@@ -173,30 +190,33 @@ mod tests {
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(play(stream));
+                tokio::spawn(script(stream));
             }
         });
         address
     }
 
-    /// Verifies what listens there.
-    async fn verify(doors: &[(Transport, SocketAddr)]) -> Result<Verified, ProbeError> {
-        verify_believing(doors.len(), doors).await
+    /// Probes these endpoints.
+    async fn verify(endpoints: &[(Transport, SocketAddr)]) -> Result<Verified, ProbeError> {
+        verify_with_trusted(endpoints.len(), endpoints).await
     }
 
-    async fn verify_believing(believed: usize, doors: &[(Transport, SocketAddr)]) -> Result<Verified, ProbeError> {
+    async fn verify_with_trusted(
+        trusted: usize,
+        endpoints: &[(Transport, SocketAddr)],
+    ) -> Result<Verified, ProbeError> {
         let (_found, tor) = watch::channel(None);
-        let dialer = Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, circle: Isolation::Peers };
+        let dialer = Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, isolation: Isolation::Peers };
         let host: crate::peer::Host = "a.example".parse().unwrap();
-        let doors: Vec<_> =
-            doors.iter().map(|(transport, address)| (*transport, Port::new(address.port()).unwrap())).collect();
+        let endpoints: Vec<_> =
+            endpoints.iter().map(|(transport, address)| (*transport, Port::new(address.port()).unwrap())).collect();
         let addresses = vec!["127.0.0.1".parse().unwrap()];
-        let attempt = ProbeTarget {
+        let target = ProbeTarget {
             host: host.clone(),
             via: Route::Direct,
             addresses,
-            endpoints: doors,
-            trusted_endpoint_count: believed,
+            endpoints,
+            trusted_endpoint_count: trusted,
             announce: false,
             checkpoint_height: None,
         };
@@ -206,20 +226,20 @@ mod tests {
             genesis_hash: network.genesis_hash(),
             default_ports: network.default_ports(),
             announce: None,
-            compare: None,
+            checkpoint_height: None,
         };
-        probe(&dialer, &attempt, &expected, QUICK, |_| {}).await
+        probe(&dialer, &target, &expected, SHORT, |_| {}).await
     }
 
-    async fn verify_tcp<F>(play: impl Fn(TcpStream) -> F + Send + 'static) -> Result<Verified, ProbeError>
+    async fn verify_tcp<F>(script: impl Fn(TcpStream) -> F + Send + 'static) -> Result<Verified, ProbeError>
     where
         F: Future<Output = std::io::Result<()>> + Send + 'static,
     {
-        verify(&[(Transport::Tcp, server(play).await)]).await
+        verify(&[(Transport::Tcp, server(script).await)]).await
     }
 
-    /// Answers what a server of today does.
-    async fn decent(mut stream: TcpStream) -> std::io::Result<()> {
+    /// Answers like a current server.
+    async fn honest_server(mut stream: TcpStream) -> std::io::Result<()> {
         let mut buffer = [0; 1024];
         for (id, result) in ["[\"x\",\"1.4\"]", "{}", "[]", "{\"height\":1}"].iter().enumerate() {
             let _ = stream.read(&mut buffer).await?;
@@ -229,33 +249,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_decent_server_is_verified() {
-        assert_eq!(verify_tcp(decent).await.unwrap().report.tip_height, Some(1));
+    async fn honest_server_is_verified() {
+        assert_eq!(verify_tcp(honest_server).await.unwrap().report.tip_height, Some(1));
     }
 
     #[tokio::test]
-    async fn where_one_door_fails_the_other_is_tried() {
-        let tls_that_is_none =
-            server(async |mut stream: TcpStream| stream.write_all(b"hello, who is there?\n").await).await;
-        let tcp = server(decent).await;
-        let doors = [(Transport::Tls, tls_that_is_none), (Transport::Tcp, tcp)];
-        assert_eq!(verify(&doors).await.unwrap().transport, Transport::Tcp);
+    async fn failed_endpoint_is_followed_by_the_next() {
+        let not_tls = server(async |mut stream: TcpStream| stream.write_all(b"hello\n").await).await;
+        let tcp = server(honest_server).await;
+        let endpoints = [(Transport::Tls, not_tls), (Transport::Tcp, tcp)];
+        assert_eq!(verify(&endpoints).await.unwrap().transport, Transport::Tcp);
     }
 
     #[tokio::test]
-    async fn what_others_claim_can_make_nobody_bad() {
+    async fn untrusted_endpoint_does_not_decide_the_error() {
         let silent = server(async |mut stream: TcpStream| stream.read_to_end(&mut Vec::new()).await.map(|_| ())).await;
         let web =
             server(async |mut stream: TcpStream| stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await).await;
-        let doors = [(Transport::Tcp, silent), (Transport::Tcp, web)];
-        assert_eq!(verify_believing(1, &doors).await.unwrap_err(), ProbeError::Timeout);
-        assert_eq!(verify_believing(2, &doors).await.unwrap_err(), ProbeError::ProtocolViolation(Fault::Malformed));
-        let moved = [(Transport::Tcp, silent), (Transport::Tcp, server(decent).await)];
-        assert!(verify_believing(1, &moved).await.is_ok());
+        let endpoints = [(Transport::Tcp, silent), (Transport::Tcp, web)];
+        assert_eq!(verify_with_trusted(1, &endpoints).await.unwrap_err(), ProbeError::Timeout);
+        assert_eq!(
+            verify_with_trusted(2, &endpoints).await.unwrap_err(),
+            ProbeError::ProtocolViolation(Fault::Malformed)
+        );
+        let moved = [(Transport::Tcp, silent), (Transport::Tcp, server(honest_server).await)];
+        assert!(verify_with_trusted(1, &moved).await.is_ok());
     }
 
     #[tokio::test]
-    async fn hostile_servers_cost_no_more_than_their_time() {
+    async fn hostile_server_is_bounded_by_deadlines() {
         let silent = verify_tcp(async |mut stream| stream.read_to_end(&mut Vec::new()).await.map(|_| ()));
         assert_eq!(silent.await.unwrap_err(), ProbeError::Timeout);
 
@@ -269,12 +291,12 @@ mod tests {
         });
         assert_eq!(endless_line.await.unwrap_err(), ProbeError::ProtocolViolation(Fault::ResponseTooLong));
 
-        let chatter = verify_tcp(async |mut stream| {
+        let notifications = verify_tcp(async |mut stream| {
             loop {
                 stream.write_all(b"{\"method\":\"x\",\"params\":[]}\n").await?;
             }
         });
-        assert_eq!(chatter.await.unwrap_err(), ProbeError::ProtocolViolation(Fault::ExcessNotifications));
+        assert_eq!(notifications.await.unwrap_err(), ProbeError::ProtocolViolation(Fault::ExcessNotifications));
 
         let drip = verify_tcp(async |mut stream| {
             loop {
@@ -284,11 +306,11 @@ mod tests {
         });
         assert_eq!(drip.await.unwrap_err(), ProbeError::Timeout);
 
-        let nonsense = verify_tcp(async |mut stream| stream.write_all(b"\xff\xfe\n").await);
-        assert_eq!(nonsense.await.unwrap_err(), ProbeError::ProtocolViolation(Fault::Malformed));
+        let invalid_utf8 = verify_tcp(async |mut stream| stream.write_all(b"\xff\xfe\n").await);
+        assert_eq!(invalid_utf8.await.unwrap_err(), ProbeError::ProtocolViolation(Fault::Malformed));
     }
 
-    /// Answers each question with the next of these.
+    /// Answers each request with the next result.
     async fn answering(mut stream: TcpStream, results: &[String]) -> std::io::Result<()> {
         let mut buffer = [0; 1024];
         for (id, result) in results.iter().enumerate() {
@@ -299,9 +321,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hostile_answers_come_to_little() {
+    async fn hostile_response_is_rejected_or_truncated() {
         const VERSION: &str = r#"["x","1.4"]"#;
-        let play = async |results: &[&str]| {
+        let script = async |results: &[&str]| {
             let results: Vec<String> = results.iter().map(|result| (*result).to_owned()).collect();
             verify_tcp(move |stream| {
                 let results = results.clone();
@@ -309,42 +331,42 @@ mod tests {
             })
             .await
         };
-        let fault = async |results: &[&str]| match play(results).await.unwrap_err() {
+        let fault = async |results: &[&str]| match script(results).await.unwrap_err() {
             ProbeError::ProtocolViolation(fault) => fault,
             other => panic!("{other}"),
         };
-        // Lists without end, within a line and beyond one.
+        // Long lists, within the line limit and beyond.
         let many = |count: usize| {
             let entry = |n: usize| format!(r#"["5.9.0.1","h{n}.example",["v1.4","s50002"]]"#);
             format!("[{}]", (0..count).map(entry).collect::<Vec<_>>().join(","))
         };
-        let verified = play(&[VERSION, "{}", &many(8000), "{}"]).await.unwrap();
+        let verified = script(&[VERSION, "{}", &many(8000), "{}"]).await.unwrap();
         assert_eq!(verified.report.peer_list.0.len(), crate::peer::MAX_PEER_LIST_ENTRIES);
         assert_eq!(fault(&[VERSION, "{}", &many(12_000)]).await, Fault::ResponseTooLong);
-        // Little to send, much to unfold.
+        // Short to send, deep or wide to parse.
         let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
         assert_eq!(fault(&[&deep]).await, Fault::Malformed);
         assert_eq!(fault(&[VERSION, &deep]).await, Fault::Malformed);
-        assert!(play(&[VERSION, "{}", &format!("[{deep}]"), "{}"]).await.unwrap().report.peer_list.0.is_empty());
+        assert!(script(&[VERSION, "{}", &format!("[{deep}]"), "{}"]).await.unwrap().report.peer_list.0.is_empty());
         let wide = format!("{{\"hosts\":{{{}}}}}", vec![r#""a":{}"#; 60_000].join(","));
         assert_eq!(fault(&[VERSION, &wide]).await, Fault::HostMismatch);
-        // Of the wrong kind.
+        // Wrong types.
         for wrong in ["7", "\"x\"", "[[]]", "true"] {
             assert_eq!(fault(&[VERSION, wrong]).await, Fault::Malformed, "{wrong}");
         }
         assert_eq!(fault(&[VERSION, "{}", "{}"]).await, Fault::Malformed);
-        // Who says that it is somebody else vouches for nobody.
+        // A peer can't vouch for another host.
         assert_eq!(fault(&[VERSION, r#"{"hosts":{"victim.example":{"tcp_port":50001}}}"#]).await, Fault::HostMismatch);
     }
 
     #[tokio::test]
-    async fn a_tls_handshake_that_never_ends_is_given_up() {
+    async fn endless_tls_handshake_times_out() {
         let never = server(async |mut stream: TcpStream| stream.read_to_end(&mut Vec::new()).await.map(|_| ())).await;
         assert_eq!(verify(&[(Transport::Tls, never)]).await.unwrap_err(), ProbeError::Unreachable);
     }
 
     #[tokio::test]
-    async fn a_closed_port_refuses() {
+    async fn closed_port_is_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);

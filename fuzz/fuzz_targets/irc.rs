@@ -11,21 +11,21 @@ use waypost::network::Network;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, rest)) = bytes.split_first() else { return };
-    let plan = IrcVisitConfig {
+    let config = IrcVisitConfig {
         channel: "#electrum".to_owned(),
         nick_prefix: "E_".to_owned(),
         password: None,
         sasl: (first % 2 == 1).then(|| ("user".to_owned(), waypost::secret::Secret::new("password"))),
         advertise: None,
-        stay: first % 4 > 1,
+        persistent: first % 4 > 1,
         default_ports: Network::Bitcoin.default_ports(),
     };
     let mut rng = StdRng::seed_from_u64(u64::from(*first));
-    let (mut visit, _) = IrcSession::new(Arc::new(plan), &mut rng);
+    let (mut visit, _) = IrcSession::new(Arc::new(config), &mut rng);
     let mut asked = 0;
     for line in rest.split(|byte| *byte == b'\n') {
-        let actions = visit.line(&String::from_utf8_lossy(line), &mut rng);
-        let newcomer = visit.next_newcomer();
+        let actions = visit.handle_line(&String::from_utf8_lossy(line), &mut rng);
+        let newcomer = visit.next_who();
         for action in actions.into_iter().chain(newcomer) {
             match action {
                 IrcAction::Send(line) => {

@@ -12,7 +12,7 @@ fuzz_target!(|bytes: &[u8]| {
         genesis_hash: network.genesis_hash(),
         default_ports: network.default_ports(),
         announce: None,
-        compare: None,
+        checkpoint_height: None,
     };
     let (mut client, _) = Prober::new(expected);
     let mut id = 0;

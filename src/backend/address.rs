@@ -1,4 +1,4 @@
-//! What we stand in front of, as the configuration names it.
+//! Address of the backend in the configuration.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,22 +8,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::peer::{Endpoint, Host};
 
-/// A server of the operator's, or the best of those that we know.
+/// The backend: one server, or the verified peers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum BackendTarget {
+    /// The operator's Electrum server.
     Server(UpstreamAddr),
+    /// The best of the verified peers.
     Peers,
 }
 
-/// Where a server listens.
+/// Address of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamAddr {
+    /// Plain TCP.
     Tcp(Endpoint),
+    /// TLS over TCP.
     Tls(Endpoint),
+    /// A Unix socket.
     Unix(PathBuf),
 }
 
+/// Error of an address that can't be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected tcp://HOST:PORT, tls://HOST:PORT, unix:PATH or peers")]
 pub struct AddressError;
@@ -45,8 +51,8 @@ impl TryFrom<String> for BackendTarget {
 }
 
 impl From<BackendTarget> for String {
-    fn from(front: BackendTarget) -> String {
-        match front {
+    fn from(target: BackendTarget) -> String {
+        match target {
             BackendTarget::Server(address) => address.to_string(),
             BackendTarget::Peers => "peers".to_owned(),
         }
@@ -86,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_written_as_they_are_read() {
+    fn address_round_trips_and_invalid_ones_are_rejected() {
         for text in
             ["tcp://127.0.0.1:50001", "tls://electrs.example:50002", "tcp://[::1]:50001", "unix:/run/electrs", "peers"]
         {

@@ -1,4 +1,4 @@
-//! What we stand in front of: a server of the operator's, or whichever peer is best.
+//! The upstream of forwarded requests: the operator's server, or the verified peers.
 
 mod address;
 mod key_pinning;
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::codec::{Framed, LinesCodec};
 
 pub use address::{AddressError, BackendTarget, UpstreamAddr};
-pub use key_pinning::KeyError;
+pub use key_pinning::KeyPinError;
 pub use peer_pool::{PeerPool, UpstreamLease};
 pub use server::Server;
 
@@ -25,55 +25,63 @@ use crate::electrum::identity::{self, BackendInfo, Identity, LocalIdentity};
 use crate::jsonrpc::{self, MAX_RESPONSE_BYTES, NEWEST, OLDEST, USER_AGENT};
 use crate::peer::{Fault, Host};
 
-/// How long a server of the operator's may take to greet us.
-const GREETING: Duration = Duration::from_secs(20);
+/// Timeout for the operator's server to accept a connection and negotiate the version.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The upstream of forwarded requests.
 #[derive(Debug)]
 pub enum Backend {
+    /// The operator's server.
     Server(Server),
+    /// The verified peers.
     Peers(PeerPool),
 }
 
-/// A session's own connection to a server.
-pub struct Connection {
+/// A session's connection to the upstream.
+pub struct UpstreamConnection {
+    /// The stream, on which the version is negotiated.
     pub stream: Box<dyn Stream>,
-    /// Where it is a peer's.
-    pub seat: Option<UpstreamLease>,
+    /// The lease of the peer. `None` for the operator's server.
+    pub lease: Option<UpstreamLease>,
 }
 
-/// Why there is no connection.
+/// Error of opening or checking an upstream connection.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
+    /// The server can't be reached or violates the protocol.
     #[error("{0}")]
     Failed(#[from] ProbeError),
+    /// The server's TLS key is not accepted.
     #[error("{0}")]
-    Key(#[from] KeyError),
-    #[error("it speaks none of the protocol versions {OLDEST} to {NEWEST}")]
+    Key(#[from] KeyPinError),
+    /// The server supports no common protocol version.
+    #[error("server supports none of the protocol versions {OLDEST} to {NEWEST}")]
     Versions,
-    #[error("no peer that is fit for it could be reached")]
+    /// No candidate could be reached.
+    #[error("no suitable peer is reachable")]
     NoPeer,
 }
 
 impl Backend {
-    /// A connection of a caller's own, on which this protocol version was agreed upon.
+    /// Opens a connection for a session, with this protocol version.
     ///
-    /// Where it is a peer's, rather not that of the one that has just failed.
-    pub async fn open(&self, version: &str, failed: Option<&Host>) -> Result<Connection, BackendError> {
+    /// With peers, the one that has just failed is tried last.
+    pub async fn open(&self, version: &str, failed: Option<&Host>) -> Result<UpstreamConnection, BackendError> {
         match self {
-            Backend::Server(server) => Ok(Connection { stream: server.open(version).await?, seat: None }),
+            Backend::Server(server) => Ok(UpstreamConnection { stream: server.open(version).await?, lease: None }),
             Backend::Peers(peers) => peers.open(version, failed).await,
         }
     }
 
-    /// Looks after what clients are sent it, until nobody is left to be told.
-    pub async fn monitor(&self, ourselves: &watch::Sender<Arc<LocalIdentity>>, inbox: Inbox) {
+    /// Keeps the backend's properties in the local identity current until shutdown.
+    pub async fn monitor(&self, local_identity: &watch::Sender<Arc<LocalIdentity>>, inbox: Inbox) {
         match self {
-            Backend::Server(server) => server.monitor(ourselves, inbox).await,
-            Backend::Peers(peers) => peers.monitor(ourselves).await,
+            Backend::Server(server) => server.monitor(local_identity, inbox).await,
+            Backend::Peers(peers) => peers.monitor(local_identity).await,
         }
     }
 
-    /// As the configuration has it.
+    /// Returns the target as configured.
     pub fn target(&self) -> BackendTarget {
         match self {
             Backend::Server(server) => BackendTarget::Server(server.address.clone()),
@@ -81,7 +89,7 @@ impl Backend {
         }
     }
 
-    /// Why it is of no use at the moment.
+    /// Returns why the backend is unusable. `None`: it is usable.
     pub fn last_error(&self) -> Option<String> {
         match self {
             Backend::Server(server) => server.last_error(),
@@ -89,7 +97,7 @@ impl Backend {
         }
     }
 
-    /// Which peers carry sessions, and how many.
+    /// Returns the number of sessions for each peer that serves any.
     pub fn session_counts(&self) -> Vec<(Host, usize)> {
         match self {
             Backend::Server(_) => Vec::new(),
@@ -98,35 +106,35 @@ impl Backend {
     }
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for UpstreamConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("seat", &self.seat).finish_non_exhaustive()
+        f.debug_struct("UpstreamConnection").field("lease", &self.lease).finish_non_exhaustive()
     }
 }
 
-/// The first words on a connection, which commit it to a protocol version.
+/// Sends `server.version`, which fixes the protocol version of the connection.
 async fn negotiate(stream: Box<dyn Stream>, version: &str) -> Result<Box<dyn Stream>, BackendError> {
-    // A line at a time, so that nothing of what follows the greeting is read here and lost.
+    // A buffer of one byte: what follows the response must stay in the stream.
     let mut lines = Framed::with_capacity(stream, LinesCodec::new_with_max_length(MAX_RESPONSE_BYTES), 1);
     let line = jsonrpc::encode_request(0, "server.version", &[USER_AGENT, version]);
     let line = String::from_utf8(line).map_err(|_| ProbeError::Internal)?;
     lines.send(line.trim_end()).await.map_err(|_| ProbeError::Closed)?;
-    let answer =
+    let response =
         lines.next().await.ok_or(ProbeError::Closed)?.map_err(|_| ProbeError::ProtocolViolation(Fault::Malformed))?;
-    match jsonrpc::parse_response(&answer) {
+    match jsonrpc::parse_response(&response) {
         Ok(jsonrpc::Response::Result { .. }) => Ok(lines.into_inner()),
         _ => Err(BackendError::Versions),
     }
 }
 
-/// Has callers advertised what is behind us.
-fn publish(ourselves: &watch::Sender<Arc<LocalIdentity>>, behind: BackendInfo) {
-    ourselves.send_if_modified(|ourselves| {
-        let backend = identity::BackendState::Known(behind);
-        let news = ourselves.identity.backend != backend;
-        if news {
-            *ourselves = Arc::new(LocalIdentity::new(Identity { backend, ..ourselves.identity.clone() }));
+/// Publishes the backend's properties in the local identity.
+fn publish(local_identity: &watch::Sender<Arc<LocalIdentity>>, info: BackendInfo) {
+    local_identity.send_if_modified(|local_identity| {
+        let backend = identity::BackendState::Known(info);
+        let changed = local_identity.identity.backend != backend;
+        if changed {
+            *local_identity = Arc::new(LocalIdentity::new(Identity { backend, ..local_identity.identity.clone() }));
         }
-        news
+        changed
     });
 }

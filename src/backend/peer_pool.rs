@@ -1,4 +1,4 @@
-//! Our peers as the server that we stand in front of: each session is carried by one of them, the best that can be reached.
+//! The verified peers as upstream: each session is served by the best reachable one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{BackendError, Connection, negotiate, publish};
+use super::{BackendError, UpstreamConnection, negotiate, publish};
 use crate::book::{Event, Snapshot, UpstreamCandidate};
 use crate::book_handle::{BookMessage, Inbox};
 use crate::connect::{FailureOrigin, ProbeError};
@@ -20,45 +20,50 @@ use crate::jsonrpc::{NEWEST, USUAL};
 use crate::peer::{Host, Version};
 use crate::route::Route;
 
-/// How long a caller is kept waiting for a peer. Wallets give up after 30 seconds.
+/// Timeout for a session's connection. Wallets give up after 30 seconds.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// How long one of them may take to greet us, which is four ways there and back through Tor.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(12);
+/// Timeout for one peer to connect and negotiate, up to four round trips through Tor.
+const PEER_GREETING_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Those that are reached directly don't come into it before this, while one through Tor may still answer.
+/// Time during which peers without Tor are not tried while one through Tor may answer.
 const CLEARNET_FALLBACK_DELAY: Duration = Duration::from_secs(12);
 
-/// Who doesn't greet us within this has a rival; so many are tried at once.
+/// Time after which a hedged attempt with the next peer starts.
 const HEDGE_DELAY: Duration = Duration::from_secs(4);
+/// Maximum number of attempts at the same time.
 const MAX_PARALLEL: usize = 3;
 
-/// Who can't be reached, or was overtaken, comes after all others for so long.
+/// Time for which a peer that failed or was too slow is ranked last.
 const PENALTY: Duration = Duration::from_secs(600);
 
-/// Sessions that a peer carries before the next best is as good.
+/// Number of sessions of a peer that lower its rank by one.
 const SESSIONS_PER_RANK: usize = 4;
 
+/// The verified peers that can serve sessions.
 #[derive(Debug)]
 pub struct PeerPool {
     dialer: Dialer,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     inbox: Inbox,
     loads: Arc<PeerLoads>,
-    /// Each session has circuits of its own.
+    /// Number of the next session's isolation group.
     sessions: AtomicU64,
 }
 
-/// What is known of the peers that carry sessions, or lately failed to.
+/// Sessions and penalties by peer.
 type PeerLoads = watch::Sender<BTreeMap<Host, PeerLoad>>;
 
+/// Load of a peer.
 #[derive(Debug, Default, Clone, Copy)]
 struct PeerLoad {
+    /// Number of sessions that the peer serves.
     sessions: usize,
-    avoided_until: Option<Instant>,
+    /// Time until which the peer is ranked last. `None`: it is not penalized.
+    penalized_until: Option<Instant>,
 }
 
-/// A session's place at the peer that carries it.
+/// Counts a session at the peer that serves it, until dropped.
 #[derive(Debug)]
 pub struct UpstreamLease {
     host: Host,
@@ -67,133 +72,143 @@ pub struct UpstreamLease {
 }
 
 impl PeerPool {
+    /// Creates a pool without sessions.
     pub fn new(dialer: Dialer, snapshot: watch::Receiver<Arc<Snapshot>>, inbox: Inbox) -> PeerPool {
         PeerPool { dialer, snapshot, inbox, loads: Arc::default(), sessions: AtomicU64::new(0) }
     }
 
-    /// Opens a connection to the best reachable peer. A slow greeting starts a hedged attempt with the next peer.
-    pub async fn open(&self, version: &str, failed: Option<&Host>) -> Result<Connection, BackendError> {
-        let mut waiting = self.ranked(version.parse().ok(), failed).into_iter().peekable();
-        let mut under_way: Vec<(Host, Route)> = Vec::new();
-        let mut trying = FuturesUnordered::new();
-        let began = Instant::now();
-        let mut start = began;
+    /// Opens a connection to the best reachable peer.
+    ///
+    /// A slow greeting starts a hedged attempt with the next peer.
+    pub async fn open(&self, version: &str, failed: Option<&Host>) -> Result<UpstreamConnection, BackendError> {
+        let mut candidates = self.ranked(version.parse().ok(), failed).into_iter().peekable();
+        let mut in_flight: Vec<(Host, Route)> = Vec::new();
+        let mut attempts = FuturesUnordered::new();
+        let started_at = Instant::now();
+        let mut start = started_at;
         loop {
-            let next_via = waiting.peek().map(|carrier| carrier.target.via).filter(|_| trying.len() < MAX_PARALLEL);
-            // Who asks for Tor's sake is not to be sent past it because a circuit takes its time.
-            let through_tor = under_way.iter().any(|(_, via)| *via == Route::Tor);
+            let next_via =
+                candidates.peek().map(|candidate| candidate.target.via).filter(|_| attempts.len() < MAX_PARALLEL);
+            // A route past Tor is used only after a delay, even if a circuit is slow.
+            let through_tor = in_flight.iter().any(|(_, via)| *via == Route::Tor);
             let due = match next_via {
-                Some(Route::Direct) if through_tor => start.max(began + CLEARNET_FALLBACK_DELAY),
+                Some(Route::Direct) if through_tor => start.max(started_at + CLEARNET_FALLBACK_DELAY),
                 _ => start,
             };
             if next_via.is_some()
-                && (due <= Instant::now() || trying.is_empty())
-                && let Some(carrier) = waiting.next()
+                && (due <= Instant::now() || attempts.is_empty())
+                && let Some(candidate) = candidates.next()
             {
-                under_way.push((carrier.target.host.clone(), carrier.target.via));
-                trying.push(self.connect_candidate(carrier, version));
+                in_flight.push((candidate.target.host.clone(), candidate.target.via));
+                attempts.push(self.connect_candidate(candidate, version));
                 start = Instant::now() + HEDGE_DELAY;
                 continue;
             }
-            if trying.is_empty() {
+            if attempts.is_empty() {
                 return Err(BackendError::NoPeer);
             }
             tokio::select! {
-                Some((host, outcome)) = trying.next() => {
+                Some((host, outcome)) = attempts.next() => {
                     match outcome {
                         Ok(stream) => {
-                            self.penalize_slower(&under_way, &host);
-                            let seat = UpstreamLease::take(host, &self.loads, &self.inbox);
-                            return Ok(Connection { stream, seat: Some(seat) });
+                            self.penalize_slower(&in_flight, &host);
+                            let lease = UpstreamLease::take(host, &self.loads, &self.inbox);
+                            return Ok(UpstreamConnection { stream, lease: Some(lease) });
                         }
                         Err(error) => self.failed(&host, &error),
                     }
-                    under_way.retain(|(tried, _)| *tried != host);
+                    in_flight.retain(|(attempted, _)| *attempted != host);
                     start = Instant::now();
                 }
                 () = sleep_until(due), if next_via.is_some() => {}
-                () = sleep_until(began + OPEN_TIMEOUT) => {
-                    under_way.iter().for_each(|(host, _)| self.failed(host, &ProbeError::Timeout.into()));
+                () = sleep_until(started_at + OPEN_TIMEOUT) => {
+                    in_flight.iter().for_each(|(host, _)| self.failed(host, &ProbeError::Timeout.into()));
                     return Err(ProbeError::Timeout.into());
                 }
             }
         }
     }
 
-    /// Tells callers of the protocol versions that our peers speak, as those change.
-    pub async fn monitor(&self, ourselves: &watch::Sender<Arc<LocalIdentity>>) {
+    /// Publishes the protocol versions of the candidates as they change.
+    pub async fn monitor(&self, local_identity: &watch::Sender<Arc<LocalIdentity>>) {
         let mut snapshot = self.snapshot.clone();
         loop {
             let newest = common_version(&snapshot.borrow_and_update().upstream_candidates);
-            publish(ourselves, BackendInfo { software: None, versions: (USUAL, newest), pruning: None, tip: None });
+            publish(
+                local_identity,
+                BackendInfo { software: None, versions: (USUAL, newest), pruning: None, tip: None },
+            );
             if snapshot.changed().await.is_err() {
                 return;
             }
         }
     }
 
+    /// Returns an error if there is no candidate.
     pub fn last_error(&self) -> Option<String> {
-        let nobody = self.snapshot.borrow().upstream_candidates.is_empty();
-        nobody.then(|| "no verified peer that can be reached is fit to carry a session".to_owned())
+        let no_candidate = self.snapshot.borrow().upstream_candidates.is_empty();
+        no_candidate.then(|| "no verified peer is suitable to serve a session".to_owned())
     }
 
+    /// Returns the number of sessions for each peer that serves any.
     pub fn session_counts(&self) -> Vec<(Host, usize)> {
         let loads = self.loads.borrow();
         loads.iter().filter(|(_, load)| load.sessions > 0).map(|(host, load)| (host.clone(), load.sessions)).collect()
     }
 
-    /// Returns the candidates in the order in which they are tried.
+    /// Returns the candidates in the order in which they are attempted.
     fn ranked(&self, wanted: Option<Version>, failed: Option<&Host>) -> Vec<UpstreamCandidate> {
-        let carriers = self.snapshot.borrow().upstream_candidates.clone();
+        let candidate = self.snapshot.borrow().upstream_candidates.clone();
         let (loads, now) = (self.loads.borrow(), Instant::now());
-        let mut ranked: Vec<_> = carriers.into_iter().enumerate().collect();
-        ranked.sort_by_key(|(place, carrier)| {
-            let host = &carrier.target.host;
+        let mut ranked: Vec<_> = candidate.into_iter().enumerate().collect();
+        ranked.sort_by_key(|(rank, candidate)| {
+            let host = &candidate.target.host;
             let load = loads.get(host).copied().unwrap_or_default();
-            let lacks = wanted.is_some_and(|wanted| carrier.newest.cmp_semver(&wanted).is_lt());
-            let avoided = failed == Some(host) || load.is_avoided(now);
-            (lacks, avoided, !host.is_onion(), place + load.sessions / SESSIONS_PER_RANK)
+            let lacks_version = wanted.is_some_and(|wanted| candidate.newest.cmp_semver(&wanted).is_lt());
+            let penalized = failed == Some(host) || load.is_penalized(now);
+            (lacks_version, penalized, !host.is_onion(), rank + load.sessions / SESSIONS_PER_RANK)
         });
-        ranked.into_iter().map(|(_, carrier)| carrier).collect()
+        ranked.into_iter().map(|(_, candidate)| candidate).collect()
     }
 
-    /// Those that were tried before the one that won were slower than it and its handicap. Nobody who goes through Tor is held to
-    /// the pace of those who don't.
-    fn penalize_slower(&self, under_way: &[(Host, Route)], winner: &Host) {
-        let pace = under_way.iter().find(|(host, _)| host == winner).map(|(_, via)| *via);
-        let slower = under_way.iter().take_while(|(host, _)| host != winner);
-        for (host, _) in slower.filter(|(_, via)| pace == Some(*via)) {
+    /// Penalizes peers that were tried before the winner on the same route.
+    fn penalize_slower(&self, in_flight: &[(Host, Route)], winner: &Host) {
+        let winner_route = in_flight.iter().find(|(host, _)| host == winner).map(|(_, via)| *via);
+        let slower = in_flight.iter().take_while(|(host, _)| host != winner);
+        for (host, _) in slower.filter(|(_, via)| winner_route == Some(*via)) {
             penalize(&self.loads, host);
         }
     }
 
+    /// Connects to a candidate and negotiates the version.
     async fn connect_candidate(
         &self,
-        carrier: UpstreamCandidate,
+        candidate: UpstreamCandidate,
         version: &str,
     ) -> (Host, Result<Box<dyn Stream>, BackendError>) {
-        let circle = Isolation::Session(self.sessions.fetch_add(1, Ordering::Relaxed));
-        let dialer = Dialer { circle, ..self.dialer.clone() };
-        let reached = async {
-            let door = carrier.target.endpoints.first().ok_or(ProbeError::Internal)?;
-            let dialled = dialer.dial(&carrier.target, *door).await?;
+        let isolation = Isolation::Session(self.sessions.fetch_add(1, Ordering::Relaxed));
+        let dialer = Dialer { isolation, ..self.dialer.clone() };
+        let attempt = async {
+            let endpoint = candidate.target.endpoints.first().ok_or(ProbeError::Internal)?;
+            let connection = dialer.dial(&candidate.target, *endpoint).await?;
             // The verified peer had another key.
-            if let (Some(shown), Some(known)) = (dialled.key, carrier.key)
+            if let (Some(shown), Some(known)) = (connection.key, candidate.key)
                 && shown != known
             {
                 return Err(ProbeError::Tls.into());
             }
-            negotiate(dialled.stream, version).await
+            negotiate(connection.stream, version).await
         };
-        let outcome = timeout(GREETING_TIMEOUT, reached).await.unwrap_or(Err(ProbeError::Timeout.into()));
-        (carrier.target.host, outcome)
+        let outcome = timeout(PEER_GREETING_TIMEOUT, attempt).await.unwrap_or(Err(ProbeError::Timeout.into()));
+        (candidate.target.host, outcome)
     }
 
+    /// Penalizes a peer that failed, unless the cause is local or the client's.
     fn failed(&self, host: &Host, error: &BackendError) {
-        tracing::debug!(%host, %error, "a peer that was to carry a session can't");
+        tracing::debug!(%host, %error, "a peer can't serve a session");
         match error {
             BackendError::Failed(failure) if failure.blame() == FailureOrigin::Local => {}
-            // A caller chose the version, and mustn't choose the peer by that.
+            // A client chose the version, and must not choose the peer by it.
             BackendError::Versions => {}
             _ => {
                 penalize(&self.loads, host);
@@ -209,12 +224,14 @@ impl UpstreamLease {
         UpstreamLease { host, loads: Arc::clone(loads), inbox: inbox.clone() }
     }
 
+    /// Returns the peer that serves the session.
     pub fn host(&self) -> &Host {
         &self.host
     }
 
-    /// The peer let its session down. What a session asks for may have brought that about, so the peer isn't avoided by others
-    /// before the book has looked at it.
+    /// Requests a recheck after the peer failed within the session.
+    ///
+    /// The peer is not penalized, because the client's requests may have caused the failure.
     pub fn failed(&self) {
         request_recheck(&self.inbox, &self.host);
     }
@@ -227,30 +244,31 @@ impl Drop for UpstreamLease {
                 load.sessions -= 1;
             }
             let now = Instant::now();
-            loads.retain(|_, load| load.sessions > 0 || load.is_avoided(now));
+            loads.retain(|_, load| load.sessions > 0 || load.is_penalized(now));
         });
     }
 }
 
 impl PeerLoad {
-    fn is_avoided(&self, now: Instant) -> bool {
-        self.avoided_until.is_some_and(|until| until > now)
+    fn is_penalized(&self, now: Instant) -> bool {
+        self.penalized_until.is_some_and(|until| until > now)
     }
 }
 
+/// Ranks a peer last for a while.
 fn penalize(loads: &PeerLoads, host: &Host) {
     let until = Instant::now() + PENALTY;
-    loads.send_modify(|loads| loads.entry(host.clone()).or_default().avoided_until = Some(until));
+    loads.send_modify(|loads| loads.entry(host.clone()).or_default().penalized_until = Some(until));
 }
 
-/// Has the book look at it; where that has too much to do, it will in its own time.
+/// Asks the book to probe the peer. The request is dropped if the book is busy.
 fn request_recheck(inbox: &Inbox, host: &Host) {
     let _ = inbox.try_send(BookMessage::Event(Event::SuspectPeer(host.clone())));
 }
 
-/// The newest version that at least half of them speak.
-fn common_version(carriers: &[UpstreamCandidate]) -> Version {
-    let mut versions: Vec<Version> = carriers.iter().map(|carrier| carrier.newest).collect();
+/// Returns the newest version that at least half of the candidates support.
+fn common_version(candidate: &[UpstreamCandidate]) -> Version {
+    let mut versions: Vec<Version> = candidate.iter().map(|candidate| candidate.newest).collect();
     versions.sort_unstable_by(Version::cmp_semver);
     let newest = versions.get(versions.len() / 2).copied().unwrap_or(USUAL);
     let newest = if newest.cmp_semver(&NEWEST).is_gt() { NEWEST } else { newest };

@@ -1,4 +1,4 @@
-//! A server of the operator's: how it is reached, and what it says of itself.
+//! The operator's Electrum server as upstream.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::key_pinning::verify_or_pin;
-use super::{BackendError, GREETING, UpstreamAddr, negotiate, publish};
+use super::{BackendError, GREETING_TIMEOUT, UpstreamAddr, negotiate, publish};
 use crate::book::{Checkpoint, Event, height_to_compare};
 use crate::book_handle::{BookMessage, Inbox};
 use crate::connect::ProbeError;
@@ -21,83 +21,96 @@ use crate::peer::{Endpoint, Host, ProbeReport};
 use crate::probe::{Deadlines, run_prober};
 use crate::route::Route;
 
-/// Between two looks at how it does: when it was well, and when it wasn't.
+/// Interval between two polls after a success.
 const POLL_OK: Duration = Duration::from_secs(60);
+/// Interval between two polls after a failure.
 const POLL_FAILED: Duration = Duration::from_secs(5);
 
-/// The server behind us.
+/// The operator's Electrum server.
 #[derive(Debug)]
 pub struct Server {
+    /// Where the server listens.
     pub address: UpstreamAddr,
+    /// The chain that the server must serve.
     pub network: Network,
+    /// TLS client.
     pub tls: Tls,
-    /// Where the key of its certificate is remembered.
+    /// File of the pinned TLS key.
     pub key_file: PathBuf,
-    /// Why it was of no use when it was last asked.
+    /// Error of the last poll. `None`: it succeeded.
     last_error: watch::Sender<Option<String>>,
 }
 
 impl Server {
+    /// Creates the upstream. Its last error says that it was not polled yet.
     pub fn new(address: UpstreamAddr, network: Network, tls: Tls, key_file: PathBuf) -> Server {
-        let last_error = watch::Sender::new(Some("it wasn't asked yet".to_owned()));
+        let last_error = watch::Sender::new(Some("not polled yet".to_owned()));
         Server { address, network, tls, key_file, last_error }
     }
 
+    /// Opens a connection with this protocol version.
     pub async fn open(&self, version: &str) -> Result<Box<dyn Stream>, BackendError> {
-        let greeted = timeout(GREETING, async { negotiate(self.connect().await?, version).await });
-        greeted.await.unwrap_or(Err(BackendError::Failed(ProbeError::Timeout)))
+        let stream = timeout(GREETING_TIMEOUT, async { negotiate(self.connect().await?, version).await });
+        stream.await.unwrap_or(Err(BackendError::Failed(ProbeError::Timeout)))
     }
 
-    /// What it says of itself, if it is a server of our network; and which block it has at this height.
-    pub async fn query_info(&self, compare: Option<u32>) -> Result<(BackendInfo, Option<Checkpoint>), BackendError> {
-        let stream = timeout(GREETING, self.connect()).await.unwrap_or(Err(ProbeError::Timeout.into()))?;
+    /// Probes the server and returns its properties, and its block at `checkpoint_height`.
+    pub async fn query_info(
+        &self,
+        checkpoint_height: Option<u32>,
+    ) -> Result<(BackendInfo, Option<Checkpoint>), BackendError> {
+        let stream = timeout(GREETING_TIMEOUT, self.connect()).await.unwrap_or(Err(ProbeError::Timeout.into()))?;
         let expected = ProbeExpectations {
             host: None,
             genesis_hash: self.network.genesis_hash(),
             default_ports: self.network.default_ports(),
             announce: None,
-            compare,
+            checkpoint_height,
         };
         let deadlines = Deadlines::for_route(Route::Direct);
         let report = run_prober(stream, &expected, deadlines, Instant::now() + deadlines.total, &mut |_| {}).await?;
-        let block = report.checkpoint;
-        Ok((behind(report)?, block))
+        let checkpoint = report.checkpoint;
+        Ok((backend_info(report)?, checkpoint))
     }
 
+    /// Returns the error of the last poll. `None`: it succeeded.
     pub fn last_error(&self) -> Option<String> {
         self.last_error.borrow().clone()
     }
 
-    /// Keeps asking it.
-    pub async fn monitor(&self, ourselves: &watch::Sender<Arc<LocalIdentity>>, inbox: Inbox) {
-        let (mut well, mut compare) = (None, None);
+    /// Polls the server until shutdown, and publishes its properties and tip.
+    pub async fn monitor(&self, local_identity: &watch::Sender<Arc<LocalIdentity>>, inbox: Inbox) {
+        let (mut was_ok, mut checkpoint_height) = (None, None);
         while !inbox.is_closed() {
-            let said = self.query_info(compare).await;
-            match &said {
-                Ok(_) if well != Some(true) => tracing::info!(backend = %self.address, "the server behind us answers"),
-                Err(error) if well != Some(false) => {
+            let result = self.query_info(checkpoint_height).await;
+            match &result {
+                Ok(_) if was_ok != Some(true) => {
+                    tracing::info!(backend = %self.address, "the server behind us answers")
+                }
+                Err(error) if was_ok != Some(false) => {
                     tracing::warn!(backend = %self.address, %error, "the server behind us is of no use now; discovery goes on");
                 }
                 _ => {}
             }
-            well = Some(said.is_ok());
-            self.last_error.send_replace(said.as_ref().err().map(BackendError::to_string));
-            if let Ok((behind, block)) = said {
-                let (tip, before) = (behind.tip, compare);
-                publish(ourselves, behind);
-                compare = tip.map(height_to_compare);
-                if compare != before {
-                    // Peers will be asked of another block than it was.
+            was_ok = Some(result.is_ok());
+            self.last_error.send_replace(result.as_ref().err().map(BackendError::to_string));
+            if let Ok((info, checkpoint)) = result {
+                let (tip, previous) = (info.tip, checkpoint_height);
+                publish(local_identity, info);
+                checkpoint_height = tip.map(height_to_compare);
+                if checkpoint_height != previous {
+                    // The tip must come with the block at the height at which peers are compared.
                     continue;
                 }
                 if let Some(tip) = tip {
-                    let _ = inbox.send(BookMessage::Event(Event::BackendTip { tip, block })).await;
+                    let _ = inbox.send(BookMessage::Event(Event::BackendTip { tip, block: checkpoint })).await;
                 }
             }
-            sleep(if well == Some(true) { POLL_OK } else { POLL_FAILED }).await;
+            sleep(if was_ok == Some(true) { POLL_OK } else { POLL_FAILED }).await;
         }
     }
 
+    /// Connects, with a TLS handshake if configured.
     async fn connect(&self) -> Result<Box<dyn Stream>, BackendError> {
         let Endpoint { host, port } = match &self.address {
             UpstreamAddr::Unix(path) => return Ok(Box::new(Direct.connect_unix(path).await?)),
@@ -118,9 +131,10 @@ impl Server {
     }
 }
 
-fn behind(report: ProbeReport) -> Result<BackendInfo, BackendError> {
+/// Extracts the properties of the server from a report.
+fn backend_info(report: ProbeReport) -> Result<BackendInfo, BackendError> {
     let features = report.features.unwrap_or_default();
-    // Who doesn't say which versions it speaks speaks the one that it chose.
+    // A server that does not report its versions supports at least the negotiated one.
     let (oldest, newest) = (
         features.protocol_min.unwrap_or(report.negotiated_version),
         features.protocol_max.unwrap_or(report.negotiated_version),

@@ -57,7 +57,8 @@ fn from_state_dir(args: &OnionArgs, state_dir: &Path) -> anyhow::Result<()> {
             print_address(args, &onion.to_string())
         }
         Some(from) => {
-            let onion = tor::import(state_dir, from, args.replace)?;
+            let existing = if args.replace { tor::ExistingKey::Replace } else { tor::ExistingKey::Keep };
+            let onion = tor::import(state_dir, from, existing)?;
             let value = serde_json::json!({ "onion_address": onion.to_string(), "imported": true });
             let text = format!(
                 "{onion}\nimported; remove the service from the other Tor before `waypost run`, since only one may run an address"

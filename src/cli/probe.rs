@@ -120,7 +120,7 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
     };
     let (_tor_sender, tor) = watch::channel(source.as_ref().map(TorSource::tor));
     let direct = (routing == RoutingPolicy::Split).then_some(Direct);
-    let dialer = Dialer { tls: Tls::new()?, direct, tor, circle: Isolation::Peers };
+    let dialer = Dialer { tls: Tls::new()?, direct, tor, isolation: Isolation::Peers };
     let addresses = match &args.host {
         Host::Onion(_) => Vec::new(),
         Host::Ip(ip) => vec![*ip],
@@ -144,7 +144,7 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
         genesis_hash: network.genesis_hash(),
         default_ports: network.default_ports(),
         announce: None,
-        compare: None,
+        checkpoint_height: None,
     };
     let outcome = probe(&dialer, &target, &expected, Deadlines::for_route(route), |progress| match progress {
         Progress::Dialling(transport, port) => step(&format!("dialling port {port} ({transport}) {route}")),

@@ -89,19 +89,19 @@ pub(super) fn resolve(section: &mut IrcSection, inputs: IrcInputs<'_>) -> Result
     }
     let sasl = resolve_login(section, tls)?;
     let key = resolve_key(section, tls)?;
-    let stay = *section.persistent.get_or_insert(false);
+    let persistent = *section.persistent.get_or_insert(false);
     let advertise = section.advertise.get_or_insert(false).then(|| real_name(section, inputs)).transpose()?;
-    let plan = IrcVisitConfig {
+    let visit = IrcVisitConfig {
         channel,
         nick_prefix,
         password: section.password.clone(),
         sasl,
         advertise,
-        stay,
+        persistent,
         default_ports: identity.network.default_ports(),
     };
     let visit_file = inputs.data_dir.join("irc-visit");
-    Ok(Some(IrcConfig { server, tls, tor: through_tor, interval, plan, key, visit_file }))
+    Ok(Some(IrcConfig { server, tls, tor: through_tor, interval, visit, key, visit_file }))
 }
 
 /// Checks the passwords, and returns the user and password for SASL.

@@ -142,9 +142,9 @@ fn irc_section_has_defaults_and_limits() {
     assert!(load_text("", &[]).unwrap().irc.is_none());
     let irc = load_text("[irc]\nenabled = true\n", &[]).unwrap().irc.unwrap();
     assert_eq!((irc.server.to_string().as_str(), irc.tls, irc.tor), ("irc.libera.chat:6697", true, false));
-    assert_eq!((irc.plan.channel.as_str(), irc.plan.nick_prefix.as_str()), ("#electrum", "E_"));
+    assert_eq!((irc.visit.channel.as_str(), irc.visit.nick_prefix.as_str()), ("#electrum", "E_"));
     let irc = load_text("network = \"testnet4\"\n[tor]\nonly = true\n[irc]\nenabled = true\n", &[]).unwrap().irc;
-    assert!(irc.as_ref().is_some_and(|irc| irc.tor && irc.plan.nick_prefix == "ET_"));
+    assert!(irc.as_ref().is_some_and(|irc| irc.tor && irc.visit.nick_prefix == "ET_"));
     let irc_error = |more: &str| error(&format!("[irc]\nenabled = true\n{more}"), &[]);
     insta::assert_snapshot!("irc_too_often", irc_error("interval = \"1m\"\n"));
     insta::assert_snapshot!("irc_too_rarely", irc_error("interval = \"1000000000y\"\n"));
@@ -171,7 +171,7 @@ fn arti_config_is_read_and_checked() {
     );
     std::fs::write(dir.path().join("arti.toml"), "[bridges]\nenabeld = true\n").unwrap();
     let reason = load().unwrap_err().to_string();
-    assert!(reason.contains("no such setting") && reason.contains("bridges.enabeld"), "{reason}");
+    assert!(reason.contains("unknown Arti settings") && reason.contains("bridges.enabeld"), "{reason}");
     std::fs::write(dir.path().join("arti.toml"), "[bridges]\nenabled = \"auto\"\n").unwrap();
     assert!(load().unwrap().tor.settings.arti.contains("auto"));
 }

@@ -7,13 +7,13 @@ use super::{InvalidValue, ListenSection, TorSection, invalid};
 use crate::peer::{Host, Port};
 use crate::route::RoutingPolicy;
 use crate::server::Limits;
-use crate::tor::{self, IS_EMBEDDED, Mode, Service};
+use crate::tor::{self, IS_EMBEDDED, Mode, OnionServiceOptions};
 
 /// Resolved `[tor]` section, with the onion service.
 #[derive(Debug, Clone)]
 pub struct TorConfig {
     /// Configuration of the Tor module.
-    pub settings: tor::Settings,
+    pub settings: tor::TorOptions,
     /// Route to peers.
     pub routing: RoutingPolicy,
     /// Name and port of the onion service that an external Tor runs. `None`: no such service.
@@ -85,7 +85,7 @@ pub(super) fn resolve(
     };
     let runs_service = IS_EMBEDDED && matches!(mode, Mode::Auto | Mode::Embedded) && onion != Some(false);
     let streams = u32::try_from(inputs.limits.sessions_per_source).unwrap_or(u32::MAX);
-    let service = runs_service.then_some(Service {
+    let service = runs_service.then_some(OnionServiceOptions {
         port,
         required: onion == Some(true),
         circuits: inputs.limits.sessions,
@@ -93,7 +93,7 @@ pub(super) fn resolve(
     });
     let overrides = section.arti_config.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
     let routing = if is_only { RoutingPolicy::TorOnly } else { RoutingPolicy::Split };
-    let settings = tor::Settings { mode, socks, dir: inputs.dir, arti: overrides, service };
+    let settings = tor::TorOptions { mode, socks, dir: inputs.dir, arti: overrides, service };
     Ok(TorConfig { settings, routing, onion_host, arti: section.arti_config.clone(), onion })
 }
 

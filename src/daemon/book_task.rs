@@ -222,7 +222,7 @@ impl BookTask {
         let actions = self.book.handle(event, clock::now(), &mut self.rng);
         self.execute(actions);
         self.outputs.health.send_if_modified(|health| {
-            let new = TorHealth { state: self.book.tor().clone(), reached: self.book.tor_reached() };
+            let new = TorHealth { state: self.book.tor().clone(), last_reached: self.book.tor_reached() };
             let differs = *health != new;
             *health = new;
             differs
@@ -335,7 +335,7 @@ impl BookTask {
             host: Some(target.host.clone()),
             genesis_hash: network.genesis_hash(),
             default_ports: network.default_ports(),
-            compare: target.checkpoint_height,
+            checkpoint_height: target.checkpoint_height,
             announce: target.announce.then(|| self.announcement(&target.host)).flatten(),
         };
         let (task_host, metrics) = (target.host.clone(), self.inputs.probes.clone());

@@ -161,7 +161,7 @@ impl ClearnetName {
             genesis_hash: self.network.genesis_hash(),
             default_ports: self.network.default_ports(),
             announce: None,
-            compare: None,
+            checkpoint_height: None,
         };
         let mut outcome = Err(ProbeError::Unreachable);
         for dialer in self.circuits(group).take(if via == Route::Tor { usize::from(CIRCUITS) } else { 1 }) {
@@ -178,7 +178,7 @@ impl ClearnetName {
     /// Dialers whose circuits are apart from each other.
     fn circuits(&self, group: u8) -> impl Iterator<Item = Dialer> {
         let dialer = self.dialer.clone();
-        (group..group + CIRCUITS).map(move |number| Dialer { circle: Isolation::OwnName(number), ..dialer.clone() })
+        (group..group + CIRCUITS).map(move |number| Dialer { isolation: Isolation::OwnName(number), ..dialer.clone() })
     }
 
     /// Tells the book and operators, and returns the number of failed tests in a row.

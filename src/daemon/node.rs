@@ -119,7 +119,7 @@ impl Node {
             tls: Tls::new().map_err(start_error)?,
             direct: (config.book.routing == RoutingPolicy::Split).then_some(Direct),
             tor: tor.connector.subscribe(),
-            circle: Isolation::Peers,
+            isolation: Isolation::Peers,
         };
         let snapshot = watch::Sender::default();
         let (inbox, messages) = mpsc::channel(book_handle::CAPACITY);
@@ -200,7 +200,7 @@ impl Node {
         }
         if let (Some(settings), Some(visits)) = (config.irc.clone(), irc) {
             let (dialer, inbox) = (self.dialer.clone(), inbox.clone());
-            let task = irc_discovery::IrcTask { settings, dialer, inbox, snapshot: seen, visits };
+            let task = irc_discovery::IrcTask { settings, dialer, inbox, snapshot: seen, status: visits };
             tasks.spawn("the IRC task", task.run(child_rng(&mut self.rng)));
         }
         if let Some(backend) = self.backend {

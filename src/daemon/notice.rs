@@ -84,7 +84,7 @@ pub fn advice(refusal: IntakeError) -> &'static str {
 
 /// What stands behind us, and how it does.
 pub fn backend(backend: &Backend, identity: &Identity) -> BackendStatus {
-    let behind = identity.behind();
+    let behind = identity.backend_info();
     BackendStatus {
         electrum: backend.target().into(),
         error: backend.last_error(),
@@ -128,7 +128,7 @@ pub fn onion(name: &OnionServiceState) -> OnionStatus {
     OnionStatus {
         host: name.host.to_string(),
         port: name.port.get(),
-        last_reached: name.reached,
+        last_reached: name.last_reached,
         failures: name.failures,
         error: name.last_error.clone(),
     }

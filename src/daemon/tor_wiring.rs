@@ -63,16 +63,22 @@ impl TorWiring {
         let monitor = tor::OnionMonitor {
             network: config.book.network,
             dialer,
-            name: self.onion.clone(),
-            ourselves: self.identity,
+            onion_service: self.onion.clone(),
+            local_identity: self.identity,
             health: health.clone(),
             inbox: inbox.clone(),
         };
         let monitor_rng = StdRng::seed_from_u64(rng.next_u64());
         tasks.spawn("the onion monitor", monitor.run(monitor_rng));
-        let (callers, mut onion_streams) = mpsc::channel(ONION_ACCEPT_QUEUE);
-        let channels =
-            TorChannels { connector: self.connector, inbox, health, name: self.onion, report: self.report, callers };
+        let (streams, mut onion_streams) = mpsc::channel(ONION_ACCEPT_QUEUE);
+        let channels = TorChannels {
+            connector: self.connector,
+            inbox,
+            health,
+            onion_service: self.onion,
+            report: self.report,
+            onion_streams: streams,
+        };
         let (settings, secret) = (config.tor.settings.clone(), rng.random());
         tasks.spawn("the Tor supervisor", tor::run(settings, secret, channels));
         tasks.spawn("the onion service", async move {

@@ -1,4 +1,4 @@
-//! Through the Tor in this process.
+//! Connections through the embedded Tor.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,15 +11,17 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tor_rtcompat::tokio::TokioRustlsRuntime;
 
+use super::IsolationGroup;
 use crate::connect::ProbeError;
 use crate::peer::{DnsName, Host, Port};
 
+/// Arti's client on Tokio with rustls.
 pub type Client = TorClient<TokioRustlsRuntime>;
 
-/// Longer than this is no answer, whatever Arti still tries.
+/// Timeout for a connection or resolution, whatever Arti still tries.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A client, for dialling, until it is given up.
+/// Connector through an Arti client, until the client is shut down.
 #[derive(Clone)]
 pub struct Arti {
     client: Arc<Client>,
@@ -33,70 +35,76 @@ impl std::fmt::Debug for Arti {
 }
 
 impl Arti {
-    /// What is under way when the token is cancelled ends at once: it would keep the client, and its files, from the task that
-    /// comes after it.
+    /// Creates a connector whose operations end when the token is cancelled.
+    ///
+    /// An operation that went on would hold the client and its files.
     pub fn new(client: Arc<Client>, cancelled: CancellationToken) -> Arti {
         Arti { client, cancelled }
     }
 
-    /// Connects through circuits of this circle alone.
+    /// Connects through the circuits of this isolation group.
     ///
-    /// Some errors say neither that the peer is gone nor that our Tor is; a circuit from last time that died meanwhile
-    /// makes such a one. After those it is tried once more, on circuits that nobody used before.
-    pub async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<DataStream, ProbeError> {
+    /// Some errors, such as a circuit that has died, blame neither the peer nor Tor. After those it
+    /// is tried once more on new circuits.
+    pub(super) async fn connect(
+        &self,
+        host: &Host,
+        port: Port,
+        group: &IsolationGroup,
+    ) -> Result<DataStream, ProbeError> {
         let host = host.to_string();
-        let connecting = async {
+        let connection = async {
             let target = (host.as_str(), port.get());
-            match self.client.connect_with_prefs(target, &shared_prefs(circle)).await {
+            match self.client.connect_with_prefs(target, &shared_prefs(group)).await {
                 Err(error) if is_retryable(error.kind()) => {
-                    self.client.connect_with_prefs(target, &new_circuit_prefs(circle)).await
+                    self.client.connect_with_prefs(target, &new_circuit_prefs(group)).await
                 }
                 outcome => outcome,
             }
         };
-        self.with_timeout(connecting, ProbeError::Unreachable).await
+        self.with_timeout(connection, ProbeError::Unreachable).await
     }
 
-    /// Has an exit look a name up.
-    pub async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, ProbeError> {
-        let prefs = shared_prefs(circle);
-        let resolving = self.client.resolve_with_prefs(name.as_str(), &prefs);
-        match self.with_timeout(resolving, ProbeError::NameNotFound).await {
+    /// Resolves a name through an exit.
+    pub(super) async fn resolve(&self, name: &DnsName, group: &IsolationGroup) -> Result<Vec<IpAddr>, ProbeError> {
+        let prefs = shared_prefs(group);
+        let resolution = self.client.resolve_with_prefs(name.as_str(), &prefs);
+        match self.with_timeout(resolution, ProbeError::NameNotFound).await {
             Ok(addresses) => {
                 let mut addresses: Vec<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
-                // Every exit that lets anybody out does so by IPv4.
+                // Every exit that allows clearnet has IPv4.
                 addresses.sort_by_key(IpAddr::is_ipv6);
                 addresses.dedup();
                 Ok(addresses)
             }
-            Err(ours @ (ProbeError::TorUnavailable | ProbeError::LocalResourceExhausted)) => Err(ours),
+            Err(local @ (ProbeError::TorUnavailable | ProbeError::LocalResourceExhausted)) => Err(local),
             Err(_) => Err(ProbeError::NameNotFound),
         }
     }
 
     async fn with_timeout<T>(
         &self,
-        asking: impl Future<Output = Result<T, arti_client::Error>>,
-        too_late: ProbeError,
+        operation: impl Future<Output = Result<T, arti_client::Error>>,
+        on_timeout: ProbeError,
     ) -> Result<T, ProbeError> {
-        let given_up = self.cancelled.clone();
-        match given_up.run_until_cancelled(timeout(CONNECT_TIMEOUT, asking)).await {
+        let cancelled = self.cancelled.clone();
+        match cancelled.run_until_cancelled(timeout(CONNECT_TIMEOUT, operation)).await {
             Some(Ok(Ok(answer))) => Ok(answer),
             Some(Ok(Err(error))) => {
-                tracing::debug!(kind = ?error.kind(), "Tor refuses");
-                Err(failure(error.kind()))
+                tracing::debug!(kind = ?error.kind(), "the embedded Tor failed to connect");
+                Err(probe_error(error.kind()))
             }
-            Some(Err(_)) => Err(too_late),
+            Some(Err(_)) => Err(on_timeout),
             None => Err(ProbeError::TorUnavailable),
         }
     }
 }
 
-/// What tells circuits apart.
+/// Label of a stream. Streams with different labels share no circuit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct IsolationLabel {
-    circle: String,
-    /// 0 for the circuits that a circle keeps.
+    group: IsolationGroup,
+    /// 0 for the shared circuits of the group, else unique.
     number: u64,
 }
 
@@ -110,21 +118,24 @@ impl IsolationHelper for IsolationLabel {
     }
 }
 
-fn shared_prefs(circle: &str) -> StreamPrefs {
-    labelled(circle, 0)
+/// Returns preferences for the group's shared circuits.
+fn shared_prefs(group: &IsolationGroup) -> StreamPrefs {
+    prefs(group, 0)
 }
 
-fn new_circuit_prefs(circle: &str) -> StreamPrefs {
+/// Returns preferences for a circuit that no other stream uses.
+fn new_circuit_prefs(group: &IsolationGroup) -> StreamPrefs {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    labelled(circle, NEXT.fetch_add(1, Ordering::Relaxed))
+    prefs(group, NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-fn labelled(circle: &str, number: u64) -> StreamPrefs {
+fn prefs(group: &IsolationGroup, number: u64) -> StreamPrefs {
     let mut prefs = StreamPrefs::new();
-    prefs.set_isolation(IsolationLabel { circle: circle.to_owned(), number });
+    prefs.set_isolation(IsolationLabel { group: group.clone(), number });
     prefs
 }
 
+/// Whether a connection is tried once more after this error.
 fn is_retryable(kind: ErrorKind) -> bool {
     use ErrorKind::{
         BadApiUsage, CircuitCollapse, CircuitRefused, ExitTimeout, RelayTooBusy, RemoteNetworkTimeout,
@@ -143,8 +154,8 @@ fn is_retryable(kind: ErrorKind) -> bool {
     )
 }
 
-/// Whose trouble an error is.
-fn failure(kind: ErrorKind) -> ProbeError {
+/// Maps an error of Arti to the error of a probe, which determines its origin.
+fn probe_error(kind: ErrorKind) -> ProbeError {
     use ErrorKind as Kind;
     match kind {
         Kind::OnionServiceNotFound | Kind::OnionServiceAddressInvalid | Kind::InvalidStreamTarget => {
@@ -171,7 +182,7 @@ fn failure(kind: ErrorKind) -> ProbeError {
         | Kind::ReactorShuttingDown
         | Kind::SoftwareDeprecated => ProbeError::TorUnavailable,
         Kind::LocalResourceExhausted => ProbeError::LocalResourceExhausted,
-        // What may have been brought about by the peer is none of Tor's failing, nor surely the peer's.
+        // The origin is unclear: the peer may have caused the error.
         _ => ProbeError::Unreachable,
     }
 }
@@ -182,25 +193,25 @@ mod tests {
     use crate::connect::FailureOrigin;
 
     #[test]
-    fn our_tor_is_told_from_the_peer() {
-        assert_eq!(failure(ErrorKind::TorAccessFailed).blame(), FailureOrigin::Local);
-        assert_eq!(failure(ErrorKind::DirectoryExpired).blame(), FailureOrigin::Local);
-        assert_eq!(failure(ErrorKind::OnionServiceNotFound), ProbeError::OnionDescriptorNotFound);
-        assert_eq!(failure(ErrorKind::OnionServiceConnectionFailed), ProbeError::Unreachable);
-        assert_eq!(failure(ErrorKind::RemoteStreamError), ProbeError::Refused);
-        assert_eq!(failure(ErrorKind::RemoteHostNotFound), ProbeError::NameNotFound);
+    fn tor_errors_map_to_local_peer_or_ambiguous_origin() {
+        assert_eq!(probe_error(ErrorKind::TorAccessFailed).blame(), FailureOrigin::Local);
+        assert_eq!(probe_error(ErrorKind::DirectoryExpired).blame(), FailureOrigin::Local);
+        assert_eq!(probe_error(ErrorKind::OnionServiceNotFound), ProbeError::OnionDescriptorNotFound);
+        assert_eq!(probe_error(ErrorKind::OnionServiceConnectionFailed), ProbeError::Unreachable);
+        assert_eq!(probe_error(ErrorKind::RemoteStreamError), ProbeError::Refused);
+        assert_eq!(probe_error(ErrorKind::RemoteHostNotFound), ProbeError::NameNotFound);
         // The origin is unclear, so the failure counts against the peer only after another success.
         for kind in [ErrorKind::RemoteNetworkTimeout, ErrorKind::TorNetworkTimeout, ErrorKind::NoExit] {
-            assert_eq!(failure(kind).blame(), FailureOrigin::Ambiguous, "{kind:?}");
+            assert_eq!(probe_error(kind).blame(), FailureOrigin::Ambiguous, "{kind:?}");
         }
     }
 
     #[test]
-    fn circles_share_nothing() {
-        let label = |circle: &str, number| IsolationLabel { circle: circle.to_owned(), number };
-        assert!(label("a", 0).compatible_same_type(&label("a", 0)));
-        assert!(!label("a", 0).compatible_same_type(&label("b", 0)));
-        assert!(!label("a", 0).compatible_same_type(&label("a", 1)));
-        assert_eq!(label("a", 0).join_same_type(&label("b", 0)), None);
+    fn labels_that_differ_are_incompatible() {
+        let label = |session, number| IsolationLabel { group: IsolationGroup::Session(session), number };
+        assert!(label(1, 0).compatible_same_type(&label(1, 0)));
+        assert!(!label(1, 0).compatible_same_type(&label(2, 0)));
+        assert!(!label(1, 0).compatible_same_type(&label(1, 1)));
+        assert_eq!(label(1, 0).join_same_type(&label(2, 0)), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Straight to an address.
+//! Connections without Tor.
 
 #![expect(clippy::disallowed_methods, reason = "one of the two files that open connections")]
 
@@ -13,20 +13,20 @@ use tokio::time::timeout;
 use crate::connect::ProbeError;
 use crate::peer::{DnsName, Port};
 
-/// For each address of a name.
+/// Timeout for each address of a name.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Resolvers try again for themselves within this.
-const RESOLVE: Duration = Duration::from_secs(12);
+/// Timeout of a resolution, long enough for the resolver's own retries.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Permission to open connections and to ask the resolver from this machine. With `tor.only` none exists.
+/// Permission to open connections and use the resolver. None exists with `tor.only`.
 #[derive(Debug, Clone, Copy)]
 pub struct Direct;
 
 impl Direct {
-    /// Looks a name up the way this machine is set up to: hosts file, name service switch, DNS.
+    /// Resolves a name as this machine is configured: hosts file, name service switch, DNS.
     pub async fn resolve(self, name: &DnsName) -> Result<Vec<IpAddr>, ProbeError> {
-        match timeout(RESOLVE, lookup_host((name.as_str(), 0))).await {
+        match timeout(RESOLVE_TIMEOUT, lookup_host((name.as_str(), 0))).await {
             Ok(Ok(addresses)) => {
                 let mut addresses: Vec<IpAddr> = addresses.map(|address| address.ip().to_canonical()).collect();
                 addresses.dedup();
@@ -36,7 +36,7 @@ impl Direct {
         }
     }
 
-    /// Connects to a program on this machine.
+    /// Connects to a Unix socket.
     pub async fn connect_unix(self, path: &Path) -> Result<UnixStream, ProbeError> {
         UnixStream::connect(path).await.map_err(|error| match error.kind() {
             ErrorKind::ConnectionRefused => ProbeError::Refused,
@@ -45,20 +45,20 @@ impl Direct {
         })
     }
 
-    /// Connects to the first of these that answers.
+    /// Connects to the first of these addresses that answers.
     pub async fn connect(self, addresses: &[IpAddr], port: Port) -> Result<(TcpStream, IpAddr), ProbeError> {
         let mut failure = ProbeError::Unreachable;
         for ip in addresses {
             match timeout(CONNECT_TIMEOUT, TcpStream::connect((*ip, port.get()))).await {
                 Ok(Ok(stream)) => {
-                    // Our lines are short and each waits for its answer.
+                    // Lines are short, and each waits for its response.
                     let _ = stream.set_nodelay(true);
                     return Ok((stream, *ip));
                 }
                 Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => failure = ProbeError::Refused,
                 Ok(Err(error)) => {
-                    if let Some(ours) = super::local_exhaustion(&error) {
-                        return Err(ours);
+                    if let Some(local) = super::local_exhaustion(&error) {
+                        return Err(local);
                     }
                 }
                 Err(_) => {}

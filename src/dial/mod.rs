@@ -1,4 +1,4 @@
-//! From a route and a door to a stream of bytes.
+//! Connections: from a route and an endpoint to a byte stream, plain or TLS.
 
 #[cfg(feature = "embedded-tor")]
 mod arti;
@@ -26,126 +26,153 @@ use crate::connect::{KeyHash, ProbeError, ProbeTarget};
 use crate::peer::{DnsName, Host, Port, Transport};
 use crate::route::Route;
 
-/// Bytes both ways, however they travel.
+/// A bidirectional byte stream of any transport.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// A connection that stands.
+/// An established connection.
 pub struct Connection {
+    /// The byte stream, decrypted if the transport is TLS.
     pub stream: Box<dyn Stream>,
-    /// Address that was reached, directly or by an exit. None for onion services.
+    /// Address that was reached, directly or by an exit. `None` for onion services.
     pub ip: Option<IpAddr>,
-    /// The key of the TLS certificate, if there is one.
+    /// Hash of the server's TLS key. `None` without TLS.
     pub key: Option<KeyHash>,
 }
 
-/// What is needed to dial anybody.
+/// Opens connections by any route that is available.
 #[derive(Debug, Clone)]
 pub struct Dialer {
+    /// TLS client.
     pub tls: Tls,
-    /// The way past Tor. None where nothing may leave but through Tor: then there is none in this process.
+    /// Permission to connect without Tor. `None` with `tor.only`: no `Direct` exists then.
     pub direct: Option<Direct>,
-    /// The Tor that was found or built last, if there is one.
+    /// Connector of the Tor in use. `None` while there is no Tor.
     pub tor: watch::Receiver<Option<TorConnector>>,
-    pub circle: Isolation,
+    /// Which streams may share a circuit.
+    pub isolation: Isolation,
 }
 
-/// A way into the Tor network.
+/// A connector into the Tor network.
 #[derive(Debug, Clone)]
 pub enum TorConnector {
     /// External Tor on a SOCKS port.
     Socks(Socks),
-    /// Our own.
+    /// The embedded Tor.
     #[cfg(feature = "embedded-tor")]
     Arti(Arti),
 }
 
-/// Streams of different circles never share a circuit.
+/// Isolation of streams. Streams of different groups never share a circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
-    /// A circle of its own for each host that is dialled.
+    /// One group for each host that is dialled.
     Peers,
-    /// Each session of a caller's that a peer carries has one of its own.
+    /// One group for each session that a peer serves.
     Session(u64),
-    /// For IRC.
+    /// The group of IRC visits.
     Irc,
-    /// For looking after our own onion service, who is no peer. There are a few of these, to be used in turn.
+    /// Groups of the onion monitor, which are used in turn.
     SelfCheck(u8),
-    /// For tests of the own clearnet name. Apart from those of the onion service, as the two names must not be linked.
+    /// Groups for checks of the own clearnet name.
+    ///
+    /// They differ from those of the onion name, because the two names must not be linkable.
     OwnName(u8),
 }
 
 impl Isolation {
-    /// What tells the circle of one host from all others.
-    fn name(self, host: &Host) -> String {
+    /// Returns the isolation group of a stream to a host.
+    fn group(self, host: &Host) -> IsolationGroup {
         match self {
-            Isolation::Peers => host.to_string(),
-            Isolation::Session(number) => format!("session {number}"),
-            Isolation::Irc => "irc".to_owned(),
-            Isolation::SelfCheck(number) => format!("ourselves {number}"),
-            Isolation::OwnName(number) => format!("own name {number}"),
+            Isolation::Peers => IsolationGroup::Host(host.clone()),
+            Isolation::Session(number) => IsolationGroup::Session(number),
+            Isolation::Irc => IsolationGroup::Irc,
+            Isolation::SelfCheck(number) => IsolationGroup::SelfCheck(number),
+            Isolation::OwnName(number) => IsolationGroup::OwnName(number),
         }
     }
 }
 
-/// A failure that is ours alone: there are no descriptors left to connect with.
+/// Streams that may share a circuit. Displayed as the SOCKS user name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum IsolationGroup {
+    Host(Host),
+    Session(u64),
+    Irc,
+    SelfCheck(u8),
+    OwnName(u8),
+}
+
+impl fmt::Display for IsolationGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            IsolationGroup::Host(host) => write!(f, "{host}"),
+            IsolationGroup::Session(number) => write!(f, "session {number}"),
+            IsolationGroup::Irc => f.write_str("irc"),
+            IsolationGroup::SelfCheck(number) => write!(f, "self-check {number}"),
+            IsolationGroup::OwnName(number) => write!(f, "own name {number}"),
+        }
+    }
+}
+
+/// Maps an I/O error that means that this machine is out of sockets or memory.
 fn local_exhaustion(error: &io::Error) -> Option<ProbeError> {
-    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].map(Errno::raw_os_error);
-    error.raw_os_error().is_some_and(|code| ours.contains(&code)).then_some(ProbeError::LocalResourceExhausted)
+    let codes = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| codes.contains(&code)).then_some(ProbeError::LocalResourceExhausted)
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dialled").field("ip", &self.ip).finish_non_exhaustive()
+        f.debug_struct("Connection").field("ip", &self.ip).finish_non_exhaustive()
     }
 }
 
 impl Dialer {
-    /// The addresses of a name: as this machine's resolver has them, or a Tor exit's.
+    /// Resolves a name through this machine's resolver, or through a Tor exit.
     pub async fn resolve(&self, name: &DnsName, via: Route) -> Result<Vec<IpAddr>, ProbeError> {
         match via {
             Route::Direct => self.direct()?.resolve(name).await,
             // On the circuits on which the host is dialled next.
-            Route::Tor => self.tor()?.resolve(name, &self.circle.name(&Host::Dns(name.clone()))).await,
+            Route::Tor => self.tor()?.resolve(name, &self.isolation.group(&Host::Dns(name.clone()))).await,
         }
     }
 
-    /// Opens one of an attempt's doors.
+    /// Connects to one endpoint of a target, with a TLS handshake if its transport is TLS.
     pub async fn dial(
         &self,
-        attempt: &ProbeTarget,
+        target: &ProbeTarget,
         (transport, port): (Transport, Port),
     ) -> Result<Connection, ProbeError> {
-        let (stream, ip): (Box<dyn Stream>, Option<IpAddr>) = match attempt.via {
+        let (stream, ip): (Box<dyn Stream>, Option<IpAddr>) = match target.via {
             Route::Direct => {
-                let (stream, ip) = self.direct()?.connect(&attempt.addresses, port).await?;
+                let (stream, ip) = self.direct()?.connect(&target.addresses, port).await?;
                 (Box::new(stream), Some(ip))
             }
-            Route::Tor => self.through_tor(attempt, port).await?,
+            Route::Tor => self.connect_through_tor(target, port).await?,
         };
         match transport {
             Transport::Tcp => Ok(Connection { stream, ip, key: None }),
             Transport::Tls => {
-                let (stream, key) = self.tls.connect(&attempt.host, stream).await?;
+                let (stream, key) = self.tls.connect(&target.host, stream).await?;
                 Ok(Connection { stream: Box::new(stream), ip, key })
             }
         }
     }
 
-    async fn through_tor(
+    async fn connect_through_tor(
         &self,
-        attempt: &ProbeTarget,
+        target: &ProbeTarget,
         port: Port,
     ) -> Result<(Box<dyn Stream>, Option<IpAddr>), ProbeError> {
-        let (tor, circle) = (self.tor()?, self.circle.name(&attempt.host));
-        if attempt.host.is_onion() {
-            return Ok((tor.connect(&attempt.host, port, &circle).await?, None));
+        let (tor, group) = (self.tor()?, self.isolation.group(&target.host));
+        if target.host.is_onion() {
+            return Ok((tor.connect(&target.host, port, &group).await?, None));
         }
-        // The addresses that were looked at, and not the name: an exit would look it up once more.
+        // The checked addresses are dialled, as an exit would resolve the name to others.
         let mut failure = ProbeError::Unreachable;
-        for ip in &attempt.addresses {
-            match tor.connect(&Host::Ip(*ip), port, &circle).await {
+        for ip in &target.addresses {
+            match tor.connect(&Host::Ip(*ip), port, &group).await {
                 Ok(stream) => return Ok((stream, Some(*ip))),
                 Err(error) => failure = error,
             }
@@ -154,7 +181,7 @@ impl Dialer {
     }
 
     fn direct(&self) -> Result<&Direct, ProbeError> {
-        // The book sends nobody this way where there is none.
+        // The book sends no peer by this route if it is not permitted.
         self.direct.as_ref().ok_or(ProbeError::Internal)
     }
 
@@ -164,19 +191,19 @@ impl Dialer {
 }
 
 impl TorConnector {
-    async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<Box<dyn Stream>, ProbeError> {
+    async fn connect(&self, host: &Host, port: Port, group: &IsolationGroup) -> Result<Box<dyn Stream>, ProbeError> {
         Ok(match self {
-            TorConnector::Socks(socks) => Box::new(socks.connect(host, port, circle).await?),
+            TorConnector::Socks(socks) => Box::new(socks.connect(host, port, group).await?),
             #[cfg(feature = "embedded-tor")]
-            TorConnector::Arti(arti) => Box::new(arti.connect(host, port, circle).await?),
+            TorConnector::Arti(arti) => Box::new(arti.connect(host, port, group).await?),
         })
     }
 
-    async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, ProbeError> {
+    async fn resolve(&self, name: &DnsName, group: &IsolationGroup) -> Result<Vec<IpAddr>, ProbeError> {
         match self {
-            TorConnector::Socks(socks) => socks.resolve(name, circle).await,
+            TorConnector::Socks(socks) => socks.resolve(name, group).await,
             #[cfg(feature = "embedded-tor")]
-            TorConnector::Arti(arti) => arti.resolve(name, circle).await,
+            TorConnector::Arti(arti) => arti.resolve(name, group).await,
         }
     }
 }

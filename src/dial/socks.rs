@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tor_socksproto::{SocksAddr, SocksAuth, SocksCmd, SocksStatus};
 
+use super::IsolationGroup;
 use super::socks_handshake::{Error, Reply, handshake};
 use super::socks_port::clearnet_access;
 use crate::connect::ProbeError;
@@ -16,24 +17,26 @@ use crate::peer::{DnsName, Host, Port};
 use crate::secret::Secret;
 use crate::tor_state::ClearnetAccess;
 
-/// A Tor that isn't in the network yet lets a connection wait for two minutes; longer than this is no answer.
-const CONNECT: Duration = Duration::from_secs(60);
+/// Timeout of a request. A Tor that is not ready would delay it for two minutes.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A SOCKS port, and who we are to it.
+/// Connector through a SOCKS port, with the credentials that isolate its streams.
 #[derive(Debug, Clone)]
 pub struct Socks {
     address: SocketAddr,
-    /// Created for each process, so that no other user of the same Tor shares our circuits.
+    /// Created for each process, so that other programs share no circuit with Waypost.
     password: Secret,
-    /// Shared by all clones: the dialer learns it, the SOCKS monitor tells the book.
+    /// Shared by all clones: the dialer detects it, the SOCKS monitor reports it.
     clearnet: Arc<watch::Sender<ClearnetAccess>>,
 }
 
 impl Socks {
+    /// Creates a connector. Processes with different secrets share no circuits.
     pub fn new(address: SocketAddr, secret: u128) -> Socks {
         Socks { address, password: Secret::new(format!("{secret:032x}")), clearnet: Arc::default() }
     }
 
+    /// Returns the address of the SOCKS port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -43,12 +46,20 @@ impl Socks {
         self.clearnet.subscribe()
     }
 
+    /// Records which clearnet connections the port accepts.
     pub fn set_clearnet(&self, access: ClearnetAccess) {
         self.clearnet.send_if_modified(|known| std::mem::replace(known, access) != access);
     }
 
-    /// Connects through circuits of this circle alone: Tor keeps streams apart whose user name and password differ.
-    pub async fn connect(&self, host: &Host, port: Port, circle: &str) -> Result<TcpStream, ProbeError> {
+    /// Connects through the circuits of this isolation group.
+    ///
+    /// Tor isolates streams whose SOCKS user name and password differ.
+    pub(super) async fn connect(
+        &self,
+        host: &Host,
+        port: Port,
+        group: &IsolationGroup,
+    ) -> Result<TcpStream, ProbeError> {
         let target = match host {
             Host::Ip(ip) => SocksAddr::Ip(*ip),
             Host::Dns(name) => hostname(name.as_str())?,
@@ -57,9 +68,9 @@ impl Socks {
         if !host.is_onion() {
             self.check_clearnet()?;
         }
-        match self.request(SocksCmd::CONNECT, target, port.get(), circle).await {
+        match self.request(SocksCmd::CONNECT, target, port.get(), group).await {
             Ok((stream, _)) => Ok(stream),
-            // An exit's policy is refused by the same code, and peers choose their addresses: the port itself is checked.
+            // An exit's policy has the same code, and peers choose addresses: the port is checked.
             Err(Error::Refused(SocksStatus::NOT_ALLOWED)) if !host.is_onion() => {
                 if let Some(access) = clearnet_access(self.address).await {
                     self.set_clearnet(access);
@@ -74,18 +85,18 @@ impl Socks {
         }
     }
 
-    /// Has an exit look a name up. Tor hands on one address.
-    pub async fn resolve(&self, name: &DnsName, circle: &str) -> Result<Vec<IpAddr>, ProbeError> {
+    /// Resolves a name through an exit. Tor returns one address.
+    pub(super) async fn resolve(&self, name: &DnsName, group: &IsolationGroup) -> Result<Vec<IpAddr>, ProbeError> {
         self.check_clearnet()?;
-        let asking = self.request(SocksCmd::RESOLVE, hostname(name.as_str())?, 0, circle).await;
-        match asking.map_err(|error| error.failure()) {
+        let reply = self.request(SocksCmd::RESOLVE, hostname(name.as_str())?, 0, group).await;
+        match reply.map_err(|error| error.failure()) {
             Ok((_, SocksAddr::Ip(ip))) => Ok(vec![ip.to_canonical()]),
             Ok((_, SocksAddr::Hostname(_))) | Err(ProbeError::OnionDescriptorNotFound) => Err(ProbeError::NameNotFound),
             Err(failure) => Err(failure),
         }
     }
 
-    /// Fails at once where the port is known to refuse clearnet: each refusal is a warning in Tor's log.
+    /// Fails at once if the port is known to refuse clearnet: each refusal warns in Tor's log.
     fn check_clearnet(&self) -> Result<(), ProbeError> {
         match *self.clearnet.borrow() {
             ClearnetAccess::Allowed => Ok(()),
@@ -93,10 +104,18 @@ impl Socks {
         }
     }
 
-    async fn request(&self, command: SocksCmd, target: SocksAddr, port: u16, circle: &str) -> Result<Reply, Error> {
-        // Tor takes user names and passwords of up to 255 bytes, and no host's name is longer.
-        let auth = SocksAuth::Username(circle.as_bytes().to_vec(), self.password.expose().as_bytes().to_vec());
-        timeout(CONNECT, handshake(self.address, command, target, port, auth)).await.unwrap_or(Err(Error::TimedOut))
+    async fn request(
+        &self,
+        command: SocksCmd,
+        target: SocksAddr,
+        port: u16,
+        group: &IsolationGroup,
+    ) -> Result<Reply, Error> {
+        // Tor accepts user names and passwords of up to 255 bytes, and no host name is longer.
+        let auth = SocksAuth::Username(group.to_string().into_bytes(), self.password.expose().as_bytes().to_vec());
+        timeout(CONNECT_TIMEOUT, handshake(self.address, command, target, port, auth))
+            .await
+            .unwrap_or(Err(Error::TimedOut))
     }
 }
 
@@ -115,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn replies_say_whose_trouble_it_is() {
+    async fn reply_codes_map_to_probe_errors() {
         let host: Host = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion".parse().unwrap();
         let cases: [(&'static [u8], ProbeError); 7] = [
             (&[5, 0xf0, 0, 1, 0, 0, 0, 0, 0, 0], ProbeError::OnionDescriptorNotFound),
@@ -128,37 +147,43 @@ mod tests {
         ];
         for (reply, expected) in cases {
             let socks = Socks::new(proxy(reply).await, 7);
-            assert_eq!(socks.connect(&host, Port::MIN, "a").await.unwrap_err(), expected, "{reply:?}");
+            assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(), expected, "{reply:?}");
         }
     }
 
     #[tokio::test]
-    async fn an_exit_looks_names_up() {
+    async fn name_is_resolved_by_exit() {
         let Ok(Host::Dns(name)) = "a.example.com".parse() else { panic!("a name") };
         let socks = Socks::new(proxy(&[5, 0, 0, 1, 88, 99, 0, 2, 0, 0]).await, 7);
-        assert_eq!(socks.resolve(&name, "a").await, Ok(vec!["88.99.0.2".parse().unwrap()]));
+        assert_eq!(socks.resolve(&name, &IsolationGroup::Irc).await, Ok(vec!["88.99.0.2".parse().unwrap()]));
         // As RFC 1928 has it, and as C tor does.
         for reply in [&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0], &[5, 4, 0, 0, 0, 0, 0, 0, 0, 0]] {
             let socks = Socks::new(proxy(reply).await, 7);
-            assert_eq!(socks.resolve(&name, "a").await, Err(ProbeError::NameNotFound));
+            assert_eq!(socks.resolve(&name, &IsolationGroup::Irc).await, Err(ProbeError::NameNotFound));
         }
         let host: Host = "88.99.0.2".parse().unwrap();
         let socks = Socks::new(proxy(&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]).await, 7);
-        assert_eq!(socks.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::Unreachable);
+        assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(), ProbeError::Unreachable);
     }
 
     #[tokio::test]
-    async fn refused_address_on_port_without_clearnet_is_tors_policy() {
+    async fn refused_address_on_port_without_clearnet_is_tor_policy() {
         let host: Host = "88.99.0.2".parse().unwrap();
-        // One proxy answers all requests: by address it refuses, by name it resolves, as SafeSocks does.
-        let safe = Socks::new(port(|request| if is_by_name(request) { RESOLVED } else { NOT_ALLOWED }).await, 7);
-        assert_eq!(safe.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::TorPolicy);
-        assert_eq!(*safe.clearnet().borrow(), ClearnetAccess::NamesOnly);
+        // The proxy refuses requests by address and resolves names, as SafeSocks does.
+        let safe_socks = Socks::new(port(|request| if is_by_name(request) { RESOLVED } else { NOT_ALLOWED }).await, 7);
+        assert_eq!(
+            safe_socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(),
+            ProbeError::TorPolicy
+        );
+        assert_eq!(*safe_socks.clearnet().borrow(), ClearnetAccess::NamesOnly);
         // An exit refused, and the port itself answers RESOLVE of an address.
-        let usual =
+        let unrestricted =
             Socks::new(port(|request| if request.get(1) == Some(&1) { NOT_ALLOWED } else { RESOLVED }).await, 7);
-        assert_eq!(usual.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::Unreachable);
-        assert_eq!(*usual.clearnet().borrow(), ClearnetAccess::Allowed);
+        assert_eq!(
+            unrestricted.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(),
+            ProbeError::Unreachable
+        );
+        assert_eq!(*unrestricted.clearnet().borrow(), ClearnetAccess::Allowed);
     }
 
     #[tokio::test]
@@ -166,8 +191,8 @@ mod tests {
         let Ok(Host::Dns(name)) = "a.example.com".parse() else { panic!("a name") };
         let socks = Socks::new(port(|_| panic!("no request")).await, 7);
         socks.set_clearnet(ClearnetAccess::OnionOnly);
-        assert_eq!(socks.resolve(&name, "a").await, Err(ProbeError::TorPolicy));
+        assert_eq!(socks.resolve(&name, &IsolationGroup::Irc).await, Err(ProbeError::TorPolicy));
         let host = Host::Ip("88.99.0.2".parse().unwrap());
-        assert_eq!(socks.connect(&host, Port::MIN, "a").await.unwrap_err(), ProbeError::TorPolicy);
+        assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(), ProbeError::TorPolicy);
     }
 }

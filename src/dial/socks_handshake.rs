@@ -107,9 +107,10 @@ pub(super) async fn bind_status(address: SocketAddr) -> io::Result<SocksStatus> 
     }
 }
 
-/// Recognises C tor's refusal of a RESOLVE, which names an address type 0 that SOCKS5 does not have.
+/// Recognises C tor's refusal of RESOLVE, whose reply has an invalid address type 0.
 ///
-/// Read as a protocol error it would mean that Tor is gone. Anyone can make a name that does not resolve.
+/// As a protocol error it would mean that Tor is down, which any peer could cause with a name that
+/// does not resolve.
 fn c_tor_refusal(reply: &[u8]) -> Option<Error> {
     match *reply {
         [5, status, 0, 0, ..] if status != 0 => Some(Error::Refused(status.into())),
@@ -124,7 +125,7 @@ fn failure(status: SocksStatus) -> ProbeError {
         | SocksStatus::HS_MISSING_CLIENT_AUTH
         | SocksStatus::HS_WRONG_CLIENT_AUTH
         | SocksStatus::HS_DESC_INVALID => ProbeError::Refused,
-        // Without ExtendedErrors on its port, Tor says of an onion service without descriptor that its host is unreachable.
+        // Without ExtendedErrors, Tor reports a missing descriptor as an unreachable host.
         SocksStatus::HS_DESC_NOT_FOUND | SocksStatus::HS_BAD_ADDRESS | SocksStatus::HOST_UNREACHABLE => {
             ProbeError::OnionDescriptorNotFound
         }

@@ -1,9 +1,10 @@
-//! What answers on a SOCKS port, and which connections it accepts.
+//! Detection of Tor on a SOCKS port, and of the connections it accepts.
 //!
-//! Tor answers RESOLVE, a command of its own, of 127.0.0.1 within a millisecond, in the network or not. The address is sent
-//! as a host name: C tor warns about requests by address, and refuses them under `SafeSocks 1`. A port with
-//! `OnionTrafficOnly` refuses RESOLVE as an unreachable host. It still knows the command: to BIND, which Tor lacks, it
-//! replies "command not supported", as other proxies do to RESOLVE.
+//! Tor answers RESOLVE, a command of its own, of 127.0.0.1 within a millisecond, whether it reaches
+//! its network or not. The address is sent as a host name: C tor warns about requests by address,
+//! and refuses them under `SafeSocks 1`. A port with `OnionTrafficOnly` refuses RESOLVE as an
+//! unreachable host. It still knows the command: to BIND, which Tor lacks, it replies "command not
+//! supported", as other proxies do to RESOLVE.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,17 +19,20 @@ use crate::tor_state::ClearnetAccess;
 /// Timeout for requests that Tor answers by itself. The port is usually on this machine.
 const DETECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What answers at a SOCKS address.
+/// Result of checking a SOCKS address for Tor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SocksDetection {
-    /// Tor, with clearnet or without. That it refuses addresses shows only in [`clearnet_access`].
+    /// Tor. Refusal of requests by address shows only in [`clearnet_access`].
     Tor(ClearnetAccess),
-    /// Something, but not Tor.
+    /// Another program.
     NotTor,
+    /// No connection or no response, with the reason.
     Unreachable(String),
 }
 
-/// Identifies Tor by RESOLVE. Costs a warning in the log of a Tor whose port accepts onion services only.
+/// Detects Tor with a RESOLVE request.
+///
+/// This causes a warning in the log of a Tor whose port accepts onion services only.
 pub async fn detect_tor(address: SocketAddr) -> SocksDetection {
     match request(address, SocksCmd::RESOLVE, Target::Name).await {
         Ok((_, SocksAddr::Ip(ip))) if ip.is_loopback() => SocksDetection::Tor(ClearnetAccess::Allowed),
@@ -38,7 +42,7 @@ pub async fn detect_tor(address: SocketAddr) -> SocksDetection {
         Err(Error::Io(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
             SocksDetection::Unreachable(error.to_string())
         }
-        Err(Error::TimedOut) => SocksDetection::Unreachable("no answer".to_owned()),
+        Err(Error::TimedOut) => SocksDetection::Unreachable("timed out".to_owned()),
         Ok(_) | Err(_) => SocksDetection::NotTor,
     }
 }
@@ -72,6 +76,7 @@ enum Target {
     Address,
 }
 
+/// Sends a request about 127.0.0.1 and waits for the reply.
 async fn request(address: SocketAddr, command: SocksCmd, target: Target) -> Result<Reply, Error> {
     let local = Ipv4Addr::LOCALHOST;
     let target = match target {
@@ -95,7 +100,7 @@ pub mod tests {
     /// C tor's refusal of RESOLVE, with an address type that SOCKS5 does not have.
     const UNREACHABLE: &[u8] = &[5, 4, 0, 0, 0, 0, 0, 0, 0, 0];
 
-    /// A SOCKS5 port that wants a password where one is offered, and answers each request as told.
+    /// Starts a SOCKS5 port that requires a password if offered, and replies as `answer` says.
     pub async fn port(answer: impl Fn(&[u8]) -> &'static [u8] + Send + 'static) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -118,7 +123,7 @@ pub mod tests {
                 let length = stream.read(&mut request).await.unwrap();
                 assert!(length > 5);
                 stream.write_all(answer(&request[..length])).await.unwrap();
-                // Until the other side has read it.
+                // Keeps the connection open until the client has read the reply.
                 let _ = stream.read(&mut request).await;
             }
         });
@@ -134,7 +139,7 @@ pub mod tests {
     }
 
     #[tokio::test]
-    async fn tor_is_told_from_other_proxies() {
+    async fn tor_is_distinguished_from_other_proxies() {
         assert_eq!(detect_tor(port(|_| RESOLVED).await).await, SocksDetection::Tor(ClearnetAccess::Allowed));
         assert_eq!(detect_tor(port(|_| NO_SUCH_COMMAND).await).await, SocksDetection::NotTor);
         assert_eq!(detect_tor(port(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n").await).await, SocksDetection::NotTor);
@@ -161,7 +166,7 @@ pub mod tests {
     }
 
     #[tokio::test]
-    async fn where_nothing_is_nothing_answers() {
+    async fn closed_port_is_unreachable() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);

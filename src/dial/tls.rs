@@ -1,7 +1,7 @@
-//! TLS to servers whose certificates nobody signed.
+//! TLS to servers with self-signed certificates.
 //!
-//! Any certificate is taken (but where a password is said), and its key remembered. That the server holds the key is still verified: else what is
-//! remembered would be worth nothing.
+//! Any certificate is accepted, except where a password is sent, and its key is recorded. The
+//! handshake still verifies that the server holds the key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,15 +25,17 @@ use super::Stream;
 use crate::connect::{KeyHash, ProbeError};
 use crate::peer::Host;
 
-/// Longer than any circuit takes for the four ways that a handshake makes.
-const HANDSHAKE: Duration = Duration::from_secs(20);
+/// Timeout of a handshake, which takes up to four round trips through Tor.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// A TLS client.
 #[derive(Clone)]
 pub struct Tls {
     connector: TlsConnector,
 }
 
 impl Tls {
+    /// Creates a client that accepts any certificate whose key the server holds.
     pub fn new() -> Result<Tls, Error> {
         let provider = Arc::new(ring::default_provider());
         let verifier = Arc::new(AcceptAnyCertificate { algorithms: provider.signature_verification_algorithms });
@@ -42,12 +44,14 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
-        // A ticket would let a server know us again, through Tor as well, and spare it the proof that it holds its key.
+        // A session ticket would make the node trackable, and would skip the proof of the key.
         config.resumption = Resumption::disabled();
         Ok(Tls { connector: TlsConnector::from(Arc::new(config)) })
     }
 
-    /// For servers that learn a password: only those for whose certificate an authority vouches.
+    /// Creates a client that accepts only certificates of public authorities.
+    ///
+    /// It is used for servers that receive a password.
     pub fn with_webpki_roots() -> Result<Tls, Error> {
         let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -58,7 +62,7 @@ impl Tls {
         Ok(Tls { connector: TlsConnector::from(Arc::new(config)) })
     }
 
-    /// The encrypted stream, and the server's key.
+    /// Performs a handshake and returns the encrypted stream and the hash of the server's key.
     pub async fn connect<S: Stream>(
         &self,
         host: &Host,
@@ -68,7 +72,7 @@ impl Tls {
             Host::Ip(ip) => ServerName::from(*ip),
             Host::Onion(_) | Host::Dns(_) => ServerName::try_from(host.to_string()).map_err(|_| ProbeError::Tls)?,
         };
-        let stream = match timeout(HANDSHAKE, self.connector.connect(name, stream)).await {
+        let stream = match timeout(HANDSHAKE_TIMEOUT, self.connector.connect(name, stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(_)) => return Err(ProbeError::Tls),
             Err(_) => return Err(ProbeError::Timeout),
@@ -85,21 +89,24 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-/// Checks signatures by the key alone. webpki wouldn't do: it reads no certificate of version 1, and that is what
-/// openssl's plainest recipe for a self-signed one makes, which many operators followed.
+/// Accepts any certificate, and verifies signatures with the key alone.
+///
+/// webpki rejects certificates of version 1, which common openssl commands create.
 #[derive(Debug)]
 struct AcceptAnyCertificate {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl AcceptAnyCertificate {
-    /// With TLS 1.2 a scheme leaves open which of several algorithms is meant; with 1.3 the first of them is.
+    /// Verifies a signature with the first `max_algorithms` algorithms of its scheme.
+    ///
+    /// With TLS 1.2 a scheme allows several algorithms, with TLS 1.3 only the first.
     fn verify(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
-        tried: usize,
+        max_algorithms: usize,
     ) -> Result<HandshakeSignatureValid, Error> {
         let spki = public_key(certificate).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
         let key = RawPublicKeyEntity::try_from(&spki)
@@ -108,7 +115,7 @@ impl AcceptAnyCertificate {
         let (_, algorithms) =
             algorithms.ok_or(Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme))?;
         let valid = |algorithm: &&_| key.verify_signature(**algorithm, message, signed.signature()).is_ok();
-        if algorithms.iter().take(tried).any(|algorithm| valid(&algorithm)) {
+        if algorithms.iter().take(max_algorithms).any(|algorithm| valid(&algorithm)) {
             Ok(HandshakeSignatureValid::assertion())
         } else {
             Err(Error::InvalidCertificate(CertificateError::BadSignature))
@@ -154,7 +161,7 @@ impl ServerCertVerifier for AcceptAnyCertificate {
     }
 }
 
-/// The key that a certificate is for, if one can be made out.
+/// Returns the public key of a certificate, if it can be parsed.
 pub fn public_key(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     Some(SubjectPublicKeyInfoDer::from(certificate.tbs_certificate.subject_pki.raw.to_vec()))
@@ -174,7 +181,7 @@ mod tests {
     const V3_EC: [&[u8]; 2] =
         [include_bytes!("../../tests/data/v3-ec.pem"), include_bytes!("../../tests/data/v3-ec.key")];
 
-    /// Connects to a server with this certificate, and that key, over a pipe.
+    /// Connects over a pipe to a server with this certificate and key.
     async fn connect(
         certificate: &[u8],
         key: &[u8],
@@ -186,19 +193,19 @@ mod tests {
             .with_protocol_versions(&[version])
             .unwrap()
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Always(certificate, key)));
-        let (ours, theirs) = tokio::io::duplex(16 * 1024);
-        let server = tokio::spawn(TlsAcceptor::from(Arc::new(config)).accept(theirs));
-        let connected = Tls::new().unwrap().connect(&"localhost".parse().unwrap(), ours).await;
+            .with_cert_resolver(Arc::new(FixedCertificate(certificate, key)));
+        let (client, server_end) = tokio::io::duplex(16 * 1024);
+        let server = tokio::spawn(TlsAcceptor::from(Arc::new(config)).accept(server_end));
+        let connected = Tls::new().unwrap().connect(&"localhost".parse().unwrap(), client).await;
         let _ = server.await;
         connected.map(|(_, key)| key)
     }
 
-    /// Presents its certificate whether the key fits or not, which rustls' own builder refuses.
+    /// Presents a certificate even if the key does not match, which rustls' builder refuses.
     #[derive(Debug)]
-    struct Always(CertificateDer<'static>, PrivateKeyDer<'static>);
+    struct FixedCertificate(CertificateDer<'static>, PrivateKeyDer<'static>);
 
-    impl rustls::server::ResolvesServerCert for Always {
+    impl rustls::server::ResolvesServerCert for FixedCertificate {
         fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
             let key = ring::sign::any_supported_type(&self.1).unwrap();
             Some(Arc::new(rustls::sign::CertifiedKey::new(vec![self.0.clone()], key)))
@@ -206,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn self_signed_certificates_of_every_kind_are_taken() {
+    async fn self_signed_certificate_of_any_version_is_accepted() {
         for version in [&version::TLS12, &version::TLS13] {
             let [certificate, key] = V1_RSA;
             let v1 = connect(certificate, key, version).await.unwrap();
@@ -217,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn server_without_the_key_is_refused() {
+    async fn server_without_the_private_key_is_rejected() {
         // A key of the same kind that is not the certificate's.
         let other = include_bytes!("../../tests/data/other-ec.key");
         for version in [&version::TLS12, &version::TLS13] {

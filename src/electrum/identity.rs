@@ -1,4 +1,4 @@
-//! Who we are: our names, what stands behind us, and the words in which both are told.
+//! The local identity: the node's names, its backend, and the replies that describe them.
 
 use std::net::IpAddr;
 
@@ -11,87 +11,99 @@ use crate::jsonrpc::{NEWEST, OLDEST, USER_AGENT};
 use crate::network::Network;
 use crate::peer::{Features, Host, PeerListEntry, Ports, RealName, SCRIPT_HASH_FUNCTION, Version};
 
-/// What we say of ourselves.
+/// The node's names and properties, as advertised.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
+    /// The chain of the node.
     pub network: Network,
-    /// Our name and ports on clearnet, if we have one.
+    /// Clearnet name and ports. `None`: there is no clearnet name.
     pub clearnet: Option<(Host, Ports)>,
-    /// The address of the clearnet name, in place of what a look-up on this machine says; None: as it is looked up.
+    /// Advertised address of the clearnet name. `None`: the name is resolved.
     pub address: Option<IpAddr>,
-    /// Our onion service, once it was reached through Tor.
+    /// Onion name and ports. `None` until the name was reached through Tor.
     pub onion: Option<(Host, Ports)>,
-    /// Whether who knows one of our names may learn of the other.
+    /// Whether clients of one name are informed of the other. Default: false.
     pub link_identities: bool,
-    /// In words of the operator's, if he has any.
+    /// Banner of the operator. `None`: the default or the backend's.
     pub banner: Option<String>,
+    /// Donation address of the operator. `None`: empty or the backend's.
     pub donation_address: Option<String>,
-    /// The Electrum server that we stand in front of.
+    /// The Electrum server to which requests are forwarded.
     pub backend: BackendState,
 }
 
-/// Whether there is an Electrum server behind us, and what it said of itself when it was last asked.
+/// Whether there is a backend, and its properties.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum BackendState {
+    /// There is no backend.
     #[default]
     None,
-    /// It hasn't been reached yet.
+    /// The backend was not reached yet.
     Unknown,
+    /// Properties from the last poll.
     Known(BackendInfo),
 }
 
+/// Properties that the backend reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendInfo {
+    /// Name of the software, if it was reported.
     pub software: Option<String>,
-    /// The protocol versions that both of us speak.
+    /// Oldest and newest protocol version that the backend and Waypost both support.
     pub versions: (Version, Version),
+    /// Pruning limit. `None`: the backend does not prune.
     pub pruning: Option<u32>,
+    /// Height of the tip. `None`: it was not reported.
     pub tip: Option<u32>,
 }
 
-/// What we say of ourselves, put into words once for all who ask.
+/// The identity, and replies encoded once for all clients.
 #[derive(Debug, Default)]
 pub struct LocalIdentity {
+    /// The node's names and properties.
     pub identity: Identity,
     for_clearnet: StaticReplies,
     for_onion: StaticReplies,
 }
 
-/// As JSON, for callers of one of our names.
+/// JSON replies for clients of one ingress.
 #[derive(Debug, Default)]
 pub(super) struct StaticReplies {
     pub features: Bytes,
     pub banner: Bytes,
     pub donation_address: Bytes,
-    /// Calls that the server behind us answers better.
+    /// Whether the backend answers this request.
     pub forwards_banner: bool,
-    pub passes_donation_address: bool,
+    /// Whether the backend answers this request.
+    pub forwards_donation_address: bool,
 }
 
-/// What wallets show of a server that says nothing else.
-pub const DEFAULT_BANNER: &str = "This node serves Electrum peer discovery: it tells which servers are alive.";
+/// Banner without an operator's or backend's banner.
+pub const DEFAULT_BANNER: &str = "This node serves Electrum peer discovery: it lists servers that are online.";
 
 impl LocalIdentity {
+    /// Encodes the replies of an identity.
     pub fn new(identity: Identity) -> LocalIdentity {
-        let words = |caller| {
+        let replies = |ingress| {
             let json = |value: serde_json::Value| Bytes::from(value.to_string());
-            let hides = identity.withholds_operator_text(caller);
-            let said = |text: &'_ Option<String>| text.clone().filter(|_| !hides);
-            let (banner, address) = (said(&identity.banner), said(&identity.donation_address));
-            let passes = |text: &Option<String>| identity.backend != BackendState::None && text.is_none() && !hides;
+            let is_withheld = identity.withholds_operator_text(ingress);
+            let shown = |text: &'_ Option<String>| text.clone().filter(|_| !is_withheld);
+            let (banner, address) = (shown(&identity.banner), shown(&identity.donation_address));
+            let forwards =
+                |text: &Option<String>| identity.backend != BackendState::None && text.is_none() && !is_withheld;
             StaticReplies {
-                forwards_banner: passes(&banner),
-                passes_donation_address: passes(&address),
-                features: json(json!(identity.features(caller))),
+                forwards_banner: forwards(&banner),
+                forwards_donation_address: forwards(&address),
+                features: json(json!(identity.features(ingress))),
                 banner: json(json!(banner.as_deref().unwrap_or(DEFAULT_BANNER))),
                 donation_address: json(json!(address.unwrap_or_default())),
             }
         };
-        LocalIdentity { for_clearnet: words(Ingress::Clearnet), for_onion: words(Ingress::Onion), identity }
+        LocalIdentity { for_clearnet: replies(Ingress::Clearnet), for_onion: replies(Ingress::Onion), identity }
     }
 
-    pub(super) fn static_replies(&self, caller: Ingress) -> &StaticReplies {
-        match caller {
+    pub(super) fn static_replies(&self, ingress: Ingress) -> &StaticReplies {
+        match ingress {
             Ingress::Clearnet => &self.for_clearnet,
             Ingress::Onion => &self.for_onion,
         }
@@ -99,11 +111,13 @@ impl LocalIdentity {
 }
 
 impl Identity {
-    /// Who came by one of our names hears nothing of the other.
-    pub fn features(&self, caller: Ingress) -> Features {
-        let Identity { clearnet, onion, link_identities: link, .. } = self;
-        let names = match caller {
-            _ if *link => [clearnet, onion],
+    /// Returns the features for clients of an ingress.
+    ///
+    /// They contain only the names of that ingress, unless identities are linked.
+    pub fn features(&self, ingress: Ingress) -> Features {
+        let Identity { clearnet, onion, link_identities, .. } = self;
+        let names = match ingress {
+            _ if *link_identities => [clearnet, onion],
             Ingress::Clearnet => [clearnet, &None],
             Ingress::Onion => [onion, &None],
         };
@@ -111,47 +125,49 @@ impl Identity {
             hosts: Some(names.into_iter().flatten().map(|(host, ports)| (host.clone(), Some(*ports))).collect()),
             genesis_hash: Some(self.network.genesis_hash().to_owned()),
             hash_function: Some(SCRIPT_HASH_FUNCTION.to_owned()),
-            server_version: Some(match self.behind().and_then(|behind| behind.software.as_ref()) {
+            server_version: Some(match self.backend_info().and_then(|info| info.software.as_ref()) {
                 Some(software) => format!("{USER_AGENT} in front of {software}"),
                 None => USER_AGENT.to_owned(),
             }),
             protocol_min: Some(self.versions().0),
             protocol_max: Some(self.versions().1),
-            pruning: self.behind().and_then(|behind| behind.pruning),
+            pruning: self.backend_info().and_then(|info| info.pruning),
         }
     }
 
     /// Builds the list entry of an own name.
     pub fn listed(&self, host: &Host, ports: Ports, ip: Option<IpAddr>) -> PeerListEntry {
-        let pruning = self.behind().and_then(|behind| behind.pruning);
+        let pruning = self.backend_info().and_then(|info| info.pruning);
         PeerListEntry { ip, name: RealName { host: host.clone(), version: Some(self.versions().1), pruning, ports } }
     }
 
     /// Builds the offer for `server.add_peer`: the own name of the peer's kind.
-    pub fn announcement(&self, caller: Ingress) -> Option<AddPeerOffer> {
-        let (host, ports) = match caller {
+    pub fn announcement(&self, ingress: Ingress) -> Option<AddPeerOffer> {
+        let (host, ports) = match ingress {
             Ingress::Clearnet => self.clearnet.clone()?,
             Ingress::Onion => self.onion.clone()?,
         };
         let hosts = Some(vec![(host.clone(), Some(ports))]);
-        Some(AddPeerOffer { host, ports, features: Features { hosts, ..self.features(caller) } })
+        Some(AddPeerOffer { host, ports, features: Features { hosts, ..self.features(ingress) } })
     }
 
-    /// The protocol versions that callers may choose from: the oldest and the newest.
+    /// Returns the oldest and newest protocol version that clients may negotiate.
     pub fn versions(&self) -> (Version, Version) {
-        self.behind().map_or((OLDEST, NEWEST), |behind| behind.versions)
+        self.backend_info().map_or((OLDEST, NEWEST), |info| info.versions)
     }
 
-    pub fn behind(&self) -> Option<&BackendInfo> {
+    /// Returns the backend's properties, if they are known.
+    pub fn backend_info(&self) -> Option<&BackendInfo> {
         match &self.backend {
-            BackendState::Known(behind) => Some(behind),
+            BackendState::Known(info) => Some(info),
             BackendState::None | BackendState::Unknown => None,
         }
     }
 
-    /// Words that are ours alone would tie our two names together, so they are for callers on clearnet where there is a
-    /// name to be advertised.
-    fn withholds_operator_text(&self, caller: Ingress) -> bool {
-        caller == Ingress::Onion && self.clearnet.is_some() && !self.link_identities
+    /// Whether banner and donation address are withheld from clients of this ingress.
+    ///
+    /// The same text under both names would link them.
+    fn withholds_operator_text(&self, ingress: Ingress) -> bool {
+        ingress == Ingress::Onion && self.clearnet.is_some() && !self.link_identities
     }
 }

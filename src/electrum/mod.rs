@@ -1,4 +1,4 @@
-//! Both ends of an Electrum connection, without the connection: lines in, lines out.
+//! Both ends of an Electrum connection, and an IRC visit, without I/O: lines in, lines out.
 
 pub mod identity;
 pub mod irc;

@@ -1,4 +1,4 @@
-//! The end that asks: what we say to a peer to find out whether it is one.
+//! Requests to a peer that verify it, and the checks of its responses.
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use std::borrow::Cow;
@@ -10,53 +10,63 @@ use sha2::{Digest, Sha256};
 use crate::jsonrpc::{self, NEWEST, OLDEST, Response, USER_AGENT};
 use crate::peer::{Fault, Features, Host, LenientScalar, PeerList, Ports, ProbeReport};
 
-/// What a peer is held against.
+/// What a peer is checked against.
 #[derive(Debug, Clone)]
 pub struct ProbeExpectations {
-    /// The host that was dialled, which the peer must know itself by; None for ourselves, who may not say it yet.
+    /// Host that the peer must list. `None` for own names and the backend, which need not list it.
     pub host: Option<Host>,
+    /// Genesis hash of the chain that the peer must serve.
     pub genesis_hash: &'static str,
+    /// Default ports of the chain.
     pub default_ports: Ports,
-    /// What to tell it of us, should it not list us.
+    /// Own name to announce if the peer does not list it. `None`: it is not announced.
     pub announce: Option<AddPeerOffer>,
-    /// The height at which to ask for its block.
-    pub compare: Option<u32>,
+    /// Height at which the peer's block is requested. `None`: no block is requested.
+    pub checkpoint_height: Option<u32>,
 }
 
 /// Own name, as it is announced to peers.
 #[derive(Debug, Clone)]
 pub struct AddPeerOffer {
+    /// The announced host.
     pub host: Host,
+    /// Its ports.
     pub ports: Ports,
-    /// With this name alone: not everybody reads further than to the first.
+    /// Features with this host only, as some servers read only the first host.
     pub features: Features,
 }
 
-/// The questions, in their order.
+/// Requests of a probe, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeStep {
+    /// `server.version` with a range of versions.
     Version,
-    /// The same once more, as the first protocol put it.
+    /// `server.version` in the form of the first protocol, after an error.
     LegacyVersion,
+    /// `server.features`.
     Features,
+    /// `server.peers.subscribe`.
     Peers,
-    /// Only where it doesn't list us.
+    /// `server.add_peer`, only if the peer does not list the own name.
     Announce,
+    /// `blockchain.headers.subscribe`.
     Headers,
-    /// Which block it has, at a height where it has one.
+    /// `blockchain.block.header`, if the peer's chain reaches the checkpoint.
     Block,
 }
 
-/// What to do after a line.
+/// What the driver does after a line.
 #[derive(Debug)]
 pub enum ProberAction {
+    /// Send this line.
     Send(Vec<u8>),
-    /// That line answered nothing; read on.
+    /// Read another line, as this one was no response.
     Wait,
+    /// The peer is verified.
     Done(Box<ProbeReport>),
 }
 
-/// One conversation with one peer.
+/// State machine of a conversation with one peer.
 #[derive(Debug)]
 pub struct Prober {
     expected: ProbeExpectations,
@@ -67,10 +77,10 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Notifications and the like that are let pass.
-    const MAX_IGNORED: u32 = 100;
+    /// Maximum number of lines that are ignored.
+    const MAX_NOTIFICATIONS: u32 = 100;
 
-    /// The conversation, and the line that opens it.
+    /// Starts a conversation and returns its first line.
     pub fn new(expected: ProbeExpectations) -> (Prober, Vec<u8>) {
         let report = ProbeReport {
             software: None,
@@ -81,16 +91,17 @@ impl Prober {
             checkpoint: None,
             add_peer_result: None,
         };
-        let client = Prober { expected, step: ProbeStep::Version, id: 0, notifications: 0, report };
-        let line = client.next_request();
-        (client, line)
+        let prober = Prober { expected, step: ProbeStep::Version, id: 0, notifications: 0, report };
+        let line = prober.next_request();
+        (prober, line)
     }
 
-    /// The question that waits for its answer.
+    /// Returns the request that waits for its response.
     pub fn step(&self) -> ProbeStep {
         self.step
     }
 
+    /// Handles a line of the peer, and returns the next action or the violation.
     pub fn handle_line(&mut self, line: &str) -> Result<ProberAction, Fault> {
         let answer = match jsonrpc::parse_response(line).map_err(|_| Fault::Malformed)? {
             Response::Result { id, result } if id == self.id => Some(result),
@@ -99,7 +110,7 @@ impl Prober {
         };
         match answer {
             Some(result) => self.handle_result(result.get())?,
-            // Refusing to say which version is refusing to talk; a server too old to know the rest is still a server.
+            // Only the version is mandatory. An old server may not know the other methods.
             None if self.step == ProbeStep::LegacyVersion => return Err(Fault::VersionRefused),
             None if self.step == ProbeStep::Announce => self.report.add_peer_result = Some(false),
             None => {}
@@ -122,33 +133,39 @@ impl Prober {
         let params = match self.step {
             ProbeStep::Version => json!([USER_AGENT, [OLDEST.to_string(), NEWEST.to_string()]]),
             ProbeStep::LegacyVersion => json!([USER_AGENT, OLDEST.to_string()]),
-            ProbeStep::Announce => json!(self.expected.announce.iter().map(|ours| &ours.features).collect::<Vec<_>>()),
+            ProbeStep::Announce => {
+                json!(self.expected.announce.iter().map(|offer| &offer.features).collect::<Vec<_>>())
+            }
             ProbeStep::Block => json!([self.checkpoint_height()]),
             _ => json!([]),
         };
         jsonrpc::encode_request(self.id, self.step.method(), &params)
     }
 
-    /// The height at which its chain reaches far enough to be compared.
+    /// Returns the height of the requested block if the peer's chain reaches it.
     fn checkpoint_height(&self) -> Option<u32> {
-        self.expected.compare.filter(|height| self.report.tip_height.is_some_and(|tip| *height <= tip))
+        self.expected.checkpoint_height.filter(|height| self.report.tip_height.is_some_and(|tip| *height <= tip))
     }
 
-    /// Whether it has yet to hear of us, with the right ports.
+    /// Whether the peer does not list the own name with the current ports.
     fn needs_announcement(&self) -> bool {
-        let lists = |ours: &AddPeerOffer| {
+        let lists = |offer: &AddPeerOffer| {
             self.report
                 .peer_list
                 .0
                 .iter()
-                .any(|listed| listed.name.host == ours.host && listed.name.ports == ours.ports)
+                .any(|listed| listed.name.host == offer.host && listed.name.ports == offer.ports)
         };
-        self.expected.announce.as_ref().is_some_and(|ours| !lists(ours))
+        self.expected.announce.as_ref().is_some_and(|offer| !lists(offer))
     }
 
     fn ignore(&mut self) -> Result<ProberAction, Fault> {
         self.notifications += 1;
-        if self.notifications > Self::MAX_IGNORED { Err(Fault::ExcessNotifications) } else { Ok(ProberAction::Wait) }
+        if self.notifications > Self::MAX_NOTIFICATIONS {
+            Err(Fault::ExcessNotifications)
+        } else {
+            Ok(ProberAction::Wait)
+        }
     }
 
     fn handle_result(&mut self, result: &str) -> Result<(), Fault> {
@@ -166,12 +183,12 @@ impl Prober {
                 Ok(())
             }
             ProbeStep::Announce => {
-                // Whatever else it should say, it doesn't say that it took us in.
+                // Any other result is a refusal.
                 self.report.add_peer_result = Some(result == "true");
                 Ok(())
             }
             ProbeStep::Block => {
-                // Who answers otherwise may well be a server all the same: there is only nothing to compare.
+                // An invalid header is no violation: the peer is only not compared.
                 self.report.checkpoint = self.checkpoint_height().zip(block_hash(result));
                 Ok(())
             }
@@ -183,24 +200,24 @@ impl Prober {
         }
     }
 
-    /// A pair of software and version; in the first protocol the software alone.
+    /// Parses a pair of software and version, or the software alone in the first protocol.
     fn handle_version(&mut self, result: &str) -> Result<(), Fault> {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum VersionReply {
             Pair(String, String),
-            First(String),
+            Software(String),
         }
-        // Longer than any name; and what can be one of two shapes is read into memory whole.
+        // An untagged enum is buffered whole, so its length is limited.
         if result.len() > 1024 {
             return Err(Fault::Malformed);
         }
-        let (software, agreed) = match serde_json::from_str(result).map_err(|_| Fault::Malformed)? {
+        let (software, version) = match serde_json::from_str(result).map_err(|_| Fault::Malformed)? {
             VersionReply::Pair(software, version) => (software, version.parse().map_err(|_| Fault::Malformed)?),
-            VersionReply::First(software) => (software, OLDEST),
+            VersionReply::Software(software) => (software, OLDEST),
         };
         self.report.software = printable(&software);
-        self.report.negotiated_version = agreed;
+        self.report.negotiated_version = version;
         Ok(())
     }
 
@@ -209,12 +226,13 @@ impl Prober {
             Some(hash) if hash != self.expected.genesis_hash => return Err(Fault::WrongGenesis),
             _ => {}
         }
-        let knows_itself = self.expected.host.as_ref().is_none_or(|host| features.ports_for(host).is_some());
-        if knows_itself { Ok(()) } else { Err(Fault::HostMismatch) }
+        let lists_host = self.expected.host.as_ref().is_none_or(|host| features.ports_for(host).is_some());
+        if lists_host { Ok(()) } else { Err(Fault::HostMismatch) }
     }
 }
 
 impl ProbeStep {
+    /// Returns the JSON-RPC method of the step.
     pub fn method(self) -> &'static str {
         match self {
             ProbeStep::Version | ProbeStep::LegacyVersion => "server.version",
@@ -227,7 +245,7 @@ impl ProbeStep {
     }
 }
 
-/// The hash of the block whose header this is, in hexadecimal digits.
+/// Hashes a block header that is given in hexadecimal digits.
 fn block_hash(result: &str) -> Option<[u8; 32]> {
     const HEADER: usize = 80;
     let header: Cow<'_, str> = serde_json::from_str(result).ok()?;
@@ -235,7 +253,7 @@ fn block_hash(result: &str) -> Option<[u8; 32]> {
     Some(Sha256::digest(Sha256::digest(header)).into())
 }
 
-/// Today's `height`, or the first protocol's `block_height`.
+/// `height` of current protocols, or `block_height` of the first.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Headers {
@@ -243,7 +261,7 @@ struct Headers {
     block_height: LenientScalar,
 }
 
-/// A stranger's text on its way to a log and a terminal: short, and without control codes.
+/// Removes control characters and limits the length, for logs and terminals.
 fn printable(text: &str) -> Option<String> {
     let text: String = text.chars().filter(|c| !c.is_control()).take(60).collect();
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
@@ -259,25 +277,32 @@ mod tests {
 
     const GENESIS: &str = Network::Bitcoin.genesis_hash();
 
-    fn client() -> Prober {
+    fn prober() -> Prober {
         let host = Some("a.example".parse().unwrap());
         let default_ports = Network::Bitcoin.default_ports();
-        Prober::new(ProbeExpectations { host, genesis_hash: GENESIS, default_ports, announce: None, compare: None }).0
+        Prober::new(ProbeExpectations {
+            host,
+            genesis_hash: GENESIS,
+            default_ports,
+            announce: None,
+            checkpoint_height: None,
+        })
+        .0
     }
 
-    /// Answers each question with the next of `results`, `None` being an error.
-    fn converse(results: &[Option<&str>]) -> Result<ProbeReport, Fault> {
-        let mut client = client();
+    /// Answers each request with the next of `results`; `None` is an error.
+    fn run(results: &[Option<&str>]) -> Result<ProbeReport, Fault> {
+        let mut prober = prober();
         for (id, result) in results.iter().enumerate() {
             let line = match result {
                 Some(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
                 None => format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"unknown"}}}}"#),
             };
-            if let ProberAction::Done(report) = client.handle_line(&line)? {
+            if let ProberAction::Done(report) = prober.handle_line(&line)? {
                 return Ok(*report);
             }
         }
-        panic!("still at {:?}", client.step());
+        panic!("still at {:?}", prober.step());
     }
 
     const VERSION: Option<&str> = Some(r#"["ElectrumX 2.0.0","1.4"]"#);
@@ -289,8 +314,8 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_of_today_reports_all() {
-        let report = converse(&[VERSION, Some(&features(GENESIS, "A.example")), PEERS, HEADERS]).unwrap();
+    fn current_peer_reports_all_fields() {
+        let report = run(&[VERSION, Some(&features(GENESIS, "A.example")), PEERS, HEADERS]).unwrap();
         assert_eq!(report.software.as_deref(), Some("ElectrumX 2.0.0"));
         assert_eq!(report.negotiated_version, Version::new(1, 4));
         assert_eq!(report.tip_height, Some(900_000));
@@ -298,46 +323,46 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_of_the_first_protocol_is_no_worse() {
-        let report = converse(&[None, Some(r#""ElectrumServer 1.0""#), None, Some("[]"), None]).unwrap();
+    fn peer_of_the_first_protocol_is_verified() {
+        let report = run(&[None, Some(r#""ElectrumServer 1.0""#), None, Some("[]"), None]).unwrap();
         assert_eq!(report.negotiated_version, OLDEST);
         assert_eq!(report.features, None);
         let block = Some(r#"{"block_height":7,"version":1}"#);
-        assert_eq!(converse(&[Some(r#""x""#), None, None, block]).unwrap().tip_height, Some(7));
+        assert_eq!(run(&[Some(r#""x""#), None, None, block]).unwrap().tip_height, Some(7));
     }
 
     #[test]
-    fn bad_peers_are_found_out() {
-        let bad = |results: &[Option<&str>]| converse(results).unwrap_err();
+    fn violating_peer_is_rejected() {
+        let fault = |results: &[Option<&str>]| run(results).unwrap_err();
         let other = Network::Testnet4.genesis_hash();
-        assert_eq!(bad(&[VERSION, Some(&features(other, "a.example"))]), Fault::WrongGenesis);
-        assert_eq!(bad(&[VERSION, Some(&features(GENESIS, "b.example"))]), Fault::HostMismatch);
-        assert_eq!(bad(&[VERSION, Some(r#"{"hosts":{}}"#)]), Fault::HostMismatch);
-        assert_eq!(bad(&[VERSION, Some("[]")]), Fault::Malformed);
-        assert_eq!(bad(&[VERSION, None, Some("{}")]), Fault::Malformed);
-        assert_eq!(bad(&[VERSION, None, PEERS, Some("[]")]), Fault::Malformed);
-        assert_eq!(bad(&[Some("7")]), Fault::Malformed);
-        assert_eq!(bad(&[None, None]), Fault::VersionRefused);
+        assert_eq!(fault(&[VERSION, Some(&features(other, "a.example"))]), Fault::WrongGenesis);
+        assert_eq!(fault(&[VERSION, Some(&features(GENESIS, "b.example"))]), Fault::HostMismatch);
+        assert_eq!(fault(&[VERSION, Some(r#"{"hosts":{}}"#)]), Fault::HostMismatch);
+        assert_eq!(fault(&[VERSION, Some("[]")]), Fault::Malformed);
+        assert_eq!(fault(&[VERSION, None, Some("{}")]), Fault::Malformed);
+        assert_eq!(fault(&[VERSION, None, PEERS, Some("[]")]), Fault::Malformed);
+        assert_eq!(fault(&[Some("7")]), Fault::Malformed);
+        assert_eq!(fault(&[None, None]), Fault::VersionRefused);
     }
 
     #[test]
-    fn a_missing_genesis_hash_is_forgiven() {
-        assert!(converse(&[VERSION, Some("{}"), None, None]).is_ok());
+    fn missing_genesis_hash_is_accepted() {
+        assert!(run(&[VERSION, Some("{}"), None, None]).is_ok());
     }
 
     #[test]
-    fn talk_of_other_things_is_let_pass_for_a_while() {
-        let mut client = client();
-        for _ in 0..Prober::MAX_IGNORED {
+    fn excess_notifications_are_rejected() {
+        let mut prober = prober();
+        for _ in 0..Prober::MAX_NOTIFICATIONS {
             let line = r#"{"method":"blockchain.headers.subscribe","params":[]}"#;
-            assert!(matches!(client.handle_line(line), Ok(ProberAction::Wait)));
+            assert!(matches!(prober.handle_line(line), Ok(ProberAction::Wait)));
         }
-        assert!(matches!(client.handle_line(r#"{"id":77,"result":1}"#), Err(Fault::ExcessNotifications)));
-        assert!(matches!(client.handle_line("nonsense"), Err(Fault::Malformed)));
+        assert!(matches!(prober.handle_line(r#"{"id":77,"result":1}"#), Err(Fault::ExcessNotifications)));
+        assert!(matches!(prober.handle_line("nonsense"), Err(Fault::Malformed)));
     }
 
     #[test]
-    fn names_are_made_fit_to_print() {
+    fn software_name_is_sanitized() {
         assert_eq!(printable("\u{1b}[31mred\n"), Some("[31mred".to_owned()));
         assert_eq!(printable("\r\n"), None);
         assert_eq!(printable(&"x".repeat(500)).unwrap().len(), 60);
@@ -345,11 +370,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_line_is_heard_without_panic(lines in proptest::collection::vec("\\PC{0,60}", 0..5), id in 0..3u8) {
-            let mut client = client();
+        fn arbitrary_line_never_panics(lines in proptest::collection::vec("\\PC{0,60}", 0..5), id in 0..3u8) {
+            let mut prober = prober();
             for line in lines {
-                let _ = client.handle_line(&line);
-                let _ = client.handle_line(&format!("{{\"id\":{id},\"result\":{line}}}"));
+                let _ = prober.handle_line(&line);
+                let _ = prober.handle_line(&format!("{{\"id\":{id},\"result\":{line}}}"));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The end that answers: what a caller says, and what it gets back.
+//! Responses to a client's requests.
 
 use std::sync::Arc;
 
@@ -16,84 +16,126 @@ use crate::jsonrpc::{
 };
 use crate::peer::{Features, Version};
 
-/// One caller's connection.
+/// State of one client's connection.
 #[derive(Debug)]
 pub struct Responder {
-    ourselves: Arc<LocalIdentity>,
-    caller: Ingress,
-    /// What `server.version` agreed on.
-    agreed: Option<(Version, String)>,
+    local_identity: Arc<LocalIdentity>,
+    ingress: Ingress,
+    /// Version from `server.version`. `None` until then.
+    negotiated: Option<NegotiatedVersion>,
     add_peer_seen: bool,
-    /// Whether this caller gets to the server behind us, and whether it did.
+    /// Whether this client's requests may be forwarded, and whether one was.
     has_backend: bool,
     has_forwarded: bool,
 }
 
-/// What becomes of a line: its calls' answers in order, some of them yet to be found out, and whether the connection
-/// is over afterwards.
+/// Version that a client negotiated.
+#[derive(Debug)]
+struct NegotiatedVersion {
+    version: Version,
+    /// The version as the client wrote it.
+    as_requested: String,
+}
+
+/// Whether a request came alone or in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Single,
+    Batch,
+}
+
+/// What responses depend on besides the request.
+struct Context<'a, R> {
+    snapshot: &'a Snapshot,
+    now: Time,
+    rng: &'a mut R,
+}
+
+/// Response to one request.
+struct Reply {
+    part: Option<ReplyPart>,
+    /// Whether the connection is closed after the response.
+    close: bool,
+}
+
+impl Reply {
+    fn open(part: ReplyPart) -> Reply {
+        Reply { part: Some(part), close: false }
+    }
+}
+
+/// Result of a line: the parts of the response in order, and whether the connection ends.
 #[derive(Debug)]
 pub struct LineResult {
+    /// Responses, and requests whose response is pending.
     pub parts: SmallVec<[ReplyPart; 1]>,
-    /// Which calls there were, and what became of each; but for those that are yet to be found out.
+    /// Method and outcome of each request that is not pending.
     pub calls: SmallVec<[(Method, CallOutcome); 1]>,
+    /// Whether the line was a batch.
     pub batch: bool,
-    /// It was no JSON-RPC at all.
+    /// Whether the line was no JSON-RPC.
     pub is_malformed: bool,
+    /// Whether the connection is closed after the response.
     pub close: bool,
 }
 
-/// What became of a call.
+/// Outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CallOutcome {
-    /// As the caller wished.
+    /// It succeeded.
     Ok,
-    /// It was understood, and the answer is no.
+    /// It was valid, and refused.
     Refused,
-    /// By the server behind us.
+    /// It was forwarded to the backend.
     Forwarded,
+    /// It failed.
     Error,
 }
 
 impl CallOutcome {
+    /// All outcomes.
     pub const ALL: [CallOutcome; 4] =
         [CallOutcome::Ok, CallOutcome::Refused, CallOutcome::Forwarded, CallOutcome::Error];
 }
 
+/// Part of the response to a line.
 #[derive(Debug)]
 pub enum ReplyPart {
-    /// An answer, ready to be sent.
+    /// A response that is ready to be sent.
     Ready(SharedBuf),
-    /// A peer introduces itself; only the book can say whether it is let in.
+    /// A `server.add_peer` that the book decides.
     AddPeer(PendingAddPeer),
-    /// The backend answers. A line that is one call is forwarded as it came; of a batch, this call is.
+    /// A request for the backend. A single request is forwarded unchanged, batches are split.
     Forward(Box<ForwardedCall>),
 }
 
-/// A call that the backend is to answer.
+/// A request that the backend answers.
 #[derive(Debug)]
 pub struct ForwardedCall {
     id: Option<String>,
     dialect: JsonRpcVersion,
     method: String,
-    /// Of a call in a batch alone, as only those are written again.
+    /// Only for a request of a batch, which is encoded again.
     params: Option<String>,
 }
 
-/// A call of `server.add_peer` that waits for its answer.
+/// A request of `server.add_peer` that waits for its response.
 #[derive(Debug)]
 pub struct PendingAddPeer {
+    /// The announced features.
     pub features: Box<Features>,
     id: Option<String>,
     dialect: JsonRpcVersion,
 }
 
 impl Responder {
-    pub fn new(ourselves: Arc<LocalIdentity>, caller: Ingress, has_backend: bool) -> Responder {
-        Responder { ourselves, caller, agreed: None, add_peer_seen: false, has_backend, has_forwarded: false }
+    /// Starts a connection. `has_backend`: whether its requests may be forwarded.
+    pub fn new(local_identity: Arc<LocalIdentity>, ingress: Ingress, has_backend: bool) -> Responder {
+        Responder { local_identity, ingress, negotiated: None, add_peer_seen: false, has_backend, has_forwarded: false }
     }
 
-    /// A line too long to be read, or no text at all.
+    /// Returns the result of a line that is too long, no text or no JSON-RPC.
     pub fn malformed(error: &RpcError) -> LineResult {
         let answer = encode_response(Id::Absent, JsonRpcVersion::V2, Err(error));
         LineResult {
@@ -105,160 +147,156 @@ impl Responder {
         }
     }
 
-    /// The last word to a caller who has had enough.
+    /// Encodes the error that is sent before a client is disconnected.
     pub fn closing_error(error: &RpcError) -> SharedBuf {
         encode_response(Id::Absent, JsonRpcVersion::V2, Err(error)).into_padded_line()
     }
 
-    /// What to say to what a line holds, of whose calls no more than `batch` are answered together.
+    /// Handles a line. A batch of more than `batch` requests is malformed.
     pub fn handle_line(
         &mut self,
-        incoming: Result<Message<'_>, RpcError>,
+        message: Result<Message<'_>, RpcError>,
         batch: usize,
         snapshot: &Snapshot,
         now: Time,
         rng: &mut impl Rng,
     ) -> LineResult {
-        let mut turn = LineResult {
+        let mut result = LineResult {
             parts: SmallVec::new(),
             calls: SmallVec::new(),
             batch: false,
             is_malformed: false,
             close: false,
         };
-        match incoming {
+        let mut context = Context { snapshot, now, rng };
+        match message {
             Ok(Message::Single(request)) => {
-                let (part, close) = self.handle_request(request, false, &mut turn.calls, snapshot, now, rng);
-                turn.parts.extend(part);
-                turn.close = close;
+                let reply = self.handle_request(request, Framing::Single, &mut result.calls, &mut context);
+                result.parts.extend(reply.part);
+                result.close = reply.close;
             }
             Ok(Message::Batch(calls)) if calls.len() > batch => {
                 return Responder::malformed(&RpcError::InvalidRequest(BATCH_TOO_LONG));
             }
             Ok(Message::Batch(calls)) => {
-                turn.batch = true;
+                result.batch = true;
                 let mut length = 0;
                 for request in calls.requests() {
                     let request =
                         if length < MAX_BATCH_RESPONSE_BYTES { request } else { request.and_then(reject_over_budget) };
-                    let (part, close) = self.handle_request(request, true, &mut turn.calls, snapshot, now, rng);
-                    length += part.as_ref().map_or(0, ReplyPart::length);
-                    turn.parts.extend(part);
-                    if close {
-                        turn.close = true;
+                    let reply = self.handle_request(request, Framing::Batch, &mut result.calls, &mut context);
+                    length += reply.part.as_ref().map_or(0, ReplyPart::length);
+                    result.parts.extend(reply.part);
+                    if reply.close {
+                        result.close = true;
                         break;
                     }
                 }
             }
             Err(error) => return Responder::malformed(&error),
         }
-        turn
+        result
     }
 
     fn handle_request(
         &mut self,
         request: Result<Request<'_>, InvalidRequest<'_>>,
-        of_batch: bool,
+        framing: Framing,
         calls: &mut SmallVec<[(Method, CallOutcome); 1]>,
-        snapshot: &Snapshot,
-        now: Time,
-        rng: &mut impl Rng,
-    ) -> (Option<ReplyPart>, bool) {
+        context: &mut Context<'_, impl Rng>,
+    ) -> Reply {
         let request = match request {
             Ok(request) => request,
             Err(invalid) => {
                 calls.push((Method::Other, CallOutcome::Error));
                 let answer = encode_response(invalid.id, invalid.dialect, Err(&invalid.error));
-                return (Some(ReplyPart::Ready(answer)), false);
+                return Reply::open(ReplyPart::Ready(answer));
             }
         };
         let method = Method::from_name(&request.method);
         let outcome = match Call::parse(&request) {
             Ok(Call::AddPeer(features)) if !self.add_peer_seen => {
-                // The protocol's text suggests one a connection, and servers have no use for a second.
+                // The protocol suggests one per connection, so a second is refused.
                 self.add_peer_seen = true;
-                return (Some(ReplyPart::AddPeer(PendingAddPeer::new(features, &request))), false);
+                return Reply::open(ReplyPart::AddPeer(PendingAddPeer::new(features, &request)));
             }
-            Ok(call) if !self.is_forwarded(&call) => self.answer(call, snapshot, now, rng),
+            Ok(call) if !self.is_forwarded(&call) => self.answer(call, context),
             Err(error) if !self.has_backend || !matches!(error, RpcError::UnknownMethod) => Err(error),
             _ => {
                 calls.push((method, CallOutcome::Forwarded));
-                return (Some(self.forward(&request, of_batch)), false);
+                return Reply::open(self.forward(&request, framing));
             }
         };
-        calls.push((method, answered(method, &outcome)));
+        calls.push((method, call_outcome(method, &outcome)));
         let close = matches!(outcome, Err(RpcError::UnsupportedVersion { .. }));
         if request.is_notification() {
-            return (None, close);
+            return Reply { part: None, close };
         }
         let answer = match outcome {
             Ok(result) => encode_response(request.id, request.dialect, Ok(result)),
             Err(error) => encode_response(request.id, request.dialect, Err(&error)),
         };
-        (Some(ReplyPart::Ready(answer)), close)
+        Reply { part: Some(ReplyPart::Ready(answer)), close }
     }
 
-    /// Whether the server behind us has a better answer.
+    /// Whether the backend answers this request.
     fn is_forwarded(&self, call: &Call) -> bool {
-        let words = self.ourselves.static_replies(self.caller);
+        let replies = self.local_identity.static_replies(self.ingress);
         match call {
             _ if !self.has_backend => false,
-            Call::Banner => words.forwards_banner,
-            Call::DonationAddress => words.passes_donation_address,
-            // It would take its silence for ours, and hang up.
+            Call::Banner => replies.forwards_banner,
+            Call::DonationAddress => replies.forwards_donation_address,
+            // The backend would otherwise close the upstream connection as idle.
             Call::Ping => self.has_forwarded,
             _ => false,
         }
     }
 
-    fn forward(&mut self, request: &Request<'_>, of_batch: bool) -> ReplyPart {
+    fn forward(&mut self, request: &Request<'_>, framing: Framing) -> ReplyPart {
         self.has_forwarded = true;
-        ReplyPart::Forward(Box::new(ForwardedCall::new(request, of_batch)))
+        ReplyPart::Forward(Box::new(ForwardedCall::new(request, framing)))
     }
 
-    /// The version, in the caller's spelling, that the server behind us is to be held to.
+    /// Returns the version to negotiate with the upstream, as the client wrote it.
     pub fn upstream_version(&mut self) -> String {
-        let (oldest, newest) = self.ourselves.identity.versions();
+        let (oldest, newest) = self.local_identity.identity.versions();
         let fits = USUAL.cmp_semver(&oldest).is_ge() && USUAL.cmp_semver(&newest).is_le();
         let version = if fits { USUAL } else { oldest };
-        self.agreed.get_or_insert_with(|| (version, version.to_string())).1.clone()
+        let default = || NegotiatedVersion { version, as_requested: version.to_string() };
+        self.negotiated.get_or_insert_with(default).as_requested.clone()
     }
 
-    fn answer(
-        &mut self,
-        call: Call,
-        snapshot: &Snapshot,
-        now: Time,
-        rng: &mut impl Rng,
-    ) -> Result<SharedBuf, RpcError> {
-        let words = self.ourselves.static_replies(self.caller);
+    fn answer(&mut self, call: Call, context: &mut Context<'_, impl Rng>) -> Result<SharedBuf, RpcError> {
+        let replies = self.local_identity.static_replies(self.ingress);
         Ok(match call {
             Call::Version(range) => self.version(&range)?.into(),
-            Call::Features => words.features.clone().into(),
-            Call::Peers => snapshot.peers(self.caller, now, rng),
+            Call::Features => replies.features.clone().into(),
+            Call::Peers => context.snapshot.peers(self.ingress, context.now, context.rng),
             Call::AddPeer(_) => SharedBuf::from(&b"false"[..]),
             Call::Ping => SharedBuf::from(&b"null"[..]),
-            Call::Banner => words.banner.clone().into(),
-            Call::DonationAddress => words.donation_address.clone().into(),
+            Call::Banner => replies.banner.clone().into(),
+            Call::DonationAddress => replies.donation_address.clone().into(),
         })
     }
 
-    /// Old clients keep a connection alive by asking again; the first agreement stands.
+    /// Negotiates the version once. Old clients repeat the request to keep a connection open.
     fn version(&mut self, range: &VersionRange) -> Result<String, RpcError> {
-        if self.agreed.is_none() {
-            let (version, spelled) = range.negotiate(self.ourselves.identity.versions())?;
-            self.agreed = Some((version, spelled.into_owned()));
+        if self.negotiated.is_none() {
+            let (version, as_requested) = range.negotiate(self.local_identity.identity.versions())?;
+            self.negotiated = Some(NegotiatedVersion { version, as_requested: as_requested.into_owned() });
         }
-        Ok(match &self.agreed {
-            Some((version, spelled)) if version.cmp_semver(&OLDEST).is_gt() => json!([USER_AGENT, spelled]).to_string(),
+        Ok(match &self.negotiated {
+            Some(NegotiatedVersion { version, as_requested }) if version.cmp_semver(&OLDEST).is_gt() => {
+                json!([USER_AGENT, as_requested]).to_string()
+            }
             // The first protocol answers with the software alone.
             _ => json!(USER_AGENT).to_string(),
         })
     }
 }
 
-/// A second introduction is understood, and not taken up.
-fn answered(method: Method, outcome: &Result<SharedBuf, RpcError>) -> CallOutcome {
+/// Returns the outcome of a request. A second `server.add_peer` is refused.
+fn call_outcome(method: Method, outcome: &Result<SharedBuf, RpcError>) -> CallOutcome {
     match outcome {
         Ok(_) if method == Method::AddPeer => CallOutcome::Refused,
         Ok(_) => CallOutcome::Ok,
@@ -275,7 +313,7 @@ impl ReplyPart {
     }
 }
 
-/// Instead of a call whose batch has had enough.
+/// Replaces a request of a batch whose responses exceed the limit.
 fn reject_over_budget(request: Request<'_>) -> Result<Request<'_>, InvalidRequest<'_>> {
     Err(InvalidRequest { id: request.id, dialect: request.dialect, error: RpcError::BatchResponseTooLong })
 }
@@ -289,7 +327,7 @@ impl PendingAddPeer {
         PendingAddPeer { features, id, dialect: request.dialect }
     }
 
-    /// The answer, once it is known; None if the caller waits for none.
+    /// Encodes the response. `None`: the client expects none.
     pub fn answer(&self, accepted: bool) -> Option<SharedBuf> {
         let result = SharedBuf::from(if accepted { &b"true"[..] } else { &b"false"[..] });
         match &self.id {
@@ -303,25 +341,26 @@ impl PendingAddPeer {
 }
 
 impl ForwardedCall {
-    fn new(request: &Request<'_>, of_batch: bool) -> ForwardedCall {
+    fn new(request: &Request<'_>, framing: Framing) -> ForwardedCall {
         let id = match request.id {
             Id::Present(id) => Some(id.get().to_owned()),
             Id::Absent => None,
         };
-        let params = request.params.filter(|_| of_batch).map(|params| params.get().to_owned());
+        let params = request.params.filter(|_| framing == Framing::Batch).map(|params| params.get().to_owned());
         ForwardedCall { id, dialect: request.dialect, method: request.method.to_string(), params }
     }
 
+    /// Returns the method.
     pub fn method(&self) -> &str {
         &self.method
     }
 
-    /// The client's id as it wrote it; None for a notification.
+    /// Returns the client's id as it was written. `None` for a notification.
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 
-    /// The answer to a call that failed on the way to the backend; None if the client waits for no answer.
+    /// Encodes the response to a request that failed upstream. `None`: the client expects none.
     pub fn failed(&self, error: &RpcError) -> Option<SharedBuf> {
         self.answer(Err(error.to_json()))
     }
@@ -333,7 +372,7 @@ impl ForwardedCall {
             .into_bytes()
     }
 
-    /// What the server behind us said, under the caller's own id; None if the caller waits for no answer.
+    /// Encodes the backend's response under the client's id. `None`: the client expects none.
     pub fn answer(&self, outcome: Result<SharedBuf, SharedBuf>) -> Option<SharedBuf> {
         match &self.id {
             Some(id) => {
@@ -347,12 +386,12 @@ impl ForwardedCall {
     }
 }
 
-/// Builds an id for the upstream that no client's own id can equal.
+/// Builds the id under which a request of a batch is forwarded.
 pub fn upstream_id(number: u64) -> String {
     format!("waypost-{number}")
 }
 
-/// The answers of one line as they go on the wire, with the line's end; nothing if nobody waits for any.
+/// Encodes the responses to a line, with the line's end. `None`: the client expects none.
 pub fn encode_line(answers: impl IntoIterator<Item = SharedBuf>, batch: bool) -> Option<SharedBuf> {
     let mut line = SharedBuf::default();
     for answer in answers {

@@ -17,7 +17,7 @@ use super::connection::{ConnectionKind, IncomingConnection};
 use super::limits::{Limits, RateMeter, SourceQuota};
 use super::upstream::{Outlook, Upstream, UpstreamEvent, passes};
 use super::{Counter, SessionContext};
-use crate::backend::{Backend, Connection};
+use crate::backend::{Backend, UpstreamConnection};
 use crate::book::Ingress;
 use crate::book_handle::BookMessage;
 use crate::clock;
@@ -262,7 +262,7 @@ impl ClientSession<'_> {
     }
 
     /// A connection to the server behind us, and rather not to the peer that has just failed.
-    async fn open(&mut self, failed: Option<Host>) -> Option<Connection> {
+    async fn open(&mut self, failed: Option<Host>) -> Option<UpstreamConnection> {
         if self.no_backend_until.is_some_and(|until| Instant::now() < until) {
             return None;
         }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::pending_calls::{PendingCalls, ReplyKind, Resend};
-use crate::backend::{Connection, UpstreamLease};
+use crate::backend::{UpstreamConnection, UpstreamLease};
 use crate::dial::Stream;
 use crate::electrum::responder::{ForwardedCall, ReplyPart, encode_line, upstream_id};
 use crate::jsonrpc::{AnswerId, RpcError, SharedBuf};
@@ -116,7 +116,7 @@ pub enum UpstreamEvent {
 }
 
 impl Upstream {
-    pub fn new(Connection { stream, seat }: Connection) -> Upstream {
+    pub fn new(UpstreamConnection { stream, lease: seat }: UpstreamConnection) -> Upstream {
         Upstream {
             stream,
             unanswered: PendingCalls::new(if seat.is_some() { Resend::Possible } else { Resend::Impossible }),
@@ -207,7 +207,7 @@ impl Upstream {
     }
 
     /// Goes on with another server, which is asked again for what the other didn't answer.
-    pub fn fail_over(&mut self, Connection { stream, seat }: Connection) {
+    pub fn fail_over(&mut self, UpstreamConnection { stream, lease: seat }: UpstreamConnection) {
         (self.stream, self.seat) = (stream, seat);
         let now = Instant::now();
         (self.flushing, self.last_activity, self.awaiting_since) = (false, now, Some(now));

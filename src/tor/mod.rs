@@ -1,4 +1,4 @@
-//! Tor, as far as it is ours to look after: finding one or running one, our onion service, and whether others reach it.
+//! Detection and supervision of Tor, and the node's onion service.
 
 #[cfg(feature = "embedded-tor")]
 mod embedded;
@@ -15,7 +15,8 @@ use tokio::sync::{mpsc, watch};
 
 #[cfg(feature = "embedded-tor")]
 pub use embedded::{
-    DirLock, EphemeralClient, KeyError, LockError, SettingsError, bootstrap_ephemeral, check, import, onion_address,
+    ArtiConfigError, DirLock, EphemeralClient, ExistingKey, LockError, OnionKeyError, bootstrap_ephemeral, check,
+    import, onion_address,
 };
 pub use onion_monitor::{OnionMonitor, OnionServiceState};
 
@@ -30,86 +31,94 @@ use crate::tor_state::{OnionError, TorProbe, TorSource, TorState};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Embedded where an onion service needs it; else a Tor that answers on a SOCKS port soon after the start; else
-    /// embedded.
+    /// Embedded if an onion service needs it or no Tor answers on a SOCKS port, else external.
     #[default]
     Auto,
-    /// A Tor of our own, in this process.
+    /// Arti, within this process.
     Embedded,
-    /// The one on a SOCKS port, which somebody else runs.
+    /// An external Tor on a SOCKS port.
     Socks,
-    /// No onion peer is contacted.
+    /// None. No onion peer is contacted.
     Off,
 }
 
-/// Whether this program has a Tor of its own in it.
+/// Whether this build contains the embedded Tor.
 pub const IS_EMBEDDED: bool = cfg!(feature = "embedded-tor");
 
-/// How Tor is used.
+/// Options of [`run`].
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct TorOptions {
+    /// Which Tor is used.
     pub mode: Mode,
-    /// SOCKS addresses to look at, in this order.
+    /// SOCKS addresses to check, in this order.
     pub socks: Vec<SocketAddr>,
-    /// Where our own Tor keeps its state and what it downloads.
+    /// Directory of the embedded Tor's state and cache.
     pub dir: PathBuf,
-    /// Settings of Arti's, as TOML, that are laid over ours.
+    /// Arti configuration in TOML that overrides Waypost's defaults.
     pub arti: String,
-    /// Our onion service, where we are to have one.
-    pub service: Option<Service>,
+    /// The onion service. `None`: none is launched.
+    pub service: Option<OnionServiceOptions>,
 }
 
-/// Our onion service.
+/// Options of the onion service.
 #[derive(Debug, Clone, Copy)]
-pub struct Service {
-    /// The port on which callers find it.
+pub struct OnionServiceOptions {
+    /// Virtual port of the service.
     pub port: Port,
-    /// The operator asked for it, so that no Tor but our own will do.
+    /// Whether the operator asked for the service, which only the embedded Tor can run.
     pub required: bool,
-    /// Circuits of callers at once.
+    /// Maximum number of client circuits at the same time.
     pub circuits: usize,
-    /// Streams, which are sessions, on one of them. A wallet needs one; who opens more than this loses the circuit.
+    /// Maximum number of streams, each a session, per circuit.
+    ///
+    /// A wallet needs one. A client that opens more loses the circuit.
     pub streams: u32,
 }
 
-/// A caller of our onion service, and the number of the circuit that it comes by.
+/// Stream of a client of the onion service, and the number of its circuit.
 pub type OnionStream = (Box<dyn Stream>, u64);
 
-/// How Tor fares by what the book has seen of it.
+/// State of Tor according to the book.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TorHealth {
+    /// Whether Tor is ready, starting or down.
     pub state: TorState,
-    /// When something got through it last.
-    pub reached: Option<Time>,
+    /// Time of the last success through Tor. `None`: none yet.
+    pub last_reached: Option<Time>,
 }
 
-/// Which Tor is in use, and what is wrong with its onion service, for operators.
+/// The Tor in use and the error of its onion service, for operators.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
-    /// `None` until the choice begins, and for [`Mode::Off`].
+    /// The Tor in use. `None` before the selection starts, and for [`Mode::Off`].
     pub source: Option<TorSource>,
+    /// Why the onion service does not run. `None`: it runs, or there is none.
     pub onion_error: Option<OnionError>,
 }
 
-/// What a Tor is connected to in this program.
+/// Channels between the Tor task and the rest of the daemon.
 #[derive(Debug)]
 pub struct TorChannels {
-    /// Connector into its network, for dialling tasks.
+    /// Connector for dialling tasks. `None` while there is no Tor.
     pub connector: watch::Sender<Option<dial::TorConnector>>,
+    /// Messages to the book.
     pub inbox: Inbox,
+    /// State of Tor according to the book.
     pub health: watch::Receiver<TorHealth>,
-    /// Our onion service's name, once it is known, and how it fares.
-    pub name: watch::Sender<Option<OnionServiceState>>,
+    /// Name and reachability of the onion service. `None` until the name is known.
+    pub onion_service: watch::Sender<Option<OnionServiceState>>,
+    /// Report for operators.
     pub report: watch::Sender<Report>,
-    pub callers: mpsc::Sender<OnionStream>,
+    /// Streams of clients of the onion service.
+    pub onion_streams: mpsc::Sender<OnionStream>,
 }
 
-/// Looks after Tor until nobody listens to it any more. Not for [`Mode::Off`].
-pub async fn run(settings: Settings, secret: u128, outlets: TorChannels) {
-    match choose(&settings, &outlets).await {
+/// Supervises Tor until the daemon shuts down. Not for [`Mode::Off`].
+pub async fn run(settings: TorOptions, secret: u128, channels: TorChannels) {
+    match choose(&settings, &channels).await {
         #[cfg(feature = "embedded-tor")]
-        TorBackend::Embedded => embedded::run(settings, outlets).await,
-        TorBackend::External => socks_monitor::watch(settings.socks, secret, outlets).await,
+        TorBackend::Embedded => embedded::run(settings, channels).await,
+        TorBackend::External => socks_monitor::watch(settings.socks, secret, channels).await,
     }
 }
 
@@ -120,23 +129,24 @@ enum TorBackend {
 }
 
 #[cfg(not(feature = "embedded-tor"))]
-async fn choose(_: &Settings, _: &TorChannels) -> TorBackend {
+async fn choose(_: &TorOptions, _: &TorChannels) -> TorBackend {
     TorBackend::External
 }
 
 #[cfg(feature = "embedded-tor")]
-async fn choose(settings: &Settings, outlets: &TorChannels) -> TorBackend {
+async fn choose(settings: &TorOptions, channels: &TorChannels) -> TorBackend {
     match settings.mode {
         Mode::Socks | Mode::Off => TorBackend::External,
         Mode::Embedded => TorBackend::Embedded,
-        // Callers know our onion service by its name, which goes wherever its key is: with our own Tor.
+        // The name of an existing service depends on its key in the embedded Tor's directory.
         Mode::Auto if settings.service.is_some_and(|service| service.required) || embedded::has_key(&settings.dir) => {
             TorBackend::Embedded
         }
-        Mode::Auto => startup::choose(&settings.socks, outlets, startup::patience()).await,
+        Mode::Auto => startup::choose(&settings.socks, channels, startup::wait_limit()).await,
     }
 }
 
-async fn tell(inbox: &Inbox, sign: TorProbe) -> bool {
-    inbox.send(BookMessage::Event(Event::Tor(sign))).await.is_ok()
+/// Sends the state of Tor to the book. Returns false if the book's task has ended.
+async fn report_probe(inbox: &Inbox, tor_probe: TorProbe) -> bool {
+    inbox.send(BookMessage::Event(Event::Tor(tor_probe))).await.is_ok()
 }

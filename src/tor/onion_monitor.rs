@@ -1,4 +1,4 @@
-//! Our onion name: it is told to others only once we ourselves have reached it through Tor, as they would.
+//! Monitor of the onion name, which is published only once reached through Tor.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,71 +23,86 @@ use crate::probe::{Deadlines, probe};
 use crate::route::Route;
 use crate::tor_state::TorState;
 
-/// Between two looks at a name that was reached at the last one: each is a rendezvous of its own, so it also shows that
-/// our Tor works, when nobody else is to be asked for hours.
-const LOOK: Duration = Duration::from_secs(150);
+/// Interval between checks of a name that was reached at the last check.
+///
+/// Each check is a rendezvous, so it also shows that Tor works while no peer is due.
+const CHECK_INTERVAL: Duration = Duration::from_secs(150);
 
-/// From a new way into Tor to the first look. A new service's descriptor is out within seconds.
-const FIRST: Duration = Duration::from_secs(1);
+/// Delay from a trigger, such as a new connector, to the check.
+///
+/// The descriptor of a new service is published within seconds.
+const TRIGGER_DELAY: Duration = Duration::from_secs(1);
 
-/// After a miss; doubles up to the second.
-const RETRY: Duration = Duration::from_secs(5);
-const LONGEST_RETRY: Duration = Duration::from_mins(2);
+/// Pause after a failure; it doubles up to [`MAX_RETRY`].
+const MIN_RETRY: Duration = Duration::from_secs(5);
+/// Longest pause after failures.
+const MAX_RETRY: Duration = Duration::from_mins(2);
 
-/// Circles to be used in turn: by the time that one is used again, its circuit of last time is closed, which Arti does
-/// after ten minutes. More of them would leave more behind in its memory.
-const CIRCLES: u8 = 6;
+/// Number of isolation groups used in turn.
+///
+/// When a group is used again, its last circuit is closed, which Arti does after ten minutes. More
+/// groups would leave more circuits in Arti's memory.
+const ISOLATION_GROUPS: u8 = 6;
 
-/// Our onion name, and how it fares.
+/// The onion name and whether it is reachable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OnionServiceState {
+    /// The onion name.
     pub host: Host,
+    /// The virtual port.
     pub port: Port,
-    /// When we last reached it through Tor.
-    pub reached: Option<Time>,
-    /// How often in a row it could not be reached, and why not.
+    /// Time of the last success through Tor. `None`: none yet.
+    pub last_reached: Option<Time>,
+    /// Number of failures in a row.
     pub failures: u32,
+    /// Error of the last check. `None` after a success.
     pub last_error: Option<String>,
 }
 
 impl OnionServiceState {
+    /// Creates the state of a name that was not checked yet.
     pub fn new(host: Host, port: Port) -> OnionServiceState {
-        OnionServiceState { host, port, reached: None, failures: 0, last_error: None }
+        OnionServiceState { host, port, last_reached: None, failures: 0, last_error: None }
     }
 }
 
-/// What the watch on our name needs.
+/// Task that checks and publishes the onion name.
 #[derive(Debug)]
 pub struct OnionMonitor {
+    /// The chain of the node.
     pub network: Network,
+    /// Dialer for the checks, which use isolation groups of their own.
     pub dialer: Dialer,
-    pub name: watch::Sender<Option<OnionServiceState>>,
-    /// Gets the name as soon as it was reached.
-    pub ourselves: watch::Sender<Arc<LocalIdentity>>,
+    /// The name to check, and the result.
+    pub onion_service: watch::Sender<Option<OnionServiceState>>,
+    /// The local identity, which receives the name after the first success.
+    pub local_identity: watch::Sender<Arc<LocalIdentity>>,
+    /// State of Tor according to the book.
     pub health: watch::Receiver<TorHealth>,
+    /// Messages to the book.
     pub inbox: Inbox,
 }
 
 impl OnionMonitor {
-    /// Looks again and again whether our name can be reached, until nobody listens any more.
+    /// Checks the name periodically until the daemon shuts down.
     pub async fn run(mut self, mut rng: StdRng) {
-        let (mut names, mut circle) = (self.name.subscribe(), 0);
-        let mut own = None;
+        let (mut names, mut group) = (self.onion_service.subscribe(), 0);
+        let mut known_host = None;
         while !self.inbox.is_closed() {
             let name = names.borrow_and_update().clone();
             let pause = match name {
                 Some(name) if self.dialer.tor.borrow().is_some() => {
-                    if own.as_ref() != Some(&name.host) {
-                        let ours = Event::LocalHost(name.host.clone());
-                        if self.inbox.send(BookMessage::Event(ours)).await.is_err() {
+                    if known_host.as_ref() != Some(&name.host) {
+                        let event = Event::LocalHost(name.host.clone());
+                        if self.inbox.send(BookMessage::Event(event)).await.is_err() {
                             return;
                         }
-                        own = Some(name.host.clone());
+                        known_host = Some(name.host.clone());
                     }
-                    circle = (circle + 1) % CIRCLES;
-                    let missed = self.check(&name, circle).await;
+                    group = (group + 1) % ISOLATION_GROUPS;
+                    let failures = self.check(&name, group).await;
                     names.mark_unchanged();
-                    pause(missed, &mut rng)
+                    pause(failures, &mut rng)
                 }
                 _ => Duration::MAX,
             };
@@ -95,76 +110,76 @@ impl OnionMonitor {
         }
     }
 
-    /// Tries once, and returns how often in a row that was without success.
-    async fn check(&self, name: &OnionServiceState, circle: u8) -> u32 {
-        let outcome = self_probe(&self.dialer, self.network, name, circle).await;
-        let (now, mut missed, mut news) = (clock::now(), 0, false);
-        self.name.send_if_modified(|current| {
-            // Another one may have taken its place meanwhile.
+    /// Checks the name once and returns the number of failures in a row.
+    async fn check(&self, name: &OnionServiceState, group: u8) -> u32 {
+        let outcome = self_probe(&self.dialer, self.network, name, group).await;
+        let (now, mut failures, mut is_change) = (clock::now(), 0, false);
+        self.onion_service.send_if_modified(|current| {
+            // The name may have changed during the check.
             let Some(current) = current.as_mut().filter(|current| current.host == name.host) else { return false };
             match &outcome {
                 Ok(()) => {
-                    news = current.reached.is_none() || current.failures > 0;
-                    (current.reached, current.failures, current.last_error) = (Some(now), 0, None);
+                    is_change = current.last_reached.is_none() || current.failures > 0;
+                    (current.last_reached, current.failures, current.last_error) = (Some(now), 0, None);
                 }
                 Err(failure) => {
-                    news = current.failures == 0;
+                    is_change = current.failures == 0;
                     current.failures = current.failures.saturating_add(1);
                     current.last_error = Some(failure.to_string());
                 }
             }
-            missed = current.failures;
+            failures = current.failures;
             true
         });
         match &outcome {
             Ok(()) => {
-                if news {
-                    tracing::info!(name = %name.host, "our onion name can be reached");
+                if is_change {
+                    tracing::info!(name = %name.host, "the onion name is reachable");
                 }
                 self.publish_onion(name);
                 let _ = self.inbox.send(BookMessage::Event(Event::TorPathProven)).await;
                 let ports = Ports::single(Transport::Tcp, name.port);
-                let listed = Box::new(self.ourselves.borrow().identity.listed(&name.host, ports, None));
+                let listed = Box::new(self.local_identity.borrow().identity.listed(&name.host, ports, None));
                 let _ = self.inbox.send(BookMessage::Event(Event::SelfReachable(listed))).await;
             }
-            Err(failure) if news && name.reached.is_some() => {
-                tracing::warn!(%failure, "our onion name could not be reached");
+            Err(failure) if is_change && name.last_reached.is_some() => {
+                tracing::warn!(%failure, "the onion name could not be reached");
             }
-            Err(failure) => tracing::debug!(%failure, "our onion name could not be reached"),
+            Err(failure) => tracing::debug!(%failure, "the onion name could not be reached"),
         }
-        missed
+        failures
     }
 
     /// Publishes the name to clients of the onion service.
     fn publish_onion(&self, name: &OnionServiceState) {
-        self.ourselves.send_if_modified(|ourselves| {
+        self.local_identity.send_if_modified(|identity| {
             let onion = Some((name.host.clone(), Ports::single(Transport::Tcp, name.port)));
-            let new = ourselves.identity.onion != onion;
-            if new {
-                *ourselves = Arc::new(LocalIdentity::new(Identity { onion, ..ourselves.identity.clone() }));
+            let is_new = identity.identity.onion != onion;
+            if is_new {
+                *identity = Arc::new(LocalIdentity::new(Identity { onion, ..identity.identity.clone() }));
             }
-            new
+            is_new
         });
     }
 
-    /// Waits this long, or until something happens that makes another look worth while.
+    /// Waits for this pause, or until an event makes a check worthwhile.
     async fn wait_for_trigger(&mut self, names: &mut watch::Receiver<Option<OnionServiceState>>, pause: Duration) {
         let waiting = async {
             tokio::select! {
                 () = sleep(pause) => return,
                 changed = self.dialer.tor.changed() => drop(changed),
                 changed = names.changed() => drop(changed),
-                () = went_down(&mut self.health) => {}
+                () = wait_until_down(&mut self.health) => {}
             }
-            sleep(FIRST).await;
+            sleep(TRIGGER_DELAY).await;
         };
-        // When all that might change is gone, so is the inbox soon.
+        // If no trigger can occur any more, the inbox closes soon.
         waiting.await;
     }
 }
 
-/// Resolves when the book begins to think that Tor is down.
-async fn went_down(health: &mut watch::Receiver<TorHealth>) {
+/// Resolves when the book marks Tor as down.
+async fn wait_until_down(health: &mut watch::Receiver<TorHealth>) {
     let is_down = |health: &TorHealth| matches!(health.state, TorState::Down { .. });
     loop {
         let was_down = is_down(&health.borrow_and_update());
@@ -177,27 +192,27 @@ async fn went_down(health: &mut watch::Receiver<TorHealth>) {
     }
 }
 
-fn pause(missed: u32, rng: &mut impl Rng) -> Duration {
-    let pause = match missed {
-        0 => LOOK,
-        missed => Backoff::new(RETRY, LONGEST_RETRY).after((missed - 1) / 2 + 1),
+fn pause(failures: u32, rng: &mut impl Rng) -> Duration {
+    let pause = match failures {
+        0 => CHECK_INTERVAL,
+        failures => Backoff::new(MIN_RETRY, MAX_RETRY).after((failures - 1) / 2 + 1),
     };
     pause.mul_f64(rng.random_range(0.8..1.2))
 }
 
-/// One whole conversation with ourselves, by way of our name.
-async fn self_probe(dialer: &Dialer, network: Network, name: &OnionServiceState, circle: u8) -> Result<(), ProbeError> {
-    let attempt =
+/// Probes the node itself through its onion name.
+async fn self_probe(dialer: &Dialer, network: Network, name: &OnionServiceState, group: u8) -> Result<(), ProbeError> {
+    let target =
         ProbeTarget::without_extras(name.host.clone(), Route::Tor, Vec::new(), vec![(Transport::Tcp, name.port)]);
     let expected = ProbeExpectations {
         host: None,
         genesis_hash: network.genesis_hash(),
         default_ports: network.default_ports(),
         announce: None,
-        compare: None,
+        checkpoint_height: None,
     };
-    let dialer = Dialer { circle: Isolation::SelfCheck(circle), ..dialer.clone() };
-    probe(&dialer, &attempt, &expected, Deadlines::for_route(Route::Tor), |_| {}).await.map(|_| ())
+    let dialer = Dialer { isolation: Isolation::SelfCheck(group), ..dialer.clone() };
+    probe(&dialer, &target, &expected, Deadlines::for_route(Route::Tor), |_| {}).await.map(|_| ())
 }
 
 #[cfg(test)]
@@ -207,9 +222,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn looks_grow_rare_while_nobody_is_found() {
+    fn pause_grows_with_failures_up_to_the_maximum() {
         let mut rng = StdRng::seed_from_u64(1);
-        let mut after = |missed| pause(missed, &mut rng).as_secs();
+        let mut after = |failures| pause(failures, &mut rng).as_secs();
         assert!((120..=180).contains(&after(0)));
         assert!((4..=6).contains(&after(1)));
         assert!((8..=12).contains(&after(3)));

@@ -1,40 +1,42 @@
-//! A Tor that somebody else runs: is it there?
+//! Supervision of an external Tor on a SOCKS port.
 //!
-//! Whether it is there is asked of its SOCKS port every few seconds. Whether it is in the network we learn by using it:
-//! the first onion peer that answers is the proof, and while there is none the book tries a few, now and then. Its
-//! control port would tell sooner, but wants a password or a cookie that few operators give to another program, and it
-//! can say "bootstrapped" of a Tor whose circuits have all died; an answer from a peer can't be wrong.
+//! The SOCKS port is checked every few seconds. Whether that Tor reaches its network shows in use:
+//! the first onion peer that answers proves it, and until then the book tries a few peers. The
+//! control port would know sooner, but needs a password or cookie, and it reports "bootstrapped"
+//! even when all circuits have failed.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{TorChannels, tell};
+use super::{TorChannels, report_probe};
 use crate::book::Event;
 use crate::book_handle::BookMessage;
 use crate::dial::{Socks, SocksDetection, TorConnector, clearnet_access, detect_tor, lacks_bind};
 use crate::tor_state::{ClearnetAccess, TorKind, TorProbe, TorSource};
 
-/// Between two looks.
-const PAUSE: Duration = Duration::from_secs(5);
+/// Interval between two checks of the port.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Interval for checking again a port that refuses clearnet. Each check is a warning in Tor's log, and torrc may have changed.
+/// Interval between checks of a port that refuses clearnet, as torrc may have changed.
+///
+/// Each check causes a warning in Tor's log.
 const RECHECK_REFUSAL: Duration = Duration::from_mins(10);
 
-/// Looks after the first of these addresses that is Tor's. Ends when nobody listens to it any more.
-pub async fn watch(addresses: Vec<SocketAddr>, secret: u128, outlets: TorChannels) {
-    let mut monitor = Monitor { addresses, secret, outlets, current: None, sign: None, clearnet: None };
+/// Monitors the first of these addresses where Tor answers, until the daemon shuts down.
+pub(super) async fn watch(addresses: Vec<SocketAddr>, secret: u128, channels: TorChannels) {
+    let mut monitor = Monitor { addresses, secret, channels, current: None, tor_probe: None, clearnet: None };
     while monitor.check().await {
         match &monitor.current {
             Some(current) => {
-                let mut learnt = current.socks.clearnet();
+                let mut clearnet = current.socks.clearnet();
                 tokio::select! {
-                    _ = learnt.wait_for(|access| Some(*access) != monitor.clearnet) => {}
-                    () = sleep(PAUSE) => {}
+                    _ = clearnet.wait_for(|access| Some(*access) != monitor.clearnet) => {}
+                    () = sleep(POLL_INTERVAL) => {}
                 }
             }
-            None => sleep(PAUSE).await,
+            None => sleep(POLL_INTERVAL).await,
         }
     }
 }
@@ -42,17 +44,24 @@ pub async fn watch(addresses: Vec<SocketAddr>, secret: u128, outlets: TorChannel
 struct Monitor {
     addresses: Vec<SocketAddr>,
     secret: u128,
-    outlets: TorChannels,
+    channels: TorChannels,
     current: Option<Current>,
-    /// What the book was last told.
-    sign: Option<TorProbe>,
+    /// The state that the book received last.
+    tor_probe: Option<TorProbe>,
+    /// The clearnet access that the book received last.
     clearnet: Option<ClearnetAccess>,
+}
+
+/// A port of Tor, and the clearnet connections that it accepts.
+struct FoundPort {
+    address: SocketAddr,
+    access: ClearnetAccess,
 }
 
 /// The port in use.
 struct Current {
     socks: Socks,
-    /// When it was last checked which connections it accepts.
+    /// Time of the last check which connections the port accepts.
     checked: Instant,
 }
 
@@ -62,7 +71,7 @@ impl Current {
     }
 }
 
-/// Looks at one address, without a warning in Tor's log where nothing new is to be learnt.
+/// Checks one address, without a warning in Tor's log if nothing new can be learnt.
 async fn check(address: SocketAddr, current: Option<&Current>) -> SocksDetection {
     let known = current.map(|current| (*current.socks.clearnet().borrow(), current.is_fresh()));
     match known {
@@ -79,50 +88,55 @@ async fn check(address: SocketAddr, current: Option<&Current>) -> SocksDetection
 }
 
 impl Monitor {
-    /// Looks once, and reports what changed. False when the daemon ends.
+    /// Checks all addresses once and reports changes. Returns false when the daemon shuts down.
     async fn check(&mut self) -> bool {
-        let (sign, found) = self.look().await;
-        match found {
-            Some((address, access)) => self.use_port(address, access),
-            None => self.current = None,
-        }
+        let tor_probe = match self.detect().await {
+            Ok(found) => {
+                self.use_port(found);
+                TorProbe::Reachable
+            }
+            Err(reason) => {
+                self.current = None;
+                TorProbe::Unavailable { reason }
+            }
+        };
         self.publish();
         let clearnet = self.current.as_ref().map(|current| *current.socks.clearnet().borrow());
-        // Before the sign, at which the book begins to try peers.
+        // Sent before the state of Tor, which makes the book try peers.
         if let Some(access) = clearnet
             && self.clearnet != Some(access)
         {
-            if self.outlets.inbox.send(BookMessage::Event(Event::TorClearnet(access))).await.is_err() {
+            if self.channels.inbox.send(BookMessage::Event(Event::TorClearnet(access))).await.is_err() {
                 return false;
             }
             self.clearnet = Some(access);
         }
-        if self.sign.as_ref() != Some(&sign) {
-            if !tell(&self.outlets.inbox, sign.clone()).await {
+        if self.tor_probe.as_ref() != Some(&tor_probe) {
+            if !report_probe(&self.channels.inbox, tor_probe.clone()).await {
                 return false;
             }
-            self.sign = Some(sign);
+            self.tor_probe = Some(tor_probe);
         }
-        !self.outlets.inbox.is_closed()
+        !self.channels.inbox.is_closed()
     }
 
-    /// The first address where Tor answers, and which clearnet connections it accepts.
-    async fn look(&self) -> (TorProbe, Option<(SocketAddr, ClearnetAccess)>) {
+    /// Returns the first port where Tor answers, or the reason why there is none.
+    async fn detect(&self) -> Result<FoundPort, String> {
         let mut reasons = Vec::new();
         for address in &self.addresses {
             let current = self.current.as_ref().filter(|current| current.socks.address() == *address);
             match check(*address, current).await {
-                SocksDetection::Tor(access) => return (TorProbe::Reachable, Some((*address, access))),
-                SocksDetection::NotTor => reasons.push(format!("what answers on {address} is not Tor")),
+                SocksDetection::Tor(access) => return Ok(FoundPort { address: *address, access }),
+                SocksDetection::NotTor => reasons.push(format!("the program on {address} is not Tor")),
                 SocksDetection::Unreachable(error) => reasons.push(format!("no Tor on {address}: {error}")),
             }
         }
-        reasons.push("start Tor, with `systemctl start tor` say, or let tor.socks say where it is".to_owned());
-        (TorProbe::Unavailable { reason: reasons.join("; ") }, None)
+        reasons.push("start Tor (e.g. `systemctl start tor`), or set tor.socks to its SOCKS address".to_owned());
+        Err(reasons.join("; "))
     }
 
     /// Dials through this port from now on.
-    fn use_port(&mut self, address: SocketAddr, access: ClearnetAccess) {
+    fn use_port(&mut self, FoundPort { address, access }: FoundPort) {
         match &mut self.current {
             Some(current) if current.socks.address() == address => {
                 if !current.is_fresh() {
@@ -131,21 +145,21 @@ impl Monitor {
                 current.socks.set_clearnet(access);
             }
             _ => {
-                tracing::info!(%address, "Tor answers on its SOCKS port");
+                tracing::info!(%address, "found Tor on its SOCKS port");
                 let socks = Socks::new(address, self.secret);
                 socks.set_clearnet(access);
-                self.outlets.connector.send_replace(Some(TorConnector::Socks(socks.clone())));
+                self.channels.connector.send_replace(Some(TorConnector::Socks(socks.clone())));
                 self.current = Some(Current { socks, checked: Instant::now() });
             }
         }
     }
 
-    /// Shows operators which port is in use, or which are tried.
+    /// Reports the port in use, or the ports that are checked, to operators.
     fn publish(&self) {
         let addresses = self.current.as_ref().map_or(self.addresses.clone(), |current| vec![current.socks.address()]);
         let clearnet = self.current.as_ref().map(|current| *current.socks.clearnet().borrow()).unwrap_or_default();
         let source = TorSource { clearnet, ..TorSource::new(TorKind::Socks, addresses) };
-        self.outlets.report.send_if_modified(|report| {
+        self.channels.report.send_if_modified(|report| {
             let is_new = report.source.as_ref() != Some(&source);
             report.source = Some(source);
             is_new

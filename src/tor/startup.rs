@@ -1,8 +1,8 @@
-//! The first start with `tor.mode = "auto"`: which Tor is used from then on.
+//! Selection of the Tor at a first start with `tor.mode = "auto"`.
 //!
-//! The embedded Tor makes a key for its onion service, and a key decides for the embedded Tor at every later start. A system
-//! Tor that starts some seconds after Waypost must not lose to that, so Waypost waits for one first. A Tor opens its SOCKS
-//! port at once, whether it reaches its network or not.
+//! The embedded Tor creates a key for its onion service, and a key selects the embedded Tor at
+//! every later start. A system Tor may start some seconds after Waypost, so Waypost waits for one.
+//! A Tor opens its SOCKS port at once, whether it reaches its network or not.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,34 +10,34 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{TorBackend, TorChannels, tell};
+use super::{TorBackend, TorChannels, report_probe};
 use crate::clock;
 use crate::dial::{SocksDetection, detect_tor};
 use crate::tor_state::{TorKind, TorProbe, TorSource};
 
-/// How long a Tor is awaited at a first start, on a machine where none seems to be installed.
+/// Time to wait for a Tor at a first start if none seems to be installed.
 const WAIT: Duration = Duration::from_secs(30);
 
-/// The same where a Tor is installed: a slow machine may take minutes to boot.
-const WAIT_WHERE_INSTALLED: Duration = Duration::from_mins(3);
+/// Time to wait if a Tor is installed: a slow machine may take minutes to boot.
+const WAIT_IF_INSTALLED: Duration = Duration::from_mins(3);
 
-/// Between two looks.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Interval between two checks.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Files of an installed system Tor: its program and its configuration, on the usual systems.
+/// Program and configuration files of a system Tor on common systems.
 const TOR_FILES: [&str; 5] =
     ["/usr/bin/tor", "/usr/sbin/tor", "/usr/local/bin/tor", "/etc/tor/torrc", "/run/current-system/sw/bin/tor"];
 
-/// How long a first start waits for a system Tor.
-pub fn patience() -> Duration {
-    if is_installed(&TOR_FILES) { WAIT_WHERE_INSTALLED } else { WAIT }
+/// Returns how long a first start waits for a system Tor.
+pub(super) fn wait_limit() -> Duration {
+    if is_installed(&TOR_FILES) { WAIT_IF_INSTALLED } else { WAIT }
 }
 
 fn is_installed(files: &[impl AsRef<Path>]) -> bool {
     files.iter().any(|file| file.as_ref().exists())
 }
 
-/// The first of these addresses where Tor answers.
+/// Returns the first of these addresses where Tor answers.
 async fn find(addresses: &[SocketAddr]) -> Option<SocketAddr> {
     for address in addresses {
         if let SocksDetection::Tor(_) = detect_tor(*address).await {
@@ -47,43 +47,43 @@ async fn find(addresses: &[SocketAddr]) -> Option<SocketAddr> {
     None
 }
 
-/// Waits until a Tor answers on one of these addresses, or for `patience`.
-pub async fn choose(socks: &[SocketAddr], outlets: &TorChannels, patience: Duration) -> TorBackend {
-    let (deadline, mut is_waiting) = (Instant::now() + patience, false);
+/// Waits until a Tor answers on one of these addresses, at most for `wait_limit`.
+pub(super) async fn choose(socks: &[SocketAddr], channels: &TorChannels, wait_limit: Duration) -> TorBackend {
+    let (deadline, mut is_waiting) = (Instant::now() + wait_limit, false);
     loop {
         if let Some(address) = find(socks).await {
             tracing::info!(
                 %address,
-                "using the Tor that answers here, without an onion service; tor.mode = \"embedded\" makes one, \
-                 identity.onion_host names one that this Tor runs"
+                "using this external Tor, without an onion service; tor.mode = \"embedded\" creates one, \
+                 identity.onion_host announces one that this Tor runs"
             );
             return TorBackend::External;
         }
-        if Instant::now() >= deadline || outlets.inbox.is_closed() {
+        if Instant::now() >= deadline || channels.inbox.is_closed() {
             break;
         }
         if !is_waiting {
             is_waiting = true;
-            announce(socks, outlets, patience).await;
+            announce(socks, channels, wait_limit).await;
         }
-        sleep(PAUSE).await;
+        sleep(POLL_INTERVAL).await;
     }
-    tracing::info!("no Tor answered on a SOCKS port; using the embedded Tor from now on");
+    tracing::info!("no Tor found on a SOCKS port; using the embedded Tor from now on");
     TorBackend::Embedded
 }
 
-/// Says once what is awaited, and until when.
-async fn announce(socks: &[SocketAddr], outlets: &TorChannels, patience: Duration) {
-    let until = clock::now() + patience;
+/// Logs and reports the wait and its end.
+async fn announce(socks: &[SocketAddr], channels: &TorChannels, wait_limit: Duration) {
+    let until = clock::now() + wait_limit;
     let source = TorSource { until: Some(until), ..TorSource::new(TorKind::Undecided, socks.to_vec()) };
     let places = source.joined_addresses();
     tracing::info!(
-        "waiting for a Tor on {places} until {until}, then the embedded Tor starts; tor.mode = \"embedded\" or \"socks\" \
-         decides at once"
+        "waiting for a Tor on {places} until {until}, then starting the embedded Tor; set tor.mode to \"embedded\" or \"socks\" \
+         to skip the wait"
     );
-    outlets.report.send_modify(|report| report.source = Some(source));
+    channels.report.send_modify(|report| report.source = Some(source));
     let waits_for = "a Tor on a SOCKS port".to_owned();
-    tell(&outlets.inbox, TorProbe::Starting { percent: 0, waits_for }).await;
+    report_probe(&channels.inbox, TorProbe::Starting { percent: 0, waits_for }).await;
 }
 
 #[cfg(test)]
@@ -96,12 +96,13 @@ mod tests {
     use crate::book_handle::BookMessage;
     use crate::tor::{Report, TorHealth};
 
-    fn outlets() -> (TorChannels, mpsc::Receiver<BookMessage>) {
+    fn channels() -> (TorChannels, mpsc::Receiver<BookMessage>) {
         let (inbox, inputs) = mpsc::channel(8);
         let (_, health) = watch::channel(TorHealth::default());
-        let (callers, _) = mpsc::channel(1);
-        let (way, name, report) = (watch::Sender::new(None), watch::Sender::new(None), watch::Sender::default());
-        (TorChannels { connector: way, inbox, health, name, report, callers }, inputs)
+        let (onion_streams, _) = mpsc::channel(1);
+        let (connector, onion_service, report) =
+            (watch::Sender::new(None), watch::Sender::new(None), watch::Sender::default());
+        (TorChannels { connector, inbox, health, onion_service, report, onion_streams }, inputs)
     }
 
     async fn unused_address() -> SocketAddr {
@@ -109,12 +110,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_tor_the_embedded_one_is_chosen_after_the_wait() {
-        let (outlets, mut inputs) = outlets();
-        let (address, began) = (unused_address().await, Instant::now());
-        assert!(matches!(choose(&[address], &outlets, WAIT).await, TorBackend::Embedded));
-        assert!((WAIT..WAIT + PAUSE).contains(&began.elapsed()), "{:?}", began.elapsed());
-        let Report { source, .. } = outlets.report.borrow().clone();
+    async fn absent_tor_selects_embedded_after_the_wait() {
+        let (channels, mut inputs) = channels();
+        let (address, started_at) = (unused_address().await, Instant::now());
+        assert!(matches!(choose(&[address], &channels, WAIT).await, TorBackend::Embedded));
+        assert!((WAIT..WAIT + POLL_INTERVAL).contains(&started_at.elapsed()), "{:?}", started_at.elapsed());
+        let Report { source, .. } = channels.report.borrow().clone();
         let source = source.unwrap();
         assert_eq!((source.kind, source.addresses), (TorKind::Undecided, vec![address]));
         assert!(source.until.is_some() && inputs.try_recv().is_ok());
@@ -122,16 +123,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn daemon_that_ends_waits_no_longer() {
-        let (outlets, inputs) = outlets();
+    async fn closed_inbox_ends_the_wait() {
+        let (channels, inputs) = channels();
         drop(inputs);
-        let began = Instant::now();
-        choose(&[unused_address().await], &outlets, WAIT).await;
-        assert!(began.elapsed() < PAUSE);
+        let started_at = Instant::now();
+        choose(&[unused_address().await], &channels, WAIT).await;
+        assert!(started_at.elapsed() < POLL_INTERVAL);
     }
 
     #[test]
-    fn installed_tor_is_found_by_any_of_its_files() {
+    fn any_tor_file_means_installed() {
         let dir = tempfile::tempdir().unwrap();
         let (program, torrc) = (dir.path().join("tor"), dir.path().join("torrc"));
         assert!(!is_installed(&[&program, &torrc]));

@@ -1,7 +1,7 @@
-//! A visit to an IRC channel, without the connection: register, join, ask once who is there, leave.
+//! A visit to an IRC channel, without I/O: register, join, send WHO once, quit.
 //!
-//! Servers that know no other way to be found sit in a channel under a nick with a prefix of the network's, and say in their real
-//! name where they listen. We are a guest there: six lines are all that a visit takes.
+//! Servers that are listed nowhere else stay in a channel, under a nick with the network's prefix,
+//! and give their address in the real name. A visit sends six lines.
 
 mod real_name_filter;
 
@@ -18,127 +18,146 @@ pub use real_name_filter::{DEFAULT_REALNAME_LIMIT, RejectReason};
 use crate::peer::{Ports, RealName};
 use crate::secret::Secret;
 
-/// What a visit is to do.
+/// Parameters of a visit.
 #[derive(Debug, Clone)]
 pub struct IrcVisitConfig {
+    /// The channel's name, with its `#`.
     pub channel: String,
-    /// The nicks of servers begin so.
+    /// Prefix of the nicks of servers.
     pub nick_prefix: String,
+    /// Server password. `None`: PASS is not sent.
     pub password: Option<Secret>,
-    /// The account and its password, for SASL.
+    /// Account and password for SASL PLAIN. `None`: no login.
     pub sasl: Option<(String, Secret)>,
-    /// Our own real name, if we are to be found there as well.
+    /// Own address to advertise as real name. `None`: it is not advertised.
     pub advertise: Option<RealName>,
-    /// Whether to stay, and ask after those who come.
-    pub stay: bool,
-    /// What a bare `s` or `t` means.
+    /// Whether to stay in the channel and query servers that join. Default: false.
+    pub persistent: bool,
+    /// Ports of a bare `s` or `t` in a real name.
     pub default_ports: Ports,
 }
 
+/// What the driver does after a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IrcAction {
-    /// A line, without its end.
+    /// Send this line, without its end.
     Send(String),
+    /// Report this server to the book.
     Found(RealName),
+    /// Count a rejected real name.
     Rejected(RejectReason),
-    /// Everybody who was there is known.
+    /// The answer to WHO is complete.
     WhoComplete,
+    /// The visit is over.
     End(Result<(), IrcError>),
 }
 
-/// Why a visit came to nothing.
+/// Why a visit failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IrcError {
-    #[error("every nick that we tried was refused")]
+    /// The server refused every nick.
+    #[error("all nicks were refused")]
     Nick,
-    #[error("it wants another password; see irc.password")]
+    /// The server refused the password.
+    #[error("server password refused; set irc.password")]
     Password,
-    #[error("it refuses our account; see irc.sasl_user and irc.sasl_password")]
+    /// The server refused the SASL account or the capability.
+    #[error("SASL login refused; check irc.sasl_user and irc.sasl_password")]
     Sasl,
-    #[error("it bans us: {0}")]
+    /// The server or channel bans the node.
+    #[error("banned by the server: {0}")]
     Banned(String),
-    #[error("it is too busy for us: {0}")]
+    /// The server is overloaded or throttles connections.
+    #[error("server is busy: {0}")]
     Busy(String),
-    #[error("the channel is open to registered nicks alone; register one, and see irc.sasl_user")]
+    /// The channel requires a registered nick.
+    #[error("channel requires a registered nick; register one and set irc.sasl_user")]
     Registered,
-    #[error("the channel can't be joined: {0}")]
+    /// The channel can't be joined for another reason.
+    #[error("channel can't be joined: {0}")]
     Channel(String),
-    #[error("it sent us elsewhere: {0}")]
+    /// The server or channel names another one.
+    #[error("server redirects to another server or channel: {0}")]
     Redirected(String),
-    #[error("we were sent away: {0}")]
+    /// The node was removed from the channel or killed.
+    #[error("removed from the channel: {0}")]
     Kicked(String),
-    #[error("it closed the connection: {0}")]
+    /// The server closed the connection.
+    #[error("connection closed by the server: {0}")]
     Closed(String),
 }
 
-const GOODBYE: &str = "QUIT :bye";
+/// Line that ends a visit.
+const QUIT: &str = "QUIT :bye";
 
-/// Nicks that are tried.
-const NICKS: u32 = 5;
+/// Maximum number of nicks that are tried.
+const MAX_NICKS: u32 = 5;
 
-/// Characters of a nick; a few networks allow no more.
+/// Length of a nick in bytes; some networks allow no more.
 const NICK_LENGTH: usize = 9;
 
-/// Answers to one WHO that are looked at, and servers that are taken from them.
-const MOST_ANSWERS: usize = 5000;
-const MOST_FOUND: usize = 500;
+/// Maximum number of replies to one WHO that are parsed.
+const MAX_WHO_REPLIES: usize = 5000;
+/// Maximum number of servers that are taken from them.
+const MAX_FOUND: usize = 500;
 
-/// Those who came since, and are still to be asked after.
-const MOST_WAITING: usize = 64;
+/// Maximum number of new nicks that wait for a WHO.
+const MAX_PENDING_WHO: usize = 64;
 
+/// Phase of a visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Registering,
     Joining,
-    Asking,
+    Listing,
     Staying,
     Leaving,
 }
 
-/// One connection to an IRC server.
+/// State machine of one connection to an IRC server.
 #[derive(Debug)]
 pub struct IrcSession {
-    plan: Arc<IrcVisitConfig>,
+    config: Arc<IrcVisitConfig>,
     phase: Phase,
     nick: String,
-    nicks_tried: u32,
-    /// Characters that a real name may have here.
-    longest_name: Option<usize>,
-    answers: usize,
+    nick_attempts: u32,
+    /// Maximum length of a real name in bytes, if the server reports it.
+    max_real_name: Option<usize>,
+    who_replies: usize,
     found: usize,
-    /// Servers that were met, until all are: the first in the server's order shall not use up what the others need.
+    /// Servers found so far, shuffled at the end: the first must not use up the book's budget.
     discovered: Vec<RealName>,
     pending_who: VecDeque<String>,
 }
 
 impl IrcSession {
-    /// The visit, and its first lines.
-    pub fn new(plan: Arc<IrcVisitConfig>, rng: &mut impl Rng) -> (IrcSession, Vec<IrcAction>) {
-        let nick = nick(&plan, rng);
+    /// Starts a visit and returns its first lines.
+    pub fn new(config: Arc<IrcVisitConfig>, rng: &mut impl Rng) -> (IrcSession, Vec<IrcAction>) {
+        let nick = random_nick(&config, rng);
         let mut lines = Vec::new();
-        if plan.sasl.is_some() {
+        if config.sasl.is_some() {
             lines.push("CAP REQ :sasl".to_owned());
         }
-        lines.extend(plan.password.as_ref().map(|password| format!("PASS :{}", password.expose())));
-        let real_name = plan.advertise.as_ref().map_or("Electrum peer discovery".to_owned(), RealName::to_string);
+        lines.extend(config.password.as_ref().map(|password| format!("PASS :{}", password.expose())));
+        let real_name = config.advertise.as_ref().map_or("Electrum peer discovery".to_owned(), RealName::to_string);
         lines.push(format!("NICK {nick}"));
         lines.push(format!("USER discovery 0 * :{real_name}"));
-        let visit = IrcSession {
-            plan,
+        let session = IrcSession {
+            config,
             phase: Phase::Registering,
             nick,
-            nicks_tried: 1,
-            longest_name: None,
-            answers: 0,
+            nick_attempts: 1,
+            max_real_name: None,
+            who_replies: 0,
             found: 0,
             discovered: Vec::new(),
             pending_who: VecDeque::new(),
         };
-        (visit, lines.into_iter().map(IrcAction::Send).collect())
+        (session, lines.into_iter().map(IrcAction::Send).collect())
     }
 
-    /// What to do about a line of the server's. What can't be read is passed over, as is what doesn't concern us.
-    pub fn line(&mut self, line: &str, rng: &mut impl Rng) -> Vec<IrcAction> {
+    /// Handles a line of the server. Lines that can't be parsed are ignored.
+    pub fn handle_line(&mut self, line: &str, rng: &mut impl Rng) -> Vec<IrcAction> {
         if line.contains(['\r', '\n', '\0']) {
             return Vec::new();
         }
@@ -159,65 +178,68 @@ impl IrcSession {
                 _ => Vec::new(),
             },
             Command::AUTHENTICATE(_) if self.phase == Phase::Registering => self.authenticate(),
-            Command::NICK(nick) if self.is_us(from) => {
+            Command::NICK(nick) if self.is_own_nick(from) => {
                 self.nick = nick;
                 Vec::new()
             }
             Command::JOIN(channel, ..) => self.on_join(&channel, from),
-            Command::KICK(channel, nick, reason) if self.is_ours(&channel) && self.is_us(&nick) => {
+            Command::KICK(channel, nick, reason) if self.is_own_channel(&channel) && self.is_own_nick(&nick) => {
                 quit_with(IrcError::Kicked(sanitize(reason.as_deref())))
             }
-            // We say no such thing ourselves.
-            Command::PART(channel, reason) if self.is_ours(&channel) && self.is_us(from) => {
+            // Waypost never sends PART, so the server removed it.
+            Command::PART(channel, reason) if self.is_own_channel(&channel) && self.is_own_nick(from) => {
                 quit_with(IrcError::Kicked(sanitize(reason.as_deref())))
             }
-            Command::KILL(nick, reason) if self.is_us(&nick) => quit_with(IrcError::Kicked(sanitize(Some(&reason)))),
+            Command::KILL(nick, reason) if self.is_own_nick(&nick) => {
+                quit_with(IrcError::Kicked(sanitize(Some(&reason))))
+            }
             Command::ERROR(_) if self.phase == Phase::Leaving => vec![IrcAction::End(Ok(()))],
             Command::ERROR(reason) => vec![IrcAction::End(Err(classify_error(sanitize(Some(&reason)))))],
             _ => Vec::new(),
         }
     }
 
-    /// Asks after one of those who came since, if there is one.
-    pub fn next_newcomer(&mut self) -> Option<IrcAction> {
+    /// Returns a WHO for the next nick that joined, if there is one.
+    pub fn next_who(&mut self) -> Option<IrcAction> {
         let nick = self.pending_who.pop_front()?;
-        (self.answers, self.found) = (0, 0);
+        (self.who_replies, self.found) = (0, 0);
         Some(send(format!("WHO {nick}")))
     }
 
-    /// Says goodbye.
+    /// Ends the visit with QUIT.
     pub fn leave(&mut self) -> IrcAction {
         self.phase = Phase::Leaving;
-        send(GOODBYE)
+        send(QUIT)
     }
 
-    /// Whether the goodbye is said.
+    /// Whether QUIT was sent.
     pub fn is_leaving(&self) -> bool {
         self.phase == Phase::Leaving
     }
 
+    /// Handles a numeric reply.
     fn numeric(&mut self, number: u16, args: &[String], rng: &mut impl Rng) -> Vec<IrcAction> {
         let last = || sanitize(args.last().map(String::as_str));
-        let about_ours = args.get(1).is_some_and(|about| self.is_ours(about));
+        let is_about_channel = args.get(1).is_some_and(|about| self.is_own_channel(about));
         match (number, self.phase) {
-            // Welcome, under the nick that we got.
+            // RPL_WELCOME names the assigned nick.
             (1, Phase::Registering) => {
                 self.nick = args.first().cloned().unwrap_or_default();
                 self.phase = Phase::Joining;
-                vec![send(format!("JOIN {}", self.plan.channel))]
+                vec![send(format!("JOIN {}", self.config.channel))]
             }
             (5, _) => {
-                let longest = args.iter().find_map(|arg| arg.trim_end().strip_prefix("NAMELEN=")?.parse().ok());
-                self.longest_name = longest.or(self.longest_name);
+                let limit = args.iter().find_map(|arg| arg.trim_end().strip_prefix("NAMELEN=")?.parse().ok());
+                self.max_real_name = limit.or(self.max_real_name);
                 Vec::new()
             }
             (10, _) => quit_with(IrcError::Redirected(sanitize(Some(&args.get(1..).unwrap_or_default().join(" "))))),
             (432 | 433 | 436 | 437, Phase::Registering) => {
-                if self.nicks_tried >= NICKS {
+                if self.nick_attempts >= MAX_NICKS {
                     return quit_with(IrcError::Nick);
                 }
-                self.nicks_tried += 1;
-                self.nick = nick(&self.plan, rng);
+                self.nick_attempts += 1;
+                self.nick = random_nick(&self.config, rng);
                 vec![send(format!("NICK {}", self.nick))]
             }
             (464, _) => quit_with(IrcError::Password),
@@ -227,15 +249,15 @@ impl IrcSession {
             (470, Phase::Joining) => quit_with(IrcError::Redirected(sanitize(args.get(2).map(String::as_str)))),
             (474, Phase::Joining) => quit_with(IrcError::Banned(last())),
             (477, Phase::Joining) => quit_with(IrcError::Registered),
-            (400..=599, Phase::Joining) if about_ours => quit_with(IrcError::Channel(last())),
-            // Try again later.
-            (263, Phase::Registering | Phase::Joining | Phase::Asking) => quit_with(IrcError::Busy(last())),
-            (352, Phase::Asking | Phase::Staying) => self.on_who_reply(args),
-            (315, Phase::Asking) => {
+            (400..=599, Phase::Joining) if is_about_channel => quit_with(IrcError::Channel(last())),
+            // RPL_TRYAGAIN.
+            (263, Phase::Registering | Phase::Joining | Phase::Listing) => quit_with(IrcError::Busy(last())),
+            (352, Phase::Listing | Phase::Staying) => self.on_who_reply(args),
+            (315, Phase::Listing) => {
                 self.discovered.shuffle(rng);
                 let mut actions: Vec<IrcAction> = self.discovered.drain(..).map(IrcAction::Found).collect();
                 actions.push(IrcAction::WhoComplete);
-                if self.plan.stay {
+                if self.config.persistent {
                     self.phase = Phase::Staying;
                 } else {
                     actions.push(self.leave());
@@ -246,16 +268,16 @@ impl IrcSession {
         }
     }
 
-    /// One of the answers to WHO: the nick is the sixth word, and the real name all that follows the number of hops.
+    /// Handles RPL_WHOREPLY: word 6 is the nick, and the real name follows the hop count.
     fn on_who_reply(&mut self, args: &[String]) -> Vec<IrcAction> {
-        self.answers += 1;
-        let limits = self.answers <= MOST_ANSWERS && self.found < MOST_FOUND;
+        self.who_replies += 1;
+        let within_limits = self.who_replies <= MAX_WHO_REPLIES && self.found < MAX_FOUND;
         let (Some(nick), Some(last)) = (args.get(5), args.last()) else { return Vec::new() };
-        if !limits || self.is_us(nick) || !self.is_a_servers(nick) {
+        if !within_limits || self.is_own_nick(nick) || !self.has_server_prefix(nick) {
             return Vec::new();
         }
         let text = last.split_once(' ').map_or("", |(_, text)| text);
-        match real_name_filter::read(text, self.longest_name, self.plan.default_ports) {
+        match real_name_filter::read(text, self.max_real_name, self.config.default_ports) {
             Ok(name) => {
                 self.found += 1;
                 if self.phase == Phase::Staying {
@@ -268,17 +290,17 @@ impl IrcSession {
         }
     }
 
-    fn on_join(&mut self, channel: &str, who: &str) -> Vec<IrcAction> {
+    fn on_join(&mut self, channel: &str, nick: &str) -> Vec<IrcAction> {
         match self.phase {
-            // Some networks make every client join a channel of theirs. It is ignored.
-            Phase::Joining if self.is_us(who) && self.is_ours(channel) => {
-                self.phase = Phase::Asking;
-                vec![send(format!("WHO {}", self.plan.channel))]
+            // Some networks make every client join another channel, which is ignored.
+            Phase::Joining if self.is_own_nick(nick) && self.is_own_channel(channel) => {
+                self.phase = Phase::Listing;
+                vec![send(format!("WHO {}", self.config.channel))]
             }
-            Phase::Staying if self.is_ours(channel) && self.is_a_servers(who) => {
-                let is_known = self.pending_who.iter().any(|nick| nick == who);
-                if !is_known && self.pending_who.len() < MOST_WAITING {
-                    self.pending_who.push_back(who.to_owned());
+            Phase::Staying if self.is_own_channel(channel) && self.has_server_prefix(nick) => {
+                let is_known = self.pending_who.iter().any(|pending| pending == nick);
+                if !is_known && self.pending_who.len() < MAX_PENDING_WHO {
+                    self.pending_who.push_back(nick.to_owned());
                 }
                 Vec::new()
             }
@@ -287,27 +309,27 @@ impl IrcSession {
     }
 
     fn authenticate(&self) -> Vec<IrcAction> {
-        let Some((user, password)) = &self.plan.sasl else { return Vec::new() };
+        let Some((user, password)) = &self.config.sasl else { return Vec::new() };
         vec![send(format!("AUTHENTICATE {}", BASE64.encode(format!("\0{user}\0{}", password.expose()).as_bytes())))]
     }
 
-    fn is_us(&self, nick: &str) -> bool {
+    fn is_own_nick(&self, nick: &str) -> bool {
         nick.eq_ignore_ascii_case(&self.nick)
     }
 
-    fn is_ours(&self, channel: &str) -> bool {
-        channel.eq_ignore_ascii_case(&self.plan.channel)
+    fn is_own_channel(&self, channel: &str) -> bool {
+        channel.eq_ignore_ascii_case(&self.config.channel)
     }
 
-    fn is_a_servers(&self, nick: &str) -> bool {
-        let prefix = self.plan.nick_prefix.as_bytes();
+    fn has_server_prefix(&self, nick: &str) -> bool {
+        let prefix = self.config.nick_prefix.as_bytes();
         nick.as_bytes().get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
     }
 }
 
-/// Random, because a constant nick would make the node trackable.
-fn nick(plan: &IrcVisitConfig, rng: &mut impl Rng) -> String {
-    let mut nick = if plan.advertise.is_some() { plan.nick_prefix.clone() } else { String::new() };
+/// Creates a random nick, because a constant one would make the node trackable.
+fn random_nick(config: &IrcVisitConfig, rng: &mut impl Rng) -> String {
+    let mut nick = if config.advertise.is_some() { config.nick_prefix.clone() } else { String::new() };
     while nick.len() < NICK_LENGTH {
         nick.push(char::from(rng.random_range(b'a'..=b'z')));
     }
@@ -318,20 +340,20 @@ fn send(line: impl Into<String>) -> IrcAction {
     IrcAction::Send(line.into())
 }
 
-/// We leave for a reason.
-fn quit_with(problem: IrcError) -> Vec<IrcAction> {
-    vec![send(GOODBYE), IrcAction::End(Err(problem))]
+/// Ends the visit with an error.
+fn quit_with(error: IrcError) -> Vec<IrcAction> {
+    vec![send(QUIT), IrcAction::End(Err(error))]
 }
 
-/// A stranger's words on their way to a log and a terminal.
+/// Removes control characters and limits the length, for logs and terminals.
 fn sanitize(text: Option<&str>) -> String {
     text.unwrap_or_default().chars().filter(|char| !char.is_control()).take(200).collect()
 }
 
-/// What an ERROR means goes by its words alone.
+/// Classifies an ERROR, which has no code, by its text.
 fn classify_error(reason: String) -> IrcError {
-    let words = reason.to_ascii_lowercase();
-    let has = |some: &[&str]| some.iter().any(|word| words.contains(word));
+    let lower = reason.to_ascii_lowercase();
+    let has = |some: &[&str]| some.iter().any(|word| lower.contains(word));
     if has(&["-line", "banned", "zline", "gline", "kline", "dnsbl"]) {
         IrcError::Banned(reason)
     } else if has(&["throttl", "too fast", "too many", "trying to reconnect"]) {

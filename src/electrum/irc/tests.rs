@@ -5,55 +5,55 @@ use rand::rngs::StdRng;
 use super::*;
 use crate::network::Network;
 
-fn plan() -> IrcVisitConfig {
+fn config() -> IrcVisitConfig {
     IrcVisitConfig {
         channel: "#electrum".to_owned(),
         nick_prefix: "E_".to_owned(),
         password: None,
         sasl: None,
         advertise: None,
-        stay: false,
+        persistent: false,
         default_ports: Network::Bitcoin.default_ports(),
     }
 }
 
-struct Talk {
-    visit: IrcSession,
+struct TestSession {
+    irc: IrcSession,
     rng: StdRng,
     opening: Vec<IrcAction>,
 }
 
-fn talk(plan: IrcVisitConfig) -> Talk {
+fn start(config: IrcVisitConfig) -> TestSession {
     let mut rng = StdRng::seed_from_u64(7);
-    let (visit, opening) = IrcSession::new(Arc::new(plan), &mut rng);
-    Talk { visit, rng, opening }
+    let (irc, opening) = IrcSession::new(Arc::new(config), &mut rng);
+    TestSession { irc, rng, opening }
 }
 
-impl Talk {
-    fn hear(&mut self, line: &str) -> Vec<IrcAction> {
-        self.visit.line(line, &mut self.rng)
+impl TestSession {
+    fn handle(&mut self, line: &str) -> Vec<IrcAction> {
+        self.irc.handle_line(line, &mut self.rng)
     }
 
-    /// The lines that are said in answer to a line.
-    fn said(&mut self, line: &str) -> Vec<String> {
-        said(self.hear(line))
+    /// Returns the lines that are sent in response.
+    fn sent(&mut self, line: &str) -> Vec<String> {
+        sent(self.handle(line))
     }
 
     fn ends(&mut self, line: &str) -> Option<IrcError> {
-        match self.hear(line).pop() {
+        match self.handle(line).pop() {
             Some(IrcAction::End(outcome)) => outcome.err(),
             _ => None,
         }
     }
 
     fn enter(&mut self) {
-        let nick = self.visit.nick.clone();
-        assert_eq!(self.said(&format!(":irc.example 001 {nick} :Welcome")), ["JOIN #electrum"]);
-        assert_eq!(self.said(&format!(":{nick}!u@h JOIN :#electrum")), ["WHO #electrum"]);
+        let nick = self.irc.nick.clone();
+        assert_eq!(self.sent(&format!(":irc.example 001 {nick} :Welcome")), ["JOIN #electrum"]);
+        assert_eq!(self.sent(&format!(":{nick}!u@h JOIN :#electrum")), ["WHO #electrum"]);
     }
 }
 
-fn said(actions: Vec<IrcAction>) -> Vec<String> {
+fn sent(actions: Vec<IrcAction>) -> Vec<String> {
     let line = |action| match action {
         IrcAction::Send(line) => Some(line),
         _ => None,
@@ -62,75 +62,75 @@ fn said(actions: Vec<IrcAction>) -> Vec<String> {
 }
 
 #[test]
-fn a_visit_takes_six_lines() {
-    let mut talk = talk(plan());
-    let opening = said(talk.opening.clone());
+fn one_time_visit_sends_six_lines() {
+    let mut session = start(config());
+    let opening = sent(session.opening.clone());
     assert_eq!(opening.len(), 2);
     assert!(opening[0].starts_with("NICK ") && opening[0].len() == 5 + NICK_LENGTH);
     assert!(!opening[0].contains("E_"));
     // As many words as there may be, after which the parser leaves the space that follows.
-    talk.hear(&format!(":irc.example 005 me {}NAMELEN=100 :are supported", "A=1 ".repeat(12)));
-    talk.enter();
+    session.handle(&format!(":irc.example 005 me {}NAMELEN=100 :are supported", "A=1 ".repeat(12)));
+    session.enter();
     let who = |nick: &str, text: &str| format!(":irc.example 352 me #electrum u h irc.example {nick} H :0 {text}");
-    assert_eq!(talk.hear(&who("E_abc", "a.example v1.4 s t")), []);
-    assert_eq!(talk.hear(&who("e_def", "b.example t50001")), []);
-    assert_eq!(talk.hear(&who("somebody", "c.example v1.4 s t")), [], "has no server's nick");
-    assert_eq!(talk.hear(&who("E_eve", "I am Eve")), [IrcAction::Rejected(RejectReason::Unreadable)]);
+    assert_eq!(session.handle(&who("E_abc", "a.example v1.4 s t")), []);
+    assert_eq!(session.handle(&who("e_def", "b.example t50001")), []);
+    assert_eq!(session.handle(&who("user", "c.example v1.4 s t")), [], "has no server's nick");
+    assert_eq!(session.handle(&who("E_eve", "I am Eve")), [IrcAction::Rejected(RejectReason::Unreadable)]);
     assert_eq!(
-        talk.hear(&who("E_long", &format!("{}.example t", ["a"; 50].join(".")))),
+        session.handle(&who("E_long", &format!("{}.example t", ["a"; 50].join(".")))),
         [IrcAction::Rejected(RejectReason::CutOff)]
     );
-    let mut actions = talk.hear(":irc.example 315 me #electrum :End of WHO list");
+    let mut actions = session.handle(":irc.example 315 me #electrum :End of WHO list");
     assert_eq!(actions.split_off(2), [IrcAction::WhoComplete, IrcAction::Send("QUIT :bye".to_owned())]);
-    let mut met: Vec<String> = actions.iter().map(|action| format!("{action:?}")).collect();
-    met.sort();
-    assert!(met[0].contains("\"a.example\"") && met[1].contains("\"b.example\""), "{met:?}");
-    assert!(talk.visit.is_leaving());
-    assert_eq!(talk.hear("ERROR :Closing link (bye)"), [IrcAction::End(Ok(()))]);
+    let mut found: Vec<String> = actions.iter().map(|action| format!("{action:?}")).collect();
+    found.sort();
+    assert!(found[0].contains("\"a.example\"") && found[1].contains("\"b.example\""), "{found:?}");
+    assert!(session.irc.is_leaving());
+    assert_eq!(session.handle("ERROR :Closing link (bye)"), [IrcAction::End(Ok(()))]);
 }
 
 #[test]
-fn we_go_by_the_nick_that_we_are_given() {
-    let mut talk = talk(plan());
-    for tried in 1..NICKS {
-        let said = talk.said(":irc.example 433 * taken :Nickname is already in use");
-        assert!(said[0].starts_with("NICK "), "{tried}");
+fn assigned_nick_is_used() {
+    let mut session = start(config());
+    for tried in 1..MAX_NICKS {
+        let line = session.sent(":irc.example 433 * taken :Nickname is already in use");
+        assert!(line[0].starts_with("NICK "), "{tried}");
     }
-    assert_eq!(talk.ends(":irc.example 433 * taken :Nickname is already in use"), Some(IrcError::Nick));
-    let mut talk = self::talk(plan());
-    talk.hear(":irc.example 001 forced :Welcome");
-    talk.hear(":forced!u@h NICK :again");
-    assert_eq!(talk.said(":FORCED!u@h JOIN #electrum"), [""; 0], "somebody else by now");
-    assert_eq!(talk.said(":again!u@h JOIN #ELECTRUM"), ["WHO #electrum"]);
+    assert_eq!(session.ends(":irc.example 433 * taken :Nickname is already in use"), Some(IrcError::Nick));
+    let mut session = start(config());
+    session.handle(":irc.example 001 forced :Welcome");
+    session.handle(":forced!u@h NICK :again");
+    assert_eq!(session.sent(":FORCED!u@h JOIN #electrum"), [""; 0], "no longer the own nick");
+    assert_eq!(session.sent(":again!u@h JOIN #ELECTRUM"), ["WHO #electrum"]);
 }
 
 #[test]
-fn pings_are_answered_at_any_time() {
-    let mut talk = talk(plan());
-    assert_eq!(talk.said("PING :abc def"), ["PONG :abc def"]);
-    talk.enter();
-    assert_eq!(talk.said("PING irc.example"), ["PONG :irc.example"]);
+fn ping_is_answered_in_any_phase() {
+    let mut session = start(config());
+    assert_eq!(session.sent("PING :abc def"), ["PONG :abc def"]);
+    session.enter();
+    assert_eq!(session.sent("PING irc.example"), ["PONG :irc.example"]);
 }
 
 #[test]
-fn we_log_in_where_we_have_an_account() {
+fn sasl_account_is_authenticated() {
     let sasl = Some(("wp".to_owned(), crate::secret::Secret::new("secret")));
-    let mut talk = talk(IrcVisitConfig { sasl, password: Some(crate::secret::Secret::new("door")), ..plan() });
-    let opening = said(talk.opening.clone());
+    let mut session = start(IrcVisitConfig { sasl, password: Some(crate::secret::Secret::new("door")), ..config() });
+    let opening = sent(session.opening.clone());
     assert_eq!(opening[..2], ["CAP REQ :sasl", "PASS :door"]);
-    assert_eq!(talk.said(":irc.example CAP * ACK :sasl"), ["AUTHENTICATE PLAIN"]);
-    assert_eq!(talk.said("AUTHENTICATE +"), ["AUTHENTICATE AHdwAHNlY3JldA=="]);
-    assert_eq!(talk.said(":irc.example 903 * :SASL authentication successful"), ["CAP END"]);
-    assert_eq!(talk.ends(":irc.example 904 * :SASL authentication failed"), Some(IrcError::Sasl));
-    assert_eq!(talk.ends(":irc.example CAP * NAK :sasl"), Some(IrcError::Sasl));
+    assert_eq!(session.sent(":irc.example CAP * ACK :sasl"), ["AUTHENTICATE PLAIN"]);
+    assert_eq!(session.sent("AUTHENTICATE +"), ["AUTHENTICATE AHdwAHNlY3JldA=="]);
+    assert_eq!(session.sent(":irc.example 903 * :SASL authentication successful"), ["CAP END"]);
+    assert_eq!(session.ends(":irc.example 904 * :SASL authentication failed"), Some(IrcError::Sasl));
+    assert_eq!(session.ends(":irc.example CAP * NAK :sasl"), Some(IrcError::Sasl));
 }
 
 #[test]
-fn what_keeps_us_out_is_told_apart() {
+fn rejections_are_classified() {
     let problem = |line: &str| {
-        let mut talk = talk(plan());
-        talk.hear(":irc.example 001 me :Welcome");
-        talk.ends(line).unwrap_or_else(|| panic!("{line}"))
+        let mut session = start(config());
+        session.handle(":irc.example 001 me :Welcome");
+        session.ends(line).unwrap_or_else(|| panic!("{line}"))
     };
     assert_eq!(problem(":irc.example 477 me #electrum :Need a registered nick"), IrcError::Registered);
     assert!(matches!(problem(":irc.example 474 me #electrum :Banned"), IrcError::Banned(_)));
@@ -155,38 +155,38 @@ fn what_keeps_us_out_is_told_apart() {
 
 #[test]
 fn forced_channel_is_ignored() {
-    let mut talk = talk(plan());
-    talk.hear(":irc.example 001 me :Welcome");
-    assert_eq!(talk.hear(":me!u@h JOIN :#welcome"), []);
-    assert_eq!(talk.hear(":irc.example 404 me #welcome :Cannot send"), []);
-    assert_eq!(talk.said(":me!u@h JOIN :#electrum"), ["WHO #electrum"]);
+    let mut session = start(config());
+    session.handle(":irc.example 001 me :Welcome");
+    assert_eq!(session.handle(":me!u@h JOIN :#welcome"), []);
+    assert_eq!(session.handle(":irc.example 404 me #welcome :Cannot send"), []);
+    assert_eq!(session.sent(":me!u@h JOIN :#electrum"), ["WHO #electrum"]);
 }
 
 #[test]
-fn who_stays_asks_after_those_who_come() {
-    let mut talk = talk(IrcVisitConfig { stay: true, ..plan() });
-    talk.enter();
-    assert_eq!(talk.hear(":irc.example 315 me #electrum :End"), [IrcAction::WhoComplete]);
+fn persistent_session_queries_new_nicks() {
+    let mut session = start(IrcVisitConfig { persistent: true, ..config() });
+    session.enter();
+    assert_eq!(session.handle(":irc.example 315 me #electrum :End"), [IrcAction::WhoComplete]);
     for line in [":E_new!u@h JOIN #electrum", ":E_new!u@h JOIN #electrum", ":human!u@h JOIN #electrum"] {
-        assert_eq!(talk.hear(line), []);
+        assert_eq!(session.handle(line), []);
     }
-    assert_eq!(talk.visit.next_newcomer(), Some(IrcAction::Send("WHO E_new".to_owned())));
-    assert_eq!(talk.visit.next_newcomer(), None);
-    let actions = talk.hear(":irc.example 352 me #electrum u h irc.example E_new H :0 n.example t");
+    assert_eq!(session.irc.next_who(), Some(IrcAction::Send("WHO E_new".to_owned())));
+    assert_eq!(session.irc.next_who(), None);
+    let actions = session.handle(":irc.example 352 me #electrum u h irc.example E_new H :0 n.example t");
     assert!(matches!(&actions[..], [IrcAction::Found(_)]));
-    assert_eq!(talk.hear(":irc.example 315 me E_new :End"), [], "we stay");
+    assert_eq!(session.handle(":irc.example 315 me E_new :End"), [], "the session stays");
 }
 
 #[test]
-fn our_own_name_goes_under_the_prefix() {
-    let name = RealName::parse("wp.example.org v1.4 s50002", plan().default_ports).unwrap();
-    let talk = talk(IrcVisitConfig { advertise: Some(name), stay: true, ..plan() });
-    let opening = said(talk.opening);
+fn advertised_name_uses_the_server_prefix() {
+    let name = RealName::parse("wp.example.org v1.4 s50002", config().default_ports).unwrap();
+    let session = start(IrcVisitConfig { advertise: Some(name), persistent: true, ..config() });
+    let opening = sent(session.opening);
     assert!(opening[0].starts_with("NICK E_"), "{opening:?}");
     assert!(opening[1].ends_with(" 0 * :wp.example.org v1.4 s50002"), "{opening:?}");
 }
 
-/// A line that a server might say to us, or nearly.
+/// A line that a server might send, or nearly.
 fn any_line() -> impl Strategy<Value = String> {
     let word = prop_oneof![
         Just("me".to_owned()),
@@ -218,18 +218,18 @@ fn any_line() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_line_is_trouble(lines in proptest::collection::vec(any_line(), 0..40), stay: bool, inside: bool) {
-        let mut talk = talk(IrcVisitConfig { stay, ..plan() });
+    fn arbitrary_lines_never_inject_or_repeat_who(lines in proptest::collection::vec(any_line(), 0..40), persistent: bool, inside: bool) {
+        let mut session = start(IrcVisitConfig { persistent, ..config() });
         if inside {
-            talk.enter();
+            session.enter();
         }
-        let mut asked = 0;
+        let mut who_requests = 0;
         for line in lines {
-            for said in talk.said(&line) {
-                prop_assert!(!said.contains(['\r', '\n', '\0']), "{:?}", said);
-                asked += u32::from(said.starts_with("WHO"));
+            for line in session.sent(&line) {
+                prop_assert!(!line.contains(['\r', '\n', '\0']), "{:?}", line);
+                who_requests += u32::from(line.starts_with("WHO"));
             }
         }
-        prop_assert!(asked <= 1);
+        prop_assert!(who_requests <= 1);
     }
 }

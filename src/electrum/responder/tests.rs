@@ -8,38 +8,39 @@ use crate::electrum::identity::{DEFAULT_BANNER, Identity};
 use crate::jsonrpc::{MAX_BATCH_CALLS, parse_line};
 use crate::network::Network;
 
-fn session(caller: Ingress) -> Responder {
+fn session(ingress: Ingress) -> Responder {
     let name = |host: &str| Some((host.parse().unwrap(), Network::Bitcoin.default_ports()));
     let onion = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
     let identity = Identity { clearnet: name("wp.example"), onion: name(onion), ..Identity::default() };
-    Responder::new(Arc::new(LocalIdentity::new(identity)), caller, false)
+    Responder::new(Arc::new(LocalIdentity::new(identity)), ingress, false)
 }
 
-/// The answer to a line, and whether the connection is over.
-fn say(session: &mut Responder, line: &str) -> (Value, bool) {
+/// Returns the response to a line, and whether the connection is closed.
+fn handle(session: &mut Responder, line: &str) -> (Value, bool) {
     let mut rng = StdRng::seed_from_u64(1);
-    let turn = session.handle_line(parse_line(line), MAX_BATCH_CALLS, &Snapshot::default(), Time::default(), &mut rng);
-    let answers = turn.parts.iter().filter_map(|part| match part {
+    let result =
+        session.handle_line(parse_line(line), MAX_BATCH_CALLS, &Snapshot::default(), Time::default(), &mut rng);
+    let answers = result.parts.iter().filter_map(|part| match part {
         ReplyPart::Ready(answer) => Some(answer.clone()),
-        ReplyPart::AddPeer(introduction) => introduction.answer(true),
+        ReplyPart::AddPeer(pending) => pending.answer(true),
         ReplyPart::Forward(_) => None,
     });
-    let value = match encode_line(answers, turn.batch) {
+    let value = match encode_line(answers, result.batch) {
         Some(line) => {
             assert!(line.len().is_power_of_two(), "{}", line.len());
             serde_json::from_slice(&line.to_vec()).unwrap()
         }
         None => Value::Null,
     };
-    (value, turn.close)
+    (value, result.close)
 }
 
 fn result(line: &str) -> Value {
-    say(&mut session(Ingress::Clearnet), line).0["result"].take()
+    handle(&mut session(Ingress::Clearnet), line).0["result"].take()
 }
 
 #[test]
-fn versions_are_answered_in_their_protocols_way() {
+fn version_reply_follows_the_negotiated_protocol() {
     let ask = |params: &str| result(&format!(r#"{{"id":1,"method":"server.version","params":{params}}}"#));
     assert_eq!(ask(r#"["x","1.0"]"#), json!(USER_AGENT));
     assert_eq!(ask(r#"["x","1.1"]"#), json!([USER_AGENT, "1.1"]));
@@ -47,25 +48,25 @@ fn versions_are_answered_in_their_protocols_way() {
 }
 
 #[test]
-fn without_a_common_version_the_connection_ends() {
+fn missing_common_version_closes_the_connection() {
     let line = r#"{"id":1,"method":"server.version","params":["x","2.0"]}"#;
-    let (answer, close) = say(&mut session(Ingress::Clearnet), line);
+    let (answer, close) = handle(&mut session(Ingress::Clearnet), line);
     assert_eq!((answer["error"]["code"].as_i64(), close), (Some(1), true));
 }
 
 #[test]
-fn the_first_agreement_stands() {
+fn repeated_version_request_keeps_the_first_result() {
     let mut session = session(Ingress::Clearnet);
     let ask = |version: &str| format!(r#"{{"id":1,"method":"server.version","params":["x","{version}"]}}"#);
-    assert_eq!(say(&mut session, &ask("1.4")).0["result"][1], "1.4");
-    assert_eq!(say(&mut session, &ask("1.2")).0["result"][1], "1.4");
+    assert_eq!(handle(&mut session, &ask("1.4")).0["result"][1], "1.4");
+    assert_eq!(handle(&mut session, &ask("1.2")).0["result"][1], "1.4");
 }
 
 #[test]
-fn each_identity_is_told_to_its_own_callers() {
+fn features_contain_only_the_ingress_identity() {
     let line = r#"{"jsonrpc":"2.0","id":"a","method":"server.features"}"#;
-    let (clearnet, _) = say(&mut session(Ingress::Clearnet), line);
-    let (onion, _) = say(&mut session(Ingress::Onion), line);
+    let (clearnet, _) = handle(&mut session(Ingress::Clearnet), line);
+    let (onion, _) = handle(&mut session(Ingress::Onion), line);
     assert_eq!(clearnet["result"]["hosts"]["wp.example"], json!({"tcp_port": 50001, "ssl_port": 50002}));
     assert!(!clearnet.to_string().contains(".onion"));
     assert!(!onion.to_string().contains("wp.example"));
@@ -74,12 +75,12 @@ fn each_identity_is_told_to_its_own_callers() {
 }
 
 #[test]
-fn words_of_our_own_are_not_said_under_both_names() {
-    let named = session(Ingress::Onion).ourselves.identity.clone();
+fn operator_text_is_withheld_from_onion_clients() {
+    let named = session(Ingress::Onion).local_identity.identity.clone();
     let identity = Identity { banner: Some("mine".to_owned()), donation_address: Some("bc1q".to_owned()), ..named };
-    let ask = |identity: Identity, caller, method: &str| {
-        let mut session = Responder::new(Arc::new(LocalIdentity::new(identity)), caller, false);
-        say(&mut session, &format!(r#"{{"id":1,"method":"{method}"}}"#)).0["result"].take()
+    let ask = |identity: Identity, ingress, method: &str| {
+        let mut session = Responder::new(Arc::new(LocalIdentity::new(identity)), ingress, false);
+        handle(&mut session, &format!(r#"{{"id":1,"method":"{method}"}}"#)).0["result"].take()
     };
     assert_eq!(ask(identity.clone(), Ingress::Clearnet, "server.banner"), "mine");
     assert_eq!(ask(identity.clone(), Ingress::Onion, "server.banner"), DEFAULT_BANNER);
@@ -92,10 +93,10 @@ fn words_of_our_own_are_not_said_under_both_names() {
 }
 
 #[test]
-fn batches_are_answered_in_order() {
+fn batch_is_answered_in_order() {
     let line = r#"[{"id":1,"method":"server.ping"},{"jsonrpc":"2.0","method":"server.ping"},7,
         {"jsonrpc":"2.0","id":2,"method":"nope"},{"id":3,"method":"server.add_peer","params":[{}]}]"#;
-    let (answer, close) = say(&mut session(Ingress::Clearnet), &line.replace('\n', ""));
+    let (answer, close) = handle(&mut session(Ingress::Clearnet), &line.replace('\n', ""));
     assert!(!close);
     let list = answer.as_array().unwrap();
     let codes: Vec<Option<i64>> = list.iter().map(|answer| answer["error"]["code"].as_i64()).collect();
@@ -104,37 +105,37 @@ fn batches_are_answered_in_order() {
 }
 
 #[test]
-fn a_batch_is_answered_up_to_a_length() {
+fn batch_over_the_length_budget_gets_errors() {
     let mut session = session(Ingress::Clearnet);
     let identity = Identity { banner: Some("x".repeat(MAX_BATCH_RESPONSE_BYTES / 4)), ..Identity::default() };
-    session.ourselves = Arc::new(LocalIdentity::new(identity));
+    session.local_identity = Arc::new(LocalIdentity::new(identity));
     let line = format!("[{}]", [r#"{"id":1,"method":"server.banner"}"#; 9].join(","));
-    let (answer, _) = say(&mut session, &line);
+    let (answer, _) = handle(&mut session, &line);
     let codes = answer.as_array().unwrap().iter().map(|answer| answer["error"]["code"].as_i64());
     assert_eq!(codes.flatten().collect::<Vec<_>>(), [-32600; 5]);
 }
 
 #[test]
-fn a_second_introduction_is_turned_down() {
+fn second_add_peer_is_refused() {
     let mut session = session(Ingress::Clearnet);
     let line = r#"{"id":1,"method":"server.add_peer","params":[{}]}"#;
-    assert_eq!(say(&mut session, line).0["result"], true);
-    assert_eq!(say(&mut session, line).0["result"], false);
+    assert_eq!(handle(&mut session, line).0["result"], true);
+    assert_eq!(handle(&mut session, line).0["result"], false);
 }
 
 #[test]
-fn broken_lines_end_the_connection() {
+fn malformed_line_closes_the_connection() {
     for line in ["", "{", "[]", "nonsense"] {
-        let (answer, close) = say(&mut session(Ingress::Clearnet), line);
+        let (answer, close) = handle(&mut session(Ingress::Clearnet), line);
         assert!(close && answer["error"]["code"].is_i64(), "{line}");
     }
     let notification = r#"{"jsonrpc":"2.0","method":"server.ping"}"#;
-    assert_eq!(say(&mut session(Ingress::Clearnet), notification), (Value::Null, false));
+    assert_eq!(handle(&mut session(Ingress::Clearnet), notification), (Value::Null, false));
 }
 
 proptest! {
     #[test]
-    fn any_line_is_answered_or_ends_the_connection(line in "\\PC{0,80}|[\\[\\]{}\",:a-z0-9. ]{0,120}") {
-        let _ = say(&mut session(Ingress::Onion), &line);
+    fn arbitrary_line_never_panics(line in "\\PC{0,80}|[\\[\\]{}\",:a-z0-9. ]{0,120}") {
+        let _ = handle(&mut session(Ingress::Onion), &line);
     }
 }

@@ -90,7 +90,7 @@ fn talk(peers: &[&Peer]) -> (Talk, Arc<Backend>, tokio::sync::mpsc::Receiver<Boo
     let mut snapshot = Snapshot::default();
     snapshot.upstream_candidates = carriers;
     let (_, tor) = tokio::sync::watch::channel(None);
-    let dialer = Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, circle: Isolation::Peers };
+    let dialer = Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, isolation: Isolation::Peers };
     let (inbox, doubts) = tokio::sync::mpsc::channel(8);
     let peers = PeerPool::new(dialer, tokio::sync::watch::channel(Arc::new(snapshot)).1, inbox);
     let backend = Arc::new(Backend::Peers(peers));

@@ -1,7 +1,7 @@
-//! The key of an onion service as C tor keeps it.
+//! The key of an onion service in C tor's file format.
 //!
-//! Its folder holds `hs_ed25519_secret_key`, and next to it the public key and the name that belong to it, which serve to
-//! tell whether the files were mixed up on the way here.
+//! The service's directory contains `hs_ed25519_secret_key`, the public key and the host name. The
+//! latter two show whether files of different services were mixed up.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,48 +18,53 @@ const HOSTNAME: &str = "hostname";
 const SECRET_HEADER: &[u8; 32] = b"== ed25519v1-secret: type0 ==\0\0\0";
 const PUBLIC_HEADER: &[u8; 32] = b"== ed25519v1-public: type0 ==\0\0\0";
 
+/// Error of reading a key in C tor's format.
 #[derive(Debug, thiserror::Error)]
 pub enum CTorError {
-    #[error("can't read {}: {reason}; give the folder that torrc's HiddenServiceDir names, as a user who may read it", path.display())]
+    /// A file can't be read.
+    #[error("can't read {}: {reason}; pass the HiddenServiceDir of torrc, and run this as a user that may read it", path.display())]
     Read { path: PathBuf, reason: io::Error },
-    #[error("{} is no key of a version 3 onion service: {reason}; give the folder that torrc's HiddenServiceDir names, or the {SECRET} in it", path.display())]
+    /// A file is not a key.
+    #[error("{} is no key of a version 3 onion service: {reason}; pass the HiddenServiceDir of torrc, or the {SECRET} in it", path.display())]
     Malformed { path: PathBuf, reason: &'static str },
-    #[error("{} does not belong to the secret key next to it, which is {onion}'s; bring files that belong together, or the secret key alone in a folder of its own", path.display())]
-    Disagrees { path: PathBuf, onion: OnionAddress },
+    /// The public key or host name belongs to another secret key.
+    #[error("{} does not match the secret key next to it, which is {onion}'s; pass files that belong together, or a directory with the secret key only", path.display())]
+    Mismatch { path: PathBuf, onion: OnionAddress },
 }
 
-/// The key at `from`, which is C tor's folder of the service or the secret key's file in it, and the address it has.
-pub fn read(from: &Path) -> Result<(ExpandedKeypair, OnionAddress), CTorError> {
+/// Reads a key from C tor's service directory or its secret key file, and derives the address.
+pub(super) fn read(from: &Path) -> Result<(ExpandedKeypair, OnionAddress), CTorError> {
     let file = if from.is_dir() { from.join(SECRET) } else { from.to_owned() };
-    let secret = body(&file, SECRET_HEADER)?;
+    let secret = key_bytes(&file, SECRET_HEADER)?;
     let malformed = |reason| CTorError::Malformed { path: file.clone(), reason };
-    let pair = ExpandedKeypair::from_secret_key_bytes(secret).ok_or_else(|| malformed("the number in it is none"))?;
+    let pair =
+        ExpandedKeypair::from_secret_key_bytes(secret).ok_or_else(|| malformed("the secret scalar is invalid"))?;
     let onion = OnionAddress::from_public_key(pair.public().to_bytes());
     let public = file.with_file_name(PUBLIC);
-    if public.exists() && OnionAddress::from_public_key(body(&public, PUBLIC_HEADER)?) != onion {
-        return Err(CTorError::Disagrees { path: public, onion });
+    if public.exists() && OnionAddress::from_public_key(key_bytes(&public, PUBLIC_HEADER)?) != onion {
+        return Err(CTorError::Mismatch { path: public, onion });
     }
     let hostname = file.with_file_name(HOSTNAME);
     if hostname.exists() {
-        let name = bytes(&hostname)?;
+        let name = read_prefix(&hostname)?;
         let name = std::str::from_utf8(&name).ok().and_then(|name| name.trim().parse::<Host>().ok());
         if name != Some(Host::Onion(onion)) {
-            return Err(CTorError::Disagrees { path: hostname, onion });
+            return Err(CTorError::Mismatch { path: hostname, onion });
         }
     }
     Ok((pair, onion))
 }
 
-/// What follows the header of a key's file.
-fn body<const LENGTH: usize>(path: &Path, header: &[u8; 32]) -> Result<[u8; LENGTH], CTorError> {
+/// Reads what follows the header of a key file.
+fn key_bytes<const LENGTH: usize>(path: &Path, header: &[u8; 32]) -> Result<[u8; LENGTH], CTorError> {
     let malformed = |reason| CTorError::Malformed { path: path.to_owned(), reason };
-    let bytes = bytes(path)?;
-    let body = bytes.strip_prefix(header).ok_or_else(|| malformed("it doesn't begin as one"))?;
-    body.try_into().map_err(|_| malformed("it is cut short or too long"))
+    let bytes = read_prefix(path)?;
+    let body = bytes.strip_prefix(header).ok_or_else(|| malformed("the file header doesn't match"))?;
+    body.try_into().map_err(|_| malformed("the file is cut short or too long"))
 }
 
-/// What a small file holds. Of a larger one the beginning, which is too long for everything that is read here.
-fn bytes(path: &Path) -> Result<Vec<u8>, CTorError> {
+/// Reads the first 1000 bytes of a file, more than any file here may have.
+fn read_prefix(path: &Path) -> Result<Vec<u8>, CTorError> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(1000).read_to_end(&mut bytes));
     read.map_err(|reason| CTorError::Read { path: path.to_owned(), reason })?;
@@ -73,25 +78,25 @@ pub mod tests {
 
     use super::*;
 
-    /// A key that C tor made, and the address it gave it.
+    /// Key and address created by C tor.
     const KEY: &str = "a0bdea58c655844904ee80ee3bea3cd563af1217638be4298c9e2e9759c9af6f\
                            78cbe739ba2b58e53fd60f692abf5284245d97e939d20e0d9cf684908ed8c166";
     pub const NAME: &str = "72n4n7glt255fsievbykqpkyhnxxn3plesgtafcj2a5hidbfjzljrzqd.onion";
 
-    /// C tor's folder with that key.
+    /// Creates a service directory with that key.
     pub fn folder() -> TempDir {
-        folder_of(KEY, NAME)
+        write_folder(KEY, NAME)
     }
 
-    /// C tor's folder with another key, and its address.
+    /// Creates a service directory with another key, and returns its address.
     pub fn another_folder() -> (TempDir, OnionAddress) {
         let secret: [u8; 64] = std::array::from_fn(|n| u8::try_from(n).unwrap() * 3);
         let onion =
             OnionAddress::from_public_key(ExpandedKeypair::from_secret_key_bytes(secret).unwrap().public().to_bytes());
-        (folder_of(&HEXLOWER.encode(&secret), &onion.to_string()), onion)
+        (write_folder(&HEXLOWER.encode(&secret), &onion.to_string()), onion)
     }
 
-    fn folder_of(key: &str, name: &str) -> TempDir {
+    fn write_folder(key: &str, name: &str) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
         let secret: [u8; 64] = HEXLOWER_PERMISSIVE.decode(key.as_bytes()).unwrap().try_into().unwrap();
         let public = ExpandedKeypair::from_secret_key_bytes(secret).unwrap().public().to_bytes();
@@ -102,7 +107,7 @@ pub mod tests {
     }
 
     #[test]
-    fn the_address_is_the_one_that_c_tor_gives() {
+    fn address_equals_that_of_c_tor() {
         let folder = folder();
         assert_eq!(read(folder.path()).unwrap().1.to_string(), NAME);
         let file = folder.path().join(SECRET);
@@ -113,7 +118,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_named_and_not_shown() {
+    fn malformed_key_is_named_and_not_shown() {
         let folder = folder();
         let file = folder.path().join(SECRET);
         let good = std::fs::read(&file).unwrap();
@@ -122,9 +127,9 @@ pub mod tests {
         for (bytes, reason) in [
             (&good[..95], "cut short"),
             (&longer, "too long"),
-            (&other_header, "doesn't begin"),
-            (b"-----BEGIN RSA PRIVATE KEY-----", "doesn't begin"),
-            (b"", "doesn't begin"),
+            (&other_header, "header doesn't match"),
+            (b"-----BEGIN RSA PRIVATE KEY-----", "header doesn't match"),
+            (b"", "header doesn't match"),
         ] {
             std::fs::write(&file, bytes).unwrap();
             let error = read(folder.path()).err().unwrap();
@@ -139,7 +144,7 @@ pub mod tests {
     }
 
     #[test]
-    fn files_that_belong_to_different_keys_are_refused() {
+    fn files_of_different_keys_are_refused() {
         let (other, _) = another_folder();
         for name in [PUBLIC, HOSTNAME] {
             let folder = folder();
@@ -150,7 +155,7 @@ pub mod tests {
         let folder = folder();
         for name in ["", "example.com", "72n4n7glt255fsievbykqpkyhnxxn3plesgtafcj2a5hidbfjzljrzqa.onion"] {
             std::fs::write(folder.path().join(HOSTNAME), name).unwrap();
-            assert!(matches!(read(folder.path()), Err(CTorError::Disagrees { .. })), "{name}");
+            assert!(matches!(read(folder.path()), Err(CTorError::Mismatch { .. })), "{name}");
         }
     }
 }

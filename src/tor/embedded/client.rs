@@ -1,4 +1,4 @@
-//! One client of Arti's: made, awakened, and ended with all that belongs to it.
+//! One Arti client: creation, bootstrap, and shutdown with all its tasks.
 
 use std::fmt;
 use std::path::Path;
@@ -15,81 +15,91 @@ use tor_rtcompat::tokio::TokioRustlsRuntime;
 
 use super::client_config::{client_config, error_chain};
 use super::dir_lock::{DirLock, LockError};
-use super::status_text::{DIRECTORY, append_clock_hint, explain_permissions, summarize};
+use super::status_text::{BootstrapProgress, Phase, append_clock_hint, explain_permissions};
 use crate::dial::{Arti, Client, TorConnector};
 
-/// How long a connection that stands may take to become one of Tor's.
-const HANDSHAKE: Duration = Duration::from_secs(30);
+/// Time for a TCP connection to a relay to become a Tor channel.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a download of the directory may make no headway.
+/// Time without progress after which a directory download has failed.
 const DIRECTORY_PROGRESS_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A client, and all that goes on in it.
+/// An Arti client and all its tasks.
 ///
-/// It has a runtime of its own: a client leaves tasks behind that hold its files for minutes while its relays are
-/// silent, and would keep its successor from writing down its guards. With their runtime they end at once.
-pub struct ClientHandle {
-    pub client: Arc<Client>,
-    given_up: CancellationToken,
+/// The client has a runtime of its own. Its tasks would hold its files for minutes while relays are
+/// silent, so that the next client could not store its guards. Dropping the runtime ends them.
+pub(super) struct ClientHandle {
+    pub(super) client: Arc<Client>,
+    cancelled: CancellationToken,
     runtime: Option<Runtime>,
 }
 
 impl ClientHandle {
-    pub async fn make(dir: &Path, arti: &str) -> Result<ClientHandle, String> {
+    /// Creates a client in this directory, with overrides in TOML. It is not bootstrapped.
+    pub(super) async fn create(dir: &Path, arti: &str) -> Result<ClientHandle, String> {
         let config = client_config(dir, arti).map_err(|error| error.to_string())?;
         let runtime = runtime::Builder::new_multi_thread().worker_threads(2).thread_name("tor").enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
         let builder = TorClient::with_runtime(TokioRustlsRuntime::from(runtime.handle().clone())).config(config);
         match builder.create_unbootstrapped_async().await {
-            Ok(client) => Ok(ClientHandle { client, given_up: CancellationToken::new(), runtime: Some(runtime) }),
+            Ok(client) => Ok(ClientHandle { client, cancelled: CancellationToken::new(), runtime: Some(runtime) }),
             Err(error) => {
                 runtime.shutdown_background();
-                Err(explain_permissions(error_chain(&error)))
+                Err(explain_permissions(&error))
             }
         }
     }
 
-    pub fn connector(&self) -> TorConnector {
-        TorConnector::Arti(Arti::new(Arc::clone(&self.client), self.given_up.clone()))
+    /// Returns a connector that fails as soon as this handle is dropped.
+    pub(super) fn connector(&self) -> TorConnector {
+        TorConnector::Arti(Arti::new(Arc::clone(&self.client), self.cancelled.clone()))
     }
 }
 
 impl Drop for ClientHandle {
     fn drop(&mut self) {
-        self.given_up.cancel();
+        self.cancelled.cancel();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
 }
 
-/// Waits until a client has a directory and a relay that answers, for as long as it gets on; says every ten per cent
-/// how far it is, and what it waits for.
-pub async fn bootstrap(client: &Client, window: Duration, mut progress: impl FnMut(u8, &str)) -> Result<(), String> {
+/// Waits until the client has a directory and a relay that answers.
+///
+/// `on_progress` is called at every ten per cent.
+pub(super) async fn bootstrap(
+    client: &Client,
+    timeout: Duration,
+    mut on_progress: impl FnMut(BootstrapProgress),
+) -> Result<(), String> {
     let mut events = client.bootstrap_events();
     let mut bootstrap = pin!(client.bootstrap());
-    let (mut done, mut best, mut told) = (false, client.bootstrap_status().as_frac(), None);
-    let mut deadline = Instant::now() + window;
+    let (mut is_done, mut best, mut reported) = (false, client.bootstrap_status().as_frac(), None);
+    let mut deadline = Instant::now() + timeout;
     loop {
         let status = client.bootstrap_status();
-        if done && status.ready_for_traffic() {
+        if is_done && status.ready_for_traffic() {
             return Ok(());
         }
         let text = status.to_string();
-        let (percent, waits_for) = summarize(&text);
+        let progress = BootstrapProgress::parse(&text);
         if status.as_frac() > best {
             best = status.as_frac();
-            let more = if waits_for.starts_with(DIRECTORY) { DIRECTORY_PROGRESS_TIMEOUT } else { HANDSHAKE };
-            deadline = deadline.max(Instant::now() + more);
+            let extension = match progress.phase {
+                Phase::Connecting => HANDSHAKE_TIMEOUT,
+                Phase::Directory => DIRECTORY_PROGRESS_TIMEOUT,
+            };
+            deadline = deadline.max(Instant::now() + extension);
         }
-        if told != Some(percent / 10) {
-            told = Some(percent / 10);
-            progress(percent, &waits_for);
+        if reported != Some(progress.percent / 10) {
+            reported = Some(progress.percent / 10);
+            on_progress(progress);
         }
         tokio::select! {
-            outcome = &mut bootstrap, if !done => {
+            outcome = &mut bootstrap, if !is_done => {
                 outcome.map_err(|error| append_clock_hint(&error_chain(&error), &client.bootstrap_status().to_string()))?;
-                done = true;
+                is_done = true;
             }
             Some(_) = events.next() => {}
             () = sleep_until(deadline) => {
@@ -100,27 +110,28 @@ pub async fn bootstrap(client: &Client, window: Duration, mut progress: impl FnM
     }
 }
 
-/// A client for a command that needs Tor once.
+/// A bootstrapped client for a single command.
 pub struct EphemeralClient {
+    /// Connector into the Tor network, valid while this value lives.
     pub tor: TorConnector,
-    _alive: ClientHandle,
+    _client: ClientHandle,
     _lock: DirLock,
 }
 
 impl fmt::Debug for EphemeralClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Once")
+        f.write_str("EphemeralClient")
     }
 }
 
-/// Makes such a client. It gives up where a daemon would begin again.
+/// Creates and bootstraps a client for a single command, without retries.
 pub async fn bootstrap_ephemeral(
     dir: &Path,
     arti: &str,
-    progress: impl FnMut(u8, &str),
+    mut on_progress: impl FnMut(u8, &str),
 ) -> Result<EphemeralClient, String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // A daemon may be at work in the directory; then another one, with guards of its own, has to do.
+    // If a daemon uses the directory, a second client with guards of its own is created.
     let (lock, dir) = match DirLock::take(dir) {
         Ok(lock) => (lock, dir.to_owned()),
         Err(LockError::Held(_)) => {
@@ -129,7 +140,28 @@ pub async fn bootstrap_ephemeral(
         }
         Err(error) => return Err(error.to_string()),
     };
-    let alive = ClientHandle::make(&dir, arti).await?;
-    bootstrap(&alive.client, DIRECTORY_PROGRESS_TIMEOUT, progress).await?;
-    Ok(EphemeralClient { tor: alive.connector(), _alive: alive, _lock: lock })
+    let client = ClientHandle::create(&dir, arti).await?;
+    bootstrap(&client.client, DIRECTORY_PROGRESS_TIMEOUT, |progress| {
+        on_progress(progress.percent, &progress.waits_for)
+    })
+    .await?;
+    Ok(EphemeralClient { tor: client.connector(), _client: client, _lock: lock })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn state_that_others_may_write_to_is_named_with_advice() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let reason = ClientHandle::create(dir.path(), "").await.err().unwrap();
+        assert!(reason.starts_with("Incorrect permissions: ") && reason.contains("chmod"), "{reason}");
+    }
 }

@@ -1,4 +1,4 @@
-//! What our own Tor is told: our settings, with the operator's laid over them.
+//! Arti's configuration: Waypost's defaults, with the operator's overrides.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,55 +9,58 @@ use tokio::time::sleep;
 use tor_config::sources::MustRead;
 use tor_config::{ConfigurationSource, ConfigurationSources};
 
-/// Settings that Arti doesn't take.
+/// Error of a configuration that Arti rejects.
 #[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
+pub enum ArtiConfigError {
+    /// Invalid TOML, or an invalid value.
     #[error("{0}")]
-    Wrong(String),
-    #[error("no such setting of Arti's: {}", .0.join(", "))]
+    Invalid(String),
+    /// Keys that Arti does not know.
+    #[error("unknown Arti settings: {}", .0.join(", "))]
     Unknown(Vec<String>),
 }
 
-/// Where our own Tor keeps its state: guards, keys. To be kept, and kept to ourselves.
-pub fn state_dir(dir: &Path) -> PathBuf {
+/// Returns the directory of guards and keys, which must be kept and private.
+pub(super) fn state_dir(dir: &Path) -> PathBuf {
     dir.join("state")
 }
 
-/// Where our own Tor keeps what it downloaded, and may download again.
+/// Returns the directory of downloads, which can be downloaded again.
 fn cache_dir(dir: &Path) -> PathBuf {
     dir.join("cache")
 }
 
-/// Whether Arti takes these settings.
-pub fn check(over: &str) -> Result<(), SettingsError> {
-    client_config(Path::new("/nowhere"), over).map(|_| ())
+/// Checks whether Arti accepts these overrides.
+pub fn check(overrides: &str) -> Result<(), ArtiConfigError> {
+    client_config(Path::new("/nowhere"), overrides).map(|_| ())
 }
 
-/// The configuration of a client that keeps its files in this directory, with these settings, in TOML, laid over ours.
-pub fn client_config(dir: &Path, over: &str) -> Result<TorClientConfig, SettingsError> {
-    let ours = toml::toml! {
+/// Builds the configuration of a client in this directory, with overrides in TOML.
+pub(super) fn client_config(dir: &Path, overrides: &str) -> Result<TorClientConfig, ArtiConfigError> {
+    let defaults = toml::toml! {
         [vanguards]
-        // We serve an onion service for months, whose guard somebody may want to find out.
+        // An onion service that runs for months needs protection against guard discovery.
         mode = "full"
     };
     let mut sources = ConfigurationSources::new_empty();
-    for text in [ours.to_string(), over.to_owned(), directories(dir).to_string()] {
+    for text in [defaults.to_string(), overrides.to_owned(), directories(dir).to_string()] {
         sources.push_source(ConfigurationSource::from_verbatim(text), MustRead::MustRead);
     }
-    let wrong = |error: &dyn std::error::Error| SettingsError::Wrong(error_chain(error));
-    let tree = sources.load().map_err(|error| wrong(&error))?;
+    let invalid = |error: &dyn std::error::Error| ArtiConfigError::Invalid(error_chain(error));
+    let tree = sources.load().map_err(|error| invalid(&error))?;
     let resolved = tor_config::resolve_return_results::<TorClientConfig>(&tree, &Default::default());
-    let resolved = resolved.map_err(|error| wrong(&error))?;
+    let resolved = resolved.map_err(|error| invalid(&error))?;
     if resolved.unrecognized.is_empty() {
         Ok(resolved.value)
     } else {
-        Err(SettingsError::Unknown(resolved.unrecognized.iter().map(ToString::to_string).collect()))
+        Err(ArtiConfigError::Unknown(resolved.unrecognized.iter().map(ToString::to_string).collect()))
     }
 }
 
-/// Waits, for a while at most, until the last client has let go of its state: what it began ends by and by, and the next
-/// one could otherwise not write down its guards.
-pub async fn wait_for_unlock(dir: &Path) {
+/// Waits up to ten seconds until the previous client has released its state.
+///
+/// Its tasks end with a delay, and the next client could not store its guards until then.
+pub(super) async fn wait_for_unlock(dir: &Path) {
     let path = state_dir(dir).join("state/state.lock");
     for _ in 0..100 {
         let Ok(file) = File::open(&path) else { return };
@@ -66,16 +69,16 @@ pub async fn wait_for_unlock(dir: &Path) {
         }
         sleep(Duration::from_millis(100)).await;
     }
-    tracing::debug!("the Tor before this one still holds its state");
+    tracing::debug!("the previous client still holds its state");
 }
 
 /// Formats an error with all its causes, in one line.
-pub fn error_chain(error: &dyn std::error::Error) -> String {
+pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         let more = error.to_string();
-        // Some errors say their cause themselves.
+        // Some errors include their cause.
         if !text.ends_with(&more) {
             text.push_str(": ");
             text.push_str(&more);
@@ -85,8 +88,9 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// These are not the operator's to move: what keeps two daemons apart is the lock next to them. The paths are taken as
-/// they are, without Arti's variables.
+/// Sets the directories, which operators cannot override: the lock protects this path.
+///
+/// Paths are literal, without Arti's variables.
 fn directories(dir: &Path) -> toml::Table {
     let literal = |path: PathBuf| {
         let path = toml::Value::String(path.to_string_lossy().into_owned());
@@ -104,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_of_artis_are_laid_over_ours() {
+    fn valid_overrides_are_accepted() {
         assert!(check("").is_ok());
         assert!(check("[vanguards]\nmode = \"lite\"\n[override_net_params]\nhsdir_interval = 120\n").is_ok());
         let bridge = "192.0.2.83:80 0bac39417268b96b9f514ef763fa6fba1a788956";
@@ -112,9 +116,9 @@ mod tests {
     }
 
     #[test]
-    fn what_arti_does_not_take_is_named() {
+    fn unknown_or_invalid_key_is_named() {
         let error = check("[vangards]\nmode = \"lite\"\n").unwrap_err().to_string();
-        assert_eq!(error, "no such setting of Arti's: vangards");
+        assert_eq!(error, "unknown Arti settings: vangards");
         let error = check("[vanguards]\nmode = \"many\"\n").unwrap_err().to_string();
         assert!(error.contains("vanguards.mode"), "{error}");
         let error = check("vanguards = [").unwrap_err().to_string();
@@ -122,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_taken_as_they_are() {
+    fn special_characters_in_paths_are_literal() {
         assert!(client_config(Path::new("/a ${b} \"c\""), "").is_ok());
     }
 }

@@ -1,32 +1,42 @@
-//! One process at a time keeps a Tor in a directory.
+//! Lock that restricts a Tor directory to one process.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// A directory that nobody else uses until this is dropped.
+/// Exclusive use of a directory until this value is dropped.
 #[derive(Debug)]
 pub struct DirLock {
     _file: File,
 }
 
+/// Error of taking the lock of a directory.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
+    /// Another process holds the lock.
     #[error("{} is in use: another waypost runs on this data directory; stop it first", .0.display())]
     Held(PathBuf),
-    #[error("{} belongs to another user; run this as its owner", .0.display())]
+    /// The directory or its parent belongs to another user.
+    #[error("{} belongs to another user; run this command as its owner", .0.display())]
     WrongOwner(PathBuf),
-    #[error("can't lock {}: {reason}; see that this user may write there", path.display())]
-    Io { path: PathBuf, reason: io::Error },
+    /// The directory or its lock file can't be created or locked.
+    #[error("can't lock {}: {reason}; check that this user may write to it", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        reason: io::Error,
+    },
 }
 
 impl DirLock {
-    /// Makes the directory if there is none, for us alone, and locks it. What holds the lock is a file in it, which
-    /// stays when the lock is gone.
+    /// Creates the directory if it is missing, with mode 0700, and locks it.
+    ///
+    /// A file in the directory holds the lock. The file remains after the lock is released.
     pub fn take(dir: &Path) -> Result<DirLock, LockError> {
         let failed = |reason| LockError::Io { path: dir.to_owned(), reason };
-        // Root could write here too, and the owner would then find files that he can't read.
+        // Root could write too, but the owner could then not read the files.
         for path in dir.parent().into_iter().chain([dir]) {
             if path.metadata().is_ok_and(|metadata| metadata.uid() != rustix::process::geteuid().as_raw()) {
                 return Err(LockError::WrongOwner(path.to_owned()));
@@ -51,9 +61,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_at_a_time() {
-        let place = tempfile::tempdir().unwrap();
-        let dir = place.path().join("data/tor");
+    fn held_lock_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("data/tor");
         let lock = DirLock::take(&dir).unwrap();
         let error = DirLock::take(&dir).unwrap_err();
         assert!(matches!(&error, LockError::Held(path) if *path == dir), "{error}");
@@ -62,18 +72,18 @@ mod tests {
     }
 
     #[test]
-    fn what_it_makes_is_ours_alone() {
-        let place = tempfile::tempdir().unwrap();
-        let dir = place.path().join("data/tor");
+    fn created_directory_is_private() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("data/tor");
         let _lock = DirLock::take(&dir).unwrap();
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&dir), mode(&place.path().join("data")), mode(&dir.join("lock"))), (0o700, 0o700, 0o600));
+        assert_eq!((mode(&dir), mode(&temp.path().join("data")), mode(&dir.join("lock"))), (0o700, 0o700, 0o600));
     }
 
     #[test]
-    fn a_place_that_is_no_directory_is_named() {
-        let place = tempfile::tempdir().unwrap();
-        let file = place.path().join("tor");
+    fn path_that_is_no_directory_is_named() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("tor");
         std::fs::write(&file, "a file").unwrap();
         let text = DirLock::take(&file).unwrap_err().to_string();
         assert!(text.contains(file.to_str().unwrap()), "{text}");

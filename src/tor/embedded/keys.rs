@@ -1,9 +1,9 @@
-//! The key of our onion service, as an embedded Tor keeps it.
+//! The key of the onion service in the embedded Tor's keystore.
 //!
-//! It lies in the keystore below Tor's state, under the service's nickname, and a copy of that file is a copy of the address.
-//! Everything else that is kept for the service follows from it or is recreated when missing: keys for a day or for an
-//! introduction point in the keystore, and what goes with them in `hss` next to it. All of that is found by the nickname
-//! and not by the address, so a service that is given another key would go on with the old one's: it must go.
+//! The keystore below Tor's state contains the key under the service's nickname. A copy of that
+//! file is a copy of the address. All other keys and state of the service derive from it, or are
+//! recreated. They are found by nickname rather than address, so they must be removed when the key
+//! is replaced.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -19,52 +19,90 @@ use super::client_config::error_chain;
 use super::dir_lock::{DirLock, LockError};
 use crate::peer::OnionAddress;
 
-/// What Tor calls our service among its own files.
-pub const NICKNAME: &str = "waypost";
+/// Nickname of the service in Tor's files.
+pub(super) const NICKNAME: &str = "waypost";
 
+/// Error of reading or importing the key of the onion service.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyError {
+pub enum OnionKeyError {
+    /// The key to import is invalid.
     #[error(transparent)]
     CTor(#[from] CTorError),
+    /// The directory can't be locked.
     #[error(transparent)]
     Lock(#[from] LockError),
-    #[error("there is a key already, that of {onion}; keep a copy of {} if that address is still wanted, and have it replaced with --replace", path.display())]
-    KeyExists { onion: OnionAddress, path: PathBuf },
-    #[error("can't read the key in {}: {reason}; bring it back from a copy, or have it replaced with --import and --replace", path.display())]
-    Unreadable { path: PathBuf, reason: String },
+    /// The keystore contains another key, and replacing it was not requested.
+    #[error("a key of {onion} exists already; copy {} if that address is still needed, then replace it with --replace", path.display())]
+    KeyExists {
+        /// Address of the existing key.
+        onion: OnionAddress,
+        /// Directory of the existing key.
+        path: PathBuf,
+    },
+    /// The key in the keystore can't be read.
+    #[error("can't read the key in {}: {reason}; restore it from a copy, or replace it with --import and --replace", path.display())]
+    Unreadable {
+        /// Directory of the key.
+        path: PathBuf,
+        /// The cause.
+        reason: String,
+    },
+    /// The keystore can't be opened or changed.
     #[error("can't use the keystore {}: {reason}", path.display())]
-    Keystore { path: PathBuf, reason: String },
-    #[error("can't remove what belongs to the old key in {}: {reason}; remove the directory and try again", path.display())]
-    State { path: PathBuf, reason: String },
+    Keystore {
+        /// The keystore.
+        path: PathBuf,
+        /// The cause.
+        reason: String,
+    },
+    /// The state of the old key can't be removed.
+    #[error("can't remove the state of the old key in {}: {reason}; remove the directory and try again", path.display())]
+    State {
+        /// Directory of the state.
+        path: PathBuf,
+        /// The cause.
+        reason: String,
+    },
 }
 
-/// The address of the service whose key is below Tor's `state_dir`, if there is one.
-pub fn onion_address(state_dir: &Path) -> Result<Option<OnionAddress>, KeyError> {
-    // To look there must not make the place.
+/// What [`import`] does with another key that exists already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExistingKey {
+    /// It is kept, and the import fails.
+    Keep,
+    /// It is replaced, and its state is removed.
+    Replace,
+}
+
+/// Returns the address of the key below Tor's `state_dir`, if there is one.
+pub fn onion_address(state_dir: &Path) -> Result<Option<OnionAddress>, OnionKeyError> {
+    // Opening the keystore would create it.
     if matches!(keystore(state_dir).try_exists(), Ok(false)) {
         return Ok(None);
     }
     Keys::open(state_dir)?.onion()
 }
 
-/// Brings the key of a service that C tor served, from its folder or from the secret key's file in it.
+/// Imports a key from C tor's service directory or secret key file.
 ///
-/// The service's next launch uses it. A key that is there already is given up only with `replace`.
-pub fn import(state_dir: &Path, from: &Path, replace: bool) -> Result<OnionAddress, KeyError> {
+/// The next launch of the service uses it.
+pub fn import(state_dir: &Path, from: &Path, existing: ExistingKey) -> Result<OnionAddress, OnionKeyError> {
     let (pair, onion) = c_tor_key::read(from)?;
     let _lock = DirLock::take(state_dir.parent().unwrap_or(state_dir))?;
     let keys = Keys::open(state_dir)?;
     let old = keys.onion();
     match &old {
         Ok(Some(old)) if *old == onion => return Ok(onion),
-        Ok(Some(old)) if !replace => return Err(KeyError::KeyExists { onion: *old, path: keys.key_dir() }),
-        Err(_) if !replace => return old.map(|_| onion),
+        Ok(Some(old)) if existing == ExistingKey::Keep => {
+            return Err(OnionKeyError::KeyExists { onion: *old, path: keys.key_dir() });
+        }
+        Err(_) if existing == ExistingKey::Keep => return old.map(|_| onion),
         _ => {}
     }
-    // First what refers to keys, then the keys: Tor gets along with keys that nothing refers to.
+    // State goes first: keys without state are harmless, state without keys is not.
     keys.remove_state()?;
-    // A key that can be read is replaced in one stroke, so that there is one at every moment.
-    keys.remove_keys(old.is_err())?;
+    // A readable key is overwritten, so that there is a key at every moment.
+    keys.remove_keys(if old.is_err() { KeySet::WithIdentity } else { KeySet::WithoutIdentity })?;
     keys.put(pair.into())?;
     Ok(onion)
 }
@@ -73,12 +111,19 @@ fn keystore(state_dir: &Path) -> PathBuf {
     state_dir.join("keystore")
 }
 
-/// Directory of the service's keys below Tor's `state_dir`.
-pub fn place(state_dir: &Path) -> PathBuf {
+/// Returns the directory of the service's keys below Tor's `state_dir`.
+pub(super) fn key_dir(state_dir: &Path) -> PathBuf {
     keystore(state_dir).join("hss").join(NICKNAME)
 }
 
-/// The keystore of one state directory.
+/// Which keys of the service are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeySet {
+    WithIdentity,
+    WithoutIdentity,
+}
+
+/// The keystore of a state directory.
 struct Keys<'a> {
     state_dir: &'a Path,
     manager: KeyMgr,
@@ -86,9 +131,9 @@ struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    fn open(state_dir: &'a Path) -> Result<Keys<'a>, KeyError> {
+    fn open(state_dir: &'a Path) -> Result<Keys<'a>, OnionKeyError> {
         let failed = |reason: &dyn Error| failed(state_dir, reason);
-        // Its default would panic on a machine that has no list of users.
+        // The default would panic on a machine that has no list of users.
         let mistrust = Mistrust::builder().build().map_err(|reason| failed(&reason))?;
         let store = ArtiNativeKeystore::from_path_and_mistrust(keystore(state_dir), &mistrust);
         let store = store.map_err(|reason| failed(&reason))?;
@@ -98,44 +143,44 @@ impl<'a> Keys<'a> {
         Ok(Keys { state_dir, manager, nickname })
     }
 
-    fn onion(&self) -> Result<Option<OnionAddress>, KeyError> {
+    fn onion(&self) -> Result<Option<OnionAddress>, OnionKeyError> {
         let pair = self.manager.get::<HsIdKeypair>(&self.identity());
         let pair =
-            pair.map_err(|reason| KeyError::Unreadable { path: self.key_dir(), reason: error_chain(&reason) })?;
+            pair.map_err(|reason| OnionKeyError::Unreadable { path: self.key_dir(), reason: error_chain(&reason) })?;
         Ok(pair.map(|pair| OnionAddress::from_public_key(*HsIdKey::from(&pair).id().as_ref())))
     }
 
-    fn put(&self, pair: HsIdKeypair) -> Result<(), KeyError> {
+    fn put(&self, pair: HsIdKeypair) -> Result<(), OnionKeyError> {
         let put = self.manager.insert(pair, &self.identity(), KeystoreSelector::Primary, true);
         put.map(|_old| ()).map_err(|reason| failed(self.state_dir, &reason))
     }
 
-    /// Removes the service's keys, the identity only if that is asked for.
-    fn remove_keys(&self, identity_as_well: bool) -> Result<(), KeyError> {
+    /// Removes the service's keys, with or without its identity.
+    fn remove_keys(&self, keys: KeySet) -> Result<(), OnionKeyError> {
         let failed = |reason: &dyn Error| failed(self.state_dir, reason);
         let identity = self.identity().arti_path().map_err(|reason| failed(&reason))?;
         let all = KeyPathPattern::Arti(format!("hss/{NICKNAME}/**/*"));
         for entry in self.manager.list_matching(&all).map_err(|reason| failed(&reason))? {
-            if identity_as_well || entry.key_path().arti() != Some(&identity) {
+            if keys == KeySet::WithIdentity || entry.key_path().arti() != Some(&identity) {
                 self.manager.remove_entry(&entry).map_err(|reason| failed(&reason))?;
             }
         }
         Ok(())
     }
 
-    /// Removes Tor's state of the service except for its keys: introduction points and their clients.
-    fn remove_state(&self) -> Result<(), KeyError> {
+    /// Removes the service's introduction points and their state, but not its keys.
+    fn remove_state(&self) -> Result<(), OnionKeyError> {
         let path = self.state_dir.join("hss").join(NICKNAME);
-        let failed = |reason: &dyn Error| KeyError::State { path: path.clone(), reason: error_chain(reason) };
+        let failed = |reason: &dyn Error| OnionKeyError::State { path: path.clone(), reason: error_chain(reason) };
         let mistrust = Mistrust::builder().build().map_err(|reason| failed(&reason))?;
         let state = StateDirectory::new(self.state_dir, &mistrust).map_err(|reason| failed(&reason))?;
-        let ours = state.acquire_instance(&self.nickname).map_err(|reason| failed(&reason))?;
-        ours.purge().map_err(|reason| failed(&reason))
+        let instance = state.acquire_instance(&self.nickname).map_err(|reason| failed(&reason))?;
+        instance.purge().map_err(|reason| failed(&reason))
     }
 
-    /// Where the service's keys lie.
+    /// Returns the directory of the service's keys.
     fn key_dir(&self) -> PathBuf {
-        place(self.state_dir)
+        key_dir(self.state_dir)
     }
 
     fn identity(&self) -> HsIdKeypairSpecifier {
@@ -143,8 +188,8 @@ impl<'a> Keys<'a> {
     }
 }
 
-fn failed(state_dir: &Path, error: &dyn Error) -> KeyError {
-    KeyError::Keystore { path: keystore(state_dir), reason: error_chain(error) }
+fn failed(state_dir: &Path, error: &dyn Error) -> OnionKeyError {
+    OnionKeyError::Keystore { path: keystore(state_dir), reason: error_chain(error) }
 }
 
 #[cfg(test)]
@@ -161,16 +206,16 @@ mod tests {
     use super::c_tor_key::tests::{NAME, another_folder, folder};
     use super::*;
 
-    /// The file that is the service's identity.
+    /// File of the service's identity key.
     const IDENTITY: &str = "keystore/hss/waypost/ks_hs_id.ed25519_expanded_private";
 
-    fn place() -> (TempDir, PathBuf) {
-        let place = tempfile::tempdir().unwrap();
-        let state = place.path().join("data/tor/state");
-        (place, state)
+    fn temp_state() -> (TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("data/tor/state");
+        (dir, state)
     }
 
-    /// The address with which an embedded Tor would launch the service.
+    /// Returns the address with which an embedded Tor would launch the service.
     fn launched(state: &Path) -> String {
         let config = TorClientConfigBuilder::from_directories(state, state.with_file_name("cache")).build().unwrap();
         let service = OnionServiceConfigBuilder::default().nickname(NICKNAME.parse().unwrap()).build().unwrap();
@@ -188,11 +233,11 @@ mod tests {
     }
 
     #[test]
-    fn an_imported_key_is_what_the_service_is_launched_with() {
-        let (_place, state) = place();
+    fn imported_key_is_used_at_launch() {
+        let (_dir, state) = temp_state();
         assert_eq!(onion_address(&state).unwrap(), None);
-        assert!(!state.exists(), "to look made it");
-        assert_eq!(import(&state, folder().path(), false).unwrap().to_string(), NAME);
+        assert!(!state.exists(), "reading created it");
+        assert_eq!(import(&state, folder().path(), ExistingKey::Keep).unwrap().to_string(), NAME);
         assert_eq!(onion_address(&state).unwrap().unwrap().to_string(), NAME);
         assert_eq!(launched(&state), NAME);
         for path in state.join(IDENTITY).ancestors().take(6) {
@@ -202,19 +247,19 @@ mod tests {
     }
 
     #[test]
-    fn the_address_that_tor_made_is_told() {
-        let (_place, state) = place();
+    fn generated_address_is_read() {
+        let (_dir, state) = temp_state();
         let made = launched(&state);
         assert_eq!(onion_address(&state).unwrap().unwrap().to_string(), made);
     }
 
     #[test]
-    fn a_key_is_replaced_only_if_that_is_said_and_then_with_all_that_was_its_own() {
-        let (_place, state) = place();
+    fn key_is_replaced_with_its_state_only_on_request() {
+        let (_dir, state) = temp_state();
         let (other, onion) = another_folder();
-        import(&state, other.path(), false).unwrap();
+        import(&state, other.path(), ExistingKey::Keep).unwrap();
         let period = "+20000_1440_43200";
-        let olds = [
+        let old_files = [
             format!("keystore/hss/waypost/ks_hs_blind_id{period}.ed25519_expanded_private"),
             format!("keystore/hss/waypost/ks_hs_desc_sign{period}.ed25519_private"),
             format!("keystore/hss/waypost/ipts/k_sid+{}.ed25519_private", "01".repeat(32)),
@@ -222,48 +267,54 @@ mod tests {
             "hss/waypost/iptpub.json".to_owned(),
             format!("hss/waypost/iptreplay/{}.bin", "01".repeat(32)),
         ];
-        let theirs = "keystore/hss/another/ks_hs_id.ed25519_expanded_private".to_owned();
-        for old in olds.iter().chain([&theirs]) {
+        let other_service = "keystore/hss/another/ks_hs_id.ed25519_expanded_private".to_owned();
+        for old in old_files.iter().chain([&other_service]) {
             write(&state.join(old));
         }
 
-        let text = import(&state, folder().path(), false).unwrap_err().to_string();
+        let text = import(&state, folder().path(), ExistingKey::Keep).unwrap_err().to_string();
         assert!(
             text.contains(&onion.to_string()) && text.contains("--replace") && text.contains("hss/waypost"),
             "{text}"
         );
-        import(&state, other.path(), true).unwrap();
-        assert_eq!(olds.iter().filter(|old| state.join(old).exists()).count(), olds.len(), "the same key is no other");
+        import(&state, other.path(), ExistingKey::Replace).unwrap();
+        assert_eq!(
+            old_files.iter().filter(|old| state.join(old).exists()).count(),
+            old_files.len(),
+            "the same key replaces nothing"
+        );
 
-        assert_eq!(import(&state, folder().path(), true).unwrap().to_string(), NAME);
+        assert_eq!(import(&state, folder().path(), ExistingKey::Replace).unwrap().to_string(), NAME);
         assert_eq!(launched(&state), NAME);
-        for old in olds {
+        for old in old_files {
             assert!(!state.join(&old).exists(), "{old} is left");
         }
-        assert!(state.join(theirs).exists());
+        assert!(state.join(other_service).exists());
     }
 
     #[test]
-    fn a_damaged_key_is_an_error_and_can_be_replaced() {
-        let (_place, state) = place();
-        import(&state, another_folder().0.path(), false).unwrap();
+    fn damaged_key_is_an_error_and_can_be_replaced() {
+        let (_dir, state) = temp_state();
+        import(&state, another_folder().0.path(), ExistingKey::Keep).unwrap();
         write(&state.join(IDENTITY));
-        for error in [onion_address(&state).unwrap_err(), import(&state, folder().path(), false).unwrap_err()] {
+        for error in
+            [onion_address(&state).unwrap_err(), import(&state, folder().path(), ExistingKey::Keep).unwrap_err()]
+        {
             let text = error.to_string();
             assert!(text.contains("keystore/hss/waypost") && text.contains("--replace"), "{text}");
         }
-        assert_eq!(import(&state, folder().path(), true).unwrap().to_string(), NAME);
+        assert_eq!(import(&state, folder().path(), ExistingKey::Replace).unwrap().to_string(), NAME);
         assert_eq!(launched(&state), NAME);
     }
 
     #[test]
-    fn no_key_is_imported_below_a_running_daemon_or_into_what_others_may_read() {
-        let (_place, state) = place();
+    fn import_is_refused_while_locked_or_readable_by_others() {
+        let (_dir, state) = temp_state();
         let lock = DirLock::take(state.parent().unwrap()).unwrap();
-        let text = import(&state, folder().path(), false).unwrap_err().to_string();
+        let text = import(&state, folder().path(), ExistingKey::Keep).unwrap_err().to_string();
         assert!(text.contains("another waypost"), "{text}");
         drop(lock);
-        import(&state, folder().path(), false).unwrap();
+        import(&state, folder().path(), ExistingKey::Keep).unwrap();
         std::fs::set_permissions(keystore(&state), std::fs::Permissions::from_mode(0o755)).unwrap();
         let text = onion_address(&state).unwrap_err().to_string();
         assert!(text.contains("permission"), "{text}");

@@ -1,4 +1,4 @@
-//! A Tor of our own: one client after the other, each led from its first relay to its end.
+//! Supervision of the embedded Tor: one Arti client after another, from bootstrap to replacement.
 
 mod c_tor_key;
 mod client;
@@ -16,12 +16,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use self::client::{ClientHandle, bootstrap};
 pub use self::client::{EphemeralClient, bootstrap_ephemeral};
-pub use self::client_config::{SettingsError, check};
+pub use self::client_config::{ArtiConfigError, check};
 use self::client_health::{ClientHealth, Verdict};
 pub use self::dir_lock::{DirLock, LockError};
-pub use self::keys::{KeyError, import, onion_address};
-use self::status_text::{DIRECTORY, explain_permissions};
-use super::{OnionServiceState, Settings, TorChannels, tell};
+pub use self::keys::{ExistingKey, OnionKeyError, import, onion_address};
+use self::status_text::Phase;
+use super::{OnionServiceState, TorChannels, TorOptions, report_probe};
 use crate::backoff::Backoff;
 use crate::book::Event;
 use crate::book_handle::BookMessage;
@@ -30,88 +30,98 @@ use crate::dial::Client;
 use crate::peer::Host;
 use crate::tor_state::{OnionError, OnionFailure, TorKind, TorProbe, TorSource, TorState};
 
-/// How long a client may take to find a relay that answers; the second for all but the first, as a bridge may be slow.
-/// Arti itself would ask a relay that failed again after half a minute at the earliest.
+/// Time for a client to find a relay that answers.
+///
+/// Arti itself retries a failed relay after half a minute at the earliest.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(25);
-const LONGEST_WINDOW: Duration = Duration::from_secs(40);
+/// The same after a failed start, as a bridge may be slow.
+const MAX_BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Between a client and the next; the second after a number without success.
-const PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Pause between two clients; it doubles up to [`MAX_RESTART_PAUSE`].
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause after clients that found no relay.
+const MAX_RESTART_PAUSE: Duration = Duration::from_secs(10);
 
-/// Between two looks at how a client does. Who finds that many of them went by at once has slept.
-const LOOK: Duration = Duration::from_secs(5);
+/// Interval between two checks of a client.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Gap between two checks after which the machine is assumed to have been suspended.
 const SUSPEND_THRESHOLD: Duration = Duration::from_mins(5);
 
-/// Launches of the service that may fail before it is an error, this far apart: the client before may hold its files.
+/// Number of failed service launches before an error is reported.
+///
+/// The previous client may hold the files of the service for some seconds.
 const QUIET_LAUNCHES: u32 = 20;
+/// Pause between these launches.
 const QUIET_LAUNCH_PAUSE: Duration = Duration::from_millis(500);
 
-/// Pause after a launch that failed for good; it doubles up to the second. An operator may fix the cause at any time.
+/// Pause after later failures; it doubles up to [`MAX_LAUNCH_PAUSE`].
+///
+/// The operator may fix the cause at any time.
 const LAUNCH_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_LAUNCH_PAUSE: Duration = Duration::from_mins(1);
+/// Longest pause between two launches.
+const MAX_LAUNCH_PAUSE: Duration = Duration::from_mins(1);
 
-/// Whether we ever had an onion service, and so a name that others may know.
-pub fn has_key(dir: &Path) -> bool {
+/// Whether the directory contains an onion key, readable or not, so peers may know the name.
+pub(super) fn has_key(dir: &Path) -> bool {
     matches!(onion_address(&client_config::state_dir(dir)), Ok(Some(_)) | Err(_))
 }
 
-/// Leads clients for as long as there is somebody to tell of it.
-pub async fn run(settings: Settings, outlets: TorChannels) {
+/// Runs clients until the daemon shuts down.
+pub(super) async fn run(settings: TorOptions, channels: TorChannels) {
     // rustls without an explicit provider needs a default one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let source = TorSource::new(TorKind::Embedded, Vec::new());
-    outlets.report.send_modify(|report| report.source = Some(source));
-    let mut care = Supervisor {
+    channels.report.send_modify(|report| report.source = Some(source));
+    let mut supervisor = Supervisor {
         settings,
-        outlets,
+        channels,
         lock: None,
         was_ready: false,
         logged_error: None,
         failed_starts: 0,
         unproductive_clients: 0,
     };
-    while !care.outlets.inbox.is_closed() {
-        let reason = care.run_client().await;
-        care.outlets.connector.send_replace(None);
-        tracing::debug!(%reason, "the embedded Tor is built again");
-        let sign = if care.was_ready || care.logged_error.is_some() {
+    while !supervisor.channels.inbox.is_closed() {
+        let reason = supervisor.run_client().await;
+        supervisor.channels.connector.send_replace(None);
+        tracing::debug!(%reason, "replacing the embedded Tor's client");
+        let tor_probe = if supervisor.was_ready || supervisor.logged_error.is_some() {
             TorProbe::Unavailable { reason }
         } else {
-            TorProbe::Starting { percent: 0, waits_for: format!("{reason}; trying again and again") }
+            TorProbe::Starting { percent: 0, waits_for: format!("{reason}; retrying") }
         };
-        if !tell(&care.outlets.inbox, sign).await {
+        if !report_probe(&supervisor.channels.inbox, tor_probe).await {
             return;
         }
-        sleep(Backoff::new(PAUSE, LONGEST_PAUSE).after(care.failed_starts.saturating_add(1))).await;
-        client_config::wait_for_unlock(&care.settings.dir).await;
+        sleep(Backoff::new(RESTART_PAUSE, MAX_RESTART_PAUSE).after(supervisor.failed_starts.saturating_add(1))).await;
+        client_config::wait_for_unlock(&supervisor.settings.dir).await;
     }
 }
 
 struct Supervisor {
-    settings: Settings,
-    outlets: TorChannels,
-    /// What keeps others from the directory, once we have it.
+    settings: TorOptions,
+    channels: TorChannels,
+    /// Lock of the directory, once it is held.
     lock: Option<DirLock>,
-    /// Whether any client got as far.
+    /// Whether any client has finished its bootstrap.
     was_ready: bool,
-    /// Why none could be made, as the log has it.
+    /// Error of the last client that could not be created, as it was logged.
     logged_error: Option<String>,
-    /// How many clients in a row found no relay.
+    /// Number of clients in a row that found no relay.
     failed_starts: u32,
-    /// How many in a row found relays, and nobody behind them.
+    /// Number of clients in a row that found relays but reached no peer.
     unproductive_clients: u32,
 }
 
 impl Supervisor {
-    /// One client, from its making until it has to be replaced, and why it has to.
+    /// Runs one client until it must be replaced, and returns the reason.
     async fn run_client(&mut self) -> String {
-        let alive = match self.make().await {
-            Ok(alive) => alive,
+        let handle = match self.create_client().await {
+            Ok(handle) => handle,
             Err(reason) => {
                 self.failed_starts = self.failed_starts.saturating_add(1);
                 if self.logged_error.as_ref() != Some(&reason) {
-                    tracing::error!("our own Tor can't start: {reason}");
+                    tracing::error!("the embedded Tor can't start: {reason}");
                     self.logged_error = Some(reason.clone());
                 }
                 if self.settings.service.is_some() {
@@ -121,131 +131,132 @@ impl Supervisor {
             }
         };
         // Whether the service can be launched shows only when Tor is ready.
-        self.outlets.report.send_if_modified(|report| {
+        self.channels.report.send_if_modified(|report| {
             report.onion_error.take_if(|error| error.stage == OnionFailure::TorStart).is_some()
         });
-        let window = (BOOTSTRAP_TIMEOUT * self.failed_starts.saturating_add(1).min(2)).min(LONGEST_WINDOW);
-        // The beginning of another one is no news before a relay answers it.
+        let relay_timeout =
+            (BOOTSTRAP_TIMEOUT * self.failed_starts.saturating_add(1).min(2)).min(MAX_BOOTSTRAP_TIMEOUT);
+        // A further client is reported only once a relay has answered it.
         let is_first = self.failed_starts == 0 && !self.was_ready;
-        let inbox = self.outlets.inbox.clone();
-        let awake = bootstrap(&alive.client, window, |percent, waits_for| {
-            if is_first || waits_for.starts_with(DIRECTORY) {
-                let sign = TorProbe::Starting { percent, waits_for: waits_for.to_owned() };
-                // Nobody misses a step.
-                let _ = inbox.try_send(BookMessage::Event(Event::Tor(sign)));
+        let inbox = self.channels.inbox.clone();
+        let bootstrapping = bootstrap(&handle.client, relay_timeout, |progress| {
+            if is_first || progress.phase == Phase::Directory {
+                let tor_probe = TorProbe::Starting { percent: progress.percent, waits_for: progress.waits_for };
+                // Dropping a progress report is harmless.
+                let _ = inbox.try_send(BookMessage::Event(Event::Tor(tor_probe)));
             }
         });
-        if let Err(reason) = awake.await {
+        if let Err(reason) = bootstrapping.await {
             self.failed_starts = self.failed_starts.saturating_add(1);
             return reason;
         }
         (self.failed_starts, self.was_ready, self.logged_error) = (0, true, None);
-        self.outlets.connector.send_replace(Some(alive.connector()));
-        let born = clock::now();
-        tell(&self.outlets.inbox, TorProbe::Reachable).await;
-        self.supervise(&alive.client, born).await.to_owned()
+        self.channels.connector.send_replace(Some(handle.connector()));
+        let ready_at = clock::now();
+        report_probe(&self.channels.inbox, TorProbe::Reachable).await;
+        self.supervise(&handle.client, ready_at).await.to_owned()
     }
 
-    async fn make(&mut self) -> Result<ClientHandle, String> {
+    async fn create_client(&mut self) -> Result<ClientHandle, String> {
         if self.lock.is_none() {
             self.lock = Some(DirLock::take(&self.settings.dir).map_err(|error| error.to_string())?);
         }
-        ClientHandle::make(&self.settings.dir, &self.settings.arti).await
+        ClientHandle::create(&self.settings.dir, &self.settings.arti).await
     }
 
-    /// Runs the service on this client, and looks after both until the client has to go.
-    async fn supervise(&mut self, client: &Client, born: Time) -> &'static str {
-        let mut service = Launcher::default();
-        let (mut down_since, mut recovered, mut missed_since, mut relaunched) = (None, None, None, 0);
-        let mut last_look = born;
+    /// Runs the service on this client and checks both until the client must be replaced.
+    async fn supervise(&mut self, client: &Client, ready_at: Time) -> &'static str {
+        let mut launcher = Launcher::default();
+        let (mut down_since, mut recovered, mut failing_since, mut relaunched_at) = (None, None, None, 0);
+        let mut last_check = ready_at;
         loop {
-            self.launch(client, &mut service);
-            // Where it goes down for a second only, that is news as well.
-            let _ = timeout(service.pause().min(LOOK), self.outlets.health.changed()).await;
+            self.launch(client, &mut launcher);
+            // Wakes at each change of health, so a failure of one second is seen too.
+            let _ = timeout(launcher.pause().min(CHECK_INTERVAL), self.channels.health.changed()).await;
             let now = clock::now();
-            if now.since(std::mem::replace(&mut last_look, now)) >= SUSPEND_THRESHOLD {
-                return "this machine seems to have slept, and its circuits to be gone";
+            if now.since(std::mem::replace(&mut last_check, now)) >= SUSPEND_THRESHOLD {
+                return "the machine was suspended, and its circuits are closed";
             }
-            if self.outlets.inbox.is_closed() {
-                return "the daemon ends";
+            if self.channels.inbox.is_closed() {
+                return "the daemon shuts down";
             }
-            let health = self.outlets.health.borrow_and_update().clone();
-            let name = self.outlets.name.borrow().clone();
-            // A service that isn't launched is missed, and no other client would help.
-            let missed = name.as_ref().filter(|_| service.running.is_some()).map_or(0, |name| name.failures);
+            let health = self.channels.health.borrow_and_update().clone();
+            let name = self.channels.onion_service.borrow().clone();
+            // Failures count only while the service runs: a new client can't fix a failed launch.
+            let failures = name.as_ref().filter(|_| launcher.running.is_some()).map_or(0, |name| name.failures);
             if !matches!(health.state, TorState::Down { .. }) {
                 recovered = down_since.take().map(|_| now).or(recovered);
             } else if down_since.is_none() {
                 down_since = Some(now);
             }
-            missed_since = if missed == 0 { None } else { missed_since.or(Some(now)) };
-            let reached = health.reached.max(name.and_then(|name| name.reached));
-            let fruitless = self.unproductive_clients;
-            let vital = ClientHealth {
-                ready_at: born,
-                reached,
+            failing_since = if failures == 0 { None } else { failing_since.or(Some(now)) };
+            let last_reached = health.last_reached.max(name.and_then(|name| name.last_reached));
+            let unproductive = self.unproductive_clients;
+            let client_health = ClientHealth {
+                ready_at,
+                last_reached,
                 down_since,
                 recovered,
-                failures: missed,
-                missed_since,
-                unproductive_clients: fruitless,
+                failures,
+                failing_since,
+                unproductive_clients: unproductive,
             };
-            if vital.has_connected() {
+            if client_health.has_connected() {
                 self.unproductive_clients = 0;
             }
-            match vital.verdict(now) {
+            match client_health.verdict(now) {
                 Verdict::Fine => {}
-                Verdict::Relaunch if relaunched == missed => {}
+                Verdict::Relaunch if relaunched_at == failures => {}
                 Verdict::Relaunch => {
-                    relaunched = missed;
-                    tracing::warn!("our onion service can't be reached, though Tor works; launching it again");
-                    service = Launcher::default();
+                    relaunched_at = failures;
+                    tracing::warn!("the onion service is unreachable although Tor works; launching it again");
+                    launcher = Launcher::default();
                 }
                 Verdict::Replace => {
                     self.unproductive_clients =
-                        if vital.has_connected() { 0 } else { self.unproductive_clients.saturating_add(1) };
-                    return "it reached nobody any more, and is built again";
+                        if client_health.has_connected() { 0 } else { self.unproductive_clients.saturating_add(1) };
+                    return "no peer was reachable through it";
                 }
             }
         }
     }
 
-    /// Puts the service on the network, where there is to be one and a launch is due.
+    /// Launches the service if one is configured and a launch is due.
     fn launch(&self, client: &Client, launcher: &mut Launcher) {
         let Some(service) = self.settings.service.filter(|_| launcher.is_due()) else { return };
-        match service::launch(client, service, self.outlets.callers.clone()) {
+        match service::launch(client, service, self.channels.onion_streams.clone()) {
             Ok((running, name)) => {
                 launcher.running = Some(running);
                 self.report_onion(None);
                 let name = Host::Onion(name);
-                if self.outlets.name.borrow().as_ref().is_none_or(|known| known.host != name) {
-                    tracing::info!(%name, port = service.port.get(), "our onion service begins");
-                    self.outlets.name.send_replace(Some(OnionServiceState::new(name, service.port)));
+                if self.channels.onion_service.borrow().as_ref().is_none_or(|known| known.host != name) {
+                    tracing::info!(%name, port = service.port.get(), "the onion service was launched");
+                    self.channels.onion_service.send_replace(Some(OnionServiceState::new(name, service.port)));
                 }
             }
             Err(reason) => {
                 launcher.fail();
                 if launcher.failures >= QUIET_LAUNCHES {
-                    let place = keys::place(&client_config::state_dir(&self.settings.dir));
-                    let advice = "restore the key there from a copy, as a file of this user with mode 0600";
-                    let reason = format!("{}; {advice}: {}", explain_permissions(reason), place.display());
+                    let dir = keys::key_dir(&client_config::state_dir(&self.settings.dir));
+                    let advice = "restore the key from a copy, owned by this user with mode 0600, in";
+                    let reason = format!("{reason}; {advice} {}", dir.display());
                     self.report_onion(Some(OnionError { stage: OnionFailure::Launch, reason }));
                 }
             }
         }
     }
 
-    /// Shows operators whether the service runs, and logs when that changes.
+    /// Reports to operators whether the service runs, and logs changes.
     fn report_onion(&self, error: Option<OnionError>) {
-        self.outlets.report.send_if_modified(|report| {
+        self.channels.report.send_if_modified(|report| {
             if report.onion_error == error {
                 return false;
             }
             match &error {
-                // The Tor that can't start has a line of its own.
+                // A Tor that can't start is logged by `run_client`.
                 Some(OnionError { stage: OnionFailure::TorStart, .. }) => {}
-                Some(error) => tracing::error!("the onion service can't be launched, and is tried again: {error}"),
-                None => tracing::info!("the onion service is launched again"),
+                Some(error) => tracing::error!("the onion service can't be launched, retrying: {error}"),
+                None => tracing::info!("the onion service was launched after failures"),
             }
             report.onion_error = error;
             true
@@ -253,12 +264,13 @@ impl Supervisor {
     }
 }
 
-/// The service, or when it is launched next.
+/// The running service, or the time of its next launch.
 #[derive(Default)]
 struct Launcher {
     running: Option<service::Running>,
-    /// Launches in a row that failed.
+    /// Number of failed launches in a row.
     failures: u32,
+    /// Time of the next launch. `None`: at once.
     next: Option<Instant>,
 }
 
@@ -267,7 +279,7 @@ impl Launcher {
         self.running.is_none() && self.next.is_none_or(|next| next <= Instant::now())
     }
 
-    /// How long until the next launch.
+    /// Returns the time until the next launch.
     fn pause(&self) -> Duration {
         match (&self.running, self.next) {
             (None, Some(next)) => next.saturating_duration_since(Instant::now()),
@@ -279,7 +291,7 @@ impl Launcher {
         self.failures = self.failures.saturating_add(1);
         let pause = match self.failures.checked_sub(QUIET_LAUNCHES) {
             None => QUIET_LAUNCH_PAUSE,
-            Some(failures) => Backoff::new(LAUNCH_PAUSE, LONGEST_LAUNCH_PAUSE).after(failures.saturating_add(1)),
+            Some(failures) => Backoff::new(LAUNCH_PAUSE, MAX_LAUNCH_PAUSE).after(failures.saturating_add(1)),
         };
         self.next = Some(Instant::now() + pause);
     }
@@ -302,6 +314,6 @@ mod tests {
         let (quiet, rest) = pauses.split_at(QUIET_LAUNCHES as usize - 1);
         assert!(quiet.iter().all(|pause| *pause == QUIET_LAUNCH_PAUSE));
         assert_eq!(rest[..3], [LAUNCH_PAUSE, LAUNCH_PAUSE * 2, LAUNCH_PAUSE * 4]);
-        assert!(rest[4..].iter().all(|pause| *pause == LONGEST_LAUNCH_PAUSE));
+        assert!(rest[4..].iter().all(|pause| *pause == MAX_LAUNCH_PAUSE));
     }
 }

@@ -1,4 +1,4 @@
-//! Our onion service, run by our own Tor: from a rendezvous circuit to a caller's stream.
+//! The onion service of the embedded Tor: from rendezvous circuits to client streams.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,42 +16,44 @@ use tor_proto::stream::IncomingStreamRequest;
 
 use super::client_config::error_chain;
 use super::keys::NICKNAME;
+use super::status_text::explain_permissions;
 use crate::dial::Client;
 use crate::peer::{OnionAddress, Port};
-use crate::tor::{OnionStream, Service};
+use crate::tor::{OnionServiceOptions, OnionStream};
 
-/// What introduction points let through to us, a second and at once. C tor's values where the same is switched on
-/// (HiddenServiceEnableIntroDoSRatePerSec and …BurstPerSec).
+/// Introductions per second, and burst, that introduction points let through.
+///
+/// These are C tor's defaults of HiddenServiceEnableIntroDoSRatePerSec and …BurstPerSec.
 const INTRO_RATE: (u32, u32) = (25, 200);
 
-/// How long the way to a caller's rendezvous point may take to build.
-const RENDEZVOUS: Duration = Duration::from_secs(60);
+/// Time to build a circuit to a client's rendezvous point.
+const RENDEZVOUS_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A service that runs until this is dropped.
-pub struct Running {
+/// A service that runs until this value is dropped.
+pub(super) struct Running {
     _service: Arc<RunningOnionService>,
-    taking_in: AbortHandle,
+    acceptor: AbortHandle,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.taking_in.abort();
+        self.acceptor.abort();
     }
 }
 
-/// Puts the service on the network. Its name is known at once; that it can be reached takes some seconds.
-pub fn launch(
+/// Launches the service and returns its name. It is reachable some seconds later.
+pub(super) fn launch(
     client: &Client,
-    settings: Service,
-    callers: mpsc::Sender<OnionStream>,
+    options: OnionServiceOptions,
+    onion_streams: mpsc::Sender<OnionStream>,
 ) -> Result<(Running, OnionAddress), String> {
-    let config = config(settings.streams).map_err(|error| error_chain(&error))?;
-    let launched = client.launch_onion_service(config).map_err(|error| error_chain(&error))?;
-    let (service, requests) = launched.ok_or("Arti says that it is switched off")?;
-    let name = service.onion_address().ok_or("its key can't be read")?;
+    let config = config(options.streams).map_err(|error| error_chain(&error))?;
+    let launched = client.launch_onion_service(config).map_err(|error| explain_permissions(&error))?;
+    let (service, requests) = launched.ok_or("the service is disabled in Arti's configuration")?;
+    let name = service.onion_address().ok_or("the service's key can't be read")?;
     let name = OnionAddress::from_public_key(*name.as_ref());
-    let taking_in = tokio::spawn(accept_rendezvous(requests, settings, callers)).abort_handle();
-    Ok((Running { _service: service, taking_in }, name))
+    let acceptor = tokio::spawn(accept_rendezvous(requests, options, onion_streams)).abort_handle();
+    Ok((Running { _service: service, acceptor }, name))
 }
 
 fn config(streams: u32) -> Result<OnionServiceConfig, tor_config::ConfigBuildError> {
@@ -66,48 +68,50 @@ fn config(streams: u32) -> Result<OnionServiceConfig, tor_config::ConfigBuildErr
         .build()
 }
 
-/// One task for each circuit, which ends with it. Those beyond the limit find nobody at their rendezvous point.
+/// Serves each circuit with a task of its own. Circuits beyond the limit are not accepted.
 async fn accept_rendezvous(
     requests: impl Stream<Item = RendRequest>,
-    settings: Service,
-    callers: mpsc::Sender<OnionStream>,
+    options: OnionServiceOptions,
+    onion_streams: mpsc::Sender<OnionStream>,
 ) {
     let mut requests = pin!(requests);
     let mut circuits = JoinSet::new();
-    let room = Arc::new(Semaphore::new(settings.circuits));
+    let permits = Arc::new(Semaphore::new(options.circuits));
     let mut number = 0;
     while let Some(request) = requests.next().await {
         while circuits.try_join_next().is_some() {}
-        let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let callers = callers.clone();
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
+        let onion_streams = onion_streams.clone();
         number += 1;
         circuits.spawn(async move {
-            match timeout(RENDEZVOUS, request.accept()).await {
-                Ok(Ok(streams)) => circuit(streams, number, settings.port, callers).await,
-                Ok(Err(error)) => tracing::debug!(error = error_chain(&error), "a caller's rendezvous failed"),
-                Err(_) => tracing::debug!("a caller's rendezvous took too long"),
+            match timeout(RENDEZVOUS_TIMEOUT, request.accept()).await {
+                Ok(Ok(streams)) => serve_circuit(streams, number, options.port, onion_streams).await,
+                Ok(Err(error)) => tracing::debug!(error = error_chain(&error), "a client's rendezvous failed"),
+                Err(_) => tracing::debug!("a client's rendezvous took too long"),
             }
-            drop(place);
+            drop(permit);
         });
     }
 }
 
-async fn circuit(
+/// Accepts streams to the service's port until the circuit closes.
+async fn serve_circuit(
     mut streams: impl Stream<Item = StreamRequest> + Unpin,
     number: u64,
     port: Port,
-    callers: mpsc::Sender<OnionStream>,
+    onion_streams: mpsc::Sender<OnionStream>,
 ) {
     while let Some(request) = streams.next().await {
-        let ours = matches!(request.request(), IncomingStreamRequest::Begin(begin) if begin.port() == port.get());
-        let place = if ours { callers.try_reserve().ok() } else { None };
-        let Some(place) = place else {
-            // As C tor does where no port of the service is meant.
+        let is_service_port =
+            matches!(request.request(), IncomingStreamRequest::Begin(begin) if begin.port() == port.get());
+        let permit = if is_service_port { onion_streams.try_reserve().ok() } else { None };
+        let Some(permit) = permit else {
+            // As C tor does for a port that the service does not have.
             let _ = request.reject(End::new_with_reason(EndReason::DONE)).await;
             continue;
         };
         if let Ok(stream) = request.accept(Connected::new_empty()).await {
-            place.send((Box::new(stream), number));
+            permit.send((Box::new(stream), number));
         }
     }
 }

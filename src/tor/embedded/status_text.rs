@@ -1,72 +1,146 @@
-//! What Arti says of its troubles, in words that an operator can do something with.
+//! Arti's status and error texts, shortened and completed with advice for operators.
 
-/// How Arti's account goes on once a relay has answered.
-pub const DIRECTORY: &str = "directory";
+use std::error::Error;
+use std::sync::Arc;
 
-/// Relays tell what time it is; when Arti heard enough of them, it ends its account with how wrong our clock is.
-const CLOCK: [&str; 2] = ["Clock is slow", "Clock is fast"];
+use super::client_config::error_chain;
 
-/// Words by which it seems that the clock is wrong, while too few relays were met to say how much.
-const OUT_OF_DATE: [&str; 5] =
-    ["Clock is skewed", "clock skew", "expired certificates", "Object will not be valid", "Object has been expired"];
-
-/// Arti's own account of its beginning, taken apart: "17%: connecting to the internet; directory is …", or "Stuck at
-/// 17%: …".
-pub fn summarize(text: &str) -> (u8, String) {
-    let (percent, state) = text.split_once("%: ").unwrap_or(("0", text));
-    let digits = percent.trim_start_matches(|c: char| !c.is_ascii_digit());
-    let waits_for = match state.split_once("; ") {
-        // Such an account begins with DIRECTORY.
-        Some(("connecting successfully", directory)) => directory,
-        Some((connection, _)) => connection,
-        None => state,
-    };
-    let waits_for = waits_for.split(", ").next().unwrap_or(waits_for);
-    (digits.parse().unwrap_or(0), append_clock_hint(waits_for, text))
+/// Phase of a client's bootstrap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No relay has answered yet.
+    Connecting,
+    /// A relay has answered, and the directory is downloaded or complete.
+    Directory,
 }
 
-/// Why something failed, and if this machine's clock may be to blame, that it is to be set. `account` is Arti's at that time.
-pub fn append_clock_hint(reason: &str, account: &str) -> String {
+/// Progress of a client's bootstrap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BootstrapProgress {
+    /// Arti's estimate in per cent.
+    pub(super) percent: u8,
+    /// Phase of the bootstrap.
+    pub(super) phase: Phase,
+    /// What is awaited, with advice if the clock seems to be wrong.
+    pub(super) waits_for: String,
+}
+
+impl BootstrapProgress {
+    /// Parses Arti's bootstrap status, the only public source of the phase.
+    ///
+    /// The status reads "17%: connecting to the internet; directory is …" or "Stuck at 17%: …".
+    pub(super) fn parse(status: &str) -> BootstrapProgress {
+        let (percent, state) = status.split_once("%: ").unwrap_or(("0", status));
+        let digits = percent.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let (phase, waits_for) = match state.split_once("; ") {
+            Some(("connecting successfully", directory)) if directory.starts_with("directory") => {
+                (Phase::Directory, directory)
+            }
+            Some(("connecting successfully", other)) => (Phase::Connecting, other),
+            Some((connection, _)) => (Phase::Connecting, connection),
+            None => (Phase::Connecting, state),
+        };
+        let waits_for = append_clock_hint(waits_for.split(", ").next().unwrap_or(waits_for), status);
+        BootstrapProgress { percent: digits.parse().unwrap_or(0), phase, waits_for }
+    }
+}
+
+/// State of this machine's clock according to Arti.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ClockState<'a> {
+    /// Nothing suggests that the clock is wrong.
+    Plausible,
+    /// Certificates or directory objects seem out of date.
+    Suspect,
+    /// Relays agree on the skew, for example "slow by around 3h".
+    Skewed(&'a str),
+}
+
+impl<'a> ClockState<'a> {
+    /// Phrases that suggest a wrong clock before enough relays have reported their time.
+    const OUT_OF_DATE: [&'static str; 5] = [
+        "Clock is skewed",
+        "clock skew",
+        "expired certificates",
+        "Object will not be valid",
+        "Object has been expired",
+    ];
+
+    /// Reads the state from Arti's status and the reason of a failure.
+    ///
+    /// Arti reports the skew only in its status, and some errors of this cause have another kind.
+    fn detect(reason: &str, status: &'a str) -> ClockState<'a> {
+        let begin = ["Clock is slow", "Clock is fast"].iter().find_map(|phrase| status.find(phrase));
+        let skew = begin.and_then(|begin| status.get(begin..)?.strip_prefix("Clock is ")?.split(" (based").next());
+        match skew {
+            Some(skew) => ClockState::Skewed(skew),
+            None if Self::OUT_OF_DATE.iter().any(|phrase| reason.contains(phrase) || status.contains(phrase)) => {
+                ClockState::Suspect
+            }
+            None => ClockState::Plausible,
+        }
+    }
+}
+
+/// Appends advice to `reason` if it, or Arti's `status`, suggests that the clock is wrong.
+pub(super) fn append_clock_hint(reason: &str, status: &str) -> String {
     let reason = reason.split(". Clock is ").next().unwrap_or(reason);
-    match clock_skew(account) {
-        Some(skew) if reason.starts_with("Clock is ") => format!("{}; {SET_CLOCK_HINT}", clock(skew)),
-        Some(skew) => format!("{reason}; {}; {SET_CLOCK_HINT}", clock(skew)),
-        None if OUT_OF_DATE.iter().any(|words| reason.contains(words) || account.contains(words)) => {
-            let reason =
-                reason.strip_prefix("Clock is skewed. (").and_then(|reason| reason.strip_suffix(')')).unwrap_or(reason);
+    match ClockState::detect(reason, status) {
+        ClockState::Plausible => reason.to_owned(),
+        ClockState::Suspect => {
+            let cause = reason.strip_prefix("Clock is skewed. (").and_then(|reason| reason.strip_suffix(')'));
+            let reason = cause.unwrap_or(reason);
             format!("{reason}; this machine's clock may be wrong, `date -u` shows it; {SET_CLOCK_HINT}")
         }
-        None => reason.to_owned(),
+        ClockState::Skewed(skew) => {
+            let skew = format!("this machine's clock is {skew}, according to Tor's relays; {SET_CLOCK_HINT}");
+            if reason.starts_with("Clock is ") { skew } else { format!("{reason}; {skew}") }
+        }
     }
 }
 
-const SET_CLOCK_HINT: &str = "set it, with `timedatectl set-ntp true` say";
+/// Advice for a wrong clock.
+const SET_CLOCK_HINT: &str = "set it, e.g. with `timedatectl set-ntp true`";
 
-fn clock(skew: &str) -> String {
-    format!("this machine's clock is {skew}, by what Tor's relays say")
-}
-
-/// "slow by around 3h", or fast.
-fn clock_skew(account: &str) -> Option<&str> {
-    let begins = CLOCK.iter().find_map(|words| account.find(words))?;
-    account.get(begins..)?.strip_prefix("Clock is ")?.split(" (based").next()
-}
-
-/// Arti keeps its secrets in no directory that others may write to, and says which at the end of a long tale.
-pub fn explain_permissions(reason: String) -> String {
-    let begins = ["Incorrect permissions", "Bad owner"].into_iter().find_map(|words| reason.find(words));
-    match begins.and_then(|begins| reason.get(begins..)) {
-        Some(essence) => format!("{essence}; fix that with chmod or chown, or choose another data_dir"),
-        None => reason,
+/// Formats an error. If wrong permissions are its cause, only these are named, with advice.
+///
+/// Arti refuses directories that other users may write to.
+pub(super) fn explain_permissions(error: &(dyn Error + 'static)) -> String {
+    let mut cause = Some(error);
+    while let Some(current) = cause {
+        match permission_error(current) {
+            Some(essence) => {
+                return format!("{essence}; fix the permissions with chmod or chown, or choose another data_dir");
+            }
+            None => cause = current.source(),
+        }
     }
+    error_chain(error)
+}
+
+/// Returns the error if it names a path with a wrong mode or owner.
+fn permission_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a fs_mistrust::Error> {
+    use fs_mistrust::Error as Mistrust;
+    let direct = error.downcast_ref::<Mistrust>();
+    let shared = || error.downcast_ref::<Arc<Mistrust>>().map(AsRef::as_ref);
+    let boxed = || error.downcast_ref::<Box<Mistrust>>().map(AsRef::as_ref);
+    direct
+        .or_else(shared)
+        .or_else(boxed)
+        .filter(|error| matches!(error, Mistrust::BadPermission(..) | Mistrust::BadOwner(..)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn summarize(status: &str) -> (u8, String) {
+        let progress = BootstrapProgress::parse(status);
+        (progress.percent, progress.waits_for)
+    }
+
     #[test]
-    fn artis_account_is_shortened() {
+    fn bootstrap_status_is_parsed() {
         let text = "17%: connecting to the internet; directory is usable, fresh until 2026-11-23 03:17:36 UTC";
         assert_eq!(summarize(text), (17, "connecting to the internet".to_owned()));
         let text = "45%: connecting successfully; directory is fetching microdescriptors (0/7)";
@@ -77,27 +151,39 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_relays_say_is_wrong_is_named_with_what_to_do() {
+    fn directory_phase_begins_when_a_relay_has_answered() {
+        for (status, phase) in [
+            ("17%: connecting to the internet; directory is usable", Phase::Connecting),
+            ("Stuck at 7%: We seem to be offline (unable to connect to the internet)", Phase::Connecting),
+            ("15%: connecting successfully; not downloading", Phase::Connecting),
+            ("45%: connecting successfully; directory is fetching a consensus", Phase::Directory),
+        ] {
+            assert_eq!(BootstrapProgress::parse(status).phase, phase, "{status}");
+        }
+    }
+
+    #[test]
+    fn clock_skew_reported_by_relays_is_named_with_advice() {
         let by_relays = "Clock is slow by around 3h 5m (based on 9 recent observations, with high confidence)";
-        let named = "this machine's clock is slow by around 3h 5m, by what Tor's relays say; \
-                     set it, with `timedatectl set-ntp true` say";
+        let named = "this machine's clock is slow by around 3h 5m, according to Tor's relays; \
+                     set it, e.g. with `timedatectl set-ntp true`";
         let stuck = format!("Stuck at 7%: Clock is skewed. ({by_relays}). {by_relays}");
         assert_eq!(summarize(&stuck), (7, named.to_owned()));
-        assert_eq!(append_clock_hint(by_relays, &stuck), named, "as what blocks Arti says it");
+        assert_eq!(append_clock_hint(by_relays, &stuck), named, "also as the blocking reason");
         let text = format!("45%: connecting successfully; directory is fetching a consensus. {by_relays}");
         assert_eq!(summarize(&text), (45, format!("directory is fetching a consensus; {named}")));
         assert_eq!(append_clock_hint("no relay answers", &text), format!("no relay answers; {named}"));
         let fast = "Stuck at 15%: Can't bootstrap a Tor directory. (Too many errors without making progress.). \
                     Clock is fast by around 2days (based on 12 recent observations, with some confidence)";
         assert!(
-            summarize(fast).1.contains("this machine's clock is fast by around 2days, by"),
+            summarize(fast).1.contains("this machine's clock is fast by around 2days, according"),
             "{:?}",
             summarize(fast)
         );
     }
 
     #[test]
-    fn a_clock_that_may_be_wrong_is_named_where_everything_seems_out_of_date() {
+    fn out_of_date_objects_hint_at_the_clock() {
         for (reason, expected) in [
             (
                 "relays all seem to be using expired certificates",
@@ -112,8 +198,8 @@ mod tests {
                 "Unable to bootstrap: Object will not be valid for 5h; this machine's clock may be wrong",
             ),
         ] {
-            let said = append_clock_hint(reason, "Stuck at 7%: …");
-            assert!(said.starts_with(expected) && said.ends_with(SET_CLOCK_HINT), "{said}");
+            let text = append_clock_hint(reason, "Stuck at 7%: …");
+            assert!(text.starts_with(expected) && text.ends_with(SET_CLOCK_HINT), "{text}");
         }
         let text =
             "8%: unable to handshake with Tor relays, possibly due to clock skew; directory is fetching a consensus";
@@ -121,17 +207,23 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_right_is_not_mentioned() {
+    fn correct_clock_is_not_mentioned() {
         let text = "45%: connecting successfully; directory is fetching a consensus";
         assert_eq!(append_clock_hint("no relay answers", text), "no relay answers");
     }
 
     #[test]
-    fn a_directory_that_others_may_write_to_is_named() {
-        let said = explain_permissions(
-            "can't make it: problem with state: Incorrect permissions: /a is u=rwx,o=rwx".to_owned(),
-        );
-        assert!(said.starts_with("Incorrect permissions: /a") && said.contains("chmod"), "{said}");
-        assert_eq!(explain_permissions("else".to_owned()), "else");
+    fn permission_error_is_named_with_advice() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("problem with state")]
+        struct Wrapper(#[source] Arc<fs_mistrust::Error>);
+
+        let permissions = fs_mistrust::Error::BadPermission("/a".into(), 0o777, 0o022);
+        for error in [&permissions as &(dyn Error + 'static), &Wrapper(Arc::new(permissions.clone()))] {
+            let text = explain_permissions(error);
+            assert!(text.starts_with("Incorrect permissions: \"/a\"") && text.contains("chmod"), "{text}");
+        }
+        let other = Wrapper(Arc::new(fs_mistrust::Error::NotFound("/a".into())));
+        assert!(explain_permissions(&other).starts_with("problem with state: "));
     }
 }
