@@ -22,7 +22,7 @@ use crate::book_handle::Inbox;
 use crate::connect::ProbeError;
 use crate::dial::Stream;
 use crate::electrum::identity::{self, BackendInfo, Identity, LocalIdentity};
-use crate::jsonrpc::{self, MAX_RESPONSE_BYTES, NEWEST, OLDEST, USER_AGENT};
+use crate::jsonrpc::{self, MAX_PROTOCOL, MAX_RESPONSE_BYTES, MIN_PROTOCOL, USER_AGENT};
 use crate::peer::{Fault, Host};
 
 /// How long a server of the operator's may take to greet us.
@@ -48,7 +48,7 @@ pub enum BackendError {
     Failed(#[from] ProbeError),
     #[error("{0}")]
     Key(#[from] KeyError),
-    #[error("it speaks none of the protocol versions {OLDEST} to {NEWEST}")]
+    #[error("it speaks none of the protocol versions {MIN_PROTOCOL} to {MAX_PROTOCOL}")]
     Versions,
     #[error("no peer that is fit for it could be reached")]
     NoPeer,

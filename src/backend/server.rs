@@ -15,7 +15,7 @@ use crate::connect::ProbeError;
 use crate::dial::{Direct, Stream, Tls};
 use crate::electrum::identity::{BackendInfo, LocalIdentity};
 use crate::electrum::prober::ProbeExpectations;
-use crate::jsonrpc::{NEWEST, OLDEST};
+use crate::jsonrpc::{MAX_PROTOCOL, MIN_PROTOCOL};
 use crate::network::Network;
 use crate::peer::{Endpoint, Host, ProbeReport};
 use crate::probe::{Deadlines, run_prober};
@@ -125,8 +125,8 @@ fn behind(report: ProbeReport) -> Result<BackendInfo, BackendError> {
         features.protocol_min.unwrap_or(report.negotiated_version),
         features.protocol_max.unwrap_or(report.negotiated_version),
     );
-    let oldest = if oldest.cmp_semver(&OLDEST).is_lt() { OLDEST } else { oldest };
-    let newest = if newest.cmp_semver(&NEWEST).is_gt() { NEWEST } else { newest };
+    let oldest = if oldest.cmp_semver(&MIN_PROTOCOL).is_lt() { MIN_PROTOCOL } else { oldest };
+    let newest = if newest.cmp_semver(&MAX_PROTOCOL).is_gt() { MAX_PROTOCOL } else { newest };
     if oldest.cmp_semver(&newest).is_gt() {
         return Err(BackendError::Versions);
     }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::prober::AddPeerOffer;
 use crate::book::Ingress;
-use crate::jsonrpc::{NEWEST, OLDEST, USER_AGENT};
+use crate::jsonrpc::{MAX_PROTOCOL, MIN_PROTOCOL, USER_AGENT};
 use crate::network::Network;
 use crate::peer::{Features, Host, PeerListEntry, Ports, RealName, SCRIPT_HASH_FUNCTION, Version};
 
@@ -139,7 +139,7 @@ impl Identity {
 
     /// The protocol versions that callers may choose from: the oldest and the newest.
     pub fn versions(&self) -> (Version, Version) {
-        self.behind().map_or((OLDEST, NEWEST), |behind| behind.versions)
+        self.behind().map_or((MIN_PROTOCOL, MAX_PROTOCOL), |behind| behind.versions)
     }
 
     pub fn behind(&self) -> Option<&BackendInfo> {

@@ -11,8 +11,8 @@ use super::identity::LocalIdentity;
 use crate::book::{Ingress, Snapshot};
 use crate::clock::Time;
 use crate::jsonrpc::{
-    BATCH_TOO_LONG, Call, Id, InvalidRequest, JsonRpcVersion, MAX_BATCH_RESPONSE_BYTES, Message, Method, OLDEST,
-    Request, RpcError, SharedBuf, USER_AGENT, USUAL, VersionRange, encode_raw_response, encode_response,
+    BATCH_TOO_LONG, Call, DEFAULT_PROTOCOL, Id, InvalidRequest, JsonRpcVersion, MAX_BATCH_RESPONSE_BYTES, MIN_PROTOCOL,
+    Message, Method, Request, RpcError, SharedBuf, USER_AGENT, VersionRange, encode_raw_response, encode_response,
 };
 use crate::peer::{Features, Version};
 
@@ -219,8 +219,8 @@ impl Responder {
     /// The version, in the caller's spelling, that the server behind us is to be held to.
     pub fn upstream_version(&mut self) -> String {
         let (oldest, newest) = self.ourselves.identity.versions();
-        let fits = USUAL.cmp_semver(&oldest).is_ge() && USUAL.cmp_semver(&newest).is_le();
-        let version = if fits { USUAL } else { oldest };
+        let fits = DEFAULT_PROTOCOL.cmp_semver(&oldest).is_ge() && DEFAULT_PROTOCOL.cmp_semver(&newest).is_le();
+        let version = if fits { DEFAULT_PROTOCOL } else { oldest };
         self.agreed.get_or_insert_with(|| (version, version.to_string())).1.clone()
     }
 
@@ -250,7 +250,9 @@ impl Responder {
             self.agreed = Some((version, spelled.into_owned()));
         }
         Ok(match &self.agreed {
-            Some((version, spelled)) if version.cmp_semver(&OLDEST).is_gt() => json!([USER_AGENT, spelled]).to_string(),
+            Some((version, spelled)) if version.cmp_semver(&MIN_PROTOCOL).is_gt() => {
+                json!([USER_AGENT, spelled]).to_string()
+            }
             // The first protocol answers with the software alone.
             _ => json!(USER_AGENT).to_string(),
         })

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// Bytes of an id that are kept; a longer one is taken for none.
-const LONGEST_ID: usize = 4096;
+const MAX_ID_BYTES: usize = 4096;
 
 /// Finds the value of the top-level key `id` in one JSON object that comes in pieces.
 ///
@@ -11,7 +11,7 @@ const LONGEST_ID: usize = 4096;
 #[derive(Debug, Default)]
 pub struct AnswerId {
     depth: u32,
-    string: InString,
+    string: StringState,
     /// Whether a value of the top-level object is being read, and not a key.
     in_value: bool,
     is_id: bool,
@@ -21,10 +21,10 @@ pub struct AnswerId {
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum InString {
+enum StringState {
     #[default]
-    No,
-    Yes,
+    Outside,
+    Inside,
     /// After a backslash.
     Escaped,
 }
@@ -36,7 +36,7 @@ impl AnswerId {
         loop {
             rest = rest.get(self.skippable(rest)..).unwrap_or_default();
             let Some((byte, after)) = rest.split_first() else { return };
-            self.byte(*byte);
+            self.on_byte(*byte);
             rest = after;
         }
     }
@@ -49,72 +49,72 @@ impl AnswerId {
     /// How many of the next bytes change nothing. In a long answer these are nearly all, so they are searched in blocks
     /// rather than read one by one.
     fn skippable(&self, bytes: &[u8]) -> usize {
-        if self.is_kept() {
+        if self.is_token_kept() {
             return 0;
         }
         match self.string {
-            InString::Yes => memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len()),
-            InString::No => outside_of_structure(bytes),
-            InString::Escaped => 0,
+            StringState::Inside => memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len()),
+            StringState::Outside => plain_prefix_len(bytes),
+            StringState::Escaped => 0,
         }
     }
 
     /// Whether what is being read may be the key or the value of the id.
-    fn is_kept(&self) -> bool {
+    fn is_token_kept(&self) -> bool {
         self.depth == 1 && (!self.in_value || self.is_id)
     }
 
-    fn byte(&mut self, byte: u8) {
+    fn on_byte(&mut self, byte: u8) {
         match (self.string, byte) {
-            (InString::Yes, b'\\') => self.string = InString::Escaped,
-            (InString::Yes, b'"') => self.string = InString::No,
-            (InString::Yes, _) => {}
-            (InString::Escaped, _) => self.string = InString::Yes,
-            (InString::No, b'"') => self.string = InString::Yes,
-            (InString::No, b'{' | b'[') => {
+            (StringState::Inside, b'\\') => self.string = StringState::Escaped,
+            (StringState::Inside, b'"') => self.string = StringState::Outside,
+            (StringState::Inside, _) => {}
+            (StringState::Escaped, _) => self.string = StringState::Inside,
+            (StringState::Outside, b'"') => self.string = StringState::Inside,
+            (StringState::Outside, b'{' | b'[') => {
                 self.depth += 1;
                 if self.depth == 1 {
                     return;
                 }
             }
-            (InString::No, b'}' | b']') => {
+            (StringState::Outside, b'}' | b']') => {
                 if self.depth == 1 {
-                    self.end_of_value();
+                    self.finish_value();
                 }
                 self.depth = self.depth.saturating_sub(1);
             }
-            (InString::No, b':') if self.depth == 1 => {
-                self.is_id = self.read().is_some_and(|key| key == "id");
+            (StringState::Outside, b':') if self.depth == 1 => {
+                self.is_id = self.parse_token().is_some_and(|key| key == "id");
                 self.in_value = true;
                 self.token.clear();
                 return;
             }
-            (InString::No, b',') if self.depth == 1 => {
-                self.end_of_value();
+            (StringState::Outside, b',') if self.depth == 1 => {
+                self.finish_value();
                 return;
             }
-            (InString::No, _) => {}
+            (StringState::Outside, _) => {}
         }
-        if self.is_kept() && self.token.len() <= LONGEST_ID {
+        if self.is_token_kept() && self.token.len() <= MAX_ID_BYTES {
             self.token.push(byte);
         }
     }
 
-    fn end_of_value(&mut self) {
+    fn finish_value(&mut self) {
         if self.in_value && self.is_id {
-            self.id = self.read();
+            self.id = self.parse_token();
         }
         (self.in_value, self.is_id) = (false, false);
         self.token.clear();
     }
 
-    fn read(&self) -> Option<Value> {
+    fn parse_token(&self) -> Option<Value> {
         serde_json::from_slice(&self.token).ok()
     }
 }
 
 /// How many bytes come before the first that begins or ends a string, an object or an array, or separates two values.
-fn outside_of_structure(bytes: &[u8]) -> usize {
+fn plain_prefix_len(bytes: &[u8]) -> usize {
     const BLOCK: usize = 64;
     let is_structure = |byte: &u8| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']' | b',' | b':');
     // Without a branch for each byte, so that a block is compared in a few vector instructions.
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn id_of_an_answer_is_found_wherever_it_stands() {
+    fn id_is_found_at_any_position() {
         for (text, id) in [
             (r#"{"id":7,"result":{"id":8}}"#, Value::from(7)),
             (r#"{"jsonrpc": "2.0", "result": ["id", {"id": 9}], "id" : "a\"b" }"#, Value::from("a\"b")),
@@ -151,7 +151,7 @@ mod tests {
         for without in [r#"{"method":"id","params":["id",{"id":1}]}"#, r#"["id",5]"#, "", r#"{"id":"#, "}}]]"] {
             assert_eq!(id_of(without, 2), None, "{without}");
         }
-        assert_eq!(id_of(&format!(r#"{{"id":"{}"}}"#, "x".repeat(LONGEST_ID)), 100), None);
+        assert_eq!(id_of(&format!(r#"{{"id":"{}"}}"#, "x".repeat(MAX_ID_BYTES)), 100), None);
     }
 
     fn json() -> impl Strategy<Value = Value> {
@@ -167,7 +167,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_agrees_with_a_whole_parser(result in json(), id in any::<i64>(), piece in 1_usize..300, gap in 0_usize..200, first: bool) {
+        fn scanner_agrees_with_full_parser(result in json(), id in any::<i64>(), piece in 1_usize..300, gap in 0_usize..200, first: bool) {
             let gap = " ".repeat(gap);
             let (id, result) = (format!("\"id\":{id}"), format!("\"result\":{result}{gap}"));
             let text = if first { format!("{{{id},{result}}}") } else { format!("{{{result} , {id}}}") };
@@ -176,7 +176,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             AnswerId::default().feed(&bytes);
         }
     }

@@ -104,7 +104,7 @@ pub fn from_object<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, serde_jso
 
 /// One line from a server.
 pub fn parse_response(line: &str) -> Result<Response<'_>, serde_json::Error> {
-    let raw: RawAnswer = from_object(line)?;
+    let raw: RawResponse = from_object(line)?;
     Ok(match (raw.id.and_then(|id| id.get().parse().ok()), raw.error, raw.result) {
         (Some(id), Some(_), _) => Response::Error { id },
         (Some(id), None, Some(result)) => Response::Result { id, result },
@@ -237,7 +237,7 @@ struct RawRequest<'a> {
 }
 
 #[derive(Deserialize)]
-struct RawAnswer<'a> {
+struct RawResponse<'a> {
     #[serde(borrow, default)]
     id: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "deserialize_present")]
@@ -271,20 +271,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_parsed_or_refused(text in "\\PC{0,100}|[\\[\\]{}\",:a-z0-9. ]{0,200}") {
+        fn arbitrary_text_never_panics(text in "\\PC{0,100}|[\\[\\]{}\",:a-z0-9. ]{0,200}") {
             let _ = parse_line(&text);
             let _ = parse_response(&text);
         }
     }
 
     #[test]
-    fn both_dialects_are_read() {
+    fn both_versions_are_parsed() {
         assert_eq!(single(r#"{"id":0,"method":"server.ping"}"#), Ok(("server.ping".into(), JsonRpcVersion::V1)));
         assert_eq!(single(r#" {"jsonrpc":"2.0","id":"x","method":"a\u0062"}"#), Ok(("ab".into(), JsonRpcVersion::V2)));
     }
 
     #[test]
-    fn what_is_no_call_is_refused() {
+    fn invalid_requests_are_refused() {
         for line in ["", "x", "{", "{\"id\":1,\"method\":\"a\"} x", "[1,2", "[,]"] {
             assert!(matches!(parse_line(line), Err(RpcError::Parse)), "{line}");
         }
@@ -304,14 +304,14 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_is_no_trouble() {
+    fn deep_nesting_is_parsed_or_refused() {
         let deep = format!("{{\"id\":1,\"method\":\"a\",\"params\":{}{}}}", "[".repeat(30_000), "]".repeat(30_000));
         assert!(single(&deep).is_ok());
         assert!(matches!(parse_line(&"[".repeat(60_000)), Err(RpcError::Parse)));
     }
 
     #[test]
-    fn an_absent_id_is_not_a_null_one() {
+    fn absent_id_differs_from_null_id() {
         let ids = [r#"{"jsonrpc":"2.0","method":"a"}"#, r#"{"jsonrpc":"2.0","id":null,"method":"a"}"#].map(|line| {
             match parse_line(line) {
                 Ok(Message::Single(Ok(request))) => request.is_notification(),
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_are_in_the_callers_dialect() {
+    fn responses_use_version_of_request() {
         let raw = |json: &'static str| Id::Present(serde_json::from_str(json).unwrap());
         let text = |answer: SharedBuf| String::from_utf8(answer.to_vec()).unwrap();
         let none = || Ok(SharedBuf::from(&b"[]"[..]));
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_told_from_notifications() {
+    fn responses_are_distinguished_from_notifications() {
         assert!(matches!(parse_response(r#"{"id":3,"result":null}"#), Ok(Response::Result { id: 3, .. })));
         assert!(matches!(parse_response(r#"{"id":3,"result":1,"error":null}"#), Ok(Response::Result { id: 3, .. })));
         assert!(matches!(parse_response(r#"{"id":3,"error":{"code":1}}"#), Ok(Response::Error { id: 3 })));

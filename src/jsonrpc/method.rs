@@ -49,7 +49,7 @@ pub struct VersionRange {
     min: Version,
     max: Version,
     /// `max` in the caller's own spelling.
-    spelled: String,
+    as_requested: String,
 }
 
 impl Call {
@@ -104,10 +104,10 @@ impl VersionRange {
     /// The newest version that both sides speak, of which we speak these two and all between, as the caller spells it: Electrum 4.3 closes the connection when it is
     /// told 1.4.2 where it asked for 1.4.
     pub fn negotiate(&self, (oldest, newest): (Version, Version)) -> Result<(Version, Cow<'_, str>), RpcError> {
-        let spoken = |version: &Version| version.cmp_semver(&oldest).is_ge() && version.cmp_semver(&newest).is_le();
-        if spoken(&self.max) && self.min.cmp_semver(&self.max).is_le() {
-            Ok((self.max, Cow::Borrowed(&self.spelled)))
-        } else if spoken(&newest) && self.min.cmp_semver(&newest).is_le() && self.max.cmp_semver(&newest).is_gt() {
+        let supported = |version: &Version| version.cmp_semver(&oldest).is_ge() && version.cmp_semver(&newest).is_le();
+        if supported(&self.max) && self.min.cmp_semver(&self.max).is_le() {
+            Ok((self.max, Cow::Borrowed(&self.as_requested)))
+        } else if supported(&newest) && self.min.cmp_semver(&newest).is_le() && self.max.cmp_semver(&newest).is_gt() {
             Ok((newest, Cow::Owned(newest.to_string())))
         } else {
             Err(RpcError::UnsupportedVersion { oldest, newest })
@@ -150,7 +150,7 @@ fn version(params: Option<&RawValue>) -> Result<VersionRange, RpcError> {
         return Err(RpcError::InvalidParams(EXPECTED));
     }
     let params: VersionParams = match params {
-        Some(params) => read(params, EXPECTED)?,
+        Some(params) => parse_params(params, EXPECTED)?,
         None => VersionParams::default(),
     };
     let (min, max) = match params.protocol_version {
@@ -158,12 +158,12 @@ fn version(params: Option<&RawValue>) -> Result<VersionRange, RpcError> {
         VersionParam::Range(min, max) => (min, max),
     };
     let parse = |text: &str| text.parse::<Version>().map_err(|_| RpcError::InvalidParams(EXPECTED));
-    Ok(VersionRange { min: parse(&min)?, max: parse(&max)?, spelled: max })
+    Ok(VersionRange { min: parse(&min)?, max: parse(&max)?, as_requested: max })
 }
 
 fn add_peer(params: Option<&RawValue>) -> Result<Features, RpcError> {
     const EXPECTED: &str = "expected a dictionary of features";
-    let params: AddPeerParams = read(params.ok_or(RpcError::InvalidParams(EXPECTED))?, EXPECTED)?;
+    let params: AddPeerParams = parse_params(params.ok_or(RpcError::InvalidParams(EXPECTED))?, EXPECTED)?;
     Ok(params.features)
 }
 
@@ -179,13 +179,13 @@ fn expect_no_params(params: Option<&RawValue>, call: Call) -> Result<Call, RpcEr
 
 /// A struct is read from a list by its fields' order and from a dictionary by their names, which is just what
 /// parameters by position and by name are.
-fn read<P: DeserializeOwned>(params: &RawValue, reason: &'static str) -> Result<P, RpcError> {
+fn parse_params<P: DeserializeOwned>(params: &RawValue, reason: &'static str) -> Result<P, RpcError> {
     serde_json::from_str(params.get()).map_err(|_| RpcError::InvalidParams(reason))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Message, NEWEST, OLDEST, parse_line};
+    use super::super::{MAX_PROTOCOL, MIN_PROTOCOL, Message, parse_line};
     use super::*;
 
     fn call(method: &str, params: &str) -> Result<Call, RpcError> {
@@ -198,13 +198,15 @@ mod tests {
 
     fn negotiated(params: &str) -> Result<String, RpcError> {
         match call("server.version", params)? {
-            Call::Version(range) => range.negotiate((OLDEST, NEWEST)).map(|(_, spelled)| spelled.into_owned()),
+            Call::Version(range) => {
+                range.negotiate((MIN_PROTOCOL, MAX_PROTOCOL)).map(|(_, as_requested)| as_requested.into_owned())
+            }
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn versions_are_negotiated_in_the_callers_spelling() {
+    fn negotiated_version_keeps_requested_spelling() {
         assert_eq!(negotiated(r#"["electrum/4.3.4","1.4"]"#).unwrap(), "1.4");
         assert_eq!(negotiated(r#"["x",["1.2","1.4.2"]]"#).unwrap(), "1.4.2");
         assert_eq!(negotiated(r#"["x",["1.4","1.7.0"]]"#).unwrap(), "1.6");
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_common_version_there_is_none() {
+    fn disjoint_ranges_are_refused() {
         for params in [r#"["x","0.9"]"#, r#"["x","1.7"]"#, r#"["x",["1.7","2.0"]]"#, r#"["x",["1.6","1.4"]]"#] {
             assert!(matches!(negotiated(params), Err(RpcError::UnsupportedVersion { .. })), "{params}");
         }
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_come_by_position_and_by_name() {
+    fn parameters_parse_by_position_and_name() {
         let features = r#"{"hosts":{"a.example":{"tcp_port":1}}}"#;
         let by_name = call("server.add_peer", &format!(r#"{{"features":{features}}}"#));
         assert_eq!(by_name, call("server.add_peer", &format!("[{features}]")));
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_without_parameters_take_none() {
+    fn parameterless_methods_refuse_parameters() {
         assert_eq!(call("server.banner", "[ ]"), Ok(Call::Banner));
         assert!(matches!(call("server.banner", "[1]"), Err(RpcError::InvalidParams(_))));
         assert!(matches!(call("server.banner", "12"), Err(RpcError::InvalidParams(_))));

@@ -18,10 +18,10 @@ pub use shared_buf::SharedBuf;
 use crate::peer::Version;
 
 /// The protocol versions that we speak, with callers and with peers.
-pub const OLDEST: Version = Version::new(1, 0);
-pub const NEWEST: Version = Version::new(1, 6);
+pub const MIN_PROTOCOL: Version = Version::new(1, 0);
+pub const MAX_PROTOCOL: Version = Version::new(1, 6);
 /// Version for clients that send none. Every current server supports it.
-pub const USUAL: Version = Version::new(1, 4);
+pub const DEFAULT_PROTOCOL: Version = Version::new(1, 4);
 
 /// What we are called where the protocol asks for a software's name.
 pub const USER_AGENT: &str = concat!("Waypost ", env!("CARGO_PKG_VERSION"));

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_grow_to_powers_of_two() {
+    fn lines_are_padded_to_powers_of_two() {
         for (length, expected) in [(2, 1024), (1022, 1024), (1023, 1024), (1024, 2048), (5000, 8192), (90_000, 131_072)]
         {
             let mut text = vec![b'x'; length];
@@ -143,7 +143,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn however_much_is_taken_at_once_all_of_it_arrives(
+        fn partial_reads_yield_all_bytes(
             texts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 0..8),
             steps in proptest::collection::vec(1..30usize, 200),
         ) {
