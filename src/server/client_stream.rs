@@ -20,7 +20,7 @@ use crate::dial::Stream;
 use crate::jsonrpc::{MAX_BATCH_RESPONSE_BYTES, MAX_REQUEST_BYTES, RpcError, SharedBuf};
 
 /// What is kept for a caller's next line between two lines. A longer line has more, for as long as it takes.
-const BUFFER: usize = 512;
+const BUFFER_BYTES: usize = 512;
 
 /// Lines in, answers out.
 pub enum ClientStream {
@@ -41,19 +41,19 @@ pub enum ClientInput {
     /// It took too long over a line.
     Slow,
     /// It said nothing for too long.
-    Silent,
+    Idle,
     End,
 }
 
 impl ClientStream {
     pub fn lines(stream: Box<dyn Stream>, long: &LongLinePool) -> ClientStream {
-        ClientStream::Lines(FramedRead::with_capacity(stream, LineCodec::new(long), BUFFER))
+        ClientStream::Lines(FramedRead::with_capacity(stream, LineCodec::new(long), BUFFER_BYTES))
     }
 
     /// Greets a caller who wants to talk in WebSocket messages.
     pub async fn websocket(stream: Box<dyn Stream>) -> Result<ClientStream, tungstenite::Error> {
         let config = WebSocketConfig::default()
-            .read_buffer_size(BUFFER)
+            .read_buffer_size(BUFFER_BYTES)
             .write_buffer_size(0)
             .max_write_buffer_size(2 * MAX_BATCH_RESPONSE_BYTES)
             .max_message_size(Some(MAX_REQUEST_BYTES))
@@ -62,10 +62,10 @@ impl ClientStream {
         Ok(ClientStream::WebSocket(Box::new(WsStream { stream, in_message: false })))
     }
 
-    pub async fn read(&mut self, patience: &mut ReadTimer, limits: &Limits) -> ClientInput {
+    pub async fn read(&mut self, timer: &mut ReadTimer, limits: &Limits) -> ClientInput {
         match self {
-            ClientStream::Lines(lines) => hear_line(lines, patience, limits).await,
-            ClientStream::WebSocket(messages) => hear_message(messages, patience, limits).await,
+            ClientStream::Lines(lines) => read_line(lines, timer, limits).await,
+            ClientStream::WebSocket(messages) => read_message(messages, timer, limits).await,
         }
     }
 
@@ -134,13 +134,13 @@ impl WsStream {
 }
 
 /// A caller may be silent for a long time between lines, but not within one.
-async fn hear_line(
+async fn read_line(
     lines: &mut FramedRead<Box<dyn Stream>, LineCodec>,
-    patience: &mut ReadTimer,
+    timer: &mut ReadTimer,
     limits: &Limits,
 ) -> ClientInput {
-    if lines.read_buffer().is_empty() && lines.read_buffer().capacity() > 2 * BUFFER {
-        *lines.read_buffer_mut() = BytesMut::with_capacity(BUFFER);
+    if lines.read_buffer().is_empty() && lines.read_buffer().capacity() > 2 * BUFFER_BYTES {
+        *lines.read_buffer_mut() = BytesMut::with_capacity(BUFFER_BYTES);
         lines.decoder_mut().release_permit();
     }
     loop {
@@ -148,19 +148,19 @@ async fn hear_line(
             biased;
             line = lines.next() => return match line {
                 Some(Ok(line)) => ClientInput::Line(line),
-                Some(Err(error)) => unreadable(&error, lines.decoder().longest()),
+                Some(Err(error)) => unreadable(&error, lines.decoder().max_line_bytes()),
                 None => ClientInput::End,
             },
-            () = patience.alarm.as_mut() => {
-                if let Some(heard) = patience.on_alarm(!lines.read_buffer().is_empty(), limits) {
-                    return heard;
+            () = timer.alarm.as_mut() => {
+                if let Some(input) = timer.on_alarm(!lines.read_buffer().is_empty(), limits) {
+                    return input;
                 }
             }
         }
     }
 }
 
-async fn hear_message(messages: &mut WsStream, patience: &mut ReadTimer, limits: &Limits) -> ClientInput {
+async fn read_message(messages: &mut WsStream, timer: &mut ReadTimer, limits: &Limits) -> ClientInput {
     loop {
         tokio::select! {
             biased;
@@ -172,9 +172,9 @@ async fn hear_message(messages: &mut WsStream, patience: &mut ReadTimer, limits:
                 Some(Err(tungstenite::Error::Capacity(_))) => ClientInput::Unreadable(RpcError::TooLong(MAX_REQUEST_BYTES)),
                 Some(Ok(Message::Close(_)) | Err(_)) | None => ClientInput::End,
             },
-            () = patience.alarm.as_mut() => {
-                if let Some(heard) = patience.on_alarm(false, limits) {
-                    return heard;
+            () = timer.alarm.as_mut() => {
+                if let Some(input) = timer.on_alarm(false, limits) {
+                    return input;
                 }
             }
         }
@@ -186,43 +186,43 @@ async fn hear_message(messages: &mut WsStream, patience: &mut ReadTimer, limits:
 pub struct ReadTimer {
     alarm: Pin<Box<Sleep>>,
     /// When the alarm first went off while we waited for this line: to look at the clock for each line would cost too.
-    since: Option<Instant>,
+    first_alarm_at: Option<Instant>,
     /// When it first went off in the midst of this line.
-    began: Option<Instant>,
+    line_started_at: Option<Instant>,
 }
 
 impl ReadTimer {
     pub fn new(limits: &Limits) -> ReadTimer {
         let alarm = Box::pin(sleep_until(Instant::now() + limits.line.min(limits.idle)));
-        ReadTimer { alarm, since: None, began: None }
+        ReadTimer { alarm, first_alarm_at: None, line_started_at: None }
     }
 
     /// From now on the next line is waited for.
-    pub fn begin(&mut self) {
-        (self.since, self.began) = (None, None);
+    pub fn restart(&mut self) {
+        (self.first_alarm_at, self.line_started_at) = (None, None);
     }
 
     /// What it means that the alarm went off, if it means anything.
-    fn on_alarm(&mut self, within_line: bool, limits: &Limits) -> Option<ClientInput> {
+    fn on_alarm(&mut self, is_mid_line: bool, limits: &Limits) -> Option<ClientInput> {
         let now = Instant::now();
-        let since = *self.since.get_or_insert(now);
-        if within_line {
-            if self.began.is_some_and(|began| now >= began + limits.line) {
+        let since = *self.first_alarm_at.get_or_insert(now);
+        if is_mid_line {
+            if self.line_started_at.is_some_and(|started| now >= started + limits.line) {
                 return Some(ClientInput::Slow);
             }
-            self.began.get_or_insert(now);
+            self.line_started_at.get_or_insert(now);
         } else if now >= since + limits.idle {
-            return Some(ClientInput::Silent);
+            return Some(ClientInput::Idle);
         }
-        let idle_ends = if within_line { now + limits.line } else { since + limits.idle };
+        let idle_ends = if is_mid_line { now + limits.line } else { since + limits.idle };
         self.alarm.as_mut().reset((now + limits.line).min(idle_ends));
         None
     }
 }
 
-fn unreadable(error: &LinesCodecError, longest: usize) -> ClientInput {
+fn unreadable(error: &LinesCodecError, max_line_bytes: usize) -> ClientInput {
     match error {
-        LinesCodecError::MaxLineLengthExceeded => ClientInput::Unreadable(RpcError::TooLong(longest)),
+        LinesCodecError::MaxLineLengthExceeded => ClientInput::Unreadable(RpcError::TooLong(max_line_bytes)),
         LinesCodecError::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
             ClientInput::Unreadable(RpcError::Parse)
         }

@@ -75,7 +75,7 @@ pub struct CallCount {
 
 impl CallCounters {
     pub fn count(&self, ingress: Ingress, method: Method, result: CallOutcome) {
-        let counts = self.of(ingress).get(method as usize).and_then(|counts| counts.get(result as usize));
+        let counts = self.for_ingress(ingress).get(method as usize).and_then(|counts| counts.get(result as usize));
         if let Some(count) = counts {
             count.add(1);
         }
@@ -85,7 +85,7 @@ impl CallCounters {
     pub fn counts(&self) -> Vec<CallCount> {
         let mut all = Vec::new();
         for ingress in [Ingress::Clearnet, Ingress::Onion] {
-            for (method, counts) in Method::ALL.into_iter().zip(self.of(ingress)) {
+            for (method, counts) in Method::ALL.into_iter().zip(self.for_ingress(ingress)) {
                 for (result, count) in CallOutcome::ALL.into_iter().zip(counts) {
                     all.push(CallCount { ingress, method, result, count: count.value() });
                 }
@@ -95,7 +95,7 @@ impl CallCounters {
         all
     }
 
-    fn of(&self, ingress: Ingress) -> &[[Counter; CallOutcome::ALL.len()]; Method::ALL.len()] {
+    fn for_ingress(&self, ingress: Ingress) -> &[[Counter; CallOutcome::ALL.len()]; Method::ALL.len()] {
         match ingress {
             Ingress::Clearnet => &self.clearnet,
             Ingress::Onion => &self.onion,
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_call_has_a_number_of_its_own() {
+    fn each_method_and_outcome_is_counted_separately() {
         let calls = CallCounters::default();
         for (method, times) in Method::ALL.into_iter().zip(1..) {
             for _ in 0..times {

@@ -55,7 +55,7 @@ impl Default for Limits {
 }
 
 /// Seconds' worth of an allowance that may be used at once.
-pub const BURST: u32 = 3;
+pub const BURST_SECONDS: u32 = 3;
 
 /// One for all meters: to make it asks the processor what it is, which takes a virtual machine long.
 static CLOCK: LazyLock<DefaultClock> = LazyLock::new(DefaultClock::default);
@@ -70,7 +70,7 @@ pub struct RateMeter {
 impl RateMeter {
     pub fn new(per_second: u32) -> RateMeter {
         let rate = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
-        let burst = rate.saturating_mul(NonZeroU32::new(BURST).unwrap_or(NonZeroU32::MIN));
+        let burst = rate.saturating_mul(NonZeroU32::new(BURST_SECONDS).unwrap_or(NonZeroU32::MIN));
         let limiter = RateLimiter::direct_with_clock(Quota::per_second(rate).allow_burst(burst), CLOCK.clone());
         RateMeter { limiter, burst }
     }
@@ -82,7 +82,7 @@ impl RateMeter {
 
     /// Uses so many as soon as there are as many, unless that takes as long as a whole burst.
     pub async fn acquire(&self, count: usize) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(BURST.into());
+        let deadline = Instant::now() + Duration::from_secs(BURST_SECONDS.into());
         while let Some(wait) = self.check(count) {
             if wait.is_zero() {
                 return true;
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_waits_in_a_crowd_waits_for_a_burst_at_most() {
+    async fn concurrent_waiters_wait_at_most_one_burst() {
         let meter = RateMeter::new(20);
         assert!(meter.try_acquire(60));
         let waited = futures_util::future::join_all((0..90).map(|_| meter.acquire(1))).await;
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn three_seconds_worth_may_come_at_once() {
+    fn burst_of_three_seconds_is_allowed() {
         let meter = RateMeter::new(10);
         assert!(meter.try_acquire(0) && meter.try_acquire(29) && meter.try_acquire(1));
         assert!(!meter.try_acquire(1));

@@ -24,7 +24,7 @@ pub use connection::{ClientSource, ConnectionKind, IncomingConnection};
 pub use counters::{CallCount, CallCounters, Counter, Counters};
 pub use limits::Limits;
 pub use line_codec::LongLinePool;
-pub use proxy_header::{Header, circuit};
+pub use proxy_header::{ProxyHeader, parse_proxy_header};
 pub use tls::{Acceptor, CertificateError, CertificateSource, Credentials};
 
 use crate::backend::Backend;

@@ -44,15 +44,15 @@ pub enum CertificateError {
     )]
     Mismatch { certificate: PathBuf, key: PathBuf },
     #[error("can't make a certificate: {0}")]
-    Make(#[from] rcgen::Error),
+    Generate(#[from] rcgen::Error),
     #[error("can't keep {}: {error}; see that this user may write there and that the disk isn't full", path.display())]
-    Keep { path: PathBuf, error: std::io::Error },
+    Write { path: PathBuf, error: std::io::Error },
 }
 
 impl CertificateError {
     /// Whether the files are at fault, not the machine.
-    pub fn is_of_files(&self) -> bool {
-        !matches!(self, CertificateError::Make(_) | CertificateError::Keep { .. })
+    pub fn is_configuration_error(&self) -> bool {
+        !matches!(self, CertificateError::Generate(_) | CertificateError::Write { .. })
     }
 }
 
@@ -146,7 +146,7 @@ fn generate(certificate: &Path, key: &Path) -> Result<(), CertificateError> {
 /// Writes a file that only the daemon may read.
 fn write_private(path: &Path, text: &str) -> Result<(), CertificateError> {
     atomic_file::write(path, text.as_bytes(), Readers::Owner)
-        .map_err(|error| CertificateError::Keep { path: path.to_owned(), error })
+        .map_err(|error| CertificateError::Write { path: path.to_owned(), error })
 }
 
 #[cfg(test)]
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_own_is_made_once() {
+    fn self_signed_certificate_is_generated_once() {
         let dir = tempfile::tempdir().unwrap();
         let files = CertificateSource::SelfSigned(dir.path().to_owned());
         let first = files.load().unwrap();
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_together_is_refused() {
+    fn mismatched_files_are_refused() {
         let data = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
         let load = |certificate: &str, key: &str| {
             CertificateSource::Configured { certificate: data(certificate), key: data(key) }

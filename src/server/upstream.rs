@@ -22,10 +22,10 @@ use crate::jsonrpc::{AnswerId, RpcError, SharedBuf};
 use crate::peer::Host;
 
 /// Read from the server at once. As much may be under way to a caller who takes his time.
-const CHUNK: usize = 16 * 1024;
+const READ_BYTES: usize = 16 * 1024;
 
 /// The answers to one batch, until all are there.
-const LONGEST_BATCH: usize = 8 * 1024 * 1024;
+const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// How long a server of the operator's may be silent while an answer or the rest of a line is awaited.
 const STALL_TIMEOUT: Duration = Duration::from_secs(120);
@@ -44,9 +44,9 @@ const MAX_BUFFERED_LINE: usize = 256 * 1024;
 pub struct Upstream {
     stream: Box<dyn Stream>,
     /// Whose connection it is, where it is a peer's.
-    seat: Option<UpstreamLease>,
+    lease: Option<UpstreamLease>,
     /// The calls without an answer, other than those of the batch.
-    unanswered: PendingCalls,
+    pending: PendingCalls,
     /// How often it was moved since there was an answer.
     failovers: u32,
     out: BytesMut,
@@ -59,7 +59,7 @@ pub struct Upstream {
     long_line: Option<AnswerId>,
     batch: Option<Batch>,
     last_id: u64,
-    /// When the server last said something, or was asked.
+    /// When the server last said something, or was call.
     last_activity: Instant,
     /// Since when an answer is awaited, as far as that is known.
     awaiting_since: Option<Instant>,
@@ -77,18 +77,18 @@ pub struct Failed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outlook {
     /// Every call is answered.
-    GoesOn,
+    Continue,
     /// The client expects notifications or answers that will not come.
-    Ends,
+    Close,
     /// The client has the beginning of a line: what is sent now would be taken for its end.
-    EndsWithinLine,
+    CloseMidLine,
 }
 
 /// A batch that waits for answers of the server's.
 struct Batch {
     parts: Vec<BatchSlot>,
-    missing: usize,
-    length: usize,
+    awaited: usize,
+    bytes: usize,
     /// It is the last that the caller may ask.
     last: bool,
 }
@@ -96,7 +96,7 @@ struct Batch {
 enum BatchSlot {
     /// Answered, or not to be answered.
     Ready(Option<SharedBuf>),
-    For(u64, Box<ForwardedCall>),
+    Waiting(u64, Box<ForwardedCall>),
 }
 
 /// What happened on the connection.
@@ -107,7 +107,7 @@ pub enum UpstreamEvent {
     Data(Bytes),
     /// All answers to a batch, in order.
     Batch {
-        answers: Vec<SharedBuf>,
+        replies: Vec<SharedBuf>,
         last: bool,
     },
     /// The answers to a batch are too long.
@@ -116,11 +116,11 @@ pub enum UpstreamEvent {
 }
 
 impl Upstream {
-    pub fn new(Connection { stream, seat }: Connection) -> Upstream {
+    pub fn new(Connection { stream, seat: lease }: Connection) -> Upstream {
         Upstream {
             stream,
-            unanswered: PendingCalls::new(if seat.is_some() { Resend::Possible } else { Resend::Impossible }),
-            seat,
+            pending: PendingCalls::new(if lease.is_some() { Resend::Possible } else { Resend::Impossible }),
+            lease,
             failovers: 0,
             out: BytesMut::new(),
             flushing: false,
@@ -139,121 +139,121 @@ impl Upstream {
         self.out.is_empty() && !self.flushing && self.long_line.is_none() && self.batch.is_none()
     }
 
-    pub fn is_within_line(&self) -> bool {
+    pub fn is_mid_line(&self) -> bool {
         self.long_line.is_some()
     }
 
     /// When the server has been silent for too long, if something is awaited of it.
     pub fn stall_deadline(&self) -> Option<Instant> {
-        let patience = match &self.seat {
+        let silence_limit = match &self.lease {
             None => STALL_TIMEOUT,
-            Some(_) if self.unanswered.can_move() => REPLY_TIMEOUT,
+            Some(_) if self.pending.can_fail_over() => REPLY_TIMEOUT,
             Some(_) => PINNED_REPLY_TIMEOUT,
         };
-        let silent = self.awaiting_since.map(|asked| asked + patience);
-        let stuck = (!self.accepts_input()).then(|| self.last_activity + STALL_TIMEOUT);
-        silent.into_iter().chain(stuck).min()
+        let reply_deadline = self.awaiting_since.map(|call| call + silence_limit);
+        let progress_deadline = (!self.accepts_input()).then(|| self.last_activity + STALL_TIMEOUT);
+        reply_deadline.into_iter().chain(progress_deadline).min()
     }
 
     /// Whether another server may go on where this one failed: as long as the caller is subscribed to nothing.
     pub fn can_fail_over(&self) -> bool {
-        self.unanswered.can_move() && self.long_line.is_none() && self.failovers < MAX_FAILOVERS
+        self.pending.can_fail_over() && self.long_line.is_none() && self.failovers < MAX_FAILOVERS
     }
 
     /// Whose connection it is, where it is a peer's.
     pub fn host(&self) -> Option<&Host> {
-        self.seat.as_ref().map(UpstreamLease::host)
+        self.lease.as_ref().map(UpstreamLease::host)
     }
 
     /// Whether the client would miss something if the server went away now.
     pub fn is_needed(&self) -> bool {
-        let Upstream { unanswered, long_line, .. } = self;
-        self.awaits() || long_line.is_some() || unanswered.is_subscribed() || unanswered.is_incomplete()
+        let Upstream { pending, long_line, .. } = self;
+        self.has_pending() || long_line.is_some() || pending.is_subscribed() || pending.is_incomplete()
     }
 
     /// Whether the client waits for an answer, as far as that is known.
-    fn awaits(&self) -> bool {
-        self.batch.is_some() || !self.unanswered.is_empty()
+    fn has_pending(&self) -> bool {
+        self.batch.is_some() || !self.pending.is_empty()
     }
 
     /// Ends all that is under way with an error.
     pub fn fail(mut self, error: &RpcError) -> Failed {
         let mut lines: Vec<SharedBuf> = Vec::new();
         let mut outlook = match &self.long_line {
-            Some(_) => return Failed { lines, outlook: Outlook::EndsWithinLine },
-            None if self.unanswered.is_subscribed() || self.unanswered.is_incomplete() => Outlook::Ends,
-            None => Outlook::GoesOn,
+            Some(_) => return Failed { lines, outlook: Outlook::CloseMidLine },
+            None if self.pending.is_subscribed() || self.pending.is_incomplete() => Outlook::Close,
+            None => Outlook::Continue,
         };
-        let answers = self.unanswered.fail(error);
-        lines.extend(answers.into_iter().filter_map(|answer| encode_line([answer], false)));
+        let replies = self.pending.fail(error);
+        lines.extend(replies.into_iter().filter_map(|reply| encode_line([reply], false)));
         if let Some(Batch { parts, last, .. }) = self.batch {
-            let answers = parts.into_iter().filter_map(|part| match part {
+            let replies = parts.into_iter().filter_map(|part| match part {
                 BatchSlot::Ready(answer) => answer,
-                BatchSlot::For(_, passed) => passed.failed(error),
+                BatchSlot::Waiting(_, forwarded) => forwarded.failed(error),
             });
-            lines.extend(encode_line(answers, true));
+            lines.extend(encode_line(replies, true));
             if last {
-                outlook = Outlook::Ends;
+                outlook = Outlook::Close;
             }
         }
         Failed { lines, outlook }
     }
 
     /// The server is of no use any more.
-    pub fn failed(&self) {
-        if let Some(seat) = &self.seat {
-            seat.failed();
+    pub fn report_failure(&self) {
+        if let Some(lease) = &self.lease {
+            lease.failed();
         }
     }
 
-    /// Goes on with another server, which is asked again for what the other didn't answer.
-    pub fn fail_over(&mut self, Connection { stream, seat }: Connection) {
-        (self.stream, self.seat) = (stream, seat);
+    /// Goes on with another server, which is call again for what the other didn't answer.
+    pub fn fail_over(&mut self, Connection { stream, seat: lease }: Connection) {
+        (self.stream, self.lease) = (stream, lease);
         let now = Instant::now();
         (self.flushing, self.last_activity, self.awaiting_since) = (false, now, Some(now));
         self.failovers += 1;
         (self.input, self.scan_offset) = (BytesMut::new(), 0);
         self.out.clear();
-        for line in self.unanswered.lines() {
+        for line in self.pending.lines() {
             self.out.extend_from_slice(line.as_bytes());
             self.out.extend_from_slice(b"\n");
         }
         for part in self.batch.iter().flat_map(|batch| &batch.parts) {
-            if let BatchSlot::For(id, passed) = part {
-                self.out.extend_from_slice(&passed.line(*id));
+            if let BatchSlot::Waiting(id, forwarded) = part {
+                self.out.extend_from_slice(&forwarded.line(*id));
             }
         }
     }
 
     /// Sends a line as it came, which is this call.
-    pub fn pass(&mut self, line: &str, passed: Box<ForwardedCall>) {
-        self.unanswered.ask(line, passed);
+    pub fn forward(&mut self, line: &str, forwarded: Box<ForwardedCall>) {
+        self.pending.push(line, forwarded);
         self.out.extend_from_slice(line.as_bytes());
         self.out.extend_from_slice(b"\n");
-        self.ask();
+        self.start_reply_timer();
     }
 
     /// Sends the calls of a batch that are the server's, each as a line of its own.
-    pub fn pass_batch(&mut self, parts: Vec<Result<Option<SharedBuf>, Box<ForwardedCall>>>, last: bool) {
-        let mut batch = Batch { parts: Vec::new(), missing: 0, length: 0, last };
+    pub fn forward_batch(&mut self, parts: Vec<Result<Option<SharedBuf>, Box<ForwardedCall>>>, last: bool) {
+        let mut batch = Batch { parts: Vec::new(), awaited: 0, bytes: 0, last };
         for part in parts {
             batch.parts.push(match part {
                 Ok(answer) => BatchSlot::Ready(answer),
-                Err(passed) => {
+                Err(forwarded) => {
                     self.last_id += 1;
-                    self.out.extend_from_slice(&passed.line(self.last_id));
-                    batch.missing += 1;
-                    BatchSlot::For(self.last_id, passed)
+                    self.out.extend_from_slice(&forwarded.line(self.last_id));
+                    batch.awaited += 1;
+                    BatchSlot::Waiting(self.last_id, forwarded)
                 }
             });
         }
         self.batch = Some(batch);
-        self.ask();
+        self.start_reply_timer();
     }
 
-    fn ask(&mut self) {
+    fn start_reply_timer(&mut self) {
         self.last_activity = Instant::now();
-        if self.awaits() {
+        if self.has_pending() {
             self.awaiting_since.get_or_insert(self.last_activity);
         }
     }
@@ -287,7 +287,7 @@ impl Upstream {
             return Poll::Ready(Ok(UpstreamEvent::Sent));
         }
         loop {
-            self.input.reserve(CHUNK);
+            self.input.reserve(READ_BYTES);
             let read = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))?;
             if read == 0 {
                 return Poll::Ready(Ok(UpstreamEvent::End));
@@ -303,7 +303,7 @@ impl Upstream {
     /// What there is to tell of what was read, after which nothing more may be awaited, for all that is known.
     fn next_event(&mut self) -> Option<UpstreamEvent> {
         let event = self.parse();
-        if event.is_some() && !self.awaits() {
+        if event.is_some() && !self.has_pending() {
             self.awaiting_since = None;
         }
         event
@@ -314,34 +314,34 @@ impl Upstream {
             return self.parse_passthrough();
         }
         // Line by line, as any of them may be an answer that the batch waits for.
-        while let Some(batch) = self.batch.as_mut().filter(|batch| batch.missing > 0) {
-            let length = batch.length;
-            let Some(line) = self.line() else {
-                return (length + self.input.len() > LONGEST_BATCH).then_some(UpstreamEvent::BatchTooLong);
+        while let Some(batch) = self.batch.as_mut().filter(|batch| batch.awaited > 0) {
+            let bytes = batch.bytes;
+            let Some(line) = self.next_line() else {
+                return (bytes + self.input.len() > MAX_BATCH_BYTES).then_some(UpstreamEvent::BatchTooLong);
             };
-            match self.batch.as_mut().and_then(|batch| batch.take(&line, &mut self.unanswered)) {
-                None => return Some(self.pass_on(line)),
+            match self.batch.as_mut().and_then(|batch| batch.resolve(&line, &mut self.pending)) {
+                None => return Some(self.on_line(line)),
                 Some(()) => self.failovers = 0,
             }
         }
         let Batch { parts, last, .. } = self.batch.take()?;
-        let answers = parts.into_iter().filter_map(|part| match part {
+        let replies = parts.into_iter().filter_map(|part| match part {
             BatchSlot::Ready(answer) => answer,
-            BatchSlot::For(..) => None,
+            BatchSlot::Waiting(..) => None,
         });
-        Some(UpstreamEvent::Batch { answers: answers.collect(), last })
+        Some(UpstreamEvent::Batch { replies: replies.collect(), last })
     }
 
     /// What was read, as far as it is whole lines or too long to be held.
     fn parse_passthrough(&mut self) -> Option<UpstreamEvent> {
         if self.long_line.is_some() {
-            return self.heard_within_line();
+            return self.parse_long_line();
         }
         let mut whole = 0;
         while let Some(end) = memchr(b'\n', self.input.get(self.scan_offset..)?) {
             let line = whole..self.scan_offset + end + 1;
             (whole, self.scan_offset) = (line.end, line.end);
-            if self.unanswered.resolve(self.input.get(line)?) == ReplyKind::Answer {
+            if self.pending.resolve(self.input.get(line)?) == ReplyKind::Response {
                 self.failovers = 0;
             }
         }
@@ -350,17 +350,17 @@ impl Upstream {
             return Some(UpstreamEvent::Data(self.input.split_to(whole).freeze()));
         }
         self.scan_offset = self.input.len();
-        let longest = if self.seat.is_some() { MAX_BUFFERED_LINE } else { CHUNK };
+        let longest = if self.lease.is_some() { MAX_BUFFERED_LINE } else { READ_BYTES };
         if self.input.len() < longest {
             return None;
         }
         self.long_line = Some(AnswerId::default());
         self.scan_offset = 0;
-        self.heard_within_line()
+        self.parse_long_line()
     }
 
     /// What was read of a long line, up to its end.
-    fn heard_within_line(&mut self) -> Option<UpstreamEvent> {
+    fn parse_long_line(&mut self) -> Option<UpstreamEvent> {
         if self.input.is_empty() {
             return None;
         }
@@ -370,14 +370,14 @@ impl Upstream {
         long_line.feed(&piece);
         if end.is_none() {
             self.long_line = Some(long_line);
-        } else if long_line.id().is_some_and(|id| self.unanswered.hear_id(id) == ReplyKind::Answer) {
+        } else if long_line.id().is_some_and(|id| self.pending.resolve_id(id) == ReplyKind::Response) {
             self.failovers = 0;
         }
         Some(UpstreamEvent::Data(piece))
     }
 
     /// The next line of what was read, if it is whole.
-    fn line(&mut self) -> Option<Bytes> {
+    fn next_line(&mut self) -> Option<Bytes> {
         let rest = self.input.get(self.scan_offset..).unwrap_or_default();
         let Some(end) = memchr(b'\n', rest) else {
             self.scan_offset = self.input.len();
@@ -389,8 +389,8 @@ impl Upstream {
     }
 
     /// A line for the client, which may be an answer that it waits for.
-    fn pass_on(&mut self, line: Bytes) -> UpstreamEvent {
-        if self.unanswered.resolve(&line) == ReplyKind::Answer {
+    fn on_line(&mut self, line: Bytes) -> UpstreamEvent {
+        if self.pending.resolve(&line) == ReplyKind::Response {
             self.failovers = 0;
         }
         UpstreamEvent::Data(line)
@@ -399,7 +399,7 @@ impl Upstream {
 
 impl Batch {
     /// Takes a line that is the answer to one of its calls; None if it is none.
-    fn take(&mut self, line: &[u8], unanswered: &mut PendingCalls) -> Option<()> {
+    fn resolve(&mut self, line: &[u8], pending: &mut PendingCalls) -> Option<()> {
         // A copy, or this answer would keep all that was read with it.
         let line = Bytes::copy_from_slice(line);
         #[derive(Deserialize)]
@@ -411,24 +411,25 @@ impl Batch {
             error: Option<&'a RawValue>,
         }
         let answer = serde_json::from_slice::<Answer<'_>>(&line).ok()?;
-        let is_its = |part: &&mut BatchSlot| matches!(part, BatchSlot::For(id, _) if upstream_id(*id) == answer.id);
-        let part = self.parts.iter_mut().find(is_its)?;
+        let is_match =
+            |part: &&mut BatchSlot| matches!(part, BatchSlot::Waiting(id, _) if upstream_id(*id) == answer.id);
+        let part = self.parts.iter_mut().find(is_match)?;
         let piece = |json: &RawValue| SharedBuf::from(line.slice_ref(json.get().as_bytes()));
         let outcome = match (answer.error, answer.result) {
             (Some(error), _) => Err(piece(error)),
             (None, Some(result)) => Ok(piece(result)),
             (None, None) => Ok(SharedBuf::from(&b"null"[..])),
         };
-        let BatchSlot::For(_, passed) = &*part else { return None };
-        unanswered.answered_elsewhere(passed);
-        *part = BatchSlot::Ready(passed.answer(outcome));
-        self.missing -= 1;
-        self.length += line.len();
+        let BatchSlot::Waiting(_, forwarded) = &*part else { return None };
+        pending.note_answered(forwarded);
+        *part = BatchSlot::Ready(forwarded.answer(outcome));
+        self.awaited -= 1;
+        self.bytes += line.len();
         Some(())
     }
 }
 
 /// Whether anything of a turn is for the server.
-pub fn passes(parts: &[ReplyPart]) -> bool {
+pub fn has_forwarded_calls(parts: &[ReplyPart]) -> bool {
     parts.iter().any(|part| matches!(part, ReplyPart::Forward(_)))
 }
