@@ -74,9 +74,9 @@ impl Server {
         while !inbox.is_closed() {
             let said = self.query_info(compare).await;
             match &said {
-                Ok(_) if well != Some(true) => tracing::info!(backend = %self.address, "the server behind us answers"),
+                Ok(_) if well != Some(true) => tracing::info!(backend = %self.address, "the backend server works"),
                 Err(error) if well != Some(false) => {
-                    tracing::warn!(backend = %self.address, %error, "the server behind us is of no use now; discovery goes on");
+                    tracing::warn!(backend = %self.address, %error, "the backend server failed; only discovery is served until it works again");
                 }
                 _ => {}
             }

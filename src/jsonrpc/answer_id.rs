@@ -1,21 +1,25 @@
-//! The id of an answer that is read in pieces, for answers too long to be held.
+//! Extraction of the id from a response that is read in pieces.
+//!
+//! Long responses are forwarded without being buffered as a whole.
 
 use serde_json::Value;
 
-/// Bytes of an id that are kept; a longer one is taken for none.
+/// Longest id in bytes. A response with a longer id counts as one without an id.
 const MAX_ID_BYTES: usize = 4096;
 
-/// Finds the value of the top-level key `id` in one JSON object that comes in pieces.
+/// Scanner for the top-level key `id` of one JSON object.
 ///
-/// It checks no syntax: of what is no JSON, the result is arbitrary.
+/// The syntax is not checked: for invalid JSON the result is arbitrary.
 #[derive(Debug, Default)]
 pub struct AnswerId {
+    /// Number of open objects and arrays.
     depth: u32,
     string: StringState,
-    /// Whether a value of the top-level object is being read, and not a key.
+    /// Whether the current token of the top-level object is a value, not a key.
     in_value: bool,
+    /// Whether the last key is `id`.
     is_id: bool,
-    /// The key or value that is being read, as far as it may matter.
+    /// Bytes of the current key, or of the value of `id`.
     token: Vec<u8>,
     id: Option<Value>,
 }
@@ -30,7 +34,7 @@ enum StringState {
 }
 
 impl AnswerId {
-    /// Reads the next piece.
+    /// Scans the next piece.
     pub fn feed(&mut self, piece: &[u8]) {
         let mut rest = piece;
         loop {
@@ -41,13 +45,14 @@ impl AnswerId {
         }
     }
 
-    /// The id, once its end was read.
+    /// Returns the id once its end has been scanned.
     pub fn id(&self) -> Option<&Value> {
         self.id.as_ref()
     }
 
-    /// How many of the next bytes change nothing. In a long answer these are nearly all, so they are searched in blocks
-    /// rather than read one by one.
+    /// Returns how many of the next bytes can be skipped.
+    ///
+    /// In a long response these are nearly all, so they are searched in blocks.
     fn skippable(&self, bytes: &[u8]) -> usize {
         if self.is_token_kept() {
             return 0;
@@ -59,7 +64,7 @@ impl AnswerId {
         }
     }
 
-    /// Whether what is being read may be the key or the value of the id.
+    /// Returns whether the current token may be a top-level key or the value of `id`.
     fn is_token_kept(&self) -> bool {
         self.depth == 1 && (!self.in_value || self.is_id)
     }
@@ -113,11 +118,11 @@ impl AnswerId {
     }
 }
 
-/// How many bytes come before the first that begins or ends a string, an object or an array, or separates two values.
+/// Returns the number of bytes before the first structural byte of JSON.
 fn plain_prefix_len(bytes: &[u8]) -> usize {
     const BLOCK: usize = 64;
     let is_structure = |byte: &u8| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']' | b',' | b':');
-    // Without a branch for each byte, so that a block is compared in a few vector instructions.
+    // No branch per byte, so that the compiler emits vector instructions for a block.
     let is_plain = |block: &&[u8]| !block.iter().fold(false, |found, byte| found | is_structure(byte));
     let plain = bytes.chunks_exact(BLOCK).take_while(is_plain).count() * BLOCK;
     let rest = bytes.get(plain..).unwrap_or_default();

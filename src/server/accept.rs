@@ -1,4 +1,4 @@
-//! Taking callers in at a listener.
+//! Accept loop of a listener.
 
 use std::io::{Error, ErrorKind};
 use std::time::Duration;
@@ -14,18 +14,21 @@ use super::proxy_header::{MAX_HEADER_BYTES, ProxyHeader, parse_proxy_header};
 use crate::book::Ingress;
 use crate::netgroup::Netgroup;
 
-/// After an accept that failed for want of descriptors or memory, which sessions that end will give back.
+/// Delay after a failed accept.
+///
+/// It fails without file descriptors or memory, which ending sessions release.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// How long we wait for Tor to say which circuit a caller has come by. It says so at once, if it does.
+/// Time limit for the PROXY header. Tor sends it at the start of the stream, or never.
 const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Callers who are waited for so at once.
+/// Maximum number of connections that wait for their PROXY header.
 const MAX_HANDSHAKES: usize = 256;
 
-/// Passes connections of this listener to admission, until it is dropped or admission ends.
+/// Sends connections of a listener to admission, until admission ends.
 ///
-/// Callers on onion listeners come through an external Tor, so where they call from says nothing of them.
+/// Connections to onion listeners come from an external Tor, so their IP addresses are not the
+/// clients'.
 pub async fn accept(
     listener: TcpListener,
     ingress: Ingress,
@@ -41,14 +44,14 @@ pub async fn accept(
             Err(error) if is_connection_error(&error) => continue,
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(%error, "can't take callers in for the moment");
+                    tracing::warn!(%error, "can't accept connections; retrying until file descriptors or memory are free");
                 }
                 sleep(RETRY_DELAY).await;
                 continue;
             }
         };
         if std::mem::take(&mut failing) {
-            tracing::info!("taking callers in again");
+            tracing::info!("accepting connections again");
         }
         let _ = stream.set_nodelay(true);
         let ip = address.ip().to_canonical();
@@ -77,7 +80,9 @@ pub async fn accept(
     }
 }
 
-/// Takes the line off a stream by which Tor says which circuit it is for, if it does.
+/// Reads the PROXY header of a stream, and returns its circuit id.
+///
+/// Without a header, nothing is consumed.
 async fn read_proxy_header(stream: &mut TcpStream) -> Option<u64> {
     let deadline = Instant::now() + PROXY_HEADER_TIMEOUT;
     let mut bytes = [0; MAX_HEADER_BYTES];
@@ -90,10 +95,10 @@ async fn read_proxy_header(stream: &mut TcpStream) -> Option<u64> {
                 stream.read_exact(bytes.get_mut(..length)?).await.ok()?;
                 return circuit;
             }
-            // At the end of the stream nothing more comes; else the rest is looked for in a moment, as what was seen already
-            // would be seen again at once.
+            // End of the stream.
             ProxyHeader::Incomplete if peeked == 0 => return None,
             ProxyHeader::Incomplete => {
+                // A peek returns at once as long as unread bytes exist, so new ones are polled for.
                 if peeked == seen {
                     sleep(Duration::from_millis(10)).await;
                 }
@@ -106,7 +111,7 @@ async fn read_proxy_header(stream: &mut TcpStream) -> Option<u64> {
     }
 }
 
-/// Errors of one caller who went away again, not of the listener.
+/// Returns whether an error concerns one connection, not the listener.
 fn is_connection_error(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
 }

@@ -1,4 +1,4 @@
-//! The manager: who gets a session, and who has to go when there is no table.
+//! Admission of clients: which connection gets a session, and which session is evicted.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -20,12 +20,12 @@ use crate::book::Ingress;
 use crate::electrum::responder::Responder;
 use crate::jsonrpc::RpcError;
 
-/// Callers that may wait at the manager.
+/// Maximum number of connections that wait for admission.
 pub const ACCEPT_QUEUE: usize = 64;
 
-/// Keeps the manager until nobody can come any more, and then until it is dropped, with every session.
+/// Runs admission and owns all sessions. Dropping the future aborts them.
 ///
-/// `dual_ingress` is whether there are callers of dual_ingress our names, who must not starve each other.
+/// `dual_ingress` is whether clients come on both ingresses. None may then take all sessions.
 pub async fn run_admission(
     mut connections: mpsc::Receiver<IncomingConnection>,
     dual_ingress: bool,
@@ -67,12 +67,13 @@ pub async fn run_admission(
 
 struct SessionManager {
     tasks: JoinSet<()>,
-    /// Whose place each session takes, and which number it came in as.
+    /// Slot of each session, by its task: ingress, source and session number.
     sessions_by_task: HashMap<Id, (Ingress, ClientSource, u64)>,
+    /// Number of the last admitted session.
     next_session_no: u64,
     clearnet: SessionTable,
     onion: SessionTable,
-    /// Whether there may be callers in dual_ingress rooms.
+    /// Whether clients come on both ingresses, so that each is limited to three quarters.
     dual_ingress: bool,
     /// Limits of new sessions.
     limits: Arc<Limits>,
@@ -120,7 +121,7 @@ impl SessionManager {
             let session = session::run(connection, quota, &shared, rng);
             if AssertUnwindSafe(session).catch_unwind().await.is_err() {
                 counters.panicked_sessions.add(1);
-                tracing::error!("a session broke down; the panic before this line says where");
+                tracing::error!("panic in a session; the preceding log line shows its location");
             }
         });
         self.next_session_no += 1;
@@ -142,20 +143,20 @@ impl SessionManager {
         match self.sessions_by_task.remove(&id) {
             Some((Ingress::Clearnet, source, number)) => self.clearnet.remove(source, number),
             Some((Ingress::Onion, source, number)) => self.onion.remove(source, number),
-            // It was disconnected.
+            // An evicted session is already removed.
             None => {}
         }
     }
 }
 
-/// Says why, if that can be said at once.
+/// Sends the reason, if no handshake must come first and the socket accepts it at once.
 fn reject(mut connection: IncomingConnection, error: &RpcError) {
     if !connection.kind.tls && !connection.kind.websocket {
         let _ = connection.stream.write_all(&Responder::closing_error(error).to_vec()).now_or_never();
     }
 }
 
-/// Counts a session for as long as it lasts, however it ends.
+/// Guard that counts a session as open until it is dropped.
 struct OpenSessionGuard<'a>(&'a SessionContext);
 
 impl OpenSessionGuard<'_> {

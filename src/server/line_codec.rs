@@ -1,4 +1,4 @@
-//! A caller's bytes cut into lines, of which few may be long at a time.
+//! Codec for lines of clients, with a pool that limits long lines.
 
 use std::sync::Arc;
 
@@ -8,10 +8,12 @@ use tokio_util::codec::{Decoder, LinesCodec, LinesCodecError};
 
 use crate::jsonrpc::MAX_REQUEST_BYTES;
 
-/// What all long lines together may take of our memory.
+/// Memory of all long lines together, in bytes.
 const POOL_BYTES: usize = 64 * 1024 * 1024;
 
-/// How long lines may become. The server behind us is sent whole transactions; what we are asked ourselves is short.
+/// Pool of permits for long lines, shared by all clients.
+///
+/// Requests for the backend may contain whole transactions. Requests for Waypost are short.
 #[derive(Debug, Clone)]
 pub struct LongLinePool {
     max_line_bytes: usize,
@@ -19,32 +21,36 @@ pub struct LongLinePool {
 }
 
 impl LongLinePool {
+    /// Creates the pool for lines of up to this length. A shorter one than `MAX_REQUEST_BYTES` is
+    /// raised to it.
     pub fn new(max_line_bytes: usize) -> LongLinePool {
         let max_line_bytes = max_line_bytes.max(MAX_REQUEST_BYTES);
-        // A line is held as bytes and as text for a moment.
+        // A line is in memory twice for a moment: as bytes and as a string.
         LongLinePool { max_line_bytes, permits: Arc::new(Semaphore::new((POOL_BYTES / (2 * max_line_bytes)).max(1))) }
     }
 }
 
-/// Lines of up to [`MAX_CALL`] for everybody; longer ones for who finds a permit.
+/// Codec for lines, where those beyond [`MAX_REQUEST_BYTES`] need a permit.
 #[derive(Debug)]
-pub struct LineCodec {
+pub(super) struct LineCodec {
     codec: LinesCodec,
     pool: LongLinePool,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl LineCodec {
-    pub fn new(pool: &LongLinePool) -> LineCodec {
+    /// Creates a codec without a permit.
+    pub(super) fn new(pool: &LongLinePool) -> LineCodec {
         LineCodec { codec: LinesCodec::new_with_max_length(pool.max_line_bytes), pool: pool.clone(), permit: None }
     }
 
-    pub fn max_line_bytes(&self) -> usize {
+    /// Returns the length of the longest line with a permit.
+    pub(super) fn max_line_bytes(&self) -> usize {
         self.pool.max_line_bytes
     }
 
-    /// Gives the permit of a long line back, when it is done with.
-    pub fn release_permit(&mut self) {
+    /// Returns the permit to the pool after a long line.
+    pub(super) fn release_permit(&mut self) {
         self.permit = None;
     }
 }

@@ -1,30 +1,36 @@
-//! The line that C tor puts before what a caller of its onion service says, where `HiddenServiceExportCircuitID haproxy`
-//! is set: version 1 of the PROXY protocol, with the circuit's number in an address that nobody has.
+//! PROXY protocol version 1, as C tor sends it to onion services.
+//!
+//! With `HiddenServiceExportCircuitID haproxy`, Tor encodes the circuit id in an IPv6 address.
 
 use std::net::Ipv6Addr;
 
 use ipnet::Ipv6Net;
 
-/// The longest that the PROXY protocol allows.
-pub const MAX_HEADER_BYTES: usize = 107;
+/// Longest header in bytes, from the specification of the PROXY protocol.
+pub(super) const MAX_HEADER_BYTES: usize = 107;
 
 const PREFIX: &[u8] = b"PROXY ";
 
-/// The addresses in which Tor puts a circuit's number.
+/// Network whose interface ids are Tor's circuit ids.
 const CIRCUIT_NET: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0xdead, 0xbeef, 0x4dad, 0, 0, 0, 0), 64);
 
-/// What the first bytes of a stream are.
+/// Result of parsing the first bytes of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyHeader {
-    /// Not such a line.
+    /// The stream has no header.
     None,
-    /// Perhaps the beginning of one.
+    /// More bytes are needed.
     Incomplete,
-    /// One of so many bytes, and the circuit that it names, if it names one.
-    Line { length: usize, circuit: Option<u64> },
+    /// The stream has a header.
+    Line {
+        /// Length of the header in bytes, with its line break.
+        length: usize,
+        /// Circuit id. `None` for any other address.
+        circuit: Option<u64>,
+    },
 }
 
-/// Reads the first bytes of a stream, of which `MAX_HEADER_BYTES` are enough.
+/// Parses the first bytes of a stream, of which `MAX_HEADER_BYTES` suffice.
 pub fn parse_proxy_header(bytes: &[u8]) -> ProxyHeader {
     if !bytes.starts_with(PREFIX) {
         return if PREFIX.starts_with(bytes) { ProxyHeader::Incomplete } else { ProxyHeader::None };

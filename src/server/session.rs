@@ -1,4 +1,4 @@
-//! One caller's connection: lines in, replies out, within the limits.
+//! Session of one client: lines in, responses out, within the limits.
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -26,14 +26,14 @@ use crate::electrum::responder::{CallOutcome, LineResult, PendingAddPeer, ReplyP
 use crate::jsonrpc::{Message, Method, RpcError, SharedBuf, parse_line};
 use crate::peer::Host;
 
-/// After a failed connection to the backend, a session's calls fail at once for this long.
+/// Time after a failed connection to the backend during which a session's calls fail at once.
 const BACKEND_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// How long a caller that we part from may take to hear it.
+/// Time limit for a client to close the connection after the last response.
 const CLOSE_LINGER: Duration = Duration::from_secs(2);
 
-/// Talks with a caller until either has enough.
-pub async fn run(
+/// Serves a client until either side closes the connection.
+pub(super) async fn run(
     connection: IncomingConnection,
     source: Option<Arc<SourceQuota>>,
     shared: &SessionContext,
@@ -69,7 +69,7 @@ pub async fn run(
     }
 }
 
-/// The handshakes that come before the first line.
+/// Performs the TLS and WebSocket handshakes. Returns `None` if one fails.
 async fn handshake(stream: Box<dyn Stream>, kind: ConnectionKind, shared: &SessionContext) -> Option<ClientStream> {
     let stream = match &shared.tls {
         Some(tls) if kind.tls => tls.accept(stream).await.ok()?,
@@ -87,37 +87,45 @@ struct ClientSession<'a> {
     stream: ClientStream,
     responder: Responder,
     ingress: Ingress,
+    /// Address of the client. `None` on the onion ingress.
     from: Option<IpAddr>,
     shared: &'a SessionContext,
-    /// As they were when the session began.
+    /// Limits at the start of the session.
     limits: Arc<Limits>,
-    /// The server behind us, where this caller gets to it.
+    /// The backend. `None` if requests of this client are not forwarded.
     backend: Option<&'a Arc<Backend>>,
     read_timer: ReadTimer,
+    /// Meter of this session's requests.
     requests: RateMeter,
+    /// Meters of the client's source. `None` for a shared Tor.
     source: Option<Arc<SourceQuota>>,
-    /// To the server behind us, once the caller has asked for something of its.
+    /// Connection to the backend. `None` until the first forwarded request, and after a loss.
     upstream: Option<Upstream>,
-    /// Until when no further connection to the backend is tried.
+    /// Earliest time of the next connection to the backend. `None` if there was no failure.
     backend_retry_at: Option<Instant>,
     rng: StdRng,
 }
 
+/// How a session ends.
 enum SessionEnd {
-    /// We close, after a last word that the caller is to hear.
+    /// Waypost closes the connection after the client has received the last line.
     Graceful,
+    /// The connection is dropped at once.
     Abort,
 }
 
+/// Next event of a session.
 enum SessionEvent {
+    /// Input of the client.
     Input(ClientInput),
+    /// Event on the connection to the backend.
     Upstream(UpstreamEvent),
-    /// The server behind us leaves the caller waiting in the midst of something.
+    /// The backend has been silent for too long.
     Stalled,
 }
 
 impl ClientSession<'_> {
-    /// One line after the other: while one is answered, the next waits where it costs us nothing.
+    /// Handles one line after the other. Meanwhile the next waits in the client's socket.
     async fn run_loop(&mut self) -> SessionEnd {
         loop {
             let outcome = match self.next().await {
@@ -126,7 +134,7 @@ impl ClientSession<'_> {
                     self.on_input(input).await
                 }
                 SessionEvent::Upstream(event) => self.on_upstream(event).await,
-                SessionEvent::Stalled => self.on_upstream_lost("doesn't answer").await,
+                SessionEvent::Stalled => self.on_upstream_lost("doesn't respond").await,
             };
             if let Err(end) = outcome {
                 return end;
@@ -149,7 +157,7 @@ impl ClientSession<'_> {
     async fn on_input(&mut self, input: ClientInput) -> Result<(), SessionEnd> {
         let counters = &self.shared.counters;
         let result = match input {
-            // As people send them by hand, after a line of theirs.
+            // Blank lines are ignored, as an operator may send them from a terminal.
             ClientInput::Line(line) if line.trim_ascii().is_empty() => return Ok(()),
             ClientInput::Line(line) => {
                 let result = self.handle_line(&line).await;
@@ -177,7 +185,7 @@ impl ClientSession<'_> {
         }
     }
 
-    /// What to say to a line, when the caller may ask for as much.
+    /// Returns the result of a line, or an error if it exceeds a rate limit.
     async fn handle_line(&mut self, line: &str) -> Result<LineResult, RpcError> {
         let has_backend = self.backend.is_some();
         if let Some(source) = &self.source
@@ -191,7 +199,7 @@ impl ClientSession<'_> {
             return Err(RpcError::RateLimited("bytes"));
         }
         if !has_backend {
-            // A first one before anything is outcome with it.
+            // The first request is charged before the line is parsed.
             self.charge_requests(1).await?;
         }
         let message = parse_line(line);
@@ -220,7 +228,7 @@ impl ClientSession<'_> {
         }
     }
 
-    /// Counts so many calls, and waits until the caller may make them.
+    /// Counts requests, and waits until the rate limits allow them.
     async fn charge_requests(&mut self, calls: usize) -> Result<(), RpcError> {
         let counters = &self.shared.counters;
         counters.requests.add(calls as u64);
@@ -236,7 +244,9 @@ impl ClientSession<'_> {
         Ok(())
     }
 
-    /// Forwards a line, or the backend's calls of a batch. Where there is no connection, each is answered with an error.
+    /// Forwards a line, or the requests of a batch that are for the backend.
+    ///
+    /// Without a connection, each gets an error response.
     async fn forward(&mut self, line: &str, result: LineResult) -> Result<(), SessionEnd> {
         let upstream = match self.upstream.take() {
             Some(upstream) => Some(upstream),
@@ -247,7 +257,7 @@ impl ClientSession<'_> {
         for part in result.parts {
             parts.push(match part {
                 ReplyPart::Forward(forwarded) => Err(forwarded),
-                ReplyPart::Ready(answer) => Ok(Some(answer)),
+                ReplyPart::Ready(reply) => Ok(Some(reply)),
                 ReplyPart::AddPeer(pending) => Ok(self.submit_add_peer(pending).await),
             });
         }
@@ -267,7 +277,7 @@ impl ClientSession<'_> {
         Ok(())
     }
 
-    /// A connection to the server behind us, and rather not to the peer that has just failed.
+    /// Opens a connection to the backend, preferably not to the peer that has just failed.
     async fn open_upstream(&mut self, failed: Option<Host>) -> Option<Connection> {
         if self.backend_retry_at.is_some_and(|until| Instant::now() < until) {
             return None;
@@ -278,7 +288,7 @@ impl ClientSession<'_> {
             Err(error) => {
                 self.backend_retry_at = Some(Instant::now() + BACKEND_RETRY_DELAY);
                 self.shared.counters.backend_failures.add(1);
-                tracing::debug!(%error, "no connection to the server behind us");
+                tracing::debug!(%error, "no connection to the backend server");
                 None
             }
         }
@@ -303,14 +313,14 @@ impl ClientSession<'_> {
                 if last { Err(SessionEnd::Graceful) } else { Ok(()) }
             }
             UpstreamEvent::BatchTooLong => self.fail(&RpcError::BatchResponseTooLong).await,
-            UpstreamEvent::End => self.on_upstream_lost("went away").await,
+            UpstreamEvent::End => self.on_upstream_lost("closed the connection").await,
         }
     }
 
-    /// The backend is of no use any more. Where it was a peer, another may take over.
+    /// Handles the loss of the backend. A peer may be replaced by another one.
     async fn on_upstream_lost(&mut self, failure: &'static str) -> Result<(), SessionEnd> {
         let Some(mut upstream) = self.upstream.take_if(|upstream| upstream.is_needed()) else {
-            // The next is opened when there is something to ask.
+            // The next forwarded request opens a new one.
             self.upstream = None;
             return Ok(());
         };
@@ -327,9 +337,9 @@ impl ClientSession<'_> {
         self.fail(&RpcError::Backend(failure)).await
     }
 
-    /// Drops the connection to the backend, and replies each call that it left unanswered with an error.
+    /// Drops the connection to the backend, and fails each pending call.
     ///
-    /// A client that is subscribed has to learn that no notification will come: its session ends.
+    /// The session of a subscribed client ends, because no notification would follow.
     async fn fail(&mut self, error: &RpcError) -> Result<(), SessionEnd> {
         let Some(upstream) = self.upstream.take() else { return Ok(()) };
         let failed = upstream.fail(error);
@@ -344,33 +354,33 @@ impl ClientSession<'_> {
         }
     }
 
-    /// Sends an answer, if there is one and the caller may have as much.
+    /// Sends a reply within the byte limits of the source.
     async fn send_reply(&mut self, reply: Option<SharedBuf>) -> Result<(), SessionEnd> {
-        let Some(answer) = reply else { return Ok(()) };
+        let Some(reply) = reply else { return Ok(()) };
         match &self.source {
-            // What the backend sent may have used it all up.
-            Some(source) if self.backend.is_some() => while !source.bytes_out.acquire_clamped(answer.len()).await {},
-            Some(source) if !source.bytes_out.try_acquire(answer.len()) => {
+            // Forwarded data may have used up the quota, so replies wait instead of failing.
+            Some(source) if self.backend.is_some() => while !source.bytes_out.acquire_clamped(reply.len()).await {},
+            Some(source) if !source.bytes_out.try_acquire(reply.len()) => {
                 self.shared.counters.rate_limited_bytes.add(1);
                 return self.close_with(&RpcError::RateLimited("bytes")).await;
             }
             _ => {}
         }
-        self.send(answer).await
+        self.send(reply).await
     }
 
-    /// The last word.
+    /// Sends an error, and ends the session.
     async fn close_with(&mut self, error: &RpcError) -> Result<(), SessionEnd> {
-        // In the midst of a line of the server's it would be taken for a part of it.
+        // Within a forwarded line, the error would be read as a part of that line.
         if self.upstream.as_ref().is_none_or(|upstream| !upstream.is_mid_line()) {
             self.send(Responder::closing_error(error)).await?;
         }
         Err(SessionEnd::Graceful)
     }
 
-    async fn send(&mut self, answer: SharedBuf) -> Result<(), SessionEnd> {
-        let mut sending = pin!(self.stream.send(answer));
-        // Mostly it goes at once, and needs no timer.
+    async fn send(&mut self, reply: SharedBuf) -> Result<(), SessionEnd> {
+        let mut sending = pin!(self.stream.send(reply));
+        // Most sends finish at once and need no timer.
         let sent = match poll!(sending.as_mut()) {
             Poll::Ready(sent) => Ok(sent),
             Poll::Pending => timeout(self.limits.line, sending).await,
@@ -382,12 +392,12 @@ impl ClientSession<'_> {
         }
     }
 
-    /// A line's replies in order, those included that the book has to give.
+    /// Returns the replies of a line in order. Those of `add_peer` wait for the book.
     async fn collect_replies(&mut self, result: LineResult) -> SmallVec<[SharedBuf; 1]> {
         let mut replies = SmallVec::with_capacity(result.parts.len());
         for part in result.parts {
             match part {
-                ReplyPart::Ready(answer) => replies.push(answer),
+                ReplyPart::Ready(reply) => replies.push(reply),
                 ReplyPart::AddPeer(pending) => replies.extend(self.submit_add_peer(pending).await),
                 ReplyPart::Forward(_) => {}
             }
@@ -395,10 +405,11 @@ impl ClientSession<'_> {
         replies
     }
 
+    /// Submits an `add_peer` to the book, and returns its reply.
     async fn submit_add_peer(&mut self, pending: PendingAddPeer) -> Option<SharedBuf> {
         let (reply, accepted) = oneshot::channel();
         let features = pending.features.clone();
-        // Where the book has more to do than it can, strangers' wishes are the first to be dropped.
+        // With a full queue, submissions of untrusted sources are refused first.
         let accepted = match self.shared.inbox.try_send(BookMessage::AddPeer { features, from: self.from, reply }) {
             Ok(()) => accepted.await.unwrap_or(false),
             Err(_) => false,
@@ -409,6 +420,7 @@ impl ClientSession<'_> {
     }
 }
 
+/// Counts the reason, and ends the session at once.
 fn abort(reason: &Counter) -> SessionEnd {
     reason.add(1);
     SessionEnd::Abort

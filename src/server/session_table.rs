@@ -1,4 +1,4 @@
-//! The sessions of callers of one of our names, by their sources: who is let in, and who gives way.
+//! Open sessions of one ingress by source, with the rules of admission and eviction.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,44 +11,53 @@ use super::connection::ClientSource;
 use super::limits::{Limits, SourceQuota};
 use crate::jsonrpc::RpcError;
 
-/// What a source has used is remembered for as long after its last session, or it would only have to call again to begin
-/// again; and how often those are looked for whose time is over.
-pub const SOURCE_TTL: Duration = Duration::from_secs(5);
+/// Time that a source's meters are kept after its last session, and the interval of pruning.
+///
+/// Without it, a client could refill its quota by reconnecting.
+pub(super) const SOURCE_TTL: Duration = Duration::from_secs(5);
 
-/// The sessions of callers of one of our names, by their sources.
+/// Table of the open sessions of one ingress.
 #[derive(Default)]
-pub struct SessionTable {
+pub(super) struct SessionTable {
+    /// Number of open sessions.
     pub open_sessions: usize,
     sources: HashMap<ClientSource, SourceSlots>,
-    /// Sources by how many sessions they have.
+    /// Index of the sources by their number of sessions, without those that have none.
     sources_by_sessions: BTreeSet<(usize, ClientSource)>,
 }
 
+/// Sessions and quota of one source.
 struct SourceSlots {
-    /// What the source may use; nothing is counted for a Tor that many call through.
+    /// Shared quota. `None` for a shared Tor, whose clients can't be distinguished.
     quota: Option<Arc<SourceQuota>>,
-    /// By the numbers that they came in as.
+    /// Sessions by number, the oldest first.
     sessions: BTreeMap<u64, AbortHandle>,
+    /// Time of the end of the last session. `None` while one is open.
     idle_since: Option<Instant>,
 }
 
-/// Whether somebody is let in.
-pub enum Admission {
+/// Decision about a new session.
+pub(super) enum Admission {
+    /// Admit with this quota.
     Admit(Option<Arc<SourceQuota>>),
-    /// In the place of this session.
+    /// Admit with this quota, and abort this session.
     AdmitEvicting(Option<Arc<SourceQuota>>, AbortHandle),
+    /// Refuse with this error.
     Refused(RpcError),
 }
 
 impl SessionTable {
-    /// What each source may use is counted again.
-    pub fn update_limits(&mut self, limits: &Limits) {
+    /// Gives all sources new meters with the new limits.
+    ///
+    /// Open sessions keep the previous meters.
+    pub(super) fn update_limits(&mut self, limits: &Limits) {
         for quota in self.sources.values_mut().filter_map(|slots| slots.quota.as_mut()) {
             *quota = Arc::new(SourceQuota::new(limits));
         }
     }
 
-    pub fn admit(&mut self, source: ClientSource, full: bool, limits: &Limits) -> Admission {
+    /// Decides about a new session of this source.
+    pub(super) fn admit(&mut self, source: ClientSource, full: bool, limits: &Limits) -> Admission {
         let slots = self.sources.entry(source).or_insert_with(|| SourceSlots {
             quota: (source != ClientSource::SharedTor).then(|| Arc::new(SourceQuota::new(limits))),
             sessions: BTreeMap::new(),
@@ -57,7 +66,7 @@ impl SessionTable {
         let (quota, open) = (slots.quota.clone(), slots.sessions.len());
         if let Some(quota) = &quota {
             if open >= limits.sessions_per_source {
-                return Admission::Refused(RpcError::ServerFull(" from where you are"));
+                return Admission::Refused(RpcError::ServerFull(" from your network"));
             }
             if !quota.requests.try_acquire(1) {
                 return Admission::Refused(RpcError::RateLimited("connections"));
@@ -66,7 +75,7 @@ impl SessionTable {
         if !full {
             return Admission::Admit(quota);
         }
-        // A source with many sessions loses one to a source with fewer.
+        // The source with the most sessions loses its oldest one to a source with fewer.
         let Some((largest, of)) = self.sources_by_sessions.last().copied().filter(|(largest, _)| *largest > open + 1)
         else {
             return Admission::Refused(RpcError::ServerFull(""));
@@ -79,21 +88,23 @@ impl SessionTable {
         }
     }
 
-    pub fn insert(&mut self, source: ClientSource, number: u64, session: AbortHandle) {
+    /// Adds an admitted session.
+    pub(super) fn insert(&mut self, source: ClientSource, number: u64, session: AbortHandle) {
         let Some(slots) = self.sources.get_mut(&source) else { return };
         let previous = slots.sessions.len();
         slots.sessions.insert(number, session);
         self.update_index(source, previous);
     }
 
-    pub fn remove(&mut self, source: ClientSource, number: u64) {
+    /// Removes an ended session.
+    pub(super) fn remove(&mut self, source: ClientSource, number: u64) {
         let Some(slots) = self.sources.get_mut(&source) else { return };
         let previous = slots.sessions.len();
         slots.sessions.remove(&number);
         self.update_index(source, previous);
     }
 
-    /// A source has not as many sessions any more as it had.
+    /// Updates index and total after a source's number of sessions has changed.
     fn update_index(&mut self, source: ClientSource, previous: usize) {
         let Some(slots) = self.sources.get_mut(&source) else { return };
         let now = slots.sessions.len();
@@ -105,8 +116,8 @@ impl SessionTable {
         self.open_sessions = (self.open_sessions + now).saturating_sub(previous);
     }
 
-    /// Forgets the sources that have been away for long enough.
-    pub fn prune(&mut self, now: Instant) {
+    /// Removes sources without sessions after [`SOURCE_TTL`].
+    pub(super) fn prune(&mut self, now: Instant) {
         self.sources.retain(|_, slots| slots.idle_since.is_none_or(|since| now < since + SOURCE_TTL));
     }
 }
@@ -132,7 +143,7 @@ mod tests {
         line: Duration::from_secs(1),
     };
 
-    /// A room, and tasks that stand for sessions.
+    /// Table with pending tasks as sessions.
     struct TableHarness {
         sessions: SessionTable,
         max_sessions: usize,
@@ -144,7 +155,6 @@ mod tests {
     #[derive(Debug, PartialEq)]
     enum Outcome {
         Admitted(u64),
-        /// In the place of another.
         AdmittedEvicting,
         Refused(i32),
     }
@@ -191,7 +201,7 @@ mod tests {
         table.connect_ok(ClientSource::Circuit(2));
         table.sessions.remove(ClientSource::Circuit(1), numbers[2]);
         table.connect_ok(ClientSource::Circuit(1));
-        // A Tor that many call through is no source of that kind.
+        // A shared Tor has no limit of its own.
         (0..50).for_each(|_| _ = table.connect_ok(ClientSource::SharedTor));
         assert_eq!(table.sessions.open_sessions, 55);
     }
@@ -202,9 +212,12 @@ mod tests {
         (0..4).for_each(|_| _ = table.connect_ok(ClientSource::Circuit(1)));
         (0..2).for_each(|_| _ = table.connect_ok(ClientSource::Circuit(2)));
         assert_eq!(table.connect(ClientSource::Circuit(3)), Outcome::AdmittedEvicting);
-        assert!(!table.sessions.sources[&ClientSource::Circuit(1)].sessions.contains_key(&1), "the oldest");
+        assert!(
+            !table.sessions.sources[&ClientSource::Circuit(1)].sessions.contains_key(&1),
+            "the oldest session is evicted"
+        );
         assert_eq!(table.connect(ClientSource::Circuit(3)), Outcome::AdmittedEvicting);
-        // Now all three have two.
+        // All three sources have two sessions now.
         assert_eq!(table.connect(ClientSource::Circuit(3)), Outcome::Refused(-102));
         assert_eq!(table.connect(ClientSource::Circuit(4)), Outcome::AdmittedEvicting);
         assert_eq!(table.sessions.open_sessions, 6);
@@ -217,15 +230,15 @@ mod tests {
         let held = table.sessions.sources[&ClientSource::Circuit(1)].quota.clone().unwrap();
         table.limits = Limits { sessions_per_source: 2, source_requests_per_second: 1, ..LIMITS };
         table.sessions.update_limits(&table.limits);
-        assert_eq!(table.sessions.open_sessions, 4, "nobody has to go");
+        assert_eq!(table.sessions.open_sessions, 4, "open sessions remain");
         assert_eq!(table.connect(ClientSource::Circuit(1)), Outcome::Refused(-102));
-        assert!(held.requests.try_acquire(26), "they keep to what they had");
+        assert!(held.requests.try_acquire(26), "open sessions keep their quota");
         before.iter().for_each(|number| table.sessions.remove(ClientSource::Circuit(1), *number));
         table.connect_ok(ClientSource::Circuit(1));
         let renewed = table.sessions.sources[&ClientSource::Circuit(1)].quota.clone().unwrap();
         assert!(
             renewed.requests.try_acquire(2) && !renewed.requests.try_acquire(1),
-            "three at once, of which one came in"
+            "a burst of three, of which the session took one"
         );
     }
 

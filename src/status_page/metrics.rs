@@ -77,7 +77,7 @@ pub fn text(reading: &StatusSample, probes: &ProbeMetrics) -> Result<String, fmt
     }
     sheet.callers(&status.clients);
     if let Some(backend) = &status.backend {
-        sheet.bool_gauge("backend_up", "Whether the server behind us is of use", backend.error.is_none());
+        sheet.bool_gauge("backend_up", "Whether the backend server works", backend.error.is_none());
     }
     sheet.peers(rows);
     let mut text = String::new();
@@ -202,7 +202,7 @@ impl MetricsWriter<'_> {
         let limits = limits.map(|(limit, count)| (vec![("limit", limit.to_owned())], count));
         self.counter_family("limits", "Callers rejected, disconnected or delayed", limits);
         self.counter("session_panics", "Sessions ended by a bug", callers.panicked_sessions);
-        self.counter("backend_failures", "Times that the server behind us failed a caller", callers.backend_failures);
+        self.counter("backend_failures", "Times that the backend server failed a client", callers.backend_failures);
     }
 
     fn peers(&mut self, rows: &[PeerInfo]) {

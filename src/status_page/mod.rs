@@ -157,7 +157,7 @@ async fn show_health(State(board): State<Arc<AppState>>) -> Response {
     }
     let backend = reading.status.backend.as_ref();
     match backend.and_then(|backend| backend.error.as_ref()) {
-        Some(problem) => unavailable(format!("the server behind us is of no use: {problem}")),
+        Some(problem) => unavailable(format!("the backend server failed: {problem}")),
         None => text(StatusCode::OK, &["ok".to_owned()].into_iter().chain(reading.problems()).collect::<Vec<_>>()),
     }
 }

@@ -116,7 +116,7 @@ impl StatusSample {
             troubles.push(format!("{} can't be reached: {reason}", name.host));
         }
         if let Some(problem) = status.backend.as_ref().and_then(|backend| backend.error.as_ref()) {
-            troubles.push(format!("what we stand in front of is of no use: {problem}"));
+            troubles.push(format!("the backend failed: {problem}"));
         }
         if status.clients.panicked_sessions > 0 {
             troubles.push(format!("{} sessions broke down; the log says where", status.clients.panicked_sessions));

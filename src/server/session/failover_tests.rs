@@ -1,4 +1,4 @@
-//! Sessions that peers serve: their choice, and what happens when a peer fails.
+//! Sessions with peers as backend: choice of the peer, and failover.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -16,10 +16,10 @@ use crate::peer::{Port, Transport, Version};
 use crate::route::Route;
 use crate::server::Limits;
 
-/// Instead of a method: it greets, and says nothing more.
+/// Value of `closes_at` for a peer that responds only to `server.version`.
 const SILENT: &str = "(silent)";
 
-/// A peer that answers each call with its own name and the method's, "held" together with the next one; and what it received.
+/// Peer that responds with its name and the method. The response to "held" waits for the next one.
 struct Peer {
     name: &'static str,
     address: SocketAddr,
@@ -27,7 +27,7 @@ struct Peer {
 }
 
 impl Peer {
-    /// It hangs up at the calls of this method.
+    /// Starts a peer that closes the connection at a request of this method.
     async fn start(name: &'static str, closes_at: &'static str) -> Peer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, received) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
@@ -84,7 +84,7 @@ async fn serve(stream: TcpStream, name: &str, closes_at: &str, received: Arc<Mut
     None
 }
 
-/// A session before these peers, the best first, and the ends of the channels that must stay open.
+/// Starts a session with these peers as backend, the best first.
 fn connect(peers: &[&Peer]) -> (TestClient, Arc<Backend>, tokio::sync::mpsc::Receiver<BookMessage>) {
     let candidates = peers.iter().map(|peer| peer.upstream_candidate()).collect();
     let mut snapshot = Snapshot::default();
@@ -107,13 +107,13 @@ fn session_counts(backend: &Backend) -> Vec<(String, usize)> {
 
 #[tokio::test]
 async fn first_peer_that_answers_serves_session() {
-    let (unreachable, second) = (Peer::start("gone", "server.version").await, Peer::start("second", "").await);
+    let (unreachable, second) = (Peer::start("unreachable", "server.version").await, Peer::start("second", "").await);
     let (mut client, backend, mut book_messages) = connect(&[&unreachable, &second]);
     client.send(b"{\"id\":1,\"method\":\"blockchain.headers.subscribe\"}\n").await;
     assert_eq!(client.receive().await.unwrap()["result"], json!(["second", "blockchain.headers.subscribe"]));
     assert_eq!(session_counts(&backend), [("second.example".to_owned(), 1)]);
     assert!(
-        matches!(book_messages.recv().await, Some(BookMessage::Event(BookEvent::SuspectPeer(host))) if host.to_string() == "gone.example")
+        matches!(book_messages.recv().await, Some(BookMessage::Event(BookEvent::SuspectPeer(host))) if host.to_string() == "unreachable.example")
     );
     drop(client);
     tokio::time::timeout(Duration::from_secs(5), async {
@@ -139,7 +139,7 @@ async fn failed_peer_before_subscription_is_replaced() {
     assert_eq!(client.receive().await.unwrap()[2]["result"], json!(["second", "b"]));
     assert_eq!(session_counts(&backend), [("second.example".to_owned(), 1)]);
     assert_eq!(first.received()[..3], ["server.version", "one", "three"]);
-    assert!(!second.received().contains(&"one".to_owned()), "it was answered already");
+    assert!(!second.received().contains(&"one".to_owned()), "a call with a response is not resent");
 }
 
 #[tokio::test]
@@ -149,13 +149,13 @@ async fn failed_peer_after_subscription_closes_session() {
     client.send(b"{\"id\":1,\"method\":\"blockchain.headers.subscribe\"}\n").await;
     assert_eq!(client.receive().await.unwrap()["result"][0], "first");
     client.send(b"{\"id\":2,\"method\":\"three\"}\n").await;
-    assert!(client.receive().await.unwrap()["error"]["message"].as_str().unwrap().contains("went away"));
+    assert!(client.receive().await.unwrap()["error"]["message"].as_str().unwrap().contains("closed the connection"));
     client.session.await.unwrap();
     assert_eq!(session_counts(&backend), []);
     assert!(second.received().is_empty());
     assert!(
         matches!(book_messages.recv().await, Some(BookMessage::Event(BookEvent::SuspectPeer(_)))),
-        "the book is to look at it"
+        "the book rechecks the peer"
     );
 }
 
@@ -167,7 +167,7 @@ async fn call_before_batch_is_answered_once() {
     client.send(lines.as_bytes()).await;
     assert_eq!(client.receive().await.unwrap()["id"], 1);
     assert_eq!(client.receive().await.unwrap()[1]["result"], json!(["first", "b"]));
-    // That was the answer to a subscription, so the session stays.
+    // The subscription pins the session to its peer.
     assert!(second.received().is_empty());
     tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(45)).await;
@@ -185,9 +185,9 @@ async fn coalesced_responses_leave_nothing_pending() {
     assert_eq!(client.receive().await.unwrap()["id"], 2);
     tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(300)).await;
-    assert!(!client.session.is_finished(), "nobody asked it anything");
+    assert!(!client.session.is_finished(), "no call is pending");
     client.send(b"{\"id\":3,\"method\":\"held\"}\n").await;
-    assert!(client.receive().await.unwrap()["error"]["message"].as_str().unwrap().contains("doesn't answer"));
+    assert!(client.receive().await.unwrap()["error"]["message"].as_str().unwrap().contains("doesn't respond"));
     client.session.await.unwrap();
 }
 

@@ -15,6 +15,7 @@ use crate::electrum::identity::{self, Identity, LocalIdentity};
 use crate::network::Network;
 use crate::server::{ClientSource, Counters, Limits, LongLinePool};
 
+/// Client of a session under test.
 pub struct TestClient {
     stream: BufReader<DuplexStream>,
     pub session: JoinHandle<()>,
@@ -23,7 +24,7 @@ pub struct TestClient {
     _snapshot: watch::Sender<Arc<Snapshot>>,
 }
 
-/// A session at the other end of a pipe that holds so many bytes.
+/// Starts a session behind a pipe of this capacity in bytes.
 fn connect(pipe: usize) -> TestClient {
     connect_within(pipe, ConnectionKind::default(), Limits::default())
 }
@@ -32,7 +33,7 @@ fn connect_within(pipe: usize, kind: ConnectionKind, limits: Limits) -> TestClie
     connect_with_backend(pipe, kind, limits, None)
 }
 
-/// The same in front of a server.
+/// Starts a session with a backend.
 pub fn connect_with_backend(
     pipe: usize,
     kind: ConnectionKind,
@@ -74,7 +75,7 @@ impl TestClient {
         self.stream.get_mut().write_all(bytes).await.unwrap();
     }
 
-    /// The next answer, or nothing at the end.
+    /// Receives the next line. Returns `None` at the end.
     pub async fn receive(&mut self) -> Option<Value> {
         let mut line = String::new();
         self.stream.read_line(&mut line).await.unwrap();
@@ -103,7 +104,7 @@ async fn overlong_line_closes_session() {
     let (reader, mut writer) = tokio::io::split(client.stream);
     let mut reader = BufReader::new(reader);
     let sending = tokio::spawn(async move {
-        // Far more than is read; the session ends in the midst of it.
+        // Far more than the session reads before it ends.
         for _ in 0..1024 {
             if writer.write_all(&[b'x'; 4096]).await.is_err() {
                 return;
@@ -186,10 +187,10 @@ async fn requests_far_over_rate_are_rejected() {
     assert_eq!(client.counters.rate_limited_requests.value(), 1);
     let mut client = connect(64 * 1024);
     client.send(batch(64).as_bytes()).await;
-    assert_eq!(client.receive().await.unwrap().as_array().unwrap().len(), 64, "the longest batch is within the limits");
+    assert_eq!(client.receive().await.unwrap().as_array().unwrap().len(), 64, "the longest allowed batch");
     let mut client = connect(64 * 1024);
     client.send(batch(65).as_bytes()).await;
-    assert_eq!(client.receive_error_code().await, Some(-32600), "longer than any batch may be");
+    assert_eq!(client.receive_error_code().await, Some(-32600), "one request too many");
 }
 
 #[tokio::test]
@@ -256,7 +257,7 @@ async fn add_peer_is_refused_when_book_is_busy() {
 
 pub const WITH_BACKEND: ConnectionKind = ConnectionKind { tls: false, websocket: false, backend_access: true };
 
-/// A session in front of a server at a socket in this directory, which plays a script.
+/// Starts a session whose backend at a socket in this directory runs a script per connection.
 pub async fn connect_to_script<F>(
     dir: &std::path::Path,
     script: impl Fn(tokio::net::UnixStream) -> F + Send + 'static,
@@ -275,7 +276,7 @@ where
     connect_with_backend(4096, WITH_BACKEND, Limits::default(), Some(Arc::new(Backend::Server(server))))
 }
 
-/// Greets, and then answers every call with its own name, or as the name says.
+/// Responds to each request with its method, or as the method says.
 pub async fn fake_electrs(stream: tokio::net::UnixStream) {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
@@ -287,10 +288,10 @@ pub async fn fake_electrs(stream: tokio::net::UnixStream) {
             "long" => serde_json::json!("x".repeat(300_000)),
             "silent" => continue,
             "notify" => {
-                stream.get_mut().write_all(b"{\"method\":\"news\",\"params\":[]}\n").await.unwrap();
+                stream.get_mut().write_all(b"{\"method\":\"note\",\"params\":[]}\n").await.unwrap();
                 Value::Null
             }
-            "gone" => return,
+            "close" => return,
             "half" => {
                 let _ = stream.get_mut().write_all("x".repeat(100_000).as_bytes()).await;
                 return;
@@ -318,17 +319,17 @@ async fn other_methods_are_forwarded_and_answered() {
         client.receive().await.unwrap(),
         serde_json::json!({"id":"a","jsonrpc":"2.0","result":"blockchain.headers.subscribe"})
     );
-    // Ours are still answered here, and what nobody asked for passes.
+    // Waypost serves its own methods, and notifications are forwarded.
     client.send(b"{\"id\":1,\"method\":\"server.peers.subscribe\"}\n{\"id\":2,\"method\":\"notify\"}\n").await;
     assert_eq!(client.receive().await.unwrap()["result"], serde_json::json!([]));
-    assert_eq!(client.receive().await.unwrap()["method"], "news");
+    assert_eq!(client.receive().await.unwrap()["method"], "note");
     assert_eq!(client.receive().await.unwrap()["id"], 2);
     client.send(b"{\"id\":3,\"method\":\"long\"}\n").await;
     assert_eq!(client.receive().await.unwrap()["result"].as_str().unwrap().len(), 300_000);
     let long = format!("{{\"id\":4,\"method\":\"broadcast\",\"params\":[\"{}\"]}}\n", "0".repeat(1_000_000));
     client.send(long.as_bytes()).await;
     assert_eq!(client.receive().await.unwrap()["result"], "broadcast");
-    // It is to know that the caller is still there.
+    // The backend gets pings too, so that it keeps the connection.
     client.send(PING).await;
     assert_eq!(client.receive().await.unwrap()["result"], "server.ping");
     assert_eq!(client.counters.forwarded_requests.value(), 5);
@@ -342,7 +343,7 @@ async fn batch_is_split_and_reassembled_in_order() {
     let batch = r#"[{"id":7,"method":"one"},{"id":8,"method":"server.peers.subscribe"},{"jsonrpc":"2.0","method":"quiet"},
         {"jsonrpc":"2.0","id":7,"method":"notify"},{"id":9,"method":"error"}]"#;
     client.send(format!("{}\n", batch.replace('\n', "")).as_bytes()).await;
-    assert_eq!(client.receive().await.unwrap()["method"], "news");
+    assert_eq!(client.receive().await.unwrap()["method"], "note");
     let answers = client.receive().await.unwrap();
     let expected = serde_json::json!([
         {"id": 7, "error": null, "result": "one"},

@@ -1,4 +1,4 @@
-//! Sessions whose backend fails: what a client log under which id, and whether its session goes on.
+//! Sessions whose backend fails: error responses, and whether the session continues.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ async fn connect_to_electrs() -> (tempfile::TempDir, TestClient) {
     (dir, client)
 }
 
-/// The backend's next connections have this in common with its former ones: the path.
+/// Removes the socket, so that another backend can listen on the same path.
 fn stop_listening(dir: &Path) {
     std::fs::remove_file(dir.join("electrs")).unwrap();
 }
@@ -38,12 +38,12 @@ async fn pending_calls_fail_under_their_ids_and_next_call_reconnects() {
         r#"{"id":2.50,"method":"silent"}"#,
         r#"{"id":"b","method":"silent","jsonrpc":"2.0"}"#,
     ];
-    client.send(format!("{}\n{{\"id\":4,\"method\":\"gone\"}}\n", calls.join("\n")).as_bytes()).await;
+    client.send(format!("{}\n{{\"id\":4,\"method\":\"close\"}}\n", calls.join("\n")).as_bytes()).await;
     assert_eq!(client.receive().await.unwrap()["result"], "one");
     for id in [json!(2.5), json!("b"), json!(4)] {
         let answer = client.receive().await.unwrap();
         assert_eq!(answer["id"], id);
-        assert!(message(&answer).contains("went away"), "{answer}");
+        assert!(message(&answer).contains("closed the connection"), "{answer}");
     }
     assert_eq!(client.counters.backend_failures.value(), 1);
     assert_session_works(&mut client).await;
@@ -53,21 +53,24 @@ async fn pending_calls_fail_under_their_ids_and_next_call_reconnects() {
 async fn pending_batch_calls_fail_under_their_ids() {
     let (_dir, mut client) = connect_to_electrs().await;
     let batch = r#"[{"id":1,"method":"one"},{"id":2,"method":"silent"},{"id":3,"method":"server.peers.subscribe"},
-        {"jsonrpc":"2.0","method":"silent"},{"id":4,"method":"gone"}]"#;
+        {"jsonrpc":"2.0","method":"silent"},{"id":4,"method":"close"}]"#;
     client.send(format!("{{\"id\":0,\"method\":\"silent\"}}\n{}\n", batch.replace('\n', "")).as_bytes()).await;
-    assert_eq!(client.receive().await.unwrap()["id"], 0, "the call before it");
+    assert_eq!(client.receive().await.unwrap()["id"], 0, "the call before the batch");
     let answers = client.receive().await.unwrap();
     let ids: Vec<&Value> = answers.as_array().unwrap().iter().map(|answer| &answer["id"]).collect();
     assert_eq!(ids, [1, 2, 3, 4]);
     assert_eq!((&answers[0]["result"], &answers[2]["result"]), (&json!("one"), &json!([])));
-    assert!(message(&answers[1]).contains("went away") && message(&answers[3]).contains("went away"));
+    assert!(
+        message(&answers[1]).contains("closed the connection")
+            && message(&answers[3]).contains("closed the connection")
+    );
     assert_session_works(&mut client).await;
 }
 
 #[tokio::test]
 async fn lost_notification_is_not_a_failure() {
     let (_dir, mut client) = connect_to_electrs().await;
-    client.send(b"{\"jsonrpc\":\"2.0\",\"method\":\"gone\"}\n").await;
+    client.send(b"{\"jsonrpc\":\"2.0\",\"method\":\"close\"}\n").await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_session_works(&mut client).await;
     assert_eq!(client.counters.backend_failures.value(), 0);
@@ -78,7 +81,7 @@ async fn subscribed_client_gets_errors_and_is_disconnected() {
     let (_dir, mut client) = connect_to_electrs().await;
     client.send(SUBSCRIBE).await;
     assert_eq!(client.receive().await.unwrap()["id"], "s");
-    client.send(b"{\"id\":2,\"method\":\"silent\"}\n{\"id\":3,\"method\":\"gone\"}\n").await;
+    client.send(b"{\"id\":2,\"method\":\"silent\"}\n{\"id\":3,\"method\":\"close\"}\n").await;
     assert_eq!(client.receive().await.unwrap()["id"], 2);
     assert_eq!(client.receive().await.unwrap()["id"], 3);
     assert_eq!(client.receive().await, None);
@@ -90,19 +93,25 @@ async fn subscription_in_batch_closes_session_on_loss() {
     let (_dir, mut client) = connect_to_electrs().await;
     client.send(b"[{\"id\":1,\"method\":\"blockchain.scripthash.subscribe\"}]\n").await;
     assert_eq!(client.receive().await.unwrap()[0]["id"], 1);
-    // Nothing but the loss of the connection follows.
-    client.send(b"{\"jsonrpc\":\"2.0\",\"method\":\"gone\"}\n").await;
+    // The next event is the loss of the connection.
+    client.send(b"{\"jsonrpc\":\"2.0\",\"method\":\"close\"}\n").await;
     let closing_error = client.receive().await.unwrap();
-    assert!(closing_error["id"].is_null() && message(&closing_error).contains("went away"), "{closing_error}");
+    assert!(
+        closing_error["id"].is_null() && message(&closing_error).contains("closed the connection"),
+        "{closing_error}"
+    );
     client.session.await.unwrap();
 }
 
 #[tokio::test]
 async fn pending_subscription_fails_like_any_call() {
     let (_dir, mut client) = connect_to_electrs().await;
-    client.send(b"[{\"id\":1,\"method\":\"gone\"},{\"id\":2,\"method\":\"a.subscribe\"}]\n").await;
+    client.send(b"[{\"id\":1,\"method\":\"close\"},{\"id\":2,\"method\":\"a.subscribe\"}]\n").await;
     let answers = client.receive().await.unwrap();
-    assert!(message(&answers[0]).contains("went away") && message(&answers[1]).contains("went away"));
+    assert!(
+        message(&answers[0]).contains("closed the connection")
+            && message(&answers[1]).contains("closed the connection")
+    );
     assert_session_works(&mut client).await;
 }
 
@@ -110,7 +119,7 @@ async fn pending_subscription_fails_like_any_call() {
 async fn truncated_line_closes_session_silently() {
     let (_dir, mut client) = connect_to_electrs().await;
     client.send(b"{\"id\":1,\"method\":\"half\"}\n").await;
-    assert_eq!(client.receive().await, None, "what came is no line");
+    assert_eq!(client.receive().await, None, "the line has no end");
     client.session.await.unwrap();
 }
 
@@ -119,7 +128,7 @@ async fn completed_long_response_is_not_pending() {
     let (_dir, mut client) = connect_to_electrs().await;
     client.send(b"{\"id\":1,\"method\":\"long\"}\n").await;
     assert_eq!(client.receive().await.unwrap()["result"].as_str().unwrap().len(), 300_000);
-    client.send(b"{\"id\":2,\"method\":\"gone\"}\n").await;
+    client.send(b"{\"id\":2,\"method\":\"close\"}\n").await;
     assert_eq!(client.receive().await.unwrap()["id"], 2);
     assert_session_works(&mut client).await;
 }
@@ -129,7 +138,7 @@ async fn refusing_backend_fails_calls_until_it_recovers() {
     let dir = tempfile::tempdir().unwrap();
     let mut client = connect_to_script(dir.path(), |stream| async move { drop(stream) }).await;
     client.send(PING).await;
-    assert!(client.receive().await.unwrap()["error"].is_null(), "discovery goes on");
+    assert!(client.receive().await.unwrap()["error"].is_null(), "discovery works without a backend");
     client.send(b"{\"id\":1,\"method\":\"a\"}\n[{\"id\":2,\"method\":\"b\"},{\"id\":3,\"method\":\"server.peers.subscribe\"}]\n").await;
     let answer = client.receive().await.unwrap();
     assert!(answer["id"] == 1 && message(&answer).contains("can't be reached"), "{answer}");
@@ -152,7 +161,7 @@ async fn silent_backend_fails_call_after_two_minutes() {
     let began = Instant::now();
     client.send(b"{\"id\":2,\"method\":\"silent\"}\n").await;
     let answer = client.receive().await.unwrap();
-    assert!(answer["id"] == 2 && message(&answer).contains("doesn't answer"), "{answer}");
+    assert!(answer["id"] == 2 && message(&answer).contains("doesn't respond"), "{answer}");
     assert!((119..130).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     tokio::time::resume();
     assert_session_works(&mut client).await;
