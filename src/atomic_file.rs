@@ -1,11 +1,15 @@
-//! Atomic replacement of small files: after a crash or on a full disk, the old or the new content is there, never a part.
+//! Atomic replacement of small files.
+//!
+//! After a crash or on a full disk, a file has its old or its new content, never a part.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Readers of a file that is created. An existing file keeps its mode.
+/// Users that can read a newly created file.
+///
+/// An existing file keeps its mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readers {
     /// Mode 0600, for keys and state.
@@ -17,7 +21,8 @@ pub enum Readers {
 /// Replaces the content of a file and syncs it to disk.
 ///
 /// # Errors
-/// Any error of the file system. The old content then stays, and no temporary file is left.
+/// Returns any error of the file system. The old content then remains, and no temporary file is
+/// left.
 pub fn write(path: &Path, content: &[u8], readers: Readers) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let permissions = match (fs::metadata(path), readers) {
@@ -25,7 +30,7 @@ pub fn write(path: &Path, content: &[u8], readers: Readers) -> io::Result<()> {
         (Err(_), Readers::Owner) => Permissions::from_mode(0o600),
         (Err(_), Readers::Everyone) => Permissions::from_mode(0o644),
     };
-    // In the same directory, as a rename across file systems is not atomic.
+    // Same directory, because a rename across file systems is not atomic.
     let mut file = tempfile::Builder::new().prefix(".waypost-").suffix(".new").tempfile_in(folder)?;
     file.write_all(content)?;
     file.as_file().set_permissions(permissions)?;
@@ -43,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn new_file_has_the_mode_of_its_readers() {
+    fn new_file_gets_mode_of_its_readers() {
         let folder = tempfile::tempdir().unwrap();
         for (name, readers, expected) in [("key", Readers::Owner, 0o600), ("bans", Readers::Everyone, 0o644)] {
             let path = folder.path().join(name);
@@ -53,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn existing_file_keeps_its_mode_and_leaves_no_other_file() {
+    fn existing_file_keeps_mode_and_leaves_no_temporary_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bans");
         fs::write(&path, "old").unwrap();
@@ -64,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_write_keeps_the_old_content() {
+    fn failed_write_keeps_old_content() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("missing").join("file");
         assert_eq!(write(&path, b"new", Readers::Owner).unwrap_err().kind(), io::ErrorKind::NotFound);

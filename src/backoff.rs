@@ -1,8 +1,10 @@
-//! Exponential back-off, the one rule for delays after repeated failures.
+//! Exponential back-off for delays after repeated failures.
 
 use std::time::Duration;
 
-/// Delay that doubles with each failure in a row, between two bounds. Callers add jitter.
+/// Delay that doubles with each consecutive failure, between two bounds.
+///
+/// No jitter is included; the caller of `after` adds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     min: Duration,
@@ -10,12 +12,16 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Creates a back-off from the delay after the first failure and the longest delay, which wins if it is shorter.
+    /// Creates a back-off from the first and the longest delay.
+    ///
+    /// If `max` is shorter than `min`, every delay is `max`.
     pub const fn new(min: Duration, max: Duration) -> Backoff {
         Backoff { min, max }
     }
 
-    /// Returns the delay after so many failures in a row. No failure counts as one.
+    /// Returns the delay after this many consecutive failures.
+    ///
+    /// Zero failures give the same delay as one.
     pub fn after(self, failures: u32) -> Duration {
         let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
         self.min.saturating_mul(factor).min(self.max)
@@ -27,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delay_doubles_up_to_the_maximum() {
+    fn delay_doubles_up_to_maximum() {
         let second = Duration::from_secs(1);
         let delays = Backoff::new(second, second * 10);
         for (failures, expected) in [(0, 1), (1, 1), (2, 2), (4, 8), (5, 10), (33, 10), (u32::MAX, 10)] {

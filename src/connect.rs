@@ -1,4 +1,6 @@
-//! Targets, results and errors of a verification, shared by the book that plans it and the drivers that run it.
+//! Targets, results and errors of a verification.
+//!
+//! The book plans verifications, and drivers run them. Both use these types.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -18,21 +20,24 @@ pub struct ProbeTarget {
     pub host: Host,
     /// Route of all connections.
     pub via: Route,
-    /// Checked addresses, the only ones that are dialled. Empty for onion services.
+    /// Checked addresses, the only ones that may be dialled. Empty for onion services.
     pub addresses: Vec<IpAddr>,
     /// Endpoints in the order in which they are dialled.
     pub endpoints: Vec<(Transport, Port)>,
-    /// How many of the first endpoints are believed to be the peer's. The others are claims of third parties: a success
-    /// confirms them, and a failure says nothing about the peer.
+    /// Number of leading `endpoints` that are known to be the peer's.
+    ///
+    /// The others are claims of third parties: a success confirms them, a failure proves nothing.
     pub trusted_endpoint_count: usize,
     /// Whether to announce the local node to the peer if its list lacks it.
     pub announce: bool,
-    /// Height of the header to compare. None if no height is known.
+    /// Block height of the header to compare. `None` if no height is known.
     pub checkpoint_height: Option<u32>,
 }
 
 impl ProbeTarget {
-    /// Creates a target outside of the book's schedule: nothing is announced or compared, and all endpoints are trusted.
+    /// Creates a target outside of the book's schedule.
+    ///
+    /// Nothing is announced or compared, and all endpoints are trusted.
     pub fn without_extras(
         host: Host,
         via: Route,
@@ -54,15 +59,15 @@ impl ProbeTarget {
 /// Result of a successful verification.
 #[derive(Debug, Clone)]
 pub struct Verified {
-    /// Address of the peer. None through Tor.
+    /// Address of the peer. `None` through Tor.
     pub ip: Option<IpAddr>,
     /// Transport that answered.
     pub transport: Transport,
     /// Port that answered.
     pub port: Port,
-    /// Key of the TLS certificate. None for plain TCP.
+    /// Hash of the key of the TLS certificate. `None` for plain TCP.
     pub tls_key_hash: Option<KeyHash>,
-    /// Time from the first packet to the last response.
+    /// Time from the start of the connection to the last response.
     pub duration: Duration,
     /// What the peer reported.
     pub report: ProbeReport,
@@ -71,30 +76,43 @@ pub struct Verified {
 /// Reason why a verification failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum ProbeError {
-    #[error("it refused the connection")]
+    /// The endpoint refused the connection.
+    #[error("connection refused")]
     Refused,
-    #[error("it didn't answer the connection")]
+    /// No connection could be established, without a refusal.
+    #[error("host unreachable")]
     Unreachable,
-    #[error("its name wasn't found")]
+    /// The DNS name does not resolve.
+    #[error("host name not found")]
     NameNotFound,
-    #[error("its onion service wasn't found")]
+    /// Tor found no descriptor of the onion service.
+    #[error("onion service not found")]
     OnionDescriptorNotFound,
-    #[error("it fell silent")]
+    /// A response did not arrive before the deadline.
+    #[error("timed out waiting for a response")]
     Timeout,
-    #[error("it closed the connection")]
+    /// The peer closed the connection before the last response.
+    #[error("connection closed by the peer")]
     Closed,
-    #[error("its TLS failed")]
+    /// The TLS handshake failed.
+    #[error("TLS handshake failed")]
     Tls,
-    #[error("its name means an address that isn't public")]
+    /// The host name resolves to an address that is not public.
+    #[error("host name resolves to an address that isn't public")]
     NotPublic,
+    /// A response violates the protocol.
     #[error("{0}")]
     ProtocolViolation(Fault),
-    #[error("our Tor wasn't there")]
+    /// The Tor in use did not answer.
+    #[error("Tor unavailable on this machine")]
     TorUnavailable,
-    #[error("the probe broke down")]
+    /// The probe panicked or reached a state that should be impossible.
+    #[error("internal error in the probe; the log has details")]
     Internal,
-    #[error("we ran out of descriptors or memory")]
+    /// This machine has no free file descriptors or memory.
+    #[error("file descriptors or memory exhausted on this machine")]
     LocalResourceExhausted,
+    /// The SOCKS port has a policy against clearnet addresses.
     #[error("Tor's SOCKS port refuses connections to clearnet addresses")]
     TorPolicy,
 }
@@ -102,18 +120,18 @@ pub enum ProbeError {
 /// Origin of a failure, as far as the failure itself shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureOrigin {
-    /// The peer, which was reached: the path to it works.
+    /// The peer, which was reached, so the path works.
     Peer,
-    /// The peer, without a proof that the path works.
+    /// The peer, without proof that the path works.
     PeerUnconfirmed,
     /// The peer or the path. Later results on the same path decide.
     Ambiguous,
-    /// This machine or its Tor.
+    /// This machine or the Tor that it uses.
     Local,
 }
 
 impl ProbeError {
-    /// Returns where the failure originated.
+    /// Returns the origin of the failure.
     pub fn blame(self) -> FailureOrigin {
         match self {
             ProbeError::Closed | ProbeError::Tls | ProbeError::ProtocolViolation(_) => FailureOrigin::Peer,

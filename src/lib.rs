@@ -1,6 +1,6 @@
 //! Waypost: a Tor-aware peer-discovery proxy for the Electrum server network.
 //!
-//! ARCHITECTURE.md shows the layers and which way the arrows go.
+//! ARCHITECTURE.md describes the layers and which imports are allowed between them.
 
 pub mod api;
 pub mod atomic_file;

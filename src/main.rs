@@ -1,4 +1,4 @@
-//! The program; everything is in the library.
+//! Entry point of the `waypost` binary; all code is in the library.
 
 use std::process::ExitCode;
 

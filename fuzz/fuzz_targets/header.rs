@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use waypost::server::{Header, circuit};
+use waypost::server::{ProxyHeader, parse_proxy_header};
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Header::Line { length, .. } = circuit(bytes) {
+    if let ProxyHeader::Line { length, .. } = parse_proxy_header(bytes) {
         assert!(length <= bytes.len());
     }
 });

@@ -22,7 +22,7 @@ use crate::book_handle::Inbox;
 use crate::connect::ProbeError;
 use crate::dial::Stream;
 use crate::electrum::identity::{self, BackendInfo, Identity, LocalIdentity};
-use crate::jsonrpc::{self, MAX_RESPONSE_BYTES, NEWEST, OLDEST, USER_AGENT};
+use crate::jsonrpc::{self, MAX_PROTOCOL, MAX_RESPONSE_BYTES, MIN_PROTOCOL, USER_AGENT};
 use crate::peer::{Fault, Host};
 
 /// Timeout for the operator's server to accept a connection and negotiate the version.
@@ -55,7 +55,7 @@ pub enum BackendError {
     #[error("{0}")]
     Key(#[from] KeyPinError),
     /// The server supports no common protocol version.
-    #[error("server supports none of the protocol versions {OLDEST} to {NEWEST}")]
+    #[error("server supports none of the protocol versions {MIN_PROTOCOL} to {MAX_PROTOCOL}")]
     Versions,
     /// No candidate could be reached.
     #[error("no suitable peer is reachable")]

@@ -16,7 +16,7 @@ use crate::book_handle::{BookMessage, Inbox};
 use crate::connect::{FailureOrigin, ProbeError};
 use crate::dial::{Dialer, Isolation, Stream};
 use crate::electrum::identity::{BackendInfo, LocalIdentity};
-use crate::jsonrpc::{NEWEST, USUAL};
+use crate::jsonrpc::{DEFAULT_PROTOCOL, MAX_PROTOCOL};
 use crate::peer::{Host, Version};
 use crate::route::Route;
 
@@ -136,7 +136,7 @@ impl PeerPool {
             let newest = common_version(&snapshot.borrow_and_update().upstream_candidates);
             publish(
                 local_identity,
-                BackendInfo { software: None, versions: (USUAL, newest), pruning: None, tip: None },
+                BackendInfo { software: None, versions: (DEFAULT_PROTOCOL, newest), pruning: None, tip: None },
             );
             if snapshot.changed().await.is_err() {
                 return;
@@ -270,7 +270,7 @@ fn request_recheck(inbox: &Inbox, host: &Host) {
 fn common_version(candidate: &[UpstreamCandidate]) -> Version {
     let mut versions: Vec<Version> = candidate.iter().map(|candidate| candidate.newest).collect();
     versions.sort_unstable_by(Version::cmp_semver);
-    let newest = versions.get(versions.len() / 2).copied().unwrap_or(USUAL);
-    let newest = if newest.cmp_semver(&NEWEST).is_gt() { NEWEST } else { newest };
-    if newest.cmp_semver(&USUAL).is_lt() { USUAL } else { newest }
+    let newest = versions.get(versions.len() / 2).copied().unwrap_or(DEFAULT_PROTOCOL);
+    let newest = if newest.cmp_semver(&MAX_PROTOCOL).is_gt() { MAX_PROTOCOL } else { newest };
+    if newest.cmp_semver(&DEFAULT_PROTOCOL).is_lt() { DEFAULT_PROTOCOL } else { newest }
 }

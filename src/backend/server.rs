@@ -15,7 +15,7 @@ use crate::connect::ProbeError;
 use crate::dial::{Direct, Stream, Tls};
 use crate::electrum::identity::{BackendInfo, LocalIdentity};
 use crate::electrum::prober::ProbeExpectations;
-use crate::jsonrpc::{NEWEST, OLDEST};
+use crate::jsonrpc::{MAX_PROTOCOL, MIN_PROTOCOL};
 use crate::network::Network;
 use crate::peer::{Endpoint, Host, ProbeReport};
 use crate::probe::{Deadlines, run_prober};
@@ -84,11 +84,9 @@ impl Server {
         while !inbox.is_closed() {
             let result = self.query_info(checkpoint_height).await;
             match &result {
-                Ok(_) if was_ok != Some(true) => {
-                    tracing::info!(backend = %self.address, "the server behind us answers")
-                }
+                Ok(_) if was_ok != Some(true) => tracing::info!(backend = %self.address, "the backend server works"),
                 Err(error) if was_ok != Some(false) => {
-                    tracing::warn!(backend = %self.address, %error, "the server behind us is of no use now; discovery goes on");
+                    tracing::warn!(backend = %self.address, %error, "the backend server failed; only discovery is served until it works again");
                 }
                 _ => {}
             }
@@ -139,8 +137,8 @@ fn backend_info(report: ProbeReport) -> Result<BackendInfo, BackendError> {
         features.protocol_min.unwrap_or(report.negotiated_version),
         features.protocol_max.unwrap_or(report.negotiated_version),
     );
-    let oldest = if oldest.cmp_semver(&OLDEST).is_lt() { OLDEST } else { oldest };
-    let newest = if newest.cmp_semver(&NEWEST).is_gt() { NEWEST } else { newest };
+    let oldest = if oldest.cmp_semver(&MIN_PROTOCOL).is_lt() { MIN_PROTOCOL } else { oldest };
+    let newest = if newest.cmp_semver(&MAX_PROTOCOL).is_gt() { MAX_PROTOCOL } else { newest };
     if oldest.cmp_semver(&newest).is_gt() {
         return Err(BackendError::Versions);
     }

@@ -61,7 +61,7 @@ impl DaemonError {
             DaemonError::Store(StoreError::OtherChain { .. })
             | DaemonError::Bans { .. }
             | DaemonError::BackendIsSelf { .. } => true,
-            DaemonError::Certificate(error) => error.is_of_files(),
+            DaemonError::Certificate(error) => error.is_configuration_error(),
             _ => false,
         }
     }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::prober::AddPeerOffer;
 use crate::book::Ingress;
-use crate::jsonrpc::{NEWEST, OLDEST, USER_AGENT};
+use crate::jsonrpc::{MAX_PROTOCOL, MIN_PROTOCOL, USER_AGENT};
 use crate::network::Network;
 use crate::peer::{Features, Host, PeerListEntry, Ports, RealName, SCRIPT_HASH_FUNCTION, Version};
 
@@ -153,7 +153,7 @@ impl Identity {
 
     /// Returns the oldest and newest protocol version that clients may negotiate.
     pub fn versions(&self) -> (Version, Version) {
-        self.backend_info().map_or((OLDEST, NEWEST), |info| info.versions)
+        self.backend_info().map_or((MIN_PROTOCOL, MAX_PROTOCOL), |info| info.versions)
     }
 
     /// Returns the backend's properties, if they are known.

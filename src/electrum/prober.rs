@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::jsonrpc::{self, NEWEST, OLDEST, Response, USER_AGENT};
+use crate::jsonrpc::{self, MAX_PROTOCOL, MIN_PROTOCOL, Response, USER_AGENT};
 use crate::peer::{Fault, Features, Host, LenientScalar, PeerList, Ports, ProbeReport};
 
 /// What a peer is checked against.
@@ -84,7 +84,7 @@ impl Prober {
     pub fn new(expected: ProbeExpectations) -> (Prober, Vec<u8>) {
         let report = ProbeReport {
             software: None,
-            negotiated_version: OLDEST,
+            negotiated_version: MIN_PROTOCOL,
             features: None,
             peer_list: PeerList::default(),
             tip_height: None,
@@ -131,8 +131,8 @@ impl Prober {
 
     fn next_request(&self) -> Vec<u8> {
         let params = match self.step {
-            ProbeStep::Version => json!([USER_AGENT, [OLDEST.to_string(), NEWEST.to_string()]]),
-            ProbeStep::LegacyVersion => json!([USER_AGENT, OLDEST.to_string()]),
+            ProbeStep::Version => json!([USER_AGENT, [MIN_PROTOCOL.to_string(), MAX_PROTOCOL.to_string()]]),
+            ProbeStep::LegacyVersion => json!([USER_AGENT, MIN_PROTOCOL.to_string()]),
             ProbeStep::Announce => {
                 json!(self.expected.announce.iter().map(|offer| &offer.features).collect::<Vec<_>>())
             }
@@ -214,7 +214,7 @@ impl Prober {
         }
         let (software, version) = match serde_json::from_str(result).map_err(|_| Fault::Malformed)? {
             VersionReply::Pair(software, version) => (software, version.parse().map_err(|_| Fault::Malformed)?),
-            VersionReply::Software(software) => (software, OLDEST),
+            VersionReply::Software(software) => (software, MIN_PROTOCOL),
         };
         self.report.software = printable(&software);
         self.report.negotiated_version = version;
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn peer_of_the_first_protocol_is_verified() {
         let report = run(&[None, Some(r#""ElectrumServer 1.0""#), None, Some("[]"), None]).unwrap();
-        assert_eq!(report.negotiated_version, OLDEST);
+        assert_eq!(report.negotiated_version, MIN_PROTOCOL);
         assert_eq!(report.features, None);
         let block = Some(r#"{"block_height":7,"version":1}"#);
         assert_eq!(run(&[Some(r#""x""#), None, None, block]).unwrap().tip_height, Some(7));

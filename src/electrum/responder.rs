@@ -11,8 +11,8 @@ use super::identity::LocalIdentity;
 use crate::book::{Ingress, Snapshot};
 use crate::clock::Time;
 use crate::jsonrpc::{
-    BATCH_TOO_LONG, Call, Id, InvalidRequest, JsonRpcVersion, MAX_BATCH_RESPONSE_BYTES, Message, Method, OLDEST,
-    Request, RpcError, SharedBuf, USER_AGENT, USUAL, VersionRange, encode_raw_response, encode_response,
+    BATCH_TOO_LONG, Call, DEFAULT_PROTOCOL, Id, InvalidRequest, JsonRpcVersion, MAX_BATCH_RESPONSE_BYTES, MIN_PROTOCOL,
+    Message, Method, Request, RpcError, SharedBuf, USER_AGENT, VersionRange, encode_raw_response, encode_response,
 };
 use crate::peer::{Features, Version};
 
@@ -260,8 +260,8 @@ impl Responder {
     /// Returns the version to negotiate with the upstream, as the client wrote it.
     pub fn upstream_version(&mut self) -> String {
         let (oldest, newest) = self.local_identity.identity.versions();
-        let fits = USUAL.cmp_semver(&oldest).is_ge() && USUAL.cmp_semver(&newest).is_le();
-        let version = if fits { USUAL } else { oldest };
+        let fits = DEFAULT_PROTOCOL.cmp_semver(&oldest).is_ge() && DEFAULT_PROTOCOL.cmp_semver(&newest).is_le();
+        let version = if fits { DEFAULT_PROTOCOL } else { oldest };
         let default = || NegotiatedVersion { version, as_requested: version.to_string() };
         self.negotiated.get_or_insert_with(default).as_requested.clone()
     }
@@ -286,7 +286,7 @@ impl Responder {
             self.negotiated = Some(NegotiatedVersion { version, as_requested: as_requested.into_owned() });
         }
         Ok(match &self.negotiated {
-            Some(NegotiatedVersion { version, as_requested }) if version.cmp_semver(&OLDEST).is_gt() => {
+            Some(NegotiatedVersion { version, as_requested }) if version.cmp_semver(&MIN_PROTOCOL).is_gt() => {
                 json!([USER_AGENT, as_requested]).to_string()
             }
             // The first protocol answers with the software alone.

@@ -1,123 +1,128 @@
-//! The id of an answer that is read in pieces, for answers too long to be held.
+//! Extraction of the id from a response that is read in pieces.
+//!
+//! Long responses are forwarded without being buffered as a whole.
 
 use serde_json::Value;
 
-/// Bytes of an id that are kept; a longer one is taken for none.
-const LONGEST_ID: usize = 4096;
+/// Longest id in bytes. A response with a longer id counts as one without an id.
+const MAX_ID_BYTES: usize = 4096;
 
-/// Finds the value of the top-level key `id` in one JSON object that comes in pieces.
+/// Scanner for the top-level key `id` of one JSON object.
 ///
-/// It checks no syntax: of what is no JSON, the result is arbitrary.
+/// The syntax is not checked: for invalid JSON the result is arbitrary.
 #[derive(Debug, Default)]
 pub struct AnswerId {
+    /// Number of open objects and arrays.
     depth: u32,
-    string: InString,
-    /// Whether a value of the top-level object is being read, and not a key.
+    string: StringState,
+    /// Whether the current token of the top-level object is a value, not a key.
     in_value: bool,
+    /// Whether the last key is `id`.
     is_id: bool,
-    /// The key or value that is being read, as far as it may matter.
+    /// Bytes of the current key, or of the value of `id`.
     token: Vec<u8>,
     id: Option<Value>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum InString {
+enum StringState {
     #[default]
-    No,
-    Yes,
+    Outside,
+    Inside,
     /// After a backslash.
     Escaped,
 }
 
 impl AnswerId {
-    /// Reads the next piece.
+    /// Scans the next piece.
     pub fn feed(&mut self, piece: &[u8]) {
         let mut rest = piece;
         loop {
             rest = rest.get(self.skippable(rest)..).unwrap_or_default();
             let Some((byte, after)) = rest.split_first() else { return };
-            self.byte(*byte);
+            self.on_byte(*byte);
             rest = after;
         }
     }
 
-    /// The id, once its end was read.
+    /// Returns the id once its end has been scanned.
     pub fn id(&self) -> Option<&Value> {
         self.id.as_ref()
     }
 
-    /// How many of the next bytes change nothing. In a long answer these are nearly all, so they are searched in blocks
-    /// rather than read one by one.
+    /// Returns how many of the next bytes can be skipped.
+    ///
+    /// In a long response these are nearly all, so they are searched in blocks.
     fn skippable(&self, bytes: &[u8]) -> usize {
-        if self.is_kept() {
+        if self.is_token_kept() {
             return 0;
         }
         match self.string {
-            InString::Yes => memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len()),
-            InString::No => outside_of_structure(bytes),
-            InString::Escaped => 0,
+            StringState::Inside => memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len()),
+            StringState::Outside => plain_prefix_len(bytes),
+            StringState::Escaped => 0,
         }
     }
 
-    /// Whether what is being read may be the key or the value of the id.
-    fn is_kept(&self) -> bool {
+    /// Returns whether the current token may be a top-level key or the value of `id`.
+    fn is_token_kept(&self) -> bool {
         self.depth == 1 && (!self.in_value || self.is_id)
     }
 
-    fn byte(&mut self, byte: u8) {
+    fn on_byte(&mut self, byte: u8) {
         match (self.string, byte) {
-            (InString::Yes, b'\\') => self.string = InString::Escaped,
-            (InString::Yes, b'"') => self.string = InString::No,
-            (InString::Yes, _) => {}
-            (InString::Escaped, _) => self.string = InString::Yes,
-            (InString::No, b'"') => self.string = InString::Yes,
-            (InString::No, b'{' | b'[') => {
+            (StringState::Inside, b'\\') => self.string = StringState::Escaped,
+            (StringState::Inside, b'"') => self.string = StringState::Outside,
+            (StringState::Inside, _) => {}
+            (StringState::Escaped, _) => self.string = StringState::Inside,
+            (StringState::Outside, b'"') => self.string = StringState::Inside,
+            (StringState::Outside, b'{' | b'[') => {
                 self.depth += 1;
                 if self.depth == 1 {
                     return;
                 }
             }
-            (InString::No, b'}' | b']') => {
+            (StringState::Outside, b'}' | b']') => {
                 if self.depth == 1 {
-                    self.end_of_value();
+                    self.finish_value();
                 }
                 self.depth = self.depth.saturating_sub(1);
             }
-            (InString::No, b':') if self.depth == 1 => {
-                self.is_id = self.read().is_some_and(|key| key == "id");
+            (StringState::Outside, b':') if self.depth == 1 => {
+                self.is_id = self.parse_token().is_some_and(|key| key == "id");
                 self.in_value = true;
                 self.token.clear();
                 return;
             }
-            (InString::No, b',') if self.depth == 1 => {
-                self.end_of_value();
+            (StringState::Outside, b',') if self.depth == 1 => {
+                self.finish_value();
                 return;
             }
-            (InString::No, _) => {}
+            (StringState::Outside, _) => {}
         }
-        if self.is_kept() && self.token.len() <= LONGEST_ID {
+        if self.is_token_kept() && self.token.len() <= MAX_ID_BYTES {
             self.token.push(byte);
         }
     }
 
-    fn end_of_value(&mut self) {
+    fn finish_value(&mut self) {
         if self.in_value && self.is_id {
-            self.id = self.read();
+            self.id = self.parse_token();
         }
         (self.in_value, self.is_id) = (false, false);
         self.token.clear();
     }
 
-    fn read(&self) -> Option<Value> {
+    fn parse_token(&self) -> Option<Value> {
         serde_json::from_slice(&self.token).ok()
     }
 }
 
-/// How many bytes come before the first that begins or ends a string, an object or an array, or separates two values.
-fn outside_of_structure(bytes: &[u8]) -> usize {
+/// Returns the number of bytes before the first structural byte of JSON.
+fn plain_prefix_len(bytes: &[u8]) -> usize {
     const BLOCK: usize = 64;
     let is_structure = |byte: &u8| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']' | b',' | b':');
-    // Without a branch for each byte, so that a block is compared in a few vector instructions.
+    // No branch per byte, so that the compiler emits vector instructions for a block.
     let is_plain = |block: &&[u8]| !block.iter().fold(false, |found, byte| found | is_structure(byte));
     let plain = bytes.chunks_exact(BLOCK).take_while(is_plain).count() * BLOCK;
     let rest = bytes.get(plain..).unwrap_or_default();
@@ -137,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn id_of_an_answer_is_found_wherever_it_stands() {
+    fn id_is_found_at_any_position() {
         for (text, id) in [
             (r#"{"id":7,"result":{"id":8}}"#, Value::from(7)),
             (r#"{"jsonrpc": "2.0", "result": ["id", {"id": 9}], "id" : "a\"b" }"#, Value::from("a\"b")),
@@ -151,7 +156,7 @@ mod tests {
         for without in [r#"{"method":"id","params":["id",{"id":1}]}"#, r#"["id",5]"#, "", r#"{"id":"#, "}}]]"] {
             assert_eq!(id_of(without, 2), None, "{without}");
         }
-        assert_eq!(id_of(&format!(r#"{{"id":"{}"}}"#, "x".repeat(LONGEST_ID)), 100), None);
+        assert_eq!(id_of(&format!(r#"{{"id":"{}"}}"#, "x".repeat(MAX_ID_BYTES)), 100), None);
     }
 
     fn json() -> impl Strategy<Value = Value> {
@@ -167,7 +172,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_agrees_with_a_whole_parser(result in json(), id in any::<i64>(), piece in 1_usize..300, gap in 0_usize..200, first: bool) {
+        fn scanner_agrees_with_full_parser(result in json(), id in any::<i64>(), piece in 1_usize..300, gap in 0_usize..200, first: bool) {
             let gap = " ".repeat(gap);
             let (id, result) = (format!("\"id\":{id}"), format!("\"result\":{result}{gap}"));
             let text = if first { format!("{{{id},{result}}}") } else { format!("{{{result} , {id}}}") };
@@ -176,7 +181,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             AnswerId::default().feed(&bytes);
         }
     }

@@ -1,38 +1,55 @@
-//! What can be wrong with a call, and the code that says so on the wire.
+//! Errors of requests, with their codes on the wire.
 
 use serde_json::json;
 
 use super::SharedBuf;
 use crate::peer::Version;
 
-/// An error as a caller gets it.
+/// Error response to a client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RpcError {
+    /// The line is not JSON.
     #[error("invalid JSON")]
     Parse,
+    /// The line has more bytes than this.
     #[error("the line is longer than {0} bytes")]
     TooLong(usize),
+    /// The JSON is not a request, for this reason.
     #[error("invalid request: {0}")]
     InvalidRequest(&'static str),
+    /// Waypost does not serve the method.
     #[error("unknown method; this node serves peer discovery only")]
     UnknownMethod,
+    /// The parameters do not fit the method; contains what is expected.
     #[error("invalid parameters: {0}")]
     InvalidParams(&'static str),
+    /// No requested protocol version is supported.
     #[error("unsupported protocol version; this node speaks {oldest} to {newest}")]
-    UnsupportedVersion { oldest: Version, newest: Version },
-    #[error("the Electrum server behind this node {0}")]
+    UnsupportedVersion {
+        /// Oldest supported version.
+        oldest: Version,
+        /// Newest supported version.
+        newest: Version,
+    },
+    /// The backend failed; contains the predicate of the message.
+    #[error("the backend server {0}")]
     Backend(&'static str),
-    #[error("the answers of this batch are too long; ask for the rest by itself")]
+    /// The response to the batch exceeds its limit.
+    #[error("the response to this batch is too long; send the remaining requests separately")]
     BatchResponseTooLong,
-    #[error("too many {0} for a node that many share; come back in a while")]
+    /// The client exceeds a rate limit; names the limited unit.
+    #[error("too many {0} for a shared node; retry later")]
     RateLimited(&'static str),
-    #[error("this node has as many callers as it takes{0}; try another, or come back later")]
+    /// No session is free; contains a suffix that names the limit, or nothing.
+    #[error("this node has reached its limit of clients{0}; use another node, or retry later")]
     ServerFull(&'static str),
 }
 
 impl RpcError {
-    /// The standard codes of JSON-RPC 2.0, the protocol's own 1 for a request that can't be met, and those that ElectrumX has
-    /// for who uses too much, and for a server that is busy.
+    /// Returns the error code on the wire.
+    ///
+    /// Codes below -32000 are those of JSON-RPC 2.0, and 1 is the Electrum protocol's. ElectrumX
+    /// uses -101 for excessive use and -102 for a busy server.
     pub fn code(&self) -> i32 {
         match self {
             RpcError::Parse => -32700,
@@ -46,6 +63,7 @@ impl RpcError {
         }
     }
 
+    /// Encodes the error object of a response.
     pub fn to_json(&self) -> SharedBuf {
         json!({ "code": self.code(), "message": self.to_string() }).to_string().into()
     }

@@ -1,5 +1,7 @@
-//! Requests and answers. What is read borrows from its line, so that no line costs more memory than its own bytes and
-//! a small, bounded table.
+//! Parsing and encoding of requests and responses.
+//!
+//! Parsed values borrow from their line. A line thus costs no more memory than its own bytes and a
+//! small, bounded table.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,68 +13,85 @@ use serde_json::value::RawValue;
 
 use super::{RpcError, SharedBuf};
 
-/// Calls that one batch may hold at all.
+/// Maximum number of requests in a batch, whatever the limits of the session.
 pub const MAX_BATCH_CALLS: usize = 256;
 
-/// What one line from a caller holds.
+/// Content of one line from a client.
 #[derive(Debug)]
 pub enum Message<'a> {
+    /// A request outside of a batch.
     Single(Result<Request<'a>, InvalidRequest<'a>>),
+    /// A batch of requests.
     Batch(Batch<'a>),
 }
 
-/// JSON, but no call; to be answered under whatever id it has.
+/// JSON that is not a request, with what an error response needs.
 #[derive(Debug)]
 pub struct InvalidRequest<'a> {
+    /// Id of the response.
     pub id: Id<'a>,
+    /// Version of the response.
     pub dialect: JsonRpcVersion,
+    /// Why this is not a request.
     pub error: RpcError,
 }
 
-/// The calls of a batch, each still to be parsed.
+/// Unparsed requests of a batch, at least one.
 #[derive(Debug)]
 pub struct Batch<'a>(Vec<&'a RawValue>);
 
+/// Request with unparsed parameters.
 #[derive(Debug)]
 pub struct Request<'a> {
+    /// Id of the response.
     pub id: Id<'a>,
+    /// Version of the request and its response.
     pub dialect: JsonRpcVersion,
+    /// Name of the method.
     pub method: Cow<'a, str>,
+    /// Parameters as JSON. `None` if the key is absent or null.
     pub params: Option<&'a RawValue>,
 }
 
-/// A request's `id`, to be given back as it was written.
+/// Id of a request, repeated verbatim in its response.
 #[derive(Debug, Clone, Copy)]
 pub enum Id<'a> {
-    /// A number, a text or null.
+    /// A number, a string or null.
     Present(&'a RawValue),
-    /// A notification, which isn't answered.
+    /// No id. In version 2.0 the request is a notification, which has no response.
     Absent,
 }
 
-/// Which JSON-RPC a request was written in, and so its answer.
+/// JSON-RPC version of a request and its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JsonRpcVersion {
+    /// Version 1.0, and every request not marked as 2.0.
     V1,
+    /// Version 2.0.
     V2,
 }
 
-/// A line from a server that we called.
+/// Line from a server that Waypost sent requests to.
 #[derive(Debug)]
 pub enum Response<'a> {
+    /// A successful response.
     Result {
+        /// Id of the request.
         id: u64,
+        /// Result as JSON.
         result: &'a RawValue,
     },
+    /// An error response.
     Error {
+        /// Id of the request.
         id: u64,
     },
-    /// Something that answers no own request: a notification.
+    /// A line that responds to no request.
     Notification,
 }
 
 impl Message<'_> {
-    /// How many calls it makes.
+    /// Returns the number of requests, valid or not.
     pub fn calls(&self) -> usize {
         match self {
             Message::Single(_) => 1,
@@ -81,7 +100,10 @@ impl Message<'_> {
     }
 }
 
-/// A request, or a batch of at least one and at most [`MAX_BATCH_CALLS`].
+/// Parses a request, or a batch of 1 to [`MAX_BATCH_CALLS`] requests.
+///
+/// # Errors
+/// Returns `Parse` if the line is not JSON, and `InvalidRequest` for a batch of the wrong length.
 pub fn parse_line(line: &str) -> Result<Message<'_>, RpcError> {
     if line.trim_ascii_start().starts_with('[') {
         serde_json::from_str(line).map(Message::Batch).map_err(classify_batch_error)
@@ -93,18 +115,20 @@ pub fn parse_line(line: &str) -> Result<Message<'_>, RpcError> {
     }
 }
 
-/// Reads a struct from a dictionary alone: serde would take a list of its fields as well.
+/// Deserializes a struct from a JSON object only.
+///
+/// Serde alone would accept an array of the fields as well.
 pub fn from_object<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, serde_json::Error> {
     if json.trim_ascii_start().starts_with('{') {
         serde_json::from_str(json)
     } else {
-        Err(de::Error::custom("expected a dictionary"))
+        Err(de::Error::custom("expected an object"))
     }
 }
 
-/// One line from a server.
+/// Parses one line from a server.
 pub fn parse_response(line: &str) -> Result<Response<'_>, serde_json::Error> {
-    let raw: RawAnswer = from_object(line)?;
+    let raw: RawResponse = from_object(line)?;
     Ok(match (raw.id.and_then(|id| id.get().parse().ok()), raw.error, raw.result) {
         (Some(id), Some(_), _) => Response::Error { id },
         (Some(id), None, Some(result)) => Response::Result { id, result },
@@ -112,7 +136,7 @@ pub fn parse_response(line: &str) -> Result<Response<'_>, serde_json::Error> {
     })
 }
 
-/// Encodes a request of Waypost's, with the line's end.
+/// Encodes a request to a server, with the line feed.
 pub fn encode_request(id: u64, method: &str, params: &impl Serialize) -> Vec<u8> {
     let body = serde_json::json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
     let mut line = body.to_string().into_bytes();
@@ -120,18 +144,18 @@ pub fn encode_request(id: u64, method: &str, params: &impl Serialize) -> Vec<u8>
     line
 }
 
-/// An answer without the line's end. The result is JSON already.
+/// Encodes a response without the line feed. The result is JSON already.
 pub fn encode_response(id: Id<'_>, dialect: JsonRpcVersion, outcome: Result<SharedBuf, &RpcError>) -> SharedBuf {
     encode_raw_response(id, dialect, outcome.map_err(RpcError::to_json))
 }
 
-/// The same where the error is JSON as well.
+/// Encodes a response whose result or error is JSON already, without the line feed.
 pub fn encode_raw_response(id: Id<'_>, dialect: JsonRpcVersion, outcome: Result<SharedBuf, SharedBuf>) -> SharedBuf {
     let id = match id {
         Id::Present(id) => id.get(),
         Id::Absent => "null",
     };
-    // In 1.0 both keys are there, one of them null.
+    // Version 1.0 requires both keys, one of them null.
     let (head, mut answer): (&'static [u8], SharedBuf) = match (dialect, outcome) {
         (JsonRpcVersion::V2, Ok(result)) => (b"{\"jsonrpc\":\"2.0\",\"result\":", result),
         (JsonRpcVersion::V1, Ok(result)) => (b"{\"error\":null,\"result\":", result),
@@ -140,17 +164,19 @@ pub fn encode_raw_response(id: Id<'_>, dialect: JsonRpcVersion, outcome: Result<
     };
     answer.prepend(head);
     answer.push([b",\"id\":", id.as_bytes()].concat());
-    // By itself, as the line is filled up before it.
+    // A part of its own, because `into_padded_line` inserts the padding before it.
     answer.push(&b"}"[..]);
     answer
 }
 
 impl<'a> Batch<'a> {
+    /// Returns the number of requests.
     #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// Parses the requests in order.
     pub fn requests(&self) -> impl Iterator<Item = Result<Request<'a>, InvalidRequest<'a>>> {
         self.0.iter().map(|raw| Request::parse(raw.get()))
     }
@@ -160,7 +186,7 @@ impl<'a> Request<'a> {
     fn parse(json: &'a str) -> Result<Request<'a>, InvalidRequest<'a>> {
         let invalid = |id, dialect, reason| InvalidRequest { id, dialect, error: RpcError::InvalidRequest(reason) };
         let Ok(fields) = from_object::<RawRequest<'a>>(json) else {
-            return Err(invalid(Id::Absent, JsonRpcVersion::V2, "it is no dictionary of a call"));
+            return Err(invalid(Id::Absent, JsonRpcVersion::V2, "a request is a JSON object"));
         };
         let dialect = match fields.jsonrpc.map(RawValue::get) {
             Some("\"2.0\"") => JsonRpcVersion::V2,
@@ -168,18 +194,20 @@ impl<'a> Request<'a> {
         };
         let id = match fields.id {
             Some(id) if id.get().starts_with(['{', '[', 't', 'f']) => {
-                return Err(invalid(Id::Absent, dialect, "its id is neither number nor text"));
+                return Err(invalid(Id::Absent, dialect, "an id is a number, a string or null"));
             }
             Some(id) => Id::Present(id),
             None => Id::Absent,
         };
         match fields.method.and_then(|method| serde_json::from_str(method.get()).ok()) {
             Some(CowStr(method)) => Ok(Request { id, dialect, method, params: fields.params }),
-            None => Err(invalid(id, dialect, "it names no method")),
+            None => Err(invalid(id, dialect, "method is missing or not a string")),
         }
     }
 
-    /// Whether the caller waits for no answer. Only 2.0 has that; a call in 1.0's form is always answered.
+    /// Returns whether the client expects no response.
+    ///
+    /// Only version 2.0 has notifications. A request in version 1.0 always gets a response.
     pub fn is_notification(&self) -> bool {
         self.dialect == JsonRpcVersion::V2 && matches!(self.id, Id::Absent)
     }
@@ -191,8 +219,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Batch<'a> {
     }
 }
 
-pub const BATCH_TOO_LONG: &str = "too many calls in one batch";
-const BATCH_EMPTY: &str = "no call in the batch";
+/// Reason of the error for a batch with too many requests.
+pub const BATCH_TOO_LONG: &str = "too many requests in one batch";
+
+/// Reason of the error for a batch without a request.
+const BATCH_EMPTY: &str = "no request in the batch";
 
 struct BatchVisitor;
 
@@ -200,7 +231,7 @@ impl<'de> Visitor<'de> for BatchVisitor {
     type Value = Batch<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a batch of calls")
+        f.write_str("an array of requests")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Batch<'de>, A::Error> {
@@ -215,7 +246,9 @@ impl<'de> Visitor<'de> for BatchVisitor {
     }
 }
 
-/// Tells a batch of the wrong length from broken JSON.
+/// Distinguishes a batch of the wrong length from invalid JSON.
+///
+/// Serde passes custom errors of a visitor on only as text.
 fn classify_batch_error(error: serde_json::Error) -> RpcError {
     let text = error.to_string();
     match [BATCH_TOO_LONG, BATCH_EMPTY].into_iter().find(|reason| text.starts_with(reason)) {
@@ -237,21 +270,21 @@ struct RawRequest<'a> {
 }
 
 #[derive(Deserialize)]
-struct RawAnswer<'a> {
+struct RawResponse<'a> {
     #[serde(borrow, default)]
     id: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "deserialize_present")]
     result: Option<&'a RawValue>,
-    // A null here is no error, which is how 1.0 says so.
+    // In version 1.0 a successful response has `error: null`.
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
 }
 
-/// A text that borrows where it has no escapes.
+/// String that borrows from its line unless it has escapes.
 #[derive(Deserialize)]
 struct CowStr<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// A key that is there with the value null is still there, which `Option` alone would not see.
+/// Deserializes a null as a present value. A plain `Option` would take it for an absent key.
 fn deserialize_present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
@@ -271,20 +304,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_parsed_or_refused(text in "\\PC{0,100}|[\\[\\]{}\",:a-z0-9. ]{0,200}") {
+        fn arbitrary_text_never_panics(text in "\\PC{0,100}|[\\[\\]{}\",:a-z0-9. ]{0,200}") {
             let _ = parse_line(&text);
             let _ = parse_response(&text);
         }
     }
 
     #[test]
-    fn both_dialects_are_read() {
+    fn both_versions_are_parsed() {
         assert_eq!(single(r#"{"id":0,"method":"server.ping"}"#), Ok(("server.ping".into(), JsonRpcVersion::V1)));
         assert_eq!(single(r#" {"jsonrpc":"2.0","id":"x","method":"a\u0062"}"#), Ok(("ab".into(), JsonRpcVersion::V2)));
     }
 
     #[test]
-    fn what_is_no_call_is_refused() {
+    fn invalid_requests_are_refused() {
         for line in ["", "x", "{", "{\"id\":1,\"method\":\"a\"} x", "[1,2", "[,]"] {
             assert!(matches!(parse_line(line), Err(RpcError::Parse)), "{line}");
         }
@@ -304,14 +337,14 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_is_no_trouble() {
+    fn deep_nesting_is_parsed_or_refused() {
         let deep = format!("{{\"id\":1,\"method\":\"a\",\"params\":{}{}}}", "[".repeat(30_000), "]".repeat(30_000));
         assert!(single(&deep).is_ok());
         assert!(matches!(parse_line(&"[".repeat(60_000)), Err(RpcError::Parse)));
     }
 
     #[test]
-    fn an_absent_id_is_not_a_null_one() {
+    fn absent_id_differs_from_null_id() {
         let ids = [r#"{"jsonrpc":"2.0","method":"a"}"#, r#"{"jsonrpc":"2.0","id":null,"method":"a"}"#].map(|line| {
             match parse_line(line) {
                 Ok(Message::Single(Ok(request))) => request.is_notification(),
@@ -322,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_are_in_the_callers_dialect() {
+    fn responses_use_version_of_request() {
         let raw = |json: &'static str| Id::Present(serde_json::from_str(json).unwrap());
         let text = |answer: SharedBuf| String::from_utf8(answer.to_vec()).unwrap();
         let none = || Ok(SharedBuf::from(&b"[]"[..]));
@@ -338,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_told_from_notifications() {
+    fn responses_are_distinguished_from_notifications() {
         assert!(matches!(parse_response(r#"{"id":3,"result":null}"#), Ok(Response::Result { id: 3, .. })));
         assert!(matches!(parse_response(r#"{"id":3,"result":1,"error":null}"#), Ok(Response::Result { id: 3, .. })));
         assert!(matches!(parse_response(r#"{"id":3,"error":{"code":1}}"#), Ok(Response::Error { id: 3 })));

@@ -1,4 +1,4 @@
-//! The calls that we serve, with their parameters by position and by name.
+//! Methods that Waypost serves, with parameters by position or by name.
 
 use std::borrow::Cow;
 
@@ -9,33 +9,47 @@ use serde_json::value::RawValue;
 use super::{Request, RpcError};
 use crate::peer::{Features, LenientScalar, Version};
 
-/// A call whose parameters have been read.
+/// Request with parsed parameters.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Call {
+    /// `server.version`, with the versions of the client.
     Version(VersionRange),
+    /// `server.features`.
     Features,
+    /// `server.peers.subscribe`.
     Peers,
+    /// `server.add_peer`, with the features of the peer.
     AddPeer(Box<Features>),
+    /// `server.ping`.
     Ping,
+    /// `server.banner`.
     Banner,
+    /// `server.donation_address`.
     DonationAddress,
 }
 
-/// Which call it is, whatever its parameters.
+/// Method of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Method {
+    /// `server.version`.
     #[serde(rename = "server.version")]
     Version,
+    /// `server.features`.
     #[serde(rename = "server.features")]
     Features,
+    /// `server.peers.subscribe`.
     #[serde(rename = "server.peers.subscribe")]
     Peers,
+    /// `server.add_peer`.
     #[serde(rename = "server.add_peer")]
     AddPeer,
+    /// `server.ping`.
     #[serde(rename = "server.ping")]
     Ping,
+    /// `server.banner`.
     #[serde(rename = "server.banner")]
     Banner,
+    /// `server.donation_address`.
     #[serde(rename = "server.donation_address")]
     DonationAddress,
     /// Any other method.
@@ -43,16 +57,20 @@ pub enum Method {
     Other,
 }
 
-/// The protocol versions that a caller speaks.
+/// Range of protocol versions that a client speaks.
 #[derive(Debug, PartialEq, Eq)]
 pub struct VersionRange {
     min: Version,
     max: Version,
-    /// `max` in the caller's own spelling.
+    /// `max` exactly as the client sent it.
     as_requested: String,
 }
 
 impl Call {
+    /// Parses the parameters of a request.
+    ///
+    /// # Errors
+    /// Returns `UnknownMethod` or `InvalidParams`.
     pub fn parse(request: &Request<'_>) -> Result<Call, RpcError> {
         let params = request.params;
         match Method::from_name(&request.method) {
@@ -60,7 +78,8 @@ impl Call {
             Method::Features => expect_no_params(params, Call::Features),
             Method::Peers => expect_no_params(params, Call::Peers),
             Method::AddPeer => add_peer(params).map(|features| Call::AddPeer(Box::new(features))),
-            // Later versions of the protocol give it parameters; none of them matters to an answer of null.
+            // Later protocol versions define parameters for padding. The response is null in any
+            // case.
             Method::Ping => Ok(Call::Ping),
             Method::Banner => expect_no_params(params, Call::Banner),
             Method::DonationAddress => expect_no_params(params, Call::DonationAddress),
@@ -70,6 +89,7 @@ impl Call {
 }
 
 impl Method {
+    /// All methods, in the order of their discriminants.
     pub const ALL: [Method; 8] = [
         Method::Version,
         Method::Features,
@@ -81,11 +101,12 @@ impl Method {
         Method::Other,
     ];
 
+    /// Returns the method with this name, or `Other`.
     pub fn from_name(name: &str) -> Method {
         Method::ALL.into_iter().find(|method| method.name() == name).unwrap_or(Method::Other)
     }
 
-    /// Returns the name in a request, or `other`.
+    /// Returns the name in requests, or `other`.
     pub const fn name(self) -> &'static str {
         match self {
             Method::Version => "server.version",
@@ -101,13 +122,18 @@ impl Method {
 }
 
 impl VersionRange {
-    /// The newest version that both sides speak, of which we speak these two and all between, as the caller spells it: Electrum 4.3 closes the connection when it is
-    /// told 1.4.2 where it asked for 1.4.
+    /// Returns the newest version of both ranges, and its text for the response.
+    ///
+    /// The text is the client's own where possible: Electrum 4.3 closes the connection if it
+    /// requests 1.4 and gets 1.4.2.
+    ///
+    /// # Errors
+    /// Returns `UnsupportedVersion` if the ranges have no version in common.
     pub fn negotiate(&self, (oldest, newest): (Version, Version)) -> Result<(Version, Cow<'_, str>), RpcError> {
-        let spoken = |version: &Version| version.cmp_semver(&oldest).is_ge() && version.cmp_semver(&newest).is_le();
-        if spoken(&self.max) && self.min.cmp_semver(&self.max).is_le() {
+        let supported = |version: &Version| version.cmp_semver(&oldest).is_ge() && version.cmp_semver(&newest).is_le();
+        if supported(&self.max) && self.min.cmp_semver(&self.max).is_le() {
             Ok((self.max, Cow::Borrowed(&self.as_requested)))
-        } else if spoken(&newest) && self.min.cmp_semver(&newest).is_le() && self.max.cmp_semver(&newest).is_gt() {
+        } else if supported(&newest) && self.min.cmp_semver(&newest).is_le() && self.max.cmp_semver(&newest).is_gt() {
             Ok((newest, Cow::Owned(newest.to_string())))
         } else {
             Err(RpcError::UnsupportedVersion { oldest, newest })
@@ -118,12 +144,12 @@ impl VersionRange {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct VersionParams {
-    #[allow(dead_code, reason = "its place must be taken, whatever stands there")]
+    #[allow(dead_code, reason = "positional parameters need it, with any value")]
     client_name: LenientScalar,
     protocol_version: VersionParam,
 }
 
-/// One version, or the oldest and the newest of a range.
+/// One version, or the bounds of a range.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum VersionParam {
@@ -132,7 +158,7 @@ enum VersionParam {
 }
 
 impl Default for VersionParam {
-    /// What the protocol says a caller means who says nothing.
+    /// Returns the version that the protocol defines for clients that send none.
     fn default() -> VersionParam {
         VersionParam::One("1.4".to_owned())
     }
@@ -145,12 +171,13 @@ struct AddPeerParams {
 
 fn version(params: Option<&RawValue>) -> Result<VersionRange, RpcError> {
     const EXPECTED: &str = "expected a client name and a protocol version, or a pair of them";
-    // Longer than any name and two versions; and what can be one of two shapes is read into memory whole.
+    // More than any name and two versions need. Serde buffers the value of an untagged enum in
+    // memory.
     if params.is_some_and(|params| params.get().len() > 1024) {
         return Err(RpcError::InvalidParams(EXPECTED));
     }
     let params: VersionParams = match params {
-        Some(params) => read(params, EXPECTED)?,
+        Some(params) => parse_params(params, EXPECTED)?,
         None => VersionParams::default(),
     };
     let (min, max) = match params.protocol_version {
@@ -162,30 +189,32 @@ fn version(params: Option<&RawValue>) -> Result<VersionRange, RpcError> {
 }
 
 fn add_peer(params: Option<&RawValue>) -> Result<Features, RpcError> {
-    const EXPECTED: &str = "expected a dictionary of features";
-    let params: AddPeerParams = read(params.ok_or(RpcError::InvalidParams(EXPECTED))?, EXPECTED)?;
+    const EXPECTED: &str = "expected an object of features";
+    let params: AddPeerParams = parse_params(params.ok_or(RpcError::InvalidParams(EXPECTED))?, EXPECTED)?;
     Ok(params.features)
 }
 
-/// For calls without parameters.
+/// Returns the call if the parameters are absent or empty.
 fn expect_no_params(params: Option<&RawValue>, call: Call) -> Result<Call, RpcError> {
     let params = params.map_or("[]", RawValue::get);
     let within = |open, close| params.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
     match within('[', ']').or_else(|| within('{', '}')) {
-        Some(nothing) if nothing.trim_ascii().is_empty() => Ok(call),
-        _ => Err(RpcError::InvalidParams("this call takes none")),
+        Some(content) if content.trim_ascii().is_empty() => Ok(call),
+        _ => Err(RpcError::InvalidParams("expected none")),
     }
 }
 
-/// A struct is read from a list by its fields' order and from a dictionary by their names, which is just what
-/// parameters by position and by name are.
-fn read<P: DeserializeOwned>(params: &RawValue, reason: &'static str) -> Result<P, RpcError> {
+/// Deserializes parameters by position or by name.
+///
+/// Serde reads a struct from an array by the order of its fields, and from an object by their
+/// names.
+fn parse_params<P: DeserializeOwned>(params: &RawValue, reason: &'static str) -> Result<P, RpcError> {
     serde_json::from_str(params.get()).map_err(|_| RpcError::InvalidParams(reason))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Message, NEWEST, OLDEST, parse_line};
+    use super::super::{MAX_PROTOCOL, MIN_PROTOCOL, Message, parse_line};
     use super::*;
 
     fn call(method: &str, params: &str) -> Result<Call, RpcError> {
@@ -198,13 +227,15 @@ mod tests {
 
     fn negotiated(params: &str) -> Result<String, RpcError> {
         match call("server.version", params)? {
-            Call::Version(range) => range.negotiate((OLDEST, NEWEST)).map(|(_, spelled)| spelled.into_owned()),
+            Call::Version(range) => {
+                range.negotiate((MIN_PROTOCOL, MAX_PROTOCOL)).map(|(_, as_requested)| as_requested.into_owned())
+            }
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn versions_are_negotiated_in_the_callers_spelling() {
+    fn negotiated_version_keeps_requested_spelling() {
         assert_eq!(negotiated(r#"["electrum/4.3.4","1.4"]"#).unwrap(), "1.4");
         assert_eq!(negotiated(r#"["x",["1.2","1.4.2"]]"#).unwrap(), "1.4.2");
         assert_eq!(negotiated(r#"["x",["1.4","1.7.0"]]"#).unwrap(), "1.6");
@@ -216,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_common_version_there_is_none() {
+    fn disjoint_ranges_are_refused() {
         for params in [r#"["x","0.9"]"#, r#"["x","1.7"]"#, r#"["x",["1.7","2.0"]]"#, r#"["x",["1.6","1.4"]]"#] {
             assert!(matches!(negotiated(params), Err(RpcError::UnsupportedVersion { .. })), "{params}");
         }
@@ -226,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_come_by_position_and_by_name() {
+    fn parameters_parse_by_position_and_name() {
         let features = r#"{"hosts":{"a.example":{"tcp_port":1}}}"#;
         let by_name = call("server.add_peer", &format!(r#"{{"features":{features}}}"#));
         assert_eq!(by_name, call("server.add_peer", &format!("[{features}]")));
@@ -237,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_without_parameters_take_none() {
+    fn parameterless_methods_refuse_parameters() {
         assert_eq!(call("server.banner", "[ ]"), Ok(Call::Banner));
         assert!(matches!(call("server.banner", "[1]"), Err(RpcError::InvalidParams(_))));
         assert!(matches!(call("server.banner", "12"), Err(RpcError::InvalidParams(_))));

@@ -1,4 +1,4 @@
-//! Bytes to JSON-RPC and back: one message a line, in version 1.0 or 2.0, alone or in batches.
+//! JSON-RPC 1.0 and 2.0, one message or batch per line.
 
 mod answer_id;
 mod error;
@@ -17,23 +17,30 @@ pub use shared_buf::SharedBuf;
 
 use crate::peer::Version;
 
-/// The protocol versions that we speak, with callers and with peers.
-pub const OLDEST: Version = Version::new(1, 0);
-pub const NEWEST: Version = Version::new(1, 6);
-/// Version for clients that send none. Every current server supports it.
-pub const USUAL: Version = Version::new(1, 4);
+/// Oldest Electrum protocol version that Waypost speaks, with clients and with peers.
+pub const MIN_PROTOCOL: Version = Version::new(1, 0);
+/// Newest Electrum protocol version that Waypost speaks.
+pub const MAX_PROTOCOL: Version = Version::new(1, 6);
+/// Protocol version of clients that send none.
+///
+/// Every current server supports it.
+pub const DEFAULT_PROTOCOL: Version = Version::new(1, 4);
 
-/// What we are called where the protocol asks for a software's name.
+/// Software name and version of Waypost in protocol fields.
 pub const USER_AGENT: &str = concat!("Waypost ", env!("CARGO_PKG_VERSION"));
 
-/// A caller's line may be this long: the longest call we serve is an `add_peer`, of a few hundred bytes, and it is what a
-/// caller can have us keep in memory while the rest of the line doesn't come.
+/// Longest line of a client in bytes, unless it holds a permit for long lines.
+///
+/// The longest request that Waypost serves is an `add_peer` of a few hundred bytes. A client can
+/// make a session keep this much while the rest of a line is missing.
 pub const MAX_REQUEST_BYTES: usize = 16 * 1024;
 
-/// The answers of one batch may come to this; what is left of it is answered with an error. One list of peers fits in
-/// four times.
+/// Longest response to a batch, in bytes.
+///
+/// The remaining requests of the batch get an error. Four peer lists fit.
 pub const MAX_BATCH_RESPONSE_BYTES: usize = 512 * 1024;
 
-/// An answer that we ask for may be this long, which is four times what a list of a thousand peers takes. It is what a hostile
-/// peer can have us keep, for as long as a probe lasts.
+/// Longest response from a peer, in bytes: four times a list of a thousand peers.
+///
+/// A hostile peer can make a probe keep this much.
 pub const MAX_RESPONSE_BYTES: usize = 512 * 1024;

@@ -1,20 +1,22 @@
-//! What is sent, in pieces: the long ones are shared by everybody who is told the same, so that neither an answer nor a caller
-//! who takes its time over one costs a copy.
+//! Output buffer of shared parts.
+//!
+//! Sessions share long parts such as the peer list, so a response or a slow client costs no copy.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 
-/// Lines fill at least this many bytes, the line's end included.
+/// Shortest padded line in bytes, with the line feed.
 const MIN_LINE_BYTES: usize = 1024;
 
+/// Spaces for padding, shared by all lines.
 static PADDING: [u8; 16 * 1024] = [b' '; 16 * 1024];
 
-/// As many pieces as most answers have.
+/// Number of parts in most responses.
 const INITIAL_CAPACITY: usize = 8;
 
-/// Bytes in their order, to be written as one.
+/// Sequence of shared byte strings that is written as one.
 #[derive(Debug, Clone, Default)]
 pub struct SharedBuf {
     pieces: VecDeque<Bytes>,
@@ -22,14 +24,17 @@ pub struct SharedBuf {
 }
 
 impl SharedBuf {
+    /// Returns the number of bytes.
     pub fn len(&self) -> usize {
         self.length
     }
 
+    /// Returns whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
 
+    /// Appends bytes.
     pub fn push(&mut self, piece: impl Into<Bytes>) {
         let piece = piece.into();
         if !piece.is_empty() {
@@ -41,12 +46,13 @@ impl SharedBuf {
         }
     }
 
-    /// Puts it before all others.
+    /// Inserts bytes at the front.
     pub fn prepend(&mut self, piece: &'static [u8]) {
         self.length += piece.len();
         self.pieces.push_front(Bytes::from_static(piece));
     }
 
+    /// Appends all parts of another buffer.
     pub fn append(&mut self, mut other: SharedBuf) {
         self.length += other.length;
         if self.pieces.is_empty() {
@@ -56,9 +62,10 @@ impl SharedBuf {
         }
     }
 
-    /// Fills a dictionary or a list, in JSON, up with spaces before its last bracket, so that with its line's end, which is added too, it is as long as
-    /// the next power of two: then the size of an answer says little of what is in it to who watches the wire. ElectrumX 2
-    /// does the same, though it also holds answers back, which we don't.
+    /// Pads a JSON object or array to a power of two, and adds the line feed.
+    ///
+    /// The spaces are inserted before the last bracket. The size of a response on the wire then
+    /// reveals little about its content. ElectrumX 2 does the same, and also delays responses.
     pub fn into_padded_line(mut self) -> SharedBuf {
         let padded = (self.length + 1).next_power_of_two().max(MIN_LINE_BYTES);
         let Some(mut last) = self.pieces.pop_back() else { return self };
@@ -78,7 +85,7 @@ impl SharedBuf {
         self
     }
 
-    /// All of it in one.
+    /// Copies all parts into one vector.
     pub fn to_vec(&self) -> Vec<u8> {
         self.pieces.iter().flatten().copied().collect()
     }
@@ -127,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_grow_to_powers_of_two() {
+    fn lines_are_padded_to_powers_of_two() {
         for (length, expected) in [(2, 1024), (1022, 1024), (1023, 1024), (1024, 2048), (5000, 8192), (90_000, 131_072)]
         {
             let mut text = vec![b'x'; length];
@@ -143,7 +150,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn however_much_is_taken_at_once_all_of_it_arrives(
+        fn partial_reads_yield_all_bytes(
             texts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 0..8),
             steps in proptest::collection::vec(1..30usize, 200),
         ) {

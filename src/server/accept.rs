@@ -1,4 +1,4 @@
-//! Taking callers in at a listener.
+//! Accept loop of a listener.
 
 use std::io::{Error, ErrorKind};
 use std::time::Duration;
@@ -10,64 +10,68 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::{ClientSource, ConnectionKind, IncomingConnection};
-use super::proxy_header::{self, Header};
+use super::proxy_header::{MAX_HEADER_BYTES, ProxyHeader, parse_proxy_header};
 use crate::book::Ingress;
 use crate::netgroup::Netgroup;
 
-/// After an accept that failed for want of descriptors or memory, which sessions that end will give back.
-const PAUSE: Duration = Duration::from_millis(200);
-
-/// How long we wait for Tor to say which circuit a caller has come by. It says so at once, if it does.
-const HEADER: Duration = Duration::from_secs(5);
-
-/// Callers who are waited for so at once.
-const HEADERS: usize = 256;
-
-/// Passes connections of this listener to admission, until it is dropped or admission ends.
+/// Delay after a failed accept.
 ///
-/// Callers on onion listeners come through an external Tor, so where they call from says nothing of them.
+/// It fails without file descriptors or memory, which ending sessions release.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+
+/// Time limit for the PROXY header. Tor sends it at the start of the stream, or never.
+const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Maximum number of connections that wait for their PROXY header.
+const MAX_HANDSHAKES: usize = 256;
+
+/// Sends connections of a listener to admission, until admission ends.
+///
+/// Connections to onion listeners come from an external Tor, so their IP addresses are not the
+/// clients'.
 pub async fn accept(
     listener: TcpListener,
     ingress: Ingress,
     kind: ConnectionKind,
-    door: mpsc::Sender<IncomingConnection>,
+    admission: mpsc::Sender<IncomingConnection>,
 ) {
-    let mut short = false;
-    let mut introductions = JoinSet::new();
-    while !door.is_closed() {
-        while introductions.try_join_next().is_some() {}
+    let mut failing = false;
+    let mut handshakes = JoinSet::new();
+    while !admission.is_closed() {
+        while handshakes.try_join_next().is_some() {}
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) if is_connection_error(&error) => continue,
             Err(error) => {
-                if !std::mem::replace(&mut short, true) {
-                    tracing::warn!(%error, "can't take callers in for the moment");
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "can't accept connections; retrying until file descriptors or memory are free");
                 }
-                sleep(PAUSE).await;
+                sleep(RETRY_DELAY).await;
                 continue;
             }
         };
-        if std::mem::take(&mut short) {
-            tracing::info!("taking callers in again");
+        if std::mem::take(&mut failing) {
+            tracing::info!("accepting connections again");
         }
         let _ = stream.set_nodelay(true);
         let ip = address.ip().to_canonical();
-        let arrival = |stream, from, source| IncomingConnection { stream, from, source, ingress, kind };
+        let connection = |stream, from, source| IncomingConnection { stream, from, source, ingress, kind };
         match ingress {
             Ingress::Clearnet => {
-                let _ = door
-                    .send(arrival(Box::new(stream), Some(ip), ClientSource::Subnet(Netgroup::rate_limit_subnet(ip))))
+                let _ = admission
+                    .send(connection(Box::new(stream), Some(ip), ClientSource::Subnet(Netgroup::rate_limit_subnet(ip))))
                     .await;
             }
             Ingress::Onion => {
-                if introductions.len() >= HEADERS {
-                    introductions.join_next().await;
+                if handshakes.len() >= MAX_HANDSHAKES {
+                    handshakes.join_next().await;
                 }
-                let door = door.clone();
-                introductions.spawn(async move {
+                let admission = admission.clone();
+                handshakes.spawn(async move {
                     let mut stream = stream;
-                    let source = circuit(&mut stream).await.map_or(ClientSource::SharedTor, ClientSource::Circuit);
-                    let _ = door
+                    let source =
+                        read_proxy_header(&mut stream).await.map_or(ClientSource::SharedTor, ClientSource::Circuit);
+                    let _ = admission
                         .send(IncomingConnection { stream: Box::new(stream), from: None, source, ingress, kind })
                         .await;
                 });
@@ -76,23 +80,25 @@ pub async fn accept(
     }
 }
 
-/// Takes the line off a stream by which Tor says which circuit it is for, if it does.
-async fn circuit(stream: &mut TcpStream) -> Option<u64> {
-    let deadline = Instant::now() + HEADER;
-    let mut bytes = [0; proxy_header::LONGEST];
+/// Reads the PROXY header of a stream, and returns its circuit id.
+///
+/// Without a header, nothing is consumed.
+async fn read_proxy_header(stream: &mut TcpStream) -> Option<u64> {
+    let deadline = Instant::now() + PROXY_HEADER_TIMEOUT;
+    let mut bytes = [0; MAX_HEADER_BYTES];
     let mut seen = 0;
     loop {
         let peeked = timeout_at(deadline, stream.peek(&mut bytes)).await.ok()?.ok()?;
-        match proxy_header::circuit(bytes.get(..peeked)?) {
-            Header::None => return None,
-            Header::Line { length, circuit } => {
+        match parse_proxy_header(bytes.get(..peeked)?) {
+            ProxyHeader::None => return None,
+            ProxyHeader::Line { length, circuit } => {
                 stream.read_exact(bytes.get_mut(..length)?).await.ok()?;
                 return circuit;
             }
-            // At the end of the stream nothing more comes; else the rest is looked for in a moment, as what was seen already
-            // would be seen again at once.
-            Header::Unfinished if peeked == 0 => return None,
-            Header::Unfinished => {
+            // End of the stream.
+            ProxyHeader::Incomplete if peeked == 0 => return None,
+            ProxyHeader::Incomplete => {
+                // A peek returns at once as long as unread bytes exist, so new ones are polled for.
                 if peeked == seen {
                     sleep(Duration::from_millis(10)).await;
                 }
@@ -105,7 +111,7 @@ async fn circuit(stream: &mut TcpStream) -> Option<u64> {
     }
 }
 
-/// Errors of one caller who went away again, not of the listener.
+/// Returns whether an error concerns one connection, not the listener.
 fn is_connection_error(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
 }

@@ -1,4 +1,4 @@
-//! The door: who gets a session, and who has to go when there is no room.
+//! Admission of clients: which connection gets a session, and which session is evicted.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -20,59 +20,60 @@ use crate::book::Ingress;
 use crate::electrum::responder::Responder;
 use crate::jsonrpc::RpcError;
 
-/// Callers that may wait at the door.
+/// Maximum number of connections that wait for admission.
 pub const ACCEPT_QUEUE: usize = 64;
 
-/// Keeps the door until nobody can come any more, and then until it is dropped, with every session.
+/// Runs admission and owns all sessions. Dropping the future aborts them.
 ///
-/// `both` is whether there are callers of both our names, who must not starve each other.
+/// `dual_ingress` is whether clients come on both ingresses. None may then take all sessions.
 pub async fn run_admission(
-    mut arrivals: mpsc::Receiver<IncomingConnection>,
-    both: bool,
+    mut connections: mpsc::Receiver<IncomingConnection>,
+    dual_ingress: bool,
     shared: SessionContext,
     rng: StdRng,
 ) {
     let limits = Arc::clone(&shared.limits.borrow());
-    let mut renewed = shared.limits.clone();
-    let mut door = SessionManager {
-        running: JoinSet::new(),
+    let mut new_limits = shared.limits.clone();
+    let mut manager = SessionManager {
+        tasks: JoinSet::new(),
         sessions_by_task: HashMap::new(),
         next_session_no: 0,
         clearnet: SessionTable::default(),
         onion: SessionTable::default(),
-        dual_ingress: both,
+        dual_ingress,
         limits,
         shared,
         rng,
     };
-    let mut sweep = interval(SOURCE_TTL);
+    let mut prune_interval = interval(SOURCE_TTL);
     loop {
         tokio::select! {
-            Some(ended) = door.running.join_next_with_id() => {
+            Some(ended) = manager.tasks.join_next_with_id() => {
                 let id = match &ended {
                     Ok((id, ())) => *id,
                     Err(error) => error.id(),
                 };
-                door.remove_session(id);
+                manager.remove_session(id);
             }
-            Some(arrival) = arrivals.recv() => door.admit_connection(arrival),
-            Ok(()) = renewed.changed() => door.update_limits(Arc::clone(&renewed.borrow_and_update())),
-            now = sweep.tick() => {
-                door.clearnet.prune(now);
-                door.onion.prune(now);
+            Some(connection) = connections.recv() => manager.admit_connection(connection),
+            Ok(()) = new_limits.changed() => manager.update_limits(Arc::clone(&new_limits.borrow_and_update())),
+            now = prune_interval.tick() => {
+                manager.clearnet.prune(now);
+                manager.onion.prune(now);
             }
         }
     }
 }
 
 struct SessionManager {
-    running: JoinSet<()>,
-    /// Whose place each session takes, and which number it came in as.
+    tasks: JoinSet<()>,
+    /// Slot of each session, by its task: ingress, source and session number.
     sessions_by_task: HashMap<Id, (Ingress, ClientSource, u64)>,
+    /// Number of the last admitted session.
     next_session_no: u64,
     clearnet: SessionTable,
     onion: SessionTable,
-    /// Whether there may be callers in both rooms.
+    /// Whether clients come on both ingresses, so that each is limited to three quarters.
     dual_ingress: bool,
     /// Limits of new sessions.
     limits: Arc<Limits>,
@@ -81,46 +82,46 @@ struct SessionManager {
 }
 
 impl SessionManager {
-    fn admit_connection(&mut self, arrival: IncomingConnection) {
+    fn admit_connection(&mut self, connection: IncomingConnection) {
         let counters = Arc::clone(&self.shared.counters);
-        if arrival.from.is_some_and(|ip| self.shared.bans.borrow().bans_ip(ip)) {
+        if connection.from.is_some_and(|ip| self.shared.bans.borrow().bans_ip(ip)) {
             counters.refused_banned.add(1);
             return;
         }
-        let most = self.limits.sessions;
-        let most_of_one = if self.dual_ingress { most - most / 4 } else { most };
+        let max_sessions = self.limits.sessions;
+        let max_per_ingress = if self.dual_ingress { max_sessions - max_sessions / 4 } else { max_sessions };
         let open = self.clearnet.open_sessions + self.onion.open_sessions;
-        let room = match arrival.ingress {
+        let table = match connection.ingress {
             Ingress::Clearnet => &mut self.clearnet,
             Ingress::Onion => &mut self.onion,
         };
-        let full = open >= most || room.open_sessions >= most_of_one;
-        let allowance = match room.admit(arrival.source, full, &self.limits) {
-            Admission::Admit(allowance) => allowance,
-            Admission::AdmitEvicting(allowance, evicted) => {
+        let full = open >= max_sessions || table.open_sessions >= max_per_ingress;
+        let quota = match table.admit(connection.source, full, &self.limits) {
+            Admission::Admit(quota) => quota,
+            Admission::AdmitEvicting(quota, evicted) => {
                 counters.evicted.add(1);
                 self.sessions_by_task.remove(&evicted.id());
                 evicted.abort();
-                allowance
+                quota
             }
             Admission::Refused(error) => {
                 match error {
                     RpcError::ServerFull("") => counters.refused_full.add(1),
                     _ => counters.refused_source.add(1),
                 }
-                return reject(arrival, &error);
+                return reject(connection, &error);
             }
         };
-        let (ingress, source) = (arrival.ingress, arrival.source);
+        let (ingress, source) = (connection.ingress, connection.source);
         let (shared, rng) = (self.shared.clone(), StdRng::seed_from_u64(self.rng.random()));
-        let session = self.running.spawn(async move {
+        let session = self.tasks.spawn(async move {
             counters.sessions.add(1);
             counters.sessions_onion.add(u64::from(ingress == Ingress::Onion));
-            let _open = OpenSessionGuard::new(&shared);
-            let running = session::run(arrival, allowance, &shared, rng);
-            if AssertUnwindSafe(running).catch_unwind().await.is_err() {
+            let _guard = OpenSessionGuard::new(&shared);
+            let session = session::run(connection, quota, &shared, rng);
+            if AssertUnwindSafe(session).catch_unwind().await.is_err() {
                 counters.panicked_sessions.add(1);
-                tracing::error!("a session broke down; the panic before this line says where");
+                tracing::error!("panic in a session; the preceding log line shows its location");
             }
         });
         self.next_session_no += 1;
@@ -142,20 +143,20 @@ impl SessionManager {
         match self.sessions_by_task.remove(&id) {
             Some((Ingress::Clearnet, source, number)) => self.clearnet.remove(source, number),
             Some((Ingress::Onion, source, number)) => self.onion.remove(source, number),
-            // It was disconnected.
+            // An evicted session is already removed.
             None => {}
         }
     }
 }
 
-/// Says why, if that can be said at once.
-fn reject(mut arrival: IncomingConnection, error: &RpcError) {
-    if !arrival.kind.tls && !arrival.kind.websocket {
-        let _ = arrival.stream.write_all(&Responder::closing_error(error).to_vec()).now_or_never();
+/// Sends the reason, if no handshake must come first and the socket accepts it at once.
+fn reject(mut connection: IncomingConnection, error: &RpcError) {
+    if !connection.kind.tls && !connection.kind.websocket {
+        let _ = connection.stream.write_all(&Responder::closing_error(error).to_vec()).now_or_never();
     }
 }
 
-/// Counts a session for as long as it lasts, however it ends.
+/// Guard that counts a session as open until it is dropped.
 struct OpenSessionGuard<'a>(&'a SessionContext);
 
 impl OpenSessionGuard<'_> {

@@ -1,4 +1,4 @@
-//! A caller's bytes as lines, whether they come as such or as WebSocket messages.
+//! Stream of a client: lines over TCP or TLS, or WebSocket messages.
 
 use std::io;
 use std::pin::Pin;
@@ -19,41 +19,48 @@ use super::line_codec::{LineCodec, LongLinePool};
 use crate::dial::Stream;
 use crate::jsonrpc::{MAX_BATCH_RESPONSE_BYTES, MAX_REQUEST_BYTES, RpcError, SharedBuf};
 
-/// What is kept for a caller's next line between two lines. A longer line has more, for as long as it takes.
-const BUFFER: usize = 512;
+/// Read buffer of an idle client, in bytes. A longer line enlarges it temporarily.
+const BUFFER_BYTES: usize = 512;
 
-/// Lines in, answers out.
-pub enum ClientStream {
+/// Stream of lines from a client, and of responses to it.
+pub(super) enum ClientStream {
+    /// Lines on a byte stream.
     Lines(FramedRead<Box<dyn Stream>, LineCodec>),
+    /// One line per WebSocket message.
     WebSocket(Box<WsStream>),
 }
 
-/// A caller who talks in WebSocket messages.
-pub struct WsStream {
+/// WebSocket stream of a client.
+pub(super) struct WsStream {
     stream: WebSocketStream<Box<dyn Stream>>,
-    /// The beginning of a message was sent, and its end wasn't.
+    /// Whether the last sent frame did not end its message.
     in_message: bool,
 }
 
-pub enum ClientInput {
+/// Result of waiting for a client's next line.
+pub(super) enum ClientInput {
+    /// A line, without its end.
     Line(String),
+    /// A line that is too long or no text.
     Unreadable(RpcError),
-    /// It took too long over a line.
+    /// A line took longer than the line timeout.
     Slow,
-    /// It said nothing for too long.
-    Silent,
+    /// No line began within the idle timeout.
+    Idle,
+    /// The connection ended.
     End,
 }
 
 impl ClientStream {
-    pub fn lines(stream: Box<dyn Stream>, long: &LongLinePool) -> ClientStream {
-        ClientStream::Lines(FramedRead::with_capacity(stream, LineCodec::new(long), BUFFER))
+    /// Reads lines, of which long ones need a permit of the pool.
+    pub(super) fn lines(stream: Box<dyn Stream>, long: &LongLinePool) -> ClientStream {
+        ClientStream::Lines(FramedRead::with_capacity(stream, LineCodec::new(long), BUFFER_BYTES))
     }
 
-    /// Greets a caller who wants to talk in WebSocket messages.
-    pub async fn websocket(stream: Box<dyn Stream>) -> Result<ClientStream, tungstenite::Error> {
+    /// Performs the WebSocket handshake.
+    pub(super) async fn websocket(stream: Box<dyn Stream>) -> Result<ClientStream, tungstenite::Error> {
         let config = WebSocketConfig::default()
-            .read_buffer_size(BUFFER)
+            .read_buffer_size(BUFFER_BYTES)
             .write_buffer_size(0)
             .max_write_buffer_size(2 * MAX_BATCH_RESPONSE_BYTES)
             .max_message_size(Some(MAX_REQUEST_BYTES))
@@ -62,14 +69,16 @@ impl ClientStream {
         Ok(ClientStream::WebSocket(Box::new(WsStream { stream, in_message: false })))
     }
 
-    pub async fn read(&mut self, patience: &mut ReadTimer, limits: &Limits) -> ClientInput {
+    /// Waits for the next line within the timeouts. Cancel safe.
+    pub(super) async fn read(&mut self, timer: &mut ReadTimer, limits: &Limits) -> ClientInput {
         match self {
-            ClientStream::Lines(lines) => hear_line(lines, patience, limits).await,
-            ClientStream::WebSocket(messages) => hear_message(messages, patience, limits).await,
+            ClientStream::Lines(lines) => read_line(lines, timer, limits).await,
+            ClientStream::WebSocket(messages) => read_message(messages, timer, limits).await,
         }
     }
 
-    pub async fn send(&mut self, mut line: SharedBuf) -> io::Result<()> {
+    /// Sends one line.
+    pub(super) async fn send(&mut self, mut line: SharedBuf) -> io::Result<()> {
         match self {
             ClientStream::Lines(lines) => {
                 let stream = lines.get_mut();
@@ -85,8 +94,8 @@ impl ClientStream {
         }
     }
 
-    /// Hands on bytes of lines, of which the last may have its end in what follows.
-    pub async fn write_raw(&mut self, bytes: Bytes) -> io::Result<()> {
+    /// Forwards bytes of lines. The last line may be incomplete and continue in the next call.
+    pub(super) async fn write_raw(&mut self, bytes: Bytes) -> io::Result<()> {
         match self {
             ClientStream::Lines(lines) => {
                 let stream = lines.get_mut();
@@ -97,9 +106,11 @@ impl ClientStream {
         }
     }
 
-    /// Says that we are done, and lets what is still on its way run out: a connection closed on unread bytes is reset, and
-    /// the last answer lost with it.
-    pub async fn shutdown(&mut self) -> io::Result<()> {
+    /// Closes the stream for writing, and discards input until the client closes it too.
+    ///
+    /// Closing a socket with unread bytes resets the connection, which can discard the last
+    /// response.
+    pub(super) async fn shutdown(&mut self) -> io::Result<()> {
         let stream = match self {
             ClientStream::Lines(lines) => lines.get_mut(),
             ClientStream::WebSocket(messages) => {
@@ -115,7 +126,7 @@ impl ClientStream {
 }
 
 impl WsStream {
-    /// Each line is a message, which may be sent in several frames.
+    /// Sends each line as one message, in several frames if its parts come separately.
     async fn write_raw(&mut self, bytes: Bytes) -> Result<(), tungstenite::Error> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -133,14 +144,14 @@ impl WsStream {
     }
 }
 
-/// A caller may be silent for a long time between lines, but not within one.
-async fn hear_line(
+/// Reads a line. The idle timeout applies between lines, the line timeout within one.
+async fn read_line(
     lines: &mut FramedRead<Box<dyn Stream>, LineCodec>,
-    patience: &mut ReadTimer,
+    timer: &mut ReadTimer,
     limits: &Limits,
 ) -> ClientInput {
-    if lines.read_buffer().is_empty() && lines.read_buffer().capacity() > 2 * BUFFER {
-        *lines.read_buffer_mut() = BytesMut::with_capacity(BUFFER);
+    if lines.read_buffer().is_empty() && lines.read_buffer().capacity() > 2 * BUFFER_BYTES {
+        *lines.read_buffer_mut() = BytesMut::with_capacity(BUFFER_BYTES);
         lines.decoder_mut().release_permit();
     }
     loop {
@@ -148,81 +159,86 @@ async fn hear_line(
             biased;
             line = lines.next() => return match line {
                 Some(Ok(line)) => ClientInput::Line(line),
-                Some(Err(error)) => unreadable(&error, lines.decoder().longest()),
+                Some(Err(error)) => unreadable(&error, lines.decoder().max_line_bytes()),
                 None => ClientInput::End,
             },
-            () = patience.alarm.as_mut() => {
-                if let Some(heard) = patience.on_alarm(!lines.read_buffer().is_empty(), limits) {
-                    return heard;
+            () = timer.alarm.as_mut() => {
+                if let Some(input) = timer.on_alarm(!lines.read_buffer().is_empty(), limits) {
+                    return input;
                 }
             }
         }
     }
 }
 
-async fn hear_message(messages: &mut WsStream, patience: &mut ReadTimer, limits: &Limits) -> ClientInput {
+async fn read_message(messages: &mut WsStream, timer: &mut ReadTimer, limits: &Limits) -> ClientInput {
     loop {
         tokio::select! {
             biased;
             message = messages.stream.next() => return match message {
-                // Between the words of JSON a line may end; what is passed on is one line.
+                // JSON may contain line breaks between tokens. A forwarded request must be one
+                // line.
                 Some(Ok(Message::Text(text))) => ClientInput::Line(text.as_str().replace(['\n', '\r'], " ")),
                 Some(Ok(Message::Binary(_))) => ClientInput::Unreadable(RpcError::Parse),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
                 Some(Err(tungstenite::Error::Capacity(_))) => ClientInput::Unreadable(RpcError::TooLong(MAX_REQUEST_BYTES)),
                 Some(Ok(Message::Close(_)) | Err(_)) | None => ClientInput::End,
             },
-            () = patience.alarm.as_mut() => {
-                if let Some(heard) = patience.on_alarm(false, limits) {
-                    return heard;
+            () = timer.alarm.as_mut() => {
+                if let Some(input) = timer.on_alarm(false, limits) {
+                    return input;
                 }
             }
         }
     }
 }
 
-/// How long a caller is waited for. One alarm serves a whole session, and is set again when it goes off: a timer for each line
-/// would cost more than the line.
-pub struct ReadTimer {
+/// Read timeouts of a session.
+///
+/// One timer serves the whole session and is reset when it fires. A timer per line would cost more
+/// than the line.
+pub(super) struct ReadTimer {
     alarm: Pin<Box<Sleep>>,
-    /// When the alarm first went off while we waited for this line: to look at the clock for each line would cost too.
-    since: Option<Instant>,
-    /// When it first went off in the midst of this line.
-    began: Option<Instant>,
+    /// First alarm during the wait for this line. `None` before, because reading the clock per line
+    /// costs too.
+    first_alarm_at: Option<Instant>,
+    /// First alarm within this line.
+    line_started_at: Option<Instant>,
 }
 
 impl ReadTimer {
-    pub fn new(limits: &Limits) -> ReadTimer {
+    /// Starts the timer.
+    pub(super) fn new(limits: &Limits) -> ReadTimer {
         let alarm = Box::pin(sleep_until(Instant::now() + limits.line.min(limits.idle)));
-        ReadTimer { alarm, since: None, began: None }
+        ReadTimer { alarm, first_alarm_at: None, line_started_at: None }
     }
 
-    /// From now on the next line is waited for.
-    pub fn begin(&mut self) {
-        (self.since, self.began) = (None, None);
+    /// Restarts the timeouts for the next line.
+    pub(super) fn restart(&mut self) {
+        (self.first_alarm_at, self.line_started_at) = (None, None);
     }
 
-    /// What it means that the alarm went off, if it means anything.
-    fn on_alarm(&mut self, within_line: bool, limits: &Limits) -> Option<ClientInput> {
+    /// Returns the timeout that has passed, if any, and resets the alarm.
+    fn on_alarm(&mut self, is_mid_line: bool, limits: &Limits) -> Option<ClientInput> {
         let now = Instant::now();
-        let since = *self.since.get_or_insert(now);
-        if within_line {
-            if self.began.is_some_and(|began| now >= began + limits.line) {
+        let since = *self.first_alarm_at.get_or_insert(now);
+        if is_mid_line {
+            if self.line_started_at.is_some_and(|started| now >= started + limits.line) {
                 return Some(ClientInput::Slow);
             }
-            self.began.get_or_insert(now);
+            self.line_started_at.get_or_insert(now);
         } else if now >= since + limits.idle {
-            return Some(ClientInput::Silent);
+            return Some(ClientInput::Idle);
         }
-        let idle_ends = if within_line { now + limits.line } else { since + limits.idle };
+        let idle_ends = if is_mid_line { now + limits.line } else { since + limits.idle };
         self.alarm.as_mut().reset((now + limits.line).min(idle_ends));
         None
     }
 }
 
-fn unreadable(error: &LinesCodecError, longest: usize) -> ClientInput {
+fn unreadable(error: &LinesCodecError, max_line_bytes: usize) -> ClientInput {
     match error {
-        LinesCodecError::MaxLineLengthExceeded => ClientInput::Unreadable(RpcError::TooLong(longest)),
+        LinesCodecError::MaxLineLengthExceeded => ClientInput::Unreadable(RpcError::TooLong(max_line_bytes)),
         LinesCodecError::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
             ClientInput::Unreadable(RpcError::Parse)
         }

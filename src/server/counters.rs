@@ -1,4 +1,4 @@
-//! What callers did, in numbers; nothing of who they were.
+//! Counters of client activity, without any data that identifies clients.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,56 +7,71 @@ use crate::book::Ingress;
 use crate::electrum::responder::CallOutcome;
 use crate::jsonrpc::Method;
 
+/// Counters of client activity since the start.
 #[derive(Debug, Default)]
 pub struct Counters {
+    /// Admitted sessions.
     pub sessions: Counter,
-    /// Those of them that came by our onion name.
+    /// Admitted sessions on the onion ingress.
     pub sessions_onion: Counter,
+    /// Sessions that are open now.
     pub open: Counter,
+    /// Requests, except those forwarded to the backend.
     pub requests: Counter,
+    /// Requests by ingress, method and outcome.
     pub calls: CallCounters,
-    /// Passed on to the server behind us.
+    /// Requests forwarded to the backend.
     pub forwarded_requests: Counter,
-    /// It couldn't be reached, or went away.
+    /// Failed connections to the backend, and connections lost while a client needed them.
     pub backend_failures: Counter,
-    /// Rejected at the door, as we were full.
+    /// Connections refused because all sessions were in use.
     pub refused_full: Counter,
-    /// Rejected at the door, for too many sessions from one source, or too many begun at once.
+    /// Connections refused for a limit of their source.
     pub refused_source: Counter,
+    /// Connections refused because their address is banned.
     pub refused_banned: Counter,
-    /// Disconnected, to make room for somebody from a source with fewer sessions.
+    /// Sessions evicted in favour of a source with fewer sessions.
     pub evicted: Counter,
+    /// Connections that failed the TLS or WebSocket handshake.
     pub failed_handshakes: Counter,
-    /// Answered later than they might have been.
+    /// Requests delayed by a rate limit.
     pub delayed_requests: Counter,
-    /// Disconnected for too many requests, or too many bytes.
+    /// Sessions closed for too many requests.
     pub rate_limited_requests: Counter,
+    /// Sessions closed for too many bytes.
     pub rate_limited_bytes: Counter,
+    /// Lines that are not JSON-RPC.
     pub malformed_lines: Counter,
-    /// Disconnected for a line that didn't end, or an answer that wasn't taken.
+    /// Sessions closed for an incomplete line, or a response that the client did not read in time.
     pub slow: Counter,
+    /// Sessions closed after the idle timeout.
     pub idle: Counter,
+    /// Sessions that ended in a panic.
     pub panicked_sessions: Counter,
 }
 
+/// Atomic counter.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// Adds to the counter.
     pub fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Subtracts one.
     pub fn decrement(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Returns the current value.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// How often each call was made by callers of each of our names, and what became of it.
+/// Counters of requests by ingress, method and outcome.
 #[derive(Debug, Default)]
 pub struct CallCounters {
     clearnet: [[Counter; CallOutcome::ALL.len()]; Method::ALL.len()],
@@ -64,18 +79,19 @@ pub struct CallCounters {
 }
 
 impl CallCounters {
+    /// Counts one request.
     pub fn count(&self, ingress: Ingress, method: Method, result: CallOutcome) {
-        let counts = self.of(ingress).get(method as usize).and_then(|counts| counts.get(result as usize));
+        let counts = self.for_ingress(ingress).get(method as usize).and_then(|counts| counts.get(result as usize));
         if let Some(count) = counts {
             count.add(1);
         }
     }
 
-    /// All that happened at least once.
+    /// Returns all counts above zero.
     pub fn counts(&self) -> Vec<CallCount> {
         let mut all = Vec::new();
         for ingress in [Ingress::Clearnet, Ingress::Onion] {
-            for (method, counts) in Method::ALL.into_iter().zip(self.of(ingress)) {
+            for (method, counts) in Method::ALL.into_iter().zip(self.for_ingress(ingress)) {
                 for (result, count) in CallOutcome::ALL.into_iter().zip(counts) {
                     all.push(CallCount { ingress, method, result, count: count.value() });
                 }
@@ -85,7 +101,7 @@ impl CallCounters {
         all
     }
 
-    fn of(&self, ingress: Ingress) -> &[[Counter; CallOutcome::ALL.len()]; Method::ALL.len()] {
+    fn for_ingress(&self, ingress: Ingress) -> &[[Counter; CallOutcome::ALL.len()]; Method::ALL.len()] {
         match ingress {
             Ingress::Clearnet => &self.clearnet,
             Ingress::Onion => &self.onion,
@@ -98,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_call_has_a_number_of_its_own() {
+    fn each_method_and_outcome_is_counted_separately() {
         let calls = CallCounters::default();
         for (method, times) in Method::ALL.into_iter().zip(1..) {
             for _ in 0..times {

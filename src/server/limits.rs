@@ -1,4 +1,4 @@
-//! What callers may use of us, and how it is measured.
+//! Limits of clients, and the meters that enforce them.
 
 use std::num::NonZeroU32;
 use std::sync::LazyLock;
@@ -8,31 +8,48 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::{Instant, sleep};
 
-/// What callers may use of us. A source is an IPv4 /24, an IPv6 /48, or a circuit of our onion service.
+/// Limits of clients.
+///
+/// A source is an IPv4 /24, an IPv6 /48, or a circuit of the onion service.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Sessions at once, of all listeners. Where there are callers of both our names, those of neither get more than three
-    /// quarters.
+    /// Open sessions on all listeners. Default: 10,000.
+    ///
+    /// If clients come on both ingresses, each gets at most three quarters.
     pub sessions: usize,
+    /// Open sessions of one source. Default: 50.
     pub sessions_per_source: usize,
-    /// Requests of one session in a second. As much as three seconds' worth may come at once; what is beyond that waits, and
-    /// what would wait for longer than three seconds is refused.
+    /// Requests of one session per second. Default: 25.
+    ///
+    /// A burst of three seconds' worth is allowed. Further requests are delayed, and refused if the
+    /// delay would exceed three seconds.
     pub requests_per_second: u32,
-    /// The same of a whole source; each session that begins counts as one more, and is refused at once if that is too many.
-    /// Servers and wallets ask some five questions when they come, and then one in a minute; a Tor exit's /24 may be many.
+    /// Requests of one source per second, with the same burst. Default: 25.
+    ///
+    /// Each new session counts as one request, and is refused without a delay. Servers and wallets
+    /// send some five requests at first, and then one per minute. Many may share the /24 of a Tor
+    /// exit.
     pub source_requests_per_second: u32,
-    /// Bytes of a source's lines, and of the answers to them; what is beyond three seconds' worth is refused.
+    /// Bytes per second that one source may send. Default: 64 KiB.
+    ///
+    /// More than three seconds' worth at once is refused. Clients of a backend are delayed first.
     pub bytes_in_per_second: u32,
+    /// Bytes per second that one source may receive. Default: 1 MiB.
+    ///
+    /// The burst is the same. Clients of a backend are delayed instead of refused.
     pub bytes_out_per_second: u32,
-    /// Requests of a source that are passed on to the server behind us, in a second; they wait as well.
+    /// Requests of one source that are forwarded to the backend per second. Default: 300.
+    ///
+    /// Bursts and delays are those of `requests_per_second`.
     pub forwarded_requests_per_second: u32,
-    /// Calls in one batch.
+    /// Requests in one batch. Default: 64.
     pub batch: usize,
-    /// How long a caller may take over the handshakes of TLS and WebSocket.
+    /// Time limit for the TLS and WebSocket handshakes. Default: 10 seconds.
     pub handshake: Duration,
-    /// How long a caller may say nothing. ElectrumX sends such callers off after as long.
+    /// Time without a line after which a client is disconnected. Default: 10 minutes, as in
+    /// ElectrumX.
     pub idle: Duration,
-    /// How long a line may take from its first byte to its last, and an answer until the caller has taken it.
+    /// Time limit for receiving a started line, and for sending a response. Default: 30 seconds.
     pub line: Duration,
 }
 
@@ -54,35 +71,38 @@ impl Default for Limits {
     }
 }
 
-/// Seconds' worth of an allowance that may be used at once.
-pub const BURST: u32 = 3;
+/// Burst of a rate, in seconds' worth. Also the longest delay of a request.
+pub(super) const BURST_SECONDS: u32 = 3;
 
-/// One for all meters: to make it asks the processor what it is, which takes a virtual machine long.
+/// Clock of all meters. Creating one executes CPUID, which is slow in a virtual machine.
 static CLOCK: LazyLock<DefaultClock> = LazyLock::new(DefaultClock::default);
 
-/// So much of something in a second.
+/// Meter of a rate with a burst of [`BURST_SECONDS`].
 #[derive(Debug)]
-pub struct RateMeter {
+pub(super) struct RateMeter {
     limiter: DefaultDirectRateLimiter,
     burst: NonZeroU32,
 }
 
 impl RateMeter {
-    pub fn new(per_second: u32) -> RateMeter {
+    /// Creates a meter. A rate of zero counts as one.
+    pub(super) fn new(per_second: u32) -> RateMeter {
         let rate = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
-        let burst = rate.saturating_mul(NonZeroU32::new(BURST).unwrap_or(NonZeroU32::MIN));
+        let burst = rate.saturating_mul(NonZeroU32::new(BURST_SECONDS).unwrap_or(NonZeroU32::MIN));
         let limiter = RateLimiter::direct_with_clock(Quota::per_second(rate).allow_burst(burst), CLOCK.clone());
         RateMeter { limiter, burst }
     }
 
-    /// Uses so many, if there are as many left.
-    pub fn try_acquire(&self, count: usize) -> bool {
+    /// Takes `count` units if they are available now.
+    pub(super) fn try_acquire(&self, count: usize) -> bool {
         self.check(count) == Some(Duration::ZERO)
     }
 
-    /// Uses so many as soon as there are as many, unless that takes as long as a whole burst.
-    pub async fn acquire(&self, count: usize) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(BURST.into());
+    /// Takes `count` units as soon as they are available.
+    ///
+    /// Returns false, without taking any, if that would take longer than [`BURST_SECONDS`].
+    pub(super) async fn acquire(&self, count: usize) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(BURST_SECONDS.into());
         while let Some(wait) = self.check(count) {
             if wait.is_zero() {
                 return true;
@@ -95,12 +115,14 @@ impl RateMeter {
         false
     }
 
-    /// The same, where more than a whole burst counts as one.
-    pub async fn acquire_clamped(&self, count: usize) -> bool {
+    /// Like `acquire`, with `count` limited to one burst.
+    pub(super) async fn acquire_clamped(&self, count: usize) -> bool {
         self.acquire(count.min(self.burst.get() as usize)).await
     }
 
-    /// How long to wait for so many; nothing if they are used now, None if there are never as many.
+    /// Takes `count` units and returns zero, or returns the time until they are available.
+    ///
+    /// `None` means that `count` exceeds the burst.
     fn check(&self, count: usize) -> Option<Duration> {
         let Some(count) = NonZeroU32::new(u32::try_from(count).ok()?) else { return Some(Duration::ZERO) };
         match self.limiter.check_n(count).ok()? {
@@ -110,9 +132,9 @@ impl RateMeter {
     }
 }
 
-/// What all sessions of one source may use together.
+/// Meters shared by all sessions of one source.
 #[derive(Debug)]
-pub struct SourceQuota {
+pub(super) struct SourceQuota {
     pub requests: RateMeter,
     pub forwarded: RateMeter,
     pub bytes_in: RateMeter,
@@ -120,7 +142,8 @@ pub struct SourceQuota {
 }
 
 impl SourceQuota {
-    pub fn new(limits: &Limits) -> SourceQuota {
+    /// Creates full meters.
+    pub(super) fn new(limits: &Limits) -> SourceQuota {
         SourceQuota {
             requests: RateMeter::new(limits.source_requests_per_second),
             forwarded: RateMeter::new(limits.forwarded_requests_per_second),
@@ -135,7 +158,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_waits_in_a_crowd_waits_for_a_burst_at_most() {
+    async fn concurrent_waiters_wait_at_most_one_burst() {
         let meter = RateMeter::new(20);
         assert!(meter.try_acquire(60));
         let waited = futures_util::future::join_all((0..90).map(|_| meter.acquire(1))).await;
@@ -144,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn three_seconds_worth_may_come_at_once() {
+    fn burst_of_three_seconds_is_allowed() {
         let meter = RateMeter::new(10);
         assert!(meter.try_acquire(0) && meter.try_acquire(29) && meter.try_acquire(1));
         assert!(!meter.try_acquire(1));

@@ -1,4 +1,4 @@
-//! A caller's bytes cut into lines, of which few may be long at a time.
+//! Codec for lines of clients, with a pool that limits long lines.
 
 use std::sync::Arc;
 
@@ -8,43 +8,49 @@ use tokio_util::codec::{Decoder, LinesCodec, LinesCodecError};
 
 use crate::jsonrpc::MAX_REQUEST_BYTES;
 
-/// What all long lines together may take of our memory.
-const POOL: usize = 64 * 1024 * 1024;
+/// Memory of all long lines together, in bytes.
+const POOL_BYTES: usize = 64 * 1024 * 1024;
 
-/// How long lines may become. The server behind us is sent whole transactions; what we are asked ourselves is short.
+/// Pool of permits for long lines, shared by all clients.
+///
+/// Requests for the backend may contain whole transactions. Requests for Waypost are short.
 #[derive(Debug, Clone)]
 pub struct LongLinePool {
-    longest: usize,
-    places: Arc<Semaphore>,
+    max_line_bytes: usize,
+    permits: Arc<Semaphore>,
 }
 
 impl LongLinePool {
-    pub fn new(longest: usize) -> LongLinePool {
-        let longest = longest.max(MAX_REQUEST_BYTES);
-        // A line is held as bytes and as text for a moment.
-        LongLinePool { longest, places: Arc::new(Semaphore::new((POOL / (2 * longest)).max(1))) }
+    /// Creates the pool for lines of up to this length. A shorter one than `MAX_REQUEST_BYTES` is
+    /// raised to it.
+    pub fn new(max_line_bytes: usize) -> LongLinePool {
+        let max_line_bytes = max_line_bytes.max(MAX_REQUEST_BYTES);
+        // A line is in memory twice for a moment: as bytes and as a string.
+        LongLinePool { max_line_bytes, permits: Arc::new(Semaphore::new((POOL_BYTES / (2 * max_line_bytes)).max(1))) }
     }
 }
 
-/// Lines of up to [`MAX_CALL`] for everybody; longer ones for who finds a place.
+/// Codec for lines, where those beyond [`MAX_REQUEST_BYTES`] need a permit.
 #[derive(Debug)]
-pub struct LineCodec {
+pub(super) struct LineCodec {
     codec: LinesCodec,
-    long: LongLinePool,
+    pool: LongLinePool,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl LineCodec {
-    pub fn new(long: &LongLinePool) -> LineCodec {
-        LineCodec { codec: LinesCodec::new_with_max_length(long.longest), long: long.clone(), permit: None }
+    /// Creates a codec without a permit.
+    pub(super) fn new(pool: &LongLinePool) -> LineCodec {
+        LineCodec { codec: LinesCodec::new_with_max_length(pool.max_line_bytes), pool: pool.clone(), permit: None }
     }
 
-    pub fn longest(&self) -> usize {
-        self.long.longest
+    /// Returns the length of the longest line with a permit.
+    pub(super) fn max_line_bytes(&self) -> usize {
+        self.pool.max_line_bytes
     }
 
-    /// Gives the place of a long line back, when it is done with.
-    pub fn release_permit(&mut self) {
+    /// Returns the permit to the pool after a long line.
+    pub(super) fn release_permit(&mut self) {
         self.permit = None;
     }
 }
@@ -56,8 +62,8 @@ impl Decoder for LineCodec {
     fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<String>, LinesCodecError> {
         let line = self.codec.decode(bytes)?;
         if line.is_none() && bytes.len() > MAX_REQUEST_BYTES && self.permit.is_none() {
-            let place = Arc::clone(&self.long.places).try_acquire_owned();
-            self.permit = Some(place.map_err(|_| LinesCodecError::MaxLineLengthExceeded)?);
+            let permit = Arc::clone(&self.pool.permits).try_acquire_owned();
+            self.permit = Some(permit.map_err(|_| LinesCodecError::MaxLineLengthExceeded)?);
         }
         Ok(line)
     }
@@ -72,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_lines_find_as_many_places_as_there_are() {
+    fn long_lines_are_limited_by_permits() {
         let long = LongLinePool::new(16 * 1024 * 1024);
         let half = || BytesMut::from(&vec![b'x'; 2 * MAX_REQUEST_BYTES][..]);
         let (mut one, mut two, mut three) = (LineCodec::new(&long), LineCodec::new(&long), LineCodec::new(&long));
@@ -88,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_longer_than_the_longest() {
+    fn overlong_line_is_refused() {
         let mut lines = LineCodec::new(&LongLinePool::new(0));
         let mut bytes = BytesMut::from(&vec![b'x'; MAX_REQUEST_BYTES + 1][..]);
         assert!(lines.decode(&mut bytes).is_err());

@@ -1,7 +1,8 @@
-//! Conversations with callers: from a listener, or our onion service, through the door to a session.
+//! Sessions of clients: from a listener or the onion service through admission to responses.
 
 mod accept;
 mod admission;
+mod batch;
 mod client_stream;
 mod connection;
 mod counters;
@@ -24,7 +25,7 @@ pub use connection::{ClientSource, ConnectionKind, IncomingConnection};
 pub use counters::{CallCounters, Counter, Counters};
 pub use limits::Limits;
 pub use line_codec::LongLinePool;
-pub use proxy_header::{Header, circuit};
+pub use proxy_header::{ProxyHeader, parse_proxy_header};
 pub use tls::{Acceptor, CertificateError, CertificateSource, Credentials};
 
 use crate::backend::Backend;
@@ -33,20 +34,25 @@ use crate::book::Snapshot;
 use crate::book_handle::Inbox;
 use crate::electrum::identity::LocalIdentity;
 
-/// What every session has of the daemon.
+/// State of the daemon that all sessions share.
 #[derive(Debug, Clone)]
 pub struct SessionContext {
-    /// What we say of ourselves; it grows when our onion name proves to be one.
+    /// Local identity that clients see. It gains the onion name once that is reachable.
     pub ourselves: watch::Receiver<Arc<LocalIdentity>>,
+    /// Peers that clients see.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// Banned hosts and addresses.
     pub bans: watch::Receiver<Arc<Bans>>,
+    /// Channel to the book's task.
     pub inbox: Inbox,
-    /// For sessions that begin from now on.
+    /// Limits of new sessions.
     pub limits: watch::Receiver<Arc<Limits>>,
-    /// Where callers come by TLS.
+    /// Acceptor of TLS handshakes. `None` without TLS listeners.
     pub tls: Option<Acceptor>,
-    /// The server that we stand in front of.
+    /// Upstream that requests are forwarded to. `None` for discovery only.
     pub backend: Option<Arc<Backend>>,
+    /// Permits for long lines.
     pub long_lines: LongLinePool,
+    /// Counters of client activity.
     pub counters: Arc<Counters>,
 }

@@ -1,7 +1,7 @@
-//! Calls that were forwarded and not answered yet.
+//! Forwarded calls without a response.
 //!
-//! When the server fails, each is answered with an error under its own id. Before the first subscription, another peer
-//! can also be asked instead.
+//! When the upstream fails, each gets an error under its own id. Before the first subscription, the
+//! calls can be resent to another peer instead.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,158 +9,165 @@ use serde_json::Value;
 use crate::electrum::responder::ForwardedCall;
 use crate::jsonrpc::{RpcError, SharedBuf};
 
-/// Bytes of calls without an answer that are remembered. Of a session with more, not every call is known.
-const MOST_BYTES: usize = 256 * 1024;
+/// Maximum memory of pending calls, in bytes. Further calls are not tracked.
+const MAX_BYTES: usize = 256 * 1024;
 
-/// Bytes that a remembered call takes besides its texts.
-const OVERHEAD: usize = 128;
+/// Memory of a pending call besides its strings, in bytes.
+const CALL_OVERHEAD_BYTES: usize = 128;
 
-/// Calls without an answer, in the order in which they came.
+/// Forwarded calls without a response, in order.
 #[derive(Debug)]
-pub struct PendingCalls {
+pub(super) struct PendingCalls {
     calls: Vec<PendingCall>,
+    /// Memory of the calls, in bytes.
     bytes: usize,
     resend: Resend,
-    /// Whether the client gets notifications from this server.
+    /// Whether the client may get notifications from this upstream.
     is_subscribed: bool,
-    /// Whether there may be calls that are not among these.
+    /// Whether some pending calls are not tracked.
     is_incomplete: bool,
 }
 
-/// Whether calls could be sent again, to another server.
+/// Whether calls can be resent to another upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resend {
-    /// Their lines are kept for it.
+pub(super) enum Resend {
+    /// They can, and their lines are kept for this.
     Possible,
+    /// They can't.
     Impossible,
 }
 
+/// One forwarded call.
 #[derive(Debug)]
 struct PendingCall {
     id: Value,
-    passed: Box<ForwardedCall>,
-    /// Where it could be sent again.
+    forwarded: Box<ForwardedCall>,
+    /// The client's line. `None` if it can't be resent.
     line: Option<String>,
+    /// Memory of the call, in bytes.
     bytes: usize,
 }
 
-/// What a line of the server's is.
+/// Kind of a line from the upstream.
 #[derive(Debug, PartialEq, Eq)]
-pub enum ReplyKind {
-    /// None of the answers.
+pub(super) enum ReplyKind {
+    /// A notification, or anything else that is no response to a pending call.
     Other,
-    Answer,
+    /// The response to a pending call, which is now resolved.
+    Response,
 }
 
 impl PendingCalls {
-    pub fn new(resend: Resend) -> PendingCalls {
+    /// Creates an empty list.
+    pub(super) fn new(resend: Resend) -> PendingCalls {
         PendingCalls { calls: Vec::new(), bytes: 0, resend, is_subscribed: false, is_incomplete: false }
     }
 
-    pub fn is_empty(&self) -> bool {
+    /// Returns whether no tracked call is pending.
+    pub(super) fn is_empty(&self) -> bool {
         self.calls.is_empty()
     }
 
-    /// Whether the loss of this server would go unnoticed by a client that waits for notifications.
-    pub fn is_subscribed(&self) -> bool {
+    /// Returns whether the client may wait for notifications of this upstream.
+    pub(super) fn is_subscribed(&self) -> bool {
         self.is_subscribed
     }
 
-    /// Whether there may be calls without an answer that are not known.
-    pub fn is_incomplete(&self) -> bool {
+    /// Returns whether some pending calls are not tracked.
+    pub(super) fn is_incomplete(&self) -> bool {
         self.is_incomplete
     }
 
-    /// Whether another server could take over.
-    pub fn can_move(&self) -> bool {
+    /// Returns whether another upstream can answer all pending calls.
+    pub(super) fn can_fail_over(&self) -> bool {
         self.resend == Resend::Possible && !self.is_subscribed && !self.is_incomplete
     }
 
-    /// Remembers a call, if an answer to it will come.
-    pub fn ask(&mut self, line: &str, passed: Box<ForwardedCall>) {
-        let subscribes = is_subscription(passed.method());
-        let Ok(id) = passed.id().map_or(Ok(Value::Null), serde_json::from_str) else {
-            // A number beyond all limits.
+    /// Adds a call, unless it gets no response or its response can't be recognized.
+    pub(super) fn push(&mut self, line: &str, forwarded: Box<ForwardedCall>) {
+        let subscribes = is_subscription(forwarded.method());
+        let Ok(id) = forwarded.id().map_or(Ok(Value::Null), serde_json::from_str) else {
+            // A number beyond the range of `Value`.
             self.is_incomplete = true;
             self.is_subscribed |= subscribes;
             return;
         };
         if id == Value::Null {
-            // Its answer couldn't be told from others, and would not be waited for.
+            // A notification, or a null id, whose response can't be distinguished from others.
             self.is_subscribed |= subscribes;
             return;
         }
-        let texts = passed.id().map_or(0, str::len) + passed.method().len();
+        let texts = forwarded.id().map_or(0, str::len) + forwarded.method().len();
         let line = (self.resend == Resend::Possible).then(|| line.to_owned());
-        let bytes = OVERHEAD + texts + line.as_ref().map_or(0, String::len);
-        if self.bytes + bytes > MOST_BYTES {
-            self.give_up_resending();
+        let bytes = CALL_OVERHEAD_BYTES + texts + line.as_ref().map_or(0, String::len);
+        if self.bytes + bytes > MAX_BYTES {
+            self.drop_lines();
         }
-        let bytes = if self.resend == Resend::Possible { bytes } else { OVERHEAD + texts };
-        if self.bytes + bytes > MOST_BYTES {
+        let bytes = if self.resend == Resend::Possible { bytes } else { CALL_OVERHEAD_BYTES + texts };
+        if self.bytes + bytes > MAX_BYTES {
             self.is_incomplete = true;
             self.is_subscribed |= subscribes;
             return;
         }
         self.bytes += bytes;
         let line = line.filter(|_| self.resend == Resend::Possible);
-        self.calls.push(PendingCall { id, passed, line, bytes });
+        self.calls.push(PendingCall { id, forwarded, line, bytes });
     }
 
-    /// Frees the lines of all calls.
-    fn give_up_resending(&mut self) {
+    /// Frees the lines of all calls, which can't be resent any more.
+    fn drop_lines(&mut self) {
         self.resend = Resend::Impossible;
-        for asked in &mut self.calls {
-            let freed = asked.line.take().map_or(0, |line| line.len());
-            asked.bytes -= freed;
+        for call in &mut self.calls {
+            let freed = call.line.take().map_or(0, |line| line.len());
+            call.bytes -= freed;
             self.bytes -= freed;
         }
     }
 
-    /// Notes that a call outside of this list was answered.
-    pub fn answered_elsewhere(&mut self, passed: &ForwardedCall) {
-        self.is_subscribed |= is_subscription(passed.method());
+    /// Records the response to a call that is not in this list.
+    pub(super) fn note_answered(&mut self, forwarded: &ForwardedCall) {
+        self.is_subscribed |= is_subscription(forwarded.method());
     }
 
-    /// Takes a line of the server's.
-    pub fn resolve(&mut self, line: &[u8]) -> ReplyKind {
+    /// Removes the call that this line of the upstream responds to.
+    pub(super) fn resolve(&mut self, line: &[u8]) -> ReplyKind {
         #[derive(Deserialize)]
-        struct Answer {
+        struct Envelope {
             id: Value,
         }
         if self.calls.is_empty() {
             return ReplyKind::Other;
         }
-        serde_json::from_slice(line).map_or(ReplyKind::Other, |Answer { id }| self.hear_id(&id))
+        serde_json::from_slice(line).map_or(ReplyKind::Other, |Envelope { id }| self.resolve_id(&id))
     }
 
-    /// Takes the id of a line of the server's.
-    pub fn hear_id(&mut self, id: &Value) -> ReplyKind {
-        let Some(place) = self.calls.iter().position(|asked| ids_equal(&asked.id, id)) else { return ReplyKind::Other };
-        let asked = self.calls.remove(place);
-        self.bytes -= asked.bytes;
-        self.is_subscribed |= is_subscription(asked.passed.method());
-        ReplyKind::Answer
+    /// Removes the call with this id.
+    pub(super) fn resolve_id(&mut self, id: &Value) -> ReplyKind {
+        let Some(index) = self.calls.iter().position(|call| ids_equal(&call.id, id)) else { return ReplyKind::Other };
+        let call = self.calls.remove(index);
+        self.bytes -= call.bytes;
+        self.is_subscribed |= is_subscription(call.forwarded.method());
+        ReplyKind::Response
     }
 
-    /// The lines of the calls, where they can be sent again.
-    pub fn lines(&self) -> impl Iterator<Item = &str> {
-        self.calls.iter().filter_map(|asked| asked.line.as_deref())
+    /// Returns the lines of the calls that can be resent.
+    pub(super) fn lines(&self) -> impl Iterator<Item = &str> {
+        self.calls.iter().filter_map(|call| call.line.as_deref())
     }
 
-    /// Answers all calls with an error, and forgets them.
-    pub fn fail(&mut self, error: &RpcError) -> Vec<SharedBuf> {
+    /// Removes all calls, and returns their error responses.
+    pub(super) fn fail(&mut self, error: &RpcError) -> Vec<SharedBuf> {
         self.bytes = 0;
-        std::mem::take(&mut self.calls).iter().filter_map(|asked| asked.passed.failed(error)).collect()
+        std::mem::take(&mut self.calls).iter().filter_map(|call| call.forwarded.failed(error)).collect()
     }
 }
 
-/// Whether notifications may follow its answer.
+/// Returns whether notifications may follow the response to this method.
 fn is_subscription(method: &str) -> bool {
     method.ends_with(".subscribe")
 }
 
-/// Whether two ids mean the same, however they are written.
+/// Returns whether two ids are equal, regardless of how they are written.
 fn ids_equal(one: &Value, other: &Value) -> bool {
     one == other || (one.is_number() && one.as_f64() == other.as_f64())
 }
@@ -176,12 +183,12 @@ mod tests {
     use crate::electrum::responder::{ReplyPart, Responder};
     use crate::jsonrpc::parse_line;
 
-    fn ask(calls: &mut PendingCalls, line: &str) {
+    fn push(calls: &mut PendingCalls, line: &str) {
         let mut session = Responder::new(std::sync::Arc::default(), Ingress::Clearnet, true);
         let mut rng = StdRng::seed_from_u64(1);
-        let turn = session.handle_line(parse_line(line), 10, &Snapshot::default(), Time::default(), &mut rng);
-        match turn.parts.into_iter().next() {
-            Some(ReplyPart::Forward(passed)) => calls.ask(line, passed),
+        let result = session.handle_line(parse_line(line), 10, &Snapshot::default(), Time::default(), &mut rng);
+        match result.parts.into_iter().next() {
+            Some(ReplyPart::Forward(forwarded)) => calls.push(line, forwarded),
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -191,45 +198,45 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_told_from_what_was_not_asked_for() {
+    fn responses_are_distinguished_from_notifications() {
         let mut calls = PendingCalls::new(Resend::Possible);
         let notification = r#"{"jsonrpc":"2.0","method":"quiet"}"#;
         for call in [r#"{"id":1,"method":"a"}"#, r#"{"id":"1","method":"b"}"#, notification] {
-            ask(&mut calls, call);
+            push(&mut calls, call);
         }
-        for line in [r#"{"method":"news","params":[]}"#, r#"{"id":2,"result":0}"#, "{", "[]", r#"{"id":null}"#] {
+        for line in [r#"{"method":"note","params":[]}"#, r#"{"id":2,"result":0}"#, "{", "[]", r#"{"id":null}"#] {
             assert_eq!(calls.resolve(line.as_bytes()), ReplyKind::Other);
         }
         assert_eq!(lines(&calls).len(), 2);
-        assert_eq!(calls.resolve(br#"{"jsonrpc":"2.0","result":[{"id":"1"}],"id":1}"#), ReplyKind::Answer);
+        assert_eq!(calls.resolve(br#"{"jsonrpc":"2.0","result":[{"id":"1"}],"id":1}"#), ReplyKind::Response);
         assert_eq!(lines(&calls), [r#"{"id":"1","method":"b"}"#]);
     }
 
     #[test]
-    fn an_id_is_the_same_however_it_is_written() {
+    fn equal_ids_match_in_any_spelling() {
         let mut calls = PendingCalls::new(Resend::Impossible);
-        for (asked, answered) in
+        for (call, answered) in
             [(r#""\u0041""#, r#""A""#), ("1e0", "1.0"), ("7", "7.0"), (r#""\u00e9""#, r#""\u00E9""#)]
         {
-            ask(&mut calls, &format!(r#"{{"id":{asked},"method":"a"}}"#));
+            push(&mut calls, &format!(r#"{{"id":{call},"method":"a"}}"#));
             assert_eq!(
                 calls.resolve(format!(r#"{{"id":{answered},"result":0}}"#).as_bytes()),
-                ReplyKind::Answer,
-                "{asked}"
+                ReplyKind::Response,
+                "{call}"
             );
         }
     }
 
     #[test]
-    fn an_answered_subscription_ties_the_session() {
+    fn answered_subscription_prevents_failover() {
         let mut calls = PendingCalls::new(Resend::Possible);
-        ask(&mut calls, r#"{"id":1,"method":"blockchain.headers.subscribe","params":[]}"#);
-        assert!(calls.can_move());
-        assert_eq!(calls.resolve(br#"{"id":1,"result":{"height":1}}"#), ReplyKind::Answer);
-        assert!(calls.is_empty() && calls.bytes == 0 && calls.is_subscribed() && !calls.can_move());
+        push(&mut calls, r#"{"id":1,"method":"blockchain.headers.subscribe","params":[]}"#);
+        assert!(calls.can_fail_over());
+        assert_eq!(calls.resolve(br#"{"id":1,"result":{"height":1}}"#), ReplyKind::Response);
+        assert!(calls.is_empty() && calls.bytes == 0 && calls.is_subscribed() && !calls.can_fail_over());
         for line in [r#"{"jsonrpc":"2.0","method":"a.subscribe"}"#, r#"{"id":null,"method":"a.subscribe"}"#] {
             let mut calls = PendingCalls::new(Resend::Possible);
-            ask(&mut calls, line);
+            push(&mut calls, line);
             assert!(calls.is_empty() && calls.is_subscribed(), "{line}");
         }
     }
@@ -238,28 +245,24 @@ mod tests {
     fn lines_beyond_the_limit_are_dropped_and_ids_kept() {
         let mut calls = PendingCalls::new(Resend::Possible);
         let call = format!(r#"{{"id":1,"method":"a","params":["{}"]}}"#, "0".repeat(100_000));
-        (0..3).for_each(|_| ask(&mut calls, &call));
-        assert!(!calls.can_move() && !calls.is_incomplete() && lines(&calls).is_empty());
+        (0..3).for_each(|_| push(&mut calls, &call));
+        assert!(!calls.can_fail_over() && !calls.is_incomplete() && lines(&calls).is_empty());
         assert_eq!((calls.calls.len(), calls.bytes < 1000), (3, true));
-        // Ids have the same limit.
+        // Ids count towards the same limit.
         let call = format!(r#"{{"id":"{}","method":"a"}}"#, "0".repeat(100_000));
-        (0..3).for_each(|_| ask(&mut calls, &call));
-        assert!(calls.is_incomplete() && calls.bytes <= MOST_BYTES);
+        (0..3).for_each(|_| push(&mut calls, &call));
+        assert!(calls.is_incomplete() && calls.bytes <= MAX_BYTES);
     }
 
     #[test]
-    fn failed_calls_are_answered_under_their_ids() {
+    fn failed_calls_get_errors_under_their_ids() {
         let mut calls = PendingCalls::new(Resend::Impossible);
-        ask(&mut calls, r#"{"id":"a","method":"a","jsonrpc":"2.0"}"#);
-        ask(&mut calls, r#"{"id":7.0,"method":"b"}"#);
-        let answers = calls.fail(&RpcError::Backend("went away"));
-        let answers: Vec<Value> =
-            answers.iter().map(|answer| serde_json::from_slice(&answer.to_vec()).unwrap()).collect();
-        assert_eq!(
-            answers.iter().map(|answer| &answer["id"]).collect::<Vec<_>>(),
-            [&Value::from("a"), &Value::from(7.0)]
-        );
-        assert!(answers.iter().all(|answer| answer["error"]["code"] == -32603));
+        push(&mut calls, r#"{"id":"a","method":"a","jsonrpc":"2.0"}"#);
+        push(&mut calls, r#"{"id":7.0,"method":"b"}"#);
+        let errors = calls.fail(&RpcError::Backend("closed the connection"));
+        let errors: Vec<Value> = errors.iter().map(|error| serde_json::from_slice(&error.to_vec()).unwrap()).collect();
+        assert_eq!(errors.iter().map(|error| &error["id"]).collect::<Vec<_>>(), [&Value::from("a"), &Value::from(7.0)]);
+        assert!(errors.iter().all(|error| error["error"]["code"] == -32603));
         assert!(calls.is_empty() && calls.bytes == 0);
     }
 }

@@ -1,4 +1,4 @@
-//! One caller's connection: lines in, answers out, within the limits.
+//! Session of one client: lines in, responses out, within the limits.
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::client_stream::{ClientInput, ClientStream, ReadTimer};
 use super::connection::{ConnectionKind, IncomingConnection};
 use super::limits::{Limits, RateMeter, SourceQuota};
-use super::upstream::{Outlook, Upstream, UpstreamEvent, passes};
+use super::upstream::{Outlook, Upstream, UpstreamEvent, has_forwarded_calls};
 use super::{Counter, SessionContext};
 use crate::backend::{Backend, UpstreamConnection};
 use crate::book::Ingress;
@@ -26,46 +26,51 @@ use crate::electrum::responder::{CallOutcome, LineResult, PendingAddPeer, ReplyP
 use crate::jsonrpc::{Message, Method, RpcError, SharedBuf, parse_line};
 use crate::peer::Host;
 
-/// After a failed connection to the backend, a session's calls fail at once for this long.
-const BACKEND_PAUSE: Duration = Duration::from_secs(1);
+/// Time after a failed connection to the backend during which a session's calls fail at once.
+const BACKEND_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// How long a caller that we part from may take to hear it.
+/// Time limit for a client to close the connection after the last response.
 const CLOSE_LINGER: Duration = Duration::from_secs(2);
 
-/// Talks with a caller until either has enough.
-pub async fn run(arrival: IncomingConnection, source: Option<Arc<SourceQuota>>, shared: &SessionContext, rng: StdRng) {
-    let IncomingConnection { stream, from, ingress, kind, .. } = arrival;
+/// Serves a client until either side closes the connection.
+pub(super) async fn run(
+    connection: IncomingConnection,
+    source: Option<Arc<SourceQuota>>,
+    shared: &SessionContext,
+    rng: StdRng,
+) {
+    let IncomingConnection { stream, from, ingress, kind, .. } = connection;
     let backend = shared.backend.as_ref().filter(|_| kind.backend_access);
-    let session = Responder::new(Arc::clone(&shared.ourselves.borrow()), ingress, backend.is_some());
+    let responder = Responder::new(Arc::clone(&shared.ourselves.borrow()), ingress, backend.is_some());
     let limits = Arc::clone(&shared.limits.borrow());
-    let Ok(Some(link)) = timeout(limits.handshake, greet(stream, kind, shared)).await else {
+    let Ok(Some(stream)) = timeout(limits.handshake, handshake(stream, kind, shared)).await else {
         shared.counters.failed_handshakes.add(1);
         return;
     };
     let requests = RateMeter::new(limits.requests_per_second);
-    let patience = ReadTimer::new(&limits);
-    let mut talk = ClientSession {
-        link,
-        session,
+    let read_timer = ReadTimer::new(&limits);
+    let mut session = ClientSession {
+        stream,
+        responder,
         ingress,
         from,
         shared,
         limits,
         backend,
-        patience,
+        read_timer,
         requests,
         source,
-        relay: None,
-        no_backend_until: None,
+        upstream: None,
+        backend_retry_at: None,
         rng,
     };
-    if let SessionEnd::Graceful = talk.run_loop().await {
-        let _ = timeout(CLOSE_LINGER, talk.link.shutdown()).await;
+    if let SessionEnd::Graceful = session.run_loop().await {
+        let _ = timeout(CLOSE_LINGER, session.stream.shutdown()).await;
     }
 }
 
-/// The handshakes that come before the first line.
-async fn greet(stream: Box<dyn Stream>, kind: ConnectionKind, shared: &SessionContext) -> Option<ClientStream> {
+/// Performs the TLS and WebSocket handshakes. Returns `None` if one fails.
+async fn handshake(stream: Box<dyn Stream>, kind: ConnectionKind, shared: &SessionContext) -> Option<ClientStream> {
     let stream = match &shared.tls {
         Some(tls) if kind.tls => tls.accept(stream).await.ok()?,
         _ if kind.tls => return None,
@@ -79,104 +84,112 @@ async fn greet(stream: Box<dyn Stream>, kind: ConnectionKind, shared: &SessionCo
 }
 
 struct ClientSession<'a> {
-    link: ClientStream,
-    session: Responder,
+    stream: ClientStream,
+    responder: Responder,
     ingress: Ingress,
+    /// Address of the client. `None` on the onion ingress.
     from: Option<IpAddr>,
     shared: &'a SessionContext,
-    /// As they were when the session began.
+    /// Limits at the start of the session.
     limits: Arc<Limits>,
-    /// The server behind us, where this caller gets to it.
+    /// The backend. `None` if requests of this client are not forwarded.
     backend: Option<&'a Arc<Backend>>,
-    patience: ReadTimer,
+    read_timer: ReadTimer,
+    /// Meter of this session's requests.
     requests: RateMeter,
+    /// Meters of the client's source. `None` for a shared Tor.
     source: Option<Arc<SourceQuota>>,
-    /// To the server behind us, once the caller has asked for something of its.
-    relay: Option<Upstream>,
-    /// Until when no further connection to the backend is tried.
-    no_backend_until: Option<Instant>,
+    /// Connection to the backend. `None` until the first forwarded request, and after a loss.
+    upstream: Option<Upstream>,
+    /// Earliest time of the next connection to the backend. `None` if there was no failure.
+    backend_retry_at: Option<Instant>,
     rng: StdRng,
 }
 
+/// How a session ends.
 enum SessionEnd {
-    /// We close, after a last word that the caller is to hear.
+    /// Waypost closes the connection after the client has received the last line.
     Graceful,
+    /// The connection is dropped at once.
     Abort,
 }
 
+/// Next event of a session.
 enum SessionEvent {
-    Heard(ClientInput),
-    Relayed(UpstreamEvent),
-    /// The server behind us leaves the caller waiting in the midst of something.
+    /// Input of the client.
+    Input(ClientInput),
+    /// Event on the connection to the backend.
+    Upstream(UpstreamEvent),
+    /// The backend has been silent for too long.
     Stalled,
 }
 
 impl ClientSession<'_> {
-    /// One line after the other: while one is answered, the next waits where it costs us nothing.
+    /// Handles one line after the other. Meanwhile the next waits in the client's socket.
     async fn run_loop(&mut self) -> SessionEnd {
         loop {
-            let done = match self.next().await {
-                SessionEvent::Heard(heard) => {
-                    self.patience.begin();
-                    self.on_input(heard).await
+            let outcome = match self.next().await {
+                SessionEvent::Input(input) => {
+                    self.read_timer.restart();
+                    self.on_input(input).await
                 }
-                SessionEvent::Relayed(event) => self.on_upstream(event).await,
-                SessionEvent::Stalled => self.on_upstream_lost("doesn't answer").await,
+                SessionEvent::Upstream(event) => self.on_upstream(event).await,
+                SessionEvent::Stalled => self.on_upstream_lost("doesn't respond").await,
             };
-            if let Err(end) = done {
+            if let Err(end) = outcome {
                 return end;
             }
         }
     }
 
     async fn next(&mut self) -> SessionEvent {
-        let ClientSession { link, relay, patience, limits, .. } = self;
-        let Some(relay) = relay else { return SessionEvent::Heard(link.read(patience, limits).await) };
-        let (free, stalls_at) = (relay.accepts_input(), relay.stall_deadline());
+        let ClientSession { stream, upstream, read_timer, limits, .. } = self;
+        let Some(upstream) = upstream else { return SessionEvent::Input(stream.read(read_timer, limits).await) };
+        let (accepts_input, stall_deadline) = (upstream.accepts_input(), upstream.stall_deadline());
         tokio::select! {
             biased;
-            event = relay.next() => SessionEvent::Relayed(event),
-            heard = link.read(patience, limits), if free => SessionEvent::Heard(heard),
-            () = sleep_until(stalls_at.unwrap_or_else(Instant::now)), if stalls_at.is_some() => SessionEvent::Stalled,
+            event = upstream.next() => SessionEvent::Upstream(event),
+            input = stream.read(read_timer, limits), if accepts_input => SessionEvent::Input(input),
+            () = sleep_until(stall_deadline.unwrap_or_else(Instant::now)), if stall_deadline.is_some() => SessionEvent::Stalled,
         }
     }
 
-    async fn on_input(&mut self, heard: ClientInput) -> Result<(), SessionEnd> {
+    async fn on_input(&mut self, input: ClientInput) -> Result<(), SessionEnd> {
         let counters = &self.shared.counters;
-        let turn = match heard {
-            // As people send them by hand, after a line of theirs.
+        let result = match input {
+            // Blank lines are ignored, as an operator may send them from a terminal.
             ClientInput::Line(line) if line.trim_ascii().is_empty() => return Ok(()),
             ClientInput::Line(line) => {
-                let turn = self.handle_line(&line).await;
-                match turn {
-                    Ok(turn) if passes(&turn.parts) => return self.forward(&line, turn).await,
-                    turn => turn,
+                let result = self.handle_line(&line).await;
+                match result {
+                    Ok(result) if has_forwarded_calls(&result.parts) => return self.forward(&line, result).await,
+                    result => result,
                 }
             }
             ClientInput::Unreadable(error) => Ok(Responder::malformed(&error)),
             ClientInput::Slow => return Err(abort(&counters.slow)),
-            ClientInput::Silent => return Err(abort(&counters.idle)),
+            ClientInput::Idle => return Err(abort(&counters.idle)),
             ClientInput::End => return Err(SessionEnd::Abort),
         };
-        match turn {
-            Ok(turn) => {
-                if turn.is_malformed {
+        match result {
+            Ok(result) => {
+                if result.is_malformed {
                     counters.malformed_lines.add(1);
                 }
-                let (close, batch) = (turn.close, turn.batch);
-                let answers = self.collect_replies(turn).await;
-                self.send_reply(encode_line(answers, batch)).await?;
+                let (close, batch) = (result.close, result.batch);
+                let replies = self.collect_replies(result).await;
+                self.send_reply(encode_line(replies, batch)).await?;
                 if close { Err(SessionEnd::Graceful) } else { Ok(()) }
             }
             Err(error) => self.close_with(&error).await,
         }
     }
 
-    /// What to say to a line, when the caller may ask for as much.
+    /// Returns the result of a line, or an error if it exceeds a rate limit.
     async fn handle_line(&mut self, line: &str) -> Result<LineResult, RpcError> {
-        let fronts = self.backend.is_some();
+        let has_backend = self.backend.is_some();
         if let Some(source) = &self.source
-            && !(if fronts {
+            && !(if has_backend {
                 source.bytes_in.acquire_clamped(line.len()).await
             } else {
                 source.bytes_in.try_acquire(line.len())
@@ -185,37 +198,37 @@ impl ClientSession<'_> {
             self.shared.counters.rate_limited_bytes.add(1);
             return Err(RpcError::RateLimited("bytes"));
         }
-        if !fronts {
-            // A first one before anything is done with it.
+        if !has_backend {
+            // The first request is charged before the line is parsed.
             self.charge_requests(1).await?;
         }
-        let incoming = parse_line(line);
-        let calls = incoming.as_ref().map_or(1, Message::calls);
+        let message = parse_line(line);
+        let calls = message.as_ref().map_or(1, Message::calls);
         let snapshot = &self.shared.snapshot;
-        if !fronts {
+        if !has_backend {
             self.charge_requests(calls - 1).await?;
         }
-        let turn =
-            self.session.handle_line(incoming, self.limits.batch, &snapshot.borrow(), clock::now(), &mut self.rng);
-        for (method, answered) in &turn.calls {
-            self.shared.counters.calls.count(self.ingress, *method, *answered);
+        let result =
+            self.responder.handle_line(message, self.limits.batch, &snapshot.borrow(), clock::now(), &mut self.rng);
+        for (method, outcome) in &result.calls {
+            self.shared.counters.calls.count(self.ingress, *method, *outcome);
         }
-        if !fronts {
-            return Ok(turn);
+        if !has_backend {
+            return Ok(result);
         }
-        let passed = turn.parts.iter().filter(|part| matches!(part, ReplyPart::Forward(_))).count();
-        self.charge_requests(calls.saturating_sub(passed)).await?;
-        self.shared.counters.forwarded_requests.add(passed as u64);
+        let forwarded = result.parts.iter().filter(|part| matches!(part, ReplyPart::Forward(_))).count();
+        self.charge_requests(calls.saturating_sub(forwarded)).await?;
+        self.shared.counters.forwarded_requests.add(forwarded as u64);
         match &self.source {
-            Some(source) if !source.forwarded.acquire(passed).await => {
+            Some(source) if !source.forwarded.acquire(forwarded).await => {
                 self.shared.counters.rate_limited_requests.add(1);
                 Err(RpcError::RateLimited("requests"))
             }
-            _ => Ok(turn),
+            _ => Ok(result),
         }
     }
 
-    /// Counts so many calls, and waits until the caller may make them.
+    /// Counts requests, and waits until the rate limits allow them.
     async fn charge_requests(&mut self, calls: usize) -> Result<(), RpcError> {
         let counters = &self.shared.counters;
         counters.requests.add(calls as u64);
@@ -231,48 +244,51 @@ impl ClientSession<'_> {
         Ok(())
     }
 
-    /// Forwards a line, or the backend's calls of a batch. Where there is no connection, each is answered with an error.
-    async fn forward(&mut self, line: &str, turn: LineResult) -> Result<(), SessionEnd> {
-        let relay = match self.relay.take() {
-            Some(relay) => Some(relay),
-            None => self.open(None).await.map(Upstream::new),
+    /// Forwards a line, or the requests of a batch that are for the backend.
+    ///
+    /// Without a connection, each gets an error response.
+    async fn forward(&mut self, line: &str, result: LineResult) -> Result<(), SessionEnd> {
+        let upstream = match self.upstream.take() {
+            Some(upstream) => Some(upstream),
+            None => self.open_upstream(None).await.map(Upstream::new),
         };
-        let (batch, close) = (turn.batch, turn.close);
-        let mut parts = Vec::with_capacity(turn.parts.len());
-        for part in turn.parts {
+        let (batch, close) = (result.batch, result.close);
+        let mut parts = Vec::with_capacity(result.parts.len());
+        for part in result.parts {
             parts.push(match part {
-                ReplyPart::Forward(passed) => Err(passed),
-                ReplyPart::Ready(answer) => Ok(Some(answer)),
-                ReplyPart::AddPeer(introduction) => Ok(self.submit_add_peer(introduction).await),
+                ReplyPart::Forward(forwarded) => Err(forwarded),
+                ReplyPart::Ready(reply) => Ok(Some(reply)),
+                ReplyPart::AddPeer(pending) => Ok(self.submit_add_peer(pending).await),
             });
         }
-        let Some(mut relay) = relay else {
+        let Some(mut upstream) = upstream else {
             let error = RpcError::Backend("can't be reached");
-            let answers = parts.into_iter().filter_map(|part| part.unwrap_or_else(|passed| passed.failed(&error)));
-            self.send_reply(encode_line(answers, batch)).await?;
+            let replies =
+                parts.into_iter().filter_map(|part| part.unwrap_or_else(|forwarded| forwarded.failed(&error)));
+            self.send_reply(encode_line(replies, batch)).await?;
             return if close { Err(SessionEnd::Graceful) } else { Ok(()) };
         };
         if batch {
-            relay.pass_batch(parts, close);
-        } else if let Some(Err(passed)) = parts.pop() {
-            relay.pass(line, passed);
+            upstream.forward_batch(parts, close);
+        } else if let Some(Err(forwarded)) = parts.pop() {
+            upstream.forward(line, forwarded);
         }
-        self.relay = Some(relay);
+        self.upstream = Some(upstream);
         Ok(())
     }
 
-    /// A connection to the server behind us, and rather not to the peer that has just failed.
-    async fn open(&mut self, failed: Option<Host>) -> Option<UpstreamConnection> {
-        if self.no_backend_until.is_some_and(|until| Instant::now() < until) {
+    /// Opens a connection to the backend, preferably not to the peer that has just failed.
+    async fn open_upstream(&mut self, failed: Option<Host>) -> Option<UpstreamConnection> {
+        if self.backend_retry_at.is_some_and(|until| Instant::now() < until) {
             return None;
         }
-        let version = self.session.upstream_version();
+        let version = self.responder.upstream_version();
         match self.backend?.open(&version, failed.as_ref()).await {
             Ok(connection) => Some(connection),
             Err(error) => {
-                self.no_backend_until = Some(Instant::now() + BACKEND_PAUSE);
+                self.backend_retry_at = Some(Instant::now() + BACKEND_RETRY_DELAY);
                 self.shared.counters.backend_failures.add(1);
-                tracing::debug!(%error, "no connection to the server behind us");
+                tracing::debug!(%error, "no connection to the backend server");
                 None
             }
         }
@@ -286,85 +302,85 @@ impl ClientSession<'_> {
                     // Limits the bytes per second of the source.
                     while !source.bytes_out.acquire_clamped(bytes.len()).await {}
                 }
-                match timeout(self.limits.line, self.link.write_raw(bytes)).await {
+                match timeout(self.limits.line, self.stream.write_raw(bytes)).await {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(_)) => Err(SessionEnd::Abort),
                     Err(_) => Err(abort(&self.shared.counters.slow)),
                 }
             }
-            UpstreamEvent::Batch { answers, last } => {
-                self.send_reply(encode_line(answers, true)).await?;
+            UpstreamEvent::Batch { replies, last } => {
+                self.send_reply(encode_line(replies, true)).await?;
                 if last { Err(SessionEnd::Graceful) } else { Ok(()) }
             }
             UpstreamEvent::BatchTooLong => self.fail(&RpcError::BatchResponseTooLong).await,
-            UpstreamEvent::End => self.on_upstream_lost("went away").await,
+            UpstreamEvent::End => self.on_upstream_lost("closed the connection").await,
         }
     }
 
-    /// The backend is of no use any more. Where it was a peer, another may take over.
-    async fn on_upstream_lost(&mut self, how: &'static str) -> Result<(), SessionEnd> {
-        let Some(mut relay) = self.relay.take_if(|relay| relay.is_needed()) else {
-            // The next is opened when there is something to ask.
-            self.relay = None;
+    /// Handles the loss of the backend. A peer may be replaced by another one.
+    async fn on_upstream_lost(&mut self, failure: &'static str) -> Result<(), SessionEnd> {
+        let Some(mut upstream) = self.upstream.take_if(|upstream| upstream.is_needed()) else {
+            // The next forwarded request opens a new one.
+            self.upstream = None;
             return Ok(());
         };
         self.shared.counters.backend_failures.add(1);
-        relay.failed();
-        if relay.can_fail_over()
-            && let Some(connection) = self.open(relay.host().cloned()).await
+        upstream.report_failure();
+        if upstream.can_fail_over()
+            && let Some(connection) = self.open_upstream(upstream.host().cloned()).await
         {
-            relay.fail_over(connection);
-            self.relay = Some(relay);
+            upstream.fail_over(connection);
+            self.upstream = Some(upstream);
             return Ok(());
         }
-        self.relay = Some(relay);
-        self.fail(&RpcError::Backend(how)).await
+        self.upstream = Some(upstream);
+        self.fail(&RpcError::Backend(failure)).await
     }
 
-    /// Drops the connection to the backend, and answers each call that it left unanswered with an error.
+    /// Drops the connection to the backend, and fails each pending call.
     ///
-    /// A client that is subscribed has to learn that no notification will come: its session ends.
+    /// The session of a subscribed client ends, because no notification would follow.
     async fn fail(&mut self, error: &RpcError) -> Result<(), SessionEnd> {
-        let Some(relay) = self.relay.take() else { return Ok(()) };
-        let failed = relay.fail(error);
-        let is_silent = failed.lines.is_empty();
+        let Some(upstream) = self.upstream.take() else { return Ok(()) };
+        let failed = upstream.fail(error);
+        let has_no_pending_call = failed.lines.is_empty();
         for line in failed.lines {
             self.send_reply(Some(line)).await?;
         }
         match failed.outlook {
-            Outlook::GoesOn => Ok(()),
-            Outlook::Ends if is_silent => self.close_with(error).await,
-            Outlook::Ends | Outlook::EndsWithinLine => Err(SessionEnd::Graceful),
+            Outlook::Continue => Ok(()),
+            Outlook::Close if has_no_pending_call => self.close_with(error).await,
+            Outlook::Close | Outlook::CloseMidLine => Err(SessionEnd::Graceful),
         }
     }
 
-    /// Sends an answer, if there is one and the caller may have as much.
-    async fn send_reply(&mut self, answer: Option<SharedBuf>) -> Result<(), SessionEnd> {
-        let Some(answer) = answer else { return Ok(()) };
+    /// Sends a reply within the byte limits of the source.
+    async fn send_reply(&mut self, reply: Option<SharedBuf>) -> Result<(), SessionEnd> {
+        let Some(reply) = reply else { return Ok(()) };
         match &self.source {
-            // What the backend sent may have used it all up.
-            Some(source) if self.backend.is_some() => while !source.bytes_out.acquire_clamped(answer.len()).await {},
-            Some(source) if !source.bytes_out.try_acquire(answer.len()) => {
+            // Forwarded data may have used up the quota, so replies wait instead of failing.
+            Some(source) if self.backend.is_some() => while !source.bytes_out.acquire_clamped(reply.len()).await {},
+            Some(source) if !source.bytes_out.try_acquire(reply.len()) => {
                 self.shared.counters.rate_limited_bytes.add(1);
                 return self.close_with(&RpcError::RateLimited("bytes")).await;
             }
             _ => {}
         }
-        self.send(answer).await
+        self.send(reply).await
     }
 
-    /// The last word.
+    /// Sends an error, and ends the session.
     async fn close_with(&mut self, error: &RpcError) -> Result<(), SessionEnd> {
-        // In the midst of a line of the server's it would be taken for a part of it.
-        if self.relay.as_ref().is_none_or(|relay| !relay.is_within_line()) {
+        // Within a forwarded line, the error would be read as a part of that line.
+        if self.upstream.as_ref().is_none_or(|upstream| !upstream.is_mid_line()) {
             self.send(Responder::closing_error(error)).await?;
         }
         Err(SessionEnd::Graceful)
     }
 
-    async fn send(&mut self, answer: SharedBuf) -> Result<(), SessionEnd> {
-        let mut sending = pin!(self.link.send(answer));
-        // Mostly it goes at once, and needs no timer.
+    async fn send(&mut self, reply: SharedBuf) -> Result<(), SessionEnd> {
+        let mut sending = pin!(self.stream.send(reply));
+        // Most sends finish at once and need no timer.
         let sent = match poll!(sending.as_mut()) {
             Poll::Ready(sent) => Ok(sent),
             Poll::Pending => timeout(self.limits.line, sending).await,
@@ -376,33 +392,35 @@ impl ClientSession<'_> {
         }
     }
 
-    /// A line's answers in order, those included that the book has to give.
-    async fn collect_replies(&mut self, turn: LineResult) -> SmallVec<[SharedBuf; 1]> {
-        let mut answers = SmallVec::with_capacity(turn.parts.len());
-        for part in turn.parts {
+    /// Returns the replies of a line in order. Those of `add_peer` wait for the book.
+    async fn collect_replies(&mut self, result: LineResult) -> SmallVec<[SharedBuf; 1]> {
+        let mut replies = SmallVec::with_capacity(result.parts.len());
+        for part in result.parts {
             match part {
-                ReplyPart::Ready(answer) => answers.push(answer),
-                ReplyPart::AddPeer(introduction) => answers.extend(self.submit_add_peer(introduction).await),
+                ReplyPart::Ready(reply) => replies.push(reply),
+                ReplyPart::AddPeer(pending) => replies.extend(self.submit_add_peer(pending).await),
                 ReplyPart::Forward(_) => {}
             }
         }
-        answers
+        replies
     }
 
-    async fn submit_add_peer(&mut self, introduction: PendingAddPeer) -> Option<SharedBuf> {
+    /// Submits an `add_peer` to the book, and returns its reply.
+    async fn submit_add_peer(&mut self, pending: PendingAddPeer) -> Option<SharedBuf> {
         let (reply, accepted) = oneshot::channel();
-        let features = introduction.features.clone();
-        // Where the book has more to do than it can, strangers' wishes are the first to be dropped.
+        let features = pending.features.clone();
+        // With a full queue, submissions of untrusted sources are refused first.
         let accepted = match self.shared.inbox.try_send(BookMessage::AddPeer { features, from: self.from, reply }) {
             Ok(()) => accepted.await.unwrap_or(false),
             Err(_) => false,
         };
-        let answered = if accepted { CallOutcome::Ok } else { CallOutcome::Refused };
-        self.shared.counters.calls.count(self.ingress, Method::AddPeer, answered);
-        introduction.answer(accepted)
+        let outcome = if accepted { CallOutcome::Ok } else { CallOutcome::Refused };
+        self.shared.counters.calls.count(self.ingress, Method::AddPeer, outcome);
+        pending.answer(accepted)
     }
 }
 
+/// Counts the reason, and ends the session at once.
 fn abort(reason: &Counter) -> SessionEnd {
     reason.add(1);
     SessionEnd::Abort

@@ -1,4 +1,4 @@
-//! The sessions of callers of one of our names, by their sources: who is let in, and who gives way.
+//! Open sessions of one ingress by source, with the rules of admission and eviction.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,103 +11,114 @@ use super::connection::ClientSource;
 use super::limits::{Limits, SourceQuota};
 use crate::jsonrpc::RpcError;
 
-/// What a source has used is remembered for as long after its last session, or it would only have to call again to begin
-/// again; and how often those are looked for whose time is over.
-pub const SOURCE_TTL: Duration = Duration::from_secs(5);
+/// Time that a source's meters are kept after its last session, and the interval of pruning.
+///
+/// Without it, a client could refill its quota by reconnecting.
+pub(super) const SOURCE_TTL: Duration = Duration::from_secs(5);
 
-/// The sessions of callers of one of our names, by their sources.
+/// Table of the open sessions of one ingress.
 #[derive(Default)]
-pub struct SessionTable {
+pub(super) struct SessionTable {
+    /// Number of open sessions.
     pub open_sessions: usize,
     sources: HashMap<ClientSource, SourceSlots>,
-    /// Sources by how many sessions they have.
+    /// Index of the sources by their number of sessions, without those that have none.
     sources_by_sessions: BTreeSet<(usize, ClientSource)>,
 }
 
+/// Sessions and quota of one source.
 struct SourceSlots {
-    /// What the source may use; nothing is counted for a Tor that many call through.
-    allowance: Option<Arc<SourceQuota>>,
-    /// By the numbers that they came in as.
+    /// Shared quota. `None` for a shared Tor, whose clients can't be distinguished.
+    quota: Option<Arc<SourceQuota>>,
+    /// Sessions by number, the oldest first.
     sessions: BTreeMap<u64, AbortHandle>,
+    /// Time of the end of the last session. `None` while one is open.
     idle_since: Option<Instant>,
 }
 
-/// Whether somebody is let in.
-pub enum Admission {
+/// Decision about a new session.
+pub(super) enum Admission {
+    /// Admit with this quota.
     Admit(Option<Arc<SourceQuota>>),
-    /// In the place of this session.
+    /// Admit with this quota, and abort this session.
     AdmitEvicting(Option<Arc<SourceQuota>>, AbortHandle),
+    /// Refuse with this error.
     Refused(RpcError),
 }
 
 impl SessionTable {
-    /// What each source may use is counted again.
-    pub fn update_limits(&mut self, limits: &Limits) {
-        for allowance in self.sources.values_mut().filter_map(|seats| seats.allowance.as_mut()) {
-            *allowance = Arc::new(SourceQuota::new(limits));
+    /// Gives all sources new meters with the new limits.
+    ///
+    /// Open sessions keep the previous meters.
+    pub(super) fn update_limits(&mut self, limits: &Limits) {
+        for quota in self.sources.values_mut().filter_map(|slots| slots.quota.as_mut()) {
+            *quota = Arc::new(SourceQuota::new(limits));
         }
     }
 
-    pub fn admit(&mut self, source: ClientSource, full: bool, limits: &Limits) -> Admission {
-        let seats = self.sources.entry(source).or_insert_with(|| SourceSlots {
-            allowance: (source != ClientSource::SharedTor).then(|| Arc::new(SourceQuota::new(limits))),
+    /// Decides about a new session of this source.
+    pub(super) fn admit(&mut self, source: ClientSource, full: bool, limits: &Limits) -> Admission {
+        let slots = self.sources.entry(source).or_insert_with(|| SourceSlots {
+            quota: (source != ClientSource::SharedTor).then(|| Arc::new(SourceQuota::new(limits))),
             sessions: BTreeMap::new(),
             idle_since: Some(Instant::now()),
         });
-        let (allowance, taken) = (seats.allowance.clone(), seats.sessions.len());
-        if let Some(allowance) = &allowance {
-            if taken >= limits.sessions_per_source {
-                return Admission::Refused(RpcError::ServerFull(" from where you are"));
+        let (quota, open) = (slots.quota.clone(), slots.sessions.len());
+        if let Some(quota) = &quota {
+            if open >= limits.sessions_per_source {
+                return Admission::Refused(RpcError::ServerFull(" from your network"));
             }
-            if !allowance.requests.try_acquire(1) {
+            if !quota.requests.try_acquire(1) {
                 return Admission::Refused(RpcError::RateLimited("connections"));
             }
         }
         if !full {
-            return Admission::Admit(allowance);
+            return Admission::Admit(quota);
         }
-        // A source with many sessions loses one to a source with fewer.
-        let Some((largest, of)) = self.sources_by_sessions.last().copied().filter(|(largest, _)| *largest > taken + 1)
+        // The source with the most sessions loses its oldest one to a source with fewer.
+        let Some((largest, of)) = self.sources_by_sessions.last().copied().filter(|(largest, _)| *largest > open + 1)
         else {
             return Admission::Refused(RpcError::ServerFull(""));
         };
-        let oldest = self.sources.get_mut(&of).and_then(|seats| seats.sessions.pop_first());
+        let oldest = self.sources.get_mut(&of).and_then(|slots| slots.sessions.pop_first());
         self.update_index(of, largest);
         match oldest {
-            Some((_, oldest)) => Admission::AdmitEvicting(allowance, oldest),
+            Some((_, oldest)) => Admission::AdmitEvicting(quota, oldest),
             None => Admission::Refused(RpcError::ServerFull("")),
         }
     }
 
-    pub fn insert(&mut self, source: ClientSource, number: u64, session: AbortHandle) {
-        let Some(seats) = self.sources.get_mut(&source) else { return };
-        let before = seats.sessions.len();
-        seats.sessions.insert(number, session);
-        self.update_index(source, before);
+    /// Adds an admitted session.
+    pub(super) fn insert(&mut self, source: ClientSource, number: u64, session: AbortHandle) {
+        let Some(slots) = self.sources.get_mut(&source) else { return };
+        let previous = slots.sessions.len();
+        slots.sessions.insert(number, session);
+        self.update_index(source, previous);
     }
 
-    pub fn remove(&mut self, source: ClientSource, number: u64) {
-        let Some(seats) = self.sources.get_mut(&source) else { return };
-        let before = seats.sessions.len();
-        seats.sessions.remove(&number);
-        self.update_index(source, before);
+    /// Removes an ended session.
+    pub(super) fn remove(&mut self, source: ClientSource, number: u64) {
+        let Some(slots) = self.sources.get_mut(&source) else { return };
+        let previous = slots.sessions.len();
+        slots.sessions.remove(&number);
+        self.update_index(source, previous);
     }
 
-    /// A source has not as many sessions any more as it had.
-    fn update_index(&mut self, source: ClientSource, before: usize) {
-        let Some(seats) = self.sources.get_mut(&source) else { return };
-        let now = seats.sessions.len();
-        seats.idle_since = (now == 0).then(Instant::now);
-        self.sources_by_sessions.remove(&(before, source));
+    /// Updates index and total after a source's number of sessions has changed.
+    fn update_index(&mut self, source: ClientSource, previous: usize) {
+        let Some(slots) = self.sources.get_mut(&source) else { return };
+        let now = slots.sessions.len();
+        slots.idle_since = (now == 0).then(Instant::now);
+        self.sources_by_sessions.remove(&(previous, source));
         if now > 0 {
             self.sources_by_sessions.insert((now, source));
         }
-        self.open_sessions = (self.open_sessions + now).saturating_sub(before);
+        self.open_sessions = (self.open_sessions + now).saturating_sub(previous);
     }
 
-    /// Forgets the sources that have been away for long enough.
-    pub fn prune(&mut self, now: Instant) {
-        self.sources.retain(|_, seats| seats.idle_since.is_none_or(|since| now < since + SOURCE_TTL));
+    /// Removes sources without sessions after [`SOURCE_TTL`].
+    pub(super) fn prune(&mut self, now: Instant) {
+        self.sources.retain(|_, slots| slots.idle_since.is_none_or(|since| now < since + SOURCE_TTL));
     }
 }
 
@@ -117,8 +128,8 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { sessions: 100, sessions_per_source: 4, ..DEFAULT };
-    const DEFAULT: Limits = Limits {
+    const LIMITS: Limits = Limits { sessions: 100, sessions_per_source: 4, ..BASE };
+    const BASE: Limits = Limits {
         sessions: 0,
         sessions_per_source: 0,
         requests_per_second: 20,
@@ -132,105 +143,116 @@ mod tests {
         line: Duration::from_secs(1),
     };
 
-    /// A room, and tasks that stand for sessions.
-    struct Bench {
-        room: SessionTable,
-        most: usize,
+    /// Table with pending tasks as sessions.
+    struct TableHarness {
+        sessions: SessionTable,
+        max_sessions: usize,
         limits: Limits,
-        sessions: JoinSet<()>,
-        come: u64,
+        tasks: JoinSet<()>,
+        next_number: u64,
     }
 
     #[derive(Debug, PartialEq)]
     enum Outcome {
-        In(u64),
-        /// In the place of another.
-        Instead,
+        Admitted(u64),
+        AdmittedEvicting,
         Refused(i32),
     }
 
-    impl Bench {
-        fn new(most: usize) -> Bench {
-            Bench { room: SessionTable::default(), most, limits: LIMITS, sessions: JoinSet::new(), come: 0 }
+    impl TableHarness {
+        fn new(max_sessions: usize) -> TableHarness {
+            TableHarness {
+                sessions: SessionTable::default(),
+                max_sessions,
+                limits: LIMITS,
+                tasks: JoinSet::new(),
+                next_number: 0,
+            }
         }
 
-        fn come(&mut self, source: ClientSource) -> Outcome {
-            self.come += 1;
-            let full = self.room.open_sessions >= self.most;
-            let outcome = match self.room.admit(source, full, &self.limits) {
+        fn connect(&mut self, source: ClientSource) -> Outcome {
+            self.next_number += 1;
+            let full = self.sessions.open_sessions >= self.max_sessions;
+            let outcome = match self.sessions.admit(source, full, &self.limits) {
                 Admission::Refused(error) => return Outcome::Refused(error.code()),
-                Admission::Admit(_) => Outcome::In(self.come),
+                Admission::Admit(_) => Outcome::Admitted(self.next_number),
                 Admission::AdmitEvicting(_, evicted) => {
                     evicted.abort();
-                    Outcome::Instead
+                    Outcome::AdmittedEvicting
                 }
             };
-            self.room.insert(source, self.come, self.sessions.spawn(std::future::pending()));
+            self.sessions.insert(source, self.next_number, self.tasks.spawn(std::future::pending()));
             outcome
         }
 
-        fn stay(&mut self, source: ClientSource) -> u64 {
-            match self.come(source) {
-                Outcome::In(number) => number,
+        fn connect_ok(&mut self, source: ClientSource) -> u64 {
+            match self.connect(source) {
+                Outcome::Admitted(number) => number,
                 other => panic!("{other:?}"),
             }
         }
     }
 
     #[tokio::test]
-    async fn a_source_has_so_many_sessions() {
-        let mut bench = Bench::new(100);
-        let numbers: Vec<u64> = (0..4).map(|_| bench.stay(ClientSource::Circuit(1))).collect();
-        assert_eq!(bench.come(ClientSource::Circuit(1)), Outcome::Refused(-102));
-        bench.stay(ClientSource::Circuit(2));
-        bench.room.remove(ClientSource::Circuit(1), numbers[2]);
-        bench.stay(ClientSource::Circuit(1));
-        // A Tor that many call through is no source of that kind.
-        (0..50).for_each(|_| _ = bench.stay(ClientSource::SharedTor));
-        assert_eq!(bench.room.open_sessions, 55);
+    async fn source_over_session_limit_is_refused() {
+        let mut table = TableHarness::new(100);
+        let numbers: Vec<u64> = (0..4).map(|_| table.connect_ok(ClientSource::Circuit(1))).collect();
+        assert_eq!(table.connect(ClientSource::Circuit(1)), Outcome::Refused(-102));
+        table.connect_ok(ClientSource::Circuit(2));
+        table.sessions.remove(ClientSource::Circuit(1), numbers[2]);
+        table.connect_ok(ClientSource::Circuit(1));
+        // A shared Tor has no limit of its own.
+        (0..50).for_each(|_| _ = table.connect_ok(ClientSource::SharedTor));
+        assert_eq!(table.sessions.open_sessions, 55);
     }
 
     #[tokio::test]
-    async fn where_there_is_no_room_who_has_most_gives_way() {
-        let mut bench = Bench::new(6);
-        (0..4).for_each(|_| _ = bench.stay(ClientSource::Circuit(1)));
-        (0..2).for_each(|_| _ = bench.stay(ClientSource::Circuit(2)));
-        assert_eq!(bench.come(ClientSource::Circuit(3)), Outcome::Instead);
-        assert!(!bench.room.sources[&ClientSource::Circuit(1)].sessions.contains_key(&1), "the oldest");
-        assert_eq!(bench.come(ClientSource::Circuit(3)), Outcome::Instead);
-        // Now all three have two.
-        assert_eq!(bench.come(ClientSource::Circuit(3)), Outcome::Refused(-102));
-        assert_eq!(bench.come(ClientSource::Circuit(4)), Outcome::Instead);
-        assert_eq!(bench.room.open_sessions, 6);
+    async fn full_table_evicts_from_largest_source() {
+        let mut table = TableHarness::new(6);
+        (0..4).for_each(|_| _ = table.connect_ok(ClientSource::Circuit(1)));
+        (0..2).for_each(|_| _ = table.connect_ok(ClientSource::Circuit(2)));
+        assert_eq!(table.connect(ClientSource::Circuit(3)), Outcome::AdmittedEvicting);
+        assert!(
+            !table.sessions.sources[&ClientSource::Circuit(1)].sessions.contains_key(&1),
+            "the oldest session is evicted"
+        );
+        assert_eq!(table.connect(ClientSource::Circuit(3)), Outcome::AdmittedEvicting);
+        // All three sources have two sessions now.
+        assert_eq!(table.connect(ClientSource::Circuit(3)), Outcome::Refused(-102));
+        assert_eq!(table.connect(ClientSource::Circuit(4)), Outcome::AdmittedEvicting);
+        assert_eq!(table.sessions.open_sessions, 6);
     }
 
     #[tokio::test]
-    async fn other_limits_are_for_those_who_come_then() {
-        let mut bench = Bench::new(100);
-        let before: Vec<u64> = (0..4).map(|_| bench.stay(ClientSource::Circuit(1))).collect();
-        let held = bench.room.sources[&ClientSource::Circuit(1)].allowance.clone().unwrap();
-        bench.limits = Limits { sessions_per_source: 2, source_requests_per_second: 1, ..LIMITS };
-        bench.room.update_limits(&bench.limits);
-        assert_eq!(bench.room.open_sessions, 4, "nobody has to go");
-        assert_eq!(bench.come(ClientSource::Circuit(1)), Outcome::Refused(-102));
-        assert!(held.requests.try_acquire(26), "they keep to what they had");
-        before.iter().for_each(|number| bench.room.remove(ClientSource::Circuit(1), *number));
-        bench.stay(ClientSource::Circuit(1));
-        let given = bench.room.sources[&ClientSource::Circuit(1)].allowance.clone().unwrap();
-        assert!(given.requests.try_acquire(2) && !given.requests.try_acquire(1), "three at once, of which one came in");
+    async fn new_limits_apply_to_new_sessions() {
+        let mut table = TableHarness::new(100);
+        let before: Vec<u64> = (0..4).map(|_| table.connect_ok(ClientSource::Circuit(1))).collect();
+        let held = table.sessions.sources[&ClientSource::Circuit(1)].quota.clone().unwrap();
+        table.limits = Limits { sessions_per_source: 2, source_requests_per_second: 1, ..LIMITS };
+        table.sessions.update_limits(&table.limits);
+        assert_eq!(table.sessions.open_sessions, 4, "open sessions remain");
+        assert_eq!(table.connect(ClientSource::Circuit(1)), Outcome::Refused(-102));
+        assert!(held.requests.try_acquire(26), "open sessions keep their quota");
+        before.iter().for_each(|number| table.sessions.remove(ClientSource::Circuit(1), *number));
+        table.connect_ok(ClientSource::Circuit(1));
+        let renewed = table.sessions.sources[&ClientSource::Circuit(1)].quota.clone().unwrap();
+        assert!(
+            renewed.requests.try_acquire(2) && !renewed.requests.try_acquire(1),
+            "a burst of three, of which the session took one"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn to_hang_up_and_call_again_gives_nothing_back() {
-        let mut bench = Bench::new(100);
+    async fn reconnecting_does_not_refill_quota() {
+        let mut table = TableHarness::new(100);
         for _ in 0..30 {
-            let number = bench.stay(ClientSource::Circuit(1));
-            bench.room.remove(ClientSource::Circuit(1), number);
-            bench.room.prune(Instant::now());
+            let number = table.connect_ok(ClientSource::Circuit(1));
+            table.sessions.remove(ClientSource::Circuit(1), number);
+            table.sessions.prune(Instant::now());
         }
-        assert_eq!(bench.come(ClientSource::Circuit(1)), Outcome::Refused(-101));
-        bench.room.prune(Instant::now() + SOURCE_TTL);
-        assert!(bench.room.sources.is_empty() && bench.room.sources_by_sessions.is_empty());
-        assert_eq!(bench.room.open_sessions, 0);
+        assert_eq!(table.connect(ClientSource::Circuit(1)), Outcome::Refused(-101));
+        table.sessions.prune(Instant::now() + SOURCE_TTL);
+        assert!(table.sessions.sources.is_empty() && table.sessions.sources_by_sessions.is_empty());
+        assert_eq!(table.sessions.open_sessions, 0);
     }
 }

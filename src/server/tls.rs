@@ -1,4 +1,4 @@
-//! Our certificate, and callers who come by TLS.
+//! Certificate of the node, and TLS handshakes with clients.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,46 +17,79 @@ use tokio_rustls::TlsAcceptor;
 use crate::atomic_file::{self, Readers};
 use crate::dial::{Stream, public_key};
 
-/// Where the certificate and its key are.
+/// Source of the certificate and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CertificateSource {
-    /// The operator's.
-    Configured { certificate: PathBuf, key: PathBuf },
-    /// Made by ourselves, once, and kept in this directory.
+    /// Files of the operator.
+    Configured {
+        /// PEM file with the certificate chain, the server's own certificate first.
+        certificate: PathBuf,
+        /// PEM file with the private key.
+        key: PathBuf,
+    },
+    /// Self-signed certificate in this directory, generated at the first load.
     SelfSigned(PathBuf),
 }
 
-/// A certificate with its key.
+/// Certificate chain with its private key.
 pub type Credentials = Arc<CertifiedKey>;
 
+/// Error of loading or generating a certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    #[error("can't read {}: {error}; listen.cert and listen.key name files that this user may read", path.display())]
-    Read { path: PathBuf, error: pem::Error },
-    #[error("there is no certificate in {}; PEM is expected, with the server's own certificate first", .0.display())]
+    /// A file can't be read or is not PEM.
+    #[error("can't read {}: {error}; set listen.cert and listen.key to PEM files that the daemon's user may read", path.display())]
+    Read {
+        /// File that was read.
+        path: PathBuf,
+        /// Error of reading or parsing it.
+        error: pem::Error,
+    },
+    /// The file has no certificate.
+    #[error("no certificate in {}; set listen.cert to a PEM file that starts with the server's own certificate", .0.display())]
     Empty(PathBuf),
-    #[error("the key in {} can't be used: {error}; PEM is expected, of an RSA or ECDSA key or Ed25519", path.display())]
-    Key { path: PathBuf, error: Error },
+    /// The key has an unsupported type or is invalid.
+    #[error("the key in {} can't be used: {error}; set listen.key to a PEM file with an RSA, ECDSA or Ed25519 key", path.display())]
+    Key {
+        /// File of the key.
+        path: PathBuf,
+        /// Error of rustls.
+        error: Error,
+    },
+    /// Key and certificate do not belong together.
     #[error(
-        "the key in {} isn't that of the certificate in {}; listen.key and listen.cert name the two",
+        "the key in {} isn't that of the certificate in {}; set listen.key and listen.cert to a matching pair",
         key.display(),
         certificate.display()
     )]
-    Mismatch { certificate: PathBuf, key: PathBuf },
-    #[error("can't make a certificate: {0}")]
-    Make(#[from] rcgen::Error),
-    #[error("can't keep {}: {error}; see that this user may write there and that the disk isn't full", path.display())]
-    Keep { path: PathBuf, error: std::io::Error },
+    Mismatch {
+        /// File of the certificate.
+        certificate: PathBuf,
+        /// File of the key.
+        key: PathBuf,
+    },
+    /// A certificate can't be generated.
+    #[error("can't generate a certificate: {0}")]
+    Generate(#[from] rcgen::Error),
+    /// A generated file can't be written.
+    #[error("can't write {}: {error}; check permissions and free space of the data directory", path.display())]
+    Write {
+        /// File that was written.
+        path: PathBuf,
+        /// Error of the file system.
+        error: std::io::Error,
+    },
 }
 
 impl CertificateError {
-    /// Whether the files are at fault, not the machine.
-    pub fn is_of_files(&self) -> bool {
-        !matches!(self, CertificateError::Make(_) | CertificateError::Keep { .. })
+    /// Returns whether the operator must change files or configuration.
+    pub fn is_configuration_error(&self) -> bool {
+        !matches!(self, CertificateError::Generate(_) | CertificateError::Write { .. })
     }
 }
 
 impl CertificateSource {
+    /// Returns the paths of the certificate and the key.
     pub fn paths(&self) -> [PathBuf; 2] {
         match self {
             CertificateSource::Configured { certificate, key } => [certificate.clone(), key.clone()],
@@ -64,7 +97,7 @@ impl CertificateSource {
         }
     }
 
-    /// What is in them, and if there is nothing of our own yet, it is made first.
+    /// Loads certificate and key. A missing self-signed certificate is generated first.
     pub fn load(&self) -> Result<Credentials, CertificateError> {
         let [certificate, key] = self.paths();
         if let CertificateSource::SelfSigned(_) = self
@@ -82,7 +115,8 @@ impl CertificateSource {
         let secret = PrivateKeyDer::from_pem_file(&key).map_err(unreadable(&key))?;
         let unusable = |error| CertificateError::Key { path: key.clone(), error };
         let secret = ring::sign::any_supported_type(&secret).map_err(unusable)?;
-        // rustls' own comparison can't read certificates of version 1, which openssl's plainest recipe makes.
+        // The comparison in rustls rejects X.509 version 1, which `openssl x509 -req` issues by
+        // default.
         if secret.public_key() != public_key(own) {
             return Err(CertificateError::Mismatch { certificate, key });
         }
@@ -90,23 +124,31 @@ impl CertificateSource {
     }
 }
 
-/// Takes TLS callers in, each with what is our certificate by then.
+/// Acceptor of TLS handshakes, with the current certificate.
 #[derive(Clone)]
 pub struct Acceptor(TlsAcceptor);
 
 impl Acceptor {
+    /// Creates an acceptor that follows changes of the certificate.
+    ///
+    /// # Errors
+    /// Returns an error of rustls about its protocol versions.
     pub fn new(credentials: watch::Receiver<Credentials>) -> Result<Acceptor, Error> {
         let provider = Arc::new(ring::default_provider()) as Arc<CryptoProvider>;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(ReloadingResolver(credentials)));
-        // A caller who comes back should not be known by it, and what can't be resumed need not be remembered.
+        // Without session resumption, the visits of a client can't be linked by a ticket.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Acceptor(TlsAcceptor::from(Arc::new(config))))
     }
 
+    /// Performs the handshake with a client.
+    ///
+    /// # Errors
+    /// Returns an error if the handshake fails.
     pub async fn accept(&self, stream: Box<dyn Stream>) -> std::io::Result<Box<dyn Stream>> {
         Ok(Box::new(self.0.accept(stream).await?))
     }
@@ -118,7 +160,7 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// The certificate of the moment: sessions that stand are left alone when it changes.
+/// Resolver that uses the current certificate for each handshake. Open sessions keep theirs.
 #[derive(Debug)]
 struct ReloadingResolver(watch::Receiver<Credentials>);
 
@@ -128,8 +170,10 @@ impl ResolvesServerCert for ReloadingResolver {
     }
 }
 
-/// A certificate that says nothing of us: wallets remember it, and look at nothing in it. Its dates are those of anybody
-/// else's, as the day on which a node was set up is nobody's business.
+/// Generates a self-signed certificate that identifies neither the node nor its age.
+///
+/// Wallets pin the certificate and check none of its fields. Name and dates are the same on every
+/// node.
 fn generate(certificate: &Path, key: &Path) -> Result<(), CertificateError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -143,10 +187,10 @@ fn generate(certificate: &Path, key: &Path) -> Result<(), CertificateError> {
     write_private(certificate, &made.pem())
 }
 
-/// Writes a file that only the daemon may read.
+/// Writes a file that only the daemon's user can read.
 fn write_private(path: &Path, text: &str) -> Result<(), CertificateError> {
     atomic_file::write(path, text.as_bytes(), Readers::Owner)
-        .map_err(|error| CertificateError::Keep { path: path.to_owned(), error })
+        .map_err(|error| CertificateError::Write { path: path.to_owned(), error })
 }
 
 #[cfg(test)]
@@ -156,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_own_is_made_once() {
+    fn self_signed_certificate_is_generated_once() {
         let dir = tempfile::tempdir().unwrap();
         let files = CertificateSource::SelfSigned(dir.path().to_owned());
         let first = files.load().unwrap();
@@ -166,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_together_is_refused() {
+    fn mismatched_files_are_refused() {
         let data = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
         let load = |certificate: &str, key: &str| {
             CertificateSource::Configured { certificate: data(certificate), key: data(key) }

@@ -1,4 +1,4 @@
-//! A session's connection to the server behind us: what waits to be sent there, and what comes back.
+//! Connection of a session to the backend, with the calls that are pending on it.
 
 use std::future::poll_fn;
 use std::io;
@@ -8,119 +8,114 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
+use super::batch::{Batch, BatchSlot, MAX_BATCH_BYTES};
 use super::pending_calls::{PendingCalls, ReplyKind, Resend};
 use crate::backend::{UpstreamConnection, UpstreamLease};
 use crate::dial::Stream;
-use crate::electrum::responder::{ForwardedCall, ReplyPart, encode_line, upstream_id};
+use crate::electrum::responder::{ForwardedCall, ReplyPart, encode_line};
 use crate::jsonrpc::{AnswerId, RpcError, SharedBuf};
 use crate::peer::Host;
 
-/// Read from the server at once. As much may be under way to a caller who takes his time.
-const CHUNK: usize = 16 * 1024;
+/// Size of a read in bytes. A session buffers this much for a slow client.
+const READ_BYTES: usize = 16 * 1024;
 
-/// The answers to one batch, until all are there.
-const LONGEST_BATCH: usize = 8 * 1024 * 1024;
-
-/// How long a server of the operator's may be silent while an answer or the rest of a line is awaited.
+/// Time limit for a backend server's response, and for progress within a line.
 const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long a peer may be silent after a question: where another could go on, and where none can. Wallets wait for half a minute.
+/// Time limit for a peer's response if another peer can take over.
+///
+/// Wallets wait for half a minute.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Time limit for a peer's response if no other peer can take over.
 const PINNED_REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Peers in a row that a session is moved away from without an answer, before it is given up.
+/// Consecutive failovers without a response, after which the calls fail.
 const MAX_FAILOVERS: u32 = 3;
 
-/// A peer's answer up to this length is held until it is whole, so that another peer can still take over.
+/// Longest line of a peer that is buffered whole, in bytes.
+///
+/// Another peer can take over until the client has received a part of a line.
 const MAX_BUFFERED_LINE: usize = 256 * 1024;
 
-/// The connection, and what is under way on it.
-pub struct Upstream {
+/// Connection of a session to a backend server or peer.
+pub(super) struct Upstream {
     stream: Box<dyn Stream>,
-    /// Whose connection it is, where it is a peer's.
-    seat: Option<UpstreamLease>,
-    /// The calls without an answer, other than those of the batch.
-    unanswered: PendingCalls,
-    /// How often it was moved since there was an answer.
+    /// Lease of the peer. `None` for a backend server.
+    lease: Option<UpstreamLease>,
+    /// Calls without a response, except those of the batch.
+    pending: PendingCalls,
+    /// Failovers since the last response.
     failovers: u32,
+    /// Bytes to send.
     out: BytesMut,
-    /// All of it is written, but may not have left yet.
+    /// Whether everything is written, but not flushed.
     flushing: bool,
+    /// Received bytes that are not parsed.
     input: BytesMut,
-    /// So much of it was looked through for a line's end, and has none.
+    /// Number of bytes of `input` that contain no line feed.
     scan_offset: usize,
-    /// A line whose beginning the client has, and whose end is awaited.
+    /// Long line of which the client has received only the start. `None` between lines.
     long_line: Option<AnswerId>,
+    /// Batch that waits for responses.
     batch: Option<Batch>,
+    /// Last id used for a request of a batch.
     last_id: u64,
-    /// When the server last said something, or was asked.
+    /// Time of the last received byte or forwarded request.
     last_activity: Instant,
-    /// Since when an answer is awaited, as far as that is known.
+    /// Time since which a response is awaited. `None` if no tracked call is pending.
     awaiting_since: Option<Instant>,
 }
 
-/// What a client gets when the server fails.
-pub struct Failed {
-    /// The answers to its calls, each a line.
+/// What a client gets when the upstream fails.
+pub(super) struct Failed {
+    /// Error responses to its calls, each a line.
     pub lines: Vec<SharedBuf>,
-    /// Whether the session can go on with another connection.
+    /// Whether the session can continue on another connection.
     pub outlook: Outlook,
 }
 
-/// Whether a session outlives its connection to the server.
+/// Whether a session outlives its upstream connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outlook {
-    /// Every call is answered.
-    GoesOn,
-    /// The client expects notifications or answers that will not come.
-    Ends,
-    /// The client has the beginning of a line: what is sent now would be taken for its end.
-    EndsWithinLine,
+pub(super) enum Outlook {
+    /// It does, since no call remains without a response.
+    Continue,
+    /// It ends, since the client expects notifications or responses that will not arrive.
+    Close,
+    /// It ends without an error, which the client would read as the rest of a line.
+    CloseMidLine,
 }
 
-/// A batch that waits for answers of the server's.
-struct Batch {
-    parts: Vec<BatchSlot>,
-    missing: usize,
-    length: usize,
-    /// It is the last that the caller may ask.
-    last: bool,
-}
-
-enum BatchSlot {
-    /// Answered, or not to be answered.
-    Ready(Option<SharedBuf>),
-    For(u64, Box<ForwardedCall>),
-}
-
-/// What happened on the connection.
-pub enum UpstreamEvent {
-    /// All that waited was sent.
+/// Event on an upstream connection.
+pub(super) enum UpstreamEvent {
+    /// All forwarded bytes are sent.
     Sent,
-    /// Bytes for the caller, of which the last may be within a line.
+    /// Bytes for the client. They may end within a line.
     Data(Bytes),
-    /// All answers to a batch, in order.
+    /// The batch is complete.
     Batch {
-        answers: Vec<SharedBuf>,
+        /// Responses in the order of the requests.
+        replies: Vec<SharedBuf>,
+        /// Whether the session ends after this batch.
         last: bool,
     },
-    /// The answers to a batch are too long.
+    /// The responses of the batch exceed their limit.
     BatchTooLong,
+    /// The upstream closed the connection.
     End,
 }
 
 impl Upstream {
-    pub fn new(UpstreamConnection { stream, lease: seat }: UpstreamConnection) -> Upstream {
+    /// Starts with an open connection and no pending call.
+    pub(super) fn new(UpstreamConnection { stream, lease }: UpstreamConnection) -> Upstream {
         Upstream {
             stream,
-            unanswered: PendingCalls::new(if seat.is_some() { Resend::Possible } else { Resend::Impossible }),
-            seat,
+            pending: PendingCalls::new(if lease.is_some() { Resend::Possible } else { Resend::Impossible }),
+            lease,
             failovers: 0,
             out: BytesMut::new(),
             flushing: false,
@@ -134,132 +129,140 @@ impl Upstream {
         }
     }
 
-    /// Whether the caller's next line may be heard: not while there is something to be finished first.
-    pub fn accepts_input(&self) -> bool {
+    /// Returns whether the client's next line may be read.
+    ///
+    /// Unsent bytes, a long line or a batch must be finished first.
+    pub(super) fn accepts_input(&self) -> bool {
         self.out.is_empty() && !self.flushing && self.long_line.is_none() && self.batch.is_none()
     }
 
-    pub fn is_within_line(&self) -> bool {
+    /// Returns whether the client has received only the start of a line.
+    pub(super) fn is_mid_line(&self) -> bool {
         self.long_line.is_some()
     }
 
-    /// When the server has been silent for too long, if something is awaited of it.
-    pub fn stall_deadline(&self) -> Option<Instant> {
-        let patience = match &self.seat {
+    /// Returns the time at which a silent upstream counts as failed.
+    ///
+    /// `None` if nothing is awaited.
+    pub(super) fn stall_deadline(&self) -> Option<Instant> {
+        let silence_limit = match &self.lease {
             None => STALL_TIMEOUT,
-            Some(_) if self.unanswered.can_move() => REPLY_TIMEOUT,
+            Some(_) if self.pending.can_fail_over() => REPLY_TIMEOUT,
             Some(_) => PINNED_REPLY_TIMEOUT,
         };
-        let silent = self.awaiting_since.map(|asked| asked + patience);
-        let stuck = (!self.accepts_input()).then(|| self.last_activity + STALL_TIMEOUT);
-        silent.into_iter().chain(stuck).min()
+        let reply_deadline = self.awaiting_since.map(|call| call + silence_limit);
+        let progress_deadline = (!self.accepts_input()).then(|| self.last_activity + STALL_TIMEOUT);
+        reply_deadline.into_iter().chain(progress_deadline).min()
     }
 
-    /// Whether another server may go on where this one failed: as long as the caller is subscribed to nothing.
-    pub fn can_fail_over(&self) -> bool {
-        self.unanswered.can_move() && self.long_line.is_none() && self.failovers < MAX_FAILOVERS
+    /// Returns whether another upstream can take over.
+    ///
+    /// A subscription or a partly sent line prevents it.
+    pub(super) fn can_fail_over(&self) -> bool {
+        self.pending.can_fail_over() && self.long_line.is_none() && self.failovers < MAX_FAILOVERS
     }
 
-    /// Whose connection it is, where it is a peer's.
-    pub fn host(&self) -> Option<&Host> {
-        self.seat.as_ref().map(UpstreamLease::host)
+    /// Returns the peer. `None` for a backend server.
+    pub(super) fn host(&self) -> Option<&Host> {
+        self.lease.as_ref().map(UpstreamLease::host)
     }
 
-    /// Whether the client would miss something if the server went away now.
-    pub fn is_needed(&self) -> bool {
-        let Upstream { unanswered, long_line, .. } = self;
-        self.awaits() || long_line.is_some() || unanswered.is_subscribed() || unanswered.is_incomplete()
+    /// Returns whether the client would notice the loss of the connection.
+    pub(super) fn is_needed(&self) -> bool {
+        let Upstream { pending, long_line, .. } = self;
+        self.has_pending() || long_line.is_some() || pending.is_subscribed() || pending.is_incomplete()
     }
 
-    /// Whether the client waits for an answer, as far as that is known.
-    fn awaits(&self) -> bool {
-        self.batch.is_some() || !self.unanswered.is_empty()
+    /// Returns whether a tracked call is pending.
+    fn has_pending(&self) -> bool {
+        self.batch.is_some() || !self.pending.is_empty()
     }
 
-    /// Ends all that is under way with an error.
-    pub fn fail(mut self, error: &RpcError) -> Failed {
+    /// Fails all pending calls.
+    pub(super) fn fail(mut self, error: &RpcError) -> Failed {
         let mut lines: Vec<SharedBuf> = Vec::new();
         let mut outlook = match &self.long_line {
-            Some(_) => return Failed { lines, outlook: Outlook::EndsWithinLine },
-            None if self.unanswered.is_subscribed() || self.unanswered.is_incomplete() => Outlook::Ends,
-            None => Outlook::GoesOn,
+            Some(_) => return Failed { lines, outlook: Outlook::CloseMidLine },
+            None if self.pending.is_subscribed() || self.pending.is_incomplete() => Outlook::Close,
+            None => Outlook::Continue,
         };
-        let answers = self.unanswered.fail(error);
-        lines.extend(answers.into_iter().filter_map(|answer| encode_line([answer], false)));
+        let replies = self.pending.fail(error);
+        lines.extend(replies.into_iter().filter_map(|reply| encode_line([reply], false)));
         if let Some(Batch { parts, last, .. }) = self.batch {
-            let answers = parts.into_iter().filter_map(|part| match part {
+            let replies = parts.into_iter().filter_map(|part| match part {
                 BatchSlot::Ready(answer) => answer,
-                BatchSlot::For(_, passed) => passed.failed(error),
+                BatchSlot::Waiting(_, forwarded) => forwarded.failed(error),
             });
-            lines.extend(encode_line(answers, true));
+            lines.extend(encode_line(replies, true));
             if last {
-                outlook = Outlook::Ends;
+                outlook = Outlook::Close;
             }
         }
         Failed { lines, outlook }
     }
 
-    /// The server is of no use any more.
-    pub fn failed(&self) {
-        if let Some(seat) = &self.seat {
-            seat.failed();
+    /// Reports the failure of a peer to the pool.
+    pub(super) fn report_failure(&self) {
+        if let Some(lease) = &self.lease {
+            lease.failed();
         }
     }
 
-    /// Goes on with another server, which is asked again for what the other didn't answer.
-    pub fn fail_over(&mut self, UpstreamConnection { stream, lease: seat }: UpstreamConnection) {
-        (self.stream, self.seat) = (stream, seat);
+    /// Replaces the connection, and resends all pending calls.
+    pub(super) fn fail_over(&mut self, UpstreamConnection { stream, lease }: UpstreamConnection) {
+        (self.stream, self.lease) = (stream, lease);
         let now = Instant::now();
         (self.flushing, self.last_activity, self.awaiting_since) = (false, now, Some(now));
         self.failovers += 1;
         (self.input, self.scan_offset) = (BytesMut::new(), 0);
         self.out.clear();
-        for line in self.unanswered.lines() {
+        for line in self.pending.lines() {
             self.out.extend_from_slice(line.as_bytes());
             self.out.extend_from_slice(b"\n");
         }
         for part in self.batch.iter().flat_map(|batch| &batch.parts) {
-            if let BatchSlot::For(id, passed) = part {
-                self.out.extend_from_slice(&passed.line(*id));
+            if let BatchSlot::Waiting(id, forwarded) = part {
+                self.out.extend_from_slice(&forwarded.line(*id));
             }
         }
     }
 
-    /// Sends a line as it came, which is this call.
-    pub fn pass(&mut self, line: &str, passed: Box<ForwardedCall>) {
-        self.unanswered.ask(line, passed);
+    /// Forwards a line unchanged, which contains this call.
+    pub(super) fn forward(&mut self, line: &str, forwarded: Box<ForwardedCall>) {
+        self.pending.push(line, forwarded);
         self.out.extend_from_slice(line.as_bytes());
         self.out.extend_from_slice(b"\n");
-        self.ask();
+        self.start_reply_timer();
     }
 
-    /// Sends the calls of a batch that are the server's, each as a line of its own.
-    pub fn pass_batch(&mut self, parts: Vec<Result<Option<SharedBuf>, Box<ForwardedCall>>>, last: bool) {
-        let mut batch = Batch { parts: Vec::new(), missing: 0, length: 0, last };
+    /// Forwards the requests of a batch that are for the backend, each on its own line.
+    pub(super) fn forward_batch(&mut self, parts: Vec<Result<Option<SharedBuf>, Box<ForwardedCall>>>, last: bool) {
+        let mut batch = Batch { parts: Vec::new(), awaited: 0, bytes: 0, last };
         for part in parts {
             batch.parts.push(match part {
                 Ok(answer) => BatchSlot::Ready(answer),
-                Err(passed) => {
+                Err(forwarded) => {
                     self.last_id += 1;
-                    self.out.extend_from_slice(&passed.line(self.last_id));
-                    batch.missing += 1;
-                    BatchSlot::For(self.last_id, passed)
+                    self.out.extend_from_slice(&forwarded.line(self.last_id));
+                    batch.awaited += 1;
+                    BatchSlot::Waiting(self.last_id, forwarded)
                 }
             });
         }
         self.batch = Some(batch);
-        self.ask();
+        self.start_reply_timer();
     }
 
-    fn ask(&mut self) {
+    /// Starts the time limit of the response, unless it is already running.
+    fn start_reply_timer(&mut self) {
         self.last_activity = Instant::now();
-        if self.awaits() {
+        if self.has_pending() {
             self.awaiting_since.get_or_insert(self.last_activity);
         }
     }
 
-    /// Sends what waits and reads what comes, until there is something to tell. It may be dropped at any time.
-    pub async fn next(&mut self) -> UpstreamEvent {
+    /// Sends and receives until the next event. Cancel safe.
+    pub(super) async fn next(&mut self) -> UpstreamEvent {
         poll_fn(|cx| self.poll_next(cx)).await.unwrap_or(UpstreamEvent::End)
     }
 
@@ -277,7 +280,7 @@ impl Upstream {
                 }
             }
             if self.out.is_empty() {
-                // A long line's memory is not kept.
+                // Frees the memory of a long line.
                 self.out = BytesMut::new();
                 self.flushing = true;
             }
@@ -287,7 +290,7 @@ impl Upstream {
             return Poll::Ready(Ok(UpstreamEvent::Sent));
         }
         loop {
-            self.input.reserve(CHUNK);
+            self.input.reserve(READ_BYTES);
             let read = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))?;
             if read == 0 {
                 return Poll::Ready(Ok(UpstreamEvent::End));
@@ -300,67 +303,68 @@ impl Upstream {
         }
     }
 
-    /// What there is to tell of what was read, after which nothing more may be awaited, for all that is known.
+    /// Returns the next event in the received bytes, and stops the timer if no call is pending.
     fn next_event(&mut self) -> Option<UpstreamEvent> {
         let event = self.parse();
-        if event.is_some() && !self.awaits() {
+        if event.is_some() && !self.has_pending() {
             self.awaiting_since = None;
         }
         event
     }
 
+    /// Parses the received bytes.
     fn parse(&mut self) -> Option<UpstreamEvent> {
         if self.batch.is_none() {
             return self.parse_passthrough();
         }
-        // Line by line, as any of them may be an answer that the batch waits for.
-        while let Some(batch) = self.batch.as_mut().filter(|batch| batch.missing > 0) {
-            let length = batch.length;
-            let Some(line) = self.line() else {
-                return (length + self.input.len() > LONGEST_BATCH).then_some(UpstreamEvent::BatchTooLong);
+        // Each line may be a response to the batch, so lines are handled one by one.
+        while let Some(batch) = self.batch.as_mut().filter(|batch| batch.awaited > 0) {
+            let bytes = batch.bytes;
+            let Some(line) = self.next_line() else {
+                return (bytes + self.input.len() > MAX_BATCH_BYTES).then_some(UpstreamEvent::BatchTooLong);
             };
-            match self.batch.as_mut().and_then(|batch| batch.take(&line, &mut self.unanswered)) {
-                None => return Some(self.pass_on(line)),
+            match self.batch.as_mut().and_then(|batch| batch.resolve(&line, &mut self.pending)) {
+                None => return Some(self.on_line(line)),
                 Some(()) => self.failovers = 0,
             }
         }
         let Batch { parts, last, .. } = self.batch.take()?;
-        let answers = parts.into_iter().filter_map(|part| match part {
+        let replies = parts.into_iter().filter_map(|part| match part {
             BatchSlot::Ready(answer) => answer,
-            BatchSlot::For(..) => None,
+            BatchSlot::Waiting(..) => None,
         });
-        Some(UpstreamEvent::Batch { answers: answers.collect(), last })
+        Some(UpstreamEvent::Batch { replies: replies.collect(), last })
     }
 
-    /// What was read, as far as it is whole lines or too long to be held.
+    /// Returns complete lines, or the start of a line that is too long to buffer.
     fn parse_passthrough(&mut self) -> Option<UpstreamEvent> {
         if self.long_line.is_some() {
-            return self.heard_within_line();
+            return self.parse_long_line();
         }
-        let mut whole = 0;
+        let mut complete = 0;
         while let Some(end) = memchr(b'\n', self.input.get(self.scan_offset..)?) {
-            let line = whole..self.scan_offset + end + 1;
-            (whole, self.scan_offset) = (line.end, line.end);
-            if self.unanswered.resolve(self.input.get(line)?) == ReplyKind::Answer {
+            let line = complete..self.scan_offset + end + 1;
+            (complete, self.scan_offset) = (line.end, line.end);
+            if self.pending.resolve(self.input.get(line)?) == ReplyKind::Response {
                 self.failovers = 0;
             }
         }
-        if whole > 0 {
+        if complete > 0 {
             self.scan_offset = 0;
-            return Some(UpstreamEvent::Data(self.input.split_to(whole).freeze()));
+            return Some(UpstreamEvent::Data(self.input.split_to(complete).freeze()));
         }
         self.scan_offset = self.input.len();
-        let longest = if self.seat.is_some() { MAX_BUFFERED_LINE } else { CHUNK };
-        if self.input.len() < longest {
+        let max_buffered = if self.lease.is_some() { MAX_BUFFERED_LINE } else { READ_BYTES };
+        if self.input.len() < max_buffered {
             return None;
         }
         self.long_line = Some(AnswerId::default());
         self.scan_offset = 0;
-        self.heard_within_line()
+        self.parse_long_line()
     }
 
-    /// What was read of a long line, up to its end.
-    fn heard_within_line(&mut self) -> Option<UpstreamEvent> {
+    /// Returns the received part of a long line, up to its end.
+    fn parse_long_line(&mut self) -> Option<UpstreamEvent> {
         if self.input.is_empty() {
             return None;
         }
@@ -370,14 +374,14 @@ impl Upstream {
         long_line.feed(&piece);
         if end.is_none() {
             self.long_line = Some(long_line);
-        } else if long_line.id().is_some_and(|id| self.unanswered.hear_id(id) == ReplyKind::Answer) {
+        } else if long_line.id().is_some_and(|id| self.pending.resolve_id(id) == ReplyKind::Response) {
             self.failovers = 0;
         }
         Some(UpstreamEvent::Data(piece))
     }
 
-    /// The next line of what was read, if it is whole.
-    fn line(&mut self) -> Option<Bytes> {
+    /// Returns the next complete line.
+    fn next_line(&mut self) -> Option<Bytes> {
         let rest = self.input.get(self.scan_offset..).unwrap_or_default();
         let Some(end) = memchr(b'\n', rest) else {
             self.scan_offset = self.input.len();
@@ -388,47 +392,16 @@ impl Upstream {
         Some(line)
     }
 
-    /// A line for the client, which may be an answer that it waits for.
-    fn pass_on(&mut self, line: Bytes) -> UpstreamEvent {
-        if self.unanswered.resolve(&line) == ReplyKind::Answer {
+    /// Resolves the call that a line responds to, and returns the line for the client.
+    fn on_line(&mut self, line: Bytes) -> UpstreamEvent {
+        if self.pending.resolve(&line) == ReplyKind::Response {
             self.failovers = 0;
         }
         UpstreamEvent::Data(line)
     }
 }
 
-impl Batch {
-    /// Takes a line that is the answer to one of its calls; None if it is none.
-    fn take(&mut self, line: &[u8], unanswered: &mut PendingCalls) -> Option<()> {
-        // A copy, or this answer would keep all that was read with it.
-        let line = Bytes::copy_from_slice(line);
-        #[derive(Deserialize)]
-        struct Answer<'a> {
-            id: &'a str,
-            #[serde(borrow, default)]
-            result: Option<&'a RawValue>,
-            #[serde(borrow, default)]
-            error: Option<&'a RawValue>,
-        }
-        let answer = serde_json::from_slice::<Answer<'_>>(&line).ok()?;
-        let is_its = |part: &&mut BatchSlot| matches!(part, BatchSlot::For(id, _) if upstream_id(*id) == answer.id);
-        let part = self.parts.iter_mut().find(is_its)?;
-        let piece = |json: &RawValue| SharedBuf::from(line.slice_ref(json.get().as_bytes()));
-        let outcome = match (answer.error, answer.result) {
-            (Some(error), _) => Err(piece(error)),
-            (None, Some(result)) => Ok(piece(result)),
-            (None, None) => Ok(SharedBuf::from(&b"null"[..])),
-        };
-        let BatchSlot::For(_, passed) = &*part else { return None };
-        unanswered.answered_elsewhere(passed);
-        *part = BatchSlot::Ready(passed.answer(outcome));
-        self.missing -= 1;
-        self.length += line.len();
-        Some(())
-    }
-}
-
-/// Whether anything of a turn is for the server.
-pub fn passes(parts: &[ReplyPart]) -> bool {
+/// Returns whether any part of a line's result is for the backend.
+pub(super) fn has_forwarded_calls(parts: &[ReplyPart]) -> bool {
     parts.iter().any(|part| matches!(part, ReplyPart::Forward(_)))
 }

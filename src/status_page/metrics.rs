@@ -81,7 +81,7 @@ pub(crate) fn encode_metrics(sample: &StatusSample, probes: &ProbeMetrics) -> Re
     }
     writer.clients(&status.clients);
     if let Some(backend) = &status.backend {
-        writer.bool_gauge("backend_up", "Whether the server behind us is of use", backend.error.is_none());
+        writer.bool_gauge("backend_up", "Whether the backend server works", backend.error.is_none());
     }
     writer.peers(rows);
     let mut text = String::new();
@@ -210,7 +210,7 @@ impl MetricsWriter<'_> {
         let limits = limits.map(|(limit, count)| (vec![("limit", limit.to_owned())], count));
         self.counter_family("limits", "Clients rejected, disconnected or delayed, by limit", limits);
         self.counter("session_panics", "Sessions ended by a bug", clients.panicked_sessions);
-        self.counter("backend_failures", "Times that the server behind us failed a client", clients.backend_failures);
+        self.counter("backend_failures", "Times that the backend server failed a client", clients.backend_failures);
     }
 
     fn peers(&mut self, rows: &[PeerInfo]) {

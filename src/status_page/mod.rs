@@ -156,7 +156,7 @@ async fn show_health(State(app): State<Arc<AppState>>) -> Response {
     }
     let backend = sample.status.backend.as_ref();
     match backend.and_then(|backend| backend.error.as_ref()) {
-        Some(problem) => unavailable(format!("the server behind us is of no use: {problem}")),
+        Some(problem) => unavailable(format!("the backend server failed: {problem}")),
         None => text(StatusCode::OK, &["ok".to_owned()].into_iter().chain(sample.problems()).collect::<Vec<_>>()),
     }
 }

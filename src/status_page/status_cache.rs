@@ -121,7 +121,7 @@ impl StatusSample {
             problems.push(format!("{} can't be reached: {reason}", name.host));
         }
         if let Some(problem) = status.backend.as_ref().and_then(|backend| backend.error.as_ref()) {
-            problems.push(format!("the backend does not work: {problem}"));
+            problems.push(format!("the backend failed: {problem}"));
         }
         if status.clients.panicked_sessions > 0 {
             problems.push(format!("{} sessions ended by a bug; see the log", status.clients.panicked_sessions));

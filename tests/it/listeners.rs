@@ -278,11 +278,11 @@ fn without_descriptors_callers_wait_and_are_served_in_the_end() {
     };
     let before = allow(open() + 3).unwrap();
     let mut callers: Vec<TcpStream> = (0..8).map(|_| connect("127.0.0.1", server)).collect();
-    eventually(5, "it says so", || daemon.log().contains("can't take callers in for the moment"));
+    eventually(5, "it says so", || daemon.log().contains("can't accept connections; retrying"));
     allow(before.current.unwrap()).unwrap();
     callers.iter_mut().for_each(|stream| assert!(ask(stream, PEERS)["error"].is_null()));
-    assert!(daemon.log().contains("taking callers in again"));
-    assert_eq!(daemon.log().matches("can't take callers in").count(), 1, "once is enough");
+    assert!(daemon.log().contains("accepting connections again"));
+    assert_eq!(daemon.log().matches("can't accept connections").count(), 1, "once is enough");
     daemon.stop();
 }
 

@@ -164,7 +164,7 @@ fn a_backend_that_is_gone_is_said_to_be() {
     let daemon = Daemon::start(&config);
     eventually(20, "the page says why", || {
         let (code, reason) = fetch(&page.to_string(), "/healthz");
-        code == 503 && reason.contains("the server behind us")
+        code == 503 && reason.contains("the backend server")
     });
     assert!(fetch(&page.to_string(), "/metrics").1.contains("waypost_backend_up 0"));
     daemon.stop();

@@ -1,4 +1,4 @@
-//! Sessions that peers serve: their choice, and what happens when a peer fails.
+//! Sessions with peers as backend: choice of the peer, and failover.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::tests::{FRONTED, Talk, talk_before};
+use super::tests::{TestClient, WITH_BACKEND, connect_with_backend};
 use super::*;
 use crate::backend::PeerPool;
 use crate::book::{Event as BookEvent, Snapshot, UpstreamCandidate};
@@ -16,47 +16,47 @@ use crate::peer::{Port, Transport, Version};
 use crate::route::Route;
 use crate::server::Limits;
 
-/// Instead of a method: it greets, and says nothing more.
+/// Value of `closes_at` for a peer that responds only to `server.version`.
 const SILENT: &str = "(silent)";
 
-/// A peer that answers each call with its own name and the method's, "held" together with the next one; and what it heard.
+/// Peer that responds with its name and the method. The response to "held" waits for the next one.
 struct Peer {
     name: &'static str,
     address: SocketAddr,
-    heard: Arc<Mutex<Vec<String>>>,
+    received: Arc<Mutex<Vec<String>>>,
 }
 
 impl Peer {
-    /// It hangs up at the calls of this method.
-    async fn start(name: &'static str, hangs_up: &'static str) -> Peer {
+    /// Starts a peer that closes the connection at a request of this method.
+    async fn start(name: &'static str, closes_at: &'static str) -> Peer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, heard) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
-        let hears = Arc::clone(&heard);
+        let (address, received) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
+        let log = Arc::clone(&received);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, name, hangs_up, Arc::clone(&hears)));
+                tokio::spawn(serve(stream, name, closes_at, Arc::clone(&log)));
             }
         });
-        Peer { name, address, heard }
+        Peer { name, address, received }
     }
 
-    fn heard(&self) -> Vec<String> {
-        self.heard.lock().unwrap().clone()
+    fn received(&self) -> Vec<String> {
+        self.received.lock().unwrap().clone()
     }
 
-    fn carrier(&self) -> UpstreamCandidate {
-        let door = (Transport::Tcp, Port::new(self.address.port()).unwrap());
-        let attempt = ProbeTarget::without_extras(
+    fn upstream_candidate(&self) -> UpstreamCandidate {
+        let endpoint = (Transport::Tcp, Port::new(self.address.port()).unwrap());
+        let target = ProbeTarget::without_extras(
             format!("{}.example", self.name).parse().unwrap(),
             Route::Direct,
             vec![self.address.ip()],
-            vec![door],
+            vec![endpoint],
         );
-        UpstreamCandidate { target: attempt, key: None, newest: Version::new(1, 4) }
+        UpstreamCandidate { target, key: None, newest: Version::new(1, 4) }
     }
 }
 
-async fn serve(stream: TcpStream, name: &str, hangs_up: &str, heard: Arc<Mutex<Vec<String>>>) -> Option<()> {
+async fn serve(stream: TcpStream, name: &str, closes_at: &str, received: Arc<Mutex<Vec<String>>>) -> Option<()> {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     let mut stream = BufReader::new(stream);
     let (mut line, mut held) = (String::new(), String::new());
@@ -64,11 +64,11 @@ async fn serve(stream: TcpStream, name: &str, hangs_up: &str, heard: Arc<Mutex<V
         let call: serde_json::Value = serde_json::from_str(&line).unwrap();
         line.clear();
         let method = call["method"].as_str().unwrap();
-        heard.lock().unwrap().push(method.to_owned());
-        if method == hangs_up {
+        received.lock().unwrap().push(method.to_owned());
+        if method == closes_at {
             return None;
         }
-        if hangs_up == SILENT && method != "server.version" {
+        if closes_at == SILENT && method != "server.version" {
             continue;
         }
         if call["params"][1] == "nonsense" {
@@ -84,36 +84,40 @@ async fn serve(stream: TcpStream, name: &str, hangs_up: &str, heard: Arc<Mutex<V
     None
 }
 
-/// A session before these peers, the best first, and the ends of the channels that must stay open.
-fn talk(peers: &[&Peer]) -> (Talk, Arc<Backend>, tokio::sync::mpsc::Receiver<BookMessage>) {
-    let carriers = peers.iter().map(|peer| peer.carrier()).collect();
+/// Starts a session with these peers as backend, the best first.
+fn connect(peers: &[&Peer]) -> (TestClient, Arc<Backend>, tokio::sync::mpsc::Receiver<BookMessage>) {
+    let candidates = peers.iter().map(|peer| peer.upstream_candidate()).collect();
     let mut snapshot = Snapshot::default();
-    snapshot.upstream_candidates = carriers;
+    snapshot.upstream_candidates = candidates;
     let (_, tor) = tokio::sync::watch::channel(None);
     let dialer = Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, isolation: Isolation::Peers };
-    let (inbox, doubts) = tokio::sync::mpsc::channel(8);
+    let (inbox, book_messages) = tokio::sync::mpsc::channel(8);
     let peers = PeerPool::new(dialer, tokio::sync::watch::channel(Arc::new(snapshot)).1, inbox);
     let backend = Arc::new(Backend::Peers(peers));
-    (talk_before(64 * 1024, FRONTED, Limits::default(), Some(Arc::clone(&backend))), backend, doubts)
+    (
+        connect_with_backend(64 * 1024, WITH_BACKEND, Limits::default(), Some(Arc::clone(&backend))),
+        backend,
+        book_messages,
+    )
 }
 
-fn carried(backend: &Backend) -> Vec<(String, usize)> {
+fn session_counts(backend: &Backend) -> Vec<(String, usize)> {
     backend.session_counts().into_iter().map(|(host, sessions)| (host.to_string(), sessions)).collect()
 }
 
 #[tokio::test]
-async fn the_best_peer_that_answers_carries_the_session() {
-    let (gone, second) = (Peer::start("gone", "server.version").await, Peer::start("second", "").await);
-    let (mut talk, backend, mut doubts) = talk(&[&gone, &second]);
-    talk.say(b"{\"id\":1,\"method\":\"blockchain.headers.subscribe\"}\n").await;
-    assert_eq!(talk.hear().await.unwrap()["result"], json!(["second", "blockchain.headers.subscribe"]));
-    assert_eq!(carried(&backend), [("second.example".to_owned(), 1)]);
+async fn first_peer_that_answers_serves_session() {
+    let (unreachable, second) = (Peer::start("unreachable", "server.version").await, Peer::start("second", "").await);
+    let (mut client, backend, mut book_messages) = connect(&[&unreachable, &second]);
+    client.send(b"{\"id\":1,\"method\":\"blockchain.headers.subscribe\"}\n").await;
+    assert_eq!(client.receive().await.unwrap()["result"], json!(["second", "blockchain.headers.subscribe"]));
+    assert_eq!(session_counts(&backend), [("second.example".to_owned(), 1)]);
     assert!(
-        matches!(doubts.recv().await, Some(BookMessage::Event(BookEvent::SuspectPeer(host))) if host.to_string() == "gone.example")
+        matches!(book_messages.recv().await, Some(BookMessage::Event(BookEvent::SuspectPeer(host))) if host.to_string() == "unreachable.example")
     );
-    drop(talk);
+    drop(client);
     tokio::time::timeout(Duration::from_secs(5), async {
-        while !carried(&backend).is_empty() {
+        while !session_counts(&backend).is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
@@ -122,103 +126,103 @@ async fn the_best_peer_that_answers_carries_the_session() {
 }
 
 #[tokio::test]
-async fn before_a_subscription_another_peer_goes_on_where_one_failed() {
+async fn failed_peer_before_subscription_is_replaced() {
     let (first, second) = (Peer::start("first", "three").await, Peer::start("second", "").await);
-    let (mut talk, backend, _doubts) = talk(&[&first, &second]);
-    talk.say(b"{\"id\":1,\"method\":\"one\"}\n").await;
-    assert_eq!(talk.hear().await.unwrap()["result"], json!(["first", "one"]));
-    talk.say(b"{\"id\":2,\"method\":\"three\"}\n{\"id\":3,\"method\":\"four\"}\n").await;
-    assert_eq!(talk.hear().await.unwrap(), json!({"id": 2, "result": ["second", "three"]}));
-    assert_eq!(talk.hear().await.unwrap(), json!({"id": 3, "result": ["second", "four"]}));
+    let (mut client, backend, _doubts) = connect(&[&first, &second]);
+    client.send(b"{\"id\":1,\"method\":\"one\"}\n").await;
+    assert_eq!(client.receive().await.unwrap()["result"], json!(["first", "one"]));
+    client.send(b"{\"id\":2,\"method\":\"three\"}\n{\"id\":3,\"method\":\"four\"}\n").await;
+    assert_eq!(client.receive().await.unwrap(), json!({"id": 2, "result": ["second", "three"]}));
+    assert_eq!(client.receive().await.unwrap(), json!({"id": 3, "result": ["second", "four"]}));
     let batch = br#"[{"id":4,"method":"a"},{"id":5,"method":"server.peers.subscribe"},{"id":6,"method":"b"}]"#;
-    talk.say(&[&batch[..], b"\n"].concat()).await;
-    assert_eq!(talk.hear().await.unwrap()[2]["result"], json!(["second", "b"]));
-    assert_eq!(carried(&backend), [("second.example".to_owned(), 1)]);
-    assert_eq!(first.heard()[..3], ["server.version", "one", "three"]);
-    assert!(!second.heard().contains(&"one".to_owned()), "it was answered already");
+    client.send(&[&batch[..], b"\n"].concat()).await;
+    assert_eq!(client.receive().await.unwrap()[2]["result"], json!(["second", "b"]));
+    assert_eq!(session_counts(&backend), [("second.example".to_owned(), 1)]);
+    assert_eq!(first.received()[..3], ["server.version", "one", "three"]);
+    assert!(!second.received().contains(&"one".to_owned()), "a call with a response is not resent");
 }
 
 #[tokio::test]
-async fn after_a_subscription_the_peers_loss_ends_the_session() {
+async fn failed_peer_after_subscription_closes_session() {
     let (first, second) = (Peer::start("first", "three").await, Peer::start("second", "").await);
-    let (mut talk, backend, mut doubts) = talk(&[&first, &second]);
-    talk.say(b"{\"id\":1,\"method\":\"blockchain.headers.subscribe\"}\n").await;
-    assert_eq!(talk.hear().await.unwrap()["result"][0], "first");
-    talk.say(b"{\"id\":2,\"method\":\"three\"}\n").await;
-    assert!(talk.hear().await.unwrap()["error"]["message"].as_str().unwrap().contains("went away"));
-    talk.session.await.unwrap();
-    assert_eq!(carried(&backend), []);
-    assert!(second.heard().is_empty());
+    let (mut client, backend, mut book_messages) = connect(&[&first, &second]);
+    client.send(b"{\"id\":1,\"method\":\"blockchain.headers.subscribe\"}\n").await;
+    assert_eq!(client.receive().await.unwrap()["result"][0], "first");
+    client.send(b"{\"id\":2,\"method\":\"three\"}\n").await;
+    assert!(client.receive().await.unwrap()["error"]["message"].as_str().unwrap().contains("closed the connection"));
+    client.session.await.unwrap();
+    assert_eq!(session_counts(&backend), []);
+    assert!(second.received().is_empty());
     assert!(
-        matches!(doubts.recv().await, Some(BookMessage::Event(BookEvent::SuspectPeer(_)))),
-        "the book is to look at it"
+        matches!(book_messages.recv().await, Some(BookMessage::Event(BookEvent::SuspectPeer(_)))),
+        "the book rechecks the peer"
     );
 }
 
 #[tokio::test]
-async fn a_call_before_a_batch_is_answered_once() {
+async fn call_before_batch_is_answered_once() {
     let (first, second) = (Peer::start("first", "").await, Peer::start("second", "").await);
-    let (mut talk, ..) = talk(&[&first, &second]);
+    let (mut client, ..) = connect(&[&first, &second]);
     let lines = "{\"id\":1,\"method\":\"blockchain.headers.subscribe\"}\n[{\"id\":2,\"method\":\"a\"},{\"id\":3,\"method\":\"b\"}]\n";
-    talk.say(lines.as_bytes()).await;
-    assert_eq!(talk.hear().await.unwrap()["id"], 1);
-    assert_eq!(talk.hear().await.unwrap()[1]["result"], json!(["first", "b"]));
-    // That was the answer to a subscription, so the session stays.
-    assert!(second.heard().is_empty());
+    client.send(lines.as_bytes()).await;
+    assert_eq!(client.receive().await.unwrap()["id"], 1);
+    assert_eq!(client.receive().await.unwrap()[1]["result"], json!(["first", "b"]));
+    // The subscription pins the session to its peer.
+    assert!(second.received().is_empty());
     tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(45)).await;
-    talk.say(b"{\"id\":4,\"method\":\"c\"}\n").await;
-    assert_eq!(talk.hear().await.unwrap()["result"], json!(["first", "c"]));
-    assert!(second.heard().is_empty());
+    client.send(b"{\"id\":4,\"method\":\"c\"}\n").await;
+    assert_eq!(client.receive().await.unwrap()["result"], json!(["first", "c"]));
+    assert!(second.received().is_empty());
 }
 
 #[tokio::test]
-async fn answers_that_come_together_leave_nothing_awaited() {
+async fn coalesced_responses_leave_nothing_pending() {
     let peer = Peer::start("peer", "").await;
-    let (mut talk, ..) = talk(&[&peer]);
-    talk.say(b"{\"id\":1,\"method\":\"held\"}\n{\"id\":2,\"method\":\"a.subscribe\"}\n").await;
-    assert_eq!(talk.hear().await.unwrap()["id"], 1);
-    assert_eq!(talk.hear().await.unwrap()["id"], 2);
+    let (mut client, ..) = connect(&[&peer]);
+    client.send(b"{\"id\":1,\"method\":\"held\"}\n{\"id\":2,\"method\":\"a.subscribe\"}\n").await;
+    assert_eq!(client.receive().await.unwrap()["id"], 1);
+    assert_eq!(client.receive().await.unwrap()["id"], 2);
     tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(300)).await;
-    assert!(!talk.session.is_finished(), "nobody asked it anything");
-    talk.say(b"{\"id\":3,\"method\":\"held\"}\n").await;
-    assert!(talk.hear().await.unwrap()["error"]["message"].as_str().unwrap().contains("doesn't answer"));
-    talk.session.await.unwrap();
+    assert!(!client.session.is_finished(), "no call is pending");
+    client.send(b"{\"id\":3,\"method\":\"held\"}\n").await;
+    assert!(client.receive().await.unwrap()["error"]["message"].as_str().unwrap().contains("doesn't respond"));
+    client.session.await.unwrap();
 }
 
 #[tokio::test]
-async fn a_silent_peer_is_left_for_another() {
+async fn silent_peer_is_replaced() {
     let (silent, second) = (Peer::start("silent", SILENT).await, Peer::start("second", "").await);
-    let (mut talk, ..) = talk(&[&silent, &second]);
-    talk.say(b"{\"id\":\"\\u0041\",\"method\":\"a\"}\n").await;
+    let (mut client, ..) = connect(&[&silent, &second]);
+    client.send(b"{\"id\":\"\\u0041\",\"method\":\"a\"}\n").await;
     let began = tokio::time::Instant::now();
-    assert_eq!(talk.hear().await.unwrap(), json!({"id": "A", "result": ["second", "a"]}));
+    assert_eq!(client.receive().await.unwrap(), json!({"id": "A", "result": ["second", "a"]}));
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
-async fn a_version_that_no_peer_speaks_is_held_against_none() {
+async fn unsupported_version_penalizes_no_peer() {
     let (first, second) = (Peer::start("first", "").await, Peer::start("second", "").await);
-    let (_talk, backend, mut doubts) = talk(&[&first, &second]);
+    let (_client, backend, mut book_messages) = connect(&[&first, &second]);
     assert!(backend.open("nonsense", None).await.is_err());
-    assert!(doubts.try_recv().is_err());
+    assert!(book_messages.try_recv().is_err());
     let _connection = backend.open("1.4", None).await.unwrap();
-    assert_eq!(carried(&backend), [("first.example".to_owned(), 1)]);
+    assert_eq!(session_counts(&backend), [("first.example".to_owned(), 1)]);
 }
 
 #[tokio::test]
-async fn when_no_peer_is_left_the_call_fails_and_the_session_goes_on() {
+async fn call_without_peers_fails_and_session_continues() {
     let (first, second) = (Peer::start("first", "three").await, Peer::start("second", "three").await);
-    let (mut talk, _backend, _doubts) = talk(&[&first, &second]);
-    talk.say(b"{\"id\":2,\"method\":\"three\"}\n").await;
-    let answer = talk.hear().await.unwrap();
+    let (mut client, _backend, _doubts) = connect(&[&first, &second]);
+    client.send(b"{\"id\":2,\"method\":\"three\"}\n").await;
+    let answer = client.receive().await.unwrap();
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(2), &json!(-32603)));
-    talk.say(b"{\"id\":3,\"method\":\"four\"}\n").await;
-    assert_eq!(talk.hear().await.unwrap()["result"][1], "four");
-    let (mut talk, ..) = self::talk(&[]);
-    talk.say(b"{\"id\":2,\"method\":\"three\"}\n").await;
-    let answer = talk.hear().await.unwrap();
+    client.send(b"{\"id\":3,\"method\":\"four\"}\n").await;
+    assert_eq!(client.receive().await.unwrap()["result"][1], "four");
+    let (mut client, ..) = connect(&[]);
+    client.send(b"{\"id\":2,\"method\":\"three\"}\n").await;
+    let answer = client.receive().await.unwrap();
     assert!(answer["id"] == 2 && answer["error"]["message"].as_str().unwrap().contains("can't be reached"));
-    assert!(!talk.session.is_finished());
+    assert!(!client.session.is_finished());
 }

@@ -15,7 +15,8 @@ use crate::electrum::identity::{self, Identity, LocalIdentity};
 use crate::network::Network;
 use crate::server::{ClientSource, Counters, Limits, LongLinePool};
 
-pub struct Talk {
+/// Client of a session under test.
+pub struct TestClient {
     stream: BufReader<DuplexStream>,
     pub session: JoinHandle<()>,
     pub counters: Arc<Counters>,
@@ -23,23 +24,28 @@ pub struct Talk {
     _snapshot: watch::Sender<Arc<Snapshot>>,
 }
 
-/// A session at the other end of a pipe that holds so many bytes.
-fn talk(pipe: usize) -> Talk {
-    talk_within(pipe, ConnectionKind::default(), Limits::default())
+/// Starts a session behind a pipe of this capacity in bytes.
+fn connect(pipe: usize) -> TestClient {
+    connect_within(pipe, ConnectionKind::default(), Limits::default())
 }
 
-fn talk_within(pipe: usize, kind: ConnectionKind, limits: Limits) -> Talk {
-    talk_before(pipe, kind, limits, None)
+fn connect_within(pipe: usize, kind: ConnectionKind, limits: Limits) -> TestClient {
+    connect_with_backend(pipe, kind, limits, None)
 }
 
-/// The same in front of a server.
-pub fn talk_before(pipe: usize, kind: ConnectionKind, limits: Limits, backend: Option<Arc<Backend>>) -> Talk {
-    let (ours, theirs) = tokio::io::duplex(pipe);
+/// Starts a session with a backend.
+pub fn connect_with_backend(
+    pipe: usize,
+    kind: ConnectionKind,
+    limits: Limits,
+    backend: Option<Arc<Backend>>,
+) -> TestClient {
+    let (client_end, server_end) = tokio::io::duplex(pipe);
     let (snapshot, watcher) = watch::channel(Arc::default());
     let (sender, inbox) = mpsc::channel(1);
     let counters = Arc::new(Counters::default());
-    let front = if backend.is_some() { identity::BackendState::Unknown } else { identity::BackendState::None };
-    let identity = Identity { backend: front, ..Identity::default() };
+    let backend_state = if backend.is_some() { identity::BackendState::Unknown } else { identity::BackendState::None };
+    let identity = Identity { backend: backend_state, ..Identity::default() };
     let shared = SessionContext {
         ourselves: watch::channel(Arc::new(LocalIdentity::new(identity))).1,
         snapshot: watcher,
@@ -53,52 +59,52 @@ pub fn talk_before(pipe: usize, kind: ConnectionKind, limits: Limits, backend: O
     };
     let from = Some("5.9.0.1".parse().unwrap());
     let source = Some(Arc::new(SourceQuota::new(&shared.limits.borrow())));
-    let arrival = IncomingConnection {
-        stream: Box::new(theirs),
+    let connection = IncomingConnection {
+        stream: Box::new(server_end),
         from,
         source: ClientSource::SharedTor,
         ingress: Ingress::Clearnet,
         kind,
     };
-    let session = tokio::spawn(async move { run(arrival, source, &shared, StdRng::seed_from_u64(1)).await });
-    Talk { stream: BufReader::new(ours), session, counters, inbox, _snapshot: snapshot }
+    let session = tokio::spawn(async move { run(connection, source, &shared, StdRng::seed_from_u64(1)).await });
+    TestClient { stream: BufReader::new(client_end), session, counters, inbox, _snapshot: snapshot }
 }
 
-impl Talk {
-    pub async fn say(&mut self, bytes: &[u8]) {
+impl TestClient {
+    pub async fn send(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).await.unwrap();
     }
 
-    /// The next answer, or nothing at the end.
-    pub async fn hear(&mut self) -> Option<Value> {
+    /// Receives the next line. Returns `None` at the end.
+    pub async fn receive(&mut self) -> Option<Value> {
         let mut line = String::new();
         self.stream.read_line(&mut line).await.unwrap();
         serde_json::from_str(&line).ok()
     }
 
-    async fn code(&mut self) -> Option<i64> {
-        self.hear().await?["error"]["code"].as_i64()
+    async fn receive_error_code(&mut self) -> Option<i64> {
+        self.receive().await?["error"]["code"].as_i64()
     }
 }
 
 pub const PING: &[u8] = b"{\"id\":1,\"method\":\"server.ping\"}\n";
 
 #[tokio::test]
-async fn lines_are_answered_one_after_the_other() {
-    let mut talk = talk(4096);
-    talk.say(&[PING, b"{\"id\":2,\"method\":\"server.peers.subscribe\"}\r\n"].concat()).await;
-    assert_eq!(talk.hear().await.unwrap()["id"], 1);
-    assert_eq!(talk.hear().await.unwrap()["result"], serde_json::json!([]));
-    assert_eq!(talk.counters.requests.value(), 2);
+async fn pipelined_lines_are_answered_in_order() {
+    let mut client = connect(4096);
+    client.send(&[PING, b"{\"id\":2,\"method\":\"server.peers.subscribe\"}\r\n"].concat()).await;
+    assert_eq!(client.receive().await.unwrap()["id"], 1);
+    assert_eq!(client.receive().await.unwrap()["result"], serde_json::json!([]));
+    assert_eq!(client.counters.requests.value(), 2);
 }
 
 #[tokio::test]
-async fn a_line_that_is_too_long_is_the_last() {
-    let mut talk = talk(4096);
-    let (reader, mut writer) = tokio::io::split(talk.stream);
+async fn overlong_line_closes_session() {
+    let mut client = connect(4096);
+    let (reader, mut writer) = tokio::io::split(client.stream);
     let mut reader = BufReader::new(reader);
     let sending = tokio::spawn(async move {
-        // Far more than is read; the session ends in the midst of it.
+        // Far more than the session reads before it ends.
         for _ in 0..1024 {
             if writer.write_all(&[b'x'; 4096]).await.is_err() {
                 return;
@@ -109,105 +115,106 @@ async fn a_line_that_is_too_long_is_the_last() {
     reader.read_line(&mut line).await.unwrap();
     let answer: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(answer["error"]["code"], -32600);
-    talk.session.await.unwrap();
-    assert_eq!(talk.counters.malformed_lines.value(), 1);
+    client.session.await.unwrap();
+    assert_eq!(client.counters.malformed_lines.value(), 1);
     sending.await.unwrap();
-    talk.inbox.close();
+    client.inbox.close();
 }
 
 #[tokio::test]
-async fn what_is_no_text_is_an_error() {
-    let mut talk = talk(4096);
-    talk.say(b"\xff\xfe\xfd\n").await;
-    assert_eq!(talk.code().await, Some(-32700));
-    talk.session.await.unwrap();
+async fn invalid_utf8_returns_parse_error() {
+    let mut client = connect(4096);
+    client.send(b"\xff\xfe\xfd\n").await;
+    assert_eq!(client.receive_error_code().await, Some(-32700));
+    client.session.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_drips_is_disconnected() {
-    let mut talk = talk(4096);
+async fn slow_writer_is_disconnected() {
+    let mut client = connect(4096);
     for _ in 0..200 {
         sleep(Duration::from_secs(1)).await;
-        if talk.stream.get_mut().write_all(b"{").await.is_err() {
+        if client.stream.get_mut().write_all(b"{").await.is_err() {
             break;
         }
     }
-    talk.session.await.unwrap();
-    assert_eq!(talk.counters.slow.value(), 1);
+    client.session.await.unwrap();
+    assert_eq!(client.counters.slow.value(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_says_nothing_is_let_be_for_ten_minutes() {
-    let mut talk = talk(4096);
+async fn idle_client_is_disconnected_after_ten_minutes() {
+    let mut client = connect(4096);
     sleep(Duration::from_secs(590)).await;
-    talk.say(PING).await;
-    assert!(talk.hear().await.is_some());
+    client.send(PING).await;
+    assert!(client.receive().await.is_some());
     sleep(Duration::from_secs(590)).await;
-    assert!(!talk.session.is_finished());
+    assert!(!client.session.is_finished());
     sleep(Duration::from_secs(40)).await;
-    assert!(talk.session.is_finished());
+    assert!(client.session.is_finished());
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_read_is_disconnected() {
-    let mut talk = talk(256);
-    talk.say(PING).await;
+async fn client_that_does_not_read_is_disconnected() {
+    let mut client = connect(256);
+    client.send(PING).await;
     sleep(Duration::from_secs(60)).await;
-    assert!(talk.session.is_finished());
+    assert!(client.session.is_finished());
 }
 
 #[tokio::test]
-async fn who_asks_a_lot_waits_for_the_answers() {
+async fn requests_over_rate_are_delayed() {
     let limits = Limits { requests_per_second: 10, ..Limits::default() };
-    let mut talk = talk_within(64 * 1024, ConnectionKind::default(), limits);
-    talk.say(&PING.repeat(32)).await;
+    let mut client = connect_within(64 * 1024, ConnectionKind::default(), limits);
+    client.send(&PING.repeat(32)).await;
     for _ in 0..32 {
-        assert!(talk.hear().await.unwrap()["error"].is_null());
+        assert!(client.receive().await.unwrap()["error"].is_null());
     }
-    assert_eq!(talk.counters.delayed_requests.value(), 2);
-    assert_eq!(talk.counters.rate_limited_requests.value(), 0);
+    assert_eq!(client.counters.delayed_requests.value(), 2);
+    assert_eq!(client.counters.rate_limited_requests.value(), 0);
 }
 
 #[tokio::test]
-async fn who_would_wait_too_long_is_told_so_and_disconnected() {
+async fn requests_far_over_rate_are_rejected() {
     let batch = |calls: usize| format!("[{}]\n", vec![r#"{"id":1,"method":"server.ping"}"#; calls].join(","));
     let limits = Limits { source_requests_per_second: 10, ..Limits::default() };
-    let mut talk = talk_within(64 * 1024, ConnectionKind::default(), limits);
-    talk.say(batch(30).as_bytes()).await;
-    assert_eq!(talk.hear().await.unwrap().as_array().unwrap().len(), 30);
-    talk.say(batch(40).as_bytes()).await;
-    assert_eq!(talk.code().await, Some(-101));
-    talk.session.await.unwrap();
-    assert_eq!(talk.counters.rate_limited_requests.value(), 1);
-    let mut talk = self::talk(64 * 1024);
-    talk.say(batch(64).as_bytes()).await;
-    assert_eq!(talk.hear().await.unwrap().as_array().unwrap().len(), 64, "the longest batch is within the limits");
-    let mut talk = self::talk(64 * 1024);
-    talk.say(batch(65).as_bytes()).await;
-    assert_eq!(talk.code().await, Some(-32600), "longer than any batch may be");
+    let mut client = connect_within(64 * 1024, ConnectionKind::default(), limits);
+    client.send(batch(30).as_bytes()).await;
+    assert_eq!(client.receive().await.unwrap().as_array().unwrap().len(), 30);
+    client.send(batch(40).as_bytes()).await;
+    assert_eq!(client.receive_error_code().await, Some(-101));
+    client.session.await.unwrap();
+    assert_eq!(client.counters.rate_limited_requests.value(), 1);
+    let mut client = connect(64 * 1024);
+    client.send(batch(64).as_bytes()).await;
+    assert_eq!(client.receive().await.unwrap().as_array().unwrap().len(), 64, "the longest allowed batch");
+    let mut client = connect(64 * 1024);
+    client.send(batch(65).as_bytes()).await;
+    assert_eq!(client.receive_error_code().await, Some(-32600), "one request too many");
 }
 
 #[tokio::test]
-async fn what_a_source_sends_and_is_sent_is_limited() {
+async fn bytes_over_quota_are_rejected() {
     let limits = Limits { bytes_in_per_second: 100, ..Limits::default() };
-    let mut talk = talk_within(4096, ConnectionKind::default(), limits);
-    talk.say(&[&[b' '; 300], PING].concat()).await;
-    assert_eq!(talk.code().await, Some(-101));
+    let mut client = connect_within(4096, ConnectionKind::default(), limits);
+    client.send(&[&[b' '; 300], PING].concat()).await;
+    assert_eq!(client.receive_error_code().await, Some(-101));
     let limits = Limits { bytes_out_per_second: 500, ..Limits::default() };
-    let mut talk = talk_within(4096, ConnectionKind::default(), limits);
-    talk.say(&PING.repeat(2)).await;
-    assert!(talk.hear().await.unwrap()["error"].is_null());
-    assert_eq!(talk.code().await, Some(-101));
-    assert_eq!(talk.counters.rate_limited_bytes.value(), 1);
+    let mut client = connect_within(4096, ConnectionKind::default(), limits);
+    client.send(&PING.repeat(2)).await;
+    assert!(client.receive().await.unwrap()["error"].is_null());
+    assert_eq!(client.receive_error_code().await, Some(-101));
+    assert_eq!(client.counters.rate_limited_bytes.value(), 1);
 }
 
 #[tokio::test]
-async fn the_same_session_talks_in_websocket_messages() {
+async fn websocket_messages_are_answered() {
     use futures_util::{SinkExt, StreamExt};
     use tokio_tungstenite::tungstenite::Message;
     let kind = ConnectionKind { websocket: true, ..ConnectionKind::default() };
-    let talk = talk_within(4096, kind, Limits::default());
-    let (mut messages, _) = tokio_tungstenite::client_async("ws://localhost/", talk.stream.into_inner()).await.unwrap();
+    let client = connect_within(4096, kind, Limits::default());
+    let (mut messages, _) =
+        tokio_tungstenite::client_async("ws://localhost/", client.stream.into_inner()).await.unwrap();
     messages.send(Message::text(r#"{"id":1,"method":"server.ping"}"#)).await.unwrap();
     let answer = messages.next().await.unwrap().unwrap().into_text().unwrap();
     assert_eq!(answer.len(), 1023);
@@ -218,39 +225,43 @@ async fn the_same_session_talks_in_websocket_messages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_that_never_ends_is_given_up() {
-    let talk = talk_within(4096, ConnectionKind { websocket: true, ..ConnectionKind::default() }, Limits::default());
+async fn stalled_handshake_times_out() {
+    let client =
+        connect_within(4096, ConnectionKind { websocket: true, ..ConnectionKind::default() }, Limits::default());
     sleep(Duration::from_secs(11)).await;
-    talk.session.await.unwrap();
-    assert_eq!(talk.counters.failed_handshakes.value(), 1);
+    client.session.await.unwrap();
+    assert_eq!(client.counters.failed_handshakes.value(), 1);
 }
 
 #[tokio::test]
-async fn introductions_wait_for_the_books_word() {
-    let mut talk = talk(4096);
-    talk.say(b"{\"id\":1,\"method\":\"server.add_peer\",\"params\":[{}]}\n").await;
-    match talk.inbox.recv().await {
+async fn add_peer_waits_for_book() {
+    let mut client = connect(4096);
+    client.send(b"{\"id\":1,\"method\":\"server.add_peer\",\"params\":[{}]}\n").await;
+    match client.inbox.recv().await {
         Some(BookMessage::AddPeer { from, reply, .. }) => {
             assert_eq!(from, Some("5.9.0.1".parse().unwrap()));
             reply.send(true).unwrap();
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(talk.hear().await.unwrap()["result"], true);
+    assert_eq!(client.receive().await.unwrap()["result"], true);
 }
 
 #[tokio::test]
-async fn when_the_book_is_busy_introductions_are_turned_down() {
-    let mut talk = talk(4096);
-    talk.inbox.close();
-    talk.say(b"{\"id\":1,\"method\":\"server.add_peer\",\"params\":[{}]}\n").await;
-    assert_eq!(talk.hear().await.unwrap()["result"], false);
+async fn add_peer_is_refused_when_book_is_busy() {
+    let mut client = connect(4096);
+    client.inbox.close();
+    client.send(b"{\"id\":1,\"method\":\"server.add_peer\",\"params\":[{}]}\n").await;
+    assert_eq!(client.receive().await.unwrap()["result"], false);
 }
 
-pub const FRONTED: ConnectionKind = ConnectionKind { tls: false, websocket: false, backend_access: true };
+pub const WITH_BACKEND: ConnectionKind = ConnectionKind { tls: false, websocket: false, backend_access: true };
 
-/// A session in front of a server at a socket in this directory, which plays a script.
-pub async fn fronting<F>(dir: &std::path::Path, play: impl Fn(tokio::net::UnixStream) -> F + Send + 'static) -> Talk
+/// Starts a session whose backend at a socket in this directory runs a script per connection.
+pub async fn connect_to_script<F>(
+    dir: &std::path::Path,
+    script: impl Fn(tokio::net::UnixStream) -> F + Send + 'static,
+) -> TestClient
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -258,15 +269,15 @@ where
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(play(stream));
+            tokio::spawn(script(stream));
         }
     });
     let server = Server::new(UpstreamAddr::Unix(path), Network::Regtest, Tls::new().unwrap(), dir.join("key"));
-    talk_before(4096, FRONTED, Limits::default(), Some(Arc::new(Backend::Server(server))))
+    connect_with_backend(4096, WITH_BACKEND, Limits::default(), Some(Arc::new(Backend::Server(server))))
 }
 
-/// Greets, and then answers every call with its own name, or as the name says.
-pub async fn electrs(stream: tokio::net::UnixStream) {
+/// Responds to each request with its method, or as the method says.
+pub async fn fake_electrs(stream: tokio::net::UnixStream) {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     while stream.read_line(&mut line).await.is_ok_and(|read| read > 0) {
@@ -277,10 +288,10 @@ pub async fn electrs(stream: tokio::net::UnixStream) {
             "long" => serde_json::json!("x".repeat(300_000)),
             "silent" => continue,
             "notify" => {
-                stream.get_mut().write_all(b"{\"method\":\"news\",\"params\":[]}\n").await.unwrap();
+                stream.get_mut().write_all(b"{\"method\":\"note\",\"params\":[]}\n").await.unwrap();
                 Value::Null
             }
-            "gone" => return,
+            "close" => return,
             "half" => {
                 let _ = stream.get_mut().write_all("x".repeat(100_000).as_bytes()).await;
                 return;
@@ -298,42 +309,42 @@ pub async fn electrs(stream: tokio::net::UnixStream) {
 }
 
 #[tokio::test]
-async fn what_is_not_ours_is_passed_on_and_comes_back() {
+async fn other_methods_are_forwarded_and_answered() {
     let dir = tempfile::tempdir().unwrap();
-    let mut talk = fronting(dir.path(), electrs).await;
-    talk.say(b"{\"id\":1,\"method\":\"server.version\",\"params\":[\"x\",\"1.4\"]}\n").await;
-    assert_eq!(talk.hear().await.unwrap()["result"][1], "1.4");
-    talk.say(b"{\"id\":\"a\",\"method\":\"blockchain.headers.subscribe\"}\n").await;
+    let mut client = connect_to_script(dir.path(), fake_electrs).await;
+    client.send(b"{\"id\":1,\"method\":\"server.version\",\"params\":[\"x\",\"1.4\"]}\n").await;
+    assert_eq!(client.receive().await.unwrap()["result"][1], "1.4");
+    client.send(b"{\"id\":\"a\",\"method\":\"blockchain.headers.subscribe\"}\n").await;
     assert_eq!(
-        talk.hear().await.unwrap(),
+        client.receive().await.unwrap(),
         serde_json::json!({"id":"a","jsonrpc":"2.0","result":"blockchain.headers.subscribe"})
     );
-    // Ours are still answered here, and what nobody asked for passes.
-    talk.say(b"{\"id\":1,\"method\":\"server.peers.subscribe\"}\n{\"id\":2,\"method\":\"notify\"}\n").await;
-    assert_eq!(talk.hear().await.unwrap()["result"], serde_json::json!([]));
-    assert_eq!(talk.hear().await.unwrap()["method"], "news");
-    assert_eq!(talk.hear().await.unwrap()["id"], 2);
-    talk.say(b"{\"id\":3,\"method\":\"long\"}\n").await;
-    assert_eq!(talk.hear().await.unwrap()["result"].as_str().unwrap().len(), 300_000);
+    // Waypost serves its own methods, and notifications are forwarded.
+    client.send(b"{\"id\":1,\"method\":\"server.peers.subscribe\"}\n{\"id\":2,\"method\":\"notify\"}\n").await;
+    assert_eq!(client.receive().await.unwrap()["result"], serde_json::json!([]));
+    assert_eq!(client.receive().await.unwrap()["method"], "note");
+    assert_eq!(client.receive().await.unwrap()["id"], 2);
+    client.send(b"{\"id\":3,\"method\":\"long\"}\n").await;
+    assert_eq!(client.receive().await.unwrap()["result"].as_str().unwrap().len(), 300_000);
     let long = format!("{{\"id\":4,\"method\":\"broadcast\",\"params\":[\"{}\"]}}\n", "0".repeat(1_000_000));
-    talk.say(long.as_bytes()).await;
-    assert_eq!(talk.hear().await.unwrap()["result"], "broadcast");
-    // It is to know that the caller is still there.
-    talk.say(PING).await;
-    assert_eq!(talk.hear().await.unwrap()["result"], "server.ping");
-    assert_eq!(talk.counters.forwarded_requests.value(), 5);
-    assert_eq!(talk.counters.requests.value(), 2);
+    client.send(long.as_bytes()).await;
+    assert_eq!(client.receive().await.unwrap()["result"], "broadcast");
+    // The backend gets pings too, so that it keeps the connection.
+    client.send(PING).await;
+    assert_eq!(client.receive().await.unwrap()["result"], "server.ping");
+    assert_eq!(client.counters.forwarded_requests.value(), 5);
+    assert_eq!(client.counters.requests.value(), 2);
 }
 
 #[tokio::test]
-async fn batches_are_split_and_put_together_again_in_order() {
+async fn batch_is_split_and_reassembled_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    let mut talk = fronting(dir.path(), electrs).await;
+    let mut client = connect_to_script(dir.path(), fake_electrs).await;
     let batch = r#"[{"id":7,"method":"one"},{"id":8,"method":"server.peers.subscribe"},{"jsonrpc":"2.0","method":"quiet"},
         {"jsonrpc":"2.0","id":7,"method":"notify"},{"id":9,"method":"error"}]"#;
-    talk.say(format!("{}\n", batch.replace('\n', "")).as_bytes()).await;
-    assert_eq!(talk.hear().await.unwrap()["method"], "news");
-    let answers = talk.hear().await.unwrap();
+    client.send(format!("{}\n", batch.replace('\n', "")).as_bytes()).await;
+    assert_eq!(client.receive().await.unwrap()["method"], "note");
+    let answers = client.receive().await.unwrap();
     let expected = serde_json::json!([
         {"id": 7, "error": null, "result": "one"},
         {"id": 8, "error": null, "result": []},
@@ -341,6 +352,6 @@ async fn batches_are_split_and_put_together_again_in_order() {
         {"id": 9, "error": {"code": 7}, "result": null},
     ]);
     assert_eq!(answers, expected);
-    talk.say(b"{\"id\":1,\"method\":\"after\"}\n").await;
-    assert_eq!(talk.hear().await.unwrap()["result"], "after");
+    client.send(b"{\"id\":1,\"method\":\"after\"}\n").await;
+    assert_eq!(client.receive().await.unwrap()["result"], "after");
 }
