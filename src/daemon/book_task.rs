@@ -14,8 +14,8 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::clearnet_monitor::NameState;
-use super::initial_crawl::FirstCrawl;
-use super::notice;
+use super::initial_crawl::InitialCrawl;
+use super::{event_log, status_report};
 use crate::backend::Backend;
 use crate::book::{Action, Event, Ingress, PeerBook, Snapshot};
 use crate::book_handle::{AdminRequest, BookMessage};
@@ -91,7 +91,7 @@ pub struct BookTask {
     tasks: JoinSet<Event>,
     task_hosts: HashMap<Id, Host>,
     /// While the log says how it goes.
-    first_crawl: Option<FirstCrawl>,
+    first_crawl: Option<InitialCrawl>,
     /// How far ahead the wall clock was when the store's moments were last written by it.
     stored_ahead_millis: i64,
     /// When the store may be rewritten again after a step of the wall clock.
@@ -114,7 +114,7 @@ impl BookTask {
         let (stale_after, publish_at) = (snapshot.stale_after(), None);
         news.snapshot.send_replace(Arc::new(snapshot));
         let somebody_to_try = facts.is_new && book.entries().next().is_some();
-        let first_crawl = somebody_to_try.then(|| FirstCrawl::new(facts.started));
+        let first_crawl = somebody_to_try.then(|| InitialCrawl::new(facts.started));
         let (stored_ahead_millis, next_rewrite) = (clock::wall_ahead_millis(), Instant::now());
         let mut core = BookTask {
             book,
@@ -243,13 +243,13 @@ impl BookTask {
         match ask {
             AdminRequest::Status => serde_json::to_value(self.status(now)).map_err(|error| error.to_string()),
             AdminRequest::Peers => {
-                Ok(self.book.entries().map(|entry| json!(notice::peer_info(&self.book, entry, now))).collect())
+                Ok(self.book.entries().map(|entry| json!(status_report::peer_info(&self.book, entry, now))).collect())
             }
             AdminRequest::Add(line) => {
                 let name = RealName::parse(&line, self.book.config().network.default_ports());
-                let name = name.map_err(|error| notice::no_real_name(&line, error))?;
+                let name = name.map_err(|error| event_log::no_real_name(&line, error))?;
                 let added = self.book.add(name, now, &mut self.rng);
-                let actions = added.map_err(|refusal| format!("{refusal}{}", notice::advice(refusal)))?;
+                let actions = added.map_err(|refusal| format!("{refusal}{}", event_log::advice(refusal)))?;
                 self.execute(actions);
                 Ok(Value::Bool(true))
             }
@@ -277,19 +277,19 @@ impl BookTask {
             tor_source: self.facts.tor.borrow().source.clone(),
             clearnet_blocked: self.book.clearnet_blocked().map(str::to_owned),
             network_down: self.book.network_is_down(),
-            onion: onion.borrow().as_ref().map(notice::onion),
+            onion: onion.borrow().as_ref().map(status_report::onion),
             onion_error: self.facts.tor.borrow().onion_error.clone(),
             clearnet: ourselves.borrow().identity.clearnet.as_ref().map(|(host, ports)| {
-                notice::clearnet(host, *ports, &self.facts.clearnet.borrow(), self.book.last_reached(host))
+                status_report::clearnet(host, *ports, &self.facts.clearnet.borrow(), self.book.last_reached(host))
             }),
             listeners: listeners.clone(),
             page: self.facts.page.map(|address| format!("http://{address}")),
-            backend: backend.as_ref().map(|backend| notice::backend(backend, &ourselves.borrow().identity)),
+            backend: backend.as_ref().map(|backend| status_report::backend(backend, &ourselves.borrow().identity)),
             irc: irc.as_ref().map(|visits| visits.borrow().clone()),
             peers: self.book.counts(now),
             next_probe: self.book.next_wakeup().max(now),
-            store: notice::store(store, &self.facts.store_path),
-            clients: notice::callers(counters),
+            store: status_report::store(store, &self.facts.store_path),
+            clients: status_report::client_stats(counters),
         }
     }
 
@@ -304,7 +304,7 @@ impl BookTask {
                 Action::SnapshotDirty => {
                     self.publish_at.get_or_insert_with(|| Instant::now() + GATHER);
                 }
-                Action::Notice(notice) => notice::log(&notice),
+                Action::Notice(notice) => event_log::log(&notice),
             }
         }
     }

@@ -49,7 +49,7 @@ pub enum ReloadOutcome {
 pub struct FileWatcher {
     ban_file: BanFile,
     bans: watch::Sender<Arc<Bans>>,
-    bans_seen: Option<Fingerprint>,
+    bans_fingerprint: Option<Fingerprint>,
     /// Where callers come by TLS.
     certificate: Option<Certificate>,
     inbox: Inbox,
@@ -58,7 +58,7 @@ pub struct FileWatcher {
 struct Certificate {
     files: CertificateSource,
     current: watch::Sender<Credentials>,
-    snapshot_rx: [Option<Fingerprint>; 2],
+    fingerprints: [Option<Fingerprint>; 2],
 }
 
 impl FileWatcher {
@@ -68,19 +68,21 @@ impl FileWatcher {
         certificate: Option<(CertificateSource, watch::Sender<Credentials>)>,
         inbox: Inbox,
     ) -> FileWatcher {
-        let bans_seen = stamp(&ban_file.path);
+        let bans_fingerprint = fingerprint(&ban_file.path);
         let certificate =
-            certificate.map(|(files, current)| Certificate { snapshot_rx: stamps(&files), files, current });
-        FileWatcher { ban_file, bans, bans_seen, certificate, inbox }
+            certificate.map(|(files, current)| Certificate { fingerprints: fingerprints(&files), files, current });
+        FileWatcher { ban_file, bans, bans_fingerprint, certificate, inbox }
     }
 
     /// Reads what has changed since it was last read.
     pub async fn poll(&mut self) {
-        if stamp(&self.ban_file.path) != self.bans_seen {
+        if fingerprint(&self.ban_file.path) != self.bans_fingerprint {
             self.read_bans(self.ban_file.clone()).await;
         }
-        let changed =
-            self.certificate.as_ref().filter(|certificate| stamps(&certificate.files) != certificate.snapshot_rx);
+        let changed = self
+            .certificate
+            .as_ref()
+            .filter(|certificate| fingerprints(&certificate.files) != certificate.fingerprints);
         if let Some(files) = changed.map(|certificate| certificate.files.clone()) {
             self.read_certificate(files);
         }
@@ -88,9 +90,9 @@ impl FileWatcher {
 
     /// Has the bans of this file hold from now on.
     pub async fn read_bans(&mut self, file: BanFile) -> ReloadOutcome {
-        let seen = stamp(&file.path);
+        let seen = fingerprint(&file.path);
         if file.path == self.ban_file.path {
-            self.bans_seen = seen;
+            self.bans_fingerprint = seen;
         }
         let bans = match file.read() {
             Ok(bans) => bans,
@@ -99,7 +101,7 @@ impl FileWatcher {
                 return ReloadOutcome::Failed;
             }
         };
-        (self.ban_file, self.bans_seen) = (file, seen);
+        (self.ban_file, self.bans_fingerprint) = (file, seen);
         if **self.bans.borrow() == bans {
             return ReloadOutcome::Same;
         }
@@ -113,9 +115,9 @@ impl FileWatcher {
     /// Has callers shown the certificate in these files from now on.
     pub fn read_certificate(&mut self, files: CertificateSource) -> ReloadOutcome {
         let Some(certificate) = &mut self.certificate else { return ReloadOutcome::Same };
-        let seen = stamps(&files);
+        let seen = fingerprints(&files);
         if files == certificate.files {
-            certificate.snapshot_rx = seen;
+            certificate.fingerprints = seen;
         }
         let credentials = match files.load() {
             Ok(credentials) => credentials,
@@ -124,7 +126,7 @@ impl FileWatcher {
                 return ReloadOutcome::Failed;
             }
         };
-        (certificate.files, certificate.snapshot_rx) = (files, seen);
+        (certificate.files, certificate.fingerprints) = (files, seen);
         let changed = certificate.current.borrow().cert != credentials.cert;
         certificate.current.send_replace(credentials);
         if !changed {
@@ -138,11 +140,11 @@ impl FileWatcher {
 /// What tells one state of a file from another.
 type Fingerprint = (SystemTime, u64);
 
-fn stamp(path: &Path) -> Option<Fingerprint> {
+fn fingerprint(path: &Path) -> Option<Fingerprint> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-fn stamps(files: &CertificateSource) -> [Option<Fingerprint>; 2] {
-    files.paths().map(|path| stamp(&path))
+fn fingerprints(files: &CertificateSource) -> [Option<Fingerprint>; 2] {
+    files.paths().map(|path| fingerprint(&path))
 }

@@ -6,19 +6,19 @@ use crate::book::Counts;
 use crate::clock::Time;
 
 /// Between two looks, and so two lines.
-const PAUSE: Duration = Duration::from_secs(10);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A crawl under way.
 #[derive(Debug)]
-pub struct FirstCrawl {
+pub struct InitialCrawl {
     next: Time,
-    /// What was said last, as the same again is no news.
-    said: Option<(Counts, usize)>,
+    /// What was last_logged last, as the same again is no news.
+    last_logged: Option<(Counts, usize)>,
 }
 
-impl FirstCrawl {
-    pub fn new(now: Time) -> FirstCrawl {
-        FirstCrawl { next: now + PAUSE, said: None }
+impl InitialCrawl {
+    pub fn new(now: Time) -> InitialCrawl {
+        InitialCrawl { next: now + REPORT_INTERVAL, last_logged: None }
     }
 
     /// When to look again.
@@ -28,20 +28,20 @@ impl FirstCrawl {
 
     pub fn is_due(&self, now: Time) -> bool {
         // A clock that was set back must not silence us for long.
-        now >= self.next || self.next.since(now) > PAUSE
+        now >= self.next || self.next.since(now) > REPORT_INTERVAL
     }
 
     /// A line for the log, if there is news. `untried` are the names whose first try isn't over; once there are none, so is
     /// the crawl.
     pub fn report(&mut self, counts: Counts, untried: usize, now: Time) -> (Option<String>, bool) {
-        self.next = now + PAUSE;
+        self.next = now + REPORT_INTERVAL;
         let Counts { verified, stale, candidate, bad, probing, .. } = counts;
         let known = verified + stale + candidate + bad;
         if untried == 0 {
             let end = format!("first crawl: every name was tried once; {verified} verified of {known} known");
             return (Some(end), true);
         }
-        let news = self.said.replace((counts, untried)) != Some((counts, untried));
+        let news = self.last_logged.replace((counts, untried)) != Some((counts, untried));
         let line = format!(
             "first crawl: {verified} verified, {known} known, {probing} being tried now, {untried} not tried to the end yet"
         );
@@ -53,7 +53,7 @@ impl FirstCrawl {
 mod tests {
     use super::*;
 
-    const BEGAN: Time = Time::from_secs(1_700_000_000);
+    const START: Time = Time::from_secs(1_700_000_000);
 
     fn counts(verified: usize, candidate: usize, probing: usize) -> Counts {
         Counts { verified, candidate, probing, ..Counts::default() }
@@ -61,8 +61,8 @@ mod tests {
 
     #[test]
     fn crawl_is_logged_until_every_name_was_tried() {
-        let mut crawl = FirstCrawl::new(BEGAN);
-        let after = |secs| BEGAN + Duration::from_secs(secs);
+        let mut crawl = InitialCrawl::new(START);
+        let after = |secs| START + Duration::from_secs(secs);
         assert_eq!([0, 9, 10, 11].map(|secs| crawl.is_due(after(secs))), [false, false, true, true]);
         let (line, over) = crawl.report(counts(12, 28, 30), 28, after(10));
         assert_eq!(
@@ -79,6 +79,6 @@ mod tests {
 
     #[test]
     fn a_clock_set_back_does_not_silence_it() {
-        assert!(FirstCrawl::new(BEGAN).is_due(BEGAN - Duration::from_hours(1)));
+        assert!(InitialCrawl::new(START).is_due(START - Duration::from_hours(1)));
     }
 }

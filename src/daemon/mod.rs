@@ -4,16 +4,17 @@ mod bind;
 mod book_task;
 mod clearnet_monitor;
 mod error;
+mod event_log;
 mod file_watcher;
 mod initial_crawl;
 mod listeners;
-mod notice;
 mod own_address_check;
 mod platform;
 mod port_holder;
 mod reload;
 mod service_manager;
 mod shared_data;
+mod status_report;
 mod task_set;
 
 use std::net::SocketAddr;
@@ -27,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use self::book_task::{BookOutputs, BookTask, StatusInputs};
-use self::clearnet_monitor::{ClearnetName, NameState};
+use self::clearnet_monitor::{ClearnetMonitor, NameState};
 pub use self::error::DaemonError;
 use self::file_watcher::{BanFile, FileWatcher};
 use self::listeners::Listeners;
@@ -155,13 +156,13 @@ pub async fn run(config: Config, again: ReloadHooks) -> Result<(), DaemonError> 
     let own_service = config.tor.settings.service.is_some();
     let door = listeners.serve(&mut tasks, shared, own_service, &config.backend, &mut rng);
     let files = FileWatcher::new(ban_file, bans, certificate, inbox.clone());
-    let reloader = Reloader { running: config.clone(), again, limits, files, inbox: inbox.clone() };
+    let reloader = Reloader { running: config.clone(), hooks: again, limits, files, inbox: inbox.clone() };
     tasks.spawn("the file watcher", async move { reloader.run(hangups).await });
     if config.identity.clearnet.is_some() {
-        let name = ClearnetName {
+        let name = ClearnetMonitor {
             network: config.book.network,
             dialer: dialer.clone(),
-            ourselves: tor.ourselves.subscribe(),
+            local_identity: tor.ourselves.subscribe(),
             address: config.identity.address,
             allows_private: config.book.allow_private,
             health: tor_health.clone(),
@@ -235,7 +236,7 @@ pub fn seed_warnings(config: &Config) -> Vec<String> {
     let settings = book::BookConfig { bans: Arc::new(bans), ..config.book.clone() };
     let book = PeerBook::new(settings, Vec::new(), PerRoute::default(), clock::now());
     let refused = book.refused_seeds();
-    unread.into_iter().chain(refused.iter().map(|seed| notice::refused_seed(&seed.name, seed.reason))).collect()
+    unread.into_iter().chain(refused.iter().map(|seed| event_log::refused_seed(&seed.name, seed.reason))).collect()
 }
 
 /// What callers may use, as far as there are descriptors for it.

@@ -15,8 +15,8 @@ use crate::book_handle::{BookMessage, Inbox};
 use crate::config::{Config, ConfigError};
 use crate::server::Limits;
 
-/// Between two looks whether a file has changed.
-const LOOK: Duration = Duration::from_secs(5);
+/// Between two polls whether a file has changed.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Steps of the start that a reload repeats.
 pub struct ReloadHooks {
@@ -28,13 +28,13 @@ pub struct ReloadHooks {
 
 impl fmt::Debug for ReloadHooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Again")
+        f.write_str("ReloadHooks")
     }
 }
 
 pub struct Reloader {
     pub running: Config,
-    pub again: ReloadHooks,
+    pub hooks: ReloadHooks,
     pub limits: watch::Sender<Arc<Limits>>,
     pub files: FileWatcher,
     pub inbox: Inbox,
@@ -43,11 +43,11 @@ pub struct Reloader {
 impl Reloader {
     /// Looks at the files every few seconds, and at all of the configuration whenever we are told to.
     pub async fn run(mut self, mut hangups: Signal) {
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut polls = interval(POLL_INTERVAL);
+        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.inbox.is_closed() {
             tokio::select! {
-                _ = looks.tick() => self.files.poll().await,
+                _ = polls.tick() => self.files.poll().await,
                 Some(()) = hangups.recv() => {
                     service_manager::reloading();
                     if let Err(error) = self.reload().await {
@@ -60,58 +60,58 @@ impl Reloader {
     }
 
     /// Takes over what can change under a running daemon, and names all else that is to change.
-    async fn reload(&mut self) -> Result<(), Wrong> {
-        let new = (self.again.load)()?;
-        let mut taken = self.running.with_reloadable_from(&new);
-        let mut changed = self.running.diff_keys(&taken)?;
-        let left = taken.diff_keys(&new)?;
-        let has_changed = |keys: &[String], key: &str| keys.iter().any(|changed| changed.starts_with(key));
+    async fn reload(&mut self) -> Result<(), ReloadError> {
+        let new = (self.hooks.load)()?;
+        let mut updated = self.running.with_reloadable_from(&new);
+        let mut changed = self.running.diff_keys(&updated)?;
+        let pending = updated.diff_keys(&new)?;
+        let any_changed = |keys: &[String], key: &str| keys.iter().any(|changed| changed.starts_with(key));
 
-        if has_changed(&changed, "log.level") {
-            (self.again.log_level)(&taken.log_level);
+        if any_changed(&changed, "log.level") {
+            (self.hooks.log_level)(&updated.log_level);
         }
-        if has_changed(&changed, "limits.") {
-            self.limits.send_replace(limits(&taken));
+        if any_changed(&changed, "limits.") {
+            self.limits.send_replace(limits(&updated));
             changed.retain(|key| !key.starts_with("limits."));
             changed.push("limits".to_owned());
         }
-        if has_changed(&changed, "discovery.seeds") {
-            let seeds = taken.book.seeds.clone();
+        if any_changed(&changed, "discovery.seeds") {
+            let seeds = updated.book.seeds.clone();
             let _ = self.inbox.send(BookMessage::Event(Event::SeedsReplaced(seeds))).await;
         }
-        match self.files.read_bans(BanFile::new(taken.ban_path(), taken.ban_file.is_some())).await {
+        match self.files.read_bans(BanFile::new(updated.ban_path(), updated.ban_file.is_some())).await {
             ReloadOutcome::Same => {}
             ReloadOutcome::Changed => changed.push("bans".to_owned()),
             ReloadOutcome::Failed => {
-                taken.ban_file = self.running.ban_file.clone();
+                updated.ban_file = self.running.ban_file.clone();
                 changed.retain(|key| key != "discovery.ban_file");
             }
         }
-        match self.files.read_certificate(taken.listen.certificate.clone()) {
+        match self.files.read_certificate(updated.listen.certificate.clone()) {
             ReloadOutcome::Same => {}
             ReloadOutcome::Changed => changed.push("certificate".to_owned()),
             ReloadOutcome::Failed => {
-                taken.listen.certificate = self.running.listen.certificate.clone();
+                updated.listen.certificate = self.running.listen.certificate.clone();
                 changed.retain(|key| key != "listen.cert" && key != "listen.key");
             }
         }
-        self.running = taken;
-        report(changed, &left);
+        self.running = updated;
+        report(changed, &pending);
         Ok(())
     }
 }
 
-/// Why a configuration can't be taken over.
+/// Why a configuration can't be updated over.
 #[derive(Debug, thiserror::Error)]
-enum Wrong {
+enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("can't compare the configuration with the one before: {0}")]
     Compare(#[from] toml::ser::Error),
 }
 
-fn report(mut changed: Vec<String>, left: &[String]) {
-    match left {
+fn report(mut changed: Vec<String>, pending: &[String]) {
+    match pending {
         [] => {}
         [key] => tracing::warn!("{key}: changed, and takes effect at the next start"),
         keys => tracing::warn!("{}: changed, and take effect at the next start", keys.join(", ")),

@@ -1,0 +1,124 @@
+//! Conversion of the daemon's state into the status types of `control`.
+
+use data_encoding::HEXLOWER;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::clearnet_monitor::NameState;
+use crate::backend::Backend;
+use crate::book::{Entry, PeerBook, Uptime, WINDOWS};
+use crate::clock::Time;
+use crate::control::{BackendStatus, ClearnetStatus, ClientStats, OnionStatus, PeerInfo, StoreStatus};
+use crate::electrum::identity::Identity;
+use crate::netgroup;
+use crate::peer::{Host, Port, Ports};
+use crate::server::Counters;
+use crate::store::WriterStatus;
+use crate::tor::OnionServiceState;
+
+/// What stands upstream us, and how it does.
+pub fn backend(backend: &Backend, identity: &Identity) -> BackendStatus {
+    let upstream = identity.behind();
+    BackendStatus {
+        electrum: backend.target(),
+        error: backend.last_error(),
+        software: upstream.and_then(|upstream| upstream.software.clone()),
+        tip: upstream.and_then(|upstream| upstream.tip),
+        sessions: backend.session_counts().into_iter().map(|(host, sessions)| (host.to_string(), sessions)).collect(),
+    }
+}
+
+pub fn store(writer: &WriterStatus, path: &Path) -> StoreStatus {
+    let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    StoreStatus { failing: writer.is_failing(), pending: writer.waiting(), batches: writer.batches(), bytes }
+}
+
+/// Their numbers, and nothing of who they were.
+pub fn client_stats(counters: &Counters) -> ClientStats {
+    ClientStats {
+        open_sessions: counters.open.value(),
+        sessions: counters.sessions.value(),
+        sessions_onion: counters.sessions_onion.value(),
+        requests: counters.requests.value(),
+        calls: counters.calls.counts(),
+        forwarded_requests: counters.forwarded_requests.value(),
+        backend_failures: counters.backend_failures.value(),
+        refused_full: counters.refused_full.value(),
+        refused_source: counters.refused_source.value(),
+        refused_banned: counters.refused_banned.value(),
+        evicted: counters.evicted.value(),
+        failed_handshakes: counters.failed_handshakes.value(),
+        delayed_requests: counters.delayed_requests.value(),
+        rate_limited_requests: counters.rate_limited_requests.value(),
+        rate_limited_bytes: counters.rate_limited_bytes.value(),
+        malformed_lines: counters.malformed_lines.value(),
+        slow: counters.slow.value(),
+        idle: counters.idle.value(),
+        panicked_sessions: counters.panicked_sessions.value(),
+    }
+}
+
+pub fn onion(state: &OnionServiceState) -> OnionStatus {
+    OnionStatus {
+        host: state.host.to_string(),
+        port: state.port.get(),
+        last_reached: state.reached,
+        failures: state.failures,
+        error: state.last_error.clone(),
+    }
+}
+
+/// How the own clearnet name is shown.
+pub fn clearnet(host: &Host, ports: Ports, state: &NameState, last_reached: Option<Time>) -> ClearnetStatus {
+    let NameState { address, via, failures, last_error, warnings } = state.clone();
+    ClearnetStatus {
+        host: host.to_string(),
+        tcp_port: ports.tcp().map(Port::get),
+        ssl_port: ports.tls().map(Port::get),
+        address: address.map(|ip| ip.to_string()),
+        via,
+        // Where there is no path, it is advertised without having been reached.
+        last_reached: last_reached.filter(|_| via.is_some()),
+        failures,
+        error: last_error,
+        warnings,
+    }
+}
+
+pub fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
+    let last_failure = entry.violation.or_else(|| entry.history.back().and_then(|record| record.failure));
+    PeerInfo {
+        host: entry.host.to_string(),
+        state: entry.state(now, book.config().max_advertised_age),
+        ip: entry.ip.map(|ip| netgroup::canonical(ip).to_string()),
+        tcp_port: entry.ports.tcp().map(Into::into),
+        ssl_port: entry.ports.tls().map(Into::into),
+        protocol: entry.protocol.map(|version| version.to_string()),
+        pruning: entry.pruning,
+        software: entry.software.clone(),
+        genesis_hash: entry.genesis_hash.map(|bytes| HEXLOWER.encode(&bytes)),
+        key: entry.key.map(|key| HEXLOWER.encode(&key.sha256)),
+        key_since: entry.key.map(|key| key.since),
+        key_changes: entry.key.map_or(0, |key| key.rotation_count),
+        tip: entry.tip,
+        source: entry.source.to_string(),
+        self_reported: entry.self_reported,
+        first_seen: entry.first_seen,
+        last_try: entry.last_try,
+        last_success: entry.last_success,
+        next_try: entry.next_probe_at,
+        waiting_for: book.waiting(entry, now).map(|waiting| waiting.to_string()),
+        failures: entry.failures,
+        error: last_failure.map(|error| error.to_string()),
+        latency_ms: entry.latency().and_then(|latency| u64::try_from(latency.as_millis()).ok()),
+        uptime: uptime(&entry.uptime),
+        history: entry.history.iter().map(|record| record.failure.is_none()).collect(),
+    }
+}
+
+/// What is known of it, to three digits.
+fn uptime(uptime: &Uptime) -> BTreeMap<String, f64> {
+    let share = |window| uptime.share(window).map(|share| (share * 1000.0).round() / 1000.0);
+    let known = WINDOWS.iter().enumerate().filter_map(|(window, (name, _))| Some(((*name).to_owned(), share(window)?)));
+    known.collect()
+}
