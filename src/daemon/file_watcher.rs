@@ -1,4 +1,4 @@
-//! Files that may change under a running daemon: the certificate and the ban list.
+//! Reload of the certificate and the ban list when their files change.
 
 use std::fmt::Display;
 use std::io::ErrorKind;
@@ -14,19 +14,24 @@ use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
 use crate::server::{CertificateSource, Credentials};
 
-/// The file of bans. Its absence is an error where the operator named it.
+/// Path of the ban list, and whether the file must exist.
 #[derive(Debug, Clone)]
-pub struct BanFile {
+pub(crate) struct BanFile {
     path: PathBuf,
+    /// Whether a missing file is an error, as with a configured `discovery.ban_file`.
     required: bool,
 }
 
 impl BanFile {
-    pub fn new(path: PathBuf, required: bool) -> BanFile {
+    /// Creates the description of a ban file, and does not read it.
+    pub(crate) fn new(path: PathBuf, required: bool) -> BanFile {
         BanFile { path, required }
     }
 
-    pub fn read(&self) -> Result<Bans, DaemonError> {
+    /// Reads and parses the file.
+    ///
+    /// Returns an empty list if the file is missing and not required.
+    pub(crate) fn read(&self) -> Result<Bans, DaemonError> {
         let failed = |error: &dyn Display| DaemonError::Bans { path: self.path.clone(), reason: error.to_string() };
         match std::fs::read_to_string(&self.path) {
             Ok(text) => Bans::parse(&text).map_err(|error| failed(&error)),
@@ -36,46 +41,57 @@ impl BanFile {
     }
 }
 
-/// What came of reading a file again.
+/// Result of reading a file again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReloadOutcome {
+pub(crate) enum ReloadOutcome {
+    /// The content is the same.
     Same,
+    /// The content differs and is in use.
     Changed,
-    /// It can't be read, or not used; what was read before stays, and the log says why.
+    /// The file can't be read or used. The previous content stays in use; the reason is logged.
     Failed,
 }
 
-/// What is read again when it changes.
-pub struct FileWatcher {
+/// Watcher of the ban list and the certificate, polled by its owner.
+pub(crate) struct FileWatcher {
     ban_file: BanFile,
     bans: watch::Sender<Arc<Bans>>,
+    /// State of the ban file when it was last read; `None` if it was missing.
     bans_fingerprint: Option<Fingerprint>,
-    /// Where callers come by TLS.
-    certificate: Option<Certificate>,
+    /// `None` without a TLS listener.
+    certificate: Option<WatchedCertificate>,
     inbox: Inbox,
 }
 
-struct Certificate {
+/// Certificate in use, with the state of its files when they were last read.
+struct WatchedCertificate {
     files: CertificateSource,
     current: watch::Sender<Credentials>,
+    /// Of the certificate and of the key; `None` for a missing file.
     fingerprints: [Option<Fingerprint>; 2],
 }
 
 impl FileWatcher {
-    pub fn new(
+    /// Creates a watcher of files that were just read.
+    ///
+    /// New bans go to `bans` and to the book, a new certificate to its sender.
+    pub(crate) fn new(
         ban_file: BanFile,
         bans: watch::Sender<Arc<Bans>>,
         certificate: Option<(CertificateSource, watch::Sender<Credentials>)>,
         inbox: Inbox,
     ) -> FileWatcher {
         let bans_fingerprint = fingerprint(&ban_file.path);
-        let certificate =
-            certificate.map(|(files, current)| Certificate { fingerprints: fingerprints(&files), files, current });
+        let certificate = certificate.map(|(files, current)| WatchedCertificate {
+            fingerprints: fingerprints(&files),
+            files,
+            current,
+        });
         FileWatcher { ban_file, bans, bans_fingerprint, certificate, inbox }
     }
 
-    /// Reads what has changed since it was last read.
-    pub async fn poll(&mut self) {
+    /// Reads the files that changed since they were last read.
+    pub(crate) async fn poll(&mut self) {
         if fingerprint(&self.ban_file.path) != self.bans_fingerprint {
             self.read_bans(self.ban_file.clone()).await;
         }
@@ -88,20 +104,20 @@ impl FileWatcher {
         }
     }
 
-    /// Has the bans of this file hold from now on.
-    pub async fn read_bans(&mut self, file: BanFile) -> ReloadOutcome {
-        let seen = fingerprint(&file.path);
+    /// Reads a ban file and applies its bans, in place of the previous file's.
+    pub(crate) async fn read_bans(&mut self, file: BanFile) -> ReloadOutcome {
+        let current = fingerprint(&file.path);
         if file.path == self.ban_file.path {
-            self.bans_fingerprint = seen;
+            self.bans_fingerprint = current;
         }
         let bans = match file.read() {
             Ok(bans) => bans,
             Err(error) => {
-                tracing::warn!("{error}; the bans from before stay in force");
+                tracing::warn!("{error}; the previous bans stay in force");
                 return ReloadOutcome::Failed;
             }
         };
-        (self.ban_file, self.bans_fingerprint) = (file, seen);
+        (self.ban_file, self.bans_fingerprint) = (file, current);
         if **self.bans.borrow() == bans {
             return ReloadOutcome::Same;
         }
@@ -112,21 +128,23 @@ impl FileWatcher {
         ReloadOutcome::Changed
     }
 
-    /// Has callers shown the certificate in these files from now on.
-    pub fn read_certificate(&mut self, files: CertificateSource) -> ReloadOutcome {
+    /// Reads a certificate and presents it to new clients, in place of the previous one.
+    ///
+    /// Does nothing without a TLS listener.
+    pub(crate) fn read_certificate(&mut self, files: CertificateSource) -> ReloadOutcome {
         let Some(certificate) = &mut self.certificate else { return ReloadOutcome::Same };
-        let seen = fingerprints(&files);
+        let current = fingerprints(&files);
         if files == certificate.files {
-            certificate.fingerprints = seen;
+            certificate.fingerprints = current;
         }
         let credentials = match files.load() {
             Ok(credentials) => credentials,
             Err(error) => {
-                tracing::warn!(%error, "the certificate from before is kept");
+                tracing::warn!(%error, "the previous certificate is kept");
                 return ReloadOutcome::Failed;
             }
         };
-        (certificate.files, certificate.fingerprints) = (files, seen);
+        (certificate.files, certificate.fingerprints) = (files, current);
         let changed = certificate.current.borrow().cert != credentials.cert;
         certificate.current.send_replace(credentials);
         if !changed {
@@ -137,9 +155,10 @@ impl FileWatcher {
     }
 }
 
-/// What tells one state of a file from another.
+/// Modification time and length of a file. A change of either triggers a read.
 type Fingerprint = (SystemTime, u64);
 
+/// Returns `None` if the file is missing or can't be examined.
 fn fingerprint(path: &Path) -> Option<Fingerprint> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.modified().ok()?, metadata.len()))

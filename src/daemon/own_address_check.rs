@@ -1,6 +1,7 @@
-//! How the own clearnet name is tested: which addresses are dialled, by which path, and what the results mean.
+//! Decisions of the check of the own clearnet name, without I/O.
 //!
-//! Only decisions, without I/O: `clearnet_name` looks up and dials.
+//! They choose the addresses and paths to dial, and interpret the results. `clearnet_monitor`
+//! resolves and dials.
 
 use std::net::IpAddr;
 
@@ -10,102 +11,129 @@ use crate::netgroup::is_public;
 use crate::peer::{Port, Ports, Transport};
 use crate::route::{Route, TorState};
 
-/// Circuits on which an address must be named before it is dialled, unless this machine's resolver names it as well.
-/// A single exit could name an address of its own.
+/// Number of sources that must return an address through Tor before it is dialled.
+///
+/// Each circuit is a source, and so is this machine's resolver. A single exit may lie.
 const MIN_CONFIRMATIONS: usize = 2;
 
-/// What is there to test the name with.
+/// Paths that are available for a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Situation {
+pub(crate) struct Situation {
+    /// Availability of Tor, which checks from outside of the operator's network.
     pub tor: TorAvailability,
-    /// Whether this process may open connections past Tor.
+    /// Whether this process may open direct connections; false with `tor.only`.
     pub has_direct: bool,
-    /// Whether addresses that are not public may be used: those can't be reached through Tor.
+    /// `discovery.allow_private`: whether private addresses may be dialled, which Tor can't reach.
     pub allows_private: bool,
 }
 
-/// Whether Tor can test the name, from outside of the operator's network.
+/// Availability of Tor for a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TorAvailability {
+pub(crate) enum TorAvailability {
+    /// A connection through Tor succeeded.
     Ready,
-    /// It is there, and didn't reach anything yet.
+    /// Tor is present, and is starting or down.
     Unproven,
+    /// No Tor is connected yet.
     Absent,
-    /// Absent for good: it is switched off.
-    Off,
+    /// `tor.mode` is off, so that Tor never appears.
+    Disabled,
 }
 
-/// What was found out about the name's addresses.
+/// Addresses of the name, by source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Lookup {
-    /// `identity.address`, or an address in place of the name.
+pub(crate) struct Lookup {
+    /// `identity.address`, or `identity.host` if that is an IP address. Replaces the others.
     pub configured: Option<IpAddr>,
-    /// As this machine's resolver has it.
+    /// Answers of this machine's resolver.
     pub local: Vec<IpAddr>,
-    /// As Tor's exits have it, for each circuit that had an answer.
+    /// Answers of Tor exits, one list for each circuit that answered.
     pub exits: Vec<Vec<IpAddr>>,
 }
 
-/// Addresses that may be dialled, and what an operator should know about them.
+/// Addresses that may be dialled, with warnings for the operator.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Candidates {
+pub(crate) struct DialAddresses {
+    /// Addresses to dial; never empty.
     pub addresses: Vec<IpAddr>,
+    /// Mismatches between the sources, and private addresses that were left out.
     pub warnings: Vec<String>,
 }
 
-/// One test of the name, by one path.
+/// Result of a check of the name by one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathCheck {
+pub(crate) struct PathCheck {
+    /// Path of the check.
     pub via: Route,
-    /// Why nothing was dialled, if nothing was.
+    /// Reason why nothing was dialled; `None` if the ports were dialled.
     pub refusal: Option<String>,
-    /// Why the name could not be looked up, if that is why.
-    pub unresolved: Option<ProbeError>,
+    /// Failure of the lookup, if that is why nothing was dialled.
+    pub lookup_error: Option<ProbeError>,
+    /// Addresses that were dialled.
     pub addresses: Vec<IpAddr>,
+    /// Result for each configured port; empty if nothing was dialled.
     pub ports: Vec<PortResult>,
+    /// Warnings about the addresses.
     pub warnings: Vec<String>,
 }
 
-/// What became of one port.
+/// Result of a probe of one port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PortResult {
+pub(crate) struct PortResult {
+    /// TCP or TLS.
     pub transport: Transport,
+    /// Configured port.
     pub port: Port,
+    /// Verified endpoint or failure.
     pub outcome: Result<VerifiedEndpoint, ProbeError>,
 }
 
-/// An endpoint that answered as the name.
+/// Endpoint that passed verification as the own name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VerifiedEndpoint {
+pub(crate) struct VerifiedEndpoint {
+    /// Address that answered; `None` if unknown.
     pub ip: Option<IpAddr>,
+    /// Reported software. It is not Waypost's if another server answers at the address.
     pub software: Option<String>,
 }
 
-/// What the checks mean.
+/// Conclusion from all checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Conclusion {
+pub(crate) enum Conclusion {
+    /// The name is reachable.
     Reached {
+        /// Path that reached it.
         via: Route,
+        /// Address that answered.
         ip: Option<IpAddr>,
-        /// Those that endpoint.
+        /// Ports that answered. Only these are advertised.
         ports: Ports,
+        /// Warnings about addresses and about the other ports.
         warnings: Vec<String>,
     },
-    /// It can't be tested from here, and the operator names the address.
-    Assumed { ip: IpAddr, warning: String },
+    /// The name can't be tested from here. It is advertised at the configured address.
+    Assumed {
+        /// Configured address.
+        ip: IpAddr,
+        /// Reason why it is untested.
+        warning: String,
+    },
+    /// The name was not reached.
     Unreached {
+        /// Failures by path, with advice.
         reason: String,
-        /// The path of the check that decided. A direct one says little: a router may only take connections from outside.
+        /// Path of the last check. Without hairpin NAT, a direct failure proves little.
         via: Route,
     },
-    /// There is no path yet.
+    /// No path is available yet.
     Pending,
 }
 
 impl Situation {
-    pub fn new(tor: &TorState, has_tor: bool, has_direct: bool, allows_private: bool) -> Situation {
+    /// Combines Tor's state with the paths of the dialer.
+    pub(crate) fn new(tor: &TorState, has_tor: bool, has_direct: bool, allows_private: bool) -> Situation {
         let tor = match (tor, has_tor) {
-            (TorState::Off, _) => TorAvailability::Off,
+            (TorState::Off, _) => TorAvailability::Disabled,
             (_, false) => TorAvailability::Absent,
             (TorState::Ready, true) => TorAvailability::Ready,
             (_, true) => TorAvailability::Unproven,
@@ -113,21 +141,21 @@ impl Situation {
         Situation { tor, has_direct, allows_private }
     }
 
-    /// The paths to try, in order, until the name is reached.
-    pub fn paths(&self) -> &'static [Route] {
+    /// Returns the paths to check, in order.
+    pub(crate) fn paths(&self) -> &'static [Route] {
         match (self.tor, self.has_direct) {
             (TorAvailability::Ready, true) if !self.allows_private => &[Route::Tor],
             (TorAvailability::Ready | TorAvailability::Unproven, true) => &[Route::Direct, Route::Tor],
             (TorAvailability::Ready | TorAvailability::Unproven, false) => &[Route::Tor],
-            (TorAvailability::Absent | TorAvailability::Off, true) => &[Route::Direct],
-            (TorAvailability::Absent | TorAvailability::Off, false) => &[],
+            (TorAvailability::Absent | TorAvailability::Disabled, true) => &[Route::Direct],
+            (TorAvailability::Absent | TorAvailability::Disabled, false) => &[],
         }
     }
 }
 
 impl Lookup {
-    /// The addresses to dial by a path; or why there is none.
-    pub fn candidates(&self, via: Route, allows_private: bool) -> Result<Candidates, String> {
+    /// Returns the addresses to dial by a path, or the reason why there is none.
+    pub(crate) fn dial_addresses(&self, via: Route, allows_private: bool) -> Result<DialAddresses, String> {
         let found = match via {
             Route::Direct => self.local.clone(),
             Route::Tor => self.confirmed(),
@@ -137,47 +165,45 @@ impl Lookup {
         let mut warnings = Vec::new();
         if !usable.is_empty() && !private.is_empty() {
             warnings.push(format!(
-                "the name also means {}, which isn't public: other servers reject such a name",
+                "the name also resolves to {}, which isn't public: other servers reject such names",
                 join(&private)
             ));
         }
         if let Some(configured) = self.configured {
             if !is_usable(&configured) {
-                return Err(format!(
-                    "{configured} isn't public; configure the address by which others reach this machine"
-                ));
+                return Err(format!("{configured} isn't public; configure the public address of this machine"));
             }
             if !usable.is_empty() && !usable.contains(&configured) {
-                let resolver = if via == Route::Tor { "through Tor" } else { "here" };
+                let resolver = if via == Route::Tor { "through Tor" } else { "on this machine" };
                 let found = join(&usable);
-                warnings.push(format!("the name means {found} {resolver}, and not {configured} as configured"));
+                warnings.push(format!("the name resolves to {found} {resolver}, not to {configured} as configured"));
             }
-            return Ok(Candidates { addresses: vec![configured], warnings });
+            return Ok(DialAddresses { addresses: vec![configured], warnings });
         }
         if !usable.is_empty() {
-            return Ok(Candidates { addresses: usable, warnings });
+            return Ok(DialAddresses { addresses: usable, warnings });
         }
         Err(match (via, private.as_slice()) {
             (Route::Tor, []) if self.exits.iter().any(|found| !found.is_empty()) => {
-                format!("Tor's exits name different addresses: {}", join(&self.exits.concat()))
+                format!("Tor exits do not agree on an address: {}", join(&self.exits.concat()))
             }
             (_, []) => "the name has no address in DNS".to_owned(),
             (Route::Direct, private) => format!(
-                "the name means {} on this machine, which isn't public; correct the hosts file or DNS, or set identity.address",
+                "the name resolves to {} on this machine, which isn't public; correct the hosts file or DNS, or set identity.address",
                 join(private)
             ),
             (Route::Tor, private) => {
-                format!("the name means {} in DNS, which isn't public; correct DNS", join(private))
+                format!("the name resolves to {} in DNS, which isn't public; correct DNS", join(private))
             }
         })
     }
 
-    /// Whether enough circuits agree that no further one has to be asked.
-    pub fn is_settled(&self) -> bool {
+    /// Whether enough circuits agree, so that no further lookup is needed.
+    pub(crate) fn is_settled(&self) -> bool {
         !self.confirmed().is_empty()
     }
 
-    /// What exits say, as far as more than one of them does or this machine's resolver agrees.
+    /// Returns the addresses from exits that have `MIN_CONFIRMATIONS`.
     fn confirmed(&self) -> Vec<IpAddr> {
         let confirmations = |ip: &IpAddr| {
             let exits = self.exits.iter().filter(|found| found.contains(ip)).count();
@@ -194,29 +220,29 @@ impl Lookup {
 }
 
 impl PathCheck {
-    /// One in which nothing was dialled.
-    pub fn refused(via: Route, reason: String) -> PathCheck {
+    /// Creates the result of a check in which nothing was dialled.
+    pub(crate) fn refused(via: Route, reason: String) -> PathCheck {
         let (addresses, ports, warnings) = (Vec::new(), Vec::new(), Vec::new());
-        PathCheck { via, refusal: Some(reason), unresolved: None, addresses, ports, warnings }
+        PathCheck { via, refusal: Some(reason), lookup_error: None, addresses, ports, warnings }
     }
 
-    /// One in which no circuit had an answer to the look-up.
-    pub fn unresolved(via: Route, failure: ProbeError) -> PathCheck {
-        let reason = format!("the look-up of the name {via} failed: {failure}");
-        PathCheck { unresolved: Some(failure), ..PathCheck::refused(via, reason) }
+    /// Creates the result of a check whose lookup failed on all circuits.
+    pub(crate) fn unresolved(via: Route, failure: ProbeError) -> PathCheck {
+        let reason = format!("the lookup of the name {via} failed: {failure}");
+        PathCheck { lookup_error: Some(failure), ..PathCheck::refused(via, reason) }
     }
 
     fn has_reached(&self) -> bool {
         self.ports.iter().any(|port| port.outcome.is_ok())
     }
 
-    /// Whether it failed for a reason that says nothing about the name.
-    pub fn is_inconclusive(&self) -> bool {
-        let lookup_failed = self.unresolved.is_some_and(|failure| failure.blame() == FailureOrigin::Local);
+    /// Whether the check failed because of this machine or its Tor, so that it proves nothing.
+    pub(crate) fn is_inconclusive(&self) -> bool {
+        let lookup_failed = self.lookup_error.is_some_and(|failure| failure.blame() == FailureOrigin::Local);
         !self.has_reached() && (lookup_failed || self.ports.iter().any(|port| is_local(&port.outcome)))
     }
 
-    /// What went wrong, with the path.
+    /// Describes the failures, with the path and addresses.
     fn failures(&self) -> String {
         if let Some(reason) = &self.refusal {
             return reason.clone();
@@ -230,8 +256,8 @@ impl PathCheck {
     }
 }
 
-/// What these checks mean together.
-pub fn conclude(situation: Situation, lookup: &Lookup, checks: &[PathCheck]) -> Conclusion {
+/// Interprets the checks of one run. The last one decides if none reached the name.
+pub(crate) fn conclude(situation: Situation, lookup: &Lookup, checks: &[PathCheck]) -> Conclusion {
     if let Some(check) = checks.iter().find(|check| check.has_reached()) {
         return conclude_reached(check);
     }
@@ -240,23 +266,23 @@ pub fn conclude(situation: Situation, lookup: &Lookup, checks: &[PathCheck]) -> 
     if last.via == Route::Tor {
         let advice = match last.refusal {
             Some(_) => "",
-            None => "; open the ports in the firewall, also to Tor's exits, and forward them in the router",
+            None => "; open the ports in the firewall, also for Tor exits, and forward them in the router",
         };
         return Conclusion::Unreached { reason: format!("{reason}{advice}"), via: Route::Tor };
     }
     let is_unconnected = last.ports.iter().all(|port| is_unconnected(&port.outcome));
     match lookup.configured {
-        Some(ip) if situation.tor == TorAvailability::Off && last.refusal.is_none() && is_unconnected => {
+        Some(ip) if situation.tor == TorAvailability::Disabled && last.refusal.is_none() && is_unconnected => {
             Conclusion::Assumed {
                 ip,
                 warning: format!(
-                    "{reason}; without Tor it can't be tested from outside, so it is advertised at {ip} on the operator's word"
+                    "{reason}; no test from outside without Tor: advertised untested at {ip}, as configured"
                 ),
             }
         }
         _ if last.refusal.is_none() && is_unconnected => Conclusion::Unreached {
             reason: format!(
-                "{reason}; behind a router without hairpin NAT that proves nothing: with Tor, the name is tested from outside"
+                "{reason}; a router without hairpin NAT has the same effect: with Tor, the name is tested from outside"
             ),
             via: Route::Direct,
         },
@@ -264,6 +290,7 @@ pub fn conclude(situation: Situation, lookup: &Lookup, checks: &[PathCheck]) -> 
     }
 }
 
+/// Builds the conclusion from a check that reached a port.
 fn conclude_reached(check: &PathCheck) -> Conclusion {
     let mut warnings = check.warnings.clone();
     let port = |transport| {
@@ -274,11 +301,11 @@ fn conclude_reached(check: &PathCheck) -> Conclusion {
     for result in &check.ports {
         match &result.outcome {
             Err(failure) => {
-                warnings.push(format!("{} port {} can't be reached: {failure}", result.transport, result.port));
+                warnings.push(format!("{} port {} is not advertised: {failure}", result.transport, result.port));
             }
             Ok(endpoint) => {
                 warnings.extend(endpoint.software.as_deref().filter(|name| *name != USER_AGENT).map(|name| {
-                    format!("{} port {} is answered by {name}, not by this program", result.transport, result.port)
+                    format!("{} port {} is answered by {name}, not by Waypost", result.transport, result.port)
                 }))
             }
         }
@@ -287,11 +314,12 @@ fn conclude_reached(check: &PathCheck) -> Conclusion {
     Conclusion::Reached { via: check.via, ip, ports, warnings }
 }
 
+/// Whether this machine or its Tor caused the failure.
 fn is_local(outcome: &Result<VerifiedEndpoint, ProbeError>) -> bool {
     outcome.as_ref().is_err_and(|failure| failure.blame() == FailureOrigin::Local)
 }
 
-/// Whether no connection came about, as behind a router without hairpin NAT.
+/// Whether no connection was established, as behind a router without hairpin NAT.
 fn is_unconnected(outcome: &Result<VerifiedEndpoint, ProbeError>) -> bool {
     matches!(outcome, Err(ProbeError::Refused | ProbeError::Unreachable))
 }

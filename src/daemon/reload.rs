@@ -1,4 +1,4 @@
-//! Reading the configuration again when we are told to, and what it names when that changes.
+//! Reload of the configuration on SIGHUP, and of files when they change.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::book_handle::{BookMessage, Inbox};
 use crate::config::{Config, ConfigError};
 use crate::server::Limits;
 
-/// Between two polls whether a file has changed.
+/// Time between two checks whether the ban list or the certificate changed.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Steps of the start that a reload repeats.
+/// Steps of the start that a reload repeats, supplied by the command line.
 pub struct ReloadHooks {
-    /// Loads the configuration from where it came from at the start.
+    /// Loads the configuration from the same sources as at the start.
     pub load: Box<dyn Fn() -> Result<Config, ConfigError> + Send>,
-    /// Has the log show as much as this level says.
+    /// Sets the level of the log, in the form of `log.level`.
     pub log_level: Box<dyn Fn(&str) + Send>,
 }
 
@@ -32,26 +32,32 @@ impl fmt::Debug for ReloadHooks {
     }
 }
 
-pub struct Reloader {
+/// Task that applies changes of the configuration and of watched files.
+pub(crate) struct Reloader {
+    /// Configuration in use.
     pub running: Config,
+    /// Steps of the start to repeat.
     pub hooks: ReloadHooks,
+    /// Limits that sessions read.
     pub limits: watch::Sender<Arc<Limits>>,
+    /// Watcher of the ban list and the certificate.
     pub files: FileWatcher,
+    /// Channel to the book's task; the reloader ends with it.
     pub inbox: Inbox,
 }
 
 impl Reloader {
-    /// Looks at the files every few seconds, and at all of the configuration whenever we are told to.
-    pub async fn run(mut self, mut hangups: Signal) {
+    /// Polls the files every `POLL_INTERVAL`, and reloads everything on SIGHUP.
+    pub(crate) async fn run(mut self, mut sighup: Signal) {
         let mut polls = interval(POLL_INTERVAL);
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.inbox.is_closed() {
             tokio::select! {
                 _ = polls.tick() => self.files.poll().await,
-                Some(()) = hangups.recv() => {
+                Some(()) = sighup.recv() => {
                     service_manager::reloading();
                     if let Err(error) = self.reload().await {
-                        tracing::error!("not reloaded, all stays as it was: {error}");
+                        tracing::error!("configuration not reloaded, all settings are unchanged: {error}");
                     }
                     service_manager::ready();
                 }
@@ -59,7 +65,9 @@ impl Reloader {
         }
     }
 
-    /// Takes over what can change under a running daemon, and names all else that is to change.
+    /// Applies the keys that can change at run time, and logs those that need a restart.
+    ///
+    /// A ban list or certificate that can't be read stays as it was. The rest is still applied.
     async fn reload(&mut self) -> Result<(), ReloadError> {
         let new = (self.hooks.load)()?;
         let mut updated = self.running.with_reloadable_from(&new);
@@ -101,15 +109,16 @@ impl Reloader {
     }
 }
 
-/// Why a configuration can't be updated over.
+/// Reason why a reload applied nothing.
 #[derive(Debug, thiserror::Error)]
 enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("can't compare the configuration with the one before: {0}")]
+    #[error("comparison with the running configuration failed: {0}")]
     Compare(#[from] toml::ser::Error),
 }
 
+/// Logs the applied keys, and those that take effect at the next start.
 fn report(mut changed: Vec<String>, pending: &[String]) {
     match pending {
         [] => {}

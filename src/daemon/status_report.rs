@@ -16,8 +16,8 @@ use crate::server::Counters;
 use crate::store::WriterStatus;
 use crate::tor::OnionServiceState;
 
-/// What stands upstream us, and how it does.
-pub fn backend(backend: &Backend, identity: &Identity) -> BackendStatus {
+/// Status of the backend, with the software and tip that it reported.
+pub(crate) fn backend(backend: &Backend, identity: &Identity) -> BackendStatus {
     let upstream = identity.behind();
     BackendStatus {
         electrum: backend.target(),
@@ -28,13 +28,16 @@ pub fn backend(backend: &Backend, identity: &Identity) -> BackendStatus {
     }
 }
 
-pub fn store(writer: &WriterStatus, path: &Path) -> StoreStatus {
+/// Status of the store's writer, with the size of the file at `path`.
+///
+/// The size is 0 if the file can't be read.
+pub(crate) fn store(writer: &WriterStatus, path: &Path) -> StoreStatus {
     let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     StoreStatus { failing: writer.is_failing(), pending: writer.waiting(), batches: writer.batches(), bytes }
 }
 
-/// Their numbers, and nothing of who they were.
-pub fn client_stats(counters: &Counters) -> ClientStats {
+/// Snapshot of the counters of clients, which identify no client.
+pub(crate) fn client_stats(counters: &Counters) -> ClientStats {
     ClientStats {
         open_sessions: counters.open.value(),
         sessions: counters.sessions.value(),
@@ -58,7 +61,8 @@ pub fn client_stats(counters: &Counters) -> ClientStats {
     }
 }
 
-pub fn onion(state: &OnionServiceState) -> OnionStatus {
+/// Status of the onion service and of its self-checks.
+pub(crate) fn onion(state: &OnionServiceState) -> OnionStatus {
     OnionStatus {
         host: state.host.to_string(),
         port: state.port.get(),
@@ -68,8 +72,10 @@ pub fn onion(state: &OnionServiceState) -> OnionStatus {
     }
 }
 
-/// How the own clearnet name is shown.
-pub fn clearnet(host: &Host, ports: Ports, state: &NameState, last_reached: Option<Time>) -> ClearnetStatus {
+/// Status of the own clearnet name.
+///
+/// `last_reached` is the book's time of the last success; `None` if there was none.
+pub(crate) fn clearnet(host: &Host, ports: Ports, state: &NameState, last_reached: Option<Time>) -> ClearnetStatus {
     let NameState { address, via, failures, last_error, warnings } = state.clone();
     ClearnetStatus {
         host: host.to_string(),
@@ -77,7 +83,7 @@ pub fn clearnet(host: &Host, ports: Ports, state: &NameState, last_reached: Opti
         ssl_port: ports.tls().map(Port::get),
         address: address.map(|ip| ip.to_string()),
         via,
-        // Where there is no path, it is advertised without having been reached.
+        // Without a path, the name is advertised untested, and the book's time is no success.
         last_reached: last_reached.filter(|_| via.is_some()),
         failures,
         error: last_error,
@@ -85,7 +91,8 @@ pub fn clearnet(host: &Host, ports: Ports, state: &NameState, last_reached: Opti
     }
 }
 
-pub fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
+/// Everything that the book stores about a peer, for operators.
+pub(crate) fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
     let last_failure = entry.violation.or_else(|| entry.history.back().and_then(|record| record.failure));
     PeerInfo {
         host: entry.host.to_string(),
@@ -116,7 +123,7 @@ pub fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
     }
 }
 
-/// What is known of it, to three digits.
+/// Share of uptime by window, rounded to three decimals. Windows without data are omitted.
 fn uptime(uptime: &Uptime) -> BTreeMap<String, f64> {
     let share = |window| uptime.share(window).map(|share| (share * 1000.0).round() / 1000.0);
     let known = WINDOWS.iter().enumerate().filter_map(|(window, (name, _))| Some(((*name).to_owned(), share(window)?)));

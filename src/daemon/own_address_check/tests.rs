@@ -21,15 +21,14 @@ fn check(via: Route, outcomes: [Result<Option<&str>, ProbeError>; 2]) -> PathChe
     let port = |transport, number, outcome| PortResult { transport, port: Port::new(number).unwrap(), outcome };
     let ports = vec![port(Transport::Tls, 50002, tls), port(Transport::Tcp, 50001, tcp)];
     let addresses = ips(&["5.9.0.9"]);
-    PathCheck { via, refusal: None, unresolved: None, addresses, ports, warnings: Vec::new() }
+    PathCheck { via, refusal: None, lookup_error: None, addresses, ports, warnings: Vec::new() }
 }
 
 #[test]
-fn ready_tor_alone_decides_and_nothing_else_is_tried() {
+fn paths_depend_on_tor_and_direct_access() {
     assert_eq!(situation(TorAvailability::Ready).paths(), [Route::Tor]);
     assert_eq!(situation(TorAvailability::Unproven).paths(), [Route::Direct, Route::Tor]);
     assert_eq!(situation(TorAvailability::Absent).paths(), [Route::Direct]);
-    // Private addresses can't be reached through Tor.
     let private = Situation { allows_private: true, ..situation(TorAvailability::Ready) };
     assert_eq!(private.paths(), [Route::Direct, Route::Tor]);
     let only_tor = |tor| Situation { has_direct: false, ..situation(tor) };
@@ -40,68 +39,69 @@ fn ready_tor_alone_decides_and_nothing_else_is_tried() {
 }
 
 #[test]
-fn addresses_that_are_not_public_are_never_dialled() {
+fn private_address_is_not_dialled() {
     for private in ["127.0.1.1", "127.0.0.1", "192.168.1.5", "10.0.0.1", "::1", "fd00::1", "169.254.0.1"] {
-        let reason = lookup(None, &[private], &[]).candidates(Route::Direct, false).unwrap_err();
+        let reason = lookup(None, &[private], &[]).dial_addresses(Route::Direct, false).unwrap_err();
         assert!(reason.contains(private) && reason.contains("identity.address"), "{reason}");
-        assert!(lookup(None, &[], &[&[private], &[private]]).candidates(Route::Tor, false).is_err(), "{private}");
-        assert!(lookup(Some(private), &[], &[]).candidates(Route::Direct, false).is_err(), "{private}");
-        let allowed = lookup(None, &[private], &[]).candidates(Route::Direct, true).unwrap();
+        assert!(lookup(None, &[], &[&[private], &[private]]).dial_addresses(Route::Tor, false).is_err(), "{private}");
+        assert!(lookup(Some(private), &[], &[]).dial_addresses(Route::Direct, false).is_err(), "{private}");
+        let allowed = lookup(None, &[private], &[]).dial_addresses(Route::Direct, true).unwrap();
         assert_eq!((allowed.addresses, allowed.warnings), (ips(&[private]), Vec::new()));
     }
-    let mixed = lookup(None, &["10.0.0.1", "5.9.0.9"], &[]).candidates(Route::Direct, false).unwrap();
+    let mixed = lookup(None, &["10.0.0.1", "5.9.0.9"], &[]).dial_addresses(Route::Direct, false).unwrap();
     assert_eq!(mixed.addresses, ips(&["5.9.0.9"]));
-    assert!(mixed.warnings[0].contains("also means 10.0.0.1"), "{:?}", mixed.warnings);
+    assert!(mixed.warnings[0].contains("also resolves to 10.0.0.1"), "{:?}", mixed.warnings);
 }
 
 #[test]
-fn a_single_exit_names_no_address() {
-    let alone = lookup(None, &["127.0.1.1"], &[&["6.6.6.6"]]);
-    assert!(!alone.is_settled() && alone.candidates(Route::Tor, false).is_err());
-    let disagree = lookup(None, &[], &[&["6.6.6.6"], &["5.9.0.9"]]);
-    assert!(disagree.candidates(Route::Tor, false).unwrap_err().contains("6.6.6.6 and 5.9.0.9"));
-    let outvoted = lookup(None, &[], &[&["6.6.6.6"], &["5.9.0.9"], &["5.9.0.9"]]);
-    assert_eq!(outvoted.candidates(Route::Tor, false).unwrap().addresses, ips(&["5.9.0.9"]));
-    // The resolver of this machine is another witness.
-    let agrees = lookup(None, &["5.9.0.9"], &[&["5.9.0.9"]]);
-    assert!(agrees.is_settled());
+fn address_from_single_exit_is_not_dialled() {
+    let single = lookup(None, &["127.0.1.1"], &[&["6.6.6.6"]]);
+    assert!(!single.is_settled() && single.dial_addresses(Route::Tor, false).is_err());
+    let differing = lookup(None, &[], &[&["6.6.6.6"], &["5.9.0.9"]]);
+    assert!(differing.dial_addresses(Route::Tor, false).unwrap_err().contains("6.6.6.6 and 5.9.0.9"));
+    let majority = lookup(None, &[], &[&["6.6.6.6"], &["5.9.0.9"], &["5.9.0.9"]]);
+    assert_eq!(majority.dial_addresses(Route::Tor, false).unwrap().addresses, ips(&["5.9.0.9"]));
+    // The resolver of this machine counts as a source.
+    let confirmed = lookup(None, &["5.9.0.9"], &[&["5.9.0.9"]]);
+    assert!(confirmed.is_settled());
 }
 
 #[test]
-fn a_configured_address_replaces_the_look_up_and_a_mismatch_is_shown() {
+fn configured_address_replaces_lookup_and_mismatch_is_a_warning() {
     let split = lookup(Some("5.9.0.9"), &["192.168.1.5"], &[&["5.9.0.9"], &["5.9.0.9"]]);
     for via in Route::ALL {
-        let found = split.candidates(via, false).unwrap();
+        let found = split.dial_addresses(via, false).unwrap();
         assert_eq!((found.addresses, found.warnings), (ips(&["5.9.0.9"]), Vec::new()));
     }
-    let other = lookup(Some("5.9.0.9"), &[], &[&["5.9.0.8"], &["5.9.0.8"]]).candidates(Route::Tor, false).unwrap();
+    let other = lookup(Some("5.9.0.9"), &[], &[&["5.9.0.8"], &["5.9.0.8"]]).dial_addresses(Route::Tor, false).unwrap();
     assert_eq!(other.addresses, ips(&["5.9.0.9"]));
-    assert!(other.warnings[0].contains("means 5.9.0.8 through Tor"), "{:?}", other.warnings);
-    // The word of one exit is no reason to warn.
-    let liar = lookup(Some("5.9.0.9"), &[], &[&["6.6.6.6"]]).candidates(Route::Tor, false).unwrap();
-    assert_eq!(liar.warnings, Vec::<String>::new());
+    assert!(other.warnings[0].contains("resolves to 5.9.0.8 through Tor"), "{:?}", other.warnings);
+    // An unconfirmed answer of one exit causes no warning.
+    let unconfirmed = lookup(Some("5.9.0.9"), &[], &[&["6.6.6.6"]]).dial_addresses(Route::Tor, false).unwrap();
+    assert_eq!(unconfirmed.warnings, Vec::<String>::new());
 }
 
 #[test]
-fn only_ports_that_answer_are_advertised() {
-    let one = check(Route::Tor, [Ok(Some(USER_AGENT)), Err(ProbeError::Refused)]);
+fn failed_port_is_not_advertised() {
+    let tls_only = check(Route::Tor, [Ok(Some(USER_AGENT)), Err(ProbeError::Refused)]);
     let Conclusion::Reached { via, ip, ports, warnings } =
-        conclude(situation(TorAvailability::Ready), &Lookup::default(), &[one])
+        conclude(situation(TorAvailability::Ready), &Lookup::default(), &[tls_only])
     else {
-        panic!("it was reached");
+        panic!("not reached");
     };
     assert_eq!((via, ip, ports), (Route::Tor, ips(&["5.9.0.9"]).pop(), Ports::new(None, Port::new(50002)).unwrap()));
     assert!(warnings.len() == 1 && warnings[0].contains("TCP port 50001"), "{warnings:?}");
     let other = check(Route::Direct, [Ok(Some("ElectrumX 1.16")), Ok(None)]);
-    let Conclusion::Reached { warnings, .. } = conclude(situation(TorAvailability::Off), &Lookup::default(), &[other])
+    let Conclusion::Reached { warnings, .. } =
+        conclude(situation(TorAvailability::Disabled), &Lookup::default(), &[other])
     else {
-        panic!("it was reached");
+        panic!("not reached");
     };
     assert!(warnings.len() == 1 && warnings[0].contains("answered by ElectrumX"), "{warnings:?}");
 }
 
 #[test]
-fn a_failure_says_by_which_path_and_what_to_do() {
+fn failure_names_path_and_advice() {
     let failing = |via| check(via, [Err(ProbeError::Unreachable), Err(ProbeError::Refused)]);
     let unreached =
         |tor, configured, checks: &[PathCheck]| match conclude(situation(tor), &lookup(configured, &[], &[]), checks) {
@@ -112,20 +112,20 @@ fn a_failure_says_by_which_path_and_what_to_do() {
     assert!(
         via == Route::Tor && reason.contains("through Tor, at 5.9.0.9, TLS port 50002") && reason.contains("firewall")
     );
-    let (reason, via) = unreached(TorAvailability::Off, None, &[failing(Route::Direct)]);
+    let (reason, via) = unreached(TorAvailability::Disabled, None, &[failing(Route::Direct)]);
     assert!(via == Route::Direct && reason.contains("hairpin NAT") && reason.contains("with Tor"), "{reason}");
-    // The operator's word counts only where nothing else can be had.
+    // A configured address is assumed to work only if Tor is disabled.
     assert_eq!(unreached(TorAvailability::Absent, Some("5.9.0.9"), &[failing(Route::Direct)]).1, Route::Direct);
     let assumed =
-        conclude(situation(TorAvailability::Off), &lookup(Some("5.9.0.9"), &[], &[]), &[failing(Route::Direct)]);
+        conclude(situation(TorAvailability::Disabled), &lookup(Some("5.9.0.9"), &[], &[]), &[failing(Route::Direct)]);
     assert!(matches!(assumed, Conclusion::Assumed { ip, .. } if ip == ips(&["5.9.0.9"])[0]), "{assumed:?}");
-    // What answered otherwise was reached, and is wrong.
+    // An endpoint that closed the connection was reached, so the address is wrong.
     let wrong = check(Route::Direct, [Err(ProbeError::Closed), Err(ProbeError::Refused)]);
-    assert_eq!(unreached(TorAvailability::Off, Some("5.9.0.9"), &[wrong]).1, Route::Direct);
+    assert_eq!(unreached(TorAvailability::Disabled, Some("5.9.0.9"), &[wrong]).1, Route::Direct);
 }
 
 #[test]
-fn trouble_of_tor_itself_is_inconclusive() {
+fn failure_of_tor_is_inconclusive() {
     assert!(check(Route::Tor, [Err(ProbeError::TorUnavailable), Err(ProbeError::TorUnavailable)]).is_inconclusive());
     assert!(!check(Route::Tor, [Ok(None), Err(ProbeError::TorUnavailable)]).is_inconclusive());
     assert!(PathCheck::unresolved(Route::Tor, ProbeError::TorUnavailable).is_inconclusive());
