@@ -106,9 +106,9 @@ impl FileWatcher {
 
     /// Reads a ban file and applies its bans, in place of the previous file's.
     pub(crate) async fn read_bans(&mut self, file: BanFile) -> ReloadOutcome {
-        let current = fingerprint(&file.path);
+        let latest = fingerprint(&file.path);
         if file.path == self.ban_file.path {
-            self.bans_fingerprint = current;
+            self.bans_fingerprint = latest;
         }
         let bans = match file.read() {
             Ok(bans) => bans,
@@ -117,7 +117,7 @@ impl FileWatcher {
                 return ReloadOutcome::Failed;
             }
         };
-        (self.ban_file, self.bans_fingerprint) = (file, current);
+        (self.ban_file, self.bans_fingerprint) = (file, latest);
         if **self.bans.borrow() == bans {
             return ReloadOutcome::Same;
         }
@@ -133,9 +133,9 @@ impl FileWatcher {
     /// Does nothing without a TLS listener.
     pub(crate) fn read_certificate(&mut self, files: CertificateSource) -> ReloadOutcome {
         let Some(certificate) = &mut self.certificate else { return ReloadOutcome::Same };
-        let current = fingerprints(&files);
+        let latest = fingerprints(&files);
         if files == certificate.files {
-            certificate.fingerprints = current;
+            certificate.fingerprints = latest;
         }
         let credentials = match files.load() {
             Ok(credentials) => credentials,
@@ -144,7 +144,7 @@ impl FileWatcher {
                 return ReloadOutcome::Failed;
             }
         };
-        (certificate.files, certificate.fingerprints) = (files, current);
+        (certificate.files, certificate.fingerprints) = (files, latest);
         let changed = certificate.current.borrow().cert != credentials.cert;
         certificate.current.send_replace(credentials);
         if !changed {

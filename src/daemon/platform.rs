@@ -110,7 +110,7 @@ fn bind(address: SocketAddr) -> std::io::Result<Socket> {
     Ok(socket)
 }
 
-/// Raises the limit of file descriptors, and returns how many sessions it permits.
+/// Raises the soft limit of file descriptors, and returns how many sessions it permits.
 ///
 /// The result is at most `sessions` and at least 1. Logs a warning if it is lower than `sessions`.
 pub(crate) fn raise_fd_limit(sessions: usize) -> usize {
