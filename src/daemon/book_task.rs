@@ -12,8 +12,8 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::clearnet_monitor::NameState;
-use super::initial_crawl::FirstCrawl;
-use super::notice;
+use super::initial_crawl::InitialCrawl;
+use super::{event_log, status_report};
 use crate::api::{AdminRequest, IrcStatus, Status};
 use crate::backend::Backend;
 use crate::book::{Action, Event, Ingress, PeerBook, Snapshot};
@@ -66,7 +66,7 @@ pub struct StatusInputs {
     /// State of the own clearnet name.
     pub clearnet: watch::Receiver<NameState>,
     /// Names of the node.
-    pub ourselves: watch::Receiver<Arc<LocalIdentity>>,
+    pub local_identity: watch::Receiver<Arc<LocalIdentity>>,
     /// Backend; `None` without one.
     pub backend: Option<Arc<Backend>>,
     /// State of IRC discovery; `None` if it is off.
@@ -100,7 +100,7 @@ pub struct BookTask {
     /// Host of each task.
     task_hosts: HashMap<Id, Host>,
     /// Progress of the initial crawl; `None` once it is over.
-    initial_crawl: Option<FirstCrawl>,
+    initial_crawl: Option<InitialCrawl>,
     /// Offset of the wall clock to the book's clock when the store was last written, in milliseconds.
     stored_ahead_millis: i64,
     /// Earliest time of the next rewrite of the store.
@@ -121,7 +121,7 @@ impl BookTask {
         let stale_after = snapshot.stale_after();
         outputs.snapshot.send_replace(Arc::new(snapshot));
         let has_initial_crawl = inputs.is_new && book.entries().next().is_some();
-        let initial_crawl = has_initial_crawl.then(|| FirstCrawl::new(inputs.started));
+        let initial_crawl = has_initial_crawl.then(|| InitialCrawl::new(inputs.started));
         let mut task = BookTask {
             book,
             rng,
@@ -248,7 +248,7 @@ impl BookTask {
         match request {
             AdminRequest::Status(reply) => drop(reply.send(self.status(now))),
             AdminRequest::Peers(reply) => {
-                let peers = self.book.entries().map(|entry| notice::peer_info(&self.book, entry, now));
+                let peers = self.book.entries().map(|entry| status_report::peer_info(&self.book, entry, now));
                 drop(reply.send(peers.collect()));
             }
             AdminRequest::Add { name, reply } => drop(reply.send(self.add(&name, now))),
@@ -258,9 +258,9 @@ impl BookTask {
 
     fn add(&mut self, name: &str, now: Time) -> Result<(), String> {
         let parsed = RealName::parse(name, self.book.config().network.default_ports());
-        let parsed = parsed.map_err(|error| notice::no_real_name(name, error))?;
+        let parsed = parsed.map_err(|error| event_log::no_real_name(name, error))?;
         let added = self.book.add(parsed, now, &mut self.rng);
-        let actions = added.map_err(|refusal| format!("{refusal}{}", notice::advice(refusal)))?;
+        let actions = added.map_err(|refusal| format!("{refusal}{}", event_log::advice(refusal)))?;
         self.execute(actions);
         Ok(())
     }
@@ -277,7 +277,7 @@ impl BookTask {
     }
 
     fn status(&self, now: Time) -> Status {
-        let StatusInputs { started, listeners, counters, store, onion, backend, ourselves, irc, .. } = &self.inputs;
+        let StatusInputs { started, listeners, counters, store, onion, backend, local_identity, irc, .. } = &self.inputs;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             network: self.book.config().network,
@@ -286,19 +286,19 @@ impl BookTask {
             tor_source: self.inputs.tor.borrow().source.clone(),
             clearnet_blocked: self.book.clearnet_blocked().map(str::to_owned),
             network_down: self.book.network_is_down(),
-            onion: onion.borrow().as_ref().map(notice::onion),
+            onion: onion.borrow().as_ref().map(status_report::onion),
             onion_error: self.inputs.tor.borrow().onion_error.clone(),
-            clearnet: ourselves.borrow().identity.clearnet.as_ref().map(|(host, ports)| {
-                notice::clearnet(host, *ports, &self.inputs.clearnet.borrow(), self.book.last_reached(host))
+            clearnet: local_identity.borrow().identity.clearnet.as_ref().map(|(host, ports)| {
+                status_report::clearnet(host, *ports, &self.inputs.clearnet.borrow(), self.book.last_reached(host))
             }),
             listeners: listeners.clone(),
             page: self.inputs.page.map(|address| format!("http://{address}")),
-            backend: backend.as_ref().map(|backend| notice::backend(backend, &ourselves.borrow().identity)),
+            backend: backend.as_ref().map(|backend| status_report::backend(backend, &local_identity.borrow().identity)),
             irc: irc.as_ref().map(|visits| visits.borrow().clone()),
             peers: self.book.counts(now),
             next_probe: self.book.next_wakeup().max(now),
-            store: notice::store(store, &self.inputs.store_path),
-            clients: notice::callers(counters),
+            store: status_report::store(store, &self.inputs.store_path),
+            clients: status_report::client_stats(counters),
         }
     }
 
@@ -313,7 +313,7 @@ impl BookTask {
                 Action::SnapshotDirty => {
                     self.publish_at.get_or_insert_with(|| Instant::now() + SNAPSHOT_DELAY);
                 }
-                Action::Notice(notice) => notice::log(&notice),
+                Action::Notice(notice) => event_log::log(&notice),
             }
         }
     }
@@ -356,7 +356,7 @@ impl BookTask {
     /// Builds the offer for `server.add_peer` to this peer.
     fn announcement(&self, host: &Host) -> Option<AddPeerOffer> {
         let ingress = if host.is_onion() { Ingress::Onion } else { Ingress::Clearnet };
-        self.inputs.ourselves.borrow().identity.announcement(ingress)
+        self.inputs.local_identity.borrow().identity.announcement(ingress)
     }
 
     fn on_task_done(&mut self, result: Result<(Id, Event), JoinError>) {

@@ -1,4 +1,6 @@
-//! The own clearnet name: tested as a remote client would reach it, and advertised only while that works.
+//! Periodic check of the own clearnet name, which is advertised only while it is reachable.
+//!
+//! The name is checked as a remote client would reach it: through Tor exits, if Tor is ready.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +11,9 @@ use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::own_address_check::{Answered, Candidates, Conclusion, LookUp, PortResult, Situation, Trial, conclude};
+use super::own_address_check::{
+    Conclusion, DialAddresses, Lookup, PathCheck, PortResult, Situation, VerifiedEndpoint, conclude,
+};
 use crate::backoff::Backoff;
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
@@ -23,139 +27,157 @@ use crate::probe::{Deadlines, probe};
 use crate::route::Route;
 use crate::tor::TorHealth;
 
-/// Between two tests, of which the last succeeded.
-const LOOK: Duration = Duration::from_hours(1);
+/// Time to the next check after a success.
+const CHECK_INTERVAL: Duration = Duration::from_hours(1);
 
-/// After a failed test; doubles up to the second.
-const RETRY: Duration = Duration::from_secs(5);
-const LONGEST_RETRY: Duration = Duration::from_mins(30);
+/// Time to the next check after the first failure. Doubles with each further failure.
+const RETRY_MIN: Duration = Duration::from_secs(5);
+/// Longest time to the next check after failures.
+const RETRY_MAX: Duration = Duration::from_mins(30);
 
-/// From Tor's becoming ready to the test through it.
-const FIRST: Duration = Duration::from_secs(1);
+/// Time from Tor becoming available to the check.
+const SETTLE_DELAY: Duration = Duration::from_secs(1);
 
-/// Circuits tried before a failure is believed: an exit may be unable or unwilling to reach the name.
-const CIRCUITS: u8 = 3;
+/// Number of circuits that must fail before a check fails. A single exit may block the ports.
+const CIRCUITS_PER_CHECK: u8 = 3;
 
-/// Isolation groups in rotation, so that a retry doesn't meet the circuits of the last test.
-const GROUPS: u8 = 4 * CIRCUITS;
+/// Number of isolation groups in rotation. A retry never uses the circuits of the previous check.
+const ISOLATION_GROUPS: u8 = 4 * CIRCUITS_PER_CHECK;
 
-/// How the name fares.
+/// State of the own clearnet name, for the status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NameState {
-    /// The address that is published.
+pub(crate) struct NameState {
+    /// Advertised address; `None` if the name is not advertised or the address is unknown.
     pub address: Option<IpAddr>,
-    /// The path by which it was reached; None where it wasn't, or is taken on the operator's word.
+    /// Path by which the name was reached. `None` if it was not, or if it is advertised untested.
     pub via: Option<Route>,
-    /// Failed tests in a row, and why the last one failed.
-    pub missed: u32,
-    pub problem: Option<String>,
-    /// What the operator should know though the name is advertised.
+    /// Failed checks in a row.
+    pub failures: u32,
+    /// Reason of the last failure; `None` after a success.
+    pub last_error: Option<String>,
+    /// Problems that do not prevent advertising the name.
     pub warnings: Vec<String>,
 }
 
-/// What the watch on the name needs.
+/// Task that checks the own clearnet name and reports the result to the book.
 #[derive(Debug)]
-pub struct ClearnetName {
+pub(crate) struct ClearnetMonitor {
+    /// Chain that the endpoint must follow.
     pub network: Network,
+    /// Dialer whose isolation group is replaced for each circuit.
     pub dialer: Dialer,
-    pub ourselves: watch::Receiver<Arc<LocalIdentity>>,
-    /// `identity.address`.
+    /// Own names, of which the clearnet name is checked.
+    pub local_identity: watch::Receiver<Arc<LocalIdentity>>,
+    /// `identity.address`; `None` if the name is resolved.
     pub address: Option<IpAddr>,
+    /// `discovery.allow_private`: whether private addresses may be dialled.
     pub allows_private: bool,
+    /// State of Tor. A check starts when it becomes ready.
     pub health: watch::Receiver<TorHealth>,
+    /// State for the status, updated after each check.
     pub state: watch::Sender<NameState>,
+    /// Channel to the book's task; the monitor ends with it.
     pub inbox: Inbox,
 }
 
-impl ClearnetName {
-    /// Tests the name again and again, until the book's task ends.
-    pub async fn run(mut self, mut rng: StdRng) {
+impl ClearnetMonitor {
+    /// Checks the name periodically, until the book's task ends.
+    ///
+    /// Waits forever if no clearnet name is configured.
+    pub(crate) async fn run(mut self, mut rng: StdRng) {
         let mut group = 0;
         while !self.inbox.is_closed() {
-            let Some((host, ports)) = self.ourselves.borrow().identity.clearnet.clone() else {
+            let Some((host, ports)) = self.local_identity.borrow().identity.clearnet.clone() else {
                 return std::future::pending().await;
             };
-            // Marked as seen: a change during the test cuts the pause short.
+            // Marked as seen here, so that a change during the check ends the delay early.
             let was_ready = self.health.borrow_and_update().state.is_ready();
             let had_tor = self.dialer.tor.borrow_and_update().is_some();
-            let conclusion = self.test(&host, ports, group).await;
-            group = (group + CIRCUITS) % GROUPS;
-            let missed = self.note(&host, ports, conclusion).await;
-            let pause = match missed {
-                0 => LOOK,
-                missed => Backoff::new(RETRY, LONGEST_RETRY).after(missed),
+            let conclusion = self.check(&host, ports, group).await;
+            group = (group + CIRCUITS_PER_CHECK) % ISOLATION_GROUPS;
+            let failures = self.record(&host, ports, conclusion).await;
+            let delay = match failures {
+                0 => CHECK_INTERVAL,
+                failures => Backoff::new(RETRY_MIN, RETRY_MAX).after(failures),
             };
-            self.rest(pause.mul_f64(rng.random_range(0.8..1.2)), was_ready, had_tor).await;
+            self.wait_for_trigger(delay.mul_f64(rng.random_range(0.8..1.2)), was_ready, had_tor).await;
         }
     }
 
-    async fn test(&self, host: &Host, ports: Ports, group: u8) -> Conclusion {
+    /// Runs one check by all paths that apply.
+    ///
+    /// Falls back to the direct path if Tor itself failed.
+    async fn check(&self, host: &Host, ports: Ports, group: u8) -> Conclusion {
         let (has_tor, has_direct) = (self.dialer.tor.borrow().is_some(), self.dialer.direct.is_some());
         let situation = Situation::new(&self.health.borrow().state, has_tor, has_direct, self.allows_private);
-        let mut look_up = LookUp { configured: self.address, ..LookUp::default() };
+        let mut lookup = Lookup { configured: self.address, ..Lookup::default() };
         match host {
-            Host::Ip(ip) => look_up.configured = Some(*ip),
+            Host::Ip(ip) => lookup.configured = Some(*ip),
             Host::Dns(name) if has_direct => {
-                look_up.here = self.dialer.resolve(name, Route::Direct).await.unwrap_or_default();
+                lookup.local = self.dialer.resolve(name, Route::Direct).await.unwrap_or_default();
             }
             Host::Dns(_) | Host::Onion(_) => {}
         }
-        let mut trials = Vec::new();
+        let mut checks = Vec::new();
         for via in situation.paths() {
-            trials.push(self.trial(host, ports, *via, group, &mut look_up).await);
+            checks.push(self.check_path(host, ports, *via, group, &mut lookup).await);
         }
-        if trials.iter().all(|trial| trial.via == Route::Tor && trial.is_inconclusive()) && has_direct {
-            trials.push(self.trial(host, ports, Route::Direct, group, &mut look_up).await);
+        if checks.iter().all(|check| check.via == Route::Tor && check.is_inconclusive()) && has_direct {
+            checks.push(self.check_path(host, ports, Route::Direct, group, &mut lookup).await);
         }
-        conclude(situation, &look_up, &trials)
+        conclude(situation, &lookup, &checks)
     }
 
-    /// Tests each port by one path.
-    async fn trial(&self, host: &Host, ports: Ports, via: Route, group: u8, look_up: &mut LookUp) -> Trial {
+    /// Checks each port by one path.
+    async fn check_path(&self, host: &Host, ports: Ports, via: Route, group: u8, lookup: &mut Lookup) -> PathCheck {
         if let (Host::Dns(name), Route::Tor) = (host, via)
-            && let Err(failure) = self.ask_exits(name, group, look_up).await
-            && look_up.configured.is_none()
+            && let Err(failure) = self.resolve_through_exits(name, group, lookup).await
+            && lookup.configured.is_none()
         {
-            return Trial::unresolved(via, failure);
+            return PathCheck::unresolved(via, failure);
         }
-        let candidates = match look_up.candidates(via, self.allows_private) {
-            Ok(candidates) => candidates,
-            Err(reason) => return Trial::refused(via, reason),
+        let dialled = match lookup.dial_addresses(via, self.allows_private) {
+            Ok(addresses) => addresses,
+            Err(reason) => return PathCheck::refused(via, reason),
         };
         let mut results = Vec::new();
         for (transport, port) in ports.iter() {
-            let outcome = self.reach(host, via, &candidates.addresses, (transport, port), group).await;
+            let outcome = self.probe_port(host, via, &dialled.addresses, (transport, port), group).await;
             results.push(PortResult { transport, port, outcome });
         }
-        let Candidates { addresses, warnings } = candidates;
-        Trial { via, refusal: None, unresolved: None, addresses, ports: results, warnings }
+        let DialAddresses { addresses, warnings } = dialled;
+        PathCheck { via, refusal: None, lookup_error: None, addresses, ports: results, warnings }
     }
 
-    /// Asks exits until they agree. It fails where none has an answer.
-    async fn ask_exits(&self, name: &DnsName, group: u8, look_up: &mut LookUp) -> Result<(), ProbeError> {
+    /// Resolves the name through exits until they agree.
+    ///
+    /// Fails if no exit answers.
+    async fn resolve_through_exits(&self, name: &DnsName, group: u8, lookup: &mut Lookup) -> Result<(), ProbeError> {
         let mut outcome = Ok(());
         for dialer in self.circuits(group) {
-            if look_up.is_settled() {
+            if lookup.is_settled() {
                 break;
             }
             match dialer.resolve(name, Route::Tor).await {
-                Ok(addresses) => look_up.exits.push(addresses),
+                Ok(addresses) => lookup.exits.push(addresses),
                 Err(failure) => outcome = Err(failure),
             }
         }
-        if look_up.exits.is_empty() { outcome } else { Ok(()) }
+        if lookup.exits.is_empty() { outcome } else { Ok(()) }
     }
 
-    /// One whole conversation at one port. Through Tor, on further circuits before a failure is believed.
-    async fn reach(
+    /// Probes one port with a full conversation.
+    ///
+    /// Through Tor, retries on up to `CIRCUITS_PER_CHECK` circuits, except after a local failure.
+    async fn probe_port(
         &self,
         host: &Host,
         via: Route,
         addresses: &[IpAddr],
-        door: (Transport, Port),
+        endpoint: (Transport, Port),
         group: u8,
-    ) -> Result<Answered, ProbeError> {
-        let attempt = ProbeTarget::without_extras(host.clone(), via, addresses.to_vec(), vec![door]);
+    ) -> Result<VerifiedEndpoint, ProbeError> {
+        let target = ProbeTarget::without_extras(host.clone(), via, addresses.to_vec(), vec![endpoint]);
         let expected = ProbeExpectations {
             host: Some(host.clone()),
             genesis_hash: self.network.genesis_hash(),
@@ -164,10 +186,10 @@ impl ClearnetName {
             checkpoint_height: None,
         };
         let mut outcome = Err(ProbeError::Unreachable);
-        for dialer in self.circuits(group).take(if via == Route::Tor { usize::from(CIRCUITS) } else { 1 }) {
-            outcome = probe(&dialer, &attempt, &expected, Deadlines::for_route(via), |_| {})
+        for dialer in self.circuits(group).take(if via == Route::Tor { usize::from(CIRCUITS_PER_CHECK) } else { 1 }) {
+            outcome = probe(&dialer, &target, &expected, Deadlines::for_route(via), |_| {})
                 .await
-                .map(|verified| Answered { ip: verified.ip, software: verified.report.software });
+                .map(|verified| VerifiedEndpoint { ip: verified.ip, software: verified.report.software });
             if outcome.as_ref().map_or_else(|failure| failure.blame() == FailureOrigin::Local, |_| true) {
                 break;
             }
@@ -175,19 +197,22 @@ impl ClearnetName {
         outcome
     }
 
-    /// Dialers whose circuits are apart from each other.
+    /// Returns dialers that never share a circuit.
     fn circuits(&self, group: u8) -> impl Iterator<Item = Dialer> {
         let dialer = self.dialer.clone();
-        (group..group + CIRCUITS).map(move |number| Dialer { isolation: Isolation::OwnName(number), ..dialer.clone() })
+        (group..group + CIRCUITS_PER_CHECK)
+            .map(move |group| Dialer { isolation: Isolation::OwnName(group), ..dialer.clone() })
     }
 
-    /// Tells the book and operators, and returns the number of failed tests in a row.
-    async fn note(&self, host: &Host, ports: Ports, conclusion: Conclusion) -> u32 {
+    /// Reports a conclusion to the book, the status and the log.
+    ///
+    /// Returns the number of failed checks in a row.
+    async fn record(&self, host: &Host, ports: Ports, conclusion: Conclusion) -> u32 {
         let before = self.state.borrow().clone();
         let state = match conclusion {
             Conclusion::Reached { via, ip, ports, warnings } => {
-                if before.problem.is_some() || before.via.is_none() {
-                    tracing::info!(name = %host, address = ?ip, "identity.host is reached {via}");
+                if before.last_error.is_some() || before.via.is_none() {
+                    tracing::info!(name = %host, address = ?ip, "identity.host is reachable {via}");
                 }
                 if via == Route::Tor {
                     let _ = self.inbox.send(BookMessage::Event(Event::TorPathProven)).await;
@@ -200,36 +225,39 @@ impl ClearnetName {
                 NameState { address: Some(ip), warnings: vec![warning], ..NameState::default() }
             }
             Conclusion::Unreached { reason, via } => {
-                if before.missed == 0 {
-                    tracing::warn!(name = %host, reason, "identity.host can't be reached");
+                if before.failures == 0 {
+                    tracing::warn!(name = %host, reason, "identity.host is not reachable");
                 }
-                // Reached from this machine alone, it was advertised for want of a better test.
+                // A check through Tor overrules an earlier success from this machine.
                 if via == Route::Tor && before.via == Some(Route::Direct) {
                     let _ = self.inbox.send(BookMessage::Event(Event::SelfUnreachable(host.clone()))).await;
                 }
-                let missed = before.missed.saturating_add(1);
+                let failures = before.failures.saturating_add(1);
                 let via = before.via.filter(|before| via == Route::Direct || *before == Route::Tor);
                 let address = before.address.filter(|_| via.is_some());
-                NameState { missed, via, address, problem: Some(reason), warnings: Vec::new() }
+                NameState { failures, via, address, last_error: Some(reason), warnings: Vec::new() }
             }
-            Conclusion::Waits => NameState { warnings: vec!["it is tested once Tor is there".to_owned()], ..before },
+            Conclusion::Pending => {
+                NameState { warnings: vec!["the name is tested once Tor is available".to_owned()], ..before }
+            }
         };
         for warning in state.warnings.iter().filter(|warning| !before.warnings.contains(warning)) {
             tracing::warn!(name = %host, "identity.host: {warning}");
         }
-        let missed = state.missed;
+        let failures = state.failures;
         self.state.send_replace(state);
-        missed
+        failures
     }
 
+    /// Has the book advertise the name at these ports.
     async fn advertise(&self, host: &Host, ports: Ports, ip: Option<IpAddr>) {
-        let listed = Box::new(self.ourselves.borrow().identity.listed(host, ports, ip));
-        let _ = self.inbox.send(BookMessage::Event(Event::SelfReachable(listed))).await;
+        let entry = Box::new(self.local_identity.borrow().identity.listed(host, ports, ip));
+        let _ = self.inbox.send(BookMessage::Event(Event::SelfReachable(entry))).await;
     }
 
-    /// Waits this long, or until Tor appears or becomes ready.
-    async fn rest(&mut self, pause: Duration, was_ready: bool, had_tor: bool) {
-        let ClearnetName { health, dialer, .. } = self;
+    /// Waits for `delay`, or until Tor appears or becomes ready.
+    async fn wait_for_trigger(&mut self, delay: Duration, was_ready: bool, had_tor: bool) {
+        let ClearnetMonitor { health, dialer, .. } = self;
         let ready = async {
             while !health.borrow_and_update().state.is_ready() {
                 if health.changed().await.is_err() {
@@ -237,16 +265,16 @@ impl ClearnetName {
                 }
             }
         };
-        let appears = async {
+        let appeared = async {
             if dialer.tor.wait_for(Option::is_some).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
         tokio::select! {
-            () = sleep(pause) => return,
+            () = sleep(delay) => return,
             () = ready, if !was_ready => {}
-            () = appears, if !had_tor => {}
+            () = appeared, if !had_tor => {}
         }
-        sleep(FIRST).await;
+        sleep(SETTLE_DELAY).await;
     }
 }

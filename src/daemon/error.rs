@@ -1,4 +1,4 @@
-//! Why the daemon does not start, or ends.
+//! Errors that prevent a start or end the daemon.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,53 +9,100 @@ use crate::network::Network;
 use crate::server::CertificateError;
 use crate::store::StoreError;
 
-/// A reason that ends the daemon, with advice for the operator.
+/// Error that ends the daemon, with advice for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
+    /// The machine's clock is earlier than the build date.
     #[error(
-        "the clock of this machine says {0}, which was before this version was made; set it, with `timedatectl set-ntp true` say"
+        "the clock of this machine says {0}, which is before this version was built; set it, for example with `timedatectl set-ntp true`"
     )]
     Clock(Time),
-    #[error("can't make the data directory {}: {error}; choose another data_dir, or make it for this user", path.display())]
-    MakeDirectory { path: PathBuf, error: std::io::Error },
+    /// The data directory can't be created or read.
     #[error(
-        "can't move {} to {}: {error}; move it by hand, or name the directory that has the data with data_dir",
+        "the data directory {} can't be created: {error}; choose another data_dir, or create it for this user",
+        path.display()
+    )]
+    MakeDirectory {
+        /// Data directory, of which a parent may be at fault.
+        path: PathBuf,
+        /// Cause.
+        error: std::io::Error,
+    },
+    /// A file of the formerly shared data directory can't be moved.
+    #[error(
+        "{} can't be moved to {}: {error}; move it by hand, or set data_dir to the directory that holds the data",
         from.display(),
         to.display()
     )]
-    MoveData { from: PathBuf, to: PathBuf, error: std::io::Error },
+    MoveData {
+        /// Present path.
+        from: PathBuf,
+        /// Path in the chain's own directory.
+        to: PathBuf,
+        /// Cause.
+        error: std::io::Error,
+    },
+    /// Another user owns the data directory.
     #[error("the data directory {} belongs to another user; choose another data_dir, or run as its owner", .0.display())]
     OthersDirectory(PathBuf),
+    /// A configured address can't be bound.
     #[error(transparent)]
     Listen(#[from] BindError),
-    #[error("can't make the control socket {}: {error}; {}", path.display(), bind::control_advice(error))]
-    Control { path: PathBuf, error: std::io::Error },
+    /// The control socket can't be created.
+    #[error("the control socket {} can't be created: {error}; {}", path.display(), bind::control_advice(error))]
+    Control {
+        /// Path of the socket.
+        path: PathBuf,
+        /// Cause.
+        error: std::io::Error,
+    },
+    /// The store can't be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The ban file can't be read or parsed.
     #[error("the ban file {}: {reason}; correct it, or choose another with discovery.ban_file", path.display())]
-    Bans { path: PathBuf, reason: String },
+    Bans {
+        /// Path of the ban file.
+        path: PathBuf,
+        /// Cause, with the line of a syntax error.
+        reason: String,
+    },
+    /// The TLS certificate can't be loaded or generated.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// A socket from systemd, named here, is not a listener of a known kind.
     #[error(
-        "systemd handed over the socket {0:?}, which is unknown; name it tcp, tls, ws, wss or onion with FileDescriptorName="
+        "socket {0:?} from systemd is not a TCP listener of a known name; name it tcp, tls, ws, wss or onion with FileDescriptorName="
     )]
     Inherited(String),
-    #[error("the server at backend.electrum, {0}, is one of another network; point it at one of {1}, or set network")]
-    OtherNetwork(String, Network),
+    /// The backend at this address follows another chain than the configured network.
     #[error(
-        "backend.electrum: {backend} is Waypost itself, which listens on {listener}; name the address of the Electrum server behind it"
+        "the server at backend.electrum, {0}, belongs to another network; set it to a server of {1}, or correct network"
     )]
-    BackendIsSelf { backend: String, listener: SocketAddr },
-    #[error("can't start: {0}")]
+    OtherNetwork(String, Network),
+    /// The backend's address leads to a listener of this process.
+    #[error(
+        "backend.electrum: {backend} is Waypost itself, which listens on {listener}; set it to the address of the Electrum server"
+    )]
+    BackendIsSelf {
+        /// Configured address of the backend.
+        backend: String,
+        /// Address of the listener that it leads to.
+        listener: SocketAddr,
+    },
+    /// Another step of the start failed.
+    #[error("start failed: {0}")]
     Start(String),
-    #[error("the store was not written in time; what was learnt in the last moments may be lost")]
+    /// The store's writer did not finish within the shutdown timeout.
+    #[error("the store was not written in time; the latest changes may be lost")]
     Unwritten,
-    #[error("{0} ended, which it never should; start the daemon again, and report the lines before this one")]
+    /// A task, named here, ended although it runs until the shutdown.
+    #[error("{0} ended unexpectedly; restart the daemon, and report the log lines before this one")]
     Ended(&'static str),
 }
 
 impl DaemonError {
-    /// Whether the configuration is at fault, so that another start would fail in the same way.
+    /// Whether the configuration is at fault, so that a restart would fail in the same way.
     pub fn is_configuration(&self) -> bool {
         match self {
             DaemonError::Store(StoreError::OtherChain { .. })

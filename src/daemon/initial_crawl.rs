@@ -1,51 +1,55 @@
-//! What the log says while an empty book is filled for the first time.
+//! Progress lines in the log while an empty book is filled.
 
 use std::time::Duration;
 
 use crate::book::Counts;
 use crate::clock::Time;
 
-/// Between two looks, and so two lines.
-const PAUSE: Duration = Duration::from_secs(10);
+/// Time between two checks of the progress, each of which logs at most one line.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A crawl under way.
+/// Progress of the first probes of an initially empty book.
 #[derive(Debug)]
-pub struct FirstCrawl {
+pub(crate) struct InitialCrawl {
     next: Time,
-    /// What was said last, as the same again is no news.
-    said: Option<(Counts, usize)>,
+    /// Counts and number of pending first probes in the last line; `None` before it.
+    last_logged: Option<(Counts, usize)>,
 }
 
-impl FirstCrawl {
-    pub fn new(now: Time) -> FirstCrawl {
-        FirstCrawl { next: now + PAUSE, said: None }
+impl InitialCrawl {
+    /// Starts a crawl, whose first report is due after `REPORT_INTERVAL`.
+    pub(crate) fn new(now: Time) -> InitialCrawl {
+        InitialCrawl { next: now + REPORT_INTERVAL, last_logged: None }
     }
 
-    /// When to look again.
-    pub fn next(&self) -> Time {
+    /// Time at which the next report is due.
+    pub(crate) fn next(&self) -> Time {
         self.next
     }
 
-    pub fn is_due(&self, now: Time) -> bool {
-        // A clock that was set back must not silence us for long.
-        now >= self.next || self.next.since(now) > PAUSE
+    /// Whether a report is due.
+    pub(crate) fn is_due(&self, now: Time) -> bool {
+        // A clock that was set back delays the next report by at most one interval.
+        now >= self.next || self.next.since(now) > REPORT_INTERVAL
     }
 
-    /// A line for the log, if there is news. `untried` are the names whose first try isn't over; once there are none, so is
-    /// the crawl.
-    pub fn report(&mut self, counts: Counts, untried: usize, now: Time) -> (Option<String>, bool) {
-        self.next = now + PAUSE;
+    /// Returns a line for the log if the counts changed, and whether the crawl is over.
+    ///
+    /// `pending` is the number of names whose first probe has not ended. The crawl is over when
+    /// none is left.
+    pub(crate) fn report(&mut self, counts: Counts, pending: usize, now: Time) -> (Option<String>, bool) {
+        self.next = now + REPORT_INTERVAL;
         let Counts { verified, stale, candidate, bad, probing, .. } = counts;
         let known = verified + stale + candidate + bad;
-        if untried == 0 {
-            let end = format!("first crawl: every name was tried once; {verified} verified of {known} known");
-            return (Some(end), true);
+        if pending == 0 {
+            let line = format!("initial crawl: every name was probed once; {verified} verified of {known} known");
+            return (Some(line), true);
         }
-        let news = self.said.replace((counts, untried)) != Some((counts, untried));
+        let has_changed = self.last_logged.replace((counts, pending)) != Some((counts, pending));
         let line = format!(
-            "first crawl: {verified} verified, {known} known, {probing} being tried now, {untried} not tried to the end yet"
+            "initial crawl: {verified} verified, {known} known, {probing} probes in flight, {pending} first probes pending"
         );
-        (news.then_some(line), false)
+        (has_changed.then_some(line), false)
     }
 }
 
@@ -53,32 +57,29 @@ impl FirstCrawl {
 mod tests {
     use super::*;
 
-    const BEGAN: Time = Time::from_secs(1_700_000_000);
+    const START: Time = Time::from_secs(1_700_000_000);
 
     fn counts(verified: usize, candidate: usize, probing: usize) -> Counts {
         Counts { verified, candidate, probing, ..Counts::default() }
     }
 
     #[test]
-    fn crawl_is_logged_until_every_name_was_tried() {
-        let mut crawl = FirstCrawl::new(BEGAN);
-        let after = |secs| BEGAN + Duration::from_secs(secs);
+    fn crawl_is_logged_until_no_first_probe_is_pending() {
+        let mut crawl = InitialCrawl::new(START);
+        let after = |secs| START + Duration::from_secs(secs);
         assert_eq!([0, 9, 10, 11].map(|secs| crawl.is_due(after(secs))), [false, false, true, true]);
-        let (line, over) = crawl.report(counts(12, 28, 30), 28, after(10));
-        assert_eq!(
-            line.unwrap(),
-            "first crawl: 12 verified, 40 known, 30 being tried now, 28 not tried to the end yet"
-        );
-        assert!(!over && !crawl.is_due(after(19)) && crawl.next() == after(20));
-        assert_eq!(crawl.report(counts(12, 28, 30), 28, after(20)), (None, false), "nothing happened");
+        let (line, is_over) = crawl.report(counts(12, 28, 30), 28, after(10));
+        assert_eq!(line.unwrap(), "initial crawl: 12 verified, 40 known, 30 probes in flight, 28 first probes pending");
+        assert!(!is_over && !crawl.is_due(after(19)) && crawl.next() == after(20));
+        assert_eq!(crawl.report(counts(12, 28, 30), 28, after(20)), (None, false), "nothing changed");
         assert!(crawl.report(counts(13, 27, 29), 27, after(30)).0.is_some());
-        let (line, over) = crawl.report(counts(35, 5, 1), 0, after(70));
-        let end = "first crawl: every name was tried once; 35 verified of 40 known";
-        assert_eq!((line.as_deref(), over), (Some(end), true));
+        let (line, is_over) = crawl.report(counts(35, 5, 1), 0, after(70));
+        let end = "initial crawl: every name was probed once; 35 verified of 40 known";
+        assert_eq!((line.as_deref(), is_over), (Some(end), true));
     }
 
     #[test]
-    fn a_clock_set_back_does_not_silence_it() {
-        assert!(FirstCrawl::new(BEGAN).is_due(BEGAN - Duration::from_hours(1)));
+    fn clock_set_back_keeps_report_due() {
+        assert!(InitialCrawl::new(START).is_due(START - Duration::from_hours(1)));
     }
 }

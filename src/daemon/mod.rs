@@ -5,17 +5,18 @@ mod bind;
 mod book_task;
 mod clearnet_monitor;
 mod error;
+mod event_log;
 mod file_watcher;
 mod initial_crawl;
 mod listeners;
 mod node;
-mod notice;
 mod own_address_check;
 mod platform;
 mod port_holder;
 mod reload;
 mod service_manager;
 mod shared_data;
+mod status_report;
 mod task_set;
 mod tor_wiring;
 
@@ -58,7 +59,7 @@ pub fn seed_warnings(config: &Config) -> Vec<String> {
     let settings = BookConfig { bans: Arc::new(bans), ..config.book.clone() };
     let book = PeerBook::new(settings, Vec::new(), PerRoute::default(), clock::now());
     let refused = book.refused_seeds();
-    unread.into_iter().chain(refused.iter().map(|seed| notice::refused_seed(&seed.name, seed.reason))).collect()
+    unread.into_iter().chain(refused.iter().map(|seed| event_log::refused_seed(&seed.name, seed.reason))).collect()
 }
 
 /// Returns the limits of clients, reduced to the file descriptors that the system grants.

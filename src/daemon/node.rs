@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::book_task::{BookOutputs, BookTask, StatusInputs};
-use super::clearnet_monitor::{ClearnetName, NameState};
+use super::clearnet_monitor::{ClearnetMonitor, NameState};
 use super::file_watcher::{BanFile, FileWatcher};
 use super::listeners::Listeners;
 use super::reload::{ReloadHooks, Reloader};
@@ -152,13 +152,13 @@ impl Node {
             onion: self.tor.onion.subscribe(),
             tor: self.tor.report.subscribe(),
             clearnet: clearnet.subscribe(),
-            ourselves: self.tor.identity.subscribe(),
+            local_identity: self.tor.identity.subscribe(),
             backend: self.backend.clone(),
             irc: irc.as_ref().map(watch::Sender::subscribe),
         };
         let limits = watch::Sender::new(limits(&self.config));
         let context = SessionContext {
-            ourselves: self.tor.identity.subscribe(),
+            local_identity: self.tor.identity.subscribe(),
             snapshot: self.snapshot.subscribe(),
             bans: self.storage.bans.subscribe(),
             inbox: self.inbox.clone(),
@@ -183,13 +183,13 @@ impl Node {
         let arrivals = listeners.spawn(&mut tasks, context, has_onion_service, &config.backend, &mut self.rng);
         let certificate = tls.map(|tls| (tls.source, tls.credentials));
         let files = FileWatcher::new(ban_file, bans, certificate, inbox.clone());
-        let reloader = Reloader { running: config.clone(), again: self.hooks, limits, files, inbox: inbox.clone() };
+        let reloader = Reloader { running: config.clone(), hooks: self.hooks, limits, files, inbox: inbox.clone() };
         tasks.spawn("the file watcher", reloader.run(sighup));
         if config.identity.clearnet.is_some() {
-            let monitor = ClearnetName {
+            let monitor = ClearnetMonitor {
                 network: config.book.network,
                 dialer: self.dialer.clone(),
-                ourselves: self.tor.identity.subscribe(),
+                local_identity: self.tor.identity.subscribe(),
                 address: config.identity.address,
                 allows_private: config.book.allow_private,
                 health: health.clone(),

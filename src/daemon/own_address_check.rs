@@ -1,6 +1,7 @@
-//! How the own clearnet name is tested: which addresses are dialled, by which path, and what the results mean.
+//! Decisions of the check of the own clearnet name, without I/O.
 //!
-//! Only decisions, without I/O: `clearnet_name` looks up and dials.
+//! They choose the addresses and paths to dial, and interpret the results. `clearnet_monitor`
+//! resolves and dials.
 
 use std::net::IpAddr;
 
@@ -11,180 +12,207 @@ use crate::peer::{Port, Ports, Transport};
 use crate::route::Route;
 use crate::tor_state::TorState;
 
-/// Circuits on which an address must be named before it is dialled, unless this machine's resolver names it as well.
-/// A single exit could name an address of its own.
-const WITNESSES: usize = 2;
+/// Number of sources that must return an address through Tor before it is dialled.
+///
+/// Each circuit is a source, and so is this machine's resolver. A single exit may lie.
+const MIN_CONFIRMATIONS: usize = 2;
 
-/// What is there to test the name with.
+/// Paths that are available for a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Situation {
-    pub tor: Outside,
-    /// Whether this process may open connections past Tor.
+pub(crate) struct Situation {
+    /// Availability of Tor, which checks from outside of the operator's network.
+    pub tor: TorAvailability,
+    /// Whether this process may open direct connections; false with `tor.only`.
     pub has_direct: bool,
-    /// Whether addresses that are not public may be used: those can't be reached through Tor.
+    /// `discovery.allow_private`: whether private addresses may be dialled, which Tor can't reach.
     pub allows_private: bool,
 }
 
-/// Whether Tor can test the name, from outside of the operator's network.
+/// Availability of Tor for a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outside {
+pub(crate) enum TorAvailability {
+    /// A connection through Tor succeeded.
     Ready,
-    /// It is there, and didn't reach anything yet.
-    Uncertain,
+    /// Tor is present, and is starting or down.
+    Unproven,
+    /// No Tor is connected yet.
     Absent,
-    /// Absent for good: it is switched off.
-    Off,
+    /// `tor.mode` is off, so that Tor never appears.
+    Disabled,
 }
 
-/// What was found out about the name's addresses.
+/// Addresses of the name, by source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LookUp {
-    /// `identity.address`, or an address in place of the name.
+pub(crate) struct Lookup {
+    /// `identity.address`, or `identity.host` if that is an IP address. Replaces the others.
     pub configured: Option<IpAddr>,
-    /// As this machine's resolver has it.
-    pub here: Vec<IpAddr>,
-    /// As Tor's exits have it, for each circuit that had an answer.
+    /// Answers of this machine's resolver.
+    pub local: Vec<IpAddr>,
+    /// Answers of Tor exits, one list for each circuit that answered.
     pub exits: Vec<Vec<IpAddr>>,
 }
 
-/// Addresses that may be dialled, and what an operator should know about them.
+/// Addresses that may be dialled, with warnings for the operator.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Candidates {
+pub(crate) struct DialAddresses {
+    /// Addresses to dial; never empty.
     pub addresses: Vec<IpAddr>,
+    /// Mismatches between the sources, and private addresses that were left out.
     pub warnings: Vec<String>,
 }
 
-/// One test of the name, by one path.
+/// Result of a check of the name by one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trial {
+pub(crate) struct PathCheck {
+    /// Path of the check.
     pub via: Route,
-    /// Why nothing was dialled, if nothing was.
+    /// Reason why nothing was dialled; `None` if the ports were dialled.
     pub refusal: Option<String>,
-    /// Why the name could not be looked up, if that is why.
-    pub unresolved: Option<ProbeError>,
+    /// Failure of the lookup, if that is why nothing was dialled.
+    pub lookup_error: Option<ProbeError>,
+    /// Addresses that were dialled.
     pub addresses: Vec<IpAddr>,
+    /// Result for each configured port; empty if nothing was dialled.
     pub ports: Vec<PortResult>,
+    /// Warnings about the addresses.
     pub warnings: Vec<String>,
 }
 
-/// What became of one port.
+/// Result of a probe of one port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PortResult {
+pub(crate) struct PortResult {
+    /// TCP or TLS.
     pub transport: Transport,
+    /// Configured port.
     pub port: Port,
-    pub outcome: Result<Answered, ProbeError>,
+    /// Verified endpoint or failure.
+    pub outcome: Result<VerifiedEndpoint, ProbeError>,
 }
 
-/// An endpoint that answered as the name.
+/// Endpoint that passed verification as the own name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answered {
+pub(crate) struct VerifiedEndpoint {
+    /// Address that answered; `None` if unknown.
     pub ip: Option<IpAddr>,
+    /// Reported software. It is not Waypost's if another server answers at the address.
     pub software: Option<String>,
 }
 
-/// What the trials mean.
+/// Conclusion from all checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Conclusion {
+pub(crate) enum Conclusion {
+    /// The name is reachable.
     Reached {
+        /// Path that reached it.
         via: Route,
+        /// Address that answered.
         ip: Option<IpAddr>,
-        /// Those that answered.
+        /// Ports that answered. Only these are advertised.
         ports: Ports,
+        /// Warnings about addresses and about the other ports.
         warnings: Vec<String>,
     },
-    /// It can't be tested from here, and the operator names the address.
-    Assumed { ip: IpAddr, warning: String },
+    /// The name can't be tested from here. It is advertised at the configured address.
+    Assumed {
+        /// Configured address.
+        ip: IpAddr,
+        /// Reason why it is untested.
+        warning: String,
+    },
+    /// The name was not reached.
     Unreached {
+        /// Failures by path, with advice.
         reason: String,
-        /// The path of the trial that decided. A direct one says little: a router may only take connections from outside.
+        /// Path of the last check. Without hairpin NAT, a direct failure proves little.
         via: Route,
     },
-    /// There is no path yet.
-    Waits,
+    /// No path is available yet.
+    Pending,
 }
 
 impl Situation {
-    pub fn new(tor: &TorState, has_tor: bool, has_direct: bool, allows_private: bool) -> Situation {
+    /// Combines Tor's state with the paths of the dialer.
+    pub(crate) fn new(tor: &TorState, has_tor: bool, has_direct: bool, allows_private: bool) -> Situation {
         let tor = match (tor, has_tor) {
-            (TorState::Off, _) => Outside::Off,
-            (_, false) => Outside::Absent,
-            (TorState::Ready, true) => Outside::Ready,
-            (_, true) => Outside::Uncertain,
+            (TorState::Off, _) => TorAvailability::Disabled,
+            (_, false) => TorAvailability::Absent,
+            (TorState::Ready, true) => TorAvailability::Ready,
+            (_, true) => TorAvailability::Unproven,
         };
         Situation { tor, has_direct, allows_private }
     }
 
-    /// The paths to try, in order, until the name is reached.
-    pub fn paths(&self) -> &'static [Route] {
+    /// Returns the paths to check, in order.
+    pub(crate) fn paths(&self) -> &'static [Route] {
         match (self.tor, self.has_direct) {
-            (Outside::Ready, true) if !self.allows_private => &[Route::Tor],
-            (Outside::Ready | Outside::Uncertain, true) => &[Route::Direct, Route::Tor],
-            (Outside::Ready | Outside::Uncertain, false) => &[Route::Tor],
-            (Outside::Absent | Outside::Off, true) => &[Route::Direct],
-            (Outside::Absent | Outside::Off, false) => &[],
+            (TorAvailability::Ready, true) if !self.allows_private => &[Route::Tor],
+            (TorAvailability::Ready | TorAvailability::Unproven, true) => &[Route::Direct, Route::Tor],
+            (TorAvailability::Ready | TorAvailability::Unproven, false) => &[Route::Tor],
+            (TorAvailability::Absent | TorAvailability::Disabled, true) => &[Route::Direct],
+            (TorAvailability::Absent | TorAvailability::Disabled, false) => &[],
         }
     }
 }
 
-impl LookUp {
-    /// The addresses to dial by a path; or why there is none.
-    pub fn candidates(&self, via: Route, allows_private: bool) -> Result<Candidates, String> {
+impl Lookup {
+    /// Returns the addresses to dial by a path, or the reason why there is none.
+    pub(crate) fn dial_addresses(&self, via: Route, allows_private: bool) -> Result<DialAddresses, String> {
         let found = match via {
-            Route::Direct => self.here.clone(),
+            Route::Direct => self.local.clone(),
             Route::Tor => self.confirmed(),
         };
-        let is_fit = |ip: &IpAddr| allows_private || is_public(*ip);
-        let (fit, unfit): (Vec<IpAddr>, Vec<IpAddr>) = found.into_iter().partition(is_fit);
+        let is_usable = |ip: &IpAddr| allows_private || is_public(*ip);
+        let (usable, private): (Vec<IpAddr>, Vec<IpAddr>) = found.into_iter().partition(is_usable);
         let mut warnings = Vec::new();
-        if !fit.is_empty() && !unfit.is_empty() {
+        if !usable.is_empty() && !private.is_empty() {
             warnings.push(format!(
-                "the name also means {}, which isn't public: other servers reject such a name",
-                list(&unfit)
+                "the name also resolves to {}, which isn't public: other servers reject such names",
+                join(&private)
             ));
         }
         if let Some(configured) = self.configured {
-            if !is_fit(&configured) {
-                return Err(format!(
-                    "{configured} isn't public; configure the address by which others reach this machine"
-                ));
+            if !is_usable(&configured) {
+                return Err(format!("{configured} isn't public; configure the public address of this machine"));
             }
-            if !fit.is_empty() && !fit.contains(&configured) {
-                let whose = if via == Route::Tor { "through Tor" } else { "here" };
-                let found = list(&fit);
-                warnings.push(format!("the name means {found} {whose}, and not {configured} as configured"));
+            if !usable.is_empty() && !usable.contains(&configured) {
+                let resolver = if via == Route::Tor { "through Tor" } else { "on this machine" };
+                let found = join(&usable);
+                warnings.push(format!("the name resolves to {found} {resolver}, not to {configured} as configured"));
             }
-            return Ok(Candidates { addresses: vec![configured], warnings });
+            return Ok(DialAddresses { addresses: vec![configured], warnings });
         }
-        if !fit.is_empty() {
-            return Ok(Candidates { addresses: fit, warnings });
+        if !usable.is_empty() {
+            return Ok(DialAddresses { addresses: usable, warnings });
         }
-        Err(match (via, unfit.as_slice()) {
+        Err(match (via, private.as_slice()) {
             (Route::Tor, []) if self.exits.iter().any(|found| !found.is_empty()) => {
-                format!("Tor's exits name different addresses: {}", list(&self.exits.concat()))
+                format!("Tor exits do not agree on an address: {}", join(&self.exits.concat()))
             }
             (_, []) => "the name has no address in DNS".to_owned(),
-            (Route::Direct, unfit) => format!(
-                "the name means {} on this machine, which isn't public; correct the hosts file or DNS, or set identity.address",
-                list(unfit)
+            (Route::Direct, private) => format!(
+                "the name resolves to {} on this machine, which isn't public; correct the hosts file or DNS, or set identity.address",
+                join(private)
             ),
-            (Route::Tor, unfit) => format!("the name means {} in DNS, which isn't public; correct DNS", list(unfit)),
+            (Route::Tor, private) => {
+                format!("the name resolves to {} in DNS, which isn't public; correct DNS", join(private))
+            }
         })
     }
 
-    /// Whether enough circuits agree that no further one has to be asked.
-    pub fn is_settled(&self) -> bool {
+    /// Whether enough circuits agree, so that no further lookup is needed.
+    pub(crate) fn is_settled(&self) -> bool {
         !self.confirmed().is_empty()
     }
 
-    /// What exits say, as far as more than one of them does or this machine's resolver agrees.
+    /// Returns the addresses from exits that have `MIN_CONFIRMATIONS`.
     fn confirmed(&self) -> Vec<IpAddr> {
-        let witnesses = |ip: &IpAddr| {
+        let confirmations = |ip: &IpAddr| {
             let exits = self.exits.iter().filter(|found| found.contains(ip)).count();
-            exits + usize::from(self.here.contains(ip))
+            exits + usize::from(self.local.contains(ip))
         };
         let mut confirmed: Vec<IpAddr> = Vec::new();
         for ip in self.exits.iter().flatten() {
-            if !confirmed.contains(ip) && witnesses(ip) >= WITNESSES {
+            if !confirmed.contains(ip) && confirmations(ip) >= MIN_CONFIRMATIONS {
                 confirmed.push(*ip);
             }
         }
@@ -192,30 +220,30 @@ impl LookUp {
     }
 }
 
-impl Trial {
-    /// One in which nothing was dialled.
-    pub fn refused(via: Route, reason: String) -> Trial {
+impl PathCheck {
+    /// Creates the result of a check in which nothing was dialled.
+    pub(crate) fn refused(via: Route, reason: String) -> PathCheck {
         let (addresses, ports, warnings) = (Vec::new(), Vec::new(), Vec::new());
-        Trial { via, refusal: Some(reason), unresolved: None, addresses, ports, warnings }
+        PathCheck { via, refusal: Some(reason), lookup_error: None, addresses, ports, warnings }
     }
 
-    /// One in which no circuit had an answer to the look-up.
-    pub fn unresolved(via: Route, failure: ProbeError) -> Trial {
-        let reason = format!("the look-up of the name {via} failed: {failure}");
-        Trial { unresolved: Some(failure), ..Trial::refused(via, reason) }
+    /// Creates the result of a check whose lookup failed on all circuits.
+    pub(crate) fn unresolved(via: Route, failure: ProbeError) -> PathCheck {
+        let reason = format!("the lookup of the name {via} failed: {failure}");
+        PathCheck { lookup_error: Some(failure), ..PathCheck::refused(via, reason) }
     }
 
     fn has_reached(&self) -> bool {
         self.ports.iter().any(|port| port.outcome.is_ok())
     }
 
-    /// Whether it failed for a reason that says nothing about the name.
-    pub fn is_inconclusive(&self) -> bool {
-        let in_look_up = self.unresolved.is_some_and(|failure| failure.blame() == FailureOrigin::Local);
-        !self.has_reached() && (in_look_up || self.ports.iter().any(|port| is_local(&port.outcome)))
+    /// Whether the check failed because of this machine or its Tor, so that it proves nothing.
+    pub(crate) fn is_inconclusive(&self) -> bool {
+        let lookup_failed = self.lookup_error.is_some_and(|failure| failure.blame() == FailureOrigin::Local);
+        !self.has_reached() && (lookup_failed || self.ports.iter().any(|port| is_local(&port.outcome)))
     }
 
-    /// What went wrong, with the path.
+    /// Describes the failures, with the path and addresses.
     fn failures(&self) -> String {
         if let Some(reason) = &self.refusal {
             return reason.clone();
@@ -224,36 +252,38 @@ impl Trial {
             let failure = port.outcome.as_ref().err()?;
             Some(format!("{} port {}: {failure}", port.transport, port.port))
         });
-        let whence = if self.via == Route::Tor { "through Tor" } else { "from this machine" };
-        format!("{whence}, at {}, {}", list(&self.addresses), ports.collect::<Vec<_>>().join(", "))
+        let origin = if self.via == Route::Tor { "through Tor" } else { "from this machine" };
+        format!("{origin}, at {}, {}", join(&self.addresses), ports.collect::<Vec<_>>().join(", "))
     }
 }
 
-/// What these trials mean together.
-pub fn conclude(situation: Situation, look_up: &LookUp, trials: &[Trial]) -> Conclusion {
-    if let Some(trial) = trials.iter().find(|trial| trial.has_reached()) {
-        return reached(trial);
+/// Interprets the checks of one run. The last one decides if none reached the name.
+pub(crate) fn conclude(situation: Situation, lookup: &Lookup, checks: &[PathCheck]) -> Conclusion {
+    if let Some(check) = checks.iter().find(|check| check.has_reached()) {
+        return conclude_reached(check);
     }
-    let Some(last) = trials.last() else { return Conclusion::Waits };
-    let reason = trials.iter().map(Trial::failures).collect::<Vec<_>>().join("; ");
+    let Some(last) = checks.last() else { return Conclusion::Pending };
+    let reason = checks.iter().map(PathCheck::failures).collect::<Vec<_>>().join("; ");
     if last.via == Route::Tor {
         let advice = match last.refusal {
             Some(_) => "",
-            None => "; open the ports in the firewall, also to Tor's exits, and forward them in the router",
+            None => "; open the ports in the firewall, also for Tor exits, and forward them in the router",
         };
         return Conclusion::Unreached { reason: format!("{reason}{advice}"), via: Route::Tor };
     }
-    let is_cut_off = last.ports.iter().all(|port| is_cut_off(&port.outcome));
-    match look_up.configured {
-        Some(ip) if situation.tor == Outside::Off && last.refusal.is_none() && is_cut_off => Conclusion::Assumed {
-            ip,
-            warning: format!(
-                "{reason}; without Tor it can't be tested from outside, so it is advertised at {ip} on the operator's word"
-            ),
-        },
-        _ if last.refusal.is_none() && is_cut_off => Conclusion::Unreached {
+    let is_unconnected = last.ports.iter().all(|port| is_unconnected(&port.outcome));
+    match lookup.configured {
+        Some(ip) if situation.tor == TorAvailability::Disabled && last.refusal.is_none() && is_unconnected => {
+            Conclusion::Assumed {
+                ip,
+                warning: format!(
+                    "{reason}; no test from outside without Tor: advertised untested at {ip}, as configured"
+                ),
+            }
+        }
+        _ if last.refusal.is_none() && is_unconnected => Conclusion::Unreached {
             reason: format!(
-                "{reason}; behind a router without hairpin NAT that proves nothing: with Tor, the name is tested from outside"
+                "{reason}; a router without hairpin NAT has the same effect: with Tor, the name is tested from outside"
             ),
             via: Route::Direct,
         },
@@ -261,185 +291,43 @@ pub fn conclude(situation: Situation, look_up: &LookUp, trials: &[Trial]) -> Con
     }
 }
 
-fn reached(trial: &Trial) -> Conclusion {
-    let mut warnings = trial.warnings.clone();
+/// Builds the conclusion from a check that reached a port.
+fn conclude_reached(check: &PathCheck) -> Conclusion {
+    let mut warnings = check.warnings.clone();
     let port = |transport| {
-        let result = trial.ports.iter().find(|port| port.transport == transport && port.outcome.is_ok());
+        let result = check.ports.iter().find(|port| port.transport == transport && port.outcome.is_ok());
         result.map(|result| result.port)
     };
-    let Some(ports) = Ports::new(port(Transport::Tcp), port(Transport::Tls)) else { return Conclusion::Waits };
-    for result in &trial.ports {
+    let Some(ports) = Ports::new(port(Transport::Tcp), port(Transport::Tls)) else { return Conclusion::Pending };
+    for result in &check.ports {
         match &result.outcome {
             Err(failure) => {
-                warnings.push(format!("{} port {} can't be reached: {failure}", result.transport, result.port));
+                warnings.push(format!("{} port {} is not advertised: {failure}", result.transport, result.port));
             }
-            Ok(answered) => {
-                warnings.extend(answered.software.as_deref().filter(|name| *name != USER_AGENT).map(|name| {
-                    format!("{} port {} is answered by {name}, not by this program", result.transport, result.port)
+            Ok(endpoint) => {
+                warnings.extend(endpoint.software.as_deref().filter(|name| *name != USER_AGENT).map(|name| {
+                    format!("{} port {} is answered by {name}, not by Waypost", result.transport, result.port)
                 }))
             }
         }
     }
-    let ip = trial.ports.iter().find_map(|port| port.outcome.as_ref().ok()?.ip);
-    Conclusion::Reached { via: trial.via, ip, ports, warnings }
+    let ip = check.ports.iter().find_map(|port| port.outcome.as_ref().ok()?.ip);
+    Conclusion::Reached { via: check.via, ip, ports, warnings }
 }
 
-fn is_local(outcome: &Result<Answered, ProbeError>) -> bool {
+/// Whether this machine or its Tor caused the failure.
+fn is_local(outcome: &Result<VerifiedEndpoint, ProbeError>) -> bool {
     outcome.as_ref().is_err_and(|failure| failure.blame() == FailureOrigin::Local)
 }
 
-/// Whether no connection came about, as behind a router without hairpin NAT.
-fn is_cut_off(outcome: &Result<Answered, ProbeError>) -> bool {
+/// Whether no connection was established, as behind a router without hairpin NAT.
+fn is_unconnected(outcome: &Result<VerifiedEndpoint, ProbeError>) -> bool {
     matches!(outcome, Err(ProbeError::Refused | ProbeError::Unreachable))
 }
 
-fn list(addresses: &[IpAddr]) -> String {
+fn join(addresses: &[IpAddr]) -> String {
     addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" and ")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ips(texts: &[&str]) -> Vec<IpAddr> {
-        texts.iter().map(|text| text.parse().unwrap()).collect()
-    }
-
-    fn look_up(configured: Option<&str>, here: &[&str], exits: &[&[&str]]) -> LookUp {
-        let configured = configured.map(|text| text.parse().unwrap());
-        LookUp { configured, here: ips(here), exits: exits.iter().map(|found| ips(found)).collect() }
-    }
-
-    fn situation(tor: Outside) -> Situation {
-        Situation { tor, has_direct: true, allows_private: false }
-    }
-
-    fn trial(via: Route, outcomes: [Result<Option<&str>, ProbeError>; 2]) -> Trial {
-        let [tls, tcp] = outcomes.map(|outcome| {
-            let ip = Some("5.9.0.9".parse().unwrap());
-            outcome.map(|software| Answered { ip, software: software.map(str::to_owned) })
-        });
-        let port = |transport, number, outcome| PortResult { transport, port: Port::new(number).unwrap(), outcome };
-        let ports = vec![port(Transport::Tls, 50002, tls), port(Transport::Tcp, 50001, tcp)];
-        let addresses = ips(&["5.9.0.9"]);
-        Trial { via, refusal: None, unresolved: None, addresses, ports, warnings: Vec::new() }
-    }
-
-    #[test]
-    fn ready_tor_alone_decides_and_nothing_else_is_tried() {
-        assert_eq!(situation(Outside::Ready).paths(), [Route::Tor]);
-        assert_eq!(situation(Outside::Uncertain).paths(), [Route::Direct, Route::Tor]);
-        assert_eq!(situation(Outside::Absent).paths(), [Route::Direct]);
-        // Private addresses can't be reached through Tor.
-        let private = Situation { allows_private: true, ..situation(Outside::Ready) };
-        assert_eq!(private.paths(), [Route::Direct, Route::Tor]);
-        let only_tor = |tor| Situation { has_direct: false, ..situation(tor) };
-        assert_eq!(only_tor(Outside::Ready).paths(), [Route::Tor]);
-        assert_eq!(only_tor(Outside::Uncertain).paths(), [Route::Tor]);
-        assert_eq!(only_tor(Outside::Absent).paths(), []);
-        assert_eq!(conclude(only_tor(Outside::Absent), &LookUp::default(), &[]), Conclusion::Waits);
-    }
-
-    #[test]
-    fn addresses_that_are_not_public_are_never_dialled() {
-        for private in ["127.0.1.1", "127.0.0.1", "192.168.1.5", "10.0.0.1", "::1", "fd00::1", "169.254.0.1"] {
-            let reason = look_up(None, &[private], &[]).candidates(Route::Direct, false).unwrap_err();
-            assert!(reason.contains(private) && reason.contains("identity.address"), "{reason}");
-            assert!(look_up(None, &[], &[&[private], &[private]]).candidates(Route::Tor, false).is_err(), "{private}");
-            assert!(look_up(Some(private), &[], &[]).candidates(Route::Direct, false).is_err(), "{private}");
-            let allowed = look_up(None, &[private], &[]).candidates(Route::Direct, true).unwrap();
-            assert_eq!((allowed.addresses, allowed.warnings), (ips(&[private]), Vec::new()));
-        }
-        let mixed = look_up(None, &["10.0.0.1", "5.9.0.9"], &[]).candidates(Route::Direct, false).unwrap();
-        assert_eq!(mixed.addresses, ips(&["5.9.0.9"]));
-        assert!(mixed.warnings[0].contains("also means 10.0.0.1"), "{:?}", mixed.warnings);
-    }
-
-    #[test]
-    fn a_single_exit_names_no_address() {
-        let alone = look_up(None, &["127.0.1.1"], &[&["6.6.6.6"]]);
-        assert!(!alone.is_settled() && alone.candidates(Route::Tor, false).is_err());
-        let disagree = look_up(None, &[], &[&["6.6.6.6"], &["5.9.0.9"]]);
-        assert!(disagree.candidates(Route::Tor, false).unwrap_err().contains("6.6.6.6 and 5.9.0.9"));
-        let outvoted = look_up(None, &[], &[&["6.6.6.6"], &["5.9.0.9"], &["5.9.0.9"]]);
-        assert_eq!(outvoted.candidates(Route::Tor, false).unwrap().addresses, ips(&["5.9.0.9"]));
-        // The resolver of this machine is another witness.
-        let agrees = look_up(None, &["5.9.0.9"], &[&["5.9.0.9"]]);
-        assert!(agrees.is_settled());
-    }
-
-    #[test]
-    fn a_configured_address_replaces_the_look_up_and_a_mismatch_is_shown() {
-        let split = look_up(Some("5.9.0.9"), &["192.168.1.5"], &[&["5.9.0.9"], &["5.9.0.9"]]);
-        for via in Route::ALL {
-            let found = split.candidates(via, false).unwrap();
-            assert_eq!((found.addresses, found.warnings), (ips(&["5.9.0.9"]), Vec::new()));
-        }
-        let other = look_up(Some("5.9.0.9"), &[], &[&["5.9.0.8"], &["5.9.0.8"]]).candidates(Route::Tor, false).unwrap();
-        assert_eq!(other.addresses, ips(&["5.9.0.9"]));
-        assert!(other.warnings[0].contains("means 5.9.0.8 through Tor"), "{:?}", other.warnings);
-        // The word of one exit is no reason to warn.
-        let liar = look_up(Some("5.9.0.9"), &[], &[&["6.6.6.6"]]).candidates(Route::Tor, false).unwrap();
-        assert_eq!(liar.warnings, Vec::<String>::new());
-    }
-
-    #[test]
-    fn only_ports_that_answer_are_advertised() {
-        let one = trial(Route::Tor, [Ok(Some(USER_AGENT)), Err(ProbeError::Refused)]);
-        let Conclusion::Reached { via, ip, ports, warnings } =
-            conclude(situation(Outside::Ready), &LookUp::default(), &[one])
-        else {
-            panic!("it was reached");
-        };
-        assert_eq!(
-            (via, ip, ports),
-            (Route::Tor, ips(&["5.9.0.9"]).pop(), Ports::new(None, Port::new(50002)).unwrap())
-        );
-        assert!(warnings.len() == 1 && warnings[0].contains("TCP port 50001"), "{warnings:?}");
-        let other = trial(Route::Direct, [Ok(Some("ElectrumX 1.16")), Ok(None)]);
-        let Conclusion::Reached { warnings, .. } = conclude(situation(Outside::Off), &LookUp::default(), &[other])
-        else {
-            panic!("it was reached");
-        };
-        assert!(warnings.len() == 1 && warnings[0].contains("answered by ElectrumX"), "{warnings:?}");
-    }
-
-    #[test]
-    fn a_failure_says_by_which_path_and_what_to_do() {
-        let failing = |via| trial(via, [Err(ProbeError::Unreachable), Err(ProbeError::Refused)]);
-        let unreached = |tor, configured, trials: &[Trial]| match conclude(
-            situation(tor),
-            &look_up(configured, &[], &[]),
-            trials,
-        ) {
-            Conclusion::Unreached { reason, via } => (reason, via),
-            other => panic!("{other:?}"),
-        };
-        let (reason, via) = unreached(Outside::Ready, None, &[failing(Route::Tor)]);
-        assert!(
-            via == Route::Tor
-                && reason.contains("through Tor, at 5.9.0.9, TLS port 50002")
-                && reason.contains("firewall")
-        );
-        let (reason, via) = unreached(Outside::Off, None, &[failing(Route::Direct)]);
-        assert!(via == Route::Direct && reason.contains("hairpin NAT") && reason.contains("with Tor"), "{reason}");
-        // The operator's word counts only where nothing else can be had.
-        assert_eq!(unreached(Outside::Absent, Some("5.9.0.9"), &[failing(Route::Direct)]).1, Route::Direct);
-        let assumed = conclude(situation(Outside::Off), &look_up(Some("5.9.0.9"), &[], &[]), &[failing(Route::Direct)]);
-        assert!(matches!(assumed, Conclusion::Assumed { ip, .. } if ip == ips(&["5.9.0.9"])[0]), "{assumed:?}");
-        // What answered otherwise was reached, and is wrong.
-        let wrong = trial(Route::Direct, [Err(ProbeError::Closed), Err(ProbeError::Refused)]);
-        assert_eq!(unreached(Outside::Off, Some("5.9.0.9"), &[wrong]).1, Route::Direct);
-    }
-
-    #[test]
-    fn trouble_of_tor_itself_is_inconclusive() {
-        assert!(
-            trial(Route::Tor, [Err(ProbeError::TorUnavailable), Err(ProbeError::TorUnavailable)]).is_inconclusive()
-        );
-        assert!(!trial(Route::Tor, [Ok(None), Err(ProbeError::TorUnavailable)]).is_inconclusive());
-        assert!(Trial::unresolved(Route::Tor, ProbeError::TorUnavailable).is_inconclusive());
-        assert!(!Trial::unresolved(Route::Tor, ProbeError::NameNotFound).is_inconclusive());
-        assert!(!trial(Route::Tor, [Err(ProbeError::Refused), Err(ProbeError::Refused)]).is_inconclusive());
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! What the daemon asks of the machine: a directory, listeners, descriptors, signals, chance.
+//! Operating-system services: data directory, listeners, file descriptors, signals, randomness.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -16,29 +16,38 @@ use super::bind::BindError;
 use crate::clock::Time;
 use crate::config::ListenKind;
 
-/// File descriptors for all but callers: probes, operators, the store, standard streams, and Tor's.
+/// File descriptors reserved for everything but clients.
+///
+/// These are probes, operators, the store, standard streams and Tor.
 const OWN_DESCRIPTORS: usize = 250;
 
-#[expect(clippy::disallowed_methods, reason = "the one generator that all others descend from")]
-pub fn root_rng() -> StdRng {
+/// Connections that the kernel queues per listener. Linux caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 1024;
+
+/// Creates the generator that seeds all others, from the system's randomness.
+#[expect(clippy::disallowed_methods, reason = "seeds all other generators")]
+pub(crate) fn root_rng() -> StdRng {
     rand::make_rng()
 }
 
-/// No machine on which this version runs can have lived before it was made: one that says so has a clock that nobody set, as those
-/// without a battery have for a while after they are switched on. With it nothing that is kept or advertised would be right, and
-/// Tor would find all certificates out of date. To be moved on with each release.
+/// Earliest plausible time, in seconds since 1970. Update it with each release.
+///
+/// An earlier clock was never set, as on a machine without a battery after power-on. Stored and
+/// advertised times would be wrong, and Tor would reject all certificates.
 const BUILD_DATE: Time = Time::from_secs(1_793_491_200); // 2026-11-01
 
-/// Sees that the clock has been set.
-pub fn check_clock(now: Time) -> Result<(), DaemonError> {
+/// Rejects a clock that is earlier than the build date.
+pub(crate) fn check_clock(now: Time) -> Result<(), DaemonError> {
     if now < BUILD_DATE { Err(DaemonError::Clock(now)) } else { Ok(()) }
 }
 
-/// Makes the data directory for us alone, or sees that it is ours.
-pub fn data_directory(path: &Path) -> Result<(), DaemonError> {
+/// Creates the data directory with mode 0700, or checks that this user owns it.
+///
+/// Logs a warning if other users may access it.
+pub(crate) fn data_directory(path: &Path) -> Result<(), DaemonError> {
     let failed = |error| DaemonError::MakeDirectory { path: path.to_owned(), error };
     if let Some(parent) = path.parent() {
-        // Another chain's data may go there, which is no more for others to see.
+        // The parent may hold the private data of another chain.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
     }
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
@@ -54,13 +63,13 @@ pub fn data_directory(path: &Path) -> Result<(), DaemonError> {
         return Err(DaemonError::OthersDirectory(path.to_owned()));
     }
     if metadata.permissions().mode() & 0o077 != 0 {
-        tracing::warn!(path = %path.display(), "others may look into the data directory; `chmod 700` it");
+        tracing::warn!(path = %path.display(), "other users may access the data directory; run `chmod 700` on it");
     }
     Ok(())
 }
 
-/// Opens a listener on each address of a configuration key.
-pub fn listen(key: &'static str, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
+/// Opens a listener on each address of the configuration key `key`.
+pub(crate) fn listen(key: &'static str, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
     let listener = |address: &SocketAddr| {
         let failed = |error| BindError::new(key, *address, error);
         bind(*address).and_then(|socket| TcpListener::from_std(socket.into())).map_err(failed)
@@ -68,59 +77,64 @@ pub fn listen(key: &'static str, addresses: &[SocketAddr]) -> Result<Vec<TcpList
     addresses.iter().map(listener).collect()
 }
 
-/// The listeners that systemd handed over, by the names that their units give them.
-pub fn systemd_listeners() -> Result<Vec<(ListenKind, TcpListener)>, DaemonError> {
+/// Takes the listeners inherited from systemd, with the kinds that their names state.
+///
+/// The names are set with `FileDescriptorName=`. An unknown name or another socket is an error.
+pub(crate) fn systemd_listeners() -> Result<Vec<(ListenKind, TcpListener)>, DaemonError> {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let mut handed_over = ListenFd::from_env();
+    let mut inherited = ListenFd::from_env();
     let mut names = names.split(':');
     let mut listeners = Vec::new();
-    for index in 0..handed_over.len() {
+    for index in 0..inherited.len() {
         let name = names.next().unwrap_or_default();
         let unusable = || DaemonError::Inherited(name.to_owned());
         let kind = ListenKind::by_name(name).ok_or_else(unusable)?;
-        let socket = handed_over.take_tcp_listener(index).ok().flatten().ok_or_else(unusable)?;
+        let socket = inherited.take_tcp_listener(index).ok().flatten().ok_or_else(unusable)?;
         socket.set_nonblocking(true).map_err(|_| unusable())?;
         listeners.push((kind, TcpListener::from_std(socket).map_err(|_| unusable())?));
     }
     Ok(listeners)
 }
 
+/// Opens a non-blocking listening socket.
 fn bind(address: SocketAddr) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if address.is_ipv6() {
-        // Or [::] would take the same port of 0.0.0.0, and to name both be an error.
+        // Otherwise [::] would also bind the port on 0.0.0.0, and configuring both would fail.
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(1024)?;
+    socket.listen(BACKLOG)?;
     Ok(socket)
 }
 
-/// Sees to it that there are descriptors for as many sessions as may be; how many there may be is the answer.
-pub fn raise_fd_limit(sessions: usize) -> usize {
+/// Raises the soft limit of file descriptors, and returns how many sessions it permits.
+///
+/// The result is at most `sessions` and at least 1. Logs a warning if it is lower than `sessions`.
+pub(crate) fn raise_fd_limit(sessions: usize) -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
     let limit = if raised { maximum } else { current };
-    let room = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let room = room.saturating_sub(OWN_DESCRIPTORS).max(1);
-    if sessions > room {
+    let capacity = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let capacity = capacity.saturating_sub(OWN_DESCRIPTORS).max(1);
+    if sessions > capacity {
         tracing::warn!(
-            sessions = room,
-            "fewer sessions than limits.max_sessions, for want of file descriptors (ulimit -n)"
+            sessions = capacity,
+            "limits.max_sessions exceeds the file descriptors; raise `ulimit -n`, or LimitNOFILE= of the unit"
         );
     }
-    sessions.min(room)
+    sessions.min(capacity)
 }
 
-/// How we are told to read our files again.
-pub fn sighup_stream() -> std::io::Result<Signal> {
+/// Stream of SIGHUP signals, which request a reload.
+pub(crate) fn sighup_stream() -> std::io::Result<Signal> {
     signal(SignalKind::hangup())
 }
 
-/// Resolves when we are told to stop, with the name of how.
-pub fn stop_signals() -> std::io::Result<impl Future<Output = &'static str>> {
+/// Returns a future that resolves to the name of the first SIGTERM or SIGINT.
+pub(crate) fn stop_signals() -> std::io::Result<impl Future<Output = &'static str>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {

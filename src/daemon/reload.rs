@@ -1,4 +1,4 @@
-//! Reading the configuration again when we are told to, and what it names when that changes.
+//! Reload of the configuration on SIGHUP, and of files when they change.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,43 +15,49 @@ use crate::book_handle::{BookMessage, Inbox};
 use crate::config::{Config, ConfigError};
 use crate::server::Limits;
 
-/// Between two looks whether a file has changed.
-const LOOK: Duration = Duration::from_secs(5);
+/// Time between two checks whether the ban list or the certificate changed.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Steps of the start that a reload repeats.
+/// Steps of the start that a reload repeats, supplied by the command line.
 pub struct ReloadHooks {
-    /// Loads the configuration from where it came from at the start.
+    /// Loads the configuration from the same sources as at the start.
     pub load: Box<dyn Fn() -> Result<Config, ConfigError> + Send>,
-    /// Has the log show as much as this level says.
+    /// Sets the level of the log, in the form of `log.level`.
     pub log_level: Box<dyn Fn(&str) + Send>,
 }
 
 impl fmt::Debug for ReloadHooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Again")
+        f.write_str("ReloadHooks")
     }
 }
 
-pub struct Reloader {
+/// Task that applies changes of the configuration and of watched files.
+pub(crate) struct Reloader {
+    /// Configuration in use.
     pub running: Config,
-    pub again: ReloadHooks,
+    /// Steps of the start to repeat.
+    pub hooks: ReloadHooks,
+    /// Limits that sessions read.
     pub limits: watch::Sender<Arc<Limits>>,
+    /// Watcher of the ban list and the certificate.
     pub files: FileWatcher,
+    /// Channel to the book's task; the reloader ends with it.
     pub inbox: Inbox,
 }
 
 impl Reloader {
-    /// Looks at the files every few seconds, and at all of the configuration whenever we are told to.
-    pub async fn run(mut self, mut hangups: Signal) {
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Polls the files every `POLL_INTERVAL`, and reloads everything on SIGHUP.
+    pub(crate) async fn run(mut self, mut sighup: Signal) {
+        let mut polls = interval(POLL_INTERVAL);
+        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.inbox.is_closed() {
             tokio::select! {
-                _ = looks.tick() => self.files.poll().await,
-                Some(()) = hangups.recv() => {
+                _ = polls.tick() => self.files.poll().await,
+                Some(()) = sighup.recv() => {
                     service_manager::reloading();
                     if let Err(error) = self.reload().await {
-                        tracing::error!("not reloaded, all stays as it was: {error}");
+                        tracing::error!("configuration not reloaded, all settings are unchanged: {error}");
                     }
                     service_manager::ready();
                 }
@@ -59,59 +65,62 @@ impl Reloader {
         }
     }
 
-    /// Takes over what can change under a running daemon, and names all else that is to change.
+    /// Applies the keys that can change at run time, and logs those that need a restart.
+    ///
+    /// A ban list or certificate that can't be read stays as it was. The rest is still applied.
     async fn reload(&mut self) -> Result<(), ReloadError> {
-        let new = (self.again.load)()?;
-        let mut taken = self.running.with_reloadable_from(&new);
-        let mut changed = self.running.diff_keys(&taken)?;
-        let left = taken.diff_keys(&new)?;
-        let has_changed = |keys: &[String], key: &str| keys.iter().any(|changed| changed.starts_with(key));
+        let new = (self.hooks.load)()?;
+        let mut updated = self.running.with_reloadable_from(&new);
+        let mut changed = self.running.diff_keys(&updated)?;
+        let pending = updated.diff_keys(&new)?;
+        let any_changed = |keys: &[String], key: &str| keys.iter().any(|changed| changed.starts_with(key));
 
-        if has_changed(&changed, "log.level") {
-            (self.again.log_level)(&taken.log_level);
+        if any_changed(&changed, "log.level") {
+            (self.hooks.log_level)(&updated.log_level);
         }
-        if has_changed(&changed, "limits.") {
-            self.limits.send_replace(limits(&taken));
+        if any_changed(&changed, "limits.") {
+            self.limits.send_replace(limits(&updated));
             changed.retain(|key| !key.starts_with("limits."));
             changed.push("limits".to_owned());
         }
-        if has_changed(&changed, "discovery.seeds") {
-            let seeds = taken.book.seeds.clone();
+        if any_changed(&changed, "discovery.seeds") {
+            let seeds = updated.book.seeds.clone();
             let _ = self.inbox.send(BookMessage::Event(Event::SeedsReplaced(seeds))).await;
         }
-        match self.files.read_bans(BanFile::new(taken.ban_path(), taken.ban_file.is_some())).await {
+        match self.files.read_bans(BanFile::new(updated.ban_path(), updated.ban_file.is_some())).await {
             ReloadOutcome::Same => {}
             ReloadOutcome::Changed => changed.push("bans".to_owned()),
             ReloadOutcome::Failed => {
-                taken.use_ban_file_of(&self.running);
+                updated.use_ban_file_of(&self.running);
                 changed.retain(|key| key != "discovery.ban_file");
             }
         }
-        match self.files.read_certificate(taken.listen.certificate.clone()) {
+        match self.files.read_certificate(updated.listen.certificate.clone()) {
             ReloadOutcome::Same => {}
             ReloadOutcome::Changed => changed.push("certificate".to_owned()),
             ReloadOutcome::Failed => {
-                taken.use_certificate_of(&self.running);
+                updated.use_certificate_of(&self.running);
                 changed.retain(|key| key != "listen.cert" && key != "listen.key");
             }
         }
-        self.running = taken;
-        report(changed, &left);
+        self.running = updated;
+        report(changed, &pending);
         Ok(())
     }
 }
 
-/// Why a configuration can't be taken over.
+/// Reason why a reload applied nothing.
 #[derive(Debug, thiserror::Error)]
 enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("can't compare the configuration with the one before: {0}")]
+    #[error("comparison with the running configuration failed: {0}")]
     Compare(#[from] toml::ser::Error),
 }
 
-fn report(mut changed: Vec<String>, left: &[String]) {
-    match left {
+/// Logs the applied keys, and those that take effect at the next start.
+fn report(mut changed: Vec<String>, pending: &[String]) {
+    match pending {
         [] => {}
         [key] => tracing::warn!("{key}: changed, and takes effect at the next start"),
         keys => tracing::warn!("{}: changed, and take effect at the next start", keys.join(", ")),

@@ -1,4 +1,4 @@
-//! Notifications for a service manager such as systemd: ready, alive, stopping.
+//! Notifications for a service manager such as systemd: ready, reloading, stopping, watchdog.
 
 use sd_notify::{NotifyState, notify};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -6,42 +6,45 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::api::AdminRequest;
 use crate::book_handle::{self, Inbox};
 
-/// We take callers in.
-pub fn ready() {
-    tell(&[NotifyState::Ready]);
+/// Reports that clients are served, at the start and after each reload.
+pub(crate) fn ready() {
+    send(&[NotifyState::Ready]);
 }
 
-/// We read our configuration again, until we are ready once more.
-pub fn reloading() {
-    // Newer ones want to know since when.
+/// Reports that the configuration is being reloaded, until `ready` is called.
+pub(crate) fn reloading() {
+    // Units of Type=notify-reload require the time of the reload.
     match NotifyState::monotonic_usec_now() {
-        Ok(since) => tell(&[NotifyState::Reloading, since]),
-        Err(error) => tracing::debug!(%error, "the service manager isn't told that we reload"),
+        Ok(since) => send(&[NotifyState::Reloading, since]),
+        Err(error) => tracing::debug!(%error, "the reload was not reported to the service manager"),
     }
 }
 
-pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+/// Reports that the daemon is shutting down.
+pub(crate) fn stopping() {
+    send(&[NotifyState::Stopping]);
 }
 
-/// Says that we are alive as often as is wanted, for as long as the book's task answers.
-pub async fn run_watchdog(inbox: Inbox) {
-    let Some(longest) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+/// Sends watchdog notifications while the book's task responds.
+///
+/// Sends three per watchdog period of the service manager, and waits forever if it has none.
+pub(crate) async fn run_watchdog(inbox: Inbox) {
+    let Some(period) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
     let mut next = Instant::now();
     loop {
         sleep_until(next).await;
-        next = Instant::now() + longest / 3;
-        let answered = timeout(longest / 3, book_handle::query(&inbox, AdminRequest::Status)).await;
-        if answered.is_ok_and(|answer| answer.is_ok()) {
-            tell(&[NotifyState::Watchdog]);
+        next = Instant::now() + period / 3;
+        let response = timeout(period / 3, book_handle::query(&inbox, AdminRequest::Status)).await;
+        if response.is_ok_and(|status| status.is_ok()) {
+            send(&[NotifyState::Watchdog]);
         } else {
-            tracing::error!("the book's task doesn't answer");
+            tracing::error!("the book's task does not respond; the watchdog is not notified");
         }
     }
 }
 
-fn tell(states: &[NotifyState<'_>]) {
+fn send(states: &[NotifyState<'_>]) {
     if let Err(error) = notify(states) {
-        tracing::warn!(%error, "can't tell the service manager how we are");
+        tracing::warn!(%error, "notification of the service manager failed");
     }
 }

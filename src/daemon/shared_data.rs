@@ -1,4 +1,6 @@
-//! The move of a chain's files out of the directory that once was the default of all chains.
+//! Migration of a chain's files out of the former shared data directory.
+//!
+//! Older versions had one default data directory for all chains.
 
 use std::fs::File;
 use std::io;
@@ -8,30 +10,33 @@ use super::{DaemonError, platform};
 use crate::config::Config;
 use crate::store::HeldStore;
 
-/// The names of files in a data directory, except the store.
+/// Files of a data directory, in the order in which they are moved, without the store.
 ///
-/// The store is moved last. Until then it stays where the next start finds it and continues, and where Waypost refuses
-/// to run for another chain, which would take the other files for its own.
+/// The store is moved last, so that the next start finds it and continues an interrupted move.
+/// Until then it keeps Waypost from using the remaining files for another chain.
 const FILES: [&str; 6] = ["bans", "backend-key", "irc-visit", "tls-cert.pem", "tls-key.pem", "tor"];
 
-/// What was moved, and what was not because the new directory had a file of that name.
+/// Files that were moved, and files that were not.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Moved {
+    /// Former paths of the moved files.
     pub moved: Vec<PathBuf>,
+    /// Paths of the files that stayed, because the new directory has a file of that name.
     pub left: Vec<PathBuf>,
 }
 
 impl Moved {
+    /// Logs the move. Logs nothing if there was none.
     pub fn log(&self, config: &Config) {
         if let (false, Some(shared)) = (self.moved.is_empty(), &config.shared_data_dir) {
             tracing::info!(
                 from = %shared.display(), to = %config.data_dir.display(), files = ?names(&self.moved),
-                "moved the data of {}, which has a default data directory of its own now", config.book.network
+                "moved the data of {} to its own default data directory", config.book.network
             );
         }
         if !self.left.is_empty() {
             let to = config.data_dir.display();
-            tracing::warn!(files = ?self.left, %to, "not moved, as such files are there already; remove or merge the older ones");
+            tracing::warn!(files = ?self.left, %to, "files not moved, as files of these names exist in the new directory; remove or merge the older ones");
         }
     }
 }
@@ -40,9 +45,10 @@ fn names(paths: &[PathBuf]) -> Vec<&str> {
     paths.iter().filter_map(|path| path.file_name()?.to_str()).collect()
 }
 
-/// Moves the chain's files to its own default directory, unless they are there.
+/// Moves the chain's files from the shared data directory to its own.
 ///
-/// Nothing is moved while the store in the shared directory is in use, or is or may be another chain's.
+/// Moves nothing if the chain's own directory has a store. Moves nothing while the shared store is
+/// in use, or if it isn't known to belong to this chain.
 pub fn move_shared_data(config: &Config) -> Result<Moved, DaemonError> {
     let mut result = Moved::default();
     let (Some(shared), store) = (&config.shared_data_dir, config.store_path()) else { return Ok(result) };
@@ -50,7 +56,7 @@ pub fn move_shared_data(config: &Config) -> Result<Moved, DaemonError> {
     if store.exists() || !old_store.exists() {
         return Ok(result);
     }
-    // Held until all is moved, so that no daemon starts in between.
+    // Held until the end, so that no daemon starts on partly moved data.
     let Some(held) = HeldStore::open(&old_store) else { return Ok(result) };
     if !held.chain.as_ref().is_some_and(|chain| chain.is(config.book.network)) {
         return Ok(result);
@@ -59,7 +65,7 @@ pub fn move_shared_data(config: &Config) -> Result<Moved, DaemonError> {
     for name in FILES {
         move_file(&shared.join(name), &config.data_dir.join(name), &mut result)?;
     }
-    // On disk before the store is, whatever happens to the platform.
+    // The other files are durable before the store moves, also across a power failure.
     for folder in [shared, &config.data_dir] {
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
         synced.map_err(|error| failed(shared, &config.data_dir, error))?;
@@ -69,6 +75,7 @@ pub fn move_shared_data(config: &Config) -> Result<Moved, DaemonError> {
     Ok(result)
 }
 
+/// Moves a file and records it in `result`. Does nothing if there is none.
 fn move_file(from: &Path, to: &Path, result: &mut Moved) -> Result<(), DaemonError> {
     match (from.symlink_metadata(), to.symlink_metadata()) {
         (Err(error), _) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -101,6 +108,7 @@ mod tests {
 
     const NOW: Time = Time::from_secs(1_793_491_300);
 
+    /// Temporary directory that stands in for `XDG_DATA_HOME`.
     struct Dirs {
         dir: tempfile::TempDir,
     }
@@ -120,7 +128,7 @@ mod tests {
                 .unwrap()
         }
 
-        /// Puts a store and the other files of a chain into the shared directory.
+        /// Creates a store and the other files of a chain in the shared directory.
         fn fill(&self, network: Network) {
             std::fs::create_dir_all(self.shared().join("tor/state")).unwrap();
             for name in ["bans", "tls-key.pem", "tls-cert.pem", "tor/state/key", "control.sock"] {
@@ -139,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn data_of_the_chain_is_moved_once() {
+    fn data_of_same_chain_is_moved_once() {
         let dirs = Dirs::new();
         dirs.fill(Network::Testnet4);
         let config = dirs.config(Network::Testnet4);
@@ -147,8 +155,8 @@ mod tests {
         assert_eq!(names(&moved.moved), ["bans", "tls-cert.pem", "tls-key.pem", "tor", "peers.redb"]);
         assert_eq!(dirs.read("testnet4/tor/state/key").as_deref(), Some("tor/state/key"));
         assert!(dirs.read("control.sock").is_some() && dirs.read("bans").is_none());
-        let (_, kept) = Store::open(&config.store_path(), Network::Testnet4, NOW).unwrap();
-        assert_eq!(kept.entries.len(), 1);
+        let (_, loaded) = Store::open(&config.store_path(), Network::Testnet4, NOW).unwrap();
+        assert_eq!(loaded.entries.len(), 1);
         assert_eq!(move_shared_data(&config).unwrap(), Moved::default());
     }
 
@@ -157,7 +165,7 @@ mod tests {
         let dirs = Dirs::new();
         dirs.fill(Network::Signet);
         let config = dirs.config(Network::Signet);
-        // As if the platform had stopped after the first two.
+        // The state after a power failure that followed the first two files.
         std::fs::create_dir(&config.data_dir).unwrap();
         for name in ["bans", "tls-cert.pem"] {
             std::fs::rename(dirs.shared().join(name), config.data_dir.join(name)).unwrap();
@@ -168,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn data_of_another_chain_stays() {
+    fn data_of_other_chain_stays() {
         let dirs = Dirs::new();
         dirs.fill(Network::Bitcoin);
         let before = dirs.read("bans");
@@ -189,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn existing_files_are_never_overwritten() {
+    fn existing_file_is_not_overwritten() {
         let dirs = Dirs::new();
         dirs.fill(Network::Testnet4);
         let config = dirs.config(Network::Testnet4);

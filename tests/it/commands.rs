@@ -218,13 +218,13 @@ fn log_lines_are_json_where_that_is_wanted() {
 fn the_log_says_how_a_first_crawl_ends_and_nothing_of_a_second() {
     let place = Place::new();
     place.configure("[discovery]\nseeds = [\"127.1.0.1 t50001\", \"127.2.0.1 t50001\"]\nallow_private = true\n");
-    let end = "first crawl: every name was tried once; 0 verified of 2 known";
+    let end = "initial crawl: every name was probed once; 0 verified of 2 known";
     let daemon = Daemon::start(&place.config());
     eventually(20, "it has ended", || daemon.log().contains(end));
     daemon.stop();
     let daemon = Daemon::start(&place.config());
     std::thread::sleep(Duration::from_secs(12));
-    assert_eq!(daemon.log().matches("first crawl").count(), 1, "{}", daemon.log());
+    assert_eq!(daemon.log().matches("initial crawl").count(), 1, "{}", daemon.log());
     daemon.stop();
 }
 

@@ -64,7 +64,7 @@ fn seeds_that_are_new_at_a_start_are_taken_in_and_others_reported() {
         ("c.example.invalid s1", "waypost unban"),
     ];
     let has_all = |text: &str| {
-        let lines: Vec<&str> = text.lines().filter(|line| line.contains("is not taken in")).collect();
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains("is not accepted")).collect();
         lines.len() == reasons.len()
             && lines.iter().zip(reasons).all(|(line, (seed, reason))| line.contains(seed) && line.contains(reason))
     };

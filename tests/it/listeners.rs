@@ -131,7 +131,7 @@ fn the_operators_certificate_is_read_again_and_no_session_is_dropped() {
 
     std::fs::write(place.path("cert.pem"), "no certificate").unwrap();
     hang_up(&daemon);
-    eventually(5, "a wrong file is reported", || daemon.log().contains("the certificate from before is kept"));
+    eventually(5, "a wrong file is reported", || daemon.log().contains("the previous certificate is kept"));
     let now = || TlsCaller::new(place.addresses[1], &[]).answer()["certificate"].clone();
     assert_eq!(now(), before);
 

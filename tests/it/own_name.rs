@@ -90,7 +90,7 @@ fn a_name_that_means_a_private_address_is_not_advertised() {
     eventually(20, "it is advertised on the operator's word", || listed().is_some_and(|entry| entry[0] == PUBLIC));
     let status = name(&daemon);
     assert_eq!((&status["last_reached"], &status["error"]), (&Value::Null, &Value::Null));
-    assert!(status["warnings"][0].as_str().unwrap().contains("operator's word"), "{status}");
+    assert!(status["warnings"][0].as_str().unwrap().contains("advertised untested"), "{status}");
     daemon.stop();
     let config = configure(dir.path(), &format!("tcp = [\"{ANSWERS}\"]"), "[tor]\nmode = \"off\"\n");
     let daemon = start_where_the_name_means(PUBLIC, &config);

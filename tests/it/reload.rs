@@ -160,7 +160,10 @@ fn what_can_not_change_is_named_and_what_is_wrong_changes_nothing() {
     ] {
         place.configure("", wrong);
         let said = reload(&daemon);
-        assert!(said.contains("ERROR not reloaded, all stays as it was: ") && said.contains(expected), "{said}");
+        assert!(
+            said.contains("ERROR configuration not reloaded, all settings are unchanged: ") && said.contains(expected),
+            "{said}"
+        );
         assert_eq!(said.lines().count(), 1, "{said}");
     }
     std::fs::remove_file(&config).unwrap();

@@ -1,0 +1,128 @@
+//! Conversion of the daemon's state into the status types of `api`.
+
+use data_encoding::HEXLOWER;
+use std::path::Path;
+
+use super::clearnet_monitor::NameState;
+use crate::api::{BackendStatus, ClearnetStatus, ClientStats, OnionStatus, PeerInfo, StoreStatus};
+use crate::backend::Backend;
+use crate::book::{Entry, PeerBook};
+use crate::clock::Time;
+use crate::electrum::identity::Identity;
+use crate::netgroup;
+use crate::peer::{Host, Port, Ports};
+use crate::server::Counters;
+use crate::store::WriterStatus;
+use crate::tor::OnionServiceState;
+
+/// Status of the backend, with the software and tip that it reported.
+pub(crate) fn backend(backend: &Backend, identity: &Identity) -> BackendStatus {
+    let upstream = identity.backend_info();
+    BackendStatus {
+        electrum: backend.target().into(),
+        error: backend.last_error(),
+        software: upstream.and_then(|upstream| upstream.software.clone()),
+        tip: upstream.and_then(|upstream| upstream.tip),
+        sessions: backend.session_counts().into_iter().map(|(host, sessions)| (host.to_string(), sessions)).collect(),
+    }
+}
+
+/// Status of the store's writer, with the size of the file at `path`.
+///
+/// The size is 0 if the file can't be read.
+pub(crate) fn store(writer: &WriterStatus, path: &Path) -> StoreStatus {
+    let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    StoreStatus { failing: writer.is_failing(), pending: writer.waiting(), batches: writer.batches(), bytes }
+}
+
+/// Snapshot of the counters of clients, which identify no client.
+pub(crate) fn client_stats(counters: &Counters) -> ClientStats {
+    ClientStats {
+        open_sessions: counters.open.value(),
+        sessions: counters.sessions.value(),
+        sessions_onion: counters.sessions_onion.value(),
+        requests: counters.requests.value(),
+        calls: counters.calls.counts(),
+        forwarded_requests: counters.forwarded_requests.value(),
+        backend_failures: counters.backend_failures.value(),
+        refused_full: counters.refused_full.value(),
+        refused_source: counters.refused_source.value(),
+        refused_banned: counters.refused_banned.value(),
+        evicted: counters.evicted.value(),
+        failed_handshakes: counters.failed_handshakes.value(),
+        delayed_requests: counters.delayed_requests.value(),
+        rate_limited_requests: counters.rate_limited_requests.value(),
+        rate_limited_bytes: counters.rate_limited_bytes.value(),
+        malformed_lines: counters.malformed_lines.value(),
+        slow: counters.slow.value(),
+        idle: counters.idle.value(),
+        panicked_sessions: counters.panicked_sessions.value(),
+    }
+}
+
+/// Status of the onion service and of its self-checks.
+pub(crate) fn onion(state: &OnionServiceState) -> OnionStatus {
+    OnionStatus {
+        host: state.host.to_string(),
+        port: state.port.get(),
+        last_reached: state.last_reached,
+        failures: state.failures,
+        error: state.last_error.clone(),
+    }
+}
+
+/// Status of the own clearnet name.
+///
+/// `last_reached` is the book's time of the last success; `None` if there was none.
+pub(crate) fn clearnet(host: &Host, ports: Ports, state: &NameState, last_reached: Option<Time>) -> ClearnetStatus {
+    let NameState { address, via, failures, last_error, warnings } = state.clone();
+    ClearnetStatus {
+        host: host.to_string(),
+        tcp_port: ports.tcp().map(Port::get),
+        ssl_port: ports.tls().map(Port::get),
+        address: address.map(|ip| ip.to_string()),
+        via,
+        // Without a path, the name is advertised untested, and the book's time is no success.
+        last_reached: last_reached.filter(|_| via.is_some()),
+        failures,
+        error: last_error,
+        warnings,
+    }
+}
+
+/// Everything that the book stores about a peer, for operators.
+pub(crate) fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
+    let last_failure = entry.violation.or_else(|| entry.history.back().and_then(|record| record.failure));
+    PeerInfo {
+        host: entry.host.to_string(),
+        state: entry.state(now, book.config().max_advertised_age),
+        ip: entry.ip.map(|ip| netgroup::canonical(ip).to_string()),
+        tcp_port: entry.ports.tcp().map(Into::into),
+        ssl_port: entry.ports.tls().map(Into::into),
+        protocol: entry.protocol.map(|version| version.to_string()),
+        pruning: entry.pruning,
+        software: entry.software.clone(),
+        genesis_hash: entry.genesis_hash.map(|bytes| HEXLOWER.encode(&bytes)),
+        key: entry.key.map(|key| HEXLOWER.encode(&key.sha256)),
+        key_since: entry.key.map(|key| key.since),
+        key_changes: entry.key.map_or(0, |key| key.rotation_count),
+        tip: entry.tip,
+        source: entry.source.to_string(),
+        self_reported: entry.self_reported,
+        first_seen: entry.first_seen,
+        last_try: entry.last_try,
+        last_success: entry.last_success,
+        next_try: entry.next_probe_at,
+        waiting_for: book.waiting(entry, now).map(|waiting| waiting.to_string()),
+        failures: entry.failures,
+        error: last_failure.map(|error| error.to_string()),
+        latency_ms: entry.latency().and_then(|latency| u64::try_from(latency.as_millis()).ok()),
+        uptime: entry.uptime.shares().map(|(window, share)| (window.to_owned(), round(share))).collect(),
+        history: entry.history.iter().map(|record| record.failure.is_none()).collect(),
+    }
+}
+
+/// Rounds a share to three decimals.
+fn round(share: f64) -> f64 {
+    (share * 1000.0).round() / 1000.0
+}
