@@ -36,7 +36,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use load_generator::{Figures, Target, Way};
-use support::{Daemon, call_onion, eventually, lab_script, processor, resident, run};
+use support::{Daemon, call_onion, lab_script, processor, resident, run, wait_until};
 
 const ROUNDS: usize = 9;
 const PEERS: u32 = 200;
@@ -53,7 +53,7 @@ const UNLIMITED: &str = "[limits]\nmax_sessions = 100000\nsessions_per_source = 
     idle_timeout = \"24h\"\n";
 
 fn main() {
-    let args = support::benchmark_inside();
+    let args = support::benchmark_in_namespace();
     let number = |default: u64| args.get(1).map_or(default, |text| text.parse().unwrap());
     match args.first().map_or("speed", String::as_str) {
         "speed" => speed(Duration::from_secs(number(1))),
@@ -82,12 +82,12 @@ impl Bare {
     fn spawn(args: &[&str], addresses: &[&str]) -> Bare {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(args)
-            .env(support::INSIDE, "1")
+            .env(support::IN_NAMESPACE, "1")
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
         for address in addresses {
-            eventually(10, "the bare server listens", || std::net::TcpStream::connect(address).is_ok());
+            wait_until(10, "the bare server listens", || std::net::TcpStream::connect(address).is_ok());
         }
         Bare(child)
     }
@@ -190,12 +190,12 @@ fn onion(time: Duration) {
     let read = |file: &str| std::fs::read_to_string(lab.join(file)).unwrap().trim().to_owned();
     let (daemon, data) =
         ours(dir.path(), &format!("[tor]\nmode = \"embedded\"\narti_config = {:?}\n", lab.join("tor/arti.toml")));
-    eventually(60, "our onion service is there", || daemon.status()["onion"]["last_reached"].is_u64());
+    wait_until(60, "our onion service is there", || daemon.status()["onion"]["last_reached"].is_u64());
     let own = daemon.status()["onion"]["host"].as_str().unwrap().to_owned();
     let socks: SocketAddr = read("tor/socks").parse().unwrap();
     let reached = |host: &str| {
         let address = format!("{host}:50001");
-        eventually(60, "C tor reaches the onion services", || {
+        wait_until(60, "C tor reaches the onion services", || {
             call_onion(&read("tor/socks"), &address, "server.ping").is_some()
         });
     };
@@ -244,7 +244,7 @@ fn memory(sessions: usize) {
             std::thread::sleep(Duration::from_secs(2));
             let with = resident(pid);
             drop(held);
-            eventually(20, "they are gone", || daemon.status()["clients"]["open_sessions"] == 0);
+            wait_until(20, "they are gone", || daemon.status()["clients"]["open_sessions"] == 0);
             std::thread::sleep(Duration::from_secs(3));
             let after = resident(pid);
             println!(

@@ -29,12 +29,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{Daemon, call_onion, eventually, lab_script, run};
+use support::{Daemon, call_onion, lab_script, run, wait_until};
 
 const ROUNDS: usize = 5;
 
 fn main() {
-    let args = support::benchmark_inside();
+    let args = support::benchmark_in_namespace();
     let number = |default: u64| args.get(1).map_or(default, |text| text.parse().unwrap());
     match args.first().map_or("start", String::as_str) {
         "start" => start(),
@@ -130,7 +130,7 @@ impl Net {
             Kind::External => {
                 external = Some(self.c_tor(&place));
                 let hostname = place.join("service/hostname");
-                eventually(30, "C tor has made a key", || hostname.exists());
+                wait_until(30, "C tor has made a key", || hostname.exists());
                 let host = std::fs::read_to_string(hostname).unwrap();
                 format!(
                     "[tor]\nmode = \"socks\"\nsocks = \"127.0.0.1:5070\"\n\
@@ -149,7 +149,7 @@ impl Net {
         std::fs::write(&config, text).unwrap();
         let daemon = Daemon::start(&config);
         let name = || daemon.status()["onion"]["host"].as_str().map(str::to_owned);
-        eventually(120, "our onion name is known", || name().is_some());
+        wait_until(120, "our onion name is known", || name().is_some());
         let own = format!("{}:51001", name().unwrap());
         Node { daemon, external, began, own }
     }
@@ -182,7 +182,7 @@ impl Node {
     }
 
     fn until(&self, what: &str, secs: u64, condition: impl FnMut() -> bool) -> f64 {
-        eventually(secs, what, condition);
+        wait_until(secs, what, condition);
         self.began.elapsed().as_secs_f64()
     }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::support::{self, Daemon, eventually, now};
+use crate::support::{self, Daemon, now, wait_until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::time::sleep;
@@ -31,7 +31,7 @@ const PER_SOURCE: u32 = 8;
 const TARGETS: &str = "ATTACK_TARGETS";
 
 #[test]
-fn honest_callers_are_served_in_an_attack() {
+fn honest_clients_are_served_during_attack() {
     if let Ok(targets) = std::env::var(TARGETS) {
         return attack(&targets);
     }
@@ -52,12 +52,12 @@ fn honest_callers_are_served_in_an_attack() {
     let quiet = honest(tcp, secs);
     let before = megabytes(&daemon);
     let hostile = Hostile::start(tcp, tls, hostile);
-    eventually(20, "the attack has begun", || daemon.status()["clients"]["open_sessions"].as_u64().unwrap() > 100);
+    wait_until(20, "the attack has begun", || daemon.status()["clients"]["open_sessions"].as_u64().unwrap() > 100);
     let attacked = honest(tcp, secs);
     let during = megabytes(&daemon);
     let callers = daemon.status()["clients"].clone();
     drop(hostile);
-    eventually(30, "the hostile are gone", || daemon.status()["clients"]["open_sessions"] == 0);
+    wait_until(30, "the hostile are gone", || daemon.status()["clients"]["open_sessions"] == 0);
     let after = honest(tcp, secs);
 
     for (when, seen) in [("quiet", &quiet), ("attacked", &attacked), ("afterwards", &after)] {
@@ -163,7 +163,7 @@ impl Hostile {
         let child = Command::new("chrt")
             .args(["--idle", "0"])
             .arg(std::env::current_exe().unwrap())
-            .args(["--exact", support::test_path(&honest_callers_are_served_in_an_attack), "--nocapture"])
+            .args(["--exact", support::test_path(&honest_clients_are_served_during_attack), "--nocapture"])
             .env(TARGETS, format!("{tcp} {tls} {sessions}"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

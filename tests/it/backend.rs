@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{self, Daemon, call, call_onion, eventually, hosts, lab_script, now, run};
+use crate::support::{self, Daemon, call, call_onion, hosts, lab_script, now, run, wait_until};
 use serde_json::{Value, json};
 
 const OURS: &str = "wp.example.com";
@@ -14,8 +14,8 @@ const EX1: &str = "5.9.0.1:51001";
 const EX2: &str = "88.99.0.2:51001";
 
 #[test]
-fn real_servers_verify_and_list_us() {
-    if !support::inside(real_servers_verify_and_list_us, &[]) {
+fn real_servers_verify_and_list_waypost() {
+    if !support::in_namespace(real_servers_verify_and_list_waypost, &[]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -36,28 +36,28 @@ fn real_servers_verify_and_list_us() {
     std::fs::write(&config, &text).unwrap();
     let began = now();
     let daemon = Daemon::start(&config);
-    eventually(90, "ex2 lists us", || listed(EX2).is_some());
+    wait_until(90, "ex2 lists us", || listed(EX2).is_some());
     println!("{:.1} s from the start until ex2 lists us", began.elapsed().as_secs_f64());
     assert_eq!(listed(EX2).unwrap()[2], json!(["v1.6", "s50002", "t50001"]));
     assert!(said(&lab.join("ex/ex2.log"), OURS), "ex2 says that it verified us");
-    speaks_for_the_server_behind(&daemon);
-    lists_itself(&own, &servers);
-    eventually(120, "ex3 lists our onion name", || hosts("95.216.0.3:51001").contains(&own));
+    check_forwarding(&daemon);
+    check_own_entries(&own, &servers);
+    wait_until(120, "ex3 lists our onion name", || hosts("95.216.0.3:51001").contains(&own));
     println!("{:.1} s until ex3, an onion service alone, lists our onion name", began.elapsed().as_secs_f64());
     let heard = std::fs::read_to_string(lab.join("ex/ex3.log")).unwrap();
     let heard = heard.lines().filter(|line| line.contains("add_peer request")).any(|line| line.contains(OURS));
-    wallets_work(dir.path(), &own, &servers);
+    check_wallets(dir.path(), &own, &servers);
     assert!(!heard, "an onion peer hears nothing of our other name from us");
     assert!(daemon.log().lines().all(|line| !line.contains("ERROR") && !line.contains("panicked")), "{}", daemon.log());
     daemon.stop();
-    reaches_it_by_tls(&config, &text);
-    refuses_one_of_another_network(&config, &text);
-    announces_a_server_that_stands_elsewhere(dir.path(), &lab);
-    peers_carry_sessions(dir.path(), &lab);
+    check_tls_backend(&config, &text);
+    check_backend_of_another_network(&config, &text);
+    check_announcing_another_server(dir.path(), &lab);
+    check_sessions_served_by_peers(dir.path(), &lab);
 }
 
 /// A real wallet, by each of the ways to us, takes us for a server and our list for its own.
-fn wallets_work(dir: &Path, own: &str, socks: &str) {
+fn check_wallets(dir: &Path, own: &str, socks: &str) {
     let proxy = format!("socks5:{socks}::");
     for (way, server, proxy) in [
         ("tcp", format!("{OURS}:50001:t"), None),
@@ -78,7 +78,7 @@ fn wallets_work(dir: &Path, own: &str, socks: &str) {
 }
 
 /// By TLS as well, where another key than the first is not taken.
-fn reaches_it_by_tls(config: &Path, text: &str) {
+fn check_tls_backend(config: &Path, text: &str) {
     std::fs::write(config, text.replace(&format!("tcp://{EX1}"), "tls://5.9.0.1:51002")).unwrap();
     let (daemon, key) = (Daemon::start(config), config.with_file_name("data/backend-key"));
     assert_eq!(call("5.9.0.9:50001", "blockchain.headers.subscribe", json!([]))["height"], 0);
@@ -89,7 +89,7 @@ fn reaches_it_by_tls(config: &Path, text: &str) {
     daemon.stop();
 }
 
-fn refuses_one_of_another_network(config: &Path, text: &str) {
+fn check_backend_of_another_network(config: &Path, text: &str) {
     let data = config.with_file_name("data").display().to_string();
     let other = text.replace("\"regtest\"", "\"testnet4\"").replace(&data, &format!("{data}-testnet4"));
     std::fs::write(config, other).unwrap();
@@ -98,7 +98,7 @@ fn refuses_one_of_another_network(config: &Path, text: &str) {
 }
 
 /// What is ElectrumX's passes both ways, and its properties are ours.
-fn speaks_for_the_server_behind(daemon: &Daemon) {
+fn check_forwarding(daemon: &Daemon) {
     let (ours, its) = ("5.9.0.9:50001", EX1);
     for (method, params) in [
         ("blockchain.headers.subscribe", json!([])),
@@ -120,13 +120,13 @@ fn speaks_for_the_server_behind(daemon: &Daemon) {
 }
 
 /// Each of our names is told to its own callers.
-fn lists_itself(own: &str, socks: &str) {
-    eventually(10, "we list ourselves", || hosts("5.9.0.9:50001").contains(OURS));
+fn check_own_entries(own: &str, socks: &str) {
+    wait_until(10, "we list ourselves", || hosts("5.9.0.9:50001").contains(OURS));
     let names = |list: &Value| -> BTreeSet<String> {
         list.as_array().unwrap().iter().map(|entry| entry[1].as_str().unwrap().to_owned()).collect()
     };
     let mut told = BTreeSet::new();
-    eventually(60, "we list our onion name to callers of it", || {
+    wait_until(60, "we list our onion name to callers of it", || {
         told = call_onion(socks, &format!("{own}:50001"), "server.peers.subscribe")
             .map(|list| names(&list))
             .unwrap_or_default();
@@ -137,7 +137,7 @@ fn lists_itself(own: &str, socks: &str) {
 }
 
 /// One that doesn't announce itself, and that clients get nowhere near.
-fn announces_a_server_that_stands_elsewhere(dir: &Path, lab: &Path) {
+fn check_announcing_another_server(dir: &Path, lab: &Path) {
     let (name, config) = ("wp.example.org", dir.join("elsewhere.toml"));
     let reports = format!("tcp://{name}:51001,ssl://{name}:51002");
     electrumx(lab, &["ex5", "5.9.0.9", &reports, "PEER_ANNOUNCE=", "PEER_DISCOVERY=self"]);
@@ -155,7 +155,7 @@ fn announces_a_server_that_stands_elsewhere(dir: &Path, lab: &Path) {
     assert!(!accepted());
     let daemon = Daemon::start(&config);
     // Listed it would be as well, hadn't we had a peer on that address already: ElectrumX wants no second.
-    eventually(60, "ex2 takes in a server that never told it of itself", accepted);
+    wait_until(60, "ex2 takes in a server that never told it of itself", accepted);
     let passed = support::try_call("127.0.0.1:50031", "blockchain.headers.subscribe", json!([]));
     assert_eq!(passed.unwrap_err()["code"], -32601);
     daemon.stop();
@@ -167,7 +167,7 @@ fn electrumx(lab: &Path, args: &[&str]) {
 }
 
 /// On a node that uses Tor alone: a wallet is served by an onion peer, and when that one is gone by another.
-fn peers_carry_sessions(dir: &Path, lab: &Path) {
+fn check_sessions_served_by_peers(dir: &Path, lab: &Path) {
     let read = |file: &str| std::fs::read_to_string(lab.join(file)).unwrap().trim().to_owned();
     let onions = [(read("tor/onion-1"), "ex3"), (read("tor/onion-2"), "ex4")];
     // Behind the onion service that was ours.
@@ -187,7 +187,7 @@ fn peers_carry_sessions(dir: &Path, lab: &Path) {
     );
     std::fs::write(&config, text).unwrap();
     let daemon = Daemon::start(&config);
-    eventually(120, "both onion peers are verified", || daemon.status()["peers"]["verified_onion"] == 2);
+    wait_until(120, "both onion peers are verified", || daemon.status()["peers"]["verified_onion"] == 2);
     let wallet = Wallet::start(dir.join("by-peers"), "127.0.0.1:50021:t", None);
     let said = wallet.ask();
     assert_eq!((&said["info"]["connected"], &said["info"]["server_height"]), (&json!(true), &json!(0)), "{said}");
@@ -200,7 +200,7 @@ fn peers_carry_sessions(dir: &Path, lab: &Path) {
     println!("a wallet on a node of Tor alone is served by {server}");
     run(Command::new("kill").arg(read(&format!("ex/{server}.pid"))));
     let began = now();
-    eventually(30, "another peer carries the wallet's session", || carrier(&daemon).is_some_and(|next| next != first));
+    wait_until(30, "another peer carries the wallet's session", || carrier(&daemon).is_some_and(|next| next != first));
     assert_eq!(wallet.ask()["info"]["connected"], true);
     println!("{:.1} s until another peer serves it", began.elapsed().as_secs_f64());
     assert!(daemon.waypost(&["status"]).contains(" 1 at "), "status says where its sessions go");
@@ -264,7 +264,7 @@ fn play(stream: &TcpStream) -> Option<()> {
 }
 
 #[test]
-fn a_backend_that_hangs_up_fails_its_calls_and_serves_the_next() {
+fn backend_that_disconnects_fails_pending_requests_and_serves_next() {
     let dir = tempfile::tempdir().unwrap();
     let (listen, config) = (support::free_address(), dir.path().join("waypost.toml"));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::support::{self, Daemon, eventually};
+use crate::support::{self, Daemon, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -30,7 +30,7 @@ impl Place {
         std::fs::write(dir.path().join("waypost.toml"), text).unwrap();
         let daemon = Daemon::start(&dir.path().join("waypost.toml"));
         let place = Place { daemon, dir };
-        eventually(20, "all were tried", || place.daemon.waypost(&["peers"]).matches("refused").count() == 20);
+        wait_until(20, "all were tried", || place.daemon.waypost(&["peers"]).matches("refused").count() == 20);
         place
     }
 
@@ -86,7 +86,7 @@ fn visible(line: &str) -> String {
 }
 
 #[test]
-fn a_pipe_gets_everything_and_no_colours() {
+fn output_to_pipe_is_complete_and_has_no_colours() {
     let place = Place::new();
     for args in [["peers"].as_slice(), &["status"], &["peers", "--json"], &["--help"], &["probe", "--help"]] {
         let shown = text(&place.command(args).env("TERM", "xterm").output().unwrap());
@@ -100,7 +100,7 @@ fn a_pipe_gets_everything_and_no_colours() {
 }
 
 #[test]
-fn a_terminal_gets_what_fits_and_colours_unless_it_wants_none() {
+fn output_on_terminal_fits_and_has_colours_unless_disabled() {
     let place = Place::new();
     for columns in [40, 80, 200] {
         let shown = place.shown(columns, &["peers"], &[]);
@@ -123,7 +123,7 @@ fn a_terminal_gets_what_fits_and_colours_unless_it_wants_none() {
 }
 
 #[test]
-fn a_pipe_is_given_one_table_after_the_other_until_it_is_closed() {
+fn watch_on_pipe_prints_tables_until_closed() {
     let place = Place::new();
     let mut child = place.command(&["peers", "--watch", "1"]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -141,7 +141,7 @@ fn a_pipe_is_given_one_table_after_the_other_until_it_is_closed() {
 }
 
 #[test]
-fn json_is_watched_a_line_at_a_time_until_ctrl_c() {
+fn watch_with_json_prints_lines_until_ctrl_c() {
     let place = Place::new();
     let mut child = place.command(&["peers", "--json", "--watch", "1", "--state", "candidate"]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -155,7 +155,7 @@ fn json_is_watched_a_line_at_a_time_until_ctrl_c() {
 }
 
 #[test]
-fn a_daemon_that_goes_away_ends_the_watch() {
+fn watch_ends_when_daemon_stops() {
     let place = Place::new();
     let mut child = place.command(&["peers", "--watch", "1"]).spawn().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -169,7 +169,7 @@ fn a_daemon_that_goes_away_ends_the_watch() {
 }
 
 #[test]
-fn a_terminal_is_drawn_over_until_ctrl_c() {
+fn watch_on_terminal_redraws_until_ctrl_c() {
     let place = Place::new();
     let mut child = place.on_terminal(80, 10, &["peers", "--watch", "1"], &[]);
     let mut typed = child.stdin.take().unwrap();
@@ -219,7 +219,7 @@ fn bash_completes_commands_and_options() {
 }
 
 #[test]
-fn manual_pages_are_sound_and_say_what_is_not_in_the_arguments() {
+fn manual_pages_pass_lint_and_describe_environment() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("man");
     let said = waypost(&["man", "--out", out.to_str().unwrap()]);

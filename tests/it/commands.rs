@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::support::{self, Daemon, call, eventually};
+use crate::support::{self, Daemon, call, wait_until};
 use serde_json::{Value, json};
 
 /// A folder with a configuration in it, that listens on a port of its own and knows nobody.
@@ -46,7 +46,7 @@ fn waypost(args: &[&str]) -> Output {
 }
 
 #[test]
-fn wrong_usage_and_wrong_configuration_have_codes_of_their_own() {
+fn wrong_usage_and_configuration_have_distinct_exit_codes() {
     assert_eq!(waypost(&["fly"]).status.code(), Some(2));
     let wrong = waypost(&["ban", "a b", "--config", "/dev/null"]);
     assert!(wrong.status.code() == Some(2) && String::from_utf8(wrong.stderr).unwrap().contains("*.domain"));
@@ -58,7 +58,7 @@ fn wrong_usage_and_wrong_configuration_have_codes_of_their_own() {
 }
 
 #[test]
-fn check_config_prints_what_it_comes_to() {
+fn check_config_output_is_a_configuration() {
     let place = Place::new();
     let config = place.config();
     let (first, ok) = support::waypost(&config, &["check-config"]);
@@ -68,7 +68,7 @@ fn check_config_prints_what_it_comes_to() {
 }
 
 #[test]
-fn the_examples_are_whole_configurations() {
+fn example_configurations_are_valid() {
     let contrib = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
     let mut files = vec![contrib.join("debian/waypost.toml"), contrib.join("container/waypost.toml")];
     files.extend(std::fs::read_dir(contrib.join("examples")).unwrap().map(|file| file.unwrap().path()));
@@ -86,7 +86,7 @@ fn the_examples_are_whole_configurations() {
 }
 
 #[test]
-fn client_commands_without_a_daemon_say_so() {
+fn client_command_without_daemon_explains_error() {
     let place = Place::new();
     let (text, ok) = support::waypost(&place.config(), &["status"]);
     assert!(!ok && text.contains("no daemon answers") && text.contains("waypost run"), "{text}");
@@ -94,7 +94,7 @@ fn client_commands_without_a_daemon_say_so() {
 
 #[test]
 #[cfg(feature = "embedded-tor")]
-fn an_onion_address_is_brought_along_and_told() {
+fn onion_address_is_printed_after_import() {
     let place = Place::new();
     let onion = |args: &[&str]| support::waypost(&place.config(), &[&["onion-address"], args].concat());
     let (text, ok) = onion(&[]);
@@ -114,13 +114,13 @@ fn an_onion_address_is_brought_along_and_told() {
 
 #[test]
 #[cfg(not(feature = "embedded-tor"))]
-fn without_a_tor_of_its_own_it_has_no_onion_address() {
+fn onion_address_without_embedded_tor_fails() {
     let (text, ok) = support::waypost(&Place::new().config(), &["onion-address"]);
     assert!(!ok && text.contains("no Tor of its own"), "{text}");
 }
 
 #[test]
-fn a_daemon_is_asked_and_told() {
+fn client_commands_query_and_change_daemon() {
     let place = Place::new();
     let daemon = Daemon::start(&place.config());
     let status = daemon.status();
@@ -134,12 +134,12 @@ fn a_daemon_is_asked_and_told() {
     daemon.waypost(&["add", &format!("{onion} t"), "v1.4"]);
     assert!(daemon.waypost(&["peers", "--onion"]).contains("t51001"));
     let address = place.address.to_string();
-    eventually(5, "it is advertised without Tor", || {
+    wait_until(5, "it is advertised without Tor", || {
         call(&address, "server.peers.subscribe", json!([]))[0][1] == onion
     });
     daemon.waypost(&["forget", onion]);
     daemon.waypost(&["ban", "b.example"]);
-    eventually(20, "the ban is heeded", || {
+    wait_until(20, "the ban is heeded", || {
         support::waypost(&place.config(), &["add", "b.example t50001"]).0.contains("waypost unban")
     });
     let wrong = [
@@ -157,7 +157,7 @@ fn a_daemon_is_asked_and_told() {
 }
 
 #[test]
-fn callers_are_answered_over_the_wire() {
+fn requests_over_tcp_are_answered() {
     let place = Place::new();
     place.configure(
         "[identity]\nhost = \"wp.example.com\"\ntcp_port = 50001\nbanner = \"hello\"\n[discovery]\nseeds = []\n",
@@ -188,7 +188,7 @@ fn say(address: SocketAddr, line: &[u8]) -> String {
 }
 
 #[test]
-fn a_damaged_store_is_kept_and_recreated() {
+fn damaged_store_is_kept_and_recreated() {
     let place = Place::new();
     std::fs::create_dir(place.data()).unwrap();
     std::fs::write(place.data().join("peers.redb"), b"no database at all").unwrap();
@@ -200,7 +200,7 @@ fn a_damaged_store_is_kept_and_recreated() {
 }
 
 #[test]
-fn log_lines_are_json_where_that_is_wanted() {
+fn log_in_json_has_nothing_about_clients() {
     let place = Place::new();
     place.configure("[log]\nformat = \"json\"\n[discovery]\nseeds = []\n");
     let daemon = Daemon::start(&place.config());
@@ -215,12 +215,12 @@ fn log_lines_are_json_where_that_is_wanted() {
 }
 
 #[test]
-fn the_log_says_how_a_first_crawl_ends_and_nothing_of_a_second() {
+fn initial_crawl_is_logged_once() {
     let place = Place::new();
     place.configure("[discovery]\nseeds = [\"127.1.0.1 t50001\", \"127.2.0.1 t50001\"]\nallow_private = true\n");
     let end = "first crawl: every name was tried once; 0 verified of 2 known";
     let daemon = Daemon::start(&place.config());
-    eventually(20, "it has ended", || daemon.log().contains(end));
+    wait_until(20, "it has ended", || daemon.log().contains(end));
     daemon.stop();
     let daemon = Daemon::start(&place.config());
     std::thread::sleep(Duration::from_secs(12));
@@ -233,7 +233,7 @@ fn files(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn every_address_of_one_port_can_be_listened_on() {
+fn ipv4_and_ipv6_listeners_share_a_port() {
     let place = Place::new();
     let port = place.address.port();
     let text = format!(
@@ -250,7 +250,7 @@ fn every_address_of_one_port_can_be_listened_on() {
 
 #[cfg(feature = "embedded-tor")]
 #[test]
-fn a_directory_that_our_tor_can_not_trust_is_named() {
+fn unsafe_directory_for_embedded_tor_is_reported() {
     use std::os::unix::fs::PermissionsExt;
 
     let place = Place::new();
@@ -268,7 +268,7 @@ fn a_directory_that_our_tor_can_not_trust_is_named() {
     );
     std::fs::write(place.config(), text).unwrap();
     let daemon = Daemon::start(&place.config());
-    eventually(20, "Tor is down, and why", || {
+    wait_until(20, "Tor is down, and why", || {
         let tor = daemon.status()["tor"].to_string();
         tor.contains("down") && tor.contains(&format!("{open:?}").replace('"', "\\\"")) && tor.contains("chmod")
     });

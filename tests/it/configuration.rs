@@ -8,7 +8,7 @@ use waypost::clock;
 use waypost::network::Network;
 use waypost::store::Store;
 
-use crate::support::{self, Daemon, eventually, lab_python, lab_script};
+use crate::support::{self, Daemon, lab_python, lab_script, wait_until};
 
 const WRONG_CONFIGURATION: Option<i32> = Some(78);
 
@@ -94,7 +94,7 @@ fn stdout(output: &Output) -> String {
 }
 
 #[test]
-fn data_of_another_chain_is_refused_before_anything_listens() {
+fn data_of_another_network_stops_start_before_listening() {
     let home = Home::new();
     let data = home.dir.path().join("data");
     home.configure(&format!("data_dir = {data:?}\nnetwork = \"signet\"\n"));
@@ -111,7 +111,7 @@ fn data_of_another_chain_is_refused_before_anything_listens() {
 }
 
 #[test]
-fn each_chain_has_a_default_data_directory() {
+fn each_network_has_a_default_data_directory() {
     let home = Home::new();
     home.configure("network = \"regtest\"\n");
     let daemon = home.start();
@@ -152,7 +152,7 @@ fn data_in_the_old_default_directory_is_moved() {
 }
 
 #[test]
-fn unknown_log_level_stops_the_start_and_not_a_running_daemon() {
+fn unknown_log_level_stops_start_but_not_running_daemon() {
     let home = Home::new();
     let daemon = home.start();
     home.configure("log.level = \"warning\"\n");
@@ -160,10 +160,10 @@ fn unknown_log_level_stops_the_start_and_not_a_running_daemon() {
     assert!(text.contains("log.level: \"warning\" is not a level") && text.contains("error, warn, info"), "{text}");
     let pid = rustix::process::Pid::from_raw(i32::try_from(daemon.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
-    eventually(10, "the reload is refused", || daemon.log().contains("log.level: \"warning\" is not a level"));
+    wait_until(10, "the reload is refused", || daemon.log().contains("log.level: \"warning\" is not a level"));
     home.configure("");
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
-    eventually(10, "the log goes on", || daemon.log().contains("reloaded: nothing has changed"));
+    wait_until(10, "the log goes on", || daemon.log().contains("reloaded: nothing has changed"));
     daemon.stop();
     let variable = home.rejected(
         home.command().env("WAYPOST_LOG__LEVEL", "info,waypost=loud").args(["run", "--config"]).arg(home.config()),
@@ -185,7 +185,7 @@ fn flag_with_a_wrong_address_shows_an_example() {
 }
 
 #[test]
-fn variables_of_kubernetes_do_not_stop_the_start() {
+fn kubernetes_variables_do_not_stop_start() {
     let home = Home::new();
     let mut command = home.command();
     let of_services = [
@@ -254,8 +254,8 @@ fn backend_that_is_waypost_itself_stops_check_and_start() {
 }
 
 #[test]
-fn backend_whose_name_leads_to_a_listener_stops_the_start() {
-    if !support::inside(backend_whose_name_leads_to_a_listener_stops_the_start, &[]) {
+fn backend_name_resolving_to_listener_stops_start() {
+    if !support::in_namespace(backend_name_resolving_to_listener_stops_start, &[]) {
         return;
     }
     // What only the resolver knows, and what only systemd decides.
@@ -278,7 +278,7 @@ fn backend_whose_name_leads_to_a_listener_stops_the_start() {
 
 #[test]
 fn default_file_is_read_by_every_command() {
-    if !support::inside(default_file_is_read_by_every_command, &[]) {
+    if !support::in_namespace(default_file_is_read_by_every_command, &[]) {
         return;
     }
     // An empty /etc, in this namespace alone.
@@ -291,7 +291,7 @@ fn default_file_is_read_by_every_command() {
     home.configure("network = \"regtest\"\n");
     std::fs::copy(home.config(), file).unwrap();
     let mut child = home.command().arg("run").stderr(Stdio::null()).spawn().unwrap();
-    eventually(20, "it listens", || TcpStream::connect(home.address).is_ok());
+    wait_until(20, "it listens", || TcpStream::connect(home.address).is_ok());
     assert!(stdout(&home.command().arg("status").output().unwrap()).contains("on regtest"));
     let no_file = home.command().args(["--config", "/dev/null", "check-config"]).output().unwrap();
     assert!(stdout(&no_file).contains("network = \"bitcoin\""));

@@ -20,12 +20,12 @@ const HOSTS: u32 = 300;
 const YOUNG: Duration = Duration::from_secs(1);
 
 #[test]
-fn nothing_a_second_old_is_lost() {
+fn kill_during_writes_loses_at_most_one_second() {
     const WRITER: &str = "KILL_TEST_STORE";
     const FROM: &str = "KILL_TEST_FROM";
     if let Some(path) = std::env::var_os(WRITER) {
         let from = std::env::var(FROM).unwrap().parse().unwrap();
-        return write_without_end(Path::new(&path), from);
+        return write_entries(Path::new(&path), from);
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");
@@ -33,7 +33,7 @@ fn nothing_a_second_old_is_lost() {
     let mut checked = 0;
     for kill in 0..KILLS {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", support::test_path(&nothing_a_second_old_is_lost), "--nocapture"])
+            .args(["--exact", support::test_path(&kill_during_writes_loses_at_most_one_second), "--nocapture"])
             .env(WRITER, &path)
             .env(FROM, next.to_string())
             .stdin(Stdio::null())
@@ -75,7 +75,7 @@ fn nothing_a_second_old_is_lost() {
 }
 
 /// Saves entry after entry, each with a number of its own, and says so.
-fn write_without_end(path: &Path, from: u32) {
+fn write_entries(path: &Path, from: u32) {
     let (store, _) = Store::open(path, Network::Bitcoin, clock::now()).unwrap();
     let (_writer, changes) = Writer::spawn(store).unwrap();
     let mut out = std::io::stdout();

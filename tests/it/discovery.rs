@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{self, Daemon, eventually, hosts};
+use crate::support::{self, Daemon, hosts, wait_until};
 use serde_json::json;
 use waypost::clock;
 
@@ -42,7 +42,7 @@ fn check_config(config: &Path, args: &[&str]) -> (String, String) {
 }
 
 #[test]
-fn seeds_that_are_new_at_a_start_are_taken_in_and_others_reported() {
+fn new_seeds_at_start_are_added_and_rejected_ones_reported() {
     let (dir, tcp) = (tempfile::tempdir().unwrap(), support::free_address());
     let with = |seeds: &[&str]| configure(dir.path(), "a", tcp, &format!("seeds = {}\n", json!(seeds)));
     let daemon = Daemon::start(&with(&["a.example.invalid t50001"]));
@@ -81,7 +81,7 @@ fn seeds_that_are_new_at_a_start_are_taken_in_and_others_reported() {
 }
 
 #[test]
-fn private_network_in_one_subnet_is_advertised_whole() {
+fn private_network_in_one_subnet_is_fully_advertised() {
     let dir = tempfile::tempdir().unwrap();
     let listen = |n: u8| SocketAddr::from(([127, 0, 0, 10 + n], support::free_address().port()));
     let (mut others, mut seeds) = (Vec::new(), Vec::new());
@@ -93,7 +93,7 @@ fn private_network_in_one_subnet_is_advertised_whole() {
     let tcp = listen(9);
     let discovery = format!("seeds = {}\nallow_private = true\n", json!(seeds));
     let daemon = Daemon::start(&configure(dir.path(), "hub", tcp, &discovery));
-    eventually(30, "all six are advertised", || hosts(&tcp.to_string()).len() == 6);
+    wait_until(30, "all six are advertised", || hosts(&tcp.to_string()).len() == 6);
     daemon.stop();
     others.into_iter().for_each(Daemon::stop);
 }
@@ -106,7 +106,7 @@ fn faketime() -> PathBuf {
 }
 
 #[test]
-fn wall_clock_set_at_run_time_moves_neither_peers_nor_probes() {
+fn wall_clock_step_changes_neither_peers_nor_probes() {
     let dir = tempfile::tempdir().unwrap();
     let (tcp, other) = (support::free_address(), support::free_address());
     let peer = peer(dir.path(), "peer", other);
@@ -121,12 +121,12 @@ fn wall_clock_set_at_run_time_moves_neither_peers_nor_probes() {
     command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
     let daemon = Daemon::start_with(command, &config);
     let row = || daemon.row("127.0.0.1");
-    eventually(20, "the peer is verified", || row()["state"] == "verified");
+    wait_until(20, "the peer is verified", || row()["state"] == "verified");
     let time = |row: &serde_json::Value, field: &str| row[field].as_u64().unwrap();
     let verified = time(&row(), "last_success");
 
     let tcp = tcp.to_string();
-    eventually(5, "the peer is advertised", || hosts(&tcp).len() == 1);
+    wait_until(5, "the peer is advertised", || hosts(&tcp).len() == 1);
     for (to, ahead) in [("+30d", MONTH), ("+0", 0), ("+30d", MONTH), ("+0", 0)] {
         set(to);
         let row = row();
@@ -136,7 +136,7 @@ fn wall_clock_set_at_run_time_moves_neither_peers_nor_probes() {
         assert!(time(&row, "last_success").abs_diff(verified + ahead) < 3000, "{to}: {row}");
         assert!(time(&row, "next_try") < verified + ahead + 24 * HOUR, "{to}: {row}");
         assert!(time(&row, "next_try") > verified + ahead + HOUR, "{to}: {row}");
-        eventually(10, "the log says so once", || daemon.log().contains("the wall clock was set ahead by"));
+        wait_until(10, "the log says so once", || daemon.log().contains("the wall clock was set ahead by"));
     }
     // What is on disk is right for the next process.
     daemon.stop();
@@ -150,7 +150,7 @@ fn wall_clock_set_at_run_time_moves_neither_peers_nor_probes() {
 }
 
 #[test]
-fn store_written_while_the_clock_was_ahead_is_caught_up_with() {
+fn store_written_with_clock_ahead_is_corrected() {
     let dir = tempfile::tempdir().unwrap();
     let (tcp, other) = (support::free_address(), support::free_address());
     let peer = peer(dir.path(), "peer", other);
@@ -160,11 +160,11 @@ fn store_written_while_the_clock_was_ahead_is_caught_up_with() {
     command.env("LD_PRELOAD", faketime()).env("FAKETIME", "+30d").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     command.env("NO_FAKE_STAT", "1");
     let daemon = Daemon::start_with(command, &config);
-    eventually(20, "the peer is verified", || daemon.row("127.0.0.1")["state"] == "verified");
+    wait_until(20, "the peer is verified", || daemon.row("127.0.0.1")["state"] == "verified");
     daemon.stop();
     let daemon = Daemon::start(&config);
     let now = clock::now().as_millis();
-    eventually(20, "it is verified again, at the right time", || {
+    wait_until(20, "it is verified again, at the right time", || {
         let row = daemon.row("127.0.0.1");
         let times = ["first_seen", "last_try", "last_success"].map(|field| row[field].as_u64().unwrap());
         assert!(times.iter().all(|time| *time <= clock::now().as_millis() + 1000), "{row}");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{self, Daemon, call, eventually};
+use crate::support::{self, Daemon, call, wait_until};
 use serde_json::{Value, json};
 
 /// A daemon that knows no peers, with its listener and its page.
@@ -35,7 +35,7 @@ fn ask(page: SocketAddr, request: &str) -> (u16, String) {
 }
 
 #[test]
-fn health_check_without_host_is_answered_and_the_page_is_not() {
+fn health_check_without_host_is_answered_but_page_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let (daemon, _, page) = start(dir.path(), "");
     assert_eq!(ask(page, "GET /healthz HTTP/1.0\r\n\r\n"), (200, "ok\n".to_owned()));
@@ -56,7 +56,7 @@ fn health_check_without_host_is_answered_and_the_page_is_not() {
 }
 
 #[test]
-fn haproxy_finds_a_healthy_node_up_and_one_without_its_backend_down() {
+fn haproxy_marks_healthy_node_up_and_node_without_backend_down() {
     let dir = tempfile::tempdir().unwrap();
     let gone = support::free_address();
     let [healthy, broken] = ["healthy", "broken"].map(|name| dir.path().join(name));
@@ -71,7 +71,7 @@ fn haproxy_finds_a_healthy_node_up_and_one_without_its_backend_down() {
     );
     let balancer = Haproxy::start(dir.path(), front, &servers);
     for check in ["get", "head", "options", "named"] {
-        eventually(20, "HAProxy finds one up and the other down", || {
+        wait_until(20, "HAProxy finds one up and the other down", || {
             let (healthy, broken) = (balancer.check(check, "healthy"), balancer.check(check, "broken"));
             println!("{check}: {healthy:?} {broken:?}");
             healthy == ["UP", "L7OK", "200"] && broken == ["DOWN", "L7STS", "503"]

@@ -5,14 +5,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use crate::support::{self, Daemon, eventually, hosts, lab_script, now, run};
+use crate::support::{self, Daemon, hosts, lab_script, now, run, wait_until};
 use serde_json::{Value, json};
 
 const IRC: &str = "88.99.0.2";
 const CHANNEL: &str = "#electrum";
 const EX1: &str = "ex1.example.com";
 const FIRST: &str = "first.example.com";
-const ANSWERS: &str = "127.0.0.1:50001";
+const LISTEN: &str = "127.0.0.1:50001";
 const OURS: &str = "5.9.0.9:50001";
 
 /// Who is in the channel: the servers, and all sorts of others.
@@ -37,8 +37,8 @@ const CROWD: [(&str, &str); 14] = [
 ];
 
 #[test]
-fn stragglers_are_found_on_irc() {
-    if !support::inside(stragglers_are_found_on_irc, &[]) {
+fn servers_in_irc_channel_are_found_and_verified() {
+    if !support::in_namespace(servers_in_irc_channel_are_found_and_verified, &[]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -62,7 +62,7 @@ fn visits(dir: &Path, crowd: &mut Crowd) {
     let daemon = Daemon::start(&config);
     let began = now();
     let both = BTreeSet::from([EX1.to_owned(), FIRST.to_owned()]);
-    eventually(120, "the two servers are advertised", || hosts(ANSWERS) == both);
+    wait_until(120, "the two servers are advertised", || hosts(LISTEN) == both);
     println!("{:.1} s from the start until both stragglers are advertised", began.elapsed().as_secs_f64());
     for host in &both {
         let row = daemon.row(host);
@@ -73,7 +73,7 @@ fn visits(dir: &Path, crowd: &mut Crowd) {
     for nobody in ["192.168.1.1", "wp.example.com"] {
         assert_eq!(daemon.row(nobody), Value::Null, "{nobody}");
     }
-    eventually(10, "the visit is over", || crowd.others().len() == 2);
+    wait_until(10, "the visit is over", || crowd.others().len() == 2);
     let seen = crowd.others();
     assert_eq!((&seen[0][0], &seen[1][0], &seen[0][1]), (&json!("JOIN"), &json!("QUIT"), &seen[1][1]), "{seen:?}");
     let stayed = seen[1][2].as_f64().unwrap() - seen[0][2].as_f64().unwrap();
@@ -100,25 +100,25 @@ fn visits(dir: &Path, crowd: &mut Crowd) {
 fn stays(dir: &Path, crowd: &mut Crowd) {
     let config = dir.join("stay.toml");
     let text = config_text(dir, "stay", &format!("server = \"{IRC}:6697\"\npersistent = true\nadvertise = true"));
-    let text = text.replace(ANSWERS, OURS) + "[identity]\nhost = \"wp.example.com\"\ntcp_port = 50001\n";
+    let text = text.replace(LISTEN, OURS) + "[identity]\nhost = \"wp.example.com\"\ntcp_port = 50001\n";
     std::fs::write(&config, text).unwrap();
     let daemon = Daemon::start(&config);
-    eventually(60, "we join to stay", || crowd.others().len() == 3);
+    wait_until(60, "we join to stay", || crowd.others().len() == 3);
     let nick = crowd.others()[2][1].as_str().unwrap().to_owned();
     assert!(nick.starts_with("ET_"), "{nick}");
     assert_eq!(crowd.order(&format!("who {nick}")), "wp.example.com v1.6 t50001");
     assert_eq!(daemon.row("ex2.example.com")["state"], "candidate", "nobody is at the port that was named");
     crowd.order("join ET_late late.example.org t50001");
-    eventually(60, "who comes later is met", || !daemon.row("late.example.org").is_null());
+    wait_until(60, "who comes later is met", || !daemon.row("late.example.org").is_null());
     assert_eq!(daemon.row("late.example.org")["source"], "IRC");
     assert_eq!(crowd.others().len(), 3, "we are still there");
     daemon.stop();
-    eventually(10, "we leave with the daemon", || crowd.others().len() == 4);
+    wait_until(10, "we leave with the daemon", || crowd.others().len() == 4);
 }
 
 fn config_text(dir: &Path, name: &str, irc: &str) -> String {
     format!(
-        "network = \"regtest\"\ndata_dir = \"{}\"\n[tor]\nmode = \"off\"\n[listen]\ntcp = [\"{ANSWERS}\"]\n\
+        "network = \"regtest\"\ndata_dir = \"{}\"\n[tor]\nmode = \"off\"\n[listen]\ntcp = [\"{LISTEN}\"]\n\
          [discovery]\nseeds = []\n[irc]\nenabled = true\n{irc}\n",
         dir.join(name).display()
     )

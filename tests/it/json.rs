@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::support::{self, Daemon, eventually, free_address};
+use crate::support::{self, Daemon, free_address, wait_until};
 use serde_json::{Value, json};
 use waypost::control::{PeerInfo, Status};
 
@@ -110,12 +110,12 @@ fn full_statuses() -> Vec<Value> {
 }
 
 #[test]
-fn a_full_status_has_the_documented_fields_and_no_others() {
+fn complete_status_has_exactly_documented_fields() {
     assert_eq!(all_fields(&full_statuses()), documented("status"));
 }
 
 #[test]
-fn a_full_peer_has_the_documented_fields_and_no_others() {
+fn complete_peer_has_exactly_documented_fields() {
     let row: PeerInfo = serde_json::from_value(json!({
         "host": "a.example", "state": "verified", "ip": "192.0.2.1", "tcp_port": 1, "ssl_port": 2, "protocol": "1.4",
         "pruning": 1, "software": "x", "genesis_hash": "00", "key": "00", "key_since": 1, "key_changes": 1, "tip": 1,
@@ -128,7 +128,7 @@ fn a_full_peer_has_the_documented_fields_and_no_others() {
 }
 
 #[test]
-fn every_command_of_a_real_daemon_prints_what_is_documented() {
+fn json_of_every_command_is_documented() {
     let dir = tempfile::tempdir().unwrap();
     let (config, tcp, tls) = (dir.path().join("waypost.toml"), free_address(), free_address());
     let text = format!(
@@ -146,7 +146,7 @@ fn every_command_of_a_real_daemon_prints_what_is_documented() {
         assert_documented(command, &value);
         value
     };
-    eventually(20, "it has reached itself", || answer("status", &[])["clearnet"]["last_reached"].is_u64());
+    wait_until(20, "it has reached itself", || answer("status", &[])["clearnet"]["last_reached"].is_u64());
 
     let probed = answer("probe", &["127.0.0.1", "--tls", &tls.port().to_string()]);
     assert_eq!((&probed["outcome"], &probed["reason"]), (&json!("verified"), &Value::Null));
@@ -156,7 +156,7 @@ fn every_command_of_a_real_daemon_prints_what_is_documented() {
 
     let peer = format!("127.0.0.2 t{}", tcp.port());
     assert_eq!(answer("add", &[&peer]), json!({ "added": peer }));
-    eventually(20, "the peer is tried", || {
+    wait_until(20, "the peer is tried", || {
         let peers = answer("peers", &[]);
         assert_eq!(all_fields(std::slice::from_ref(&peers)), documented("peers"));
         peers[0]["error"].is_string()
@@ -169,7 +169,7 @@ fn every_command_of_a_real_daemon_prints_what_is_documented() {
 }
 
 #[test]
-fn a_probe_that_fails_says_why_in_both_places() {
+fn failed_probe_reports_reason_on_stdout_and_stderr() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("waypost.toml");
     std::fs::write(&config, format!("data_dir = {:?}\n[tor]\nmode = \"off\"\n", dir.path())).unwrap();
@@ -188,7 +188,7 @@ fn a_probe_that_fails_says_why_in_both_places() {
 }
 
 #[test]
-fn a_configuration_is_the_same_in_json() {
+fn check_config_json_equals_toml() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("waypost.toml");
     std::fs::write(&config, format!("data_dir = {:?}\n[discovery]\nseeds = []\n", dir.path())).unwrap();
@@ -201,7 +201,7 @@ fn a_configuration_is_the_same_in_json() {
 
 #[test]
 #[cfg(feature = "embedded-tor")]
-fn an_onion_address_is_documented_too() {
+fn onion_address_json_is_documented() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("waypost.toml");
     std::fs::write(&config, format!("data_dir = {:?}\n", dir.path().join("data"))).unwrap();

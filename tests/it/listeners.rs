@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{self, Daemon, call, eventually, lab_python, lab_script};
+use crate::support::{self, Daemon, call, lab_python, lab_script, wait_until};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
@@ -82,7 +82,7 @@ impl Drop for TlsCaller {
 }
 
 #[test]
-fn tls_of_both_versions_with_a_certificate_that_says_nothing_of_us() {
+fn tls_and_websocket_use_certificate_without_identity() {
     let place = Place::new();
     let config = place.config(
         "tcp = [{0}]\ntls = [{1}]\nwss = [{2}]\nws = [{3}]",
@@ -115,7 +115,7 @@ fn tls_of_both_versions_with_a_certificate_that_says_nothing_of_us() {
 }
 
 #[test]
-fn the_operators_certificate_is_read_again_and_no_session_is_dropped() {
+fn replaced_certificate_is_loaded_and_sessions_continue() {
     let place = Place::new();
     let data = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
     let install = |name: &str| {
@@ -131,16 +131,16 @@ fn the_operators_certificate_is_read_again_and_no_session_is_dropped() {
 
     std::fs::write(place.path("cert.pem"), "no certificate").unwrap();
     hang_up(&daemon);
-    eventually(5, "a wrong file is reported", || daemon.log().contains("the certificate from before is kept"));
+    wait_until(5, "a wrong file is reported", || daemon.log().contains("the certificate from before is kept"));
     let now = || TlsCaller::new(place.addresses[1], &[]).answer()["certificate"].clone();
     assert_eq!(now(), before);
 
     install("v1-rsa");
     hang_up(&daemon);
-    eventually(5, "the new one is shown", || now() != before);
+    wait_until(5, "the new one is shown", || now() != before);
     assert_eq!(old.ask_again()["certificate"], before, "the old session goes on");
     install("v3-ec");
-    eventually(15, "a changed file is noticed without being told", || now() == before);
+    wait_until(15, "a changed file is noticed without being told", || now() == before);
     daemon.stop();
 
     install("v3-ec");
@@ -150,7 +150,7 @@ fn the_operators_certificate_is_read_again_and_no_session_is_dropped() {
 }
 
 #[test]
-fn sockets_of_systemds_are_served() {
+fn systemd_sockets_replace_listeners_of_their_kind() {
     let place = Place::new();
     let config = place.config("tls = [{0}]", "");
     let activate = |sockets: &[String]| {
@@ -175,7 +175,7 @@ fn sockets_of_systemds_are_served() {
 }
 
 #[test]
-fn each_source_has_its_share() {
+fn limits_per_source_are_enforced() {
     let place = Place::new();
     let config = place.config(
         "tcp = [{0}]",
@@ -189,7 +189,7 @@ fn each_source_has_its_share() {
     // Others find room, and when there is none left, the one with most sessions has to give.
     let mut others: Vec<TcpStream> = (2..8).map(|n| connect(&format!("127.{n}.0.1"), server)).collect();
     others.iter_mut().for_each(|stream| assert!(ask(stream, PEERS)["error"].is_null()));
-    eventually(5, "two of the first were disconnected", || daemon.status()["clients"]["evicted"] == 2);
+    wait_until(5, "two of the first were disconnected", || daemon.status()["clients"]["evicted"] == 2);
     assert_eq!(daemon.status()["clients"]["open_sessions"], 12);
     assert_eq!(first[0].read(&mut [0; 16]).unwrap_or(0), 0, "the oldest");
     // Six at once is what a session may ask for, further ones wait, and some of a batch of eight would for ever; the source's share
@@ -199,7 +199,7 @@ fn each_source_has_its_share() {
     let batch = format!("[{}]", [r#"{"id":1,"method":"server.ping"}"#; 8].join(","));
     assert_eq!(ask(&mut others[1], &batch)["error"]["code"], -101);
     drop((first, others));
-    eventually(10, "all have left", || daemon.status()["clients"]["open_sessions"] == 0);
+    wait_until(10, "all have left", || daemon.status()["clients"]["open_sessions"] == 0);
 
     // To call again and again is no way around it.
     let refused = (0..60).filter(|_| code(&mut connect("127.9.0.1", server)) == -101).count();
@@ -222,13 +222,13 @@ fn banned_host_is_neither_served_nor_stored() {
     daemon.waypost(&["ban", "127.5.0.0/16"]);
     daemon.waypost(&["ban", "*.evil.example.com"]);
     hang_up(&daemon);
-    eventually(10, "the banned are dropped", || daemon.row("a.evil.example.com").is_null());
+    wait_until(10, "the banned are dropped", || daemon.row("a.evil.example.com").is_null());
     assert_eq!(connect("127.5.7.7", server).read(&mut [0; 16]).unwrap_or(0), 0);
     assert!(ask(&mut connect("127.6.0.1", server), PEERS)["error"].is_null());
     let (refused, ok) = support::waypost(&config, &["add", "b.evil.example.com", "t50001"]);
     assert!(!ok && refused.contains("banned"), "{refused}");
     daemon.waypost(&["unban", "127.5.0.0/16"]);
-    eventually(15, "a changed file is noticed without being told", || {
+    wait_until(15, "a changed file is noticed without being told", || {
         connect("127.5.0.1", server).write_all(PEERS.as_bytes()).is_ok()
             && daemon.log().matches("read the ban file").count() >= 2
     });
@@ -242,7 +242,7 @@ fn banned_host_is_neither_served_nor_stored() {
 }
 
 #[test]
-fn callers_of_tors_are_told_apart_by_their_circuits() {
+fn onion_clients_are_distinguished_by_circuit() {
     let place = Place::new();
     let config = place.config("tcp = [{0}]\nonion_tcp = [{1}]", "[limits]\nsessions_per_source = 2\n");
     let daemon = Daemon::start(&config);
@@ -262,7 +262,7 @@ fn callers_of_tors_are_told_apart_by_their_circuits() {
 }
 
 #[test]
-fn without_descriptors_callers_wait_and_are_served_in_the_end() {
+fn clients_wait_while_file_descriptors_are_exhausted() {
     let place = Place::new();
     let config = place.config("tcp = [{0}]", "");
     let daemon = Daemon::start(&config);
@@ -278,7 +278,7 @@ fn without_descriptors_callers_wait_and_are_served_in_the_end() {
     };
     let before = allow(open() + 3).unwrap();
     let mut callers: Vec<TcpStream> = (0..8).map(|_| connect("127.0.0.1", server)).collect();
-    eventually(5, "it says so", || daemon.log().contains("can't take callers in for the moment"));
+    wait_until(5, "it says so", || daemon.log().contains("can't take callers in for the moment"));
     allow(before.current.unwrap()).unwrap();
     callers.iter_mut().for_each(|stream| assert!(ask(stream, PEERS)["error"].is_null()));
     assert!(daemon.log().contains("taking callers in again"));

@@ -6,14 +6,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{self, Daemon, call, call_onion, eventually, hosts, lab_script, now, run};
+use crate::support::{self, Daemon, call, call_onion, hosts, lab_script, now, run, wait_until};
 use serde_json::{Value, json};
 
 const EX1: &str = "ex1.example.com";
 const EX2: &str = "ex2.example.com";
 const OURS: &str = "wp.example.com";
 const FIRST: &str = "first.example.com";
-const ANSWERS: &str = "127.0.0.1:50001";
+const LISTEN: &str = "127.0.0.1:50001";
 
 /// Onion names that are well formed and that nobody serves.
 const NOBODY: [&str; 5] = [
@@ -25,8 +25,8 @@ const NOBODY: [&str; 5] = [
 ];
 
 #[test]
-fn discovers_verifies_and_tells_of_a_real_network() {
-    if !support::inside(discovers_verifies_and_tells_of_a_real_network, &[]) {
+fn real_network_is_discovered_verified_and_advertised() {
+    if !support::in_namespace(real_network_is_discovered_verified_and_advertised, &[]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -46,23 +46,23 @@ fn discovers_verifies_and_tells_of_a_real_network() {
     std::fs::write(&config, text).unwrap();
 
     let daemon = Daemon::start(&config);
-    finds_everybody_from_one_seed(&onion);
-    is_reached_by_the_name_that_tor_serves(&daemon, &own, &read("tor/services-socks"));
-    takes_in_a_server_of_the_first_protocol(&daemon);
-    a_wallet_takes_the_export_for_its_list_of_servers(&daemon, dir.path());
-    answers_from_its_store_after_a_restart(daemon, &config, &lab, &onion);
+    check_discovery_from_one_seed(&onion);
+    check_own_onion_service(&daemon, &own, &read("tor/services-socks"));
+    check_legacy_server(&daemon);
+    check_export_in_wallet(&daemon, dir.path());
+    check_restart(daemon, &config, &lab, &onion);
 
     let daemon = Daemon::start(&config);
-    loses_and_regains_tor(&daemon, &lab, &onion);
-    verifies_by_hand(&config, &onion);
+    check_tor_outage(&daemon, &lab, &onion);
+    check_probe_command(&config, &onion);
     assert!(daemon.log().lines().all(|line| !line.contains("ERROR") && !line.contains("panicked")), "{}", daemon.log());
     daemon.stop();
 }
 
-fn finds_everybody_from_one_seed(onion: &str) {
+fn check_discovery_from_one_seed(onion: &str) {
     let began = now();
     let everybody = BTreeSet::from([EX1.to_owned(), EX2.to_owned(), onion.to_owned()]);
-    eventually(60, "all three are advertised", || hosts(ANSWERS) == everybody);
+    wait_until(60, "all three are advertised", || hosts(LISTEN) == everybody);
     println!("{:.1} s from the start to three peers advertised", began.elapsed().as_secs_f64());
     // With version and ports as each of them reports itself.
     for (host, address) in [(EX1, "5.9.0.1:51001"), (EX2, "88.99.0.2:51001"), (onion, "95.216.0.3:51001")] {
@@ -79,19 +79,19 @@ fn finds_everybody_from_one_seed(onion: &str) {
 }
 
 /// An onion service that an external Tor runs for us: its clients are sent that name alone.
-fn is_reached_by_the_name_that_tor_serves(daemon: &Daemon, own: &str, socks: &str) {
-    eventually(60, "we have reached ourselves", || daemon.status()["onion"]["last_reached"].is_u64());
+fn check_own_onion_service(daemon: &Daemon, own: &str, socks: &str) {
+    wait_until(60, "we have reached ourselves", || daemon.status()["onion"]["last_reached"].is_u64());
     let ask = |method: &str| call_onion(socks, &format!("{own}:50001"), method).unwrap();
     assert_eq!(ask("server.features")["hosts"], json!({ own: { "tcp_port": 50001, "ssl_port": null } }));
     assert!(!ask("server.peers.subscribe").to_string().contains(OURS));
-    let said = call(ANSWERS, "server.features", json!([])).to_string();
+    let said = call(LISTEN, "server.features", json!([])).to_string();
     assert!(said.contains(OURS) && !said.contains(own), "{said}");
 }
 
-fn takes_in_a_server_of_the_first_protocol(daemon: &Daemon) {
-    assert!(!hosts(ANSWERS).contains(FIRST));
+fn check_legacy_server(daemon: &Daemon) {
+    assert!(!hosts(LISTEN).contains(FIRST));
     daemon.waypost(&["add", FIRST, "t50001"]);
-    eventually(20, "the server of the first protocol is advertised", || hosts(ANSWERS).contains(FIRST));
+    wait_until(20, "the server of the first protocol is advertised", || hosts(LISTEN).contains(FIRST));
     let row = |host: &str| daemon.row(host);
     assert_eq!(row(EX1)["source"], "seed");
     assert_eq!(row(EX2)["source"], format!("peer {EX1}"));
@@ -103,7 +103,7 @@ fn takes_in_a_server_of_the_first_protocol(daemon: &Daemon) {
     assert!(table.contains(EX2) && !table.contains(".onion"), "{table}");
 }
 
-fn a_wallet_takes_the_export_for_its_list_of_servers(daemon: &Daemon, dir: &Path) {
+fn check_export_in_wallet(daemon: &Daemon, dir: &Path) {
     let exported = daemon.waypost(&["export", "--format", "electrum"]);
     let file = dir.join("servers.json");
     std::fs::write(&file, &exported).unwrap();
@@ -123,38 +123,38 @@ fn a_wallet_takes_the_export_for_its_list_of_servers(daemon: &Daemon, dir: &Path
     assert!(wallet(&["down".as_ref(), home.as_ref()]).status.success());
 }
 
-fn answers_from_its_store_after_a_restart(daemon: Daemon, config: &Path, lab: &Path, onion: &str) {
+fn check_restart(daemon: Daemon, config: &Path, lab: &Path, onion: &str) {
     let asked = || std::fs::read_to_string(lab.join("first_protocol.log")).unwrap();
-    let (before, told) = (asked(), hosts(ANSWERS));
+    let (before, told) = (asked(), hosts(LISTEN));
     daemon.stop();
     let daemon = Daemon::start(config);
-    assert!([EX1, EX2, FIRST].iter().all(|host| hosts(ANSWERS).contains(*host)), "advertised at once");
+    assert!([EX1, EX2, FIRST].iter().all(|host| hosts(LISTEN).contains(*host)), "advertised at once");
     // Time enough for an unwanted request.
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(asked(), before, "and nobody was asked");
-    assert_eq!(hosts(ANSWERS), told);
+    assert_eq!(hosts(LISTEN), told);
     let kept = std::fs::read_to_string(config).unwrap();
     assert!(!kept.contains(onion));
     // As hard an end as there is.
     daemon.kill();
     let daemon = Daemon::start(config);
-    assert!([EX1, EX2, FIRST].iter().all(|host| hosts(ANSWERS).contains(*host)), "advertised after a kill as well");
+    assert!([EX1, EX2, FIRST].iter().all(|host| hosts(LISTEN).contains(*host)), "advertised after a kill as well");
     daemon.stop();
 }
 
-fn loses_and_regains_tor(daemon: &Daemon, lab: &Path, onion: &str) {
+fn check_tor_outage(daemon: &Daemon, lab: &Path, onion: &str) {
     let tor = |command: &str| run(Command::new(lab_script("tor-network.sh")).arg(command).arg(lab.join("tor")));
-    let onions = || hosts(ANSWERS).into_iter().filter(|host| host.ends_with(".onion")).collect::<BTreeSet<String>>();
-    eventually(60, "Tor is ready", || daemon.tor() == "ready");
+    let onions = || hosts(LISTEN).into_iter().filter(|host| host.ends_with(".onion")).collect::<BTreeSet<String>>();
+    wait_until(60, "Tor is ready", || daemon.tor() == "ready");
     for name in NOBODY {
         daemon.waypost(&["add", name, "t50001"]);
     }
     let verified = BTreeSet::from([onion.to_owned()]);
-    eventually(10, "only the verified onion is advertised", || onions() == verified);
+    wait_until(10, "only the verified onion is advertised", || onions() == verified);
     tor("client-stop");
-    eventually(15, "Tor is down", || daemon.tor() == "down");
+    wait_until(15, "Tor is down", || daemon.tor() == "down");
     let mut seen = BTreeSet::new();
-    eventually(10, "three others are advertised", || onions().len() == 3);
+    wait_until(10, "three others are advertised", || onions().len() == 3);
     for _ in 0..60 {
         let onions = onions();
         assert_eq!(onions.len(), 3);
@@ -162,20 +162,20 @@ fn loses_and_regains_tor(daemon: &Daemon, lab: &Path, onion: &str) {
     }
     assert_eq!(seen.len(), 1 + NOBODY.len(), "drawn for each caller, from all that are known");
     assert!(
-        [EX1, EX2, FIRST].iter().all(|host| hosts(ANSWERS).contains(*host)),
+        [EX1, EX2, FIRST].iter().all(|host| hosts(LISTEN).contains(*host)),
         "clearnet peers are advertised all the same"
     );
     let before = daemon.row(onion);
     tor("client-start");
     let began = now();
-    eventually(120, "Tor is ready again", || daemon.tor() == "ready");
+    wait_until(120, "Tor is ready again", || daemon.tor() == "ready");
     println!("{:.1} s from Tor's return to its being found ready", began.elapsed().as_secs_f64());
-    eventually(10, "the verified onion alone is advertised again", || onions() == verified);
+    wait_until(10, "the verified onion alone is advertised again", || onions() == verified);
     let after = daemon.row(onion);
     assert_eq!((&before["failures"], &after["failures"]), (&json!(0), &json!(0)), "the outage was not its fault");
 }
 
-fn verifies_by_hand(config: &Path, onion: &str) {
+fn check_probe_command(config: &Path, onion: &str) {
     let probe = |args: &[&str]| support::waypost(config, &[&["probe"], args].concat());
     let (output, ok) = probe(&[EX1, "--tls", "51002"]);
     assert!(ok && output.contains("server.features answered") && output.contains("TLS key"), "{output}");
@@ -188,5 +188,5 @@ fn verifies_by_hand(config: &Path, onion: &str) {
 }
 
 fn peers() -> Vec<Value> {
-    call(ANSWERS, "server.peers.subscribe", json!([])).as_array().unwrap().clone()
+    call(LISTEN, "server.peers.subscribe", json!([])).as_array().unwrap().clone()
 }

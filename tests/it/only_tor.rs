@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{self, Daemon, call, eventually, hosts, lab_script, now, run};
+use crate::support::{self, Daemon, call, hosts, lab_script, now, run, wait_until};
 use serde_json::json;
 
 const EX1: &str = "ex1.example.com";
 const EX2: &str = "ex2.example.com";
-const ANSWERS: &str = "127.0.0.1:50001";
+const LISTEN: &str = "127.0.0.1:50001";
 
 /// What leaves, from the moment that this stands.
 struct Leaks {
@@ -30,7 +30,7 @@ impl Leaks {
             .spawn()
             .unwrap();
         let leaks = Leaks { watcher, file };
-        eventually(10, "the way out is watched", || std::fs::read_to_string(&said).unwrap().contains("listening"));
+        wait_until(10, "the way out is watched", || std::fs::read_to_string(&said).unwrap().contains("listening"));
         leaks
     }
 
@@ -48,8 +48,8 @@ impl Drop for Leaks {
 }
 
 #[test]
-fn nothing_leaves_but_through_tor() {
-    if !support::inside(nothing_leaves_but_through_tor, &["--watched"]) {
+fn tor_only_node_sends_no_packet_outside_tor() {
+    if !support::in_namespace(tor_only_node_sends_no_packet_outside_tor, &["--watched"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -67,7 +67,7 @@ fn nothing_leaves_but_through_tor() {
         let config = config(dir.path(), name, &format!("{tor}\nonly = true"));
         let began = now();
         let daemon = Daemon::start_by("third_party.sh", &config);
-        lives_through_tor(&daemon, &config, &onion);
+        check_all_traffic(&daemon, &config, &onion);
         println!(
             "{name}: {:.1} s for a whole life, in which {} packets left",
             began.elapsed().as_secs_f64(),
@@ -80,34 +80,34 @@ fn nothing_leaves_but_through_tor() {
     // The same without the one key: were the watch blind, this would not be seen.
     let config = config(dir.path(), "leaking", &embedded);
     let daemon = Daemon::start_by("third_party.sh", &config);
-    eventually(30, "a question for a name is caught", || leaks.seen().iter().any(|line| line.contains("udp")));
+    wait_until(30, "a question for a name is caught", || leaks.seen().iter().any(|line| line.contains("udp")));
     println!("without tor.only: {}", leaks.seen()[0]);
     daemon.stop();
 }
 
 /// All that a daemon does: seeds, what peers tell of, what strangers introduce, what the operator adds, what is probed.
-fn lives_through_tor(daemon: &Daemon, config: &Path, onion: &str) {
+fn check_all_traffic(daemon: &Daemon, config: &Path, onion: &str) {
     let everybody = BTreeSet::from([EX1.to_owned(), EX2.to_owned(), onion.to_owned()]);
-    eventually(120, "all three are advertised", || hosts(ANSWERS) == everybody);
+    wait_until(120, "all three are advertised", || hosts(LISTEN) == everybody);
     let ex1 = daemon.row(EX1);
     assert_eq!((&ex1["ip"], &ex1["key_changes"]), (&json!("5.9.0.1"), &json!(0)), "looked up by an exit, over TLS");
     assert!(ex1["key"].is_string());
 
     let stranger = |host: &str| json!([{ "hosts": { host: { "ssl_port": 50002 } } }]);
     for host in ["a.stranger.example.com", "wp.example.org", "51.15.0.4"] {
-        call(ANSWERS, "server.add_peer", stranger(host));
+        call(LISTEN, "server.add_peer", stranger(host));
     }
     daemon.waypost(&["add", "nobody.example.com", "s50002"]);
     daemon.waypost(&["add", "88.99.0.2", "s51002"]);
     let (refused, ok) = support::waypost(config, &["add", "first.example.com", "t50001"]);
     assert!(!ok && refused.contains("TLS only"), "{refused}");
-    eventually(60, "an address is called through an exit", || !daemon.row("88.99.0.2")["last_try"].is_null());
-    eventually(60, "a name that nobody knows is looked up", || !daemon.row("nobody.example.com")["last_try"].is_null());
-    let (output, ok) = probe_as_stranger(config, &[EX2, "--tls", "51002"]);
+    wait_until(60, "an address is called through an exit", || !daemon.row("88.99.0.2")["last_try"].is_null());
+    wait_until(60, "a name that nobody knows is looked up", || !daemon.row("nobody.example.com")["last_try"].is_null());
+    let (output, ok) = probe_from_third_party(config, &[EX2, "--tls", "51002"]);
     assert!(ok && output.contains("through Tor") && output.contains("88.99.0.2"), "{output}");
-    let (output, ok) = probe_as_stranger(config, &[EX2, "--tcp", "51001"]);
+    let (output, ok) = probe_from_third_party(config, &[EX2, "--tcp", "51001"]);
     assert!(!ok && output.contains("TLS only"), "{output}");
-    eventually(60, "IRC is visited through an exit", || !daemon.status()["irc"]["last"].is_null());
+    wait_until(60, "IRC is visited through an exit", || !daemon.status()["irc"]["last"].is_null());
     assert_eq!(daemon.status()["irc"]["error"], serde_json::Value::Null);
     // Whatever is done by and by.
     std::thread::sleep(Duration::from_secs(10));
@@ -125,7 +125,7 @@ fn config(dir: &Path, name: &str, tor: &str) -> PathBuf {
     path
 }
 
-fn probe_as_stranger(config: &Path, args: &[&str]) -> (String, bool) {
+fn probe_from_third_party(config: &Path, args: &[&str]) -> (String, bool) {
     let mut command = Command::new(lab_script("third_party.sh"));
     command.args([env!("CARGO_BIN_EXE_waypost"), "probe"]).args(args).arg("--config").arg(config);
     let output = command.stdin(Stdio::null()).output().unwrap();

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{self, Daemon, call, eventually, fetch, hosts, lab_python, lab_script, run};
+use crate::support::{self, Daemon, call, fetch, hosts, lab_python, lab_script, run, wait_until};
 use serde_json::{Value, json};
 
 const NAME: &str = "wp.example.com";
 const PUBLIC: &str = "5.9.0.9";
 const PAGE: &str = "127.0.0.1:4280";
-const ANSWERS: &str = "127.0.0.1:50001";
+const LISTEN: &str = "127.0.0.1:50001";
 /// What Tor's exits call from.
 const EXIT: &str = "185.220.101.5";
 
@@ -26,7 +26,7 @@ fn configure(dir: &Path, listen: &str, rest: &str) -> PathBuf {
 }
 
 /// The daemon on a machine whose hosts file has this address for its name.
-fn start_where_the_name_means(address: &str, config: &Path) -> Daemon {
+fn start_with_hosts_entry(address: &str, config: &Path) -> Daemon {
     let mut command = Command::new(lab_script("split-horizon.sh"));
     command.arg(format!("{address} {NAME}")).arg(env!("CARGO_BIN_EXE_waypost"));
     Daemon::start_with(command, config)
@@ -38,21 +38,21 @@ fn name(daemon: &Daemon) -> Value {
 
 /// How the node lists itself.
 fn listed() -> Option<Value> {
-    let list = call(ANSWERS, "server.peers.subscribe", json!([]));
+    let list = call(LISTEN, "server.peers.subscribe", json!([]));
     list.as_array().unwrap().iter().find(|entry| entry[1] == NAME).cloned()
 }
 
 #[test]
-fn a_name_that_means_a_private_address_is_not_advertised() {
-    if !support::inside(a_name_that_means_a_private_address_is_not_advertised, &[]) {
+fn own_name_with_private_address_is_not_advertised() {
+    if !support::in_namespace(own_name_with_private_address_is_not_advertised, &[]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let everywhere = "tcp = [\"0.0.0.0:50001\"]";
     let config = configure(dir.path(), everywhere, "[tor]\nmode = \"off\"\n");
     // Debian's installer writes such a line; a listener on all addresses answers there.
-    let daemon = start_where_the_name_means("127.0.1.1", &config);
-    eventually(20, "the test of the name fails", || name(&daemon)["failures"].as_u64() > Some(0));
+    let daemon = start_with_hosts_entry("127.0.1.1", &config);
+    wait_until(20, "the test of the name fails", || name(&daemon)["failures"].as_u64() > Some(0));
     let status = name(&daemon);
     let reason = status["error"].as_str().unwrap();
     assert!(reason.contains("127.0.1.1") && reason.contains("identity.address"), "{reason}");
@@ -61,7 +61,7 @@ fn a_name_that_means_a_private_address_is_not_advertised() {
     let line = daemon.waypost(&["status"]);
     assert!(line.contains("not advertised") && line.replace('\n', " ").contains("127.0.1.1"), "{line}");
     for path in ["/healthz", "/"] {
-        eventually(10, "it is shown", || fetch(PAGE, path).1.contains("127.0.1.1"));
+        wait_until(10, "it is shown", || fetch(PAGE, path).1.contains("127.0.1.1"));
     }
     assert_eq!(fetch(PAGE, "/healthz").0, 200, "clients are served all the same");
     let metrics = fetch(PAGE, "/metrics").1;
@@ -72,36 +72,36 @@ fn a_name_that_means_a_private_address_is_not_advertised() {
 
     // The public address is dialled in place of what this machine looks up.
     let config = configure(dir.path(), everywhere, &format!("address = \"{PUBLIC}\"\n[tor]\nmode = \"off\"\n"));
-    let daemon = start_where_the_name_means("192.168.1.5", &config);
-    eventually(20, "the name is reached", || name(&daemon)["last_reached"].is_u64());
+    let daemon = start_with_hosts_entry("192.168.1.5", &config);
+    wait_until(20, "the name is reached", || name(&daemon)["last_reached"].is_u64());
     let status = name(&daemon);
     assert_eq!((&status["address"], &status["via"]), (&json!(PUBLIC), &json!("direct")));
-    eventually(10, "it is listed", || listed().is_some_and(|entry| entry[0] == PUBLIC));
+    wait_until(10, "it is listed", || listed().is_some_and(|entry| entry[0] == PUBLIC));
     assert!(fetch(PAGE, "/metrics").1.lines().any(|line| line == "waypost_clearnet_failing 0"));
     daemon.stop();
 
     // Behind a router that takes no connections from inside, nothing can be tested without Tor.
     let config = configure(
         dir.path(),
-        &format!("tcp = [\"{ANSWERS}\"]"),
+        &format!("tcp = [\"{LISTEN}\"]"),
         &format!("address = \"{PUBLIC}\"\n[tor]\nmode = \"off\"\n"),
     );
-    let daemon = start_where_the_name_means("192.168.1.5", &config);
-    eventually(20, "it is advertised on the operator's word", || listed().is_some_and(|entry| entry[0] == PUBLIC));
+    let daemon = start_with_hosts_entry("192.168.1.5", &config);
+    wait_until(20, "it is advertised on the operator's word", || listed().is_some_and(|entry| entry[0] == PUBLIC));
     let status = name(&daemon);
     assert_eq!((&status["last_reached"], &status["error"]), (&Value::Null, &Value::Null));
     assert!(status["warnings"][0].as_str().unwrap().contains("operator's word"), "{status}");
     daemon.stop();
-    let config = configure(dir.path(), &format!("tcp = [\"{ANSWERS}\"]"), "[tor]\nmode = \"off\"\n");
-    let daemon = start_where_the_name_means(PUBLIC, &config);
-    eventually(20, "without an address it is not", || name(&daemon)["failures"].as_u64() > Some(0));
+    let config = configure(dir.path(), &format!("tcp = [\"{LISTEN}\"]"), "[tor]\nmode = \"off\"\n");
+    let daemon = start_with_hosts_entry(PUBLIC, &config);
+    wait_until(20, "without an address it is not", || name(&daemon)["failures"].as_u64() > Some(0));
     assert!(name(&daemon)["error"].as_str().unwrap().contains("hairpin NAT") && listed().is_none());
     daemon.stop();
 }
 
 #[test]
-fn a_name_is_tested_through_tor_once_tor_is_ready() {
-    if !support::inside(a_name_is_tested_through_tor_once_tor_is_ready, &[]) {
+fn own_name_is_tested_through_tor_once_ready() {
+    if !support::in_namespace(own_name_is_tested_through_tor_once_ready, &[]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -115,10 +115,10 @@ fn a_name_is_tested_through_tor_once_tor_is_ready() {
     let config = configure(dir.path(), listen, &tables);
 
     // As the hosts file of this machine doesn't matter, an exit's look-up does.
-    let daemon = start_where_the_name_means("127.0.1.1", &config);
-    eventually(90, "the name is reached through Tor", || name(&daemon)["via"] == "tor");
+    let daemon = start_with_hosts_entry("127.0.1.1", &config);
+    wait_until(90, "the name is reached through Tor", || name(&daemon)["via"] == "tor");
     assert_eq!(name(&daemon)["address"], PUBLIC);
-    eventually(10, "it is listed", || listed().is_some_and(|entry| entry[0] == PUBLIC));
+    wait_until(10, "it is listed", || listed().is_some_and(|entry| entry[0] == PUBLIC));
     daemon.stop();
 
     // Reachable from this machine, and from nowhere else.
@@ -130,16 +130,16 @@ fn a_name_is_tested_through_tor_once_tor_is_ready() {
     run(Command::new("ip").args(["rule", "del", "pref", "0"]));
     block("add");
     let daemon = Daemon::start(&config);
-    eventually(120, "the failure through Tor is found", || {
+    wait_until(120, "the failure through Tor is found", || {
         name(&daemon)["error"].as_str().is_some_and(|reason| reason.contains("through Tor, at 5.9.0.9"))
     });
     assert_eq!(daemon.tor(), "ready");
     let status = name(&daemon);
     assert!(status["error"].as_str().unwrap().contains("firewall") && status["last_reached"].is_null(), "{status}");
-    eventually(10, "it is advertised no more", || !hosts(ANSWERS).contains(NAME));
+    wait_until(10, "it is advertised no more", || !hosts(LISTEN).contains(NAME));
     block("del");
-    eventually(120, "it is reached once the way is free", || name(&daemon)["via"] == "tor");
-    eventually(10, "it is listed again", || listed().is_some());
+    wait_until(120, "it is reached once the way is free", || name(&daemon)["via"] == "tor");
+    wait_until(10, "it is listed again", || listed().is_some());
     assert!(daemon.log().lines().all(|line| !line.contains("panicked")), "{}", daemon.log());
     daemon.stop();
 }

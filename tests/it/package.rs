@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::support::{lab_script, now, run};
 
 #[test]
-fn the_package_is_installed_started_upgraded_and_purged() {
+fn debian_package_installs_starts_upgrades_and_purges() {
     let dir = tempfile::tempdir().unwrap();
     let began = now();
     let package = |version: &str| {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{self, Daemon, call, eventually};
+use crate::support::{self, Daemon, call, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -47,7 +47,7 @@ fn reload(daemon: &Daemon) -> String {
     let pid = Pid::from_raw(i32::try_from(daemon.id()).unwrap()).unwrap();
     kill_process(pid, Signal::HUP).unwrap();
     let said = || daemon.log().split_off(before);
-    eventually(10, "it has read the configuration again", || said().contains("reloaded"));
+    wait_until(10, "it has read the configuration again", || said().contains("reloaded"));
     said()
 }
 
@@ -92,7 +92,7 @@ const BATCH: &str =
 const TABLES: &str = "[tor]\nmode = \"off\"\n[limits]\nmax_batch = 10\n[discovery]\nallow_private = true\nseeds = []\n";
 
 #[test]
-fn what_can_change_under_a_running_daemon_does() {
+fn reload_applies_reloadable_settings() {
     let place = Place::new();
     let data = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
     let daemon = Daemon::start(&place.configure("", TABLES));
@@ -107,7 +107,7 @@ fn what_can_change_under_a_running_daemon_does() {
     assert_eq!(before.ask(BATCH).as_array().unwrap().len(), 3, "who was there keeps to what held then");
     let mut after = Session::new(place.tcp);
     assert!(!after.ask(BATCH)["error"].is_null());
-    eventually(5, "a third session is one too many", || {
+    wait_until(5, "a third session is one too many", || {
         let mut second = Session::new(place.tcp);
         second.ask("{\"id\":1,\"method\":\"server.ping\"}")["error"].is_null()
             && Session::new(place.tcp).hear()["error"]["code"] == -102
@@ -118,13 +118,13 @@ fn what_can_change_under_a_running_daemon_does() {
     place.configure("", &(TABLES.replace("[]", "[\"127.0.0.5 t50001\"]") + "[log]\nlevel = \"debug\"\n"));
     let said = reload(&daemon);
     assert!(said.contains("reloaded: discovery.seeds, limits, log.level\n"), "{said}");
-    eventually(10, "the new seed is known", || daemon.waypost(&["peers"]).contains("127.0.0.5"));
-    eventually(10, "the log shows more", || daemon.log().contains("DEBUG"));
+    wait_until(10, "the new seed is known", || daemon.waypost(&["peers"]).contains("127.0.0.5"));
+    wait_until(10, "the log shows more", || daemon.log().contains("DEBUG"));
 
     // Bans, which may be noticed without being told as well.
     std::fs::write(place.path("data/bans"), "127.0.0.5\n").unwrap();
     reload(&daemon);
-    eventually(2, "the banned are dropped", || daemon.row("127.0.0.5").is_null());
+    wait_until(2, "the banned are dropped", || daemon.row("127.0.0.5").is_null());
 
     // A certificate from elsewhere.
     let given = format!("cert = {:?}\nkey = {:?}\n", data("v3-ec.pem"), data("v3-ec.key"));
@@ -143,7 +143,7 @@ fn what_can_change_under_a_running_daemon_does() {
 }
 
 #[test]
-fn what_can_not_change_is_named_and_what_is_wrong_changes_nothing() {
+fn reload_reports_restart_settings_and_rejects_errors() {
     let place = Place::new();
     let config = place.configure("", TABLES);
     let daemon = Daemon::start(&config);

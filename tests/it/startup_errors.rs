@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::{self, Daemon, call, eventually};
+use crate::support::{self, Daemon, call, wait_until};
 use serde_json::json;
 
 const QUIET: &str = "[tor]\nmode = \"off\"\n[discovery]\nseeds = []\nallow_private = true\n";
@@ -70,7 +70,7 @@ impl Place {
 }
 
 #[test]
-fn a_port_that_is_taken_is_named_with_its_holder() {
+fn occupied_port_is_reported_with_its_process() {
     let place = Place::new();
     let _taken = TcpListener::bind(place.address).unwrap();
     let text = place.refused(1);
@@ -80,7 +80,7 @@ fn a_port_that_is_taken_is_named_with_its_holder() {
 }
 
 #[test]
-fn a_port_of_the_status_page_that_is_taken_names_its_key() {
+fn occupied_status_port_is_reported_with_its_key() {
     let place = Place::new();
     let page = support::free_address();
     let _taken = TcpListener::bind(page).unwrap();
@@ -90,8 +90,8 @@ fn a_port_of_the_status_page_that_is_taken_names_its_key() {
 
 /// In a namespace, as its first port without privilege is always 1024.
 #[test]
-fn a_port_that_needs_a_privilege_says_which() {
-    if !support::inside(a_port_that_needs_a_privilege_says_which, &[]) {
+fn privileged_port_is_reported_with_capability() {
+    if !support::in_namespace(privileged_port_is_reported_with_capability, &[]) {
         return;
     }
     let mut place = Place::new();
@@ -104,8 +104,8 @@ fn a_port_that_needs_a_privilege_says_which() {
 }
 
 #[test]
-fn an_address_of_another_machine_is_told_from_a_port_in_use() {
-    if !support::inside(an_address_of_another_machine_is_told_from_a_port_in_use, &[]) {
+fn foreign_address_is_not_reported_as_port_in_use() {
+    if !support::in_namespace(foreign_address_is_not_reported_as_port_in_use, &[]) {
         return;
     }
     let mut place = Place::new();
@@ -118,7 +118,7 @@ fn an_address_of_another_machine_is_told_from_a_port_in_use() {
 }
 
 #[test]
-fn a_control_socket_with_too_long_a_path_is_named() {
+fn control_socket_with_long_path_is_reported() {
     let place = Place::new();
     place.configure(&place.dir.path().join("x".repeat(110)), QUIET);
     let text = place.refused(1);
@@ -126,7 +126,7 @@ fn a_control_socket_with_too_long_a_path_is_named() {
 }
 
 #[test]
-fn a_data_directory_that_is_none_is_named() {
+fn data_dir_that_is_a_file_is_reported() {
     let place = Place::new();
     std::fs::write(place.data(), "a file").unwrap();
     let text = place.refused(1);
@@ -134,7 +134,7 @@ fn a_data_directory_that_is_none_is_named() {
 }
 
 #[test]
-fn a_data_directory_of_another_user_is_named() {
+fn data_dir_of_another_user_is_reported() {
     let place = Place::new();
     let others = if rustix::process::geteuid().is_root() {
         std::fs::create_dir(place.data()).unwrap();
@@ -150,7 +150,7 @@ fn a_data_directory_of_another_user_is_named() {
 }
 
 #[test]
-fn a_second_daemon_on_the_same_data_is_refused() {
+fn second_daemon_on_same_data_is_refused() {
     let place = Place::new();
     let daemon = Daemon::start(&place.config());
     let text = place.refused(1);
@@ -161,7 +161,7 @@ fn a_second_daemon_on_the_same_data_is_refused() {
 }
 
 #[test]
-fn an_unknown_key_is_named_with_its_line_and_those_there_are() {
+fn unknown_key_is_reported_with_line_and_known_keys() {
     let place = Place::new();
     place.configure(&place.data(), "[discovery]\nrechek = \"1h\"\n");
     let text = place.refused(78);
@@ -172,7 +172,7 @@ fn an_unknown_key_is_named_with_its_line_and_those_there_are() {
 }
 
 #[test]
-fn a_clock_that_nobody_has_set_is_named() {
+fn unset_clock_is_reported() {
     let place = Place::new();
     let mut libraries = std::fs::read_dir("/usr/lib").unwrap();
     let faketime = libraries.find_map(|dir| {
@@ -191,7 +191,7 @@ fn a_clock_that_nobody_has_set_is_named() {
 }
 
 #[test]
-fn a_tor_that_is_not_there_is_missed_once_and_the_rest_goes_on() {
+fn missing_tor_is_logged_once_and_clients_are_served() {
     let place = Place::new();
     let socks = support::free_address();
     let tables = format!("[tor]\nmode = \"socks\"\nsocks = \"{socks}\"\n[discovery]\nseeds = []\n");
@@ -199,7 +199,7 @@ fn a_tor_that_is_not_there_is_missed_once_and_the_rest_goes_on() {
     let daemon = Daemon::start(&place.config());
     let missing = format!("no Tor on {socks}: ");
     let complaints = || daemon.log().lines().filter(|line| line.contains(&missing)).count();
-    eventually(5, "the log says so", || complaints() == 1);
+    wait_until(5, "the log says so", || complaints() == 1);
     let log = daemon.log();
     let line = log.lines().find(|line| line.contains(&missing)).unwrap();
     assert!(line.contains("WARN") && line.contains("start Tor") && line.contains("tor.socks"), "{line}");
@@ -241,8 +241,8 @@ impl Disk {
 }
 
 #[test]
-fn a_disk_that_is_full_at_the_start_is_named() {
-    if !support::inside(a_disk_that_is_full_at_the_start_is_named, &[]) {
+fn full_disk_at_start_is_reported() {
+    if !support::in_namespace(full_disk_at_start_is_reported, &[]) {
         return;
     }
     let place = Place::new();
@@ -256,26 +256,26 @@ fn a_disk_that_is_full_at_the_start_is_named() {
 }
 
 #[test]
-fn a_disk_that_gets_full_is_lived_with_until_there_is_room() {
-    if !support::inside(a_disk_that_gets_full_is_lived_with_until_there_is_room, &[]) {
+fn full_disk_at_run_time_loses_no_records() {
+    if !support::in_namespace(full_disk_at_run_time_loses_no_records, &[]) {
         return;
     }
     let place = Place::new();
     let disk = Disk::mount(&place.data());
     let daemon = Daemon::start(&place.config());
     daemon.waypost(&["add", "127.0.0.5 t50001"]);
-    eventually(5, "that is on disk", || daemon.status()["store"]["pending"] == 0);
+    wait_until(5, "that is on disk", || daemon.status()["store"]["pending"] == 0);
     disk.fill();
     let hosts: Vec<String> = (0..60).map(|n| format!("127.0.1.{n}")).collect();
     hosts.iter().for_each(|host| drop(daemon.waypost(&["add", &format!("{host} t50001")])));
-    eventually(10, "the log says so", || daemon.log().contains("can't write the store; going on from memory"));
+    wait_until(10, "the log says so", || daemon.log().contains("can't write the store; going on from memory"));
     assert!(hosts.iter().all(|host| daemon.row(host).is_object()), "and what is known is known");
     let status = daemon.waypost(&["status"]);
     let store = status.lines().find(|line| line.trim_start().starts_with("store ")).unwrap();
     assert!(store.contains("is the disk full?") && store.contains("60 records wait"), "{status}");
     assert_eq!(call(&place.address.to_string(), "server.ping", json!([])), serde_json::Value::Null);
     disk.make_room();
-    eventually(70, "it is written after all", || daemon.status()["store"]["pending"] == 0);
+    wait_until(70, "it is written after all", || daemon.status()["store"]["pending"] == 0);
     assert!(daemon.log().contains("the store can be written again"));
     daemon.stop();
     let daemon = Daemon::start(&place.config());

@@ -7,11 +7,11 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::{self, Daemon, eventually, fetch, fetch_as, lab_script, run};
+use crate::support::{self, Daemon, fetch, fetch_as, lab_script, run, wait_until};
 use serde_json::json;
 
 const PAGE: &str = "127.0.0.1:4280";
-const ANSWERS: &str = "127.0.0.1:50001";
+const LISTEN: &str = "127.0.0.1:50001";
 const EX1: &str = "ex1.example.com";
 const FIRST: &str = "first.example.com";
 const NOBODY: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
@@ -21,13 +21,13 @@ const LIGHT: [u8; 3] = [0xf6, 0xf7, 0xf9];
 const DARK: [u8; 3] = [0x12, 0x16, 0x1c];
 
 #[test]
-fn the_page_empty_filled_and_with_tor_down() {
-    if !support::inside(the_page_empty_filled_and_with_tor_down, &[]) {
+fn status_page_renders_empty_filled_and_with_tor_down() {
+    if !support::in_namespace(status_page_renders_empty_filled_and_with_tor_down, &[]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let browser = Browser::new(dir.path());
-    a_page_that_breaks_its_policy_is_noticed(dir.path(), &browser);
+    check_that_policy_violations_are_detected(dir.path(), &browser);
     empty(dir.path(), &browser);
 
     let lab = dir.path().join("lab");
@@ -37,7 +37,7 @@ fn the_page_empty_filled_and_with_tor_down() {
     let config = dir.path().join("waypost.toml");
     let text = format!(
         "network = \"regtest\"\ndata_dir = \"{}\"\n[tor]\nmode = \"socks\"\nsocks = \"{}\"\n\
-         [listen]\ntcp = [\"{ANSWERS}\", \"5.9.0.9:50001\"]\nonion_tcp = [\"127.0.0.1:50011\"]\nonion_port = 50001\n\
+         [listen]\ntcp = [\"{LISTEN}\", \"5.9.0.9:50001\"]\nonion_tcp = [\"127.0.0.1:50011\"]\nonion_port = 50001\n\
          [identity]\nhost = \"wp.example.com\"\ntcp_port = 50001\nonion_host = \"{own}\"\n\
          [discovery]\nseeds = [\"{EX1} t51001\", \"{FIRST} t50001\"]\n\
          [status]\npeer_metrics = true\n",
@@ -46,21 +46,21 @@ fn the_page_empty_filled_and_with_tor_down() {
     );
     std::fs::write(&config, text).unwrap();
     let daemon = Daemon::start(&config);
-    eventually(120, "all are verified, and our onion name reached", || {
+    wait_until(120, "all are verified, and our onion name reached", || {
         let status = daemon.status();
         status["peers"]["verified"] == 4 && !status["onion"]["last_reached"].is_null()
     });
     daemon.waypost(&["add", NOBODY, "t50001"]);
     for method in ["server.peers.subscribe", "server.features", "blockchain.headers.subscribe"] {
-        let _ = support::try_call(ANSWERS, method, json!([]));
+        let _ = support::try_call(LISTEN, method, json!([]));
     }
     filled(&browser, &onion, &own);
     numbers(&onion);
 
     run(Command::new(lab_script("tor-network.sh")).arg("client-stop").arg(lab.join("tor")));
-    eventually(90, "Tor is down", || daemon.tor() == "down");
+    wait_until(90, "Tor is down", || daemon.tor() == "down");
     // What was read is shown for some seconds.
-    eventually(10, "the page says so", || fetch(PAGE, "/").1.contains("Tor is down"));
+    wait_until(10, "the page says so", || fetch(PAGE, "/").1.contains("Tor is down"));
     browser.look("tor-down", 1280, false);
     let (code, health) = fetch(PAGE, "/healthz");
     assert!(code == 200 && health.contains("Tor is down"), "callers are still answered: {health}");
@@ -151,7 +151,7 @@ fn drawn_from() -> BTreeSet<String> {
 }
 
 #[test]
-fn a_backend_that_is_gone_is_said_to_be() {
+fn unreachable_backend_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (page, listen, gone) = (support::free_address(), support::free_address(), support::free_address());
     let config = dir.path().join("waypost.toml");
@@ -162,7 +162,7 @@ fn a_backend_that_is_gone_is_said_to_be() {
     );
     std::fs::write(&config, text).unwrap();
     let daemon = Daemon::start(&config);
-    eventually(20, "the page says why", || {
+    wait_until(20, "the page says why", || {
         let (code, reason) = fetch(&page.to_string(), "/healthz");
         code == 503 && reason.contains("the server behind us")
     });
@@ -172,7 +172,7 @@ fn a_backend_that_is_gone_is_said_to_be() {
 
 /// So that an alert can tell it from a node that has no such service.
 #[test]
-fn an_onion_service_that_was_never_reached_has_zero_for_the_moment() {
+fn unreached_onion_service_has_timestamp_zero() {
     let dir = tempfile::tempdir().unwrap();
     let (page, onion_tcp, gone) = (support::free_address(), support::free_address(), support::free_address());
     let config = dir.path().join("waypost.toml");
@@ -253,7 +253,7 @@ impl Browser {
 }
 
 /// A page that breaks its own policy must be noticed, or the check of Waypost's page could never fail.
-fn a_page_that_breaks_its_policy_is_noticed(dir: &Path, browser: &Browser) {
+fn check_that_policy_violations_are_detected(dir: &Path, browser: &Browser) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     std::thread::spawn(move || {

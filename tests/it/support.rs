@@ -24,7 +24,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it, and waits until it takes callers in.
     pub fn start(config: &Path) -> Daemon {
-        Daemon::spawn(config).until_it_answers()
+        Daemon::spawn(config).wait_until_ready()
     }
 
     /// The same by way of a script of the lab's, which becomes the daemon.
@@ -36,7 +36,7 @@ impl Daemon {
 
     /// The same by any command that becomes the daemon when it is given the daemon's arguments.
     pub fn start_with(command: Command, config: &Path) -> Daemon {
-        Daemon::spawn_by(command, config).until_it_answers()
+        Daemon::spawn_by(command, config).wait_until_ready()
     }
 
     /// Starts it by a command that runs in this home directory, as the client commands then do.
@@ -44,13 +44,13 @@ impl Daemon {
         command.env("HOME", home).env_remove("XDG_DATA_HOME");
         let mut daemon = Daemon::spawn_by(command, config);
         daemon.home = Some(home.to_owned());
-        daemon.until_it_answers()
+        daemon.wait_until_ready()
     }
 
-    fn until_it_answers(self) -> Daemon {
+    fn wait_until_ready(self) -> Daemon {
         let daemon = self;
         let (config, log) = (daemon.config.clone(), daemon.log.clone());
-        eventually(20, "the daemon answers", || {
+        wait_until(20, "the daemon answers", || {
             let (_, ok) = waypost_at_home(daemon.home.as_deref(), &config, &["status"]);
             assert!(
                 ok || !std::fs::read_to_string(&log).unwrap().contains("waypost: "),
@@ -154,12 +154,12 @@ impl Drop for Daemon {
 }
 
 /// Set inside the namespace, for a test to a file that it creates when it begins.
-pub const INSIDE: &str = "LAB_INSIDE";
+pub const IN_NAMESPACE: &str = "LAB_IN_NAMESPACE";
 
 /// Runs one test, named by its function, again inside the namespace that `lab/enter.sh` makes, so that no traffic can leave.
 /// True if this is inside already.
-pub fn inside<F: Fn()>(test: F, enter: &[&str]) -> bool {
-    if let Some(began) = std::env::var_os(INSIDE) {
+pub fn in_namespace<F: Fn()>(test: F, enter: &[&str]) -> bool {
+    if let Some(began) = std::env::var_os(IN_NAMESPACE) {
         std::fs::write(began, "").unwrap();
         return true;
     }
@@ -169,7 +169,7 @@ pub fn inside<F: Fn()>(test: F, enter: &[&str]) -> bool {
         .args(enter)
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test_path(&test), "--nocapture"])
-        .env(INSIDE, &began)
+        .env(IN_NAMESPACE, &began)
         .stdin(Stdio::null())
         .status()
         .unwrap();
@@ -186,12 +186,12 @@ pub fn test_path<F: Fn()>(_: &F) -> &'static str {
 }
 
 /// A benchmark's arguments, once it runs inside that namespace; until then it is run again there, and ends as it ended.
-pub fn benchmark_inside() -> Vec<String> {
+pub fn benchmark_in_namespace() -> Vec<String> {
     // cargo adds a flag of its own.
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    if std::env::var_os(INSIDE).is_none() {
+    if std::env::var_os(IN_NAMESPACE).is_none() {
         let mut enter = Command::new(lab_script("enter.sh"));
-        let status = enter.arg(std::env::current_exe().unwrap()).args(&args).env(INSIDE, "1").status().unwrap();
+        let status = enter.arg(std::env::current_exe().unwrap()).args(&args).env(IN_NAMESPACE, "1").status().unwrap();
         std::process::exit(status.code().unwrap_or(1));
     }
     args
@@ -320,7 +320,7 @@ pub fn lab_python() -> PathBuf {
 }
 
 /// Looks again and again, for so many seconds at most.
-pub fn eventually(secs: u64, what: &str, mut condition: impl FnMut() -> bool) {
+pub fn wait_until(secs: u64, what: &str, mut condition: impl FnMut() -> bool) {
     let began = now();
     while !condition() {
         assert!(began.elapsed() < Duration::from_secs(secs), "not within {secs} s: {what}");

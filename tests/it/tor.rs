@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{self, Daemon, call, call_onion, eventually, hosts, lab_script, now, run};
+use crate::support::{self, Daemon, call, call_onion, hosts, lab_script, now, run, wait_until};
 use serde_json::json;
 
 const EX1: &str = "ex1.example.com";
 const OURS: &str = "wp.example.com";
-const ANSWERS: &str = "127.0.0.1:50001";
+const LISTEN: &str = "127.0.0.1:50001";
 
 /// The lab, and a daemon's place in it.
 struct Place {
@@ -49,21 +49,21 @@ impl Place {
 
     /// Waits until this daemon has verified the onion server, and C tor reaches our own service; when that was, in
     /// seconds from now.
-    fn until_all_works(&self, daemon: &Daemon, own: &str, secs: u64) -> (f64, f64) {
+    fn wait_until_verified_and_reached(&self, daemon: &Daemon, own: &str, secs: u64) -> (f64, f64) {
         let began = now();
         let since = began_at();
-        eventually(secs, "the onion server is verified", || {
+        wait_until(secs, "the onion server is verified", || {
             daemon.row(&self.onion)["last_success"].as_u64().is_some_and(|at| at > since)
         });
         let verified = began.elapsed().as_secs_f64();
-        eventually(secs, "C tor reaches our onion service", || call_onion(&self.socks, own, "server.ping").is_some());
+        wait_until(secs, "C tor reaches our onion service", || call_onion(&self.socks, own, "server.ping").is_some());
         (verified, began.elapsed().as_secs_f64())
     }
 }
 
 #[test]
-fn our_own_tor_verifies_serves_and_recovers() {
-    if !support::inside(our_own_tor_verifies_serves_and_recovers, &[]) {
+fn embedded_tor_verifies_serves_and_recovers() {
+    if !support::in_namespace(embedded_tor_verifies_serves_and_recovers, &[]) {
         return;
     }
     let place = Place::new();
@@ -73,33 +73,33 @@ fn our_own_tor_verifies_serves_and_recovers() {
     let (output, ok) = support::waypost(&config, &["onion-address"]);
     assert!(!ok && output.contains("waypost run"), "{output}");
 
-    brings_a_name_along(&place);
+    check_key_import(&place);
     let daemon = Daemon::start(&config);
-    let own = format!("{}:51001", until_name(&daemon));
-    let (verified, served) = place.until_all_works(&daemon, &own, 60);
+    let own = format!("{}:51001", wait_for_onion_name(&daemon));
+    let (verified, served) = place.wait_until_verified_and_reached(&daemon, &own, 60);
     println!("from the start, {verified:.1} s to the first verified onion server, {served:.1} s to a call of C tor");
-    shows_each_caller_one_name(&place, &daemon, &own);
-    verifies_by_hand(&config, &place.onion);
+    check_identity_per_ingress(&place, &daemon, &own);
+    check_probe_command(&config, &place.onion);
 
     let before = own;
     daemon.stop();
     let daemon = Daemon::start(&config);
-    let own = format!("{}:51001", until_name(&daemon));
+    let own = format!("{}:51001", wait_for_onion_name(&daemon));
     assert_eq!(own, before, "the address is the same after a restart");
     let (output, ok) = support::waypost(&config, &["onion-address"]);
     assert!(ok && own.starts_with(output.trim()), "{output}");
-    place.until_all_works(&daemon, &own, 60);
+    place.wait_until_verified_and_reached(&daemon, &own, 60);
 
     for manner in ["relays-kill", "relays-freeze"] {
-        gets_over(manner, &place, &daemon, &own);
+        check_relay_outage(manner, &place, &daemon, &own);
     }
-    starts_before_there_is_a_network(&place);
+    check_start_without_network(&place);
     assert!(daemon.log().lines().all(|line| !line.contains("panicked")), "{}", daemon.log());
     daemon.stop();
 }
 
 /// The key of a service that C tor made, and the name that it goes by there.
-fn brings_a_name_along(place: &Place) {
+fn check_key_import(place: &Place) {
     let service = place.dir.path().join("lab/tor/services/onion-2");
     let name = std::fs::read_to_string(service.join("hostname")).unwrap();
     let config = place.config("brought", "");
@@ -113,10 +113,10 @@ fn brings_a_name_along(place: &Place) {
 }
 
 /// Who comes by one of our names learns nothing of the other.
-fn shows_each_caller_one_name(place: &Place, daemon: &Daemon, own: &str) {
+fn check_identity_per_ingress(place: &Place, daemon: &Daemon, own: &str) {
     let ask = |method: &str| call_onion(&place.socks, own, method).unwrap();
     let host = own.split(':').next().unwrap();
-    eventually(30, "our onion name is told to its callers", || {
+    wait_until(30, "our onion name is told to its callers", || {
         ask("server.features")["hosts"] == json!({ host: { "tcp_port": 51001, "ssl_port": null } })
     });
     assert_eq!(ask("server.donation_address"), "");
@@ -127,33 +127,33 @@ fn shows_each_caller_one_name(place: &Place, daemon: &Daemon, own: &str) {
     );
     assert!(said[2].contains(&place.onion));
     let said = ["server.features", "server.banner", "server.peers.subscribe"]
-        .map(|method| call(ANSWERS, method, json!([])).to_string());
+        .map(|method| call(LISTEN, method, json!([])).to_string());
     assert!(said.iter().all(|said| !said.contains(host)), "{said:?}");
     assert!(said[0].contains(OURS) && said[1].contains("ours"));
     assert!(daemon.waypost(&["status"]).contains(host), "the operator is advertised both");
 }
 
 /// With another daemon on the same directory.
-fn verifies_by_hand(config: &Path, onion: &str) {
+fn check_probe_command(config: &Path, onion: &str) {
     let (output, ok) = support::waypost(config, &["probe", onion, "--tcp", "50001"]);
     assert!(ok && output.contains("our own Tor") && output.contains("ElectrumX"), "{output}");
 }
 
-fn gets_over(manner: &str, place: &Place, daemon: &Daemon, own: &str) {
+fn check_relay_outage(manner: &str, place: &Place, daemon: &Daemon, own: &str) {
     place.tor(manner);
-    eventually(240, "Tor is found to be down", || daemon.tor() == "down");
-    let onions = hosts(ANSWERS).into_iter().filter(|host| host.ends_with(".onion")).count();
+    wait_until(240, "Tor is found to be down", || daemon.tor() == "down");
+    let onions = hosts(LISTEN).into_iter().filter(|host| host.ends_with(".onion")).count();
     assert!(onions <= 3);
     // Longer than an immediate retry takes.
     std::thread::sleep(Duration::from_secs(20));
     place.tor("relays-start");
-    let (verified, served) = place.until_all_works(daemon, own, 90);
+    let (verified, served) = place.wait_until_verified_and_reached(daemon, own, 90);
     println!("{manner}: back after {verified:.1} s, and our own service after {served:.1} s");
     assert_eq!(daemon.row(&place.onion)["failures"], 0, "it was not the peer's fault");
-    eventually(20, "Tor is ready", || daemon.tor() == "ready");
+    wait_until(20, "Tor is ready", || daemon.tor() == "ready");
 }
 
-fn starts_before_there_is_a_network(place: &Place) {
+fn check_start_without_network(place: &Place) {
     place.tor("relays-stop");
     let config = place.config("second", "[listen]\ntcp = [\"127.0.0.1:50002\"]\n");
     let daemon = Daemon::start(&config);
@@ -164,15 +164,15 @@ fn starts_before_there_is_a_network(place: &Place) {
     assert_eq!(daemon.tor(), "starting", "{}", daemon.log());
     place.tor("relays-start");
     let began = now();
-    eventually(90, "Tor is ready", || daemon.tor() == "ready");
+    wait_until(90, "Tor is ready", || daemon.tor() == "ready");
     println!("{:.1} s from the network's coming to Tor's being ready, at a first start", began.elapsed().as_secs_f64());
     daemon.stop();
 }
 
 /// The name of our onion service, once it is known.
-fn until_name(daemon: &Daemon) -> String {
+fn wait_for_onion_name(daemon: &Daemon) -> String {
     let name = || daemon.status()["onion"]["host"].as_str().map(str::to_owned);
-    eventually(60, "our onion name is known", || name().is_some());
+    wait_until(60, "our onion name is known", || name().is_some());
     name().unwrap()
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::{self, Daemon, eventually, lab_script, run};
+use crate::support::{self, Daemon, lab_script, run, wait_until};
 
 const EX1: &str = "ex1.example.com";
 
@@ -36,7 +36,7 @@ impl CTor {
         let child = tor.env("PATH", format!("{path}:/usr/sbin")).spawn().unwrap();
         let tor = CTor { child, warnings: Arc::default() };
         let cookie = dir.join("data/control_auth_cookie");
-        eventually(20, "C tor has a control port", || {
+        wait_until(20, "C tor has a control port", || {
             std::fs::read(&cookie).is_ok_and(|cookie| cookie.len() == 32)
                 && TcpStream::connect(("127.0.0.1", control)).is_ok()
         });
@@ -101,7 +101,7 @@ fn is_verified(daemon: &Daemon, host: &str) -> bool {
 
 #[test]
 fn c_tor_ports_of_every_kind_are_used_without_warnings() {
-    if !support::inside(c_tor_ports_of_every_kind_are_used_without_warnings, &[]) {
+    if !support::in_namespace(c_tor_ports_of_every_kind_are_used_without_warnings, &[]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -117,28 +117,21 @@ fn c_tor_ports_of_every_kind_are_used_without_warnings() {
     );
     let safe = lab_client(&lab, &dir.path().join("safe"), 7200, "SocksPort 127.0.0.1:7011\nSafeSocks 1");
 
-    usual_port_is_polled_without_a_warning(
-        &usual,
-        &config(dir.path(), "usual", "socks = \"127.0.0.1:7001\"", &onion),
-        &onion,
-    );
-    names_that_do_not_exist_leave_tor_alone(
-        &usual,
-        &config(dir.path(), "only", "socks = \"127.0.0.1:7001\"\nonly = true", &onion),
-    );
+    check_default_port(&usual, &config(dir.path(), "usual", "socks = \"127.0.0.1:7001\"", &onion), &onion);
+    check_missing_names(&usual, &config(dir.path(), "only", "socks = \"127.0.0.1:7001\"\nonly = true", &onion));
     for port in [7002, 7003, 7004] {
         let config =
             config(dir.path(), &format!("p{port}"), &format!("socks = \"127.0.0.1:{port}\"\nonly = true"), &onion);
-        onion_peers_are_reached_and_clearnet_waits(&usual, &config, &onion, "onion_only");
+        check_restricted_port(&usual, &config, &onion, "onion_only");
     }
     let config = config(dir.path(), "safe", "socks = \"127.0.0.1:7011\"\nonly = true", &onion);
-    onion_peers_are_reached_and_clearnet_waits(&safe, &config, &onion, "names_only");
+    check_restricted_port(&safe, &config, &onion, "names_only");
 }
 
-fn usual_port_is_polled_without_a_warning(tor: &CTor, config: &Path, onion: &str) {
+fn check_default_port(tor: &CTor, config: &Path, onion: &str) {
     let before = tor.warnings();
     let daemon = Daemon::start(config);
-    eventually(120, "the onion server is verified", || is_verified(&daemon, onion));
+    wait_until(120, "the onion server is verified", || is_verified(&daemon, onion));
     // Two polls and more.
     std::thread::sleep(Duration::from_secs(12));
     assert_eq!(tor.warnings(), before, "C tor warns of nothing");
@@ -151,14 +144,14 @@ fn usual_port_is_polled_without_a_warning(tor: &CTor, config: &Path, onion: &str
 }
 
 /// Anyone may introduce such a name.
-fn names_that_do_not_exist_leave_tor_alone(tor: &CTor, config: &Path) {
+fn check_missing_names(tor: &CTor, config: &Path) {
     let before = tor.warnings();
     let daemon = Daemon::start(config);
-    eventually(120, "a clearnet server is verified through an exit", || is_verified(&daemon, EX1));
+    wait_until(120, "a clearnet server is verified through an exit", || is_verified(&daemon, EX1));
     for n in 0..3 {
         daemon.waypost(&["add", &format!("missing{n}.example.com"), "s50002"]);
     }
-    eventually(60, "a name is looked up by an exit", || {
+    wait_until(60, "a name is looked up by an exit", || {
         (0..3).all(|n| !daemon.row(&format!("missing{n}.example.com"))["last_try"].is_null())
     });
     std::thread::sleep(Duration::from_secs(5));
@@ -168,10 +161,10 @@ fn names_that_do_not_exist_leave_tor_alone(tor: &CTor, config: &Path) {
     daemon.stop();
 }
 
-fn onion_peers_are_reached_and_clearnet_waits(tor: &CTor, config: &Path, onion: &str, access: &str) {
+fn check_restricted_port(tor: &CTor, config: &Path, onion: &str, access: &str) {
     let daemon = Daemon::start(config);
-    eventually(120, "the onion server is verified", || is_verified(&daemon, onion));
-    eventually(60, "status has the reason", || daemon.status()["clearnet_blocked"].is_string());
+    wait_until(120, "the onion server is verified", || is_verified(&daemon, onion));
+    wait_until(60, "status has the reason", || daemon.status()["clearnet_blocked"].is_string());
     let status = daemon.status();
     assert_eq!(status["tor_source"]["clearnet"], access);
     let ex1 = daemon.row(EX1);
@@ -190,8 +183,8 @@ fn onion_peers_are_reached_and_clearnet_waits(tor: &CTor, config: &Path, onion: 
 
 #[test]
 #[cfg(feature = "embedded-tor")]
-fn tor_that_starts_after_waypost_is_used_and_no_key_is_made() {
-    if !support::inside(tor_that_starts_after_waypost_is_used_and_no_key_is_made, &[]) {
+fn tor_that_starts_late_is_used_and_no_key_is_created() {
+    if !support::in_namespace(tor_that_starts_late_is_used_and_no_key_is_created, &[]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -201,12 +194,12 @@ fn tor_that_starts_after_waypost_is_used_and_no_key_is_made() {
     );
     std::fs::write(&config, text).unwrap();
     let daemon = Daemon::start(&config);
-    eventually(10, "a Tor is awaited", || daemon.status()["tor_source"]["kind"] == "undecided");
+    wait_until(10, "a Tor is awaited", || daemon.status()["tor_source"]["kind"] == "undecided");
     assert!(daemon.status()["tor_source"]["until"].is_u64());
     assert!(daemon.waypost(&["status"]).contains("waiting for a Tor on 127.0.0.1:9050"));
     std::thread::sleep(Duration::from_secs(4));
     let _tor = CTor::start(&dir.path().join("tor"), 9051, "SocksPort 127.0.0.1:9050");
-    eventually(20, "that Tor is used", || daemon.status()["tor_source"]["kind"] == "socks");
+    wait_until(20, "that Tor is used", || daemon.status()["tor_source"]["kind"] == "socks");
     assert!(!data.join("tor/state/keystore").exists(), "no onion key");
     assert!(daemon.status()["onion"].is_null());
     assert_eq!(daemon.log().matches("waiting for a Tor").count(), 1, "{}", daemon.log());

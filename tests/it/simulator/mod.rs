@@ -14,7 +14,7 @@ use std::time::Instant;
 use run::{Run, Size};
 
 #[test]
-fn a_full_book_lives_through_months() {
+fn filled_book_keeps_invariants_for_months() {
     let full = std::env::var_os("SIM_FULL").is_some_and(|full| full == "1");
     let size = match full {
         true => Size { peers: 10_000, days: 60, filled: true, attack: 65 },
@@ -24,12 +24,12 @@ fn a_full_book_lives_through_months() {
 }
 
 #[test]
-fn a_book_grows_from_its_seeds() {
+fn book_grows_from_seeds() {
     simulate(Size { peers: 300, days: 40, filled: false, attack: 600 }, seed());
 }
 
 #[test]
-fn what_went_well_once_goes_well_again() {
+fn fixed_seeds_keep_passing() {
     for seed in [1, 2] {
         simulate(Size { peers: 120, days: 40, filled: seed == 1, attack: 600 }, seed);
     }
