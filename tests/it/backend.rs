@@ -219,7 +219,7 @@ impl Wallet {
 
     /// Returns the state of the wallet once it is connected.
     fn query(&self) -> Value {
-        serde_json::from_slice(&self.run("ask", &[])).unwrap()
+        serde_json::from_slice(&self.run("query", &[])).unwrap()
     }
 
     fn run(&self, command: &str, args: &[String]) -> Vec<u8> {
@@ -235,7 +235,7 @@ impl Drop for Wallet {
     }
 }
 
-/// Starts a backend that responds with the method's name, and disconnects at the method `gone`.
+/// Starts a backend that responds with the method's name, and disconnects at the method `disconnect`.
 fn scripted_backend(listener: TcpListener) {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -251,7 +251,7 @@ fn serve_script(stream: &TcpStream) -> Option<()> {
         let result = match request["method"].as_str()? {
             "server.version" => json!(["scripted", "1.4"]),
             "slow" => continue,
-            "gone" => return None,
+            "disconnect" => return None,
             method => json!(method),
         };
         let response = json!({ "jsonrpc": "2.0", "id": request["id"], "result": result });
@@ -268,12 +268,12 @@ fn backend_that_disconnects_fails_pending_requests_and_serves_next() {
     scripted_backend(listener);
     let daemon = dir.start();
     let mut client = TestClient::connect(dir.address);
-    client.send("{\"id\":1,\"method\":\"slow\"}\n{\"id\":\"two\",\"method\":\"gone\"}\n");
+    client.send("{\"id\":1,\"method\":\"slow\"}\n{\"id\":\"two\",\"method\":\"disconnect\"}\n");
     for id in [json!(1), json!("two")] {
         let answer = client.receive();
         assert_eq!((&answer["id"], &answer["error"]["code"]), (&id, &json!(-32603)), "{answer}");
     }
-    client.send("[{\"id\":3,\"method\":\"a\"},{\"id\":4,\"method\":\"gone\"}]\n");
+    client.send("[{\"id\":3,\"method\":\"a\"},{\"id\":4,\"method\":\"disconnect\"}]\n");
     let answers = client.receive();
     assert_eq!((&answers[0]["result"], &answers[1]["id"]), (&json!("a"), &json!(4)), "{answers}");
     assert_eq!(answers[1]["error"]["code"], -32603, "{answers}");
@@ -282,7 +282,7 @@ fn backend_that_disconnects_fails_pending_requests_and_serves_next() {
     // A subscribed wallet must reconnect, as it would miss notifications.
     client.send("{\"id\":6,\"method\":\"blockchain.headers.subscribe\"}\n");
     assert_eq!(client.receive()["id"], 6);
-    client.send("{\"id\":7,\"method\":\"gone\"}\n");
+    client.send("{\"id\":7,\"method\":\"disconnect\"}\n");
     assert_eq!(client.receive()["id"], 7);
     assert!(client.is_closed(), "the session has ended");
     daemon.stop();

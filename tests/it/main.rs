@@ -21,6 +21,7 @@ mod commands;
 mod configuration;
 mod crash_recovery;
 mod discovery;
+mod documents;
 #[path = "../../benches/fixture.rs"]
 mod fixture;
 mod health;

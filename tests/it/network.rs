@@ -178,6 +178,6 @@ fn check_probe_command(config: &Path, onion: &str) {
     assert!(ok && output.contains("through Tor") && output.contains("ElectrumX"), "{output}");
     let (output, ok) = probe(&[EX1, "--tcp", "4"]);
     assert!(!ok && output.contains("refused"), "{output}");
-    let (output, ok) = probe(&["nobody.example.com"]);
+    let (output, ok) = probe(&["missing.example.com"]);
     assert!(!ok && output.contains("wasn't found"), "{output}");
 }

@@ -3,10 +3,10 @@
 #
 #   wallet.sh up DIR HOST:PORT:t|s [PROXY]  e.g. wp.example.com:50002:s, or <onion>:50001:t socks5:127.0.0.1:5060::
 #   wallet.sh list DIR SERVERS.json         with that list as its built-in servers, of which it chooses one
-#   wallet.sh ask DIR
+#   wallet.sh query DIR
 #   wallet.sh down DIR
 #
-# `up` and `list` start the wallet; `list` mounts the file over its built-in list, in the namespace only. They and `ask` print a
+# `up` and `list` start the wallet; `list` mounts the file over its built-in list, in the namespace only. They and `query` print a
 # JSON object with the state of the connection ("info") and the known servers ("servers"), once the wallet is connected and has
 # received a peer. They fail (status 1) when that takes more than 60 s. DIR is the HOME of the wallet.
 set -euo pipefail
@@ -36,7 +36,7 @@ list() {
   electrum daemon -d >/dev/null
 }
 
-ask() {
+query() {
   local info servers
   for _ in $(seq 120); do
     info=$(electrum getinfo) servers=$(electrum getservers)
@@ -50,9 +50,9 @@ ask() {
 }
 
 case $command in
-  up) [ $# -ge 1 ] || usage; up "$@"; ask ;;
-  list) [ $# = 1 ] || usage; list "$1"; ask ;;
-  ask) ask ;;
+  up) [ $# -ge 1 ] || usage; up "$@"; query ;;
+  list) [ $# = 1 ] || usage; list "$1"; query ;;
+  query) query ;;
   down) electrum stop >/dev/null ;;
   *) usage ;;
 esac

@@ -129,8 +129,8 @@ impl World {
 
     pub fn resolve(&self, host: &Host, at: Time) -> Result<Vec<IpAddr>, ProbeError> {
         if let Some(peer) = self.get(host) {
-            let gone = !peer.is_up(at) && peer.absent == ProbeError::NameNotFound;
-            return if gone { Err(ProbeError::NameNotFound) } else { Ok(peer.addresses.clone()) };
+            let is_missing = !peer.is_up(at) && peer.absent == ProbeError::NameNotFound;
+            return if is_missing { Err(ProbeError::NameNotFound) } else { Ok(peer.addresses.clone()) };
         }
         // Invented names: many do not resolve, some resolve to private addresses, some to the victim.
         let name = host.to_string();

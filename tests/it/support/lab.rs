@@ -1,4 +1,4 @@
-//! Namespaces without a way out, and the network of `tests/lab/` in them.
+//! Isolated namespaces, and the network of `tests/lab/` in them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
