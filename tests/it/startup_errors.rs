@@ -11,7 +11,7 @@ use serde_json::json;
 /// Creates a directory with the configuration of an offline daemon.
 fn offline_dir() -> TestDir {
     let dir = TestDir::new();
-    dir.configure_tcp(OFFLINE);
+    dir.configure_tcp(&format!("{OFFLINE}allow_private = true\n"));
     dir
 }
 
@@ -75,7 +75,7 @@ fn privileged_port_is_reported_with_capability() {
     }
     let mut dir = offline_dir();
     dir.address = "127.0.0.1:443".parse().unwrap();
-    dir.configure_tcp(OFFLINE);
+    dir.configure_tcp(&format!("{OFFLINE}allow_private = true\n"));
     // Only the capability is dropped; the user stays the same.
     let text = start_error_by(&dir, &["setpriv", "--bounding-set", "-net_bind_service", "--inh-caps", "-all"], 1);
     assert!(text.contains("127.0.0.1:443: ports below 1024 need a privilege"), "{text}");
@@ -89,7 +89,7 @@ fn foreign_address_is_not_reported_as_port_in_use() {
     }
     let mut dir = offline_dir();
     dir.address = "5.9.0.200:50001".parse().unwrap();
-    dir.configure_tcp(OFFLINE);
+    dir.configure_tcp(&format!("{OFFLINE}allow_private = true\n"));
     let text = start_error(&dir, 1);
     assert!(text.contains("5.9.0.200:50001: no network interface of this machine has that address"), "{text}");
     assert!(text.contains("`ip address` lists") && text.contains("net.ipv4.ip_nonlocal_bind"), "{text}");
