@@ -41,7 +41,7 @@ say "Tor, client at $(cat "$tor/socks")"
 mapfile -t targets < <("$python" "$here/peer_swarm.py" addresses "$count")
 for ((first = 1, k = 1; first <= count; first += each, k++)); do
   home=$tor/swarm$k; mkdir -p "$home"; chmod 700 "$home"
-  { sed "s|$tor/services|$home|g; s/^Nickname .*/Nickname swarm$k/; s/^SocksPort .*/SocksPort 0/" "$tor/services/torrc"
+  { sed "s|$tor/services|$home|g; s/^Nickname .*/Nickname swarm$k/; s/^SocksPort .*/SocksPort 0/; s/^ControlPort .*/ControlPort 0/" "$tor/services/torrc"
     for ((i = first; i < first + each && i <= count; i++)); do
       echo "HiddenServiceDir $home/onion-$i"; echo "HiddenServicePort 50001 ${targets[i - 1]}"
     done
