@@ -1,4 +1,4 @@
-//! A data directory whose book is full of peers that served well for two weeks, so that nobody is due for hours.
+//! A data directory with peers that were verified for two weeks, none of them due for hours.
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,12 +12,12 @@ use waypost::network::Network;
 use waypost::peer::{Host, OnionAddress, RealName};
 use waypost::store::{Change, Store};
 
-/// Makes it with so many peers, every so manieth of which is an onion service.
+/// Creates a data directory with so many peers, of which every `onion_every`-th is an onion service.
 pub fn fill(data: &Path, peers: u32, onion_every: u32) {
     std::fs::DirBuilder::new().mode(0o700).create(data).unwrap();
     let (mut store, _) = Store::open(&data.join("peers.redb"), Network::Bitcoin, clock::now()).unwrap();
     let now = clock::now();
-    // In batches, as the daemon would have written them.
+    // In batches, as the daemon writes them.
     let changes: Vec<Change> =
         (0..peers).map(|n| Change::Save(Box::new(entry(n, n % onion_every == onion_every - 1, now)))).collect();
     for batch in changes.chunks(100) {
@@ -26,7 +26,7 @@ pub fn fill(data: &Path, peers: u32, onion_every: u32) {
 }
 
 fn entry(n: u32, onion: bool, now: Time) -> Entry {
-    // A region of its own for each of the first few hundred, of which lists name two at most.
+    // The first few hundred peers have distinct diversity groups, since lists contain at most two peers of each.
     let ip = Ipv4Addr::from(0x1400_0000 + (n % 0x1a00) * 0x1_0000 + 0x0701 + n / 0x1a00);
     let mut seed = [0; 32];
     seed.iter_mut().zip(n.to_le_bytes()).for_each(|(byte, part)| *byte = part);

@@ -1,4 +1,4 @@
-//! Callers by the thousand, and a bare server for them: what any server in Rust could do at best.
+//! Thousands of clients, and a bare server as the upper limit for any server in Rust.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,22 +15,22 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use waypost::dial::{Stream, Tls};
 
-/// How a server is called.
+/// Transport to a server.
 #[derive(Debug, Clone)]
-pub enum Way {
+pub enum Transport {
     Tcp,
     Tls,
-    /// By this onion name, through the SOCKS port at the address.
+    /// Through the SOCKS port at the address, to this onion name.
     Onion(String),
 }
 
 #[derive(Debug, Clone)]
 pub struct Target {
     pub address: SocketAddr,
-    pub way: Way,
+    pub transport: Transport,
 }
 
-/// Of one run: answers a second, and how long they took in milliseconds.
+/// Results of one run: responses per second, and latencies in milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Figures {
     pub rate: f64,
@@ -38,40 +38,40 @@ pub struct Figures {
     pub p99: f64,
 }
 
-/// Connections being made at once.
-const DIALLING: usize = 64;
+/// Connections that are established concurrently.
+const MAX_CONCURRENT_DIALS: usize = 64;
 
-/// Calls again and again on so many connections, each as soon as it has its answer.
+/// Sends requests on so many connections. Each sends the next one after a response.
 pub fn run(target: &Target, method: &str, connections: usize, time: Duration) -> Figures {
     let runtime = Runtime::new().unwrap();
     let mut latencies = runtime.block_on(async {
         let streams = connect_all(target, connections).await;
-        let line: Arc<str> = request(method).into();
-        let mut callers = JoinSet::new();
+        let line: Arc<str> = encode_request(method).into();
+        let mut clients = JoinSet::new();
         let end = Instant::now() + time;
         for stream in streams {
             let line = Arc::clone(&line);
-            callers.spawn(async move {
+            clients.spawn(async move {
                 let mut stream = BufReader::with_capacity(64 * 1024, stream);
                 let mut latencies = Vec::new();
-                let mut answer = Vec::new();
+                let mut response = Vec::new();
                 loop {
-                    let began = Instant::now();
+                    let start = Instant::now();
                     stream.get_mut().write_all(line.as_bytes()).await.unwrap();
                     stream.get_mut().flush().await.unwrap();
-                    answer.clear();
-                    stream.read_until(b'\n', &mut answer).await.unwrap();
-                    assert!(answer.ends_with(b"\n"), "the server hung up");
+                    response.clear();
+                    stream.read_until(b'\n', &mut response).await.unwrap();
+                    assert!(response.ends_with(b"\n"), "the server disconnected");
                     let now = Instant::now();
                     if now > end {
                         return latencies;
                     }
-                    latencies.push((now - began).as_micros() as u32);
+                    latencies.push((now - start).as_micros() as u32);
                 }
             });
         }
         let mut all = Vec::new();
-        while let Some(latencies) = callers.join_next().await {
+        while let Some(latencies) = clients.join_next().await {
             all.extend(latencies.unwrap());
         }
         all
@@ -81,28 +81,30 @@ pub fn run(target: &Target, method: &str, connections: usize, time: Duration) ->
     Figures { rate: latencies.len() as f64 / time.as_secs_f64(), p50: at(0.5), p99: at(0.99) }
 }
 
-/// Bytes of one answer.
+/// Returns the size of one response in bytes.
 pub fn length(target: &Target, method: &str) -> usize {
     Runtime::new().unwrap().block_on(async {
         let stream = connect(target).await;
-        ask(&mut BufReader::new(stream), method).await
+        request(&mut BufReader::new(stream), method).await
     })
 }
 
-/// Sessions that have asked once, and then say nothing until this is dropped.
+/// Opens sessions that send one request each, and are idle until this value is dropped.
 pub fn hold(target: &Target, sessions: usize) -> (Runtime, Vec<Box<dyn Stream>>) {
     let runtime = Runtime::new().unwrap();
     let streams = runtime.block_on(async {
         let mut streams = connect_all(target, sessions).await;
         for stream in &mut streams {
-            ask(&mut BufReader::new(stream), "server.ping").await;
+            request(&mut BufReader::new(stream), "server.ping").await;
         }
         streams
     });
     (runtime, streams)
 }
 
-/// Sends so many bytes for any line, which a server that is asked for its version might send, at 50011, and by TLS with our daemon's certificate at 50012.
+/// Runs the bare server: a response to `server.version` of so many bytes for any line.
+///
+/// It listens on port 50011, and with TLS and the daemon's certificate on port 50012.
 pub fn bare(length: usize, data: &Path) {
     Runtime::new().unwrap().block_on(async {
         raise_descriptors();
@@ -143,17 +145,17 @@ pub fn bare(length: usize, data: &Path) {
     });
 }
 
-/// Passes bytes on, both ways.
+/// Runs the bare relay, which copies bytes in both directions.
 pub fn bare_relay(from: &str, to: &'static str) {
     Runtime::new().unwrap().block_on(async {
         raise_descriptors();
         let listener = TcpListener::bind(from).await.unwrap();
-        while let Ok((mut caller, _)) = listener.accept().await {
-            caller.set_nodelay(true).unwrap();
+        while let Ok((mut client, _)) = listener.accept().await {
+            client.set_nodelay(true).unwrap();
             tokio::spawn(async move {
                 let mut server = TcpStream::connect(to).await.unwrap();
                 server.set_nodelay(true).unwrap();
-                let _ = tokio::io::copy_bidirectional(&mut caller, &mut server).await;
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
             });
         }
     });
@@ -176,14 +178,14 @@ async fn echo<S: Stream>(mut stream: S, answer: Arc<[u8]>) {
 async fn connect_all(target: &Target, connections: usize) -> Vec<Box<dyn Stream>> {
     raise_descriptors();
     let mut dialling = JoinSet::new();
-    let turns = Arc::new(Semaphore::new(DIALLING));
+    let permits = Arc::new(Semaphore::new(MAX_CONCURRENT_DIALS));
     for _ in 0..connections {
-        let (target, turns) = (target.clone(), Arc::clone(&turns));
+        let (target, permits) = (target.clone(), Arc::clone(&permits));
         dialling.spawn(async move {
-            let _turn = turns.acquire_owned().await;
+            let _permit = permits.acquire_owned().await;
             let mut stream = connect(&target).await;
-            // ElectrumX wants to be greeted first.
-            ask(&mut BufReader::new(&mut stream), "server.version").await;
+            // ElectrumX requires `server.version` first.
+            request(&mut BufReader::new(&mut stream), "server.version").await;
             stream
         });
     }
@@ -193,34 +195,34 @@ async fn connect_all(target: &Target, connections: usize) -> Vec<Box<dyn Stream>
 async fn connect(target: &Target) -> Box<dyn Stream> {
     let mut stream = TcpStream::connect(target.address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    match &target.way {
-        Way::Tcp => Box::new(stream),
-        Way::Tls => {
+    match &target.transport {
+        Transport::Tcp => Box::new(stream),
+        Transport::Tls => {
             let host = waypost::peer::Host::Ip(target.address.ip());
             Box::new(Tls::new().unwrap().connect(&host, stream).await.unwrap().0)
         }
-        Way::Onion(name) => {
+        Transport::Onion(name) => {
             let mut reply = [0; 10];
             stream.write_all(&[5, 1, 0]).await.unwrap();
             stream.read_exact(&mut reply[..2]).await.unwrap();
             let length = name.len() as u8;
-            let call = [&[5, 1, 0, 3, length], name.as_bytes(), &50001u16.to_be_bytes()].concat();
-            stream.write_all(&call).await.unwrap();
+            let connect = [&[5, 1, 0, 3, length], name.as_bytes(), &50001u16.to_be_bytes()].concat();
+            stream.write_all(&connect).await.unwrap();
             stream.read_exact(&mut reply).await.unwrap();
-            assert_eq!(reply[1], 0, "{name} can't be reached");
+            assert_eq!(reply[1], 0, "{name} is unreachable");
             Box::new(stream)
         }
     }
 }
 
-async fn ask<S: Stream>(stream: &mut BufReader<S>, method: &str) -> usize {
-    stream.get_mut().write_all(request(method).as_bytes()).await.unwrap();
+async fn request<S: Stream>(stream: &mut BufReader<S>, method: &str) -> usize {
+    stream.get_mut().write_all(encode_request(method).as_bytes()).await.unwrap();
     stream.get_mut().flush().await.unwrap();
     let mut answer = Vec::new();
     stream.read_until(b'\n', &mut answer).await.unwrap()
 }
 
-fn request(method: &str) -> String {
+fn encode_request(method: &str) -> String {
     let params = if method == "server.version" { r#"["bench","1.4"]"# } else { "[]" };
     format!("{{\"id\":1,\"method\":\"{method}\",\"params\":{params}}}\n")
 }

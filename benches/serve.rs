@@ -1,16 +1,15 @@
-//! What callers get: requests a second and how long each takes, against ElectrumX and a bare server that sends as many bytes for
-//! any line; and what an idle session costs in memory. It prints figures.
+//! Requests per second and latency, against ElectrumX and a bare server; memory of an idle session.
 //!
 //! ```text
-//! cargo bench --bench serve -- speed [S]      200 peers; TCP and TLS; 1, 64 and 1,000 connections; S (1) seconds a figure
-//! cargo bench --bench serve -- onion [S]      the same by onion services, ours and C tor's, called through C tor
-//! cargo bench --bench serve -- relay [S]      what is passed on to a server behind us, against a bare relay and the server itself
+//! cargo bench --bench serve -- speed [S]      200 peers; TCP and TLS; 1, 64 and 1,000 connections; S (1) seconds per figure
+//! cargo bench --bench serve -- onion [S]      the same through onion services of Waypost and of C tor
+//! cargo bench --bench serve -- relay [S]      requests forwarded to a backend, against a bare relay and the backend
 //! cargo bench --bench serve -- memory [N]     N (10,000) idle sessions, TCP and TLS
 //! ```
 //!
-//! It needs what the tests need (`contrib/test.sh` installs it), and runs in a namespace of its own. All servers are processes
-//! of their own, the bare one with as many threads as ours. Of nine rounds, in which they take turns, the medians are shown. The
-//! callers share the processors with the servers; what an answer costs a server alone is shown next to its rate.
+//! It needs what the tests need (`contrib/test.sh` installs it), and runs in a namespace. Each server is a process, and the
+//! bare server has as many threads as Waypost. Figures are medians of nine rounds, in which the servers take turns. The clients
+//! share the processors with the servers; the processor time of a server per response is shown next to its rate.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,33 +26,33 @@
 
 mod fixture;
 mod load_generator;
-#[path = "../tests/it/support.rs"]
+#[path = "../tests/it/support/mod.rs"]
 mod support;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use load_generator::{Figures, Target, Way};
-use support::{Daemon, call_onion, eventually, lab_script, processor, resident, run};
+use load_generator::{Figures, Target, Transport};
+use support::{ChildGuard, Daemon, Lab, call_onion, cpu_time, lab_script, resident_bytes, run, wait_until};
 
 const ROUNDS: usize = 9;
 const PEERS: u32 = 200;
-const OURS: &str = "127.0.0.1:50001";
-const OURS_TLS: &str = "127.0.0.1:50002";
+const WAYPOST: &str = "127.0.0.1:50001";
+const WAYPOST_TLS: &str = "127.0.0.1:50002";
 const BARE: &str = "127.0.0.1:50011";
 const BARE_TLS: &str = "127.0.0.1:50012";
 const BARE_RELAY: &str = "127.0.0.1:50013";
 const ELECTRUMX: &str = "5.9.0.1:51001";
 const ELECTRUMX_TLS: &str = "5.9.0.1:51002";
-/// No limits but our own speed.
+/// Limits that no client of the benchmark reaches.
 const UNLIMITED: &str = "[limits]\nmax_sessions = 100000\nsessions_per_source = 100000\nrequests_per_second = 1000000000\n\
     source_requests_per_second = 1000000000\nforwarded_requests_per_second = 1000000000\nbytes_in_per_second = 1000000000\nbytes_out_per_second = 1000000000\n\
     idle_timeout = \"24h\"\n";
 
 fn main() {
-    let args = support::benchmark_inside();
+    let args = support::benchmark_in_namespace();
     let number = |default: u64| args.get(1).map_or(default, |text| text.parse().unwrap());
     match args.first().map_or("speed", String::as_str) {
         "speed" => speed(Duration::from_secs(number(1))),
@@ -66,47 +65,40 @@ fn main() {
     }
 }
 
-/// A server that sends so many bytes for any line, whatever it says.
-struct Bare(Child);
+/// Process of the bare server or of the bare relay.
+struct Bare(ChildGuard);
 
 impl Bare {
     fn start(length: usize, data: &Path) -> Bare {
         Bare::spawn(&["bare", &length.to_string(), data.to_str().unwrap()], &[BARE, BARE_TLS])
     }
 
-    /// One that passes on to the first, and knows nothing of lines.
+    /// Starts the relay to the bare server.
     fn relay() -> Bare {
         Bare::spawn(&["bare-relay"], &[BARE_RELAY])
     }
 
     fn spawn(args: &[&str], addresses: &[&str]) -> Bare {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(args)
-            .env(support::INSIDE, "1")
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let process = ChildGuard::spawn(command.args(args).env(support::IN_NAMESPACE, "1"));
         for address in addresses {
-            eventually(10, "the bare server listens", || std::net::TcpStream::connect(address).is_ok());
+            wait_until(10, "the bare server listens", || std::net::TcpStream::connect(address).is_ok());
         }
-        Bare(child)
+        Bare(process)
+    }
+
+    fn id(&self) -> u32 {
+        self.0.0.id()
     }
 }
 
-impl Drop for Bare {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A daemon that knows 200 peers, none of them due, and a data directory that the bare server takes its certificate from.
-fn ours(dir: &Path, more: &str) -> (Daemon, PathBuf) {
+/// Starts a daemon with 200 peers, none of them due. Returns it and its data directory.
+fn start_daemon(dir: &Path, more: &str) -> (Daemon, PathBuf) {
     let data = dir.join("data");
     fixture::fill(&data, PEERS, u32::MAX);
     let config = dir.join("waypost.toml");
     let text = format!(
-        "data_dir = {data:?}\n[listen]\ntcp = [\"{OURS}\"]\ntls = [\"{OURS_TLS}\"]\n[discovery]\nseeds = []\n{UNLIMITED}{more}"
+        "data_dir = {data:?}\n[listen]\ntcp = [\"{WAYPOST}\"]\ntls = [\"{WAYPOST_TLS}\"]\n[discovery]\nseeds = []\n{UNLIMITED}{more}"
     );
     std::fs::write(&config, text).unwrap();
     (Daemon::start(&config), data)
@@ -118,19 +110,20 @@ fn speed(time: Duration) {
         .arg("up")
         .arg(dir.path().join("electrumx"))
         .arg(PEERS.to_string()));
-    let (daemon, data) = ours(dir.path(), "[tor]\nmode = \"off\"\n");
-    let target = |address: &str, way| Target { address: address.parse().unwrap(), way };
+    let (daemon, data) = start_daemon(dir.path(), "[tor]\nmode = \"off\"\n");
+    let target = |address: &str, transport| Target { address: address.parse().unwrap(), transport };
     for method in ["server.peers.subscribe", "server.features"] {
-        let length = load_generator::length(&target(OURS, Way::Tcp), method);
-        let electrumx = load_generator::length(&target(ELECTRUMX, Way::Tcp), method);
-        println!("\n{method}: ours is an answer of {length} bytes, ElectrumX's one of {electrumx}");
+        let length = load_generator::length(&target(WAYPOST, Transport::Tcp), method);
+        let electrumx = load_generator::length(&target(ELECTRUMX, Transport::Tcp), method);
+        println!("\n{method}: responses of {length} bytes, and of {electrumx} bytes from ElectrumX");
         let bare = Bare::start(length, &data);
-        let pids = [daemon.id(), bare.0.id()];
-        for (way, name, addresses) in
-            [(Way::Tcp, "TCP", [OURS, BARE, ELECTRUMX]), (Way::Tls, "TLS", [OURS_TLS, BARE_TLS, ELECTRUMX_TLS])]
-        {
+        let pids = [daemon.id(), bare.id()];
+        for (transport, name, addresses) in [
+            (Transport::Tcp, "TCP", [WAYPOST, BARE, ELECTRUMX]),
+            (Transport::Tls, "TLS", [WAYPOST_TLS, BARE_TLS, ELECTRUMX_TLS]),
+        ] {
             for connections in [1, 64, 1000] {
-                let targets = addresses.map(|address| target(address, way.clone()));
+                let targets = addresses.map(|address| target(address, transport.clone()));
                 compare(&format!("{name}, {connections} connections"), &targets, &pids, method, connections, time);
             }
         }
@@ -138,13 +131,13 @@ fn speed(time: Duration) {
     daemon.stop();
 }
 
-/// Lets the servers take turns, ours first and the bare one second; they run as the processes of these numbers.
+/// Measures the servers in turn: Waypost, the bare server and a third. `pids` are the processes of the first ones.
 fn compare(what: &str, targets: &[Target], pids: &[u32], method: &str, connections: usize, time: Duration) {
     let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); targets.len()];
     let mut costs = vec![Duration::ZERO; pids.len()];
     for _ in 0..ROUNDS {
         for (number, (target, figures)) in targets.iter().zip(&mut rounds).enumerate() {
-            let used = || pids.get(number).map(|pid| processor(*pid));
+            let used = || pids.get(number).map(|pid| cpu_time(*pid));
             let before = used();
             figures.push(load_generator::run(target, method, connections, time));
             if let (Some(cost), Some(before), Some(after)) = (costs.get_mut(number), before, used()) {
@@ -154,14 +147,14 @@ fn compare(what: &str, targets: &[Target], pids: &[u32], method: &str, connectio
     }
     let third =
         if targets.last().is_some_and(|target| target.address.to_string() == BARE) { "direct" } else { "ElectrumX" };
-    let names = ["ours", "bare", third];
+    let names = ["Waypost", "bare", third];
     println!("{what}");
     for (number, (name, figures)) in names.iter().zip(&rounds).enumerate() {
         let (rate, p50, p99) = medians(figures);
-        print!("  {name:9} {rate:9.0} a second   p50 {p50:8.2} ms   p99 {p99:8.2} ms");
-        let answers: f64 = figures.iter().map(|f| f.rate * time.as_secs_f64()).sum();
+        print!("  {name:9} {rate:9.0} per second   p50 {p50:8.2} ms   p99 {p99:8.2} ms");
+        let responses: f64 = figures.iter().map(|f| f.rate * time.as_secs_f64()).sum();
         match costs.get(number) {
-            Some(cost) => println!("   {:6.1} \u{b5}s of processor an answer", cost.as_secs_f64() * 1e6 / answers),
+            Some(cost) => println!("   {:6.1} \u{b5}s of processor per response", cost.as_secs_f64() * 1e6 / responses),
             None => println!(),
         }
     }
@@ -171,7 +164,7 @@ fn compare(what: &str, targets: &[Target], pids: &[u32], method: &str, connectio
         ratios.sort_by(f64::total_cmp);
         ratios[ratios.len() / 2]
     };
-    println!("  ours to bare: {:.2} of its rate, {:.2} of its p99", ratio(|f| f.rate), ratio(|f| f.p99));
+    println!("  Waypost / bare: rate {:.2}, p99 {:.2}", ratio(|f| f.rate), ratio(|f| f.p99));
 }
 
 fn medians(figures: &[Figures]) -> (f64, f64, f64) {
@@ -185,29 +178,27 @@ fn medians(figures: &[Figures]) -> (f64, f64, f64) {
 
 fn onion(time: Duration) {
     let dir = tempfile::tempdir().unwrap();
-    let lab = dir.path().join("lab");
-    run(Command::new(lab_script("up.sh")).arg(&lab).stdout(Stdio::null()));
-    let read = |file: &str| std::fs::read_to_string(lab.join(file)).unwrap().trim().to_owned();
-    let (daemon, data) =
-        ours(dir.path(), &format!("[tor]\nmode = \"embedded\"\narti_config = {:?}\n", lab.join("tor/arti.toml")));
-    eventually(60, "our onion service is there", || daemon.status()["onion"]["last_reached"].is_u64());
+    let lab = Lab::start(dir.path());
+    let (daemon, data) = start_daemon(dir.path(), &lab.embedded_tor());
+    wait_until(60, "the onion service is reached", || daemon.status()["onion"]["last_reached"].is_u64());
     let own = daemon.status()["onion"]["host"].as_str().unwrap().to_owned();
-    let socks: SocketAddr = read("tor/socks").parse().unwrap();
+    let socks: SocketAddr = lab.read("tor/socks").parse().unwrap();
     let reached = |host: &str| {
         let address = format!("{host}:50001");
-        eventually(60, "C tor reaches the onion services", || {
-            call_onion(&read("tor/socks"), &address, "server.ping").is_some()
+        wait_until(60, "C tor reaches the onion services", || {
+            call_onion(&lab.read("tor/socks"), &address, "server.ping").is_some()
         });
     };
     let method = "server.peers.subscribe";
-    let length = load_generator::length(&Target { address: OURS.parse().unwrap(), way: Way::Tcp }, method);
+    let length =
+        load_generator::length(&Target { address: WAYPOST.parse().unwrap(), transport: Transport::Tcp }, method);
     reached(&own);
     let _bare = Bare::start(length, &data);
     println!(
-        "\n{method}, {length} bytes, through C tor: our onion service, and C tor's with the bare server behind it"
+        "\n{method}, {length} bytes, through C tor: the onion service of Waypost, and one of C tor with the bare server"
     );
-    let target = |host: &str| Target { address: socks, way: Way::Onion(host.to_owned()) };
-    let targets = [target(&own), target(&read("tor/onion-2"))];
+    let target = |host: &str| Target { address: socks, transport: Transport::Onion(host.to_owned()) };
+    let targets = [target(&own), target(&lab.read("tor/onion-2"))];
     for connections in [1, 64, 1000] {
         compare(&format!("{connections} connections"), &targets, &[], method, connections, time);
     }
@@ -219,13 +210,13 @@ fn relay(time: Duration) {
     for length in [200, 100_000] {
         let dir = tempfile::tempdir().unwrap();
         let (daemon, data) =
-            ours(dir.path(), &format!("[tor]\nmode = \"off\"\n[backend]\nelectrum = \"tcp://{BARE}\"\n"));
+            start_daemon(dir.path(), &format!("[tor]\nmode = \"off\"\n[backend]\nelectrum = \"tcp://{BARE}\"\n"));
         let (_server, bare) = (Bare::start(length, &data), Bare::relay());
-        println!("\nanswers of {length} bytes: through us, through a bare relay, and at the server itself");
-        let targets =
-            [OURS, BARE_RELAY, BARE].map(|address| Target { address: address.parse().unwrap(), way: Way::Tcp });
+        println!("\nresponses of {length} bytes: through Waypost, through a bare relay, and from the backend");
+        let targets = [WAYPOST, BARE_RELAY, BARE]
+            .map(|address| Target { address: address.parse().unwrap(), transport: Transport::Tcp });
         for connections in [1, 64] {
-            let pids = [daemon.id(), bare.0.id()];
+            let pids = [daemon.id(), bare.id()];
             compare(&format!("{connections} connections"), &targets, &pids, method, connections, time);
         }
         daemon.stop();
@@ -234,22 +225,24 @@ fn relay(time: Duration) {
 
 fn memory(sessions: usize) {
     let dir = tempfile::tempdir().unwrap();
-    let (daemon, data) = ours(dir.path(), "[tor]\nmode = \"off\"\n");
-    let _bare = Bare::start(1024, &data);
-    for (name, way, address, bare) in [("TCP", Way::Tcp, OURS, BARE), ("TLS", Way::Tls, OURS_TLS, BARE_TLS)] {
-        for (whose, address, pid) in [("ours", address, daemon.id()), ("bare", bare, _bare.0.id())] {
-            let target = Target { address: address.parse().unwrap(), way: way.clone() };
-            let before = resident(pid);
+    let (daemon, data) = start_daemon(dir.path(), "[tor]\nmode = \"off\"\n");
+    let bare_server = Bare::start(1024, &data);
+    for (name, transport, address, bare) in
+        [("TCP", Transport::Tcp, WAYPOST, BARE), ("TLS", Transport::Tls, WAYPOST_TLS, BARE_TLS)]
+    {
+        for (server, address, pid) in [("Waypost", address, daemon.id()), ("bare", bare, bare_server.id())] {
+            let target = Target { address: address.parse().unwrap(), transport: transport.clone() };
+            let before = resident_bytes(pid);
             let held = load_generator::hold(&target, sessions);
             std::thread::sleep(Duration::from_secs(2));
-            let with = resident(pid);
+            let with = resident_bytes(pid);
             drop(held);
-            eventually(20, "they are gone", || daemon.status()["clients"]["open_sessions"] == 0);
+            wait_until(20, "the sessions have ended", || daemon.status()["clients"]["open_sessions"] == 0);
             std::thread::sleep(Duration::from_secs(3));
-            let after = resident(pid);
+            let after = resident_bytes(pid);
             println!(
-                "{name}, {whose}: {sessions} idle sessions that have asked once: {:.2} KiB each ({:.1} MB before, {:.1} MB with \
-                 them, {:.1} MB after)",
+                "{name}, {server}: {sessions} idle sessions: {:.2} KiB each ({:.1} MB before, {:.1} MB with them, {:.1} MB \
+                 after)",
                 (with.saturating_sub(before)) as f64 / 1024.0 / sessions as f64,
                 before as f64 / 1e6,
                 with as f64 / 1e6,

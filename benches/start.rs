@@ -1,7 +1,6 @@
-//! A daemon with ten thousand peers in its store: how large the store is, how soon the first caller is answered, and
-//! how much memory it takes. `cargo bench --bench start` prints the figures.
+//! Size of a store of ten thousand peers, time until the first response, and memory.
 //!
-//! The bare limit against them is the same program doing nothing but printing its version.
+//! `cargo bench --bench start` prints the figures. The comparison is the same program when it only prints its version.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,7 +13,7 @@
 )]
 
 mod fixture;
-#[path = "../tests/it/support.rs"]
+#[path = "../tests/it/support/mod.rs"]
 mod support;
 
 use std::io::{BufRead, BufReader, Write};
@@ -35,57 +34,57 @@ fn main() {
     println!("store of {PEERS} peers: {:.2} MB, {} bytes a peer", mb(size), size / u64::from(PEERS));
 
     let mut bare = Vec::new();
-    let mut answered = Vec::new();
-    let mut resident = Vec::new();
+    let mut first_responses = Vec::new();
+    let mut resident_bytes = Vec::new();
     for _ in 0..ROUNDS {
-        let began = Instant::now();
+        let start = Instant::now();
         assert!(Command::new(WAYPOST).arg("--version").stdout(Stdio::null()).status().unwrap().success());
-        bare.push(began.elapsed());
-        let (after, memory) = start(dir.path(), &data);
-        answered.push(after);
-        resident.push(memory);
+        bare.push(start.elapsed());
+        let (latency, memory) = measure_start(dir.path(), &data);
+        first_responses.push(latency);
+        resident_bytes.push(memory);
     }
-    let (bare, answered) = (median(bare), median(answered));
+    let (bare, first_response) = (median(bare), median(first_responses));
     println!(
-        "start to first answer: {:.1} ms (median of {ROUNDS}); `waypost --version` alone takes {:.1} ms",
-        answered.as_secs_f64() * 1000.0,
+        "start to first response: {:.1} ms (median of {ROUNDS}); `waypost --version` alone takes {:.1} ms",
+        first_response.as_secs_f64() * 1000.0,
         bare.as_secs_f64() * 1000.0
     );
-    println!("resident after the first answer: {:.1} MB", mb(median(resident)));
+    println!("resident after the first response: {:.1} MB", mb(median(resident_bytes)));
 
     let empty = dir.path().join("empty");
-    let (_, memory) = start(dir.path(), &empty);
+    let (_, memory) = measure_start(dir.path(), &empty);
     println!("resident with an empty book: {:.1} MB", mb(memory));
 }
 
-/// Starts a daemon on this store; the time until it answered, and its memory a moment later.
-fn start(dir: &Path, data: &Path) -> (Duration, u64) {
+/// Starts a daemon on this store. Returns the time until its first response, and its memory one second later.
+fn measure_start(dir: &Path, data: &Path) -> (Duration, u64) {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = dir.join("waypost.toml");
-    // Nobody is due for hours, and with no seeds nobody is asked.
+    // No peer is due for hours, and there are no seeds, so nothing is probed.
     let text = format!(
         "data_dir = {data:?}\n[listen]\ntcp = [\"{address}\"]\n[tor]\nmode = \"off\"\n[discovery]\nseeds = []\n"
     );
     std::fs::write(&config, text).unwrap();
-    let began = Instant::now();
+    let start = Instant::now();
     let mut daemon = Command::new(WAYPOST)
         .args(["run", "--log", "warn", "--config"])
         .arg(&config)
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
-    let length = ask(address);
-    let answered = began.elapsed();
-    assert!(length > 1000, "an answer of {length} bytes");
+    let length = first_response_length(address);
+    let latency = start.elapsed();
+    assert!(length > 1000, "a response of {length} bytes");
     std::thread::sleep(Duration::from_secs(1));
-    let memory = support::resident(daemon.id());
+    let memory = support::resident_bytes(daemon.id());
     daemon.kill().unwrap();
     daemon.wait().unwrap();
-    (answered, memory)
+    (latency, memory)
 }
 
-/// The length of the first answer, from as soon as anybody listens.
-fn ask(address: SocketAddr) -> usize {
+/// Waits for the listener, and returns the length of the first response.
+fn first_response_length(address: SocketAddr) -> usize {
     for _ in 0..10_000 {
         if let Ok(mut stream) = TcpStream::connect(address) {
             stream.write_all(b"{\"id\":1,\"method\":\"server.peers.subscribe\",\"params\":[]}\n").unwrap();
@@ -94,7 +93,7 @@ fn ask(address: SocketAddr) -> usize {
         }
         std::thread::sleep(Duration::from_micros(500));
     }
-    panic!("nobody listens on {address}");
+    panic!("no listener on {address}");
 }
 
 fn median<T: Ord + Copy>(mut values: Vec<T>) -> T {
@@ -103,7 +102,7 @@ fn median<T: Ord + Copy>(mut values: Vec<T>) -> T {
 }
 
 fn mb(bytes: u64) -> f64 {
-    #[allow(clippy::cast_precision_loss, reason = "to be printed")]
+    #[allow(clippy::cast_precision_loss, reason = "printed only")]
     let bytes = bytes as f64;
     bytes / 1e6
 }

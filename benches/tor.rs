@@ -1,15 +1,14 @@
-//! Our own Tor against C tor, in the same network and the same run: how soon each is ready, how it gets over an outage, and
-//! what a crowd of onion peers costs. It prints figures.
+//! The embedded Tor against C tor in the same network: readiness, recovery after an outage, load and memory.
 //!
 //! ```text
-//! cargo bench --bench tor -- start        from the start to Tor's being ready, the first verified onion peer, and a call of
-//!                                         a third Tor at our onion service; five rounds, medians
+//! cargo bench --bench tor -- start        time until Tor is ready, until the first onion peer is verified, and until a C tor
+//!                                         client reaches the onion service; medians of five rounds
 //! cargo bench --bench tor -- crowd [N]    N (200) onion peers verified
 //! cargo bench --bench tor -- outage [S]   relays stopped, then killed, for S (600) seconds each
 //! cargo bench --bench tor -- idle [S]     resident memory over S (3600) seconds
 //! ```
 //!
-//! It needs what the tests need (`contrib/test.sh` installs it), and runs in a namespace of its own.
+//! It needs what the tests need (`contrib/test.sh` installs it), and runs in a namespace.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,38 +17,39 @@
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::disallowed_methods,
+    clippy::cast_precision_loss,
     reason = "a benchmark prints, and reads the clock"
 )]
 
-#[path = "../tests/it/support.rs"]
+#[path = "../tests/it/support/mod.rs"]
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{Daemon, call_onion, eventually, lab_script, run};
+use support::{ChildGuard, Daemon, call_onion, cpu_time, lab_script, memory_bytes, run, set_mode, wait_until};
 
 const ROUNDS: usize = 5;
 
 fn main() {
-    let args = support::benchmark_inside();
+    let args = support::benchmark_in_namespace();
     let number = |default: u64| args.get(1).map_or(default, |text| text.parse().unwrap());
     match args.first().map_or("start", String::as_str) {
         "start" => start(),
         "crowd" => crowd(number(200)),
         "outage" => outage(number(600)),
         "idle" => idle(number(3600)),
-        other => panic!("start, crowd, outage or idle, and not {other}"),
+        other => panic!("unknown benchmark {other}: start, crowd, outage or idle"),
     }
 }
 
-/// Which Tor a daemon uses.
+/// Tor that a daemon uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Embedded,
-    /// C tor, started as freshly as the embedded one.
+    /// C tor, started with an empty data directory like the embedded Tor.
     External,
 }
 
@@ -64,32 +64,23 @@ impl Kind {
     }
 }
 
-/// A Tor network, and what lives on it.
+/// Tor network with onion peers.
 struct Net {
     dir: tempfile::TempDir,
     seeds: Vec<String>,
 }
 
-/// A daemon and the Tor it uses, both as new.
+/// Daemon and the Tor that it uses, both with empty directories.
 struct Node {
     daemon: Daemon,
-    external: Option<Child>,
-    began: Instant,
-    /// Our onion service, as others call it.
+    external: Option<ChildGuard>,
+    start: Instant,
+    /// Address of the onion service.
     own: String,
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some(tor) = &mut self.external {
-            let _ = tor.kill();
-            let _ = tor.wait();
-        }
-    }
-}
-
 impl Net {
-    /// The usual lab, with one onion peer in it.
+    /// Starts the lab, which has one onion peer.
     fn lab() -> Net {
         let dir = tempfile::tempdir().unwrap();
         run(Command::new(lab_script("up.sh")).arg(dir.path()).stdout(Stdio::null()));
@@ -97,6 +88,7 @@ impl Net {
         Net { seeds: vec![format!("{} t50001", onion.trim())], dir }
     }
 
+    /// Starts a network with so many onion peers.
     fn crowd(count: u64) -> Net {
         let dir = tempfile::tempdir().unwrap();
         run(Command::new(lab_script("peer_swarm.sh")).arg("up").arg(dir.path()).arg(count.to_string()));
@@ -112,25 +104,25 @@ impl Net {
         run(Command::new(lab_script("tor-network.sh")).arg(command).arg(self.dir.path().join("tor")));
     }
 
-    /// A C tor that neither the lab's servers nor a daemon under test uses.
-    fn caller(&self) -> String {
+    /// SOCKS address of a C tor that no daemon under test uses.
+    fn client_socks(&self) -> String {
         self.read("tor/services-socks")
     }
 
-    /// Starts a daemon that nobody has run before, and with it its Tor.
+    /// Starts a daemon and its Tor.
     fn node(&self, kind: Kind, name: &str, more: &str) -> Node {
-        let place = self.dir.path().join(name);
-        std::fs::create_dir(&place).unwrap();
-        let began = Instant::now();
+        let dir = self.dir.path().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        let start = Instant::now();
         let mut external = None;
         let tor = match kind {
             Kind::Embedded => {
                 format!("[tor]\nmode = \"embedded\"\narti_config = {:?}\n", self.dir.path().join("tor/arti.toml"))
             }
             Kind::External => {
-                external = Some(self.c_tor(&place));
-                let hostname = place.join("service/hostname");
-                eventually(30, "C tor has made a key", || hostname.exists());
+                external = Some(self.c_tor(&dir));
+                let hostname = dir.join("service/hostname");
+                wait_until(30, "C tor has created a key", || hostname.exists());
                 let host = std::fs::read_to_string(hostname).unwrap();
                 format!(
                     "[tor]\nmode = \"socks\"\nsocks = \"127.0.0.1:5070\"\n\
@@ -140,39 +132,32 @@ impl Net {
                 )
             }
         };
-        let config = place.join("waypost.toml");
+        let config = dir.join("waypost.toml");
         let text = format!(
             "network = \"regtest\"\ndata_dir = {:?}\n{tor}[discovery]\nseeds = {:?}\n{more}",
-            place.join("data"),
+            dir.join("data"),
             self.seeds
         );
         std::fs::write(&config, text).unwrap();
         let daemon = Daemon::start(&config);
         let name = || daemon.status()["onion"]["host"].as_str().map(str::to_owned);
-        eventually(120, "our onion name is known", || name().is_some());
+        wait_until(120, "the onion name is known", || name().is_some());
         let own = format!("{}:51001", name().unwrap());
-        Node { daemon, external, began, own }
+        Node { daemon, external, start, own }
     }
 
-    /// The lab's own client, begun again in another place and with a service.
-    fn c_tor(&self, place: &Path) -> Child {
+    /// Starts a C tor like the lab's client, in another directory and with an onion service.
+    fn c_tor(&self, dir: &Path) -> ChildGuard {
         let client = self.dir.path().join("tor/client");
-        let torrc =
-            self.read("tor/client/torrc").replace(&format!("{}", client.display()), &place.display().to_string());
+        let torrc = self.read("tor/client/torrc").replace(&format!("{}", client.display()), &dir.display().to_string());
         let torrc = torrc.replace(":5050", ":5070").replace(":5051", ":5071").replace("RunAsDaemon 1", "RunAsDaemon 0");
-        let service = place.join("service");
+        let service = dir.join("service");
         let text =
             format!("{torrc}\nHiddenServiceDir {}\nHiddenServicePort 51001 127.0.0.1:50011\n", service.display());
-        std::fs::write(place.join("torrc"), text).unwrap();
-        std::fs::set_permissions(place, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        Command::new("tor")
-            .arg("-f")
-            .arg(place.join("torrc"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
+        std::fs::write(dir.join("torrc"), text).unwrap();
+        set_mode(dir, 0o700);
+        let mut tor = Command::new("tor");
+        ChildGuard::spawn(tor.arg("-f").arg(dir.join("torrc")).stdout(Stdio::null()).stderr(Stdio::null()))
     }
 }
 
@@ -182,27 +167,28 @@ impl Node {
     }
 
     fn until(&self, what: &str, secs: u64, condition: impl FnMut() -> bool) -> f64 {
-        eventually(secs, what, condition);
-        self.began.elapsed().as_secs_f64()
+        wait_until(secs, what, condition);
+        self.start.elapsed().as_secs_f64()
     }
 
-    /// When the onion peers were verified last: the time of day in milliseconds, of the one that waits longest.
+    /// Earliest last success of the onion peers, as wall clock in milliseconds.
     fn oldest_success(&self) -> u64 {
         let rows: Vec<Value> = serde_json::from_str(&self.daemon.waypost(&["peers", "--json", "--onion"])).unwrap();
         rows.iter().map(|row| row["last_success"].as_u64().unwrap_or(0)).min().unwrap_or(0)
     }
 
-    /// Of the daemon, and of the C tor it uses.
+    /// Processes of the daemon and of its C tor.
     fn processes(&self) -> Vec<u32> {
-        std::iter::once(self.daemon.id()).chain(self.external.as_ref().map(Child::id)).collect()
+        std::iter::once(self.daemon.id()).chain(self.external.as_ref().map(|tor| tor.0.id())).collect()
     }
 
-    fn cpu(&self) -> f64 {
-        self.processes().into_iter().map(cpu).sum()
+    fn cpu_seconds(&self) -> f64 {
+        self.processes().into_iter().map(|pid| cpu_time(pid).as_secs_f64()).sum()
     }
 
     fn megabytes(&self, field: &str) -> String {
-        let each: Vec<String> = self.processes().into_iter().map(|id| format!("{:.1}", memory(id, field))).collect();
+        let each: Vec<String> =
+            self.processes().into_iter().map(|id| format!("{:.1}", memory_bytes(id, field) as f64 / 1e6)).collect();
         each.join(" + ")
     }
 }
@@ -211,7 +197,7 @@ fn start() {
     let net = Net::lab();
     println!(
         "{:<14} {:>10} {:>10} {:>10}   seconds from the start, medians of {ROUNDS}",
-        "", "ready", "verified", "called"
+        "", "ready", "verified", "reached"
     );
     for kind in Kind::BOTH {
         let mut figures = [const { Vec::new() }; 3];
@@ -220,26 +206,26 @@ fn start() {
             let state = || node.daemon.status()["tor"]["state"] == "ready";
             figures[0].push(node.until("Tor is ready", 120, state));
             figures[1].push(node.until("an onion peer is verified", 120, || node.verified_onions() > 0));
-            let called = || call_onion(&net.caller(), &node.own, "server.ping").is_some();
-            figures[2].push(node.until("our onion service is called", 120, called));
+            let is_reached = || call_onion(&net.client_socks(), &node.own, "server.ping").is_some();
+            figures[2].push(node.until("the onion service is reached", 120, is_reached));
         }
-        let [ready, verified, called] = figures.map(median);
-        println!("{:<14} {ready:>10.2} {verified:>10.2} {called:>10.2}", kind.name());
+        let [ready, verified, reached] = figures.map(median);
+        println!("{:<14} {ready:>10.2} {verified:>10.2} {reached:>10.2}", kind.name());
     }
 }
 
 fn crowd(count: u64) {
     let net = Net::crowd(count);
-    println!("{:<14} {:>7} {:>9} {:>9}   resident now / at most, MB", "", "at once", "seconds", "CPU s");
+    println!("{:<14} {:>7} {:>9} {:>9}   resident now / maximum, MB", "", "at once", "seconds", "CPU s");
     for kind in Kind::BOTH {
         for at_once in [8, 32] {
-            let more = format!("probes = {at_once}\nonion_probes = {at_once}\nretry = \"5s\"\n");
+            let more = format!("max_probes = {at_once}\nmax_tor_probes = {at_once}\ninitial_retry = \"5s\"\n");
             let node = net.node(kind, &format!("{kind:?}-{at_once}"), &more);
             let seconds = node.until("all are verified", 900, || node.verified_onions() >= count);
             println!(
                 "{:<14} {at_once:>7} {seconds:>9.1} {:>9.1}   {} / {}",
                 kind.name(),
-                node.cpu(),
+                node.cpu_seconds(),
                 node.megabytes("VmRSS:"),
                 node.megabytes("VmHWM:")
             );
@@ -249,22 +235,22 @@ fn crowd(count: u64) {
 
 fn outage(secs: u64) {
     let net = Net::lab();
-    let node = net.node(Kind::Embedded, "node", "recheck = \"20s\"\nretry = \"10s\"\n");
-    let called = || call_onion(&net.caller(), &node.own, "server.ping").is_some();
+    let node = net.node(Kind::Embedded, "node", "recheck_interval = \"20s\"\ninitial_retry = \"10s\"\n");
+    let is_reached = || call_onion(&net.client_socks(), &node.own, "server.ping").is_some();
     for manner in ["relays-stop", "relays-kill"] {
         node.until("an onion peer is verified", 120, || node.verified_onions() > 0);
-        node.until("our onion service is called", 120, called);
+        node.until("the onion service is reached", 120, is_reached);
         net.tor(manner);
         std::thread::sleep(Duration::from_secs(secs));
         net.tor("relays-start");
-        let (back, since) = (Instant::now(), waypost::clock::now().as_millis());
+        let (recovery, since) = (Instant::now(), waypost::clock::now().as_millis());
         node.until("an onion peer is verified again", 600, || node.oldest_success() > since);
-        let verified = back.elapsed().as_secs_f64();
-        node.until("our onion service is called again", 600, called);
+        let verified = recovery.elapsed().as_secs_f64();
+        node.until("the onion service is reached again", 600, is_reached);
         let rows: Vec<Value> = serde_json::from_str(&node.daemon.waypost(&["peers", "--json", "--onion"])).unwrap();
         println!(
-            "{manner} for {secs} s: verified again after {verified:.1} s, our service called after {:.1} s; failures counted: {}",
-            back.elapsed().as_secs_f64(),
+            "{manner} for {secs} s: verified again after {verified:.1} s, onion service reached after {:.1} s; failures counted: {}",
+            recovery.elapsed().as_secs_f64(),
             rows.iter().map(|row| row["failures"].as_u64().unwrap()).sum::<u64>()
         );
     }
@@ -285,20 +271,6 @@ fn idle(secs: u64) {
         );
         std::thread::sleep(Duration::from_secs(if part < 6 { secs / 6 } else { 0 }));
     }
-}
-
-/// Processor time of a process, in seconds.
-fn cpu(id: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-    // The kernel counts in hundredths here, whatever its own tick.
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
-}
-
-fn memory(id: u32, field: &str) -> f64 {
-    let status = std::fs::read_to_string(PathBuf::from(format!("/proc/{id}/status"))).unwrap();
-    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0 / 1e6
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {

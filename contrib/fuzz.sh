@@ -29,7 +29,7 @@ run() { # TARGET
   fi
   awk -v target="$1" '/cov: /{ for (i = 1; i < NF; i++) { if ($i == "cov:") cov = $(i + 1); if ($i == "corp:") corp = $(i + 1) } }
     /stat::number_of_executed_units/ { units = $2 } /stat::average_exec_per_sec/ { rate = $2 }
-    END { printf "%-12s %10d inputs, %7d per second, %5d locations, %s kept\n", target, units, rate, cov, corp }' "$log"
+    END { printf "%-16s %10d inputs, %7d per second, %5d locations, %s kept\n", target, units, rate, cov, corp }' "$log"
 }
 
 failed=0 running=0

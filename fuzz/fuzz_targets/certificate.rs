@@ -1,4 +1,4 @@
-//! A peer's certificate, of which we want the key alone.
+//! Certificates of peers, of which only the public key is read.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Lines of an IRC server. Few lines are sent back, and none contains a line break.
+//! Lines from an IRC server. Few lines are sent back, none with a line break.
 #![no_main]
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use libfuzzer_sys::fuzz_target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use waypost::electrum::irc::{IrcAction, IrcVisitConfig, IrcSession};
+use waypost::electrum::irc::{IrcAction, IrcSession, IrcVisitConfig};
 use waypost::network::Network;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let mut rng = StdRng::seed_from_u64(u64::from(*first));
     let (mut visit, _) = IrcSession::new(Arc::new(config), &mut rng);
-    let mut asked = 0;
+    let mut who_requests = 0;
     for line in rest.split(|byte| *byte == b'\n') {
         let actions = visit.handle_line(&String::from_utf8_lossy(line), &mut rng);
         let newcomer = visit.next_who();
@@ -30,12 +30,12 @@ fuzz_target!(|bytes: &[u8]| {
             match action {
                 IrcAction::Send(line) => {
                     assert!(!line.contains(['\r', '\n', '\0']), "{line:?}");
-                    asked += u32::from(line.starts_with("WHO #"));
+                    who_requests += u32::from(line.starts_with("WHO #"));
                 }
                 IrcAction::End(_) => return,
                 IrcAction::Found(_) | IrcAction::Rejected(_) | IrcAction::WhoComplete => {}
             }
         }
     }
-    assert!(asked <= 1, "asked {asked} times who is there");
+    assert!(who_requests <= 1, "{who_requests} WHO requests");
 });

@@ -1,4 +1,4 @@
-//! Names that peers, callers and people write: what can be read is written so that it reads the same again.
+//! Names from peers, clients and operators. A parsed name, when printed, parses to the same value.
 #![no_main]
 
 use std::fmt::{Debug, Display};
@@ -11,8 +11,8 @@ use waypost::peer::{Host, RealName, Version};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    reads_the_same::<Host>(text);
-    reads_the_same::<Version>(text);
+    check_round_trip::<Host>(text);
+    check_round_trip::<Version>(text);
     let ports = Network::Bitcoin.default_ports();
     if let Ok(name) = RealName::parse(text, ports) {
         assert_eq!(RealName::parse(&name.to_string(), ports).as_ref(), Ok(&name));
@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(name.ancestors().any(|domain| domain == registrable));
     }
     if let Ok(pattern) = text.parse::<Pattern>() {
-        reads_the_same::<Pattern>(text);
+        check_round_trip::<Pattern>(text);
         let line = pattern.to_string();
         assert_eq!(Bans::parse(&line).map(|bans| bans.len()), Ok(1));
         assert_eq!(remove_pattern(&line, &pattern).as_deref(), Some(""));
@@ -30,11 +30,11 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = Bans::parse(text);
 });
 
-fn reads_the_same<T: FromStr + Display + Debug + PartialEq>(text: &str)
+fn check_round_trip<T: FromStr + Display + Debug + PartialEq>(text: &str)
 where
     T::Err: Debug,
 {
     if let Ok(value) = text.parse::<T>() {
-        assert_eq!(value.to_string().parse::<T>().expect("what we wrote"), value);
+        assert_eq!(value.to_string().parse::<T>().expect("a printed value can be parsed"), value);
     }
 }

@@ -277,7 +277,8 @@ impl BookTask {
     }
 
     fn status(&self, now: Time) -> Status {
-        let StatusInputs { started, listeners, counters, store, onion, backend, local_identity, irc, .. } = &self.inputs;
+        let StatusInputs { started, listeners, counters, store, onion, backend, local_identity, irc, .. } =
+            &self.inputs;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             network: self.book.config().network,

@@ -38,7 +38,7 @@ use crate::electrum::identity::LocalIdentity;
 #[derive(Debug, Clone)]
 pub struct SessionContext {
     /// Local identity that clients see. It gains the onion name once that is reachable.
-    pub ourselves: watch::Receiver<Arc<LocalIdentity>>,
+    pub local_identity: watch::Receiver<Arc<LocalIdentity>>,
     /// Peers that clients see.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// Banned hosts and addresses.

@@ -41,7 +41,7 @@ pub(super) async fn run(
 ) {
     let IncomingConnection { stream, from, ingress, kind, .. } = connection;
     let backend = shared.backend.as_ref().filter(|_| kind.backend_access);
-    let responder = Responder::new(Arc::clone(&shared.ourselves.borrow()), ingress, backend.is_some());
+    let responder = Responder::new(Arc::clone(&shared.local_identity.borrow()), ingress, backend.is_some());
     let limits = Arc::clone(&shared.limits.borrow());
     let Ok(Some(stream)) = timeout(limits.handshake, handshake(stream, kind, shared)).await else {
         shared.counters.failed_handshakes.add(1);

@@ -1,4 +1,4 @@
-//! Rules of the code base: layers, purity, connections, cycles, file lengths, wording, and documents that match the code.
+//! Rules of the code base: layers, purity, connections, cycles, file lengths, wording and documents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// Every module with its layer and those of its own layer that it may import. Every module of a lower layer may be imported.
+/// Modules with their layers, and with the modules of the same layer that they may import.
+///
+/// A module may import every module of a lower layer.
 const MODULES: &[(&str, u8, &[&str])] = &[
     ("backoff", 0, &[]),
     ("clock", 0, &[]),

@@ -1,23 +1,23 @@
-//! Eight kinds of hostile callers at once, from many sources, and honest ones among them.
+//! Eight kinds of hostile clients at once, from many sources, with honest ones among them.
 //!
 //! ```text
-//! cargo test --test it attack::                400 hostile sessions for some seconds
-//! ATTACK_FULL=1 cargo test --test it attack:: -- --nocapture     2,000, for half a minute; prints how honest callers fared
+//! cargo test --test it attack::                                  400 hostile sessions for 6 seconds
+//! ATTACK_FULL=1 cargo test --test it attack:: -- --nocapture     2,000 for 30 seconds, with latencies
 //! ```
 //!
-//! That the honest are all answered, and what it costs in memory, is held to; how fast, is printed. The hostile callers yield
-//! the processor to everybody else, as they would have machines of their own.
+//! The test asserts that honest clients get every response, and the memory; it prints latencies. Hostile clients run at
+//! idle priority, as they would run on other machines.
 
 #![allow(clippy::disallowed_methods, reason = "the hostile clients and the measurement run in real time")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::support::{self, Daemon, eventually, now};
+use crate::support::{self, ChildGuard, Daemon, OFFLINE, TestDir, connect_from, now, wait_until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::time::sleep;
@@ -25,45 +25,45 @@ use tokio::time::sleep;
 const PEERS: &[u8] = b"{\"id\":1,\"method\":\"server.peers.subscribe\",\"params\":[]}\n";
 const KINDS: u32 = 8;
 const RECONNECTS: u32 = 6;
-/// Hostile sessions of one source, which are of different kinds.
+/// Hostile sessions per source address, of different kinds.
 const PER_SOURCE: u32 = 8;
 /// Environment variable with the addresses for the process of hostile clients.
 const TARGETS: &str = "ATTACK_TARGETS";
 
 #[test]
-fn honest_callers_are_served_in_an_attack() {
+fn honest_clients_are_served_during_attack() {
     if let Ok(targets) = std::env::var(TARGETS) {
         return attack(&targets);
     }
     let full = std::env::var_os("ATTACK_FULL").is_some();
     let (hostile, secs) = if full { (2000, 30) } else { (400, 6) };
-    let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().join("data");
-    crate::fixture::fill(&data, 200, u32::MAX);
-    let (tcp, tls) = (support::free_address(), support::free_address());
-    let config = dir.path().join("waypost.toml");
+    let (dir, tls) = (TestDir::new(), support::free_address());
+    crate::fixture::fill(&dir.data(), 200, u32::MAX);
+    let tcp = dir.address;
+    // The peers of the fixture belong to bitcoin.
     let text = format!(
-        "data_dir = {data:?}\n[listen]\ntcp = [\"{tcp}\"]\ntls = [\"{tls}\"]\n[tor]\nmode = \"off\"\n[discovery]\nseeds = []\n\
-         [limits]\nline_timeout = \"3s\"\nhandshake_timeout = \"3s\"\n"
+        "data_dir = {:?}\n[listen]\ntcp = [\"{tcp}\"]\ntls = [\"{tls}\"]\n{OFFLINE}\
+         [limits]\nline_timeout = \"3s\"\nhandshake_timeout = \"3s\"\n",
+        dir.data()
     );
-    std::fs::write(&config, text).unwrap();
-    let daemon = Daemon::start(&config);
+    std::fs::write(dir.config(), text).unwrap();
+    let daemon = dir.start();
 
-    let quiet = honest(tcp, secs);
+    let quiet = measure(tcp, secs);
     let before = megabytes(&daemon);
-    let hostile = Hostile::start(tcp, tls, hostile);
-    eventually(20, "the attack has begun", || daemon.status()["clients"]["open_sessions"].as_u64().unwrap() > 100);
-    let attacked = honest(tcp, secs);
+    let attack = spawn_attack(tcp, tls, hostile);
+    wait_until(20, "the attack has begun", || daemon.status()["clients"]["open_sessions"].as_u64().unwrap() > 100);
+    let attacked = measure(tcp, secs);
     let during = megabytes(&daemon);
-    let callers = daemon.status()["clients"].clone();
-    drop(hostile);
-    eventually(30, "the hostile are gone", || daemon.status()["clients"]["open_sessions"] == 0);
-    let after = honest(tcp, secs);
+    let counters = daemon.status()["clients"].clone();
+    drop(attack);
+    wait_until(30, "the hostile sessions have ended", || daemon.status()["clients"]["open_sessions"] == 0);
+    let after = measure(tcp, secs);
 
     for (when, seen) in [("quiet", &quiet), ("attacked", &attacked), ("afterwards", &after)] {
         println!(
-            "{when:10} {:5} answers, {} failed; p50 {:.2} ms, p99 {:.2} ms, the longest {:.2} ms",
-            seen.took.len(),
+            "{when:10} {:5} responses, {} failed; p50 {:.2} ms, p99 {:.2} ms, maximum {:.2} ms",
+            seen.latencies.len(),
             seen.failed,
             seen.at(0.5),
             seen.at(0.99),
@@ -71,80 +71,73 @@ fn honest_callers_are_served_in_an_attack() {
         );
     }
     println!(
-        "p99 under attack is {:.1} times the quiet one, afterwards {:.1} times",
+        "p99 under attack is {:.1} times that of a quiet server, afterwards {:.1} times",
         attacked.at(0.99) / quiet.at(0.99),
         after.at(0.99) / quiet.at(0.99)
     );
     println!("resident: {:.1} MB before, {:.1} MB in the attack, {:.1} MB after", before, during, megabytes(&daemon));
-    println!("what the daemon counted: {callers}");
-    assert_eq!(quiet.failed + attacked.failed + after.failed, 0, "the honest are answered");
+    println!("counters of the daemon: {counters}");
+    assert_eq!(quiet.failed + attacked.failed + after.failed, 0, "every honest request is answered");
     assert!(during < 150.0, "{during} MB");
-    assert_eq!(callers["panicked_sessions"], 0);
+    assert_eq!(counters["panicked_sessions"], 0);
     for limit in ["rate_limited_requests", "failed_handshakes", "malformed_lines", "slow"] {
-        assert!(callers[limit].as_u64().unwrap() > 0, "{limit} is counted: {callers}");
+        assert!(counters[limit].as_u64().unwrap() > 0, "{limit} is counted: {counters}");
     }
     daemon.stop();
 }
 
-/// How honest callers fared.
-struct Seen {
-    took: Vec<Duration>,
+/// Latencies of the requests of honest clients.
+struct Measurement {
+    latencies: Vec<Duration>,
     failed: usize,
 }
 
-impl Seen {
+impl Measurement {
+    /// Returns a quantile in milliseconds.
     fn at(&self, share: f64) -> f64 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
-        let index = ((self.took.len() - 1) as f64 * share) as usize;
-        self.took[index].as_secs_f64() * 1000.0
+        let index = ((self.latencies.len() - 1) as f64 * share) as usize;
+        self.latencies[index].as_secs_f64() * 1000.0
     }
 }
 
 /// Four honest clients. Each sends a few requests a second and reconnects at times.
-fn honest(server: SocketAddr, secs: u64) -> Seen {
+fn measure(server: SocketAddr, secs: u64) -> Measurement {
     let stop = Arc::new(AtomicBool::new(false));
-    let callers: Vec<_> = (0..4u8)
-        .map(|caller| {
+    let clients: Vec<_> = (0..4u8)
+        .map(|client| {
             let stop = Arc::clone(&stop);
             std::thread::spawn(move || {
-                let (mut took, mut failed) = (Vec::new(), 0);
+                let (mut latencies, mut failed) = (Vec::new(), 0);
                 while !stop.load(Ordering::Relaxed) {
-                    let mut stream = connect(Ipv4Addr::new(127, 200, caller, 1), server);
+                    let mut stream = connect_from(Ipv4Addr::new(127, 200, client, 1).into(), server);
                     for _ in 0..20 {
-                        let began = now();
-                        match ask(&mut stream) {
-                            Some(()) => took.push(began.elapsed()),
+                        let start = now();
+                        match request_peers(&mut stream) {
+                            Some(()) => latencies.push(start.elapsed()),
                             None => failed += 1,
                         }
                         std::thread::sleep(Duration::from_millis(70));
                     }
                 }
-                (took, failed)
+                (latencies, failed)
             })
         })
         .collect();
     std::thread::sleep(Duration::from_secs(secs));
     stop.store(true, Ordering::Relaxed);
-    let mut seen = Seen { took: Vec::new(), failed: 0 };
-    for caller in callers {
-        let (took, failed) = caller.join().unwrap();
-        seen.took.extend(took);
+    let mut seen = Measurement { latencies: Vec::new(), failed: 0 };
+    for client in clients {
+        let (latencies, failed) = client.join().unwrap();
+        seen.latencies.extend(latencies);
         seen.failed += failed;
     }
-    seen.took.sort_unstable();
+    seen.latencies.sort_unstable();
     seen
 }
 
-fn connect(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
-    socket.connect(&to.into()).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    stream
-}
-
-fn ask(stream: &mut TcpStream) -> Option<()> {
+/// Requests the peer list. Returns `None` without a complete response.
+fn request_peers(stream: &mut TcpStream) -> Option<()> {
     stream.write_all(PEERS).ok()?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).ok()?;
@@ -152,38 +145,25 @@ fn ask(stream: &mut TcpStream) -> Option<()> {
 }
 
 fn megabytes(daemon: &Daemon) -> f64 {
-    support::resident(daemon.id()) as f64 / 1e6
+    support::resident_bytes(daemon.id()) as f64 / 1e6
 }
 
-/// The process of the hostile callers.
-struct Hostile(Child);
-
-impl Hostile {
-    fn start(tcp: SocketAddr, tls: SocketAddr, sessions: u32) -> Hostile {
-        let child = Command::new("chrt")
+/// Starts the process of the hostile clients.
+fn spawn_attack(tcp: SocketAddr, tls: SocketAddr, sessions: u32) -> ChildGuard {
+    ChildGuard::spawn(
+        Command::new("chrt")
             .args(["--idle", "0"])
             .arg(std::env::current_exe().unwrap())
-            .args(["--exact", support::test_path(&honest_callers_are_served_in_an_attack), "--nocapture"])
+            .args(["--exact", support::test_path(&honest_clients_are_served_during_attack), "--nocapture"])
             .env(TARGETS, format!("{tcp} {tls} {sessions}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Hostile(child)
-    }
+            .stdout(Stdio::null()),
+    )
 }
 
-impl Drop for Hostile {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Names that were made up so far.
+/// Number of invented names.
 static NAMES: AtomicU32 = AtomicU32::new(0);
 
-/// Plays all hostile callers, until it is killed or some minutes have passed.
+/// Runs all hostile clients for at most five minutes.
 fn attack(targets: &str) {
     let mut words = targets.split(' ');
     let mut address = || words.next().unwrap().parse::<SocketAddr>().unwrap();
@@ -197,7 +177,7 @@ fn attack(targets: &str) {
             let to = if kind == 0 { tls } else { tcp };
             tokio::spawn(async move {
                 loop {
-                    // Whatever becomes of one session, there is another right after.
+                    // A session that ends is followed by another.
                     let _ = hostile_session(kind, from, to).await;
                     sleep(Duration::from_millis(if kind == RECONNECTS { 2 } else { 100 })).await;
                 }
@@ -221,36 +201,36 @@ async fn hostile_session(kind: u32, from: Ipv4Addr, to: SocketAddr) -> std::io::
         }
         // Nothing at all.
         1 => while stream.read(&mut unread).await? > 0 {},
-        // A line that comes byte by byte.
+        // A line sent byte by byte.
         2 => loop {
             stream.write_all(b"[").await?;
             sleep(Duration::from_secs(1)).await;
         },
-        // A line without end.
+        // An endless line.
         3 => loop {
             stream.write_all(&[b'['; 16 * 1024]).await?;
             pause().await;
         },
-        // Questions whose answers nobody reads.
+        // Requests whose responses are not read.
         4 => loop {
             stream.write_all(&PEERS.repeat(10)).await?;
             pause().await;
         },
-        // As much as can be had for one line.
+        // Batches with the largest responses.
         5 => loop {
-            let call = String::from_utf8_lossy(PEERS).trim().to_owned();
-            stream.write_all(format!("[{}]\n", vec![call; 64].join(",")).as_bytes()).await?;
+            let request = String::from_utf8_lossy(PEERS).trim().to_owned();
+            stream.write_all(format!("[{}]\n", vec![request; 64].join(",")).as_bytes()).await?;
             if stream.read(&mut unread).await? == 0 {
                 return Ok(());
             }
             pause().await;
         },
-        // A call, and another connection for the next.
+        // A new connection for each request.
         RECONNECTS => {
             stream.write_all(PEERS).await?;
             stream.read(&mut unread).await.map(|_| ())?;
         }
-        // Introductions of somebody else, and nesting.
+        // `server.add_peer` for other hosts, with deep nesting.
         _ => loop {
             let host = format!("h{}.example.net", NAMES.fetch_add(1, Ordering::Relaxed));
             let deep = format!("{}{}", "[".repeat(3000), "]".repeat(3000));

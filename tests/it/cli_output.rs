@@ -1,83 +1,70 @@
-//! The command line on a terminal and on a pipe: widths, colours, what is drawn over, completions and manual pages.
+//! Output on terminals and pipes: widths, colours, redrawing, completions and manual pages.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::support::{self, Daemon, eventually};
+use crate::support::{Daemon, TestDir, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const WAYPOST: &str = env!("CARGO_BIN_EXE_waypost");
 const ESCAPE: char = '\u{1b}';
 
-/// A running daemon that knows twenty peers, none of which is there.
-struct Place {
+/// Running daemon with twenty peers, all of them unreachable.
+struct CliHarness {
     daemon: Daemon,
-    dir: tempfile::TempDir,
+    dir: TestDir,
 }
 
-impl Place {
-    fn new() -> Place {
-        let dir = tempfile::tempdir().unwrap();
+impl CliHarness {
+    fn new() -> CliHarness {
+        let dir = TestDir::new();
         let seeds: Vec<String> = (10..30).map(|n| format!("127.{n}.0.1 t50001")).collect();
-        let text = format!(
-            "network = \"regtest\"\ndata_dir = {:?}\n[listen]\ntcp = [\"{}\"]\n[tor]\nmode = \"off\"\n[discovery]\nseeds = {seeds:?}\n\
-             allow_private = true\n",
-            dir.path().join("data"),
-            support::free_address()
-        );
-        std::fs::write(dir.path().join("waypost.toml"), text).unwrap();
-        let daemon = Daemon::start(&dir.path().join("waypost.toml"));
-        let place = Place { daemon, dir };
-        eventually(20, "all were tried", || place.daemon.waypost(&["peers"]).matches("refused").count() == 20);
-        place
-    }
-
-    fn config(&self) -> PathBuf {
-        self.dir.path().join("waypost.toml")
+        let discovery = format!("[discovery]\nseeds = {seeds:?}\nallow_private = true\n");
+        dir.configure_tcp(&format!("[tor]\nmode = \"off\"\n{discovery}"));
+        let daemon = dir.start();
+        wait_until(20, "all peers were tried", || daemon.waypost(&["peers"]).matches("refused").count() == 20);
+        CliHarness { daemon, dir }
     }
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(WAYPOST);
-        command.args(args).arg("--config").arg(self.config()).stdin(Stdio::null());
+        command.args(args).arg("--config").arg(self.dir.config()).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
-    /// The same on a terminal of this size. What is written to its standard input is typed there.
+    /// Runs a command on a terminal of this size, with standard input as its keyboard.
     fn on_terminal(&self, columns: u16, rows: u16, args: &[&str], environment: &[(&str, &str)]) -> Child {
-        let inside = format!(
+        let shell = format!(
             "stty cols {columns} rows {rows}; exec {WAYPOST} {} --config {}",
             args.join(" "),
-            self.config().display()
+            self.dir.config().display()
         );
         let mut command = Command::new("script");
-        command
-            .args(["-qec", &inside, "/dev/null"])
-            .env_remove("NO_COLOR")
-            .env("TERM", "xterm")
-            .env("SHELL", "/bin/sh");
+        command.args(["-qec", &shell, "/dev/null"]).env_remove("NO_COLOR").env("TERM", "xterm").env("SHELL", "/bin/sh");
         command.envs(environment.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    fn shown(&self, columns: u16, args: &[&str], environment: &[(&str, &str)]) -> String {
+    /// Returns what a command prints on a terminal.
+    fn terminal_output(&self, columns: u16, args: &[&str], environment: &[(&str, &str)]) -> String {
         let mut child = self.on_terminal(columns, 24, args, environment);
-        // An open one, as at its end the terminal would be hung up.
-        let _typed = child.stdin.take();
+        // Standard input stays open, since its end would hang up the terminal.
+        let _keyboard = child.stdin.take();
         text(&child.wait_with_output().unwrap())
     }
 }
 
-/// What came out of something that ended well.
+/// Returns the standard output of a command that succeeded.
 fn text(output: &Output) -> String {
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     assert!(output.status.success(), "{}: {text}{}", output.status, String::from_utf8_lossy(&output.stderr));
     text
 }
 
-/// What is left to be seen of a line without its colours.
+/// Removes the colours of a line.
 fn visible(line: &str) -> String {
     let mut parts = line.split(ESCAPE);
     let first = parts.next().unwrap_or_default().to_owned();
@@ -86,46 +73,49 @@ fn visible(line: &str) -> String {
 }
 
 #[test]
-fn a_pipe_gets_everything_and_no_colours() {
-    let place = Place::new();
+fn output_to_pipe_is_complete_and_has_no_colours() {
+    let harness = CliHarness::new();
     for args in [["peers"].as_slice(), &["status"], &["peers", "--json"], &["--help"], &["probe", "--help"]] {
-        let shown = text(&place.command(args).env("TERM", "xterm").output().unwrap());
+        let shown = text(&harness.command(args).env("TERM", "xterm").output().unwrap());
         assert!(!shown.contains(ESCAPE) && shown.lines().count() > 5, "{args:?}: {shown:?}");
     }
-    let peers = place.daemon.waypost(&["peers"]);
+    let peers = harness.daemon.waypost(&["peers"]);
     let header: Vec<&str> = peers.lines().next().unwrap().split_whitespace().collect();
     let all = "HOST STATE PORTS PROTOCOL SOFTWARE LATENCY UPTIME VERIFIED FROM PROBLEM";
     assert_eq!((header.join(" ").as_str(), peers.lines().count()), (all, 21));
-    place.daemon.stop();
+    harness.daemon.stop();
 }
 
 #[test]
-fn a_terminal_gets_what_fits_and_colours_unless_it_wants_none() {
-    let place = Place::new();
+fn output_on_terminal_fits_and_has_colours_unless_disabled() {
+    let harness = CliHarness::new();
     for columns in [40, 80, 200] {
-        let shown = place.shown(columns, &["peers"], &[]);
+        let shown = harness.terminal_output(columns, &["peers"], &[]);
         assert!(shown.contains("\u{1b}["), "{shown:?}");
         let widest = shown.lines().map(|line| visible(line.trim_end()).chars().count()).max();
         assert!(widest <= Some(columns.into()), "{widest:?}: {shown}");
         assert_eq!(shown.contains("PROTOCOL"), columns == 200, "{shown}");
         assert!(shown.contains("HOST") && shown.contains("STATE"), "{shown}");
     }
-    let status = place.shown(80, &["status"], &[]);
+    let status = harness.terminal_output(80, &["status"], &[]);
     assert!(status.contains("\u{1b}[2moff"), "Tor's state is faint: {status:?}");
     for none in [("NO_COLOR", "1"), ("TERM", "dumb")] {
         for args in [["peers"], ["status"]] {
-            let shown = place.shown(80, &args, &[none]);
+            let shown = harness.terminal_output(80, &args, &[none]);
             assert!(!shown.contains(ESCAPE) && shown.lines().count() > 5, "{none:?}: {shown:?}");
         }
     }
-    assert!(place.shown(80, &["peers"], &[("NO_COLOR", "")]).contains(ESCAPE), "an empty one says nothing");
-    place.daemon.stop();
+    assert!(
+        harness.terminal_output(80, &["peers"], &[("NO_COLOR", "")]).contains(ESCAPE),
+        "an empty NO_COLOR has no effect"
+    );
+    harness.daemon.stop();
 }
 
 #[test]
-fn a_pipe_is_given_one_table_after_the_other_until_it_is_closed() {
-    let place = Place::new();
-    let mut child = place.command(&["peers", "--watch", "1"]).spawn().unwrap();
+fn watch_on_pipe_prints_tables_until_closed() {
+    let harness = CliHarness::new();
+    let mut child = harness.command(&["peers", "--watch", "1"]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     for pause in [false, true, true] {
         assert!(!pause || lines.next().unwrap().is_empty());
@@ -136,14 +126,14 @@ fn a_pipe_is_given_one_table_after_the_other_until_it_is_closed() {
         assert!(!rows.concat().contains(ESCAPE));
     }
     drop(lines);
-    assert!(child.wait().unwrap().success(), "nobody reads on, which is no failure");
-    place.daemon.stop();
+    assert!(child.wait().unwrap().success(), "a closed pipe is not an error");
+    harness.daemon.stop();
 }
 
 #[test]
-fn json_is_watched_a_line_at_a_time_until_ctrl_c() {
-    let place = Place::new();
-    let mut child = place.command(&["peers", "--json", "--watch", "1", "--state", "candidate"]).spawn().unwrap();
+fn watch_with_json_prints_lines_until_ctrl_c() {
+    let harness = CliHarness::new();
+    let mut child = harness.command(&["peers", "--json", "--watch", "1", "--state", "candidate"]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     for _ in 0..2 {
         let rows: Vec<Value> = serde_json::from_str(&lines.next().unwrap()).unwrap();
@@ -151,16 +141,16 @@ fn json_is_watched_a_line_at_a_time_until_ctrl_c() {
     }
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    place.daemon.stop();
+    harness.daemon.stop();
 }
 
 #[test]
-fn a_daemon_that_goes_away_ends_the_watch() {
-    let place = Place::new();
-    let mut child = place.command(&["peers", "--watch", "1"]).spawn().unwrap();
+fn watch_ends_when_daemon_stops() {
+    let harness = CliHarness::new();
+    let mut child = harness.command(&["peers", "--watch", "1"]).spawn().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     out.read_line(&mut String::new()).unwrap();
-    place.daemon.stop();
+    harness.daemon.stop();
     std::io::copy(&mut out, &mut std::io::sink()).unwrap();
     let output = child.wait_with_output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
@@ -169,30 +159,30 @@ fn a_daemon_that_goes_away_ends_the_watch() {
 }
 
 #[test]
-fn a_terminal_is_drawn_over_until_ctrl_c() {
-    let place = Place::new();
-    let mut child = place.on_terminal(80, 10, &["peers", "--watch", "1"], &[]);
-    let mut typed = child.stdin.take().unwrap();
+fn watch_on_terminal_redraws_until_ctrl_c() {
+    let harness = CliHarness::new();
+    let mut child = harness.on_terminal(80, 10, &["peers", "--watch", "1"], &[]);
+    let mut keyboard = child.stdin.take().unwrap();
     let mut out = child.stdout.take().unwrap();
     let mut shown = Vec::new();
     let mut chunk = [0; 4096];
     while String::from_utf8_lossy(&shown).matches("\u{1b}[H").count() < 3 {
         let length = out.read(&mut chunk).unwrap();
-        assert!(length > 0, "it ended: {}", String::from_utf8_lossy(&shown));
+        assert!(length > 0, "the command ended: {}", String::from_utf8_lossy(&shown));
         shown.extend(&chunk[..length]);
     }
-    typed.write_all(b"\x03").unwrap();
+    keyboard.write_all(b"\x03").unwrap();
     out.read_to_end(&mut shown).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let shown = String::from_utf8(shown).unwrap();
-    let pictures: Vec<&str> = shown.split("\u{1b}[H").skip(1).collect();
-    assert!(pictures.len() >= 3, "{shown:?}");
-    for picture in &pictures[..2] {
-        assert_eq!(picture.matches("\u{1b}[K\r\n").count(), 9, "all lines but that of the cursor: {picture:?}");
-        assert!(picture.contains("20 candidates") && picture.contains("and 14 more"), "{picture:?}");
-        assert!(picture.ends_with("\u{1b}[J"), "{picture:?}");
+    let screens: Vec<&str> = shown.split("\u{1b}[H").skip(1).collect();
+    assert!(screens.len() >= 3, "{shown:?}");
+    for screen in &screens[..2] {
+        assert_eq!(screen.matches("\u{1b}[K\r\n").count(), 9, "every line except the cursor's: {screen:?}");
+        assert!(screen.contains("20 candidates") && screen.contains("and 14 more"), "{screen:?}");
+        assert!(screen.ends_with("\u{1b}[J"), "{screen:?}");
     }
-    place.daemon.stop();
+    harness.daemon.stop();
 }
 
 #[test]
@@ -219,18 +209,18 @@ fn bash_completes_commands_and_options() {
 }
 
 #[test]
-fn manual_pages_are_sound_and_say_what_is_not_in_the_arguments() {
+fn manual_pages_pass_lint_and_describe_environment() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("man");
-    let said = waypost(&["man", "--out", out.to_str().unwrap()]);
+    let output = waypost(&["man", "--out", out.to_str().unwrap()]);
     let pages: Vec<PathBuf> = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(pages.len() > 12 && said.starts_with(&format!("{} pages", pages.len())), "{said}{pages:?}");
+    assert!(pages.len() > 12 && output.starts_with(&format!("{} pages", pages.len())), "{output}{pages:?}");
     for page in &pages {
         let lint = Command::new("mandoc").args(["-Tlint", "-Werror"]).arg(page).output().unwrap();
         assert_eq!(text(&lint), "", "{}", page.display());
-        let read = manual(page);
-        for said in ["EXIT STATUS", "78", "WAYPOST_TABLE__KEY", "control.sock", "--data-dir"] {
-            assert!(read.contains(said), "{}: {said}: {read}", page.display());
+        let text = manual(page);
+        for word in ["EXIT STATUS", "78", "WAYPOST_TABLE__KEY", "control.sock", "--data-dir"] {
+            assert!(text.contains(word), "{}: {word}: {text}", page.display());
         }
     }
     assert!(out.join("waypost.1").exists() && manual(&out.join("waypost-peers.1")).contains("--watch"));
@@ -242,11 +232,11 @@ fn manual_pages_are_sound_and_say_what_is_not_in_the_arguments() {
     assert!(String::from_utf8(refused.stderr).unwrap().contains("name a directory"));
 }
 
-/// A page as it is read.
+/// Returns a manual page as plain text.
 fn manual(page: &Path) -> String {
     text(&Command::new("mandoc").args(["-Tascii", "-Owidth=500"]).arg(page).output().unwrap())
         .split('\u{8}')
-        // Bold letters are struck twice.
+        // A bold letter is the letter, a backspace, and the letter.
         .map(|part| part.to_owned())
         .reduce(|mut before, part| {
             before.pop();

@@ -1,75 +1,45 @@
-//! The command line as a user meets it: what it prints, and how it ends when something is wrong.
+//! Output and exit codes of the commands.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{self, Daemon, call, eventually};
+use crate::support::{self, OFFLINE, TestDir, binary, call, wait_until};
 use serde_json::{Value, json};
 
-/// A folder with a configuration in it, that listens on a port of its own and knows nobody.
-struct Place {
-    dir: tempfile::TempDir,
-    address: SocketAddr,
-}
-
-impl Place {
-    fn new() -> Place {
-        let place = Place { dir: tempfile::tempdir().unwrap(), address: support::free_address() };
-        place.configure("[discovery]\nseeds = []\n");
-        place
-    }
-
-    fn configure(&self, more: &str) {
-        let data = self.data();
-        let text = format!(
-            "network = \"regtest\"\ndata_dir = {data:?}\n[listen]\ntcp = [\"{}\"]\n[tor]\nmode = \"off\"\n{more}",
-            self.address
-        );
-        std::fs::write(self.config(), text).unwrap();
-    }
-
-    fn config(&self) -> PathBuf {
-        self.dir.path().join("waypost.toml")
-    }
-
-    fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
-    }
-}
-
-fn waypost(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
-    command.args(args).env("WAYPOST_STATUS__LISTEN", "off").stdin(Stdio::null()).output().unwrap()
+/// Creates a directory with the configuration of an offline daemon.
+fn offline_dir() -> TestDir {
+    let dir = TestDir::new();
+    dir.configure_tcp(OFFLINE);
+    dir
 }
 
 #[test]
-fn wrong_usage_and_wrong_configuration_have_codes_of_their_own() {
-    assert_eq!(waypost(&["fly"]).status.code(), Some(2));
-    let wrong = waypost(&["ban", "a b", "--config", "/dev/null"]);
+fn wrong_usage_and_configuration_have_distinct_exit_codes() {
+    assert_eq!(binary(&["fly"]).output().unwrap().status.code(), Some(2));
+    let wrong = binary(&["ban", "a b", "--config", "/dev/null"]).output().unwrap();
     assert!(wrong.status.code() == Some(2) && String::from_utf8(wrong.stderr).unwrap().contains("*.domain"));
-    let place = Place::new();
-    place.configure("[discovery]\nrechek = \"1h\"\n");
-    let output = waypost(&["check-config", "--config", place.config().to_str().unwrap()]);
+    let dir = TestDir::new();
+    let config = dir.configure_tcp("[discovery]\nrechek = \"1h\"\n");
+    let output = binary(&["check-config", "--config", config.to_str().unwrap()]).output().unwrap();
     assert_eq!(output.status.code(), Some(78));
-    assert_eq!(waypost(&["run", "--config", "/nowhere.toml"]).status.code(), Some(78));
+    assert_eq!(binary(&["run", "--config", "/nowhere.toml"]).output().unwrap().status.code(), Some(78));
 }
 
 #[test]
-fn check_config_prints_what_it_comes_to() {
-    let place = Place::new();
-    let config = place.config();
+fn check_config_output_is_a_configuration() {
+    let dir = offline_dir();
+    let config = dir.config();
     let (first, ok) = support::waypost(&config, &["check-config"]);
     assert!(ok && first.contains("recheck_interval = \"1day\"") && first.contains("mode = \"off\""), "{first}");
     std::fs::write(&config, &first).unwrap();
-    assert_eq!(support::waypost(&config, &["check-config"]), (first, true), "and reads it again to the same end");
+    assert_eq!(support::waypost(&config, &["check-config"]), (first, true), "the output has the same values");
 }
 
 #[test]
-fn the_examples_are_whole_configurations() {
-    let contrib = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
+fn example_configurations_are_valid() {
+    let contrib = support::repository("contrib");
     let mut files = vec![contrib.join("debian/waypost.toml"), contrib.join("container/waypost.toml")];
     files.extend(std::fs::read_dir(contrib.join("examples")).unwrap().map(|file| file.unwrap().path()));
     let mut checked = 0;
@@ -86,17 +56,17 @@ fn the_examples_are_whole_configurations() {
 }
 
 #[test]
-fn client_commands_without_a_daemon_say_so() {
-    let place = Place::new();
-    let (text, ok) = support::waypost(&place.config(), &["status"]);
+fn client_command_without_daemon_explains_error() {
+    let dir = offline_dir();
+    let (text, ok) = support::waypost(&dir.config(), &["status"]);
     assert!(!ok && text.contains("no daemon answers") && text.contains("waypost run"), "{text}");
 }
 
 #[test]
 #[cfg(feature = "embedded-tor")]
-fn an_onion_address_is_brought_along_and_told() {
-    let place = Place::new();
-    let onion = |args: &[&str]| support::waypost(&place.config(), &[&["onion-address"], args].concat());
+fn onion_address_is_printed_after_import() {
+    let dir = offline_dir();
+    let onion = |args: &[&str]| support::waypost(&dir.config(), &[&["onion-address"], args].concat());
     let (text, ok) = onion(&[]);
     assert!(!ok && text.contains("waypost run") && text.contains("--import"), "{text}");
     let service = tempfile::tempdir().unwrap();
@@ -108,39 +78,39 @@ fn an_onion_address_is_brought_along_and_told() {
     std::fs::write(service.path().join("hs_ed25519_secret_key"), key).unwrap();
     std::fs::remove_file(service.path().join("hostname")).unwrap();
     let (text, ok) = onion(&["--import", from]);
-    let (told, told_ok) = onion(&[]);
-    assert!(ok && told_ok && told.trim().ends_with(".onion") && text.starts_with(told.trim()), "{told}{text}");
+    let (printed, printed_ok) = onion(&[]);
+    assert!(ok && printed_ok && printed.trim().ends_with(".onion"), "{printed}");
+    assert!(text.starts_with(printed.trim()), "{printed}{text}");
 }
 
 #[test]
 #[cfg(not(feature = "embedded-tor"))]
-fn without_a_tor_of_its_own_it_has_no_onion_address() {
-    let (text, ok) = support::waypost(&Place::new().config(), &["onion-address"]);
+fn onion_address_without_embedded_tor_fails() {
+    let (text, ok) = support::waypost(&offline_dir().config(), &["onion-address"]);
     assert!(!ok && text.contains("no embedded Tor"), "{text}");
 }
 
 #[test]
-fn a_daemon_is_asked_and_told() {
-    let place = Place::new();
-    let daemon = Daemon::start(&place.config());
+fn client_commands_query_and_change_daemon() {
+    let dir = offline_dir();
+    let daemon = dir.start();
     let status = daemon.status();
     assert_eq!((&status["network"], &status["tor"]["state"]), (&json!("regtest"), &json!("off")));
-    assert!(daemon.waypost(&["status"]).contains(&place.address.to_string()));
-    let mode =
-        |path: &Path| std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions()) & 0o777;
-    assert_eq!((mode(&place.data()), mode(&place.data().join("control.sock"))), (0o700, 0o600), "ours alone");
+    let address = dir.address.to_string();
+    assert!(daemon.waypost(&["status"]).contains(&address));
+    let modes = (support::mode(&dir.data()), support::mode(&dir.data().join("control.sock")));
+    assert_eq!(modes, (0o700, 0o600), "other users have no access");
     assert_eq!(daemon.waypost(&["peers"]).trim(), "no such peers");
     let onion = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
     daemon.waypost(&["add", &format!("{onion} t"), "v1.4"]);
     assert!(daemon.waypost(&["peers", "--onion"]).contains("t51001"));
-    let address = place.address.to_string();
-    eventually(5, "it is advertised without Tor", || {
+    wait_until(5, "the onion peer is advertised without Tor", || {
         call(&address, "server.peers.subscribe", json!([]))[0][1] == onion
     });
     daemon.waypost(&["forget", onion]);
     daemon.waypost(&["ban", "b.example"]);
-    eventually(20, "the ban is heeded", || {
-        support::waypost(&place.config(), &["add", "b.example t50001"]).0.contains("waypost unban")
+    wait_until(20, "the ban is applied", || {
+        support::waypost(&dir.config(), &["add", "b.example t50001"]).0.contains("waypost unban")
     });
     let wrong = [
         (["forget", "a.example"], "waypost peers"),
@@ -149,99 +119,95 @@ fn a_daemon_is_asked_and_told() {
         (["add", "a..b t1"], "s50002"),
         (["add", "10.0.0.1 t50001"], "discovery.allow_private"),
     ];
-    for (args, what_to_do) in wrong {
-        let (text, ok) = support::waypost(&place.config(), &args);
-        assert!(!ok && text.starts_with("waypost: ") && text.contains(what_to_do), "{args:?}: {text}");
+    for (args, advice) in wrong {
+        let (text, ok) = support::waypost(&dir.config(), &args);
+        assert!(!ok && text.starts_with("waypost: ") && text.contains(advice), "{args:?}: {text}");
     }
     daemon.stop();
 }
 
 #[test]
-fn callers_are_answered_over_the_wire() {
-    let place = Place::new();
-    place.configure(
-        "[identity]\nhost = \"wp.example.com\"\ntcp_port = 50001\nbanner = \"hello\"\n[discovery]\nseeds = []\n",
-    );
-    let daemon = Daemon::start(&place.config());
-    let address = place.address.to_string();
+fn requests_over_tcp_are_answered() {
+    let dir = TestDir::new();
+    let identity = "[identity]\nhost = \"wp.example.com\"\ntcp_port = 50001\nbanner = \"hello\"\n";
+    dir.configure_tcp(&format!("{identity}{OFFLINE}"));
+    let daemon = dir.start();
+    let address = dir.address.to_string();
     let features = call(&address, "server.features", json!([]));
     assert_eq!(features["hosts"], json!({"wp.example.com": {"tcp_port": 50001, "ssl_port": null}}));
     assert_eq!(call(&address, "server.banner", json!([])), "hello");
     assert_eq!(call(&address, "server.add_peer", json!([{"hosts": {"10.0.0.1": {"tcp_port": 1}}}])), false);
-    let raw = say(place.address, b"{\"id\":1,\"method\":\"blockchain.headers.subscribe\",\"params\":[]}\n");
+    let raw = raw_response(dir.address, b"{\"id\":1,\"method\":\"blockchain.headers.subscribe\",\"params\":[]}\n");
     assert_eq!((raw.len(), raw.contains("-32601")), (1024, true), "{raw}");
-    let raw = say(place.address, b"[[[[[[[[[\n");
+    let raw = raw_response(dir.address, b"[[[[[[[[[\n");
     assert!(raw.contains("-32700"), "{raw}");
     assert_eq!(daemon.status()["clients"]["malformed_lines"], 1);
     daemon.stop();
 }
 
-/// One line to the daemon, and all that comes back within a moment.
-fn say(address: SocketAddr, line: &[u8]) -> String {
+/// Sends one line and returns everything that the daemon sends back, with its padding.
+fn raw_response(address: SocketAddr, line: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(line).unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response
 }
 
 #[test]
-fn a_damaged_store_is_kept_and_recreated() {
-    let place = Place::new();
-    std::fs::create_dir(place.data()).unwrap();
-    std::fs::write(place.data().join("peers.redb"), b"no database at all").unwrap();
-    let daemon = Daemon::start(&place.config());
+fn damaged_store_is_kept_and_recreated() {
+    let dir = offline_dir();
+    std::fs::create_dir(dir.data()).unwrap();
+    std::fs::write(dir.data().join("peers.redb"), b"no database at all").unwrap();
+    let daemon = dir.start();
     let log = daemon.log();
     daemon.stop();
-    let kept = files(&place.data()).into_iter().find(|name| name.contains("damaged")).unwrap();
+    let kept = file_names(&dir.data()).into_iter().find(|name| name.contains("damaged")).unwrap();
     assert!(log.contains(&kept), "{log}");
 }
 
 #[test]
-fn log_lines_are_json_where_that_is_wanted() {
-    let place = Place::new();
-    place.configure("[log]\nformat = \"json\"\n[discovery]\nseeds = []\n");
-    let daemon = Daemon::start(&place.config());
-    call(&place.address.to_string(), "server.ping", json!([]));
+fn log_in_json_has_nothing_about_clients() {
+    let dir = TestDir::new();
+    dir.configure_tcp(&format!("[log]\nformat = \"json\"\n{OFFLINE}"));
+    let daemon = dir.start();
+    call(&dir.address.to_string(), "server.ping", json!([]));
     let log = daemon.log();
     daemon.stop();
     for line in log.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         assert_eq!(line["level"], "INFO");
     }
-    assert!(log.lines().count() <= 3, "nothing of callers: {log}");
+    assert!(log.lines().count() <= 3, "a line about clients: {log}");
 }
 
 #[test]
-fn the_log_says_how_a_first_crawl_ends_and_nothing_of_a_second() {
-    let place = Place::new();
-    place.configure("[discovery]\nseeds = [\"127.1.0.1 t50001\", \"127.2.0.1 t50001\"]\nallow_private = true\n");
+fn initial_crawl_is_logged_once() {
+    let dir = TestDir::new();
+    let seeds = "seeds = [\"127.1.0.1 t50001\", \"127.2.0.1 t50001\"]\nallow_private = true\n";
+    dir.configure_tcp(&format!("[tor]\nmode = \"off\"\n[discovery]\n{seeds}"));
     let end = "initial crawl: every name was probed once; 0 verified of 2 known";
-    let daemon = Daemon::start(&place.config());
-    eventually(20, "it has ended", || daemon.log().contains(end));
+    let daemon = dir.start();
+    wait_until(20, "the crawl has ended", || daemon.log().contains(end));
     daemon.stop();
-    let daemon = Daemon::start(&place.config());
+    let daemon = dir.start();
     std::thread::sleep(Duration::from_secs(12));
     assert_eq!(daemon.log().matches("initial crawl").count(), 1, "{}", daemon.log());
     daemon.stop();
 }
 
-fn files(dir: &Path) -> Vec<String> {
+fn file_names(dir: &Path) -> Vec<String> {
     std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 #[test]
-fn every_address_of_one_port_can_be_listened_on() {
-    let place = Place::new();
-    let port = place.address.port();
-    let text = format!(
-        "data_dir = {:?}\n[listen]\ntcp = [\"0.0.0.0:{port}\", \"[::]:{port}\"]\n[tor]\nmode = \"off\"\n[discovery]\nseeds = []\n",
-        place.data()
-    );
-    std::fs::write(place.config(), text).unwrap();
-    let daemon = Daemon::start(&place.config());
+fn ipv4_and_ipv6_listeners_share_a_port() {
+    let dir = TestDir::new();
+    let port = dir.address.port();
+    dir.configure(&format!("[listen]\ntcp = [\"0.0.0.0:{port}\", \"[::]:{port}\"]\n{OFFLINE}"));
+    let daemon = dir.start();
     for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
         assert_eq!(call(&address, "server.ping", json!([])), Value::Null);
     }
@@ -250,28 +216,24 @@ fn every_address_of_one_port_can_be_listened_on() {
 
 #[cfg(feature = "embedded-tor")]
 #[test]
-fn a_directory_that_our_tor_can_not_trust_is_named() {
-    use std::os::unix::fs::PermissionsExt;
-
-    let place = Place::new();
-    let open = place.dir.path().join("open");
+fn unsafe_directory_for_embedded_tor_is_reported() {
+    let dir = TestDir::new();
+    let open = dir.path("open");
     std::fs::create_dir(&open).unwrap();
-    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
-    // Should it start all the same, it finds nobody.
+    support::set_mode(&open, 0o777);
+    // A Tor that starts in spite of the directory reaches no relay.
     let arti = "[tor_network]\nfallback_caches = [{ rsa_identity = \"0000000000000000000000000000000000000001\", \
                 ed_identity = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\", orports = [\"127.0.0.1:1\"] }]\n";
-    std::fs::write(place.dir.path().join("arti.toml"), arti).unwrap();
-    let text = format!(
-        "data_dir = {:?}\n[listen]\ntcp = [\"{}\"]\n[tor]\nmode = \"embedded\"\narti_config = \"arti.toml\"\n[discovery]\nseeds = []\n",
-        open.join("data"),
-        place.address
+    std::fs::write(dir.path("arti.toml"), arti).unwrap();
+    let sections = format!(
+        "[listen]\ntcp = [\"{}\"]\n[tor]\nmode = \"embedded\"\narti_config = \"arti.toml\"\n[discovery]\nseeds = []\n",
+        dir.address
     );
-    std::fs::write(place.config(), text).unwrap();
-    let daemon = Daemon::start(&place.config());
-    eventually(20, "Tor is down, and why", || {
+    let daemon = support::Daemon::start(&dir.write_config("waypost.toml", &open.join("data"), &sections));
+    wait_until(20, "Tor is down, with the reason", || {
         let tor = daemon.status()["tor"].to_string();
         tor.contains("down") && tor.contains(&format!("{open:?}").replace('"', "\\\"")) && tor.contains("chmod")
     });
-    assert_eq!(call(&place.address.to_string(), "server.ping", json!([])), Value::Null, "and the rest goes on");
+    assert_eq!(call(&dir.address.to_string(), "server.ping", json!([])), Value::Null, "clients are served");
     daemon.stop();
 }

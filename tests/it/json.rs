@@ -1,19 +1,17 @@
-//! What `--json` prints, held against contrib/JSON.md.
+//! Output of `--json`, compared with contrib/JSON.md.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
-use crate::support::{self, Daemon, eventually, free_address};
+use crate::support::{self, OFFLINE, TestDir, binary, free_address, wait_until};
 use serde_json::{Value, json};
 use waypost::api::{PeerInfo, Status};
 
-/// Objects whose names are hosts or spans of time.
+/// Objects whose keys are hosts or periods.
 const MAPS: &[&str] = &["backend.sessions", "uptime"];
 
-/// The fields that the file has for a command.
+/// Returns the documented fields of a command.
 fn documented(command: &str) -> BTreeSet<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/JSON.md");
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = std::fs::read_to_string(support::repository("contrib/JSON.md")).unwrap();
     let section = text.split("\n## ").find(|section| section.lines().next() == Some(command)).expect(command);
     let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
     let fields: Vec<(String, Vec<String>)> = rows
@@ -30,7 +28,7 @@ fn documented(command: &str) -> BTreeSet<String> {
     names
 }
 
-/// The fields that are there, down to the last.
+/// Adds the paths of all fields below a value.
 fn fields(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(object) if !MAPS.contains(&prefix) => {
@@ -60,11 +58,11 @@ fn assert_documented(command: &str, value: &Value) {
     assert!(unknown.is_empty(), "contrib/JSON.md doesn't have {unknown:?} of {command}");
 }
 
-/// A status in which every field has something to say, as often as it takes: what Tor says of itself depends on how it is.
-fn full_statuses() -> Vec<Value> {
+/// Returns statuses with a value in every field. There are two, since the fields of Tor depend on its state.
+fn complete_statuses() -> Vec<Value> {
     let tor = [
         json!({ "state": "starting", "percent": 5, "waiting_for": "a relay" }),
-        json!({ "state": "down", "since": 1, "reason": "it is gone" }),
+        json!({ "state": "down", "since": 1, "reason": "unreachable" }),
     ];
     let clients: BTreeMap<String, Value> = documented("status")
         .iter()
@@ -110,12 +108,12 @@ fn full_statuses() -> Vec<Value> {
 }
 
 #[test]
-fn a_full_status_has_the_documented_fields_and_no_others() {
-    assert_eq!(all_fields(&full_statuses()), documented("status"));
+fn complete_status_has_exactly_documented_fields() {
+    assert_eq!(all_fields(&complete_statuses()), documented("status"));
 }
 
 #[test]
-fn a_full_peer_has_the_documented_fields_and_no_others() {
+fn complete_peer_has_exactly_documented_fields() {
     let row: PeerInfo = serde_json::from_value(json!({
         "host": "a.example", "state": "verified", "ip": "192.0.2.1", "tcp_port": 1, "ssl_port": 2, "protocol": "1.4",
         "pruning": 1, "software": "x", "genesis_hash": "00", "key": "00", "key_since": 1, "key_changes": 1, "tip": 1,
@@ -128,70 +126,60 @@ fn a_full_peer_has_the_documented_fields_and_no_others() {
 }
 
 #[test]
-fn every_command_of_a_real_daemon_prints_what_is_documented() {
-    let dir = tempfile::tempdir().unwrap();
-    let (config, tcp, tls) = (dir.path().join("waypost.toml"), free_address(), free_address());
-    let text = format!(
-        "network = \"regtest\"\ndata_dir = {:?}\n[listen]\ntcp = [\"{tcp}\"]\ntls = [\"{tls}\"]\n[identity]\nhost = \"127.0.0.1\"\n\
-         tcp_port = {}\nssl_port = {}\n[tor]\nmode = \"off\"\n[discovery]\nseeds = []\nallow_private = true\n",
-        dir.path().join("data"),
+fn json_of_every_command_is_documented() {
+    let (dir, tls) = (TestDir::new(), free_address());
+    let tcp = dir.address;
+    dir.configure_tcp(&format!(
+        "tls = [\"{tls}\"]\n[identity]\nhost = \"127.0.0.1\"\ntcp_port = {}\nssl_port = {}\n{OFFLINE}allow_private = true\n",
         tcp.port(),
         tls.port(),
-    );
-    std::fs::write(&config, text).unwrap();
-    let daemon = Daemon::start(&config);
-    let answer = |command: &str, args: &[&str]| -> Value {
+    ));
+    let daemon = dir.start();
+    let run_json = |command: &str, args: &[&str]| -> Value {
         let output = daemon.waypost(&[&[command, "--json"], args].concat());
         let value: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{command}: {error}: {output}"));
         assert_documented(command, &value);
         value
     };
-    eventually(20, "it has reached itself", || answer("status", &[])["clearnet"]["last_reached"].is_u64());
+    wait_until(20, "the own name was reached", || run_json("status", &[])["clearnet"]["last_reached"].is_u64());
 
-    let probed = answer("probe", &["127.0.0.1", "--tls", &tls.port().to_string()]);
+    let probed = run_json("probe", &["127.0.0.1", "--tls", &tls.port().to_string()]);
     assert_eq!((&probed["outcome"], &probed["reason"]), (&json!("verified"), &Value::Null));
     assert_eq!((&probed["facts"]["port"], &probed["facts"]["tcp_port"]), (&json!(tls.port()), &json!(tcp.port())));
     assert_eq!(probed["facts"]["key"].as_str().unwrap().len(), 64);
-    assert_eq!(all_fields(&[probed]), documented("probe"), "and nothing more is documented");
+    assert_eq!(all_fields(&[probed]), documented("probe"), "every documented field is printed");
 
     let peer = format!("127.0.0.2 t{}", tcp.port());
-    assert_eq!(answer("add", &[&peer]), json!({ "added": peer }));
-    eventually(20, "the peer is tried", || {
-        let peers = answer("peers", &[]);
+    assert_eq!(run_json("add", &[&peer]), json!({ "added": peer }));
+    wait_until(20, "the peer is tried", || {
+        let peers = run_json("peers", &[]);
         assert_eq!(all_fields(std::slice::from_ref(&peers)), documented("peers"));
         peers[0]["error"].is_string()
     });
-    assert_eq!(answer("forget", &["127.0.0.2"]), json!({ "forgotten": "127.0.0.2" }));
-    assert_eq!(answer("ban", &["*.example.org"]), json!({ "banned": "*.example.org", "new": true }));
-    assert_eq!(answer("ban", &["*.Example.org"]), json!({ "banned": "*.example.org", "new": false }));
-    assert_eq!(answer("unban", &["*.example.org"]), json!({ "unbanned": "*.example.org" }));
+    assert_eq!(run_json("forget", &["127.0.0.2"]), json!({ "forgotten": "127.0.0.2" }));
+    assert_eq!(run_json("ban", &["*.example.org"]), json!({ "banned": "*.example.org", "new": true }));
+    assert_eq!(run_json("ban", &["*.Example.org"]), json!({ "banned": "*.example.org", "new": false }));
+    assert_eq!(run_json("unban", &["*.example.org"]), json!({ "unbanned": "*.example.org" }));
     daemon.stop();
 }
 
 #[test]
-fn a_probe_that_fails_says_why_in_both_places() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("waypost.toml");
-    std::fs::write(&config, format!("data_dir = {:?}\n[tor]\nmode = \"off\"\n", dir.path())).unwrap();
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_waypost"))
-        .args(["probe", "127.0.0.1", "--tcp", &free_address().port().to_string(), "--json", "--config"])
-        .arg(&config)
-        .stdin(std::process::Stdio::null())
-        .output()
-        .unwrap();
+fn failed_probe_reports_reason_on_stdout_and_stderr() {
+    let dir = TestDir::new();
+    let args = ["probe", "127.0.0.1", "--tcp", &dir.address.port().to_string(), "--json", "--config"];
+    let output = binary(&args).arg(dir.configure(OFFLINE)).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let account: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_documented("probe", &account);
-    let reason = account["reason"].as_str().unwrap();
-    assert!(account["outcome"] == "failed" && reason.contains("refused") && reason.contains("--tcp"), "{account}");
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_documented("probe", &result);
+    let reason = result["reason"].as_str().unwrap();
+    assert!(result["outcome"] == "failed" && reason.contains("refused") && reason.contains("--tcp"), "{result}");
     assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("waypost: {reason}\n"));
 }
 
 #[test]
-fn a_configuration_is_the_same_in_json() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("waypost.toml");
-    std::fs::write(&config, format!("data_dir = {:?}\n[discovery]\nseeds = []\n", dir.path())).unwrap();
+fn check_config_json_equals_toml() {
+    let dir = TestDir::new();
+    let config = dir.configure("[discovery]\nseeds = []\n");
     let (text, ok) = support::waypost(&config, &["check-config", "--json"]);
     let (written, _) = support::waypost(&config, &["check-config"]);
     let json: Value = serde_json::from_str(&text).unwrap();
@@ -201,12 +189,11 @@ fn a_configuration_is_the_same_in_json() {
 
 #[test]
 #[cfg(feature = "embedded-tor")]
-fn an_onion_address_is_documented_too() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("waypost.toml");
-    std::fs::write(&config, format!("data_dir = {:?}\n", dir.path().join("data"))).unwrap();
+fn onion_address_json_is_documented() {
+    let dir = TestDir::new();
+    let config = dir.configure("");
     let key = [b"== ed25519v1-secret: type0 ==\0\0\0".as_slice(), &[64; 64]].concat();
-    let file = dir.path().join("hs_ed25519_secret_key");
+    let file = dir.path("hs_ed25519_secret_key");
     std::fs::write(&file, key).unwrap();
     for (args, imported) in [(["--import", file.to_str().unwrap()].as_slice(), true), (&[], false)] {
         let (text, ok) = support::waypost(&config, &[&["onion-address", "--json"], args].concat());

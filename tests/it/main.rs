@@ -1,6 +1,6 @@
-//! All integration tests, linked once: sixteen binaries took longer to link than most of them to run.
+//! Integration tests, as one binary, since linking one per file takes longer than most tests.
 //!
-//! `cargo test --test it tor::` runs one file's tests.
+//! `cargo test --test it tor::` runs the tests of one file.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,7 +10,7 @@
     clippy::print_stdout,
     clippy::string_slice,
     clippy::disallowed_methods,
-    reason = "a test fails by panicking, and prints what it measured"
+    reason = "a test fails by panicking, and prints its measurements"
 )]
 
 mod architecture;
@@ -21,6 +21,7 @@ mod commands;
 mod configuration;
 mod crash_recovery;
 mod discovery;
+mod documents;
 #[path = "../../benches/fixture.rs"]
 mod fixture;
 mod health;

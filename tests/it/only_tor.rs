@@ -1,131 +1,111 @@
-//! With `tor.only` nothing leaves but through Tor: the whole program in a namespace whose way out is watched, among peers
-//! whose names only Tor's exits can look up. The Tor network itself is inside, so whatever takes that way is a leak.
+//! Packets that leave a `tor.only` node, captured on the only route out of a namespace.
+//!
+//! The Tor network is inside the namespace, so every captured packet is a leak. Only Tor's exits can resolve the peers.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{self, Daemon, call, eventually, hosts, lab_script, now, run};
+use crate::support::{self, ChildGuard, Daemon, Lab, TestDir, call, hosts, lab_script, now, run, wait_until};
 use serde_json::json;
 
 const EX1: &str = "ex1.example.com";
 const EX2: &str = "ex2.example.com";
-const ANSWERS: &str = "127.0.0.1:50001";
+const LISTEN: &str = "127.0.0.1:50001";
 
-/// What leaves, from the moment that this stands.
-struct Leaks {
-    watcher: Child,
+/// Capture of the packets that leave the namespace.
+struct LeakCapture {
+    _process: ChildGuard,
     file: PathBuf,
 }
 
-impl Leaks {
-    fn watch(dir: &Path) -> Leaks {
-        let (file, said) = (dir.join("leaks"), dir.join("leaks.log"));
-        let watcher = Command::new(support::lab_python())
-            .arg(lab_script("leak_capture.py"))
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stderr(std::fs::File::create(&said).unwrap())
-            .spawn()
-            .unwrap();
-        let leaks = Leaks { watcher, file };
-        eventually(10, "the way out is watched", || std::fs::read_to_string(&said).unwrap().contains("listening"));
-        leaks
+impl LeakCapture {
+    fn start(dir: &TestDir) -> LeakCapture {
+        let (file, log) = (dir.path("leaks"), dir.path("leaks.log"));
+        let mut command = Command::new(support::lab_python());
+        command.arg(lab_script("leak_capture.py")).arg(&file).stderr(std::fs::File::create(&log).unwrap());
+        let capture = LeakCapture { _process: ChildGuard::spawn(&mut command), file };
+        wait_until(10, "the capture runs", || std::fs::read_to_string(&log).unwrap().contains("listening"));
+        capture
     }
 
-    fn seen(&self) -> Vec<String> {
+    fn packets(&self) -> Vec<String> {
         let text = std::fs::read_to_string(&self.file).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 }
 
-impl Drop for Leaks {
-    fn drop(&mut self) {
-        let _ = self.watcher.kill();
-        let _ = self.watcher.wait();
-    }
-}
-
 #[test]
-fn nothing_leaves_but_through_tor() {
-    if !support::inside(nothing_leaves_but_through_tor, &["--watched"]) {
+fn tor_only_node_sends_no_packet_outside_tor() {
+    if !support::in_namespace(tor_only_node_sends_no_packet_outside_tor, &["--watched"]) {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let leaks = Leaks::watch(dir.path());
-    let lab = dir.path().join("lab");
-    run(Command::new(lab_script("up.sh")).arg(&lab));
-    run(Command::new(lab_script("irc.sh")).arg("up").arg(lab.join("irc")).arg("88.99.0.2"));
-    let read = |file: &str| std::fs::read_to_string(lab.join(file)).unwrap().trim().to_owned();
-    let (onion, socks) = (read("tor/onion-1"), read("tor/socks"));
-    let embedded = format!("mode = \"embedded\"\narti_config = {:?}", lab.join("tor/arti.toml"));
-    let external = format!("mode = \"socks\"\nsocks = {socks:?}");
-    assert_eq!(leaks.seen(), [""; 0], "the lab itself leaks nothing");
+    let dir = TestDir::new();
+    let capture = LeakCapture::start(&dir);
+    let lab = Lab::start(dir.root());
+    run(Command::new(lab_script("irc.sh")).arg("up").arg(lab.path("irc")).arg("88.99.0.2"));
+    let onion = lab.read("tor/onion-1");
+    assert_eq!(capture.packets(), [""; 0], "the lab itself leaks nothing");
 
-    for (name, tor) in [("embedded", &embedded), ("external", &external)] {
-        let config = config(dir.path(), name, &format!("{tor}\nonly = true"));
-        let began = now();
+    for (name, tor) in [("embedded", lab.embedded_tor()), ("external", lab.external_tor())] {
+        let config = configure(&dir, name, &format!("{tor}only = true\n"));
+        let start = now();
         let daemon = Daemon::start_by("third_party.sh", &config);
-        lives_through_tor(&daemon, &config, &onion);
-        println!(
-            "{name}: {:.1} s for a whole life, in which {} packets left",
-            began.elapsed().as_secs_f64(),
-            leaks.seen().len()
-        );
+        check_all_traffic(&daemon, &config, &onion);
+        println!("{name}: {:.1} s, {} packets left", start.elapsed().as_secs_f64(), capture.packets().len());
         daemon.stop();
-        assert_eq!(leaks.seen(), [""; 0], "{name}");
+        assert_eq!(capture.packets(), [""; 0], "{name}");
     }
 
-    // The same without the one key: were the watch blind, this would not be seen.
-    let config = config(dir.path(), "leaking", &embedded);
+    // Without the key, the capture must see a packet.
+    let config = configure(&dir, "leaking", &lab.embedded_tor());
     let daemon = Daemon::start_by("third_party.sh", &config);
-    eventually(30, "a question for a name is caught", || leaks.seen().iter().any(|line| line.contains("udp")));
-    println!("without tor.only: {}", leaks.seen()[0]);
+    wait_until(30, "a DNS query is captured", || capture.packets().iter().any(|line| line.contains("udp")));
+    println!("without tor.only: {}", capture.packets()[0]);
     daemon.stop();
 }
 
-/// All that a daemon does: seeds, what peers tell of, what strangers introduce, what the operator adds, what is probed.
-fn lives_through_tor(daemon: &Daemon, config: &Path, onion: &str) {
-    let everybody = BTreeSet::from([EX1.to_owned(), EX2.to_owned(), onion.to_owned()]);
-    eventually(120, "all three are advertised", || hosts(ANSWERS) == everybody);
+/// Causes traffic of every kind: seeds, advertised peers, `server.add_peer`, operator's peers, probes and IRC.
+fn check_all_traffic(daemon: &Daemon, config: &Path, onion: &str) {
+    let all = BTreeSet::from([EX1.to_owned(), EX2.to_owned(), onion.to_owned()]);
+    wait_until(120, "all three are advertised", || hosts(LISTEN) == all);
     let ex1 = daemon.row(EX1);
-    assert_eq!((&ex1["ip"], &ex1["key_changes"]), (&json!("5.9.0.1"), &json!(0)), "looked up by an exit, over TLS");
+    assert_eq!((&ex1["ip"], &ex1["key_changes"]), (&json!("5.9.0.1"), &json!(0)), "resolved by an exit, over TLS");
     assert!(ex1["key"].is_string());
 
-    let stranger = |host: &str| json!([{ "hosts": { host: { "ssl_port": 50002 } } }]);
-    for host in ["a.stranger.example.com", "wp.example.org", "51.15.0.4"] {
-        call(ANSWERS, "server.add_peer", stranger(host));
+    let features = |host: &str| json!([{ "hosts": { host: { "ssl_port": 50002 } } }]);
+    for host in ["a.other.example.com", "wp.example.org", "51.15.0.4"] {
+        call(LISTEN, "server.add_peer", features(host));
     }
-    daemon.waypost(&["add", "nobody.example.com", "s50002"]);
+    daemon.waypost(&["add", "missing.example.com", "s50002"]);
     daemon.waypost(&["add", "88.99.0.2", "s51002"]);
     let (refused, ok) = support::waypost(config, &["add", "first.example.com", "t50001"]);
     assert!(!ok && refused.contains("TLS only"), "{refused}");
-    eventually(60, "an address is called through an exit", || !daemon.row("88.99.0.2")["last_try"].is_null());
-    eventually(60, "a name that nobody knows is looked up", || !daemon.row("nobody.example.com")["last_try"].is_null());
-    let (output, ok) = probe_as_stranger(config, &[EX2, "--tls", "51002"]);
+    wait_until(60, "an address is dialled through an exit", || !daemon.row("88.99.0.2")["last_try"].is_null());
+    wait_until(60, "a missing name is looked up", || !daemon.row("missing.example.com")["last_try"].is_null());
+    let (output, ok) = probe_from_third_party(config, &[EX2, "--tls", "51002"]);
     assert!(ok && output.contains("through Tor") && output.contains("88.99.0.2"), "{output}");
-    let (output, ok) = probe_as_stranger(config, &[EX2, "--tcp", "51001"]);
+    let (output, ok) = probe_from_third_party(config, &[EX2, "--tcp", "51001"]);
     assert!(!ok && output.contains("TLS only"), "{output}");
-    eventually(60, "IRC is visited through an exit", || !daemon.status()["irc"]["last"].is_null());
+    wait_until(60, "IRC is visited through an exit", || !daemon.status()["irc"]["last"].is_null());
     assert_eq!(daemon.status()["irc"]["error"], serde_json::Value::Null);
-    // Whatever is done by and by.
+    // Time for traffic of background tasks.
     std::thread::sleep(Duration::from_secs(10));
 }
 
-fn config(dir: &Path, name: &str, tor: &str) -> PathBuf {
-    let path = dir.join(format!("{name}.toml"));
-    let text = format!(
-        "network = \"regtest\"\ndata_dir = {:?}\n[tor]\n{tor}\n[discovery]\nrecheck_interval = \"20s\"\ninitial_retry = \"10s\"\n\
-         seeds = [\"{EX1} s51002 t51001\", \"first.example.com t50001\"]\n\
-         [irc]\nenabled = true\nserver = \"{EX2}:6697\"\n",
-        dir.join(name)
-    );
-    std::fs::write(&path, text).unwrap();
-    path
+fn configure(dir: &TestDir, name: &str, tor: &str) -> PathBuf {
+    dir.configure_named(
+        name,
+        &format!(
+            "{tor}[discovery]\nrecheck_interval = \"20s\"\ninitial_retry = \"10s\"\n\
+             seeds = [\"{EX1} s51002 t51001\", \"first.example.com t50001\"]\n\
+             [irc]\nenabled = true\nserver = \"{EX2}:6697\"\n"
+        ),
+    )
 }
 
-fn probe_as_stranger(config: &Path, args: &[&str]) -> (String, bool) {
+fn probe_from_third_party(config: &Path, args: &[&str]) -> (String, bool) {
     let mut command = Command::new(lab_script("third_party.sh"));
     command.args([env!("CARGO_BIN_EXE_waypost"), "probe"]).args(args).arg("--config").arg(config);
     let output = command.stdin(Stdio::null()).output().unwrap();

@@ -1,18 +1,16 @@
-//! The Debian package, made of this very program, from its installation to its purge.
+//! Debian package of the built program, from installation to purge.
 
-use std::path::Path;
 use std::process::Command;
 
-use crate::support::{lab_script, now, run};
+use crate::support::{lab_script, now, repository, run};
 
 #[test]
-fn the_package_is_installed_started_upgraded_and_purged() {
+fn debian_package_installs_starts_upgrades_and_purges() {
     let dir = tempfile::tempdir().unwrap();
-    let began = now();
+    let start = now();
     let package = |version: &str| {
         let file = dir.path().join(format!("{version}.deb"));
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/package.sh");
-        let mut command = Command::new(script);
+        let mut command = Command::new(repository("contrib/package.sh"));
         command
             .args(["--fast", "--binary", env!("CARGO_BIN_EXE_waypost"), "--deb-version", version, "--out"])
             .arg(&file);
@@ -20,7 +18,7 @@ fn the_package_is_installed_started_upgraded_and_purged() {
         file
     };
     let (old, new) = (package("0.1.0-1"), package("0.1.1-1"));
-    println!("{:.1} s for two packages", began.elapsed().as_secs_f64());
-    let mut life = Command::new(lab_script("enter.sh"));
-    run(life.arg(lab_script("package.sh")).arg(dir.path()).arg(old).arg(new));
+    println!("{:.1} s for two packages", start.elapsed().as_secs_f64());
+    let mut enter = Command::new(lab_script("enter.sh"));
+    run(enter.arg(lab_script("package.sh")).arg(dir.path()).arg(old).arg(new));
 }

@@ -1,4 +1,4 @@
-//! The status page, its metrics and its word on health, looked at in a real browser and by machines.
+//! The status page in a real Chromium, the metrics and the health check.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -7,87 +7,75 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::{self, Daemon, eventually, fetch, fetch_as, lab_script, run};
+use crate::support::{self, Daemon, Lab, OFFLINE, TestDir, fetch, fetch_as, wait_until};
 use serde_json::json;
 
 const PAGE: &str = "127.0.0.1:4280";
-const ANSWERS: &str = "127.0.0.1:50001";
+const LISTEN: &str = "127.0.0.1:50001";
 const EX1: &str = "ex1.example.com";
 const FIRST: &str = "first.example.com";
-const NOBODY: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
+const UNUSED_ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
 
-/// What lies behind everything, light and dark.
+/// Background colours.
 const LIGHT: [u8; 3] = [0xf6, 0xf7, 0xf9];
 const DARK: [u8; 3] = [0x12, 0x16, 0x1c];
 
 #[test]
-fn the_page_empty_filled_and_with_tor_down() {
-    if !support::inside(the_page_empty_filled_and_with_tor_down, &[]) {
+fn status_page_renders_empty_filled_and_with_tor_down() {
+    if !support::in_namespace(status_page_renders_empty_filled_and_with_tor_down, &[]) {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let browser = Browser::new(dir.path());
-    a_page_that_breaks_its_policy_is_noticed(dir.path(), &browser);
-    empty(dir.path(), &browser);
+    let dir = TestDir::new();
+    let browser = Browser::new(dir.root());
+    check_that_policy_violations_are_detected(dir.root(), &browser);
+    check_empty(&dir, &browser);
 
-    let lab = dir.path().join("lab");
-    run(Command::new(lab_script("up.sh")).arg(&lab));
-    let read = |file: &str| std::fs::read_to_string(lab.join(file)).unwrap().trim().to_owned();
-    let (onion, own) = (read("tor/onion-1"), read("tor/onion-2"));
-    let config = dir.path().join("waypost.toml");
-    let text = format!(
-        "network = \"regtest\"\ndata_dir = \"{}\"\n[tor]\nmode = \"socks\"\nsocks = \"{}\"\n\
-         [listen]\ntcp = [\"{ANSWERS}\", \"5.9.0.9:50001\"]\nonion_tcp = [\"127.0.0.1:50011\"]\nonion_port = 50001\n\
+    let lab = Lab::start(dir.root());
+    let (onion, own) = (lab.read("tor/onion-1"), lab.read("tor/onion-2"));
+    dir.configure(&format!(
+        "{}[listen]\ntcp = [\"{LISTEN}\", \"5.9.0.9:50001\"]\nonion_tcp = [\"127.0.0.1:50011\"]\nonion_port = 50001\n\
          [identity]\nhost = \"wp.example.com\"\ntcp_port = 50001\nonion_host = \"{own}\"\n\
          [discovery]\nseeds = [\"{EX1} t51001\", \"{FIRST} t50001\"]\n\
          [status]\npeer_metrics = true\n",
-        dir.path().join("data").display(),
-        read("tor/socks"),
-    );
-    std::fs::write(&config, text).unwrap();
-    let daemon = Daemon::start(&config);
-    eventually(120, "all are verified, and our onion name reached", || {
+        lab.external_tor(),
+    ));
+    let daemon = dir.start();
+    wait_until(120, "all peers are verified, and the own onion service was reached", || {
         let status = daemon.status();
         status["peers"]["verified"] == 4 && !status["onion"]["last_reached"].is_null()
     });
-    daemon.waypost(&["add", NOBODY, "t50001"]);
+    daemon.waypost(&["add", UNUSED_ONION, "t50001"]);
     for method in ["server.peers.subscribe", "server.features", "blockchain.headers.subscribe"] {
-        let _ = support::try_call(ANSWERS, method, json!([]));
+        let _ = support::try_call(LISTEN, method, json!([]));
     }
-    filled(&browser, &onion, &own);
-    numbers(&onion);
+    check_filled(&browser, &onion, &own);
+    check_metrics(&onion);
 
-    run(Command::new(lab_script("tor-network.sh")).arg("client-stop").arg(lab.join("tor")));
-    eventually(90, "Tor is down", || daemon.tor() == "down");
-    // What was read is shown for some seconds.
-    eventually(10, "the page says so", || fetch(PAGE, "/").1.contains("Tor is down"));
-    browser.look("tor-down", 1280, false);
+    lab.tor("client-stop");
+    wait_until(90, "Tor is down", || daemon.tor() == "down");
+    // The page caches its values for some seconds.
+    wait_until(10, "the page has the state of Tor", || fetch(PAGE, "/").1.contains("Tor is down"));
+    browser.check_page("tor-down", 1280, false);
     let (code, health) = fetch(PAGE, "/healthz");
-    assert!(code == 200 && health.contains("Tor is down"), "callers are still answered: {health}");
+    assert!(code == 200 && health.contains("Tor is down"), "clients are still served: {health}");
     daemon.stop();
 }
 
-fn empty(dir: &Path, browser: &Browser) {
-    let config = dir.join("empty.toml");
-    let text = format!(
-        "network = \"regtest\"\ndata_dir = \"{}\"\n[tor]\nmode = \"off\"\n[discovery]\nseeds = []\n[status]\n",
-        dir.join("empty").display()
-    );
-    std::fs::write(&config, text).unwrap();
-    let daemon = Daemon::start(&config);
+fn check_empty(dir: &TestDir, browser: &Browser) {
+    let daemon = Daemon::start(&dir.configure_named("empty", &format!("{OFFLINE}[status]\n")));
     assert_eq!(daemon.status()["page"], format!("http://{PAGE}"));
     assert_eq!(fetch(PAGE, "/healthz"), (200, "ok\n".to_owned()));
     let (code, page) = fetch(PAGE, "/");
     assert!(code == 200 && page.contains("None yet") && page.contains("No requests yet"), "{page}");
-    browser.look("empty", 1280, false);
-    // By a name that is somebody else's, by a method that could change something, and what there isn't.
+    browser.check_page("empty", 1280, false);
+    // A foreign name in the Host header, an allowed name, and an unknown path.
     assert_eq!(fetch_as(PAGE, "evil.example", "/").0, 421);
     assert_eq!(fetch_as(PAGE, "localhost:4280", "/").0, 200);
     assert_eq!(fetch(PAGE, "/nothing").0, 404);
     daemon.stop();
 }
 
-fn filled(browser: &Browser, onion: &str, own: &str) {
+fn check_filled(browser: &Browser, onion: &str, own: &str) {
     let (code, page) = fetch(PAGE, "/");
     assert_eq!(code, 200);
     for word in
@@ -106,13 +94,12 @@ fn filled(browser: &Browser, onion: &str, own: &str) {
     let reversed: Vec<String> = hosts("/?sort=host&order=reversed").into_iter().rev().collect();
     assert_eq!(reversed, all);
     assert_eq!(hosts("/?kind=onion&state=verified"), [onion]);
-    browser.look("filled", 1280, false);
-    browser.look("filled-dark", 1280, true);
-    browser.look("filled-narrow", 500, false);
+    browser.check_page("filled", 1280, false);
+    browser.check_page("filled-dark", 1280, true);
+    browser.check_page("filled-narrow", 500, false);
 }
 
-/// What Prometheus would read.
-fn numbers(onion: &str) {
+fn check_metrics(onion: &str) {
     let (code, text) = fetch(PAGE, "/metrics");
     assert!(code == 200 && text.ends_with("# EOF\n"), "{text}");
     for line in [
@@ -127,20 +114,20 @@ fn numbers(onion: &str) {
     ] {
         assert!(text.lines().any(|found| found.starts_with(line)), "{line}: {text}");
     }
-    for name in drawn_from() {
+    for name in used_metrics() {
         let family = ["_total", "_bucket", "_info"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
-        // That one is there where there is a backend.
-        let there = name == "waypost_backend_up" || text.contains(&format!("# TYPE {family} "));
-        assert!(there, "{name} is in contrib, and not in {text}");
+        // This metric exists only with a backend.
+        let is_printed = name == "waypost_backend_up" || text.contains(&format!("# TYPE {family} "));
+        assert!(is_printed, "{name} is used in contrib, but missing in {text}");
     }
-    // A family is described once.
+    // Each family has one TYPE line.
     let types: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
     assert_eq!(types.iter().collect::<BTreeSet<_>>().len(), types.len(), "{types:?}");
 }
 
-/// The metrics that the dashboard and the alert rules are made of.
-fn drawn_from() -> BTreeSet<String> {
-    let contrib = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
+/// Returns the metrics in the dashboard and in the alert rules.
+fn used_metrics() -> BTreeSet<String> {
+    let contrib = support::repository("contrib");
     let read = |file: &str| std::fs::read_to_string(contrib.join(file)).unwrap();
     let text = read("grafana/dashboard.json") + &read("prometheus/alerts.yml");
     let _: serde_json::Value = serde_json::from_str(&read("grafana/dashboard.json")).unwrap();
@@ -151,18 +138,11 @@ fn drawn_from() -> BTreeSet<String> {
 }
 
 #[test]
-fn a_backend_that_is_gone_is_said_to_be() {
-    let dir = tempfile::tempdir().unwrap();
-    let (page, listen, gone) = (support::free_address(), support::free_address(), support::free_address());
-    let config = dir.path().join("waypost.toml");
-    let text = format!(
-        "network = \"regtest\"\ndata_dir = \"{}\"\n[listen]\ntcp = [\"{listen}\"]\n[tor]\nmode = \"off\"\n\
-         [discovery]\nseeds = []\n[backend]\nelectrum = \"tcp://{gone}\"\n[status]\nlisten = \"{page}\"\n",
-        dir.path().join("data").display()
-    );
-    std::fs::write(&config, text).unwrap();
-    let daemon = Daemon::start(&config);
-    eventually(20, "the page says why", || {
+fn unreachable_backend_is_reported() {
+    let (dir, page, backend) = (TestDir::new(), support::free_address(), support::free_address());
+    dir.configure_tcp(&format!("{OFFLINE}[backend]\nelectrum = \"tcp://{backend}\"\n[status]\nlisten = \"{page}\"\n"));
+    let daemon = dir.start();
+    wait_until(20, "the health check has the reason", || {
         let (code, reason) = fetch(&page.to_string(), "/healthz");
         code == 503 && reason.contains("the backend server")
     });
@@ -170,31 +150,26 @@ fn a_backend_that_is_gone_is_said_to_be() {
     daemon.stop();
 }
 
-/// So that an alert can tell it from a node that has no such service.
+/// An alert distinguishes such a service from a node without an onion service.
 #[test]
-fn an_onion_service_that_was_never_reached_has_zero_for_the_moment() {
-    let dir = tempfile::tempdir().unwrap();
-    let (page, onion_tcp, gone) = (support::free_address(), support::free_address(), support::free_address());
-    let config = dir.path().join("waypost.toml");
-    let text = format!(
-        "network = \"regtest\"\ndata_dir = \"{}\"\n[listen]\ntcp = []\nonion_tcp = [\"{onion_tcp}\"]\n\
-         [tor]\nmode = \"socks\"\nsocks = \"{gone}\"\n[discovery]\nseeds = []\n[status]\nlisten = \"{page}\"\n\
-         [identity]\nonion_host = \"explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion\"\n",
-        dir.path().join("data").display()
-    );
-    std::fs::write(&config, text).unwrap();
-    let daemon = Daemon::start(&config);
+fn unreached_onion_service_has_timestamp_zero() {
+    let (dir, page, socks) = (TestDir::new(), support::free_address(), support::free_address());
+    dir.configure(&format!(
+        "[listen]\ntcp = []\nonion_tcp = [\"{}\"]\n[tor]\nmode = \"socks\"\nsocks = \"{socks}\"\n\
+         [discovery]\nseeds = []\n[status]\nlisten = \"{page}\"\n[identity]\nonion_host = \"{UNUSED_ONION}\"\n",
+        dir.address
+    ));
+    let daemon = dir.start();
     let (_, text) = fetch(&page.to_string(), "/metrics");
     assert!(text.lines().any(|line| line == "waypost_onion_reached_timestamp_seconds 0.0"), "{text}");
     daemon.stop();
 }
 
-/// A real Chromium without a screen.
+/// Headless Chromium.
 struct Browser {
     program: &'static str,
     profile: PathBuf,
-    /// Where its pictures go.
-    pictures: PathBuf,
+    screenshots: PathBuf,
 }
 
 impl Browser {
@@ -204,35 +179,35 @@ impl Browser {
             version.is_ok_and(|status| status.success())
         });
         let program = found.expect("Chromium is missing: apt-get install chromium");
-        let pictures = std::env::var_os("SCREENSHOTS").map_or_else(|| dir.join("pictures"), PathBuf::from);
-        std::fs::create_dir_all(&pictures).unwrap();
-        Browser { program, profile: dir.join("chromium"), pictures }
+        let screenshots = std::env::var_os("SCREENSHOTS").map_or_else(|| dir.join("screenshots"), PathBuf::from);
+        std::fs::create_dir_all(&screenshots).unwrap();
+        Browser { program, profile: dir.join("chromium"), screenshots }
     }
 
-    /// Takes a picture of the page, and checks its colours, its width, and that it broke none of its own rules.
-    fn look(&self, name: &str, width: u32, dark: bool) {
-        let picture = self.pictures.join(format!("{name}.png"));
-        let complaints = self.visit(&format!("http://{PAGE}/"), &picture, width, dark);
-        assert_eq!(complaints, [""; 0], "{name}");
-        let mut reader = png::Decoder::new(BufReader::new(File::open(&picture).unwrap())).read_info().unwrap();
+    /// Checks the background and width of a screenshot, and that the page violates no rule of its policy.
+    fn check_page(&self, name: &str, width: u32, dark: bool) {
+        let screenshot = self.screenshots.join(format!("{name}.png"));
+        let messages = self.visit(&format!("http://{PAGE}/"), &screenshot, width, dark);
+        assert_eq!(messages, [""; 0], "{name}");
+        let mut reader = png::Decoder::new(BufReader::new(File::open(&screenshot).unwrap())).read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut pixels).unwrap();
         assert_eq!((info.width, info.bit_depth), (width, png::BitDepth::Eight));
         let row = pixels.len() / info.height as usize;
         let bytes = row / width as usize;
-        let paper = if dark { DARK } else { LIGHT };
+        let background = if dark { DARK } else { LIGHT };
         for line in pixels.chunks(row) {
             assert_eq!(
                 (&line[..3], &line[row - bytes..row - bytes + 3]),
-                (&paper[..], &paper[..]),
+                (&background[..], &background[..]),
                 "{name}: the margins"
             );
         }
-        println!("{}", picture.display());
+        println!("{}", screenshot.display());
     }
 
-    /// Shows a page and returns the console messages that are about it. Chromium logs messages of its own pages as well.
-    fn visit(&self, url: &str, picture: &Path, width: u32, dark: bool) -> Vec<String> {
+    /// Opens a page and returns its console messages, without those of Chromium's internal pages.
+    fn visit(&self, url: &str, screenshot: &Path, width: u32, dark: bool) -> Vec<String> {
         let output = Command::new(self.program)
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic"])
             .args(["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"])
@@ -240,7 +215,7 @@ impl Browser {
             .arg(format!("--blink-settings=preferredColorScheme={}", u8::from(!dark)))
             .arg(format!("--window-size={width},{}", if width < 800 { 2100 } else { 1200 }))
             .arg(format!("--user-data-dir={}", self.profile.display()))
-            .arg(format!("--screenshot={}", picture.display()))
+            .arg(format!("--screenshot={}", screenshot.display()))
             .arg(url)
             .stdin(Stdio::null())
             .output()
@@ -252,8 +227,8 @@ impl Browser {
     }
 }
 
-/// A page that breaks its own policy must be noticed, or the check of Waypost's page could never fail.
-fn a_page_that_breaks_its_policy_is_noticed(dir: &Path, browser: &Browser) {
+/// Checks that a page that violates its policy is detected; otherwise the check of Waypost's page could not fail.
+fn check_that_policy_violations_are_detected(dir: &Path, browser: &Browser) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -265,6 +240,6 @@ fn a_page_that_breaks_its_policy_is_noticed(dir: &Path, browser: &Browser) {
             let _ = write!(stream, "{head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{page}", page.len());
         }
     });
-    let complaints = browser.visit(&url, &dir.join("broken.png"), 800, false);
-    assert!(!complaints.is_empty(), "the browser's console is not read");
+    let messages = browser.visit(&url, &dir.join("broken.png"), 800, false);
+    assert!(!messages.is_empty(), "no console message was read");
 }

@@ -1,182 +1,174 @@
-//! The Tor in this program, in a network of C tor processes: it verifies onion servers, serves ours to a C tor client,
-//! and gets over whatever becomes of the relays.
+//! The embedded Tor in a network of C tor: verification, onion service, and outages of the relays.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{self, Daemon, call, call_onion, eventually, hosts, lab_script, now, run};
+use crate::support::{self, Daemon, Lab, TestDir, call, call_onion, hosts, now, wait_until};
 use serde_json::json;
 
 const EX1: &str = "ex1.example.com";
-const OURS: &str = "wp.example.com";
-const ANSWERS: &str = "127.0.0.1:50001";
+const OWN_NAME: &str = "wp.example.com";
+const LISTEN: &str = "127.0.0.1:50001";
 
-/// The lab, and a daemon's place in it.
-struct Place {
-    dir: tempfile::TempDir,
-    /// ex3, which is nowhere but here.
+/// Lab, and directories for daemons in it.
+struct TorHarness {
+    dir: TestDir,
+    lab: Lab,
+    /// Onion name of ex3, which has no other name.
     onion: String,
-    /// A C tor client.
+    /// SOCKS address of a C tor client.
     socks: String,
 }
 
-impl Place {
-    fn new() -> Place {
-        let dir = tempfile::tempdir().unwrap();
-        let lab = dir.path().join("lab");
-        run(Command::new(lab_script("up.sh")).arg(&lab));
-        let read = |file: &str| std::fs::read_to_string(lab.join(file)).unwrap().trim().to_owned();
-        Place { onion: read("tor/onion-1"), socks: read("tor/socks"), dir }
+impl TorHarness {
+    fn new() -> TorHarness {
+        let dir = TestDir::new();
+        let lab = Lab::start(dir.root());
+        TorHarness { onion: lab.read("tor/onion-1"), socks: lab.read("tor/socks"), dir, lab }
     }
 
-    /// A configuration of its own, and with it a book and a Tor of its own.
-    fn config(&self, name: &str, more: &str) -> PathBuf {
-        let config = self.dir.path().join(format!("{name}.toml"));
-        let (data, lab) = (self.dir.path().join(name), self.dir.path().join("lab/tor/arti.toml"));
-        let text = format!(
-            "network = \"regtest\"\ndata_dir = {data:?}\n[tor]\nmode = \"embedded\"\narti_config = {lab:?}\n\
-             [discovery]\nseeds = [\"{EX1} t51001\", \"{} t50001\"]\nrecheck_interval = \"20s\"\ninitial_retry = \"10s\"\n{more}",
+    /// Writes a configuration with its own data directory.
+    fn configure(&self, name: &str, rest: &str) -> PathBuf {
+        let discovery = format!(
+            "[discovery]\nseeds = [\"{EX1} t51001\", \"{} t50001\"]\nrecheck_interval = \"20s\"\ninitial_retry = \"10s\"\n",
             self.onion
         );
-        std::fs::write(&config, text).unwrap();
-        config
+        self.dir.configure_named(name, &format!("{}{discovery}{rest}", self.lab.embedded_tor()))
     }
 
-    fn tor(&self, command: &str) {
-        run(Command::new(lab_script("tor-network.sh")).arg(command).arg(self.dir.path().join("lab/tor")));
-    }
-
-    /// Waits until this daemon has verified the onion server, and C tor reaches our own service; when that was, in
-    /// seconds from now.
-    fn until_all_works(&self, daemon: &Daemon, own: &str, secs: u64) -> (f64, f64) {
-        let began = now();
-        let since = began_at();
-        eventually(secs, "the onion server is verified", || {
+    /// Waits until the daemon has verified the onion server, and until C tor reaches its onion service.
+    ///
+    /// Returns the seconds that each took.
+    fn wait_until_verified_and_reached(&self, daemon: &Daemon, own: &str, secs: u64) -> (f64, f64) {
+        let start = now();
+        let since = wall_clock_ms();
+        wait_until(secs, "the onion server is verified", || {
             daemon.row(&self.onion)["last_success"].as_u64().is_some_and(|at| at > since)
         });
-        let verified = began.elapsed().as_secs_f64();
-        eventually(secs, "C tor reaches our onion service", || call_onion(&self.socks, own, "server.ping").is_some());
-        (verified, began.elapsed().as_secs_f64())
+        let verified = start.elapsed().as_secs_f64();
+        wait_until(secs, "C tor reaches the onion service", || call_onion(&self.socks, own, "server.ping").is_some());
+        (verified, start.elapsed().as_secs_f64())
     }
 }
 
 #[test]
-fn our_own_tor_verifies_serves_and_recovers() {
-    if !support::inside(our_own_tor_verifies_serves_and_recovers, &[]) {
+fn embedded_tor_verifies_serves_and_recovers() {
+    if !support::in_namespace(embedded_tor_verifies_serves_and_recovers, &[]) {
         return;
     }
-    let place = Place::new();
-    let identity =
-        format!("[identity]\nhost = \"{OURS}\"\ntcp_port = 50001\nbanner = \"ours\"\ndonation_address = \"bc1\"\n");
-    let config = place.config("first", &identity);
+    let harness = TorHarness::new();
+    let identity = format!(
+        "[identity]\nhost = \"{OWN_NAME}\"\ntcp_port = 50001\nbanner = \"welcome\"\ndonation_address = \"bc1\"\n"
+    );
+    let config = harness.configure("first", &identity);
     let (output, ok) = support::waypost(&config, &["onion-address"]);
     assert!(!ok && output.contains("waypost run"), "{output}");
 
-    brings_a_name_along(&place);
+    check_key_import(&harness);
     let daemon = Daemon::start(&config);
-    let own = format!("{}:51001", until_name(&daemon));
-    let (verified, served) = place.until_all_works(&daemon, &own, 60);
-    println!("from the start, {verified:.1} s to the first verified onion server, {served:.1} s to a call of C tor");
-    shows_each_caller_one_name(&place, &daemon, &own);
-    verifies_by_hand(&config, &place.onion);
+    let own = format!("{}:51001", wait_for_onion_name(&daemon));
+    let (verified, served) = harness.wait_until_verified_and_reached(&daemon, &own, 60);
+    println!(
+        "from the start, {verified:.1} s to the first verified onion server, {served:.1} s to a request through C tor"
+    );
+    check_identity_per_ingress(&harness, &daemon, &own);
+    check_probe_command(&config, &harness.onion);
 
     let before = own;
     daemon.stop();
     let daemon = Daemon::start(&config);
-    let own = format!("{}:51001", until_name(&daemon));
+    let own = format!("{}:51001", wait_for_onion_name(&daemon));
     assert_eq!(own, before, "the address is the same after a restart");
     let (output, ok) = support::waypost(&config, &["onion-address"]);
     assert!(ok && own.starts_with(output.trim()), "{output}");
-    place.until_all_works(&daemon, &own, 60);
+    harness.wait_until_verified_and_reached(&daemon, &own, 60);
 
     for manner in ["relays-kill", "relays-freeze"] {
-        gets_over(manner, &place, &daemon, &own);
+        check_relay_outage(manner, &harness, &daemon, &own);
     }
-    starts_before_there_is_a_network(&place);
-    assert!(daemon.log().lines().all(|line| !line.contains("panicked")), "{}", daemon.log());
+    check_start_without_network(&harness);
+    daemon.assert_no_panic();
     daemon.stop();
 }
 
-/// The key of a service that C tor made, and the name that it goes by there.
-fn brings_a_name_along(place: &Place) {
-    let service = place.dir.path().join("lab/tor/services/onion-2");
+/// Tests the import of a key of C tor, and the resulting name.
+fn check_key_import(harness: &TorHarness) {
+    let service = harness.lab.path("tor/services/onion-2");
     let name = std::fs::read_to_string(service.join("hostname")).unwrap();
-    let config = place.config("brought", "");
+    let config = harness.configure("imported", "");
     let (output, ok) = support::waypost(&config, &["onion-address", "--import", service.to_str().unwrap()]);
     assert!(ok && output.starts_with(name.trim()), "{output}");
     let (output, ok) = support::waypost(&config, &["onion-address"]);
     assert!(ok && output == name, "{output}");
-    let other = place.dir.path().join("lab/tor/services/onion-1");
+    let other = harness.lab.path("tor/services/onion-1");
     let (output, ok) = support::waypost(&config, &["onion-address", "--import", other.to_str().unwrap()]);
     assert!(!ok && output.contains("--replace"), "{output}");
 }
 
-/// Who comes by one of our names learns nothing of the other.
-fn shows_each_caller_one_name(place: &Place, daemon: &Daemon, own: &str) {
-    let ask = |method: &str| call_onion(&place.socks, own, method).unwrap();
+/// Tests that clients of one name do not learn the other name.
+fn check_identity_per_ingress(harness: &TorHarness, daemon: &Daemon, own: &str) {
+    let request = |method: &str| call_onion(&harness.socks, own, method).unwrap();
     let host = own.split(':').next().unwrap();
-    eventually(30, "our onion name is told to its callers", || {
-        ask("server.features")["hosts"] == json!({ host: { "tcp_port": 51001, "ssl_port": null } })
+    wait_until(30, "clients of the onion service get the onion name", || {
+        request("server.features")["hosts"] == json!({ host: { "tcp_port": 51001, "ssl_port": null } })
     });
-    assert_eq!(ask("server.donation_address"), "");
-    let said = ["server.features", "server.banner", "server.peers.subscribe"].map(|method| ask(method).to_string());
-    assert!(
-        said.iter().all(|said| !said.contains(OURS) && !said.contains("ours") && !said.contains("127.0.0.1")),
-        "{said:?}"
-    );
-    assert!(said[2].contains(&place.onion));
-    let said = ["server.features", "server.banner", "server.peers.subscribe"]
-        .map(|method| call(ANSWERS, method, json!([])).to_string());
-    assert!(said.iter().all(|said| !said.contains(host)), "{said:?}");
-    assert!(said[0].contains(OURS) && said[1].contains("ours"));
-    assert!(daemon.waypost(&["status"]).contains(host), "the operator is advertised both");
+    assert_eq!(request("server.donation_address"), "");
+    let replies =
+        ["server.features", "server.banner", "server.peers.subscribe"].map(|method| request(method).to_string());
+    let is_linked = |reply: &String| [OWN_NAME, "welcome", "127.0.0.1"].iter().any(|word| reply.contains(word));
+    assert!(!replies.iter().any(is_linked), "{replies:?}");
+    assert!(replies[2].contains(&harness.onion));
+    let replies = ["server.features", "server.banner", "server.peers.subscribe"]
+        .map(|method| call(LISTEN, method, json!([])).to_string());
+    assert!(replies.iter().all(|reply| !reply.contains(host)), "{replies:?}");
+    assert!(replies[0].contains(OWN_NAME) && replies[1].contains("welcome"));
+    assert!(daemon.waypost(&["status"]).contains(host), "the operator sees the onion name");
 }
 
-/// With another daemon on the same directory.
-fn verifies_by_hand(config: &Path, onion: &str) {
+/// Tests `waypost probe` next to a daemon that uses the same directory.
+fn check_probe_command(config: &Path, onion: &str) {
     let (output, ok) = support::waypost(config, &["probe", onion, "--tcp", "50001"]);
     assert!(ok && output.contains("embedded Tor") && output.contains("ElectrumX"), "{output}");
 }
 
-fn gets_over(manner: &str, place: &Place, daemon: &Daemon, own: &str) {
-    place.tor(manner);
-    eventually(240, "Tor is found to be down", || daemon.tor() == "down");
-    let onions = hosts(ANSWERS).into_iter().filter(|host| host.ends_with(".onion")).count();
+fn check_relay_outage(manner: &str, harness: &TorHarness, daemon: &Daemon, own: &str) {
+    harness.lab.tor(manner);
+    wait_until(240, "Tor is found to be down", || daemon.tor() == "down");
+    let onions = hosts(LISTEN).into_iter().filter(|host| host.ends_with(".onion")).count();
     assert!(onions <= 3);
-    // Longer than an immediate retry takes.
+    // Longer than an immediate retry.
     std::thread::sleep(Duration::from_secs(20));
-    place.tor("relays-start");
-    let (verified, served) = place.until_all_works(daemon, own, 90);
-    println!("{manner}: back after {verified:.1} s, and our own service after {served:.1} s");
-    assert_eq!(daemon.row(&place.onion)["failures"], 0, "it was not the peer's fault");
-    eventually(20, "Tor is ready", || daemon.tor() == "ready");
+    harness.lab.tor("relays-start");
+    let (verified, served) = harness.wait_until_verified_and_reached(daemon, own, 90);
+    println!("{manner}: recovered after {verified:.1} s, and the onion service after {served:.1} s");
+    assert_eq!(daemon.row(&harness.onion)["failures"], 0, "the outage is not counted as a failure of the peer");
+    wait_until(20, "Tor is ready", || daemon.tor() == "ready");
 }
 
-fn starts_before_there_is_a_network(place: &Place) {
-    place.tor("relays-stop");
-    let config = place.config("second", "[listen]\ntcp = [\"127.0.0.1:50002\"]\n");
+fn check_start_without_network(harness: &TorHarness) {
+    harness.lab.tor("relays-stop");
+    let config = harness.configure("second", "[listen]\ntcp = [\"127.0.0.1:50002\"]\n");
     let daemon = Daemon::start(&config);
     assert_eq!(daemon.tor(), "starting");
     let list = call("127.0.0.1:50002", "server.peers.subscribe", json!([]));
-    assert!(list.to_string().contains(&place.onion), "{list}");
+    assert!(list.to_string().contains(&harness.onion), "{list}");
     std::thread::sleep(Duration::from_secs(40));
     assert_eq!(daemon.tor(), "starting", "{}", daemon.log());
-    place.tor("relays-start");
-    let began = now();
-    eventually(90, "Tor is ready", || daemon.tor() == "ready");
-    println!("{:.1} s from the network's coming to Tor's being ready, at a first start", began.elapsed().as_secs_f64());
+    harness.lab.tor("relays-start");
+    let start = now();
+    wait_until(90, "Tor is ready", || daemon.tor() == "ready");
+    println!("{:.1} s from the start of the network to a ready Tor, on a first start", start.elapsed().as_secs_f64());
     daemon.stop();
 }
 
-/// The name of our onion service, once it is known.
-fn until_name(daemon: &Daemon) -> String {
+/// Waits for the onion name of a daemon and returns it.
+fn wait_for_onion_name(daemon: &Daemon) -> String {
     let name = || daemon.status()["onion"]["host"].as_str().map(str::to_owned);
-    eventually(60, "our onion name is known", || name().is_some());
+    wait_until(60, "the onion name is known", || name().is_some());
     name().unwrap()
 }
 
-/// The time of day in milliseconds, as peers' rows have it.
-fn began_at() -> u64 {
+/// Wall clock in milliseconds, as in the rows of peers.
+fn wall_clock_ms() -> u64 {
     waypost::clock::now().as_millis()
 }

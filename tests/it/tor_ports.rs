@@ -1,26 +1,26 @@
-//! SOCKS ports of real C tor clients that are set up in different ways, and one that starts late.
+//! SOCKS ports of C tor with different flags, and a C tor that starts late.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::{self, Daemon, eventually, lab_script, run};
+use crate::support::{self, ChildGuard, Daemon, Lab, TestDir, wait_until};
 
 const EX1: &str = "ex1.example.com";
 
-/// A C tor, which ends with this value.
+/// Running C tor.
 struct CTor {
-    child: Child,
-    /// Warnings since the start, as the control port reports them.
+    _process: ChildGuard,
+    /// Warnings that the control port has reported.
     warnings: Arc<AtomicUsize>,
 }
 
 impl CTor {
-    /// Starts it with this configuration, and waits until its control port reports events.
+    /// Starts a C tor and subscribes to the warnings of its control port.
     fn start(dir: &Path, control: u16, torrc: &str) -> CTor {
         std::fs::create_dir_all(dir).unwrap();
         let file = dir.join("torrc");
@@ -31,12 +31,12 @@ impl CTor {
         );
         std::fs::write(&file, text).unwrap();
         let mut tor = Command::new("tor");
-        tor.arg("-f").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        tor.arg("-f").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
         let path = std::env::var("PATH").unwrap_or_default();
-        let child = tor.env("PATH", format!("{path}:/usr/sbin")).spawn().unwrap();
-        let tor = CTor { child, warnings: Arc::default() };
+        let process = ChildGuard::spawn(tor.env("PATH", format!("{path}:/usr/sbin")));
+        let tor = CTor { _process: process, warnings: Arc::default() };
         let cookie = dir.join("data/control_auth_cookie");
-        eventually(20, "C tor has a control port", || {
+        wait_until(20, "C tor has a control port", || {
             std::fs::read(&cookie).is_ok_and(|cookie| cookie.len() == 32)
                 && TcpStream::connect(("127.0.0.1", control)).is_ok()
         });
@@ -55,7 +55,7 @@ impl CTor {
         let warnings = Arc::clone(&self.warnings);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                // An event of several lines ends with one of another form.
+                // Only the first line of an event starts like this.
                 if line.starts_with("650 WARN") || line.starts_with("650+WARN") || line.starts_with("650-WARN") {
                     warnings.fetch_add(1, Ordering::Relaxed);
                     println!("C tor: {line}");
@@ -69,30 +69,24 @@ impl CTor {
     }
 }
 
-impl Drop for CTor {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A client of the lab's Tor network, with these ports instead of its own.
-fn lab_client(lab: &Path, dir: &Path, control: u16, ports: &str) -> CTor {
-    let torrc = std::fs::read_to_string(lab.join("tor/client/torrc")).unwrap();
-    let own = ["DataDirectory", "Nickname", "PidFile", "Log ", "RunAsDaemon", "SocksPort", "ControlPort", "Cookie"];
-    let kept = torrc.lines().filter(|line| !own.iter().any(|key| line.starts_with(key)));
+/// Starts a client in the lab's Tor network with these ports.
+fn lab_client(lab: &Lab, dir: &Path, control: u16, ports: &str) -> CTor {
+    let torrc = lab.read("tor/client/torrc");
+    let replaced =
+        ["DataDirectory", "Nickname", "PidFile", "Log ", "RunAsDaemon", "SocksPort", "ControlPort", "Cookie"];
+    let kept = torrc.lines().filter(|line| !replaced.iter().any(|key| line.starts_with(key)));
     CTor::start(dir, control, &kept.chain([ports]).collect::<Vec<_>>().join("\n"))
 }
 
-fn config(dir: &Path, name: &str, tor: &str, onion: &str) -> PathBuf {
-    let path = dir.join(format!("{name}.toml"));
-    let text = format!(
-        "network = \"regtest\"\ndata_dir = {:?}\n[tor]\nmode = \"socks\"\n{tor}\n[discovery]\nrecheck_interval = \"20s\"\n\
-         initial_retry = \"10s\"\nseeds = [\"{EX1} s51002\", \"{onion} t50001\"]\n",
-        dir.join(name)
-    );
-    std::fs::write(&path, text).unwrap();
-    path
+/// Writes a configuration with these keys of `[tor]`.
+fn configure(dir: &TestDir, name: &str, tor: &str, onion: &str) -> PathBuf {
+    dir.configure_named(
+        name,
+        &format!(
+            "[tor]\nmode = \"socks\"\n{tor}\n[discovery]\nrecheck_interval = \"20s\"\n\
+             initial_retry = \"10s\"\nseeds = [\"{EX1} s51002\", \"{onion} t50001\"]\n"
+        ),
+    )
 }
 
 fn is_verified(daemon: &Daemon, host: &str) -> bool {
@@ -101,47 +95,39 @@ fn is_verified(daemon: &Daemon, host: &str) -> bool {
 
 #[test]
 fn c_tor_ports_of_every_kind_are_used_without_warnings() {
-    if !support::inside(c_tor_ports_of_every_kind_are_used_without_warnings, &[]) {
+    if !support::in_namespace(c_tor_ports_of_every_kind_are_used_without_warnings, &[]) {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let lab = dir.path().join("lab");
-    run(Command::new(lab_script("up.sh")).arg(&lab));
-    let onion = std::fs::read_to_string(lab.join("tor/onion-1")).unwrap().trim().to_owned();
-    let usual = lab_client(
+    let dir = TestDir::new();
+    let lab = Lab::start(dir.root());
+    let onion = lab.read("tor/onion-1");
+    let default = lab_client(
         &lab,
-        &dir.path().join("usual"),
+        &dir.path("default"),
         7100,
         "SocksPort 127.0.0.1:7001\nSocksPort 127.0.0.1:7002 OnionTrafficOnly\n\
          SocksPort 127.0.0.1:7003 OnionTrafficOnly ExtendedErrors\nSocksPort 127.0.0.1:7004 NoIPv4Traffic",
     );
-    let safe = lab_client(&lab, &dir.path().join("safe"), 7200, "SocksPort 127.0.0.1:7011\nSafeSocks 1");
+    let safe = lab_client(&lab, &dir.path("safe"), 7200, "SocksPort 127.0.0.1:7011\nSafeSocks 1");
 
-    usual_port_is_polled_without_a_warning(
-        &usual,
-        &config(dir.path(), "usual", "socks = \"127.0.0.1:7001\"", &onion),
-        &onion,
-    );
-    names_that_do_not_exist_leave_tor_alone(
-        &usual,
-        &config(dir.path(), "only", "socks = \"127.0.0.1:7001\"\nonly = true", &onion),
-    );
+    check_default_port(&default, &configure(&dir, "default-port", "socks = \"127.0.0.1:7001\"", &onion), &onion);
+    check_missing_names(&default, &configure(&dir, "only", "socks = \"127.0.0.1:7001\"\nonly = true", &onion));
     for port in [7002, 7003, 7004] {
         let config =
-            config(dir.path(), &format!("p{port}"), &format!("socks = \"127.0.0.1:{port}\"\nonly = true"), &onion);
-        onion_peers_are_reached_and_clearnet_waits(&usual, &config, &onion, "onion_only");
+            configure(&dir, &format!("p{port}"), &format!("socks = \"127.0.0.1:{port}\"\nonly = true"), &onion);
+        check_restricted_port(&default, &config, &onion, "onion_only");
     }
-    let config = config(dir.path(), "safe", "socks = \"127.0.0.1:7011\"\nonly = true", &onion);
-    onion_peers_are_reached_and_clearnet_waits(&safe, &config, &onion, "names_only");
+    let config = configure(&dir, "safe", "socks = \"127.0.0.1:7011\"\nonly = true", &onion);
+    check_restricted_port(&safe, &config, &onion, "names_only");
 }
 
-fn usual_port_is_polled_without_a_warning(tor: &CTor, config: &Path, onion: &str) {
+fn check_default_port(tor: &CTor, config: &Path, onion: &str) {
     let before = tor.warnings();
     let daemon = Daemon::start(config);
-    eventually(120, "the onion server is verified", || is_verified(&daemon, onion));
-    // Two polls and more.
+    wait_until(120, "the onion server is verified", || is_verified(&daemon, onion));
+    // Longer than two polls.
     std::thread::sleep(Duration::from_secs(12));
-    assert_eq!(tor.warnings(), before, "C tor warns of nothing");
+    assert_eq!(tor.warnings(), before, "C tor logged warnings");
     let status = daemon.status();
     assert_eq!(status["tor_source"]["kind"], "socks");
     assert_eq!(status["tor_source"]["addresses"][0], "127.0.0.1:7001");
@@ -150,15 +136,15 @@ fn usual_port_is_polled_without_a_warning(tor: &CTor, config: &Path, onion: &str
     daemon.stop();
 }
 
-/// Anyone may introduce such a name.
-fn names_that_do_not_exist_leave_tor_alone(tor: &CTor, config: &Path) {
+/// Tests that missing names, which any client may announce, do not mark Tor as down.
+fn check_missing_names(tor: &CTor, config: &Path) {
     let before = tor.warnings();
     let daemon = Daemon::start(config);
-    eventually(120, "a clearnet server is verified through an exit", || is_verified(&daemon, EX1));
+    wait_until(120, "a clearnet server is verified through an exit", || is_verified(&daemon, EX1));
     for n in 0..3 {
         daemon.waypost(&["add", &format!("missing{n}.example.com"), "s50002"]);
     }
-    eventually(60, "a name is looked up by an exit", || {
+    wait_until(60, "a name is looked up by an exit", || {
         (0..3).all(|n| !daemon.row(&format!("missing{n}.example.com"))["last_try"].is_null())
     });
     std::thread::sleep(Duration::from_secs(5));
@@ -168,10 +154,10 @@ fn names_that_do_not_exist_leave_tor_alone(tor: &CTor, config: &Path) {
     daemon.stop();
 }
 
-fn onion_peers_are_reached_and_clearnet_waits(tor: &CTor, config: &Path, onion: &str, access: &str) {
+fn check_restricted_port(tor: &CTor, config: &Path, onion: &str, access: &str) {
     let daemon = Daemon::start(config);
-    eventually(120, "the onion server is verified", || is_verified(&daemon, onion));
-    eventually(60, "status has the reason", || daemon.status()["clearnet_blocked"].is_string());
+    wait_until(120, "the onion server is verified", || is_verified(&daemon, onion));
+    wait_until(60, "status has the reason", || daemon.status()["clearnet_blocked"].is_string());
     let status = daemon.status();
     assert_eq!(status["tor_source"]["clearnet"], access);
     let ex1 = daemon.row(EX1);
@@ -190,24 +176,20 @@ fn onion_peers_are_reached_and_clearnet_waits(tor: &CTor, config: &Path, onion: 
 
 #[test]
 #[cfg(feature = "embedded-tor")]
-fn tor_that_starts_after_waypost_is_used_and_no_key_is_made() {
-    if !support::inside(tor_that_starts_after_waypost_is_used_and_no_key_is_made, &[]) {
+fn tor_that_starts_late_is_used_and_no_key_is_created() {
+    if !support::in_namespace(tor_that_starts_late_is_used_and_no_key_is_created, &[]) {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let (config, data) = (dir.path().join("waypost.toml"), dir.path().join("data"));
-    let text = format!(
-        "network = \"regtest\"\ndata_dir = {data:?}\n[tor]\nmode = \"auto\"\nsocks = \"127.0.0.1:9050\"\n[discovery]\nseeds = []\n"
-    );
-    std::fs::write(&config, text).unwrap();
-    let daemon = Daemon::start(&config);
-    eventually(10, "a Tor is awaited", || daemon.status()["tor_source"]["kind"] == "undecided");
+    let dir = TestDir::new();
+    let sections = "[tor]\nmode = \"auto\"\nsocks = \"127.0.0.1:9050\"\n[discovery]\nseeds = []\n";
+    let daemon = Daemon::start(&dir.configure(sections));
+    wait_until(10, "Waypost waits for a Tor", || daemon.status()["tor_source"]["kind"] == "undecided");
     assert!(daemon.status()["tor_source"]["until"].is_u64());
     assert!(daemon.waypost(&["status"]).contains("waiting for a Tor on 127.0.0.1:9050"));
     std::thread::sleep(Duration::from_secs(4));
-    let _tor = CTor::start(&dir.path().join("tor"), 9051, "SocksPort 127.0.0.1:9050");
-    eventually(20, "that Tor is used", || daemon.status()["tor_source"]["kind"] == "socks");
-    assert!(!data.join("tor/state/keystore").exists(), "no onion key");
+    let _tor = CTor::start(&dir.path("tor"), 9051, "SocksPort 127.0.0.1:9050");
+    wait_until(20, "the late Tor is used", || daemon.status()["tor_source"]["kind"] == "socks");
+    assert!(!dir.data().join("tor/state/keystore").exists(), "no onion key is created");
     assert!(daemon.status()["onion"].is_null());
     assert_eq!(daemon.log().matches("waiting for a Tor").count(), 1, "{}", daemon.log());
     daemon.stop();

@@ -1,6 +1,6 @@
 """Starts a program with listening sockets, as systemd does for a socket unit.
 
-    activate.py NAME=IP:PORT... -- PROGRAM ARGS...     NAME as FileDescriptorName= has it
+    activate.py NAME=IP:PORT... -- PROGRAM ARGS...     NAME as in FileDescriptorName=
 """
 
 import os
@@ -19,10 +19,10 @@ def main():
         listener = socket.create_server((host, int(port)))
         names.append(name)
         sockets.append(listener.detach())
-    # Out of the way first, as one of them may stand where another is to go.
+    # Moved to free numbers first, as one descriptor may have the number of another.
     high = [os.dup(number) for number in sockets]
-    for place, number in enumerate(high, FIRST):
-        os.dup2(number, place)
+    for target, number in enumerate(high, FIRST):
+        os.dup2(number, target)
     os.closerange(FIRST + len(names), 256)
     os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(names)), LISTEN_FDNAMES=":".join(names))
     os.execv(sys.argv[split + 1], sys.argv[split + 1 :])

@@ -1,10 +1,10 @@
-"""Introduces one server to another: `server.add_peer` with what the first says of itself.
+"""Announces one server to another: `server.add_peer` with its features.
 
     add-peer.py SERVER_IP SERVER_PORT SOURCE_IP FEATURES_FROM
 
-Fetches server.features from FEATURES_FROM (HOST:PORT) and calls server.add_peer with them on SERVER_IP:SERVER_PORT, from
-SOURCE_IP, since servers check that a clearnet host is announced from its own address. Prints the result; status 0 if it is
-true, 1 if not, 2 if there was none.
+Fetches server.features from FEATURES_FROM (HOST:PORT) and sends server.add_peer with them to SERVER_IP:SERVER_PORT. The source
+address is SOURCE_IP, since servers require that a clearnet host is announced from its own address. Prints the result. Exit status:
+0 if the result is true, 1 if it is false, 2 without a result.
 """
 
 import json
@@ -22,8 +22,8 @@ def main():
     try:
         with Electrum(*split(features_from)) as new:
             features = new.call("server.features")
-        with Electrum(server, int(port), source=source) as told:
-            result = told.call("server.add_peer", [features])
+        with Electrum(server, int(port), source=source) as receiver:
+            result = receiver.call("server.add_peer", [features])
     except (OSError, RuntimeError, ValueError) as error:
         print(f"add-peer.py: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,6 +1,6 @@
-"""A stand-in for bitcoind: just the JSON-RPC that ElectrumX asks of it, on a regtest chain of the genesis block alone.
+"""Replaces bitcoind: the JSON-RPC methods that ElectrumX uses, on a regtest chain with only the genesis block.
 
-    bitcoind.py PORT       listens on 127.0.0.1; methods it doesn't know are named on standard error
+    bitcoind.py PORT       listens on 127.0.0.1; prints unknown methods on standard error
 """
 
 import json

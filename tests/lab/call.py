@@ -1,8 +1,8 @@
-"""One call to an Electrum server, `server.version` first as servers insist; prints the result as JSON.
+"""Sends one request to an Electrum server, after server.version, and prints the result as JSON.
 
     call.py [--from SOURCE_IP] [--socks IP:PORT] [--seconds N] HOST:PORT METHOD [PARAMS_AS_JSON]
 
-Plain TCP, straight or through a SOCKS5 proxy such as Tor's. Fails (status 1) when there is no result within N seconds (20).
+Plain TCP, direct or through a SOCKS5 proxy. Fails (status 1) without a result within N seconds (20).
 """
 
 import argparse
@@ -12,7 +12,7 @@ import struct
 import sys
 import time
 
-LONGEST_REPLY = 4_000_000
+MAX_REPLY_BYTES = 4_000_000
 
 
 def split(address):
@@ -21,7 +21,7 @@ def split(address):
 
 
 class Electrum:
-    """A connection to a server; all calls on it together end by one deadline."""
+    """Connection to a server, with one deadline for all requests."""
 
     def __init__(self, host, port, source=None, socks=None, seconds=20.0):
         self.deadline = time.monotonic() + seconds
@@ -71,12 +71,12 @@ class Electrum:
         self.socket.sendall(json.dumps(request).encode() + b"\n")
         while True:
             while b"\n" not in self.received:
-                if len(self.received) > LONGEST_REPLY:
+                if len(self.received) > MAX_REPLY_BYTES:
                     raise ConnectionError("reply too long")
                 self._more()
             line, self.received = self.received.split(b"\n", 1)
             reply = json.loads(line)
-            if reply.get("id") == self.calls:  # else a notification
+            if reply.get("id") == self.calls:  # otherwise a notification
                 break
         if reply.get("error") is not None:
             raise RuntimeError(f"{method}: {json.dumps(reply['error'])}")

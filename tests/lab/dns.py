@@ -1,8 +1,8 @@
-"""A name server that knows /etc/hosts and nothing else: for Tor's exits, which ask DNS and don't read that file.
+"""Name server with the content of /etc/hosts, for Tor's exits, which query DNS only.
 
-    dns.py BIND_IP PORT       UDP; each question is named on standard error, which shows who asks DNS of what
+    dns.py BIND_IP PORT       UDP; prints each query on standard error
 
-A name of /etc/hosts gets its addresses, any other name NXDOMAIN.
+A name in /etc/hosts gets its addresses, any other name NXDOMAIN.
 """
 
 import ipaddress
@@ -47,13 +47,13 @@ def main():
         server.bind((sys.argv[1], int(sys.argv[2])))
         print("listening", file=sys.stderr, flush=True)
         while True:
-            query, caller = server.recvfrom(4096)
+            query, client = server.recvfrom(4096)
             try:
                 reply = answer(query, names)
             except (IndexError, struct.error, UnicodeDecodeError):
-                continue  # no own request
+                continue  # malformed query
             if reply:
-                server.sendto(reply, caller)
+                server.sendto(reply, client)
 
 
 main()

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Unmodified ElectrumX servers (PyPI e-x), regtest, against a stand-in for bitcoind.
+# Starts unmodified ElectrumX servers (PyPI e-x) on regtest, with a replacement for bitcoind.
 #
-#   electrumx.sh install DIR      virtual environment in DIR/venv, or wherever LAB_VENV says; nothing to do when it is there
+#   electrumx.sh install DIR      create the virtual environment LAB_VENV (DIR/venv), unless it exists
 #   electrumx.sh up DIR NAME BIND_IP REPORT [VAR=VALUE...]
 #       start one server named NAME on BIND_IP ports 51001 (TCP) and 51002 (TLS), reporting REPORT, e.g.
 #       tcp://ex1.example.com:51001,ssl://ex1.example.com:51002 or tcp://<56 chars>.onion:50001; returns when it listens.
-#       VAR=VALUE are further ElectrumX settings, TOR_PROXY_PORT=9050 say. It logs to DIR/NAME.log. Several may be started at once.
-#   electrumx.sh down DIR         stop them all, and bitcoind's stand-in
+#       VAR=VALUE are further ElectrumX settings, such as TOR_PROXY_PORT=9050. The log is DIR/NAME.log. Concurrent starts work.
+#   electrumx.sh down DIR         stop all servers and the replacement for bitcoind
 #
-# ElectrumX only peers with public-looking names, so BIND_IP needs one in /etc/hosts (enter.sh sees to that). A server verifies
-# itself within seconds of its start; two of them find each other once one is advertised the other by add-peer.py.
+# ElectrumX accepts only peers with public names, so BIND_IP needs a name in /etc/hosts (enter.sh writes it). A server verifies
+# itself within seconds of its start. Two servers find each other after add-peer.py announces one to the other.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 usage() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
@@ -22,20 +22,20 @@ install() {
   local python stamp
   if [ "$(cat "$venv/lab-stamp" 2>/dev/null)" = "${packages[*]}" ] && "$venv/bin/python" -c 'import electrumx, plyvel' 2>/dev/null
   then return; fi
-  # The system's python first: one from a version manager, which may come first on PATH, often lacks parts.
+  # The system's Python first, since one from a version manager on PATH often lacks modules.
   for python in ${LAB_PYTHON:-} /usr/bin/python3 python3 ''; do
     [ -z "$python" ] || ! "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || break
   done
-  [ -n "$python" ] || { echo "electrumx.sh: needs Python 3.10 or later that can make a venv: apt-get install python3-venv" >&2; exit 1; }
+  [ -n "$python" ] || { echo "electrumx.sh: Python 3.10 or later with venv is missing: apt-get install python3-venv" >&2; exit 1; }
   rm -rf "$venv"
   "$python" -m venv "$venv"
   "$venv/bin/pip" install -q --disable-pip-version-check --no-input "${packages[@]}" || {
-    echo "electrumx.sh: could not install ${packages[*]}; if plyvel had to be compiled, it needs: g++ python3-dev libleveldb-dev" >&2; exit 1; }
-  "$venv/bin/python" -m compileall -q "$venv" >/dev/null || true   # so that servers started at once don't all compile it
+    echo "electrumx.sh: installation of ${packages[*]} failed; compiling plyvel needs g++ python3-dev libleveldb-dev" >&2; exit 1; }
+  "$venv/bin/python" -m compileall -q "$venv" >/dev/null || true   # so that concurrent starts do not compile it
   echo "${packages[*]}" >"$venv/lab-stamp"
 }
 
-once() { # what all servers share, made by whichever comes first; 9 is the lock, which the stand-in must not inherit
+once() { # starts what all servers share; descriptor 9 is the lock, which bitcoind.py must not inherit
   flock 9
   if ! [ -f "$dir/bitcoind.pid" ] || ! kill -0 "$(cat "$dir/bitcoind.pid")" 2>/dev/null; then
     "$venv/bin/python" "$here/bitcoind.py" 18443 9>&- >"$dir/bitcoind.log" 2>&1 & echo $! >"$dir/bitcoind.pid"
@@ -51,7 +51,7 @@ up() {
   [ -x "$venv/bin/electrumx_server" ] || { echo "electrumx.sh: no ElectrumX in $venv: run 'electrumx.sh install' first" >&2; exit 1; }
   once 9>"$dir/lock"
   rm -rf "${dir:?}/$name"; mkdir "$dir/$name"
-  # The cost limits are off, or a test that asks often would be slowed down and thrown out.
+  # The cost limits are off, since they would throttle and disconnect tests.
   env ALLOW_ROOT=1 COIN=Bitcoin NET=regtest DB_ENGINE=leveldb DB_DIRECTORY="$dir/$name" \
     DAEMON_URL=http://u:p@127.0.0.1:18443 SSL_CERTFILE="$dir/cert.pem" SSL_KEYFILE="$dir/key.pem" \
     SERVICES="tcp://$ip:51001,ssl://$ip:51002" REPORT_SERVICES="$report" \

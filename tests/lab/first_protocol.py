@@ -1,16 +1,16 @@
-"""An Electrum server that speaks only the protocol's first version, scripted: for what newer programs make of such a one.
+"""Scripted Electrum server with the first protocol version only.
 
-    first_protocol.py BIND_IP PORT       plain TCP; each method called is named on standard error
+    first_protocol.py BIND_IP PORT       plain TCP; prints each method on standard error
 
-`server.version` is answered with the server's software as a bare string (later versions answer a pair), the header has the old
-fields, and there is no server.features, no server.add_peer and no "jsonrpc" in replies. Its chain is regtest's genesis block.
+The result of server.version is a string with the software (later versions return a pair). The header has the old fields. There is
+no server.features, no server.add_peer, and no "jsonrpc" in responses. The chain is the genesis block of regtest.
 """
 
 import asyncio
 import json
 import sys
 
-LONGEST_LINE = 1_000_000
+MAX_LINE_BYTES = 1_000_000
 HEADER = {
     "block_height": 0,
     "version": 1,
@@ -46,14 +46,14 @@ async def session(reader, writer):
         while line := await reader.readline():
             writer.write(json.dumps(reply(line)).encode() + b"\n")
             await writer.drain()
-    except (ConnectionError, ValueError):  # gone, or a line longer than we take
+    except (ConnectionError, ValueError):  # disconnected, or the line is too long
         pass
     finally:
         writer.close()
 
 
 async def main():
-    server = await asyncio.start_server(session, sys.argv[1], int(sys.argv[2]), limit=LONGEST_LINE)
+    server = await asyncio.start_server(session, sys.argv[1], int(sys.argv[2]), limit=MAX_LINE_BYTES)
     print("listening", file=sys.stderr, flush=True)
     async with server:
         await server.serve_forever()

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A real IRC server, Debian's ngircd, for the time of a test.
+# Starts and stops an IRC server, Debian's ngircd.
 #
 #   irc.sh up DIR IP [KEY=VALUE...]    returns when it listens on IP, ports 6667 (plain) and 6697 (TLS); KEY=VALUE are further
-#                                      lines of its [Global] section. It logs to DIR/ngircd.log.
+#                                      lines of its [Global] section. The log is DIR/ngircd.log.
 #   irc.sh down DIR
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
@@ -13,14 +13,14 @@ command=$1 dir=$(realpath -m "$2"); shift 2; mkdir -p "$dir"
 listens() { (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; }   # IP PORT
 up() {
   local ip=$1 user=1000; shift
-  # It refuses to be root, and in a user namespace that has nobody else it can't become another: so it gets one of its own.
+  # ngircd refuses to run as root, and a user namespace may have no other user, so it gets a user namespace with one.
   local as=(unshare --user --map-user=$user --map-group=$user)
   "${as[@]}" true 2>/dev/null || as=()
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$dir/key.pem" -out "$dir/cert.pem" \
     -days 3650 -subj /CN=irc.example.com 2>/dev/null
-  # Or it would make some of its own, for half a minute.
+  # Without this file, ngircd generates parameters for half a minute.
   openssl genpkey -genparam -algorithm DH -pkeyopt dh_param:ffdhe2048 -out "$dir/dh.pem" 2>/dev/null
-  # Neither a name nor an ident is looked up, and all callers come from one address.
+  # No DNS and ident lookups, and no limit per address, since all clients share one.
   cat >"$dir/ngircd.conf" <<CONF
 [Global]
   Name = irc.example.com
@@ -55,5 +55,5 @@ CONF
 case $command in
   up) [ $# -ge 1 ] || { echo "irc.sh: up DIR IP" >&2; exit 2; }; up "$@" ;;
   down) kill "$(cat "$dir/ngircd.pid")" ;;
-  *) echo "irc.sh: up or down" >&2; exit 2 ;;
+  *) echo "irc.sh: unknown command: up or down" >&2; exit 2 ;;
 esac

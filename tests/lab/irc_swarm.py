@@ -1,14 +1,14 @@
-"""People and servers who sit in an IRC channel, scripted.
+"""Scripted users in an IRC channel.
 
     irc_swarm.py IP PORT CHANNEL
 
-reads orders on standard input, a line each, and answers each with one line of JSON on standard output:
+reads one order per line on standard input, and answers each with a line of JSON on standard output:
 
-    join NICK REALNAME...    somebody comes, and stays; answered when he is in the channel
-    seen                     what the first one of them saw others do: [["JOIN", NICK, SECONDS], ["QUIT", ...], ...], seconds
-                             since the start
-    who NICK                 the real name that the server has of somebody, or null
-    stats                    how often the server was given each command, {"WHO": 1, ...}
+    join NICK REALNAME...    connects a user; answered when the user is in the channel
+    seen                     events of other users that the first user saw: [["JOIN", NICK, SECONDS], ["QUIT", ...], ...],
+                             in seconds since the start
+    who NICK                 the real name of a user, or null
+    stats                    number of commands that the server received, {"WHO": 1, ...}
 """
 
 import json
@@ -20,14 +20,14 @@ import time
 BEGAN = time.monotonic()
 
 
-class Person:
+class User:
     def __init__(self, address, channel, nick, real_name):
         self.nick, self.channel, self.seen, self.lines = nick, channel, [], []
-        self.news = threading.Condition()
+        self.condition = threading.Condition()
         self.socket = socket.create_connection(address)
         threading.Thread(target=self.listen, daemon=True).start()
         self.say(f"NICK {nick}")
-        # As bytes: a real name may hold anything but the end of its line.
+        # A real name may contain any byte but a line break.
         self.say(f"USER {nick.lower()} 0 * :{real_name}")
         self.wait(lambda line: f" 001 {nick} " in line)
         self.say(f"JOIN {channel}")
@@ -43,27 +43,27 @@ class Person:
                 self.say("PONG" + line[4:])
                 continue
             words = line.split()
-            who = words[0][1:].split("!")[0]
-            with self.news:
-                if len(words) > 1 and words[1] in ("JOIN", "QUIT", "PART") and who != self.nick:
-                    self.seen.append([words[1], who, round(time.monotonic() - BEGAN, 1)])
+            source = words[0][1:].split("!")[0]
+            with self.condition:
+                if len(words) > 1 and words[1] in ("JOIN", "QUIT", "PART") and source != self.nick:
+                    self.seen.append([words[1], source, round(time.monotonic() - BEGAN, 1)])
                 self.lines.append(line)
-                self.news.notify_all()
+                self.condition.notify_all()
 
     def wait(self, wanted, seconds=10):
-        """The first line that is wanted, of those that came since the last one."""
+        """Returns the first new line that matches."""
         end = time.monotonic() + seconds
-        with self.news:
+        with self.condition:
             while True:
                 while self.lines:
                     line = self.lines.pop(0)
                     if wanted(line):
                         return line
-                if not self.news.wait(max(0, end - time.monotonic())):
-                    raise TimeoutError(f"{self.nick}: the server doesn't say what was awaited")
+                if not self.condition.wait(max(0, end - time.monotonic())):
+                    raise TimeoutError(f"{self.nick}: timed out waiting for the server")
 
     def gather(self, question, answer, end):
-        """All lines with one number until a line with another."""
+        """Returns all lines with one numeric, up to a line with another."""
         self.say(question)
         found = []
         while True:
@@ -75,21 +75,21 @@ class Person:
 
 def main():
     address, channel = (sys.argv[1], int(sys.argv[2])), sys.argv[3]
-    people = []
+    users = []
     for order in sys.stdin:
         verb, _, rest = order.rstrip("\n").partition(" ")
         if verb == "join":
             nick, _, real_name = rest.partition(" ")
             # "\\x03" stands for a control code.
-            people.append(Person(address, channel, nick, real_name.encode().decode("unicode_escape")))
+            users.append(User(address, channel, nick, real_name.encode().decode("unicode_escape")))
             answer = nick
         elif verb == "seen":
-            answer = people[0].seen
+            answer = users[0].seen
         elif verb == "who":
-            lines = people[0].gather(f"WHO {rest}", 352, 315)
+            lines = users[0].gather(f"WHO {rest}", 352, 315)
             answer = lines[0].partition(" :")[2].partition(" ")[2] if lines else None
         elif verb == "stats":
-            words = [line.split() for line in people[0].gather("STATS m", 212, 219)]
+            words = [line.split() for line in users[0].gather("STATS m", 212, 219)]
             answer = {word[3]: int(word[4]) for word in words}
         else:
             answer = f"unknown order: {verb}"

@@ -1,10 +1,10 @@
-"""Writes down what leaves a namespace of `enter.sh --watched`: one line for each packet that took the way out.
+"""Records packets that leave a namespace of `enter.sh --watched`, one per line.
 
     leak_capture.py FILE
 
-A line has the seconds since the start, the protocol, the source, and the destination with its port. What the kernel
-says by itself on any IPv6 link (neighbours, routers, multicast groups) is left out. "listening" on standard error says
-that from now on nothing is missed.
+A line has the seconds since the start, the protocol, the source, and the destination with its port. Messages that the kernel sends
+on any IPv6 link (neighbours, routers, multicast groups) are left out. "listening" on standard error means that the capture has
+begun.
 """
 
 import socket
@@ -18,7 +18,7 @@ OUTGOING = 4
 IPV4, IPV6 = 0x0800, 0x86DD
 NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 HOP_BY_HOP = 0
-CHATTER = {130, 131, 132, 133, 134, 135, 136, 143}
+KERNEL_MESSAGES = {130, 131, 132, 133, 134, 135, 136, 143}
 
 
 def ports(protocol, payload):
@@ -27,8 +27,8 @@ def ports(protocol, payload):
     return None
 
 
-def account(kind, packet):
-    """The packet in words, or None for the kernel's own chatter."""
+def describe(kind, packet):
+    """Returns a description of the packet, or None for a message of the kernel."""
     if kind == IPV4:
         length = (packet[0] & 15) * 4
         protocol, payload = packet[9], packet[length:]
@@ -36,9 +36,9 @@ def account(kind, packet):
     elif kind == IPV6:
         protocol, payload = packet[6], packet[40:]
         ends = [socket.inet_ntop(socket.AF_INET6, packet[at : at + 16]) for at in (8, 24)]
-        if protocol == HOP_BY_HOP and len(payload) > 8:  # as reports of multicast groups have it
+        if protocol == HOP_BY_HOP and len(payload) > 8:  # present in reports of multicast groups
             protocol, payload = payload[0], payload[(payload[1] + 1) * 8 :]
-        if protocol == 58 and payload and payload[0] in CHATTER:
+        if protocol == 58 and payload and payload[0] in KERNEL_MESSAGES:
             return None
     else:
         return f"ethertype-{kind:04x}"
@@ -59,11 +59,11 @@ def main():
                     continue
                 (kind,) = struct.unpack(">H", frame[12:14])
                 try:
-                    said = account(kind, frame[14:])
-                except (IndexError, ValueError):  # the watch goes on, or all that follows would be missed
-                    said = f"cut short, ethertype-{kind:04x}"
-                if said:
-                    print(f"{time.monotonic() - began:.3f} {said}", file=file)
+                    line = describe(kind, frame[14:])
+                except (IndexError, ValueError):  # the capture must continue
+                    line = f"truncated, ethertype-{kind:04x}"
+                if line:
+                    print(f"{time.monotonic() - began:.3f} {line}", file=file)
 
 
 main()

@@ -1,13 +1,13 @@
-"""A crowd of Electrum servers, scripted: one process that answers on N addresses, each as the onion service in front of it.
+"""Scripted Electrum servers: one process that listens on N addresses, each for one onion service.
 
-    peer_swarm.py addresses N                 the addresses, one a line: the targets of the onion services
-    peer_swarm.py serve TOR_DIR N             listens on all of them; each method called is named on standard error, after its onion's
-                                         number
-    peer_swarm.py find TOR_DIR N SECONDS      calls all N through TOR_DIR/socks until each has answered with its own name; says how
-                                         many did and when; status 1 when some didn't within SECONDS
+    peer_swarm.py addresses N                prints the addresses, the targets of the onion services
+    peer_swarm.py serve TOR_DIR N            listens on all addresses; prints the number of the onion service and the method of each
+                                             request on standard error
+    peer_swarm.py find TOR_DIR N SECONDS     connects to all N through TOR_DIR/socks until each has answered with its own name;
+                                             prints the number and the times; status 1 when some have not answered within SECONDS
 
-TOR_DIR is what tor-network.sh fills: server number i goes by the name in TOR_DIR/onion-i, which needs to be there only when it
-is asked. Nothing but discovery is answered. The chain is regtest's, with no block but the genesis.
+TOR_DIR is the directory of tor-network.sh. The name of server i is in TOR_DIR/onion-i, which must exist at its first request. Only
+discovery methods are served. The chain is regtest with only the genesis block.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ import sys
 import time
 
 PORT = 50001
-LONGEST_LINE = 1_000_000
+MAX_LINE_BYTES = 1_000_000
 GENESIS = "0f9188f13cb7b2c71f2a335e3a4fc328bf5beb436012afca590b1a11466e2206"
-SOFTWARE, OLDEST, NEWEST = "Crowd 1.0", "1.4", "1.6"
-ATTEMPT_SECONDS = 60  # C tor gives an onion up by itself after two minutes; a fresh attempt is quicker
+SOFTWARE, OLDEST, NEWEST = "Swarm 1.0", "1.4", "1.6"
+ATTEMPT_SECONDS = 60  # C tor gives up after two minutes; a new attempt is faster
 AT_ONCE = 50
 
 
 def address(number):
-    """Each server needs an address of its own: the port is the same for all, and Tor shows nothing else of who was called."""
+    """Returns the address of a server. It identifies the onion service, since all use the same port."""
     return f"127.1.{number // 250}.{number % 250 + 1}"
 
 
@@ -39,7 +39,7 @@ def onion(tor, number):
 
 
 def negotiated(params):
-    """The caller's newest version, or ours if that is older."""
+    """Returns the newest version that both sides support."""
     wanted = params[1] if isinstance(params, list) and len(params) > 1 else OLDEST
     wanted = wanted[-1] if isinstance(wanted, list) and wanted else wanted
     try:
@@ -49,7 +49,7 @@ def negotiated(params):
 
 
 class Server:
-    """One of the crowd: where it listens, what it calls itself and what it answers."""
+    """Scripted server with its address, name and results."""
 
     software, port = SOFTWARE, PORT
 
@@ -63,7 +63,7 @@ class Server:
         return onion(self.tor, self.number)
 
     def result(self, method, params):
-        """What a call returns; LookupError if there is no such method."""
+        """Returns the result of a request; raises LookupError for an unknown method."""
         if method == "server.version":
             return [self.software, negotiated(params)]
         if method == "server.features":
@@ -100,18 +100,18 @@ class Server:
             while line := await reader.readline():
                 writer.write(json.dumps(self.reply(line)).encode() + b"\n")
                 await writer.drain()
-        except (ConnectionError, ValueError):  # gone, or a line longer than we take
+        except (ConnectionError, ValueError):  # disconnected, or the line is too long
             pass
         finally:
             writer.close()
 
 
 async def serve(servers):
-    # a listener and some callers for each
+    # one listener and some clients per server
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     for server in servers:
-        await asyncio.start_server(server.session, server.address(), server.port, limit=LONGEST_LINE)
+        await asyncio.start_server(server.session, server.address(), server.port, limit=MAX_LINE_BYTES)
     print("listening", file=sys.stderr, flush=True)
     await asyncio.Event().wait()
 
@@ -120,12 +120,12 @@ async def serve(servers):
 
 
 async def answers(socks, name):
-    """Whether that onion, called through Tor, calls itself by its own name."""
+    """Checks through Tor that an onion service reports its own name."""
     reader, writer = await asyncio.open_connection(*socks)
     try:
-        writer.write(b"\x05\x01\x02")  # tor stalls unless each step waits for the answer to the one before
+        writer.write(b"\x05\x01\x02")  # tor stalls unless each step waits for the previous reply
         method = await reader.readexactly(2)
-        user = name[:16].encode()  # a user name of its own: no circuit is shared with another
+        user = name[:16].encode()  # a user name per service isolates circuits
         writer.write(b"\x01" + bytes([len(user)]) + user + b"\x01x")
         if method + await reader.readexactly(2) != b"\x05\x02\x01\x00":
             raise ConnectionError("no SOCKS5 with user names")
@@ -138,7 +138,7 @@ async def answers(socks, name):
             writer.write(json.dumps(request).encode() + b"\n")
             result = json.loads(await reader.readline())["result"]
         if list(result["hosts"]) != [name]:
-            raise ValueError(f"calls itself {list(result['hosts'])}")
+            raise ValueError(f"the reported hosts are {list(result['hosts'])}")
     finally:
         writer.close()
 
@@ -146,7 +146,7 @@ async def answers(socks, name):
 async def find(tor, count, seconds):
     host, port = (tor / "socks").read_text().strip().split(":")
     began, bound = time.monotonic(), asyncio.Semaphore(AT_ONCE)
-    found, failed, last = [], 0, {}  # when each was found; the attempts that failed; why the last one did, by name
+    found, failed, last = [], 0, {}  # times of success; failed attempts; last error by name
 
     async def until_found(name):
         nonlocal failed
@@ -169,8 +169,8 @@ async def find(tor, count, seconds):
     if found:
         half, most = found[(len(found) - 1) // 2], found[-1]
         print(f"{len(found)} of {count} found: half within {half:.1f} s, the last after {most:.1f} s; {failed} attempts failed")
-    for name, why in sorted(last.items())[:5]:
-        print(f"not found: {name}: {why}", file=sys.stderr)
+    for name, reason in sorted(last.items())[:5]:
+        print(f"not found: {name}: {reason}", file=sys.stderr)
     return len(found) == count
 
 

@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# Becomes COMMAND, inside `enter.sh --watched`, as one who knows nobody here: /etc/hosts names nothing but localhost, and the
-# name server is an address out in the world. A process that resolves a name this way is seen by leak_capture.py; Tor's exits, who don't run by
-# this, know the lab's names as ever.
+# Executes COMMAND, inside `enter.sh --watched`, without the names of the lab: /etc/hosts contains only localhost, and the name
+# server is outside the namespace. leak_capture.py records its DNS queries. Tor's exits still resolve the names of the lab.
 #
 #   third_party.sh COMMAND [ARGS...]
 set -euo pipefail
 [ $# -gt 0 ] || { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
-if [ "$1" != --inside ]; then exec unshare --mount bash "$(realpath "$0")" --inside "$@"; fi
+if [ "$1" != --in-namespace ]; then exec unshare --mount bash "$(realpath "$0")" --in-namespace "$@"; fi
 shift
 over() { # FILE, text on stdin
   [ -f "$1" ] || return 0
-  umount "$(realpath "$1")" 2>/dev/null || true   # enter.sh's text: nothing can be laid over a file without a name
+  umount "$(realpath "$1")" 2>/dev/null || true   # mounted by enter.sh; a mount over an unnamed file is not possible
   local text; text=$(mktemp); cat >"$text"; chmod 644 "$text"
   mount --bind "$text" "$(realpath "$1")"; rm "$text"
 }

@@ -1,10 +1,10 @@
-"""Calls to an Electrum server on one connection, by TLS or WebSocket, as other software makes them.
+"""Sends requests to an Electrum server over TLS or WebSocket, with other implementations.
 
-    tls_call.py [--tls 1.2|1.3] [--pin CERT] HOST:PORT METHOD      each line on standard input makes the call once more
-    tls_call.py --ws URL METHOD                                    one call, by aiohttp
+    tls_call.py [--tls 1.2|1.3] [--pin CERT] HOST:PORT METHOD      repeats the request for each line on standard input
+    tls_call.py --ws URL METHOD                                    one request, with aiohttp
 
-For each call it prints, as JSON, the result, and for TLS the version and the SHA-256 of the certificate. With --pin the server's
-certificate has to be the one in this file, by the rules of OpenSSL at their strictest; else any will do.
+Prints the result of each request as JSON, for TLS with the version and the SHA-256 of the certificate. With --pin, the certificate
+must be the one in the file, under OpenSSL's strict rules; otherwise any certificate is accepted.
 """
 
 import argparse
@@ -19,15 +19,15 @@ SECONDS = 10
 
 
 def context(version, pin):
-    made = ssl.create_default_context(cafile=pin) if pin else ssl.create_default_context()
-    made.check_hostname = False
+    result = ssl.create_default_context(cafile=pin) if pin else ssl.create_default_context()
+    result.check_hostname = False
     if pin:
-        made.verify_flags |= ssl.VERIFY_X509_STRICT
+        result.verify_flags |= ssl.VERIFY_X509_STRICT
     else:
-        made.verify_mode = ssl.CERT_NONE
+        result.verify_mode = ssl.CERT_NONE
     if version:
-        made.minimum_version = made.maximum_version = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[version]
-    return made
+        result.minimum_version = result.maximum_version = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[version]
+    return result
 
 
 def by_tls(given):

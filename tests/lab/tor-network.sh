@@ -1,37 +1,35 @@
 #!/usr/bin/env bash
-# A real Tor network on loopback: one directory authority, relays, a client and a host of onion services, all Debian's `tor`.
+# Runs a Tor network on loopback with Debian's `tor`: a directory authority, relays, a client and onion services.
 #
-#   tor-network.sh up DIR ONION_TARGET...    start; each ONION_TARGET (IP:PORT) gets a v3 onion service of its own on virtual
-#                                            port 50001
+#   tor-network.sh up DIR ONION_TARGET...    start; each ONION_TARGET (IP:PORT) gets a v3 onion service on virtual port 50001
 #   tor-network.sh down DIR                  stop what `up` started
-#   tor-network.sh client-stop DIR           stop the client alone; returns when it is gone
-#   tor-network.sh client-start DIR          start it again, on the state it had; returns when it has bootstrapped
-#   tor-network.sh services-again DIR        stop the services' tor and start it again, on the state it had
-#   tor-network.sh relays-stop DIR           end the authority and all relays: dials of them are refused
-#   tor-network.sh relays-kill DIR           the same, without a word to anybody
-#   tor-network.sh relays-freeze DIR         halt them: connections stand, and nothing comes back
-#   tor-network.sh relays-start DIR          start them again, or let them go on, each on the state it had; returns when
-#                                            the services' tor is back too, and uploads its descriptors, and the client, if it
-#                                            ran
+#   tor-network.sh client-stop DIR           stop the client; returns when it has ended
+#   tor-network.sh client-start DIR          start it with its previous state; returns when it has bootstrapped
+#   tor-network.sh services-again DIR        restart the tor of the services with its previous state
+#   tor-network.sh relays-stop DIR           stop the authority and all relays: connections to them are refused
+#   tor-network.sh relays-kill DIR           kill the authority and all relays
+#   tor-network.sh relays-freeze DIR         suspend them: connections stay open without responses
+#   tor-network.sh relays-start DIR          start or resume them with their previous state; returns when the tor of the
+#                                            services has restarted, and the client, if it ran
 #
-# The onion services live in a tor process of their own ("services"), with its own SOCKS port for processes that must keep
-# their Tor while the client is stopped. When `up` returns, both have bootstrapped, and DIR holds
+# The onion services run in a separate tor process ("services"). Its SOCKS port is for processes that must keep their Tor while the
+# client is stopped. When `up` returns, both have bootstrapped, and DIR contains
 #   socks, control     the client's SOCKS5 address (extended onion errors on) and its control port (cookie: client/control_auth_cookie)
 #   services-socks     the SOCKS5 address of the services' tor
 #   onion-1, onion-2   the onion names, in the order of the targets (descriptors follow within seconds)
-#   arti.toml          what an embedded arti client needs to join this network
-#   NAME/notice.log    what each tor says
-# From the environment: RELAYS (6; full vanguards want as many), BASE_PORT (5000), EXIT_ADDRESS (what exits call from), LEAD.
+#   arti.toml          configuration of an Arti client in this network
+#   NAME/notice.log    log of each tor
+# Environment: RELAYS (6, the minimum for full vanguards), BASE_PORT (5000), EXIT_ADDRESS (source address of exits), LEAD.
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"
 usage() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage
 command=$1 dir=$(realpath -m "$2"); shift 2
 relays=${RELAYS:-6} base=${BASE_PORT:-5000}
-# C tor's onion time period in a test network is 24 voting intervals; arti takes its own from hsdir_interval, so both
-# must agree (24 * 300 / 60 = 120 minutes). A long interval, since at each change of period onions are unfindable for a while.
+# C tor's onion time period in a test network is 24 voting intervals. Arti reads it from hsdir_interval, so both must agree
+# (24 * 300 / 60 = 120 minutes). The interval is long, since onion services are unreachable for a while after each period.
 voting=300
-# A consensus is valid for this many of those: an outage of ten minutes must not leave everybody with an expired one.
+# Validity of a consensus in voting intervals. It must not expire during an outage of ten minutes.
 valid_intervals=12
 
 common() { # data-dir
@@ -68,7 +66,7 @@ ${EXIT_ADDRESS:+OutboundBindAddressExit $EXIT_ADDRESS}
 C
 }
 client() { # socks-port; the control port is the next one
-  # Loopback is so quick that a learnt timeout of tens of milliseconds would fail every later circuit.
+  # On loopback tor would learn a timeout of tens of milliseconds, and fail later circuits.
   cat <<C
 SocksPort 127.0.0.1:$1 ExtendedErrors
 ControlPort 127.0.0.1:$(($1 + 1))
@@ -81,12 +79,12 @@ C
 }
 home() { mkdir -p "$1/keys"; chmod 700 "$1" "$1/keys"; }
 start() { tor -f "$1/torrc" >"$1/start.log" 2>&1 || { tail -3 "$1/start.log" >&2; return 1; }; }
-together() { # COMMAND ITEM...: COMMAND for all of them at once; fails if one fails
+together() { # COMMAND ITEM...: runs COMMAND for all items concurrently; fails if one fails
   local run=$1 pids=() item pid; shift
   for item; do "$run" "$item" & pids+=($!); done
   for pid in "${pids[@]}"; do wait "$pid" || return 1; done
 }
-running() { # PID data-dir: that process is still this tor, and more than a zombie
+running() { # PID data-dir: the process is this tor, and no zombie
   grep -qszxF -- "$2/torrc" "/proc/$1/cmdline" && ! grep -qs '^State:.Z' "/proc/$1/status"
 }
 stop() { # data-dir
@@ -96,7 +94,7 @@ stop() { # data-dir
   if running "$pid" "$1"; then kill -KILL "$pid" || true; sleep 0.2; fi
   rm -f "$1/pid"
 }
-bootstrapped() { # data-dir; asks the control port, as the wording of a log belongs to its program
+bootstrapped() { # data-dir; polls the control port, since log messages may change
   for _ in $(seq 450); do ready "$1" 2>/dev/null && return; sleep 0.2; done
   echo "${1##*/} did not bootstrap:" >&2; tail -5 "$1/notice.log" >&2; return 1
 }
@@ -109,7 +107,7 @@ ready() ( # data-dir
 )
 stop_all() { local homes=() p; for p in "$dir"/*/pid; do [ -f "$p" ] && homes+=("${p%/pid}"); done; together stop "${homes[@]}"; }
 
-relays_up() { # lead: the first vote comes that many seconds from now, by when all relays must have told the authority of themselves
+relays_up() { # lead: seconds until the first vote, by when all relays must have uploaded their descriptors
   local a=$dir/auth orport=$((base + 1)) dirport=$((base + 101)) i d offset
   home "$a"
   echo pass | tor-gencert --create-identity-key -m 12 -a 127.0.0.1:$dirport -i "$a/keys/authority_identity_key" \
@@ -124,7 +122,7 @@ relays_up() { # lead: the first vote comes that many seconds from now, by when a
     d=$dir/relay$i; home "$d"
     { common "$d"; relay $((base + 20 + i)) $((base + 120 + i)); echo "$authority"; } >"$d/torrc"
   done
-  offset=$((($(date +%s) + $1) % voting))   # the first vote `lead` seconds from now instead of at the next multiple of the interval
+  offset=$((($(date +%s) + $1) % voting))   # the first vote in `lead` seconds, not at the next multiple of the interval
   cat >>"$a/torrc" <<C
 $authority
 AuthoritativeDirectory 1
@@ -153,34 +151,34 @@ relays_end() { # SIGNAL
   done
 }
 relays_start() {
-  relays_end CONT   # the halted go on
+  relays_end CONT   # resumes suspended relays
   local home pid missing=()
   for home in "$dir"/auth "$dir"/relay*; do
     pid=$(cat "$home/pid" 2>/dev/null) || pid=
     if [ -z "$pid" ] || ! running "$pid" "$home"; then rm -f "$home/pid"; missing+=("$home"); fi
   done
   [ ${#missing[@]} = 0 ] || together start "${missing[@]}"
-  # Relays that ended have forgotten the descriptors of onion services, which C tor would upload again only by and by; and after
-  # relays were silent, C tor as a client may reach no onion service for many minutes.
-  together begin_again "$dir/services" "$dir/client"
+  # Restarted relays have lost the descriptors of onion services, which C tor uploads again only after a while. After an outage,
+  # a C tor client may reach no onion service for many minutes.
+  together restart "$dir/services" "$dir/client"
 }
-begin_again() { # data-dir
-  [ -f "$1/pid" ] || return 0   # it was stopped
+restart() { # data-dir
+  [ -f "$1/pid" ] || return 0   # stopped before
   stop "$1"; start "$1"; bootstrapped "$1"
 }
 
 up() {
   mkdir -p "$dir"; chmod 700 "$dir"
-  # A machine too busy for its relays to be in the first consensus gets another go, with more time.
+  # On a busy machine relays may miss the first consensus. Then a new network gets more time.
   local lead done= n=0 target
   for lead in "${LEAD:-9}" 15 30; do
     if relays_up "$lead"; then done=yes; break; fi
-    echo "first consensus incomplete after $lead s: once more" >&2
+    echo "first consensus incomplete after $lead s: retrying" >&2
     stop_all; rm -rf "$dir"/auth "$dir"/relay*
   done
   [ "$done" ] || { echo "no complete consensus" >&2; exit 1; }
 
-  # Clients start last, now that the consensus lists everybody: one that starts on a partial consensus may never recover.
+  # Clients start with a complete consensus, since one that starts with a partial consensus may never recover.
   home "$dir/client"; home "$dir/services"
   { common "$dir/client"; echo "$authority"; client $((base + 50)); } >"$dir/client/torrc"
   { common "$dir/services"; echo "$authority"; client $((base + 60))
@@ -196,7 +194,7 @@ ipv4_subnet_family_prefix = 33
 ipv6_subnet_family_prefix = 129
 [override_net_params]
 hsdir_interval = $((24 * voting / 60))
-# arti too learns a circuit timeout of some 50 ms on loopback, and then fails everything
+# Arti too learns a circuit timeout of about 50 ms on loopback, and then fails all circuits
 cbtdisabled = 1
 cbtinitialtimeout = 10000
 [tor_network]
@@ -209,7 +207,7 @@ C
   echo "127.0.0.1:$((base + 50))" >"$dir/socks"; echo "127.0.0.1:$((base + 51))" >"$dir/control"
   echo "127.0.0.1:$((base + 60))" >"$dir/services-socks"
   bootstrapped "$dir/services"; bootstrapped "$dir/client"
-  # The services' tor has made its keys by now, which it does in the background.
+  # A bootstrapped tor has created the keys of its services.
   n=0; for target; do n=$((n + 1)); cp "$dir/services/onion-$n/hostname" "$dir/onion-$n"; done
 }
 
@@ -220,7 +218,7 @@ case $command in
   client-start)
     if [ -f "$dir/client/pid" ] && running "$(cat "$dir/client/pid")" "$dir/client"; then exit 0; fi
     start "$dir/client"; bootstrapped "$dir/client" ;;
-  services-again) begin_again "$dir/services" ;;
+  services-again) restart "$dir/services" ;;
   relays-stop) together stop "$dir"/auth "$dir"/relay* ;;
   relays-kill) relays_end KILL ;;
   relays-freeze) relays_end STOP ;;

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# A real Electrum wallet without a screen, on regtest, that uses one server alone, or a list of them.
+# Runs an Electrum wallet without a user interface on regtest, with one server or a list of servers.
 #
 #   wallet.sh up DIR HOST:PORT:t|s [PROXY]  e.g. wp.example.com:50002:s, or <onion>:50001:t socks5:127.0.0.1:5060::
-#   wallet.sh list DIR SERVERS.json         with that list of servers for its own, of which it chooses one
-#   wallet.sh ask DIR
+#   wallet.sh list DIR SERVERS.json         with that list as its built-in servers, of which it chooses one
+#   wallet.sh query DIR
 #   wallet.sh down DIR
 #
-# `up` and `list` start it; `list` lays the file over the wallet's own list, in the namespace alone. They and `ask` print, as one
-# JSON dictionary, what the wallet says of its connection ("info") and the servers that it knows ("servers"), once it is connected
-# and received a peer; they fail (status 1) when that doesn't happen within 60 s. DIR is the wallet's own, and its HOME.
+# `up` and `list` start the wallet; `list` mounts the file over its built-in list, in the namespace only. They and `query` print a
+# JSON object with the state of the connection ("info") and the known servers ("servers"), once the wallet is connected and has
+# received a peer. They fail (status 1) when that takes more than 60 s. DIR is the HOME of the wallet.
 set -euo pipefail
 usage() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage
@@ -29,18 +29,18 @@ list() {
   for own in servers_regtest.json chains/regtest/servers.json; do
     [ -e "$package/$own" ] && break
   done
-  # Only where nobody else sees it.
-  grep -qsw ex1.example.com /etc/hosts || { echo "wallet.sh: run me inside enter.sh" >&2; exit 1; }
+  # The mount must be in a namespace.
+  grep -qsw ex1.example.com /etc/hosts || { echo "wallet.sh: run inside enter.sh" >&2; exit 1; }
   mount --bind "$1" "$package/$own"
   set_to oneserver false; set_to auto_connect true
   electrum daemon -d >/dev/null
 }
 
-ask() {
+query() {
   local info servers
   for _ in $(seq 120); do
     info=$(electrum getinfo) servers=$(electrum getservers)
-    # It knows one by itself, a regtest server on this machine.
+    # The wallet has one built-in server, on this machine.
     if grep -q '"connected": true' <<<"$info" && [ "$(grep -c '"version"' <<<"$servers")" -gt 1 ]; then
       printf '{"info": %s, "servers": %s}\n' "$info" "$servers"; return
     fi
@@ -50,9 +50,9 @@ ask() {
 }
 
 case $command in
-  up) [ $# -ge 1 ] || usage; up "$@"; ask ;;
-  list) [ $# = 1 ] || usage; list "$1"; ask ;;
-  ask) ask ;;
+  up) [ $# -ge 1 ] || usage; up "$@"; query ;;
+  list) [ $# = 1 ] || usage; list "$1"; query ;;
+  query) query ;;
   down) electrum stop >/dev/null ;;
   *) usage ;;
 esac

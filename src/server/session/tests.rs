@@ -47,7 +47,7 @@ pub fn connect_with_backend(
     let backend_state = if backend.is_some() { identity::BackendState::Unknown } else { identity::BackendState::None };
     let identity = Identity { backend: backend_state, ..Identity::default() };
     let shared = SessionContext {
-        ourselves: watch::channel(Arc::new(LocalIdentity::new(identity))).1,
+        local_identity: watch::channel(Arc::new(LocalIdentity::new(identity))).1,
         snapshot: watcher,
         bans: watch::channel(Arc::default()).1,
         inbox: sender,

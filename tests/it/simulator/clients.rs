@@ -1,4 +1,4 @@
-//! Those who call `server.add_peer`: newcomers, peers that moved, and strangers who mean no good.
+//! Clients that send `server.add_peer`: new peers, moved peers and attackers.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -9,43 +9,43 @@ use waypost::peer::{Port, Ports, Transport};
 use waypost::route::{Route, RoutingPolicy};
 
 use super::network_model::features;
-use super::run::{Coming, Run};
+use super::run::{Run, SimEvent};
 
 impl Run {
-    /// A peer tells us of itself, as it does about once a day.
+    /// Sends the `server.add_peer` of a peer, about once a day.
     pub fn announce(&mut self, n: usize) -> Vec<Action> {
-        let pause = Duration::from_secs(self.lots_in(70_000, 100_000));
-        self.later(pause, Coming::Announce(n));
+        let pause = Duration::from_secs(self.world_random(70_000, 100_000));
+        self.schedule_in(pause, SimEvent::Announce(n));
         let (peer, now) = (&self.world.peers[n], self.now);
         let via = RoutingPolicy::default().via(&peer.host);
-        if self.calendar.down(via, now).is_some() {
+        if self.outages.down(via, now).is_some() {
             return Vec::new();
         }
         let from = if via == Route::Tor { None } else { peer.addresses.first().copied() };
         self.book.add_peer(&peer.features(now), from, now, &mut self.rng).unwrap_or_default()
     }
 
-    /// One of the things that a stranger may try through `server.add_peer`.
+    /// Sends a hostile `server.add_peer`.
     pub fn attack(&mut self) -> Vec<Action> {
-        let pause = Duration::from_secs(self.lots_in(1, 2 * self.size.attack));
-        self.later(pause, Coming::Attack);
+        let pause = Duration::from_secs(self.world_random(1, 2 * self.size.attack));
+        self.schedule_in(pause, SimEvent::Attack);
         let now = self.now;
-        let caller = IpAddr::V4(Ipv4Addr::new(45, 9, self.lots.random_range(0..4), self.lots.random()));
-        let wrong = Ports::single(Transport::Tcp, Port::new(self.lots.random_range(1..9999)).unwrap());
-        let somebody = self.world.any(&mut self.lots).host.clone();
-        let (features, from) = match self.lots.random_range(0..6) {
-            // Wrong ports of a peer that we know, as itself and as anybody.
+        let client = IpAddr::V4(Ipv4Addr::new(45, 9, self.world_rng.random_range(0..4), self.world_rng.random()));
+        let wrong = Ports::single(Transport::Tcp, Port::new(self.world_rng.random_range(1..9999)).unwrap());
+        let target = self.world.any(&mut self.world_rng).host.clone();
+        let (features, from) = match self.world_rng.random_range(0..6) {
+            // Wrong ports of a known peer, from its own address and through Tor.
             0 => {
-                let victim = &self.world.peers[self.lots.random_range(0..self.world.peers.len().min(3))];
+                let victim = &self.world.peers[self.world_rng.random_range(0..self.world.peers.len().min(3))];
                 (features(victim.host.clone(), wrong), victim.addresses.first().copied())
             }
-            1 => (features(somebody, wrong), None),
-            // Somebody else's host.
-            2 => (features(somebody, wrong), Some(caller)),
-            // Names that don't exist, or exist at somebody else's place.
-            3 => (features(self.world.invent(&mut self.lots), wrong), None),
-            4 => (features(self.world.invent(&mut self.lots), wrong), Some(self.world.victim())),
-            _ => (features(self.world.invent(&mut self.lots), wrong), Some(caller)),
+            1 => (features(target, wrong), None),
+            // The host of another peer.
+            2 => (features(target, wrong), Some(client)),
+            // Invented names, through Tor, from the victim's address and from another.
+            3 => (features(self.world.invent_host(&mut self.world_rng), wrong), None),
+            4 => (features(self.world.invent_host(&mut self.world_rng), wrong), Some(self.world.victim())),
+            _ => (features(self.world.invent_host(&mut self.world_rng), wrong), Some(client)),
         };
         self.book.add_peer(&features, from, now, &mut self.rng).unwrap_or_default()
     }

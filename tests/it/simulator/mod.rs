@@ -1,4 +1,4 @@
-//! Months of the book's life among thousands of peers, friendly and hostile, in virtual time.
+//! Simulation of the book for months of virtual time among thousands of peers, honest and hostile.
 //!
 //! `SIM_SEED=1` repeats a run. `SIM_FULL=1` runs ten thousand peers for sixty days, best with `--release`.
 mod checks;
@@ -14,7 +14,7 @@ use std::time::Instant;
 use run::{Run, Size};
 
 #[test]
-fn a_full_book_lives_through_months() {
+fn filled_book_keeps_invariants_for_months() {
     let full = std::env::var_os("SIM_FULL").is_some_and(|full| full == "1");
     let size = match full {
         true => Size { peers: 10_000, days: 60, filled: true, attack: 65 },
@@ -24,12 +24,12 @@ fn a_full_book_lives_through_months() {
 }
 
 #[test]
-fn a_book_grows_from_its_seeds() {
+fn book_grows_from_seeds() {
     simulate(Size { peers: 300, days: 40, filled: false, attack: 600 }, seed());
 }
 
 #[test]
-fn what_went_well_once_goes_well_again() {
+fn fixed_seeds_keep_passing() {
     for seed in [1, 2] {
         simulate(Size { peers: 120, days: 40, filled: seed == 1, attack: 600 }, seed);
     }
@@ -37,28 +37,31 @@ fn what_went_well_once_goes_well_again() {
 
 fn simulate(size: Size, seed: u64) {
     println!("{size:?}, SIM_SEED={seed}");
-    let began = wall();
+    let start = wall_clock();
     let mut run = Run::new(size, seed);
     run.run();
-    run.at_the_end();
-    let took = began.elapsed();
-    let standing = run.standing();
+    run.check_final_state();
+    let duration = start.elapsed();
+    let final_state = run.final_state();
     let counts = run.book.counts(run.now);
     println!(
         "{} peers, {} virtual days, {} events, {} probes, {:.1} s, peak memory {}",
         size.peers,
         size.days,
         run.events,
-        run.ledger.probes,
-        took.as_secs_f64(),
+        run.invariants.probes,
+        duration.as_secs_f64(),
         peak_memory(),
     );
     println!("  {counts:?}");
-    println!("  {standing:?}, false alarms: {}, blamed at the edge: {}", run.false_alarms, run.ledger.at_the_edge);
-    println!("  {:?}", run.ledger.peaks);
+    println!(
+        "  {final_state:?}, false alarms: {}, failures counted at the start of outages: {}",
+        run.false_alarms, run.invariants.counted_at_outage_start
+    );
+    println!("  {:?}", run.invariants.peaks);
 }
 
-/// Another world in each run, unless a certain one is wanted.
+/// Returns `SIM_SEED`, or a random seed.
 fn seed() -> u64 {
     match std::env::var("SIM_SEED") {
         Ok(seed) => seed.parse().unwrap(),
@@ -66,8 +69,8 @@ fn seed() -> u64 {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "how long the run takes is a figure that it prints")]
-fn wall() -> Instant {
+#[expect(clippy::disallowed_methods, reason = "the duration of the run is printed")]
+fn wall_clock() -> Instant {
     Instant::now()
 }
 

@@ -1,4 +1,4 @@
-//! The peers there are, and how each of them behaves.
+//! Simulated peers and their behaviour.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,24 +13,24 @@ use waypost::peer::{Features, Host, OnionAddress, PeerList, PeerListEntry, Port,
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// Always there.
+    /// Always up.
     Good,
-    /// Always there, and tells lies of others.
+    /// Always there, and lists wrong ports and invented names.
     Liar,
-    /// Comes up one day, and says so to everybody.
+    /// Comes up at `turn`, and announces itself.
     Newcomer,
     Flaky,
-    /// There at first, and no more from some day on.
+    /// Up until `turn`.
     Dying,
     Dead,
-    /// Changes its ports now and then.
+    /// Changes its ports every `period`.
     Mover,
     WrongChain,
     Malformed,
     Silent,
-    /// Its name means an address at home.
+    /// Its name resolves to a private address.
     Private,
-    /// Good at first, then on another chain.
+    /// On another chain from `turn` on.
     Turncoat,
 }
 
@@ -38,15 +38,15 @@ pub enum Kind {
 pub struct Peer {
     pub host: Host,
     pub kind: Kind,
-    /// Of a name: what it means.
+    /// Addresses to which the name resolves.
     pub addresses: Vec<IpAddr>,
     base: Ports,
-    /// When it comes, goes, or turns.
+    /// Time of the change of its behaviour.
     pub turn: Time,
-    /// Of the flaky and the moving: how often.
+    /// Period of changes of flaky peers and movers, in seconds.
     period: u64,
     phase: u64,
-    /// How it fails while it isn't there.
+    /// Error while the peer is down.
     absent: ProbeError,
     pub has_features: bool,
 }
@@ -55,20 +55,20 @@ pub struct Peer {
 pub struct World {
     pub peers: Vec<Peer>,
     by_host: HashMap<Host, usize>,
-    invented: u64,
+    invented_names: u64,
 }
 
 impl World {
     pub fn new(peers: usize, start: Time, days: u64, rng: &mut StdRng) -> World {
-        let mut world = World { peers: Vec::with_capacity(peers), by_host: HashMap::new(), invented: 0 };
-        // A third of the clearnet peers live in a few big houses, where they are close neighbours.
-        let houses: Vec<[u8; 3]> = (0..peers / 100 + 1).map(|_| public_site(rng)).collect();
+        let mut world = World { peers: Vec::with_capacity(peers), by_host: HashMap::new(), invented_names: 0 };
+        // A third of the clearnet peers share a few subnets of hosting providers.
+        let hosting_subnets: Vec<[u8; 3]> = (0..peers / 100 + 1).map(|_| public_subnet(rng)).collect();
         for n in 0..peers {
             let kind = draw_kind(rng);
             let onion = rng.random_ratio(1, 4) && kind != Kind::Private;
-            let mut addresses = vec![address(&houses, rng)];
+            let mut addresses = vec![address(&hosting_subnets, rng)];
             if rng.random_ratio(1, 15) {
-                addresses.push(address(&houses, rng));
+                addresses.push(address(&hosting_subnets, rng));
             }
             if kind == Kind::Private {
                 addresses = vec![IpAddr::V4(Ipv4Addr::new(192, 168, 1, rng.random()))];
@@ -91,8 +91,8 @@ impl World {
             let base = match rng.random_range(0..10) {
                 0..6 => usual,
                 6 | 7 => Ports::new(None, usual.tls()).unwrap(),
-                8 => Ports::new(Port::new(rng.random_range(OWN_PORTS)), None).unwrap(),
-                _ => Ports::new(usual.tcp(), Port::new(rng.random_range(OWN_PORTS))).unwrap(),
+                8 => Ports::new(Port::new(rng.random_range(CUSTOM_PORTS)), None).unwrap(),
+                _ => Ports::new(usual.tcp(), Port::new(rng.random_range(CUSTOM_PORTS))).unwrap(),
             };
             let hour = 3600;
             let period = match kind {
@@ -110,7 +110,7 @@ impl World {
                 absent,
                 has_features: rng.random_ratio(9, 10),
             };
-            // An address that was drawn twice is one peer.
+            // An address that occurs twice is one peer.
             if !world.by_host.contains_key(&host) {
                 world.by_host.insert(host, world.peers.len());
                 world.peers.push(peer);
@@ -129,10 +129,10 @@ impl World {
 
     pub fn resolve(&self, host: &Host, at: Time) -> Result<Vec<IpAddr>, ProbeError> {
         if let Some(peer) = self.get(host) {
-            let gone = !peer.is_up(at) && peer.absent == ProbeError::NameNotFound;
-            return if gone { Err(ProbeError::NameNotFound) } else { Ok(peer.addresses.clone()) };
+            let is_missing = !peer.is_up(at) && peer.absent == ProbeError::NameNotFound;
+            return if is_missing { Err(ProbeError::NameNotFound) } else { Ok(peer.addresses.clone()) };
         }
-        // Names that liars made up: many mean nothing, some an address at home, some a neighbour of everybody's.
+        // Invented names: many do not resolve, some resolve to private addresses, some to the victim.
         let name = host.to_string();
         match name.as_bytes().first() {
             Some(b'h') => Ok(vec![IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))]),
@@ -142,36 +142,36 @@ impl World {
         }
     }
 
-    /// A good peer's address, at which a crowd of invented names is aimed.
+    /// Returns the address of a good peer to which many invented names resolve.
     pub fn victim(&self) -> IpAddr {
         let good = |peer: &&Peer| peer.kind == Kind::Good && matches!(peer.host, Host::Dns(_));
         self.peers.iter().find(good).map_or(IpAddr::V4(Ipv4Addr::new(5, 9, 0, 1)), |peer| peer.addresses[0])
     }
 
-    pub fn listing(&mut self, of: &Host, at: Time, rng: &mut StdRng) -> PeerList {
+    pub fn peer_list(&mut self, of: &Host, at: Time, rng: &mut StdRng) -> PeerList {
         let lies = self.get(of).is_some_and(|peer| peer.kind == Kind::Liar);
         let mut list = Vec::new();
         for _ in 0..rng.random_range(10..40) {
-            // An honest peer lists the peers that it met recently.
-            let lately = at - Duration::from_hours(rng.random_range(0..20));
+            // An honest peer lists peers that it verified recently.
+            let recently = at - Duration::from_hours(rng.random_range(0..20));
             let peer = self.any(rng);
             let wrong = Ports::single(Transport::Tcp, Port::new(rng.random_range(1..9999)).unwrap());
-            if lies || peer.is_fine(lately) {
-                let ports = if lies { wrong } else { peer.ports(lately) };
+            if lies || peer.is_fine(recently) {
+                let ports = if lies { wrong } else { peer.ports(recently) };
                 list.push(listed(peer.host.clone(), ports));
             }
         }
         for _ in 0..if lies { 10 } else { 0 } {
-            let host = self.invent(rng);
+            let host = self.invent_host(rng);
             list.push(listed(host, Network::Bitcoin.default_ports()));
         }
         PeerList(list)
     }
 
-    /// A host that doesn't exist.
-    pub fn invent(&mut self, rng: &mut StdRng) -> Host {
-        self.invented += 1;
-        let n = self.invented;
+    /// Returns a host without a peer.
+    pub fn invent_host(&mut self, rng: &mut StdRng) -> Host {
+        self.invented_names += 1;
+        let n = self.invented_names;
         match rng.random_range(0..10) {
             0..3 => Host::Onion(OnionAddress::from_public_key(rng.random())),
             3 => format!("h{n}.invented.example").parse().unwrap(),
@@ -194,7 +194,7 @@ impl Peer {
         }
     }
 
-    /// Whether an honest peer would list it.
+    /// Tells whether an honest peer would list the peer.
     pub fn is_fine(&self, at: Time) -> bool {
         match self.kind {
             Kind::WrongChain | Kind::Malformed | Kind::Silent | Kind::Private => false,
@@ -212,7 +212,7 @@ impl Peer {
         Ports::new(self.base.tcp().map(shift), self.base.tls().map(shift)).unwrap()
     }
 
-    /// Since when its ports have been what they are.
+    /// Time of the last change of ports.
     pub fn moved_at(&self, at: Time) -> Time {
         at - Duration::from_secs((at.as_secs() + self.phase) % self.period)
     }
@@ -230,8 +230,8 @@ impl Peer {
     }
 }
 
-/// Ports of servers that don't use the usual ones. None is blocked, also after a mover's changes.
-const OWN_PORTS: std::ops::Range<u16> = 51_000..60_000;
+/// Ports of servers with non-default ports. None is blocked, even after the changes of a mover.
+const CUSTOM_PORTS: std::ops::Range<u16> = 51_000..60_000;
 
 pub fn features(host: Host, ports: Ports) -> Features {
     Features {
@@ -263,20 +263,24 @@ fn draw_kind(rng: &mut StdRng) -> Kind {
     }
 }
 
-fn address(houses: &[[u8; 3]], rng: &mut StdRng) -> IpAddr {
+fn address(hosting_subnets: &[[u8; 3]], rng: &mut StdRng) -> IpAddr {
     if rng.random_ratio(1, 12) {
         let segment = |rng: &mut StdRng| rng.random::<u16>();
         return IpAddr::V6(Ipv6Addr::new(0x2a01, 0x4f8, segment(rng) % 400, segment(rng), 0, 0, 0, 1));
     }
-    let [a, b, c] = if rng.random_ratio(1, 3) { houses[rng.random_range(0..houses.len())] } else { public_site(rng) };
+    let [a, b, c] = if rng.random_ratio(1, 3) {
+        hosting_subnets[rng.random_range(0..hosting_subnets.len())]
+    } else {
+        public_subnet(rng)
+    };
     IpAddr::V4(Ipv4Addr::new(a, b, c, rng.random()))
 }
 
-fn public_site(rng: &mut StdRng) -> [u8; 3] {
+fn public_subnet(rng: &mut StdRng) -> [u8; 3] {
     loop {
-        let site: [u8; 3] = [rng.random_range(1..224), rng.random(), rng.random()];
-        if waypost::netgroup::is_public(IpAddr::V4(Ipv4Addr::new(site[0], site[1], site[2], 1))) {
-            return site;
+        let subnet: [u8; 3] = [rng.random_range(1..224), rng.random(), rng.random()];
+        if waypost::netgroup::is_public(IpAddr::V4(Ipv4Addr::new(subnet[0], subnet[1], subnet[2], 1))) {
+            return subnet;
         }
     }
 }

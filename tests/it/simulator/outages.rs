@@ -1,4 +1,4 @@
-//! Outages of the local network and of Tor, and what the book learns about them.
+//! Outages of the local network and of Tor, and the Tor probes that report them.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use waypost::clock::Time;
 use waypost::route::Route;
 use waypost::tor_state::TorProbe;
 
-/// How an outage looks from inside.
+/// Symptoms of an outage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
-    /// What is sent vanishes.
+pub enum OutageKind {
+    /// Packets are lost.
     BlackHole,
     /// Every attempt fails at once.
     NoRoute,
-    /// Tor alone: its watcher sees it go and come back.
-    Said,
-    /// Tor alone: it takes connections and reaches nothing.
-    Unsaid,
-    /// Tor alone: it says that it starts, and when it is ready.
+    /// Tor only: the SOCKS monitor reports begin and end.
+    Reported,
+    /// Tor only: Tor accepts connections and reaches no peer.
+    Unreported,
+    /// Tor only: Tor reports that it is starting, and later ready.
     Restarting,
 }
 
@@ -28,33 +28,33 @@ pub struct Outage {
     pub via: Route,
     pub from: Time,
     pub until: Time,
-    pub manner: Manner,
+    pub kind: OutageKind,
 }
 
 #[derive(Debug)]
-pub struct Calendar {
+pub struct OutageSchedule {
     pub outages: Vec<Outage>,
-    /// No two of one way overlap.
+    /// Disjoint spans per route.
     direct: Vec<(Time, Time)>,
     tor: Vec<(Time, Time)>,
 }
 
-impl Calendar {
-    /// Outages of minutes, hours and days, and one of more than fourteen days on one of the ways.
-    pub fn new(start: Time, days: u64, rng: &mut StdRng) -> Calendar {
+impl OutageSchedule {
+    /// Draws outages of minutes to days, and one of more than fourteen days on one route.
+    pub fn new(start: Time, days: u64, rng: &mut StdRng) -> OutageSchedule {
         let hours = |hours: u64| Duration::from_hours(hours);
         let mut outages = Vec::new();
         let mut add = |via, day: u64, long: Duration, rng: &mut StdRng| {
-            let manner = match (via, rng.random_range(0..3)) {
-                (Route::Direct, 0) => Manner::NoRoute,
-                (Route::Direct, _) => Manner::BlackHole,
-                (Route::Tor, 0) => Manner::Said,
-                (Route::Tor, 1) => Manner::Unsaid,
-                (Route::Tor, _) => Manner::Restarting,
+            let kind = match (via, rng.random_range(0..3)) {
+                (Route::Direct, 0) => OutageKind::NoRoute,
+                (Route::Direct, _) => OutageKind::BlackHole,
+                (Route::Tor, 0) => OutageKind::Reported,
+                (Route::Tor, 1) => OutageKind::Unreported,
+                (Route::Tor, _) => OutageKind::Restarting,
             };
             let from = start + hours(day * 24) + Duration::from_secs(rng.random_range(0..20 * 3600));
             if from + long < start + hours(days * 24) {
-                outages.push(Outage { via, from, until: from + long, manner });
+                outages.push(Outage { via, from, until: from + long, kind });
             }
         };
         let long = hours(24 * 14 + rng.random_range(6..24));
@@ -71,9 +71,9 @@ impl Calendar {
             add(if rng.random() { Route::Direct } else { Route::Tor }, day + 1, some, rng);
             day += 9;
         }
-        let spans = |ways: &[Route]| {
+        let spans = |routes: &[Route]| {
             let mut spans: Vec<(Time, Time)> =
-                outages.iter().filter(|o| ways.contains(&o.via)).map(|o| (o.from, o.until)).collect();
+                outages.iter().filter(|o| routes.contains(&o.via)).map(|o| (o.from, o.until)).collect();
             spans.sort_unstable();
             let mut merged: Vec<(Time, Time)> = Vec::new();
             for (from, until) in spans {
@@ -84,63 +84,63 @@ impl Calendar {
             }
             merged
         };
-        // Tor needs our network.
+        // Tor needs the local network.
         let (direct, tor) = (spans(&[Route::Direct]), spans(&Route::ALL));
-        Calendar { outages, direct, tor }
+        OutageSchedule { outages, direct, tor }
     }
 
-    /// The outage on this way now.
-    pub fn down(&self, via: Route, at: Time) -> Option<Manner> {
+    /// Returns the kind of the current outage on a route.
+    pub fn down(&self, via: Route, at: Time) -> Option<OutageKind> {
         let now = |outage: &&Outage| outage.from <= at && at < outage.until;
         let direct = self.outages.iter().filter(|outage| outage.via == Route::Direct).find(now);
         let own = self.outages.iter().filter(|outage| outage.via == via).find(now);
-        own.or(direct).map(|outage| outage.manner)
+        own.or(direct).map(|outage| outage.kind)
     }
 
-    /// When an outage begins in this time.
-    pub fn breaks(&self, via: Route, from: Time, until: Time) -> Option<Time> {
+    /// Returns the start of the first outage within a period.
+    pub fn first_outage_in(&self, via: Route, from: Time, until: Time) -> Option<Time> {
         self.spans(via).iter().map(|span| span.0).find(|begin| *begin > from && *begin <= until)
     }
 
-    /// The outage that holds this moment, if there is one.
+    /// Returns the span of the outage at a time.
     pub fn span(&self, via: Route, at: Time) -> Option<(Time, Time)> {
         self.spans(via).iter().copied().find(|(from, until)| *from <= at && at < *until)
     }
 
-    /// Whether the way worked throughout.
+    /// Tells whether the route worked throughout a period.
     pub fn worked(&self, via: Route, from: Time, until: Time) -> bool {
         !self.spans(via).iter().any(|span| span.0 <= until && span.1 >= from)
     }
 
-    /// For how long of this time the way worked.
+    /// Returns the time within a period during which the route worked.
     pub fn uptime(&self, via: Route, from: Time, until: Time) -> Duration {
         let down: Duration = self.spans(via).iter().map(|span| span.1.min(until).since(span.0.max(from))).sum();
         until.since(from).saturating_sub(down)
     }
 
-    /// What the watcher of Tor sees, and when.
-    pub fn signs(&self, start: Time, rng: &mut impl Rng) -> Vec<(Time, TorProbe)> {
-        let mut signs = vec![(start, TorProbe::Reachable)];
+    /// Returns the results of the SOCKS monitor with their times.
+    pub fn tor_probes(&self, start: Time, rng: &mut impl Rng) -> Vec<(Time, TorProbe)> {
+        let mut tor_probes = vec![(start, TorProbe::Reachable)];
         for outage in self.outages.iter().filter(|outage| outage.via == Route::Tor) {
-            let Outage { from, until, manner, .. } = *outage;
+            let Outage { from, until, kind, .. } = *outage;
             let soon = Duration::from_secs(rng.random_range(1..30));
-            match manner {
-                Manner::Said => {
-                    signs.push((from + soon, TorProbe::Unavailable { reason: "nothing answers".to_owned() }));
-                    signs.push((until + soon, TorProbe::Reachable));
+            match kind {
+                OutageKind::Reported => {
+                    tor_probes.push((from + soon, TorProbe::Unavailable { reason: "nothing answers".to_owned() }));
+                    tor_probes.push((until + soon, TorProbe::Reachable));
                 }
-                Manner::Restarting => {
+                OutageKind::Restarting => {
                     let starting = |percent| TorProbe::Starting { percent, waits_for: "a bridge".to_owned() };
-                    signs.push((from + soon, starting(10)));
-                    signs.push((from + soon * 2, starting(45)));
-                    // It can't be ready while our own network is down.
+                    tor_probes.push((from + soon, starting(10)));
+                    tor_probes.push((from + soon * 2, starting(45)));
+                    // Tor cannot be ready while the local network is down.
                     let until = self.span(Route::Tor, until).map_or(until, |span| span.1);
-                    signs.push((until + soon, TorProbe::Reachable));
+                    tor_probes.push((until + soon, TorProbe::Reachable));
                 }
-                Manner::Unsaid | Manner::BlackHole | Manner::NoRoute => {}
+                OutageKind::Unreported | OutageKind::BlackHole | OutageKind::NoRoute => {}
             }
         }
-        signs
+        tor_probes
     }
 
     fn spans(&self, via: Route) -> &[(Time, Time)] {

@@ -1,4 +1,4 @@
-//! One run: the book, the world, and the queue of what happens next.
+//! Event loop of one simulation.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -14,20 +14,20 @@ use waypost::peer::{Fault, Features, Host, PeerList, Port, ProbeReport, Transpor
 use waypost::route::{PerRoute, Route};
 use waypost::tor_state::TorProbe;
 
-use super::invariants::{Ledger, Verdict};
+use super::invariants::{CheckResult, Invariants};
 use super::network_model::{Kind, World};
-use super::outages::{Calendar, Manner};
+use super::outages::{OutageKind, OutageSchedule};
 
-/// How long a connection waits for an answer.
+/// Time until a connection without a response fails.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     pub peers: usize,
     pub days: u64,
-    /// The book holds most of them from the start; otherwise it begins with a few seeds.
+    /// Most peers are known from the start; otherwise only a few seeds.
     pub filled: bool,
-    /// About how many seconds pass between two attacks through `server.add_peer`.
+    /// Mean time between two attacks through `server.add_peer`, in seconds.
     pub attack: u64,
 }
 
@@ -37,43 +37,44 @@ pub struct Run {
     pub size: Size,
     pub book: PeerBook,
     pub world: World,
-    pub calendar: Calendar,
-    pub ledger: Ledger,
-    /// What a store would hold.
+    pub outages: OutageSchedule,
+    pub invariants: Invariants,
+    /// Entries in the simulated store.
     pub disk: HashMap<Host, Entry>,
-    reach: [Duration; 2],
+    path_uptime: [Duration; 2],
     pub now: Time,
-    /// The book's own chance, and the world's.
+    /// Randomness of the book.
     pub rng: StdRng,
-    pub lots: StdRng,
+    /// Randomness of peers, outages and attackers.
+    pub world_rng: StdRng,
     queue: BinaryHeap<Reverse<(Time, u64)>>,
-    coming: HashMap<u64, Coming>,
-    numbered: u64,
+    scheduled: HashMap<u64, SimEvent>,
+    next_id: u64,
     pub events: u64,
-    /// Times that Tor or our network was thought down when it wasn't.
+    /// Number of times that a working path was marked down.
     pub false_alarms: u64,
 }
 
-/// What happens at its time.
+/// Event scheduled for a time.
 #[derive(Debug)]
-pub enum Coming {
+pub enum SimEvent {
     Resolved(Host, Result<Vec<IpAddr>, ProbeError>),
     Probed(Host, Box<Result<Verified, ProbeError>>),
-    Sign(TorProbe),
-    /// A newcomer or a mover tells us of itself.
+    TorProbed(TorProbe),
+    /// A newcomer or a mover announces itself.
     Announce(usize),
     Attack,
     Restart,
-    Look,
+    Check,
 }
 
 impl Run {
     pub const START: Time = Time::from_secs(1_800_000_000);
 
     pub fn new(size: Size, seed: u64) -> Run {
-        let mut lots = StdRng::seed_from_u64(seed);
-        let world = World::new(size.peers, Run::START, size.days, &mut lots);
-        let calendar = Calendar::new(Run::START, size.days, &mut lots);
+        let mut world_rng = StdRng::seed_from_u64(seed);
+        let world = World::new(size.peers, Run::START, size.days, &mut world_rng);
+        let outages = OutageSchedule::new(Run::START, size.days, &mut world_rng);
         let seeds = world.peers.iter().filter(|peer| matches!(peer.kind, Kind::Good | Kind::Dead)).take(12);
         let settings = BookConfig { seeds: seeds.map(|peer| peer.name(Run::START)).collect(), ..BookConfig::default() };
         let mut run = Run {
@@ -81,39 +82,39 @@ impl Run {
             size,
             book: PeerBook::new(settings.clone(), Vec::new(), PerRoute::default(), Run::START),
             world,
-            calendar,
-            ledger: Ledger::default(),
+            outages,
+            invariants: Invariants::default(),
             disk: HashMap::new(),
-            reach: [Duration::from_hours(1000); 2],
+            path_uptime: [Duration::from_hours(1000); 2],
             now: Run::START,
             rng: StdRng::seed_from_u64(seed ^ 1),
-            lots,
+            world_rng,
             queue: BinaryHeap::new(),
-            coming: HashMap::new(),
-            numbered: 0,
+            scheduled: HashMap::new(),
+            next_id: 0,
             events: 0,
             false_alarms: 0,
         };
         if size.filled {
             run.fill();
         }
-        run.book =
-            PeerBook::new(settings, run.entries(), PerRoute { direct: run.reach[0], tor: run.reach[1] }, Run::START);
+        let [direct, tor] = run.path_uptime;
+        run.book = PeerBook::new(settings, run.entries(), PerRoute { direct, tor }, Run::START);
         run
     }
 
-    /// Goes on to the end, or to the first rule that is broken.
+    /// Runs until the end. Panics when a rule is violated.
     pub fn run(&mut self) {
         let end = Run::START + Duration::from_hours(24) * u32::try_from(self.size.days).unwrap();
         let actions = match self.size.filled {
             true => self.book.handle(Event::Tick, self.now, &mut self.rng),
             false => self.book.add_seeds(self.now, &mut self.rng),
         };
-        self.act(actions);
-        self.plan();
+        self.execute(actions);
+        self.schedule_fixed_events();
         loop {
             let wake = self.book.next_wakeup();
-            self.hold(super::invariants::that(wake > self.now, || format!("the wake-up at {wake} is in the past")));
+            self.require(super::invariants::check(wake > self.now, || format!("the wake-up at {wake} is in the past")));
             let next = self.queue.peek().map_or(end, |Reverse((at, _))| *at);
             if wake.min(next) >= end {
                 return;
@@ -123,22 +124,22 @@ impl Run {
                 self.now = wake;
                 let actions = self.book.handle(Event::Tick, self.now, &mut self.rng);
                 if actions.is_empty() {
-                    let verdict = self.ledger.idle_tick(self.now);
-                    self.hold(verdict);
+                    let result = self.invariants.idle_tick(self.now);
+                    self.require(result);
                 }
-                self.act(actions);
+                self.execute(actions);
             } else if let Some(Reverse((at, number))) = self.queue.pop() {
                 self.now = at;
-                if let Some(coming) = self.coming.remove(&number) {
-                    self.happen(coming);
+                if let Some(scheduled) = self.scheduled.remove(&number) {
+                    self.on_event(scheduled);
                 }
             }
         }
     }
 
-    /// Ends the run where a rule is broken.
-    pub fn hold(&self, verdict: Verdict) {
-        if let Err(broken) = verdict {
+    /// Panics with the seed and the time when a rule is violated.
+    pub fn require(&self, result: CheckResult) {
+        if let Err(broken) = result {
             let minutes = self.now.since(Run::START).as_secs() / 60;
             let (day, hour, minute) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
             let size = self.size;
@@ -146,18 +147,18 @@ impl Run {
         }
     }
 
-    fn happen(&mut self, coming: Coming) {
+    fn on_event(&mut self, scheduled: SimEvent) {
         let now = self.now;
-        let actions = match coming {
-            Coming::Resolved(host, addresses) => {
-                self.ledger.landed(&host);
-                let record = self.ledger.records.entry(host.clone()).or_default();
+        let actions = match scheduled {
+            SimEvent::Resolved(host, addresses) => {
+                self.invariants.finished(&host);
+                let record = self.invariants.records.entry(host.clone()).or_default();
                 record.ended = now;
                 self.book.handle(Event::Resolved { host, addresses }, now, &mut self.rng)
             }
-            Coming::Probed(host, outcome) => {
-                self.ledger.landed(&host);
-                let record = self.ledger.records.entry(host.clone()).or_default();
+            SimEvent::Probed(host, outcome) => {
+                self.invariants.finished(&host);
+                let record = self.invariants.records.entry(host.clone()).or_default();
                 record.ended = now;
                 match *outcome {
                     Ok(_) => record.last_ok = Some(now),
@@ -166,103 +167,105 @@ impl Run {
                 }
                 self.book.handle(Event::Probed { host, outcome }, now, &mut self.rng)
             }
-            Coming::Sign(sign) => self.book.handle(Event::Tor(sign), now, &mut self.rng),
-            Coming::Announce(peer) => self.announce(peer),
-            Coming::Attack => self.attack(),
-            Coming::Restart => self.restart(),
-            Coming::Look => {
-                self.look();
-                let pause = Duration::from_mins(self.lots_in(300, 660));
-                self.later(pause, Coming::Look);
+            SimEvent::TorProbed(probe) => self.book.handle(Event::Tor(probe), now, &mut self.rng),
+            SimEvent::Announce(peer) => self.announce(peer),
+            SimEvent::Attack => self.attack(),
+            SimEvent::Restart => self.restart(),
+            SimEvent::Check => {
+                self.check_book();
+                let pause = Duration::from_mins(self.world_random(300, 660));
+                self.schedule_in(pause, SimEvent::Check);
                 Vec::new()
             }
         };
-        self.act(actions);
+        self.execute(actions);
     }
 
-    fn act(&mut self, actions: Vec<Action>) {
+    fn execute(&mut self, actions: Vec<Action>) {
         let now = self.now;
         let unfounded =
             actions.iter().any(|action| matches!(action, Action::Notice(BookNotice::AddPeerSpoofed { .. })));
         for action in actions {
-            let verdict = match action {
+            let result = match action {
                 Action::Resolve(host, _) => {
-                    let verdict = self.ledger.lookup(&host, now);
-                    self.look_up(host);
-                    verdict
+                    let result = self.invariants.lookup(&host, now);
+                    self.start_lookup(host);
+                    result
                 }
                 Action::Probe(attempt) => {
-                    let verdict = self.ledger.probe(&attempt, self.book.config(), &self.calendar, now);
-                    self.converse(attempt);
-                    verdict
+                    let result = self.invariants.probe(&attempt, self.book.config(), &self.outages, now);
+                    self.start_probe(attempt);
+                    result
                 }
                 Action::Upsert(entry) => {
-                    let verdict = match self.disk.get(&entry.host) {
-                        None => self.ledger.admitted(&entry, now),
-                        Some(old) if entry.failures > old.failures => self.ledger.blamed(&entry.host, &self.calendar),
+                    let result = match self.disk.get(&entry.host) {
+                        None => self.invariants.on_added(&entry, now),
+                        Some(old) if entry.failures > old.failures => {
+                            self.invariants.on_failure_counted(&entry.host, &self.outages)
+                        }
                         Some(_) => Ok(()),
                     };
                     self.disk.insert(entry.host.clone(), *entry);
-                    verdict
+                    result
                 }
                 Action::Remove(host) => self.disk.remove(&host).map_or(Ok(()), |entry| {
-                    self.ledger.removed(&entry, unfounded, self.book.config(), &self.calendar, now)
+                    self.invariants.on_removed(&entry, unfounded, self.book.config(), &self.outages, now)
                 }),
                 Action::SavePathUptime(via, total) => {
-                    self.reach[usize::from(via == Route::Tor)] = total;
+                    self.path_uptime[usize::from(via == Route::Tor)] = total;
                     Ok(())
                 }
                 Action::Notice(BookNotice::NetworkDown)
-                    if self.calendar.worked(Route::Direct, now - TIMEOUT * 4, now) =>
+                    if self.outages.worked(Route::Direct, now - TIMEOUT * 4, now) =>
                 {
                     self.false_alarms += 1;
                     Ok(())
                 }
                 Action::Notice(BookNotice::Tor(waypost::tor_state::TorState::Down { .. }))
-                    if self.calendar.worked(Route::Tor, now - TIMEOUT * 8, now) =>
+                    if self.outages.worked(Route::Tor, now - TIMEOUT * 8, now) =>
                 {
                     self.false_alarms += 1;
                     Ok(())
                 }
                 Action::SnapshotDirty | Action::Notice(_) => Ok(()),
             };
-            self.hold(verdict);
+            self.require(result);
         }
     }
 
-    fn look_up(&mut self, host: Host) {
-        let (addresses, takes) = match self.calendar.down(Route::Direct, self.now) {
-            Some(Manner::NoRoute) => (Err(ProbeError::NameNotFound), Duration::from_millis(3)),
+    fn start_lookup(&mut self, host: Host) {
+        let (addresses, duration) = match self.outages.down(Route::Direct, self.now) {
+            Some(OutageKind::NoRoute) => (Err(ProbeError::NameNotFound), Duration::from_millis(3)),
             Some(_) => (Err(ProbeError::NameNotFound), TIMEOUT),
-            None => (self.world.resolve(&host, self.now), Duration::from_millis(self.lots_in(5, 300))),
+            None => (self.world.resolve(&host, self.now), Duration::from_millis(self.world_random(5, 300))),
         };
-        self.later(takes, Coming::Resolved(host, addresses));
+        self.schedule_in(duration, SimEvent::Resolved(host, addresses));
     }
 
-    fn converse(&mut self, attempt: ProbeTarget) {
+    fn start_probe(&mut self, attempt: ProbeTarget) {
         let ProbeTarget { host, via, .. } = &attempt;
         let (host, via, now) = (host.clone(), *via, self.now);
-        let (outcome, takes) = match self.calendar.down(via, now) {
-            Some(Manner::NoRoute) => (Err(ProbeError::Unreachable), Duration::from_millis(2)),
-            Some(Manner::Said) => (Err(ProbeError::TorUnavailable), Duration::from_millis(2)),
+        let (outcome, takes) = match self.outages.down(via, now) {
+            Some(OutageKind::NoRoute) => (Err(ProbeError::Unreachable), Duration::from_millis(2)),
+            Some(OutageKind::Reported) => (Err(ProbeError::TorUnavailable), Duration::from_millis(2)),
             Some(_) => (Err(ProbeError::Unreachable), TIMEOUT * 2),
             None => self.answer(attempt),
         };
-        match self.calendar.breaks(via, now, now + takes) {
-            // The line goes dead in the middle of it.
+        match self.outages.first_outage_in(via, now, now + takes) {
+            // The outage begins during the probe.
             Some(cut) => {
-                let outcome = if self.lots.random() { ProbeError::Timeout } else { ProbeError::Unreachable };
-                self.later((cut + TIMEOUT).since(now), Coming::Probed(host, Box::new(Err(outcome))));
+                let outcome = if self.world_rng.random() { ProbeError::Timeout } else { ProbeError::Unreachable };
+                self.schedule_in((cut + TIMEOUT).since(now), SimEvent::Probed(host, Box::new(Err(outcome))));
             }
-            None => self.later(takes, Coming::Probed(host, Box::new(outcome))),
+            None => self.schedule_in(takes, SimEvent::Probed(host, Box::new(outcome))),
         }
     }
 
-    /// What the peer makes of it.
+    /// Returns the result and duration of a probe that reaches the network.
     fn answer(&mut self, attempt: ProbeTarget) -> (Result<Verified, ProbeError>, Duration) {
         let now = self.now;
         let slow = if attempt.via == Route::Tor { 5 } else { 1 };
-        let quick = Duration::from_millis(self.lots_in(100, 2500) * slow);
+        let quick = Duration::from_millis(self.world_random(100, 2500) * slow);
         let Some(peer) = self.world.get(&attempt.host) else {
             let failure =
                 if attempt.via == Route::Tor { ProbeError::OnionDescriptorNotFound } else { ProbeError::Unreachable };
@@ -274,9 +277,9 @@ impl Run {
         }
         let ports = peer.ports(now);
         let Some((transport, port)) =
-            attempt.endpoints.iter().copied().find(|door| ports.iter().any(|open| open == *door))
+            attempt.endpoints.iter().copied().find(|endpoint| ports.iter().any(|open| open == *endpoint))
         else {
-            let failure = if self.lots.random() { ProbeError::Refused } else { ProbeError::Unreachable };
+            let failure = if self.world_rng.random() { ProbeError::Refused } else { ProbeError::Unreachable };
             return (Err(failure), quick * 2);
         };
         match peer.kind {
@@ -290,66 +293,67 @@ impl Run {
         }
         let features = peer.has_features.then(|| peer.features(now));
         let ip = attempt.addresses.first().copied();
-        let listing = self.world.listing(&attempt.host, now, &mut self.lots);
-        (Ok(verified(ip, transport, port, quick, features, listing)), quick)
+        let peer_list = self.world.peer_list(&attempt.host, now, &mut self.world_rng);
+        (Ok(verified(ip, transport, port, quick, features, peer_list)), quick)
     }
 
-    /// Everything that comes whatever the book does.
-    fn plan(&mut self) {
-        for (at, sign) in self.calendar.signs(Run::START, &mut self.lots) {
-            self.at(at, Coming::Sign(sign));
+    /// Schedules the events that do not depend on the book.
+    fn schedule_fixed_events(&mut self) {
+        for (at, probe) in self.outages.tor_probes(Run::START, &mut self.world_rng) {
+            self.schedule_at(at, SimEvent::TorProbed(probe));
         }
         let day = Duration::from_hours(24);
         for n in 0..self.world.peers.len() {
             let peer = &self.world.peers[n];
             let first = match peer.kind {
                 Kind::Newcomer => peer.turn,
-                // Half of those who move tell of it; of the others one must hear.
-                Kind::Mover if n % 2 == 0 => Run::START + Duration::from_secs(self.lots_in(0, 86_400)),
+                // Half of the movers announce themselves; the others must be found in lists.
+                Kind::Mover if n % 2 == 0 => Run::START + Duration::from_secs(self.world_random(0, 86_400)),
                 _ => continue,
             };
-            self.at(first, Coming::Announce(n));
+            self.schedule_at(first, SimEvent::Announce(n));
         }
-        self.at(Run::START + Duration::from_mins(20), Coming::Attack);
-        self.at(Run::START + Duration::from_hours(7), Coming::Look);
-        self.at(Run::START + day * u32::try_from(self.size.days / 2).unwrap(), Coming::Restart);
+        self.schedule_at(Run::START + Duration::from_mins(20), SimEvent::Attack);
+        self.schedule_at(Run::START + Duration::from_hours(7), SimEvent::Check);
+        self.schedule_at(Run::START + day * u32::try_from(self.size.days / 2).unwrap(), SimEvent::Restart);
     }
 
-    /// The process is stopped, and started again with what was saved.
+    /// Restarts the process with the entries of the store.
     fn restart(&mut self) -> Vec<Action> {
-        let under_way = |coming: &Coming| matches!(coming, Coming::Resolved(..) | Coming::Probed(..));
-        self.coming.retain(|_, coming| !under_way(coming));
-        self.ledger.crashed();
-        let [direct, tor] = self.reach;
+        let is_in_flight = |scheduled: &SimEvent| matches!(scheduled, SimEvent::Resolved(..) | SimEvent::Probed(..));
+        self.scheduled.retain(|_, scheduled| !is_in_flight(scheduled));
+        self.invariants.restarted();
+        let [direct, tor] = self.path_uptime;
         self.book = PeerBook::new(self.book.config().clone(), self.entries(), PerRoute { direct, tor }, self.now);
-        let sign = match self.calendar.down(Route::Tor, self.now) {
-            Some(Manner::Said) => TorProbe::Unavailable { reason: "nothing answers".to_owned() },
+        let probe = match self.outages.down(Route::Tor, self.now) {
+            Some(OutageKind::Reported) => TorProbe::Unavailable { reason: "nothing answers".to_owned() },
             _ => TorProbe::Reachable,
         };
-        let mut actions = self.book.handle(Event::Tor(sign), self.now, &mut self.rng);
+        let mut actions = self.book.handle(Event::Tor(probe), self.now, &mut self.rng);
         actions.extend(self.book.add_seeds(self.now, &mut self.rng));
         actions
     }
 
-    /// Nine of ten peers, as a daemon that has run for long would know them.
+    /// Adds nine of ten peers as a long-running daemon would know them.
     fn fill(&mut self) {
         for n in 0..self.world.peers.len() {
             let peer = &self.world.peers[n];
-            if self.lots.random_ratio(1, 10) || (peer.kind == Kind::Newcomer && peer.turn > Run::START) {
+            if self.world_rng.random_ratio(1, 10) || (peer.kind == Kind::Newcomer && peer.turn > Run::START) {
                 continue;
             }
-            let teller = Source::Peer(self.world.peers[0].host.clone());
-            let mut entry = Entry::new(peer.name(Run::START), teller, self.reach[0], Run::START);
-            let record = self.ledger.records.entry(entry.host.clone()).or_default();
+            let source = Source::Peer(self.world.peers[0].host.clone());
+            let mut entry = Entry::new(peer.name(Run::START), source, self.path_uptime[0], Run::START);
+            let record = self.invariants.records.entry(entry.host.clone()).or_default();
             record.known_since = Run::START;
             if peer.is_fine(Run::START) {
-                let ago = Duration::from_secs(self.lots.random_range(0..19 * 3600));
+                let ago = Duration::from_secs(self.world_rng.random_range(0..19 * 3600));
                 entry.last_success = Some(Run::START - ago);
                 record.last_ok = entry.last_success;
                 entry.ip = peer.addresses.first().copied().filter(|_| !peer.host.is_onion());
-                entry.next_probe_at = Run::START - ago + Duration::from_secs(self.lots.random_range(52_000..69_000));
+                entry.next_probe_at =
+                    Run::START - ago + Duration::from_secs(self.world_rng.random_range(52_000..69_000));
             } else {
-                entry.next_probe_at = Run::START + Duration::from_secs(self.lots.random_range(0..86_400));
+                entry.next_probe_at = Run::START + Duration::from_secs(self.world_rng.random_range(0..86_400));
             }
             self.disk.insert(entry.host.clone(), entry);
         }
@@ -361,18 +365,18 @@ impl Run {
         entries
     }
 
-    pub fn lots_in(&mut self, from: u64, to: u64) -> u64 {
-        self.lots.random_range(from..to)
+    pub fn world_random(&mut self, from: u64, to: u64) -> u64 {
+        self.world_rng.random_range(from..to)
     }
 
-    pub fn later(&mut self, pause: Duration, coming: Coming) {
-        self.at(self.now + pause, coming);
+    pub fn schedule_in(&mut self, pause: Duration, scheduled: SimEvent) {
+        self.schedule_at(self.now + pause, scheduled);
     }
 
-    fn at(&mut self, at: Time, coming: Coming) {
-        self.numbered += 1;
-        self.queue.push(Reverse((at, self.numbered)));
-        self.coming.insert(self.numbered, coming);
+    fn schedule_at(&mut self, at: Time, scheduled: SimEvent) {
+        self.next_id += 1;
+        self.queue.push(Reverse((at, self.next_id)));
+        self.scheduled.insert(self.next_id, scheduled);
     }
 }
 
@@ -380,18 +384,18 @@ fn verified(
     ip: Option<IpAddr>,
     transport: Transport,
     port: Port,
-    took: Duration,
+    duration: Duration,
     features: Option<Features>,
-    listing: PeerList,
+    peer_list: PeerList,
 ) -> Verified {
     let report = ProbeReport {
         software: Some("ElectrumX 1.16.0".to_owned()),
         negotiated_version: Version::new(1, 4),
         features,
-        peer_list: listing,
+        peer_list,
         tip_height: Some(900_000),
         checkpoint: None,
         add_peer_result: None,
     };
-    Verified { ip, transport, port, tls_key_hash: None, duration: took, report }
+    Verified { ip, transport, port, tls_key_hash: None, duration, report }
 }

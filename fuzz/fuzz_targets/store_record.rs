@@ -1,5 +1,4 @@
-//! A peer's record in the store: from a disk that forgets, or a file that somebody meddled with. What can be read goes
-//! into a book, which must get by with it.
+//! Records of peers in a damaged or modified store. A valid record is added to a book, which must accept it.
 
 #![no_main]
 
@@ -16,19 +15,19 @@ use waypost::tor_state::TorProbe;
 
 const NOW: Time = Time::from_secs(1_700_000_000);
 
-/// The most that a store can say of how long a way has worked.
-const LONGEST: Duration = Duration::from_millis(u64::MAX);
+/// Largest working time of a path that a store can contain.
+const MAX_UPTIME: Duration = Duration::from_millis(u64::MAX);
 
 fuzz_target!(|record: &[u8]| {
     let Ok(entry) = postcard::from_bytes::<Entry>(record) else { return };
-    let again = postcard::to_stdvec(&entry).expect("an entry can be written");
-    assert_eq!(postcard::from_bytes::<Entry>(&again).expect("what we write is a record"), entry);
-    assert!(entry.ports.iter().next().is_some(), "no ports are none");
+    let encoded = postcard::to_stdvec(&entry).expect("an entry can be encoded");
+    assert_eq!(postcard::from_bytes::<Entry>(&encoded).expect("an encoded entry can be decoded"), entry);
+    assert!(entry.ports.iter().next().is_some(), "an entry has a port");
     let _ = (entry.latency(), entry.source.to_string());
 
     let mut rng = StdRng::seed_from_u64(1);
     let settings = BookConfig { seeds: Vec::new(), ..BookConfig::default() };
-    let mut book = PeerBook::new(settings, vec![entry], PerRoute { direct: LONGEST, tor: LONGEST }, NOW);
+    let mut book = PeerBook::new(settings, vec![entry], PerRoute { direct: MAX_UPTIME, tor: MAX_UPTIME }, NOW);
     book.handle(Event::Tor(TorProbe::Reachable), NOW, &mut rng);
     book.handle(Event::TorPathProven, NOW, &mut rng);
     for later in [Duration::ZERO, Duration::from_hours(2), Duration::from_hours(24 * 365)] {
@@ -36,8 +35,8 @@ fuzz_target!(|record: &[u8]| {
         book.handle(Event::Tick, now, &mut rng);
         let _ = (book.next_wakeup(), book.counts(now));
         let snapshot = book.snapshot(now, &mut rng);
-        for caller in [Ingress::Clearnet, Ingress::Onion] {
-            let list = snapshot.peers(caller, now, &mut rng);
+        for ingress in [Ingress::Clearnet, Ingress::Onion] {
+            let list = snapshot.peers(ingress, now, &mut rng);
             serde_json::from_slice::<IgnoredAny>(&list.to_vec()).expect("the list is JSON");
         }
     }

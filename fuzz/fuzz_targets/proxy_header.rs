@@ -1,4 +1,4 @@
-//! The first bytes of a caller that an external Tor hands on.
+//! First bytes of a connection that an external Tor forwards.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

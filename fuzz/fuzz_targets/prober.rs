@@ -1,4 +1,4 @@
-//! What a peer sends during a verification: lines as they come, and as answers to the pending request.
+//! Lines from a peer during a verification, raw or as results of the pending request.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut id = 0;
     for line in bytes.split(|byte| *byte == b'\n') {
         let Ok(line) = std::str::from_utf8(line) else { return };
-        // Without this the fuzzer would have to find out about ids first.
+        // The fuzzer need not guess the id of a result.
         let line = match line.strip_prefix('=') {
             Some(result) => format!("{{\"id\":{id},\"result\":{result}}}"),
             None => line.to_owned(),
