@@ -87,8 +87,8 @@ pub(super) fn resolve(section: &mut IrcSection, inputs: IrcInputs<'_>) -> Result
     if interval > MAX_INTERVAL {
         return Err(invalid("irc.interval", "must be at most 365d; to disable visits, remove irc.enabled".to_owned()));
     }
-    let sasl = resolve_login(section, tls)?;
-    let key = resolve_key(section, tls)?;
+    let sasl = resolve_login(section)?;
+    let key = resolve_key(section)?;
     let persistent = *section.persistent.get_or_insert(false);
     let advertise = section.advertise.get_or_insert(false).then(|| real_name(section, inputs)).transpose()?;
     let visit = IrcVisitConfig {
@@ -105,7 +105,7 @@ pub(super) fn resolve(section: &mut IrcSection, inputs: IrcInputs<'_>) -> Result
 }
 
 /// Checks the passwords, and returns the user and password for SASL.
-fn resolve_login(section: &IrcSection, tls: bool) -> Result<Option<(String, Secret)>, InvalidValue> {
+fn resolve_login(section: &IrcSection) -> Result<Option<(String, Secret)>, InvalidValue> {
     let sasl = match (&section.sasl_user, &section.sasl_password) {
         (Some(user), Some(password)) => Some((user.clone(), password.clone())),
         (None, None) => None,
@@ -122,7 +122,7 @@ fn resolve_login(section: &IrcSection, tls: bool) -> Result<Option<(String, Secr
     }
     for (key, password) in [("irc.password", &section.password), ("irc.sasl_password", &section.sasl_password)] {
         let Some(password) = password else { continue };
-        if !tls {
+        if section.tls != Some(true) {
             return Err(invalid(key, "needs irc.tls, since a password must not be sent unencrypted".to_owned()));
         }
         if password.expose().contains(['\r', '\n', '\0']) {
@@ -133,11 +133,11 @@ fn resolve_login(section: &IrcSection, tls: bool) -> Result<Option<(String, Secr
 }
 
 /// Checks the pinned TLS key of the server, and writes it in lower case.
-fn resolve_key(section: &mut IrcSection, tls: bool) -> Result<Option<KeyHash>, InvalidValue> {
+fn resolve_key(section: &mut IrcSection) -> Result<Option<KeyHash>, InvalidValue> {
     let Some(text) = &section.key else { return Ok(None) };
     let key: Option<KeyHash> = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
     match key {
-        Some(_) if !tls => Err(invalid("irc.key", "needs irc.tls".to_owned())),
+        Some(_) if section.tls != Some(true) => Err(invalid("irc.key", "needs irc.tls".to_owned())),
         Some(key) => {
             section.key = Some(HEXLOWER.encode(&key));
             Ok(Some(key))

@@ -39,8 +39,6 @@ pub struct Config {
     pub ignored_variables: Vec<String>,
     /// Listeners for clients.
     pub listen: ListenConfig,
-    /// Port of the onion service, embedded or external.
-    pub onion_port: Port,
     /// Names and texts of this node.
     pub identity: Identity,
     /// Upstream of forwarded requests.
@@ -117,7 +115,6 @@ impl Config {
             shared_data_dir: None,
             ignored_variables: Vec::new(),
             listen,
-            onion_port,
             identity,
             backend,
             irc,

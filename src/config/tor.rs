@@ -18,10 +18,6 @@ pub struct TorConfig {
     pub routing: RoutingPolicy,
     /// Name and port of the onion service that an external Tor runs. `None`: no such service.
     pub onion_host: Option<(Host, Port)>,
-    /// File with settings of Arti, whose content is in `settings`. `None`: Arti's defaults.
-    pub arti: Option<PathBuf>,
-    /// Value of `listen.onion`. `None`: an onion service if the embedded Tor is used.
-    pub onion: Option<bool>,
 }
 
 /// Values of other sections that `resolve` needs.
@@ -94,7 +90,7 @@ pub(super) fn resolve(
     let overrides = section.arti_config.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
     let routing = if is_only { RoutingPolicy::TorOnly } else { RoutingPolicy::Split };
     let settings = tor::TorOptions { mode, socks, dir: inputs.dir, arti: overrides, service };
-    Ok(TorConfig { settings, routing, onion_host, arti: section.arti_config.clone(), onion })
+    Ok(TorConfig { settings, routing, onion_host })
 }
 
 /// Returns the onion service of an external Tor, if one is configured.
