@@ -13,7 +13,7 @@ use waypost::peer::{Host, OnionAddress, RealName};
 use waypost::store::{Change, Store};
 
 /// Creates a data directory with so many peers, of which every `onion_every`-th is an onion service.
-pub fn fill(data: &Path, peers: u32, onion_every: u32) {
+pub(crate) fn fill(data: &Path, peers: u32, onion_every: u32) {
     std::fs::DirBuilder::new().mode(0o700).create(data).unwrap();
     let (mut store, _) = Store::open(&data.join("peers.redb"), Network::Bitcoin, clock::now()).unwrap();
     let now = clock::now();

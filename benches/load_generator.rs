@@ -17,7 +17,7 @@ use waypost::dial::{Stream, Tls};
 
 /// Transport to a server.
 #[derive(Debug, Clone)]
-pub enum Transport {
+pub(crate) enum Transport {
     Tcp,
     Tls,
     /// Through the SOCKS port at the address, to this onion name.
@@ -25,14 +25,14 @@ pub enum Transport {
 }
 
 #[derive(Debug, Clone)]
-pub struct Target {
+pub(crate) struct Target {
     pub address: SocketAddr,
     pub transport: Transport,
 }
 
 /// Results of one run: responses per second, and latencies in milliseconds.
 #[derive(Debug, Clone, Copy)]
-pub struct Figures {
+pub(crate) struct Figures {
     pub rate: f64,
     pub p50: f64,
     pub p99: f64,
@@ -42,7 +42,7 @@ pub struct Figures {
 const MAX_CONCURRENT_DIALS: usize = 64;
 
 /// Sends requests on so many connections. Each sends the next one after a response.
-pub fn run(target: &Target, method: &str, connections: usize, time: Duration) -> Figures {
+pub(crate) fn run(target: &Target, method: &str, connections: usize, time: Duration) -> Figures {
     let runtime = Runtime::new().unwrap();
     let mut latencies = runtime.block_on(async {
         let streams = connect_all(target, connections).await;
@@ -82,7 +82,7 @@ pub fn run(target: &Target, method: &str, connections: usize, time: Duration) ->
 }
 
 /// Returns the size of one response in bytes.
-pub fn length(target: &Target, method: &str) -> usize {
+pub(crate) fn length(target: &Target, method: &str) -> usize {
     Runtime::new().unwrap().block_on(async {
         let stream = connect(target).await;
         request(&mut BufReader::new(stream), method).await
@@ -90,7 +90,7 @@ pub fn length(target: &Target, method: &str) -> usize {
 }
 
 /// Opens sessions that send one request each, and are idle until this value is dropped.
-pub fn hold(target: &Target, sessions: usize) -> (Runtime, Vec<Box<dyn Stream>>) {
+pub(crate) fn hold(target: &Target, sessions: usize) -> (Runtime, Vec<Box<dyn Stream>>) {
     let runtime = Runtime::new().unwrap();
     let streams = runtime.block_on(async {
         let mut streams = connect_all(target, sessions).await;
@@ -105,7 +105,7 @@ pub fn hold(target: &Target, sessions: usize) -> (Runtime, Vec<Box<dyn Stream>>)
 /// Runs the bare server: a response to `server.version` of so many bytes for any line.
 ///
 /// It listens on port 50011, and with TLS and the daemon's certificate on port 50012.
-pub fn bare(length: usize, data: &Path) {
+pub(crate) fn bare(length: usize, data: &Path) {
     Runtime::new().unwrap().block_on(async {
         raise_descriptors();
         let certificate = CertificateDer::from_pem_file(data.join("tls-cert.pem")).unwrap();
@@ -146,7 +146,7 @@ pub fn bare(length: usize, data: &Path) {
 }
 
 /// Runs the bare relay, which copies bytes in both directions.
-pub fn bare_relay(from: &str, to: &'static str) {
+pub(crate) fn bare_relay(from: &str, to: &'static str) {
     Runtime::new().unwrap().block_on(async {
         raise_descriptors();
         let listener = TcpListener::bind(from).await.unwrap();

@@ -70,7 +70,7 @@ pub enum IntakeError {
 
 /// Budgets for names from untrusted sources and for dials to subnets.
 #[derive(Debug)]
-pub struct IntakeBudgets {
+pub(super) struct IntakeBudgets {
     peers: KeyedBucket<Host>,
     clients: KeyedBucket<Netgroup>,
     /// By registrable domain, as names below it cost nothing.
@@ -113,7 +113,7 @@ impl Default for IntakeBudgets {
 
 impl IntakeBudgets {
     /// Charges a new name to the budgets of its source and domain.
-    pub fn charge(&mut self, source: &Source, host: &Host, now: Time) -> Result<(), IntakeError> {
+    pub(super) fn charge(&mut self, source: &Source, host: &Host, now: Time) -> Result<(), IntakeError> {
         match source {
             Source::Seed | Source::Operator => return Ok(()),
             Source::Peer(peer) => self.peers.take(peer.clone(), now).map_err(|_| IntakeError::SourceBudget)?,
@@ -137,7 +137,7 @@ impl IntakeBudgets {
     /// The error names the exhausted subnet and the time of the next try. Peers that wait for one subnet get
     /// successive times, so that they do not all repeat their name lookups at once. Private subnets have no budget,
     /// as they are dialled only in the operator's own network.
-    pub fn dial(&mut self, addresses: &[IpAddr], was_verified: bool, now: Time) -> Result<(), (Netgroup, Time)> {
+    pub(super) fn dial(&mut self, addresses: &[IpAddr], was_verified: bool, now: Time) -> Result<(), (Netgroup, Time)> {
         let public = addresses.iter().filter(|ip| netgroup::is_public(**ip));
         let mut subnets: Vec<Netgroup> = public.map(|ip| Netgroup::rate_limit_subnet(*ip)).collect();
         subnets.sort_unstable();
@@ -154,7 +154,7 @@ impl IntakeBudgets {
     }
 
     /// Drops the budgets that are full again.
-    pub fn prune(&mut self, now: Time) {
+    pub(super) fn prune(&mut self, now: Time) {
         self.peers.prune(now);
         self.clients.prune(now);
         self.domains.prune(now);
@@ -169,7 +169,7 @@ impl IntakeBudgets {
 /// Samples unknown names of a peer list.
 ///
 /// The choice is random, so that a peer cannot influence it by order.
-pub fn sample_new_names(
+pub(super) fn sample_new_names(
     listing: PeerList,
     unknown: impl Fn(&Host) -> bool,
     rng: &mut (impl Rng + ?Sized),

@@ -43,7 +43,7 @@ const VOTING_AGE: Duration = Duration::from_hours(24);
 
 /// Reports on the chain.
 #[derive(Debug, Default)]
-pub struct ChainConsensus {
+pub(super) struct ChainConsensus {
     /// Last report of the backend; `None` without one.
     backend: Option<BackendChain>,
     tips: VecDeque<(Time, Host, u32)>,
@@ -64,17 +64,17 @@ pub fn height_to_compare(tip: u32) -> u32 {
 
 impl ChainConsensus {
     /// Records the last report of the backend.
-    pub fn set_backend_tip(&mut self, tip: u32, block: Option<Checkpoint>) {
+    pub(super) fn set_backend_tip(&mut self, tip: u32, block: Option<Checkpoint>) {
         self.backend = Some(BackendChain { tip, block });
     }
 
     /// Returns the height of the block to request from peers; `None` if no tip is known.
-    pub fn height_to_compare(&self, now: Time) -> Option<u32> {
+    pub(super) fn height_to_compare(&self, now: Time) -> Option<u32> {
         self.tip(now).map(height_to_compare)
     }
 
     /// Returns what is wrong with the chain of a peer, and records its report if the peer may vote.
-    pub fn judge(&mut self, entry: Option<&Entry>, report: &ProbeReport, now: Time) -> Option<Fault> {
+    pub(super) fn judge(&mut self, entry: Option<&Entry>, report: &ProbeReport, now: Time) -> Option<Fault> {
         let fault = self.check(report, now);
         if let Some(entry) = entry.filter(|entry| may_vote(entry, now)) {
             self.record(&entry.host, report, now);

@@ -8,7 +8,7 @@ use crate::clock::Time;
 use crate::peer::Host;
 
 /// Time and randomness of one event, and the actions collected so far.
-pub struct Context<'a> {
+pub(super) struct Context<'a> {
     /// Time of the event.
     pub now: Time,
     /// Source of randomness.
@@ -19,28 +19,28 @@ pub struct Context<'a> {
 
 impl<'a> Context<'a> {
     /// Creates a context without actions.
-    pub fn new(now: Time, rng: &'a mut dyn Rng) -> Context<'a> {
+    pub(super) fn new(now: Time, rng: &'a mut dyn Rng) -> Context<'a> {
         Context { now, rng, actions: Vec::new() }
     }
 
     /// Stores an entry.
-    pub fn save(&mut self, entry: &Entry) {
+    pub(super) fn save(&mut self, entry: &Entry) {
         self.actions.push(Action::Upsert(Box::new(entry.clone())));
     }
 
     /// Deletes a stored entry, which changes the snapshot.
-    pub fn delete(&mut self, host: &Host) {
+    pub(super) fn delete(&mut self, host: &Host) {
         self.actions.push(Action::Remove(host.clone()));
         self.snapshot_changed();
     }
 
     /// Reports that the advertised peers have changed.
-    pub fn snapshot_changed(&mut self) {
+    pub(super) fn snapshot_changed(&mut self) {
         self.actions.push(Action::SnapshotDirty);
     }
 
     /// Sends a notice to the operator.
-    pub fn notify(&mut self, notice: BookNotice) {
+    pub(super) fn notify(&mut self, notice: BookNotice) {
         self.actions.push(Action::Notice(notice));
     }
 }

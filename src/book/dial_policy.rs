@@ -18,7 +18,7 @@ const MAX_ADDRESSES: usize = 4;
 /// Returns the addresses to dial, or an error if one is not allowed.
 ///
 /// A name with both public and private addresses is considered an attack.
-pub fn validate_addresses(mut addresses: Vec<IpAddr>, allow_private: bool) -> Result<Vec<IpAddr>, ProbeError> {
+pub(super) fn validate_addresses(mut addresses: Vec<IpAddr>, allow_private: bool) -> Result<Vec<IpAddr>, ProbeError> {
     addresses.iter_mut().for_each(|ip| *ip = ip.to_canonical());
     let is_permitted = |ip: &IpAddr| {
         if allow_private { !ip.is_unspecified() && !ip.is_multicast() } else { netgroup::is_public(*ip) }
@@ -36,7 +36,7 @@ pub fn validate_addresses(mut addresses: Vec<IpAddr>, allow_private: bool) -> Re
 /// Returns a peer's endpoints in dial order.
 ///
 /// Known endpoints come first, with TLS before TCP in nine of ten cases. Unverified reports follow.
-pub fn ordered_endpoints(
+pub(super) fn ordered_endpoints(
     known: Option<Ports>,
     claimed: &[Ports],
     rng: &mut (impl Rng + ?Sized),
@@ -58,7 +58,7 @@ pub fn ordered_endpoints(
 ///
 /// This is the only rule on port numbers. An untrusted source could point a name at any machine and choose the
 /// service there. Onion services are exempt: their name is their own key.
-pub fn permitted_ports(host: &Host, ports: Ports, origin: PortOrigin) -> Option<Ports> {
+pub(super) fn permitted_ports(host: &Host, ports: Ports, origin: PortOrigin) -> Option<Ports> {
     ports.filtered(|port| host.is_onion() || origin == PortOrigin::Operator || !is_blocked_port(port))
 }
 
@@ -66,7 +66,7 @@ pub fn permitted_ports(host: &Host, ports: Ports, origin: PortOrigin) -> Option<
 ///
 /// A report does not permit a blocked port, even for the operator's peers: a DNS name can move to another machine.
 /// A blocked port that the operator wrote (it is in `known`) stays.
-pub fn first_hand_ports(host: &Host, ports: Ports, known: Option<Ports>) -> Option<Ports> {
+pub(super) fn first_hand_ports(host: &Host, ports: Ports, known: Option<Ports>) -> Option<Ports> {
     let is_known = |port: Port| known.is_some_and(|known| known.iter().any(|(_, known)| known == port));
     ports.filtered(|port| host.is_onion() || is_known(port) || !is_blocked_port(port))
 }
@@ -79,7 +79,7 @@ pub fn is_dialable(host: &Host, via: Route, (transport, _): (Transport, Port)) -
 }
 
 /// Returns whether one of these endpoints may be dialled on this route.
-pub fn has_dialable_port(host: &Host, via: Route, ports: Ports) -> bool {
+pub(super) fn has_dialable_port(host: &Host, via: Route, ports: Ports) -> bool {
     ports.iter().any(|endpoint| is_dialable(host, via, endpoint))
 }
 

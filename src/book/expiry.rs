@@ -8,7 +8,7 @@ use super::{BookNotice, Entry, PeerBook};
 use crate::peer::Host;
 
 /// Interval between two removals of expired peers.
-pub const SWEEP_INTERVAL: Duration = Duration::from_hours(1);
+pub(super) const SWEEP_INTERVAL: Duration = Duration::from_hours(1);
 
 /// Number of failures after which a candidate may be evicted. They take a few hours.
 const EVICT_AFTER_FAILURES: u32 = 5;

@@ -38,7 +38,7 @@ const SAVE_EVERY: Duration = Duration::from_mins(10);
 
 /// Health of one path.
 #[derive(Debug)]
-pub struct PathHealth {
+pub(super) struct PathHealth {
     down: bool,
     last_proof: Option<Time>,
     /// Time of the last recovery. Probes that started earlier may have met the outage.
@@ -53,7 +53,7 @@ pub struct PathHealth {
 
 /// Failure that is not attributed yet.
 #[derive(Debug)]
-pub struct PendingFailure {
+pub(super) struct PendingFailure {
     /// Peer that failed.
     pub host: Host,
     /// Error of the probe.
@@ -68,7 +68,7 @@ pub struct PendingFailure {
 
 /// Number of peers on a path.
 #[derive(Debug, Clone, Copy)]
-pub struct PathPopulation {
+pub(super) struct PathPopulation {
     /// All peers.
     pub known: usize,
     /// Peers verified recently.
@@ -77,12 +77,12 @@ pub struct PathPopulation {
 
 impl PathPopulation {
     /// Count above which the verdict does not change.
-    pub const COUNT_CAP: usize = DOWN_THRESHOLD;
+    pub(super) const COUNT_CAP: usize = DOWN_THRESHOLD;
 }
 
 /// Result of recording a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PathVerdict {
+pub(super) enum PathVerdict {
     /// The failure is not attributed yet.
     Pending,
     /// The path is down, so no peer is at fault.
@@ -98,7 +98,7 @@ struct TrialBackoff {
 
 impl PathHealth {
     /// Creates a path that works, with its stored working time.
-    pub fn new(working_time: Duration) -> PathHealth {
+    pub(super) fn new(working_time: Duration) -> PathHealth {
         let trial = TrialBackoff { next_at: Time::default(), trials: 0 };
         PathHealth {
             down: false,
@@ -112,27 +112,27 @@ impl PathHealth {
     }
 
     /// Returns whether the path is down.
-    pub fn is_down(&self) -> bool {
+    pub(super) fn is_down(&self) -> bool {
         self.down
     }
 
     /// Returns the total working time.
-    pub fn working_time(&self) -> Duration {
+    pub(super) fn working_time(&self) -> Duration {
         self.working_time
     }
 
     /// Adds working time that another path has proven.
-    pub fn add_working_time(&mut self, gained: Duration) {
+    pub(super) fn add_working_time(&mut self, gained: Duration) {
         self.working_time += gained;
     }
 
     /// Returns the time of the last proof.
-    pub fn last_proof(&self) -> Option<Time> {
+    pub(super) fn last_proof(&self) -> Option<Time> {
         self.last_proof
     }
 
     /// Returns the working time if enough was added since the last store.
-    pub fn take_dirty(&mut self) -> Option<Duration> {
+    pub(super) fn take_dirty(&mut self) -> Option<Duration> {
         let due = self.working_time.saturating_sub(self.last_persisted) >= SAVE_EVERY;
         due.then(|| {
             self.last_persisted = self.working_time;
@@ -141,12 +141,12 @@ impl PathHealth {
     }
 
     /// Returns whether a healthy peer should be probed to attribute a failure.
-    pub fn has_pending_failure(&self) -> bool {
+    pub(super) fn has_pending_failure(&self) -> bool {
         !self.down && !self.pending.is_empty()
     }
 
     /// Records a proof. Returns failures now attributed to the peer.
-    pub fn on_proof(&mut self, now: Time) -> Vec<(Host, ProbeError)> {
+    pub(super) fn on_proof(&mut self, now: Time) -> Vec<(Host, ProbeError)> {
         if let (Some(before), false) = (self.last_proof, self.down) {
             self.working_time += now.since(before).min(MAX_CREDITED_GAP);
         }
@@ -164,12 +164,12 @@ impl PathHealth {
     }
 
     /// Returns whether one more failure could mark the path as down.
-    pub fn would_decide(&self, known: usize) -> bool {
+    pub(super) fn would_decide(&self, known: usize) -> bool {
         self.pending.len() + 1 >= DOWN_THRESHOLD.min(known)
     }
 
     /// Records a failure that is not attributed yet.
-    pub fn on_failure(&mut self, failure: PendingFailure, population: PathPopulation) -> PathVerdict {
+    pub(super) fn on_failure(&mut self, failure: PendingFailure, population: PathPopulation) -> PathVerdict {
         if self.down || failure.started_at < self.recovered_at {
             return PathVerdict::Pending;
         }
@@ -187,35 +187,35 @@ impl PathHealth {
     }
 
     /// Marks the path as down and discards pending failures.
-    pub fn mark_down(&mut self, now: Time) {
+    pub(super) fn mark_down(&mut self, now: Time) {
         self.down = true;
         self.pending.clear();
         self.trial = TrialBackoff { next_at: now + TRIAL_BACKOFF_MIN, trials: 0 };
     }
 
     /// Drops failures that no proof can attribute any more.
-    pub fn prune(&mut self, now: Time) {
+    pub(super) fn prune(&mut self, now: Time) {
         self.pending.retain(|pending| now.since(pending.ended) <= ATTRIBUTION_WINDOW);
     }
 
     /// Returns the time of the next trial.
-    pub fn next_trial(&self) -> Time {
+    pub(super) fn next_trial(&self) -> Time {
         self.trial.next_at
     }
 
     /// Returns whether no trial was made since the last reset.
-    pub fn is_first_trial(&self) -> bool {
+    pub(super) fn is_first_trial(&self) -> bool {
         self.trial.trials == 0
     }
 
     /// Records the start of a trial.
-    pub fn trial_started(&mut self, now: Time) {
+    pub(super) fn trial_started(&mut self, now: Time) {
         self.trial.trials = self.trial.trials.saturating_add(1);
         self.trial.next_at = now + Backoff::new(TRIAL_BACKOFF_MIN, TRIAL_BACKOFF_MAX).after(self.trial.trials);
     }
 
     /// Resets the trial delay after a change that may restore the path.
-    pub fn reset_trials(&mut self, now: Time) {
+    pub(super) fn reset_trials(&mut self, now: Time) {
         self.trial = TrialBackoff { next_at: now, trials: 0 };
     }
 }

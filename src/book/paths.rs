@@ -13,7 +13,7 @@ use crate::tor_state::{TorProbe, TorState};
 
 /// Health of both paths, and the state of Tor.
 #[derive(Debug)]
-pub struct Paths {
+pub(super) struct Paths {
     health: PerRoute<PathHealth>,
     tor: TorState,
     tor_probe: TorProbe,
@@ -21,7 +21,7 @@ pub struct Paths {
 
 /// Degree to which a path may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PathUsability {
+pub(super) enum PathUsability {
     /// The path works.
     Usable,
     /// Only trial probes are allowed.
@@ -32,34 +32,34 @@ pub enum PathUsability {
 
 impl Paths {
     /// Creates both paths from their stored working times. Tor is off.
-    pub fn new(working_time: PerRoute<Duration>) -> Paths {
+    pub(super) fn new(working_time: PerRoute<Duration>) -> Paths {
         let PerRoute { direct, tor } = working_time;
         let health = PerRoute { direct: PathHealth::new(direct), tor: PathHealth::new(tor) };
         Paths { health, tor: TorState::Off, tor_probe: TorProbe::Off }
     }
 
     /// Returns the state of Tor.
-    pub fn tor(&self) -> &TorState {
+    pub(super) fn tor(&self) -> &TorState {
         &self.tor
     }
 
     /// Returns whether Tor is used at all.
-    pub fn has_tor(&self) -> bool {
+    pub(super) fn has_tor(&self) -> bool {
         self.tor_probe != TorProbe::Off
     }
 
     /// Returns the health of a path.
-    pub fn health(&self, route: Route) -> &PathHealth {
+    pub(super) fn health(&self, route: Route) -> &PathHealth {
         &self.health[route]
     }
 
     /// Returns the health of a path, to record trials.
-    pub fn health_mut(&mut self, route: Route) -> &mut PathHealth {
+    pub(super) fn health_mut(&mut self, route: Route) -> &mut PathHealth {
         &mut self.health[route]
     }
 
     /// Returns the degree to which a path may be used.
-    pub fn usability(&self, route: Route) -> PathUsability {
+    pub(super) fn usability(&self, route: Route) -> PathUsability {
         match (route, &self.tor_probe) {
             (Route::Direct, _) if self.health.direct.is_down() => PathUsability::Testing,
             (Route::Direct, _) => PathUsability::Usable,
@@ -72,18 +72,18 @@ impl Paths {
     }
 
     /// Returns the total working time of the path that is natural for this host.
-    pub fn working_time_for(&self, host: &Host) -> Duration {
+    pub(super) fn working_time_for(&self, host: &Host) -> Duration {
         self.health[RoutingPolicy::default().via(host)].working_time()
     }
 
     /// Credits clearnet hosts with the time since `before` in which they were reachable through Tor.
-    pub fn credit_clearnet(&mut self, before: Duration) {
+    pub(super) fn credit_clearnet(&mut self, before: Duration) {
         let gained = self.health.tor.working_time().saturating_sub(before);
         self.health.direct.add_working_time(gained);
     }
 
     /// Records that a peer was reached. Returns failures now attributed to their peers.
-    pub fn on_proof(&mut self, route: Route, ctx: &mut Context<'_>) -> Vec<(Host, ProbeError)> {
+    pub(super) fn on_proof(&mut self, route: Route, ctx: &mut Context<'_>) -> Vec<(Host, ProbeError)> {
         let was_down = self.health[route].is_down();
         let attributed = self.health[route].on_proof(ctx.now);
         match route {
@@ -95,7 +95,7 @@ impl Paths {
     }
 
     /// Stores the working times that have grown enough.
-    pub fn persist(&mut self, ctx: &mut Context<'_>) {
+    pub(super) fn persist(&mut self, ctx: &mut Context<'_>) {
         for route in Route::ALL {
             if let Some(total) = self.health[route].take_dirty() {
                 ctx.actions.push(Action::SavePathUptime(route, total));
@@ -104,7 +104,7 @@ impl Paths {
     }
 
     /// Records a failure that may be the path's fault.
-    pub fn on_failure(
+    pub(super) fn on_failure(
         &mut self,
         route: Route,
         failure: PendingFailure,
@@ -122,7 +122,7 @@ impl Paths {
     }
 
     /// Records the result of a check of Tor.
-    pub fn on_tor_probe(&mut self, probe: TorProbe, ctx: &mut Context<'_>) {
+    pub(super) fn on_tor_probe(&mut self, probe: TorProbe, ctx: &mut Context<'_>) {
         if probe == self.tor_probe {
             return;
         }
@@ -149,7 +149,7 @@ impl Paths {
     }
 
     /// Records that Tor does not accept connections.
-    pub fn on_tor_unavailable(&mut self, reason: String, ctx: &mut Context<'_>) {
+    pub(super) fn on_tor_unavailable(&mut self, reason: String, ctx: &mut Context<'_>) {
         self.health.tor.mark_down(ctx.now);
         let since = match self.tor {
             TorState::Down { since, .. } => since,
@@ -159,7 +159,7 @@ impl Paths {
     }
 
     /// Drops pending failures that are too old.
-    pub fn prune(&mut self, now: Time) {
+    pub(super) fn prune(&mut self, now: Time) {
         for route in Route::ALL {
             self.health[route].prune(now);
         }

@@ -10,7 +10,7 @@ const MAX_CLAIMS: usize = 2;
 
 /// Report of a peer's ports by another party, dialled after the peer's known ports.
 #[derive(Debug)]
-pub struct PortClaim {
+pub(super) struct PortClaim {
     /// Ports, already restricted to those that may be dialled.
     pub ports: Ports,
     /// Address to which the host must resolve for the claim to hold; `None` if any will do.
@@ -19,11 +19,11 @@ pub struct PortClaim {
 
 /// Reports of ports by host, newest first.
 #[derive(Debug, Default)]
-pub struct PortClaims(HashMap<Host, Vec<PortClaim>>);
+pub(super) struct PortClaims(HashMap<Host, Vec<PortClaim>>);
 
 impl PortClaims {
     /// Adds a report. The oldest one is dropped if the host has [`MAX_CLAIMS`].
-    pub fn add(&mut self, host: &Host, claim: PortClaim) {
+    pub(super) fn add(&mut self, host: &Host, claim: PortClaim) {
         let claims = self.0.entry(host.clone()).or_default();
         claims.retain(|known| known.ports != claim.ports);
         claims.truncate(MAX_CLAIMS - 1);
@@ -31,19 +31,19 @@ impl PortClaims {
     }
 
     /// Drops all reports about a host.
-    pub fn remove(&mut self, host: &Host) {
+    pub(super) fn remove(&mut self, host: &Host) {
         self.0.remove(host);
     }
 
     /// Drops the reports about a host that the predicate rejects.
-    pub fn retain(&mut self, host: &Host, keep: impl Fn(&PortClaim) -> bool) {
+    pub(super) fn retain(&mut self, host: &Host, keep: impl Fn(&PortClaim) -> bool) {
         if let Some(claims) = self.0.get_mut(host) {
             claims.retain(keep);
         }
     }
 
     /// Returns the reported ports of a host, newest first.
-    pub fn ports(&self, host: &Host) -> impl Iterator<Item = Ports> {
+    pub(super) fn ports(&self, host: &Host) -> impl Iterator<Item = Ports> {
         self.0.get(host).into_iter().flatten().map(|claim| claim.ports)
     }
 }

@@ -14,7 +14,7 @@ use crate::route::{PerRoute, Route};
 ///
 /// Previously verified peers go first, so that names from untrusted sources can't displace them.
 #[derive(Debug, Default)]
-pub struct ProbeQueue(PerRoute<PathQueue>);
+pub(super) struct ProbeQueue(PerRoute<PathQueue>);
 
 #[derive(Debug, Default)]
 struct PathQueue {
@@ -24,14 +24,14 @@ struct PathQueue {
 
 impl ProbeQueue {
     /// Adds a peer.
-    pub fn insert(&mut self, route: Route, at: Time, host: Host, was_verified: bool) {
+    pub(super) fn insert(&mut self, route: Route, at: Time, host: Host, was_verified: bool) {
         let PathQueue { previously_verified, candidates } = &mut self.0[route];
         let queue = if was_verified { previously_verified } else { candidates };
         queue.insert((at, host));
     }
 
     /// Removes a peer that was queued for this time, if it is queued.
-    pub fn remove(&mut self, route: Route, at: Time, host: &Host) {
+    pub(super) fn remove(&mut self, route: Route, at: Time, host: &Host) {
         let PathQueue { previously_verified, candidates } = &mut self.0[route];
         let key = (at, host.clone());
         if !candidates.remove(&key) {
@@ -40,13 +40,13 @@ impl ProbeQueue {
     }
 
     /// Returns when the next peer is due; `None` if the queue is empty.
-    pub fn next(&self, route: Route) -> Option<Time> {
+    pub(super) fn next(&self, route: Route) -> Option<Time> {
         let PathQueue { previously_verified, candidates } = &self.0[route];
         [previously_verified, candidates].into_iter().filter_map(|queue| queue.first().map(|(at, _)| *at)).min()
     }
 
     /// Removes and returns the first due peer.
-    pub fn pop_due(&mut self, route: Route, now: Time) -> Option<Host> {
+    pub(super) fn pop_due(&mut self, route: Route, now: Time) -> Option<Host> {
         let PathQueue { previously_verified, candidates } = &mut self.0[route];
         let is_due = |queue: &BTreeSet<(Time, Host)>| queue.first().is_some_and(|(at, _)| *at <= now);
         let queue = [previously_verified, candidates].into_iter().find(|queue| is_due(queue))?;
@@ -54,18 +54,18 @@ impl ProbeQueue {
     }
 
     /// Returns the previously verified peers of a route, the next due one first.
-    pub fn previously_verified(&self, route: Route) -> impl Iterator<Item = &Host> {
+    pub(super) fn previously_verified(&self, route: Route) -> impl Iterator<Item = &Host> {
         self.0[route].previously_verified.iter().map(|(_, host)| host)
     }
 
     /// Returns all peers of a route, previously verified ones first.
-    pub fn all(&self, route: Route) -> impl Iterator<Item = &Host> {
+    pub(super) fn all(&self, route: Route) -> impl Iterator<Item = &Host> {
         let PathQueue { previously_verified, candidates } = &self.0[route];
         previously_verified.iter().chain(candidates).map(|(_, host)| host)
     }
 
     /// Returns the number of peers on a route.
-    pub fn len(&self, route: Route) -> usize {
+    pub(super) fn len(&self, route: Route) -> usize {
         let PathQueue { previously_verified, candidates } = &self.0[route];
         previously_verified.len() + candidates.len()
     }
@@ -75,17 +75,22 @@ impl ProbeQueue {
 ///
 /// It leaves time for several retries while the peer is still recent. It is random, so that the time of one connection
 /// does not reveal the time of the next.
-pub fn after_success(recheck: Duration, max_age: Duration, rng: &mut (impl Rng + ?Sized)) -> Duration {
+pub(super) fn after_success(recheck: Duration, max_age: Duration, rng: &mut (impl Rng + ?Sized)) -> Duration {
     recheck.min(max_age).mul_f64(rng.random_range(0.6..0.8))
 }
 
 /// Returns the delay after consecutive failures, which doubles from `initial` up to `max`.
-pub fn after_failure(failures: u32, initial: Duration, max: Duration, rng: &mut (impl Rng + ?Sized)) -> Duration {
+pub(super) fn after_failure(
+    failures: u32,
+    initial: Duration,
+    max: Duration,
+    rng: &mut (impl Rng + ?Sized),
+) -> Duration {
     jittered(Backoff::new(initial, max).after(failures), rng)
 }
 
 /// Returns a random delay within 20 % of this one.
-pub fn jittered(delay: Duration, rng: &mut (impl Rng + ?Sized)) -> Duration {
+pub(super) fn jittered(delay: Duration, rng: &mut (impl Rng + ?Sized)) -> Duration {
     delay.mul_f64(rng.random_range(0.8..1.2))
 }
 

@@ -8,7 +8,7 @@ use crate::clock::Time;
 
 /// Capacity and refill time of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BucketConfig {
+pub(super) struct BucketConfig {
     /// Number of units available at once.
     pub burst: u32,
     /// Time after which one more unit is available.
@@ -17,19 +17,19 @@ pub struct BucketConfig {
 
 /// One leaky bucket for each key, stored as the time at which it will be empty.
 #[derive(Debug)]
-pub struct KeyedBucket<K> {
+pub(super) struct KeyedBucket<K> {
     config: BucketConfig,
     empty_at: HashMap<K, Time>,
 }
 
 impl<K: Eq + Hash> KeyedBucket<K> {
     /// Creates buckets that are all full of units.
-    pub fn new(config: BucketConfig) -> KeyedBucket<K> {
+    pub(super) fn new(config: BucketConfig) -> KeyedBucket<K> {
         KeyedBucket { config, empty_at: HashMap::new() }
     }
 
     /// Takes one unit. The error is the time of the next available unit.
-    pub fn take(&mut self, key: K, now: Time) -> Result<(), Time> {
+    pub(super) fn take(&mut self, key: K, now: Time) -> Result<(), Time> {
         self.has(&key, 0, now)?;
         let empty_at = self.empty_at.entry(key).or_insert(now);
         *empty_at = (*empty_at).max(now) + self.config.refill;
@@ -37,7 +37,7 @@ impl<K: Eq + Hash> KeyedBucket<K> {
     }
 
     /// Checks for one unit beyond a reserve. The error is the time at which it is available.
-    pub fn has(&self, key: &K, reserve: u32, now: Time) -> Result<(), Time> {
+    pub(super) fn has(&self, key: &K, reserve: u32, now: Time) -> Result<(), Time> {
         let BucketConfig { burst, refill } = self.config;
         let empty_at = self.empty_at.get(key).copied().unwrap_or(now).max(now);
         let full_until = empty_at + refill;
@@ -46,7 +46,7 @@ impl<K: Eq + Hash> KeyedBucket<K> {
     }
 
     /// Drops the buckets that are full of units again.
-    pub fn prune(&mut self, now: Time) {
+    pub(super) fn prune(&mut self, now: Time) {
         self.empty_at.retain(|_, empty_at| *empty_at > now);
     }
 }

@@ -19,7 +19,7 @@ const ANNOUNCE_INTERVAL: Duration = Duration::from_hours(24);
 /// Interval between announcement probes after an own name proves reachable.
 ///
 /// It is shorter if the window requires it.
-pub const ANNOUNCE_SPACING: Duration = Duration::from_secs(5);
+pub(super) const ANNOUNCE_SPACING: Duration = Duration::from_secs(5);
 
 /// Maximum time in which all these announcement probes are scheduled.
 const ANNOUNCE_WINDOW: Duration = Duration::from_hours(2);
@@ -35,16 +35,16 @@ pub struct VerifiedSelfEntry {
 
 /// Own names that Waypost reached, by host.
 #[derive(Debug, Default)]
-pub struct SelfEntries(HashMap<Host, VerifiedSelfEntry>);
+pub(super) struct SelfEntries(HashMap<Host, VerifiedSelfEntry>);
 
 impl SelfEntries {
     /// Returns when Waypost last reached an own name; `None` if never.
-    pub fn last_reached(&self, host: &Host) -> Option<Time> {
+    pub(super) fn last_reached(&self, host: &Host) -> Option<Time> {
         self.0.get(host).map(|entry| entry.reached)
     }
 
     /// Returns the own names that were reached within this time.
-    pub fn recent(&self, max_age: Duration, now: Time) -> impl Iterator<Item = &VerifiedSelfEntry> {
+    pub(super) fn recent(&self, max_age: Duration, now: Time) -> impl Iterator<Item = &VerifiedSelfEntry> {
         self.0.values().filter(move |entry| now.since(entry.reached) <= max_age)
     }
 

@@ -13,7 +13,7 @@ use crate::route::{Route, RouteRules};
 
 /// Peers, with the queue and the counters derived from them.
 #[derive(Debug)]
-pub struct PeerTable {
+pub(super) struct PeerTable {
     rules: RouteRules,
     entries: HashMap<Host, Entry>,
     /// Peers that can be dialled, by due time. A peer in flight is not queued.
@@ -30,7 +30,7 @@ pub struct PeerTable {
 
 /// State of a probe that has not ended.
 #[derive(Debug)]
-pub struct InFlightProbe {
+pub(super) struct InFlightProbe {
     /// Start of the name lookup, or of the probe without one.
     pub started_at: Time,
     /// Whether the peer was never tried before.
@@ -45,7 +45,7 @@ pub struct InFlightProbe {
 
 impl PeerTable {
     /// Creates an empty table.
-    pub fn new(rules: RouteRules) -> PeerTable {
+    pub(super) fn new(rules: RouteRules) -> PeerTable {
         PeerTable {
             rules,
             entries: HashMap::new(),
@@ -59,12 +59,12 @@ impl PeerTable {
     }
 
     /// Returns the rules that assign a route to each host.
-    pub fn rules(&self) -> RouteRules {
+    pub(super) fn rules(&self) -> RouteRules {
         self.rules
     }
 
     /// Replaces the rules. Peers that become unreachable leave the queue; the others return to it.
-    pub fn set_rules(&mut self, rules: RouteRules) {
+    pub(super) fn set_rules(&mut self, rules: RouteRules) {
         let queued: Vec<Host> = self.entries.keys().cloned().collect();
         for host in &queued {
             self.dequeue(host);
@@ -76,32 +76,32 @@ impl PeerTable {
     }
 
     /// Returns the route to a host.
-    pub fn route(&self, host: &Host) -> Route {
+    pub(super) fn route(&self, host: &Host) -> Route {
         self.rules.route(host)
     }
 
     /// Returns the entry of a host; `None` if the host is unknown.
-    pub fn get(&self, host: &Host) -> Option<&Entry> {
+    pub(super) fn get(&self, host: &Host) -> Option<&Entry> {
         self.entries.get(host)
     }
 
     /// Returns whether the host has an entry.
-    pub fn contains(&self, host: &Host) -> bool {
+    pub(super) fn contains(&self, host: &Host) -> bool {
         self.entries.contains_key(host)
     }
 
     /// Returns all entries, in no particular order.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
     }
 
     /// Returns the number of entries that were never verified.
-    pub fn candidate_count(&self) -> usize {
+    pub(super) fn candidate_count(&self) -> usize {
         self.candidate_count
     }
 
     /// Adds an entry and queues it.
-    pub fn insert(&mut self, entry: Entry) {
+    pub(super) fn insert(&mut self, entry: Entry) {
         let host = entry.host.clone();
         self.candidate_count += usize::from(entry.last_success.is_none());
         self.entries.insert(host.clone(), entry);
@@ -109,7 +109,7 @@ impl PeerTable {
     }
 
     /// Changes an entry, and updates the queue and the counters; `None` if the host is unknown.
-    pub fn update<R>(&mut self, host: &Host, change: impl FnOnce(&mut Entry) -> R) -> Option<R> {
+    pub(super) fn update<R>(&mut self, host: &Host, change: impl FnOnce(&mut Entry) -> R) -> Option<R> {
         self.dequeue(host);
         let entry = self.entries.get_mut(host)?;
         self.candidate_count -= usize::from(entry.last_success.is_none());
@@ -120,14 +120,14 @@ impl PeerTable {
     }
 
     /// Sets the time of the next probe. A peer in flight is queued when its probe ends.
-    pub fn reschedule(&mut self, host: &Host, at: Time) {
+    pub(super) fn reschedule(&mut self, host: &Host, at: Time) {
         self.update(host, |entry| entry.next_probe_at = at);
     }
 
     /// Removes a peer and returns whether it was known.
     ///
     /// A probe stays in flight, so that a peer added again is not probed twice at once.
-    pub fn remove(&mut self, host: &Host) -> bool {
+    pub(super) fn remove(&mut self, host: &Host) -> bool {
         self.port_claims.remove(host);
         self.unattributed_failures.remove(host);
         self.over_budget.remove(host);
@@ -138,64 +138,64 @@ impl PeerTable {
     }
 
     /// Returns the queue of due peers.
-    pub fn queue(&self) -> &ProbeQueue {
+    pub(super) fn queue(&self) -> &ProbeQueue {
         &self.queue
     }
 
     /// Takes the first due peer of a route from the queue.
-    pub fn pop_due(&mut self, route: Route, now: Time) -> Option<Host> {
+    pub(super) fn pop_due(&mut self, route: Route, now: Time) -> Option<Host> {
         self.queue.pop_due(route, now)
     }
 
     /// Returns the reports of ports that were not verified.
-    pub fn port_claims(&self) -> &PortClaims {
+    pub(super) fn port_claims(&self) -> &PortClaims {
         &self.port_claims
     }
 
     /// Adds an unverified report of ports, which may be the first dialable endpoint of the peer.
-    pub fn add_port_claim(&mut self, host: &Host, claim: PortClaim) {
+    pub(super) fn add_port_claim(&mut self, host: &Host, claim: PortClaim) {
         self.port_claims.add(host, claim);
         self.enqueue(host);
     }
 
     /// Drops reports that an address made if the host does not resolve to it.
-    pub fn retain_port_claims(&mut self, host: &Host, keep: impl Fn(&PortClaim) -> bool) {
+    pub(super) fn retain_port_claims(&mut self, host: &Host, keep: impl Fn(&PortClaim) -> bool) {
         self.port_claims.retain(host, keep);
     }
 
     /// Returns whether a peer has an endpoint that may be dialled on its route.
-    pub fn has_dialable_endpoint(&self, entry: &Entry) -> bool {
+    pub(super) fn has_dialable_endpoint(&self, entry: &Entry) -> bool {
         let mut ports = entry.permitted_ports().into_iter().chain(self.port_claims.ports(&entry.host));
         ports.any(|ports: Ports| dial_policy::has_dialable_port(&entry.host, self.route(&entry.host), ports))
     }
 
     /// Returns the probe of a host that is in flight.
-    pub fn probe(&self, host: &Host) -> Option<&InFlightProbe> {
+    pub(super) fn probe(&self, host: &Host) -> Option<&InFlightProbe> {
         self.in_flight.get(host)
     }
 
     /// Returns the probe of a host that is in flight, for a change of its state.
-    pub fn probe_mut(&mut self, host: &Host) -> Option<&mut InFlightProbe> {
+    pub(super) fn probe_mut(&mut self, host: &Host) -> Option<&mut InFlightProbe> {
         self.in_flight.get_mut(host)
     }
 
     /// Returns all probes in flight.
-    pub fn probes(&self) -> impl Iterator<Item = (&Host, &InFlightProbe)> {
+    pub(super) fn probes(&self) -> impl Iterator<Item = (&Host, &InFlightProbe)> {
         self.in_flight.iter()
     }
 
     /// Returns the number of probes in flight.
-    pub fn probe_count(&self) -> usize {
+    pub(super) fn probe_count(&self) -> usize {
         self.in_flight.len()
     }
 
     /// Returns the number of probes in flight on a route.
-    pub fn probe_count_on(&self, route: Route) -> usize {
+    pub(super) fn probe_count_on(&self, route: Route) -> usize {
         self.in_flight.keys().filter(|host| self.route(host) == route).count()
     }
 
     /// Records the start of a probe; `false` if the host is unknown.
-    pub fn begin_probe(&mut self, host: &Host, was_healthy: bool, now: Time) -> bool {
+    pub(super) fn begin_probe(&mut self, host: &Host, was_healthy: bool, now: Time) -> bool {
         self.over_budget.remove(host);
         self.dequeue(host);
         let Some(entry) = self.entries.get_mut(host) else { return false };
@@ -207,29 +207,29 @@ impl PeerTable {
     }
 
     /// Records the end of a probe. The peer is queued again when it is rescheduled.
-    pub fn end_probe(&mut self, host: &Host) -> Option<InFlightProbe> {
+    pub(super) fn end_probe(&mut self, host: &Host) -> Option<InFlightProbe> {
         self.in_flight.remove(host)
     }
 
     /// Defers a peer whose subnet has no dial budget left.
-    pub fn defer(&mut self, host: &Host, subnet: Netgroup, until: Time) {
+    pub(super) fn defer(&mut self, host: &Host, subnet: Netgroup, until: Time) {
         self.in_flight.remove(host);
         self.over_budget.insert(host.clone(), subnet);
         self.reschedule(host, until);
     }
 
     /// Returns the subnet whose dial budget a peer waits for; `None` if it waits for none.
-    pub fn deferred_by(&self, host: &Host) -> Option<Netgroup> {
+    pub(super) fn deferred_by(&self, host: &Host) -> Option<Netgroup> {
         self.over_budget.get(host).copied()
     }
 
     /// Returns the number of consecutive failures that were not attributed.
-    pub fn unattributed_failures(&self, host: &Host) -> u32 {
+    pub(super) fn unattributed_failures(&self, host: &Host) -> u32 {
         self.unattributed_failures.get(host).copied().unwrap_or(0)
     }
 
     /// Counts a failure that is not attributed, and returns the new number.
-    pub fn count_unattributed_failure(&mut self, host: &Host) -> u32 {
+    pub(super) fn count_unattributed_failure(&mut self, host: &Host) -> u32 {
         if !self.entries.contains_key(host) {
             return 1;
         }
@@ -239,7 +239,7 @@ impl PeerTable {
     }
 
     /// Forgets the port reports and the unattributed failures of a peer after a conclusive result.
-    pub fn on_conclusive_result(&mut self, host: &Host) {
+    pub(super) fn on_conclusive_result(&mut self, host: &Host) {
         self.port_claims.remove(host);
         self.unattributed_failures.remove(host);
     }

@@ -22,7 +22,7 @@ const BACKEND_START_TIMEOUT: Duration = Duration::from_secs(5);
 /// Creates the backend of the configuration; `None` if it names none.
 ///
 /// A server that can't be reached now may be reachable later. A server of another network is an error.
-pub async fn create(
+pub(super) async fn create(
     config: &Config,
     dialer: &Dialer,
     own_addresses: &[SocketAddr],

@@ -42,7 +42,7 @@ const REWRITE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// State of the node outside of the book, for the status.
 #[derive(Debug)]
-pub struct StatusInputs {
+pub(super) struct StatusInputs {
     /// Start of the daemon.
     pub started: Time,
     /// Whether the store was empty at the start.
@@ -75,7 +75,7 @@ pub struct StatusInputs {
 
 /// Receivers of what the book publishes.
 #[derive(Debug)]
-pub struct BookOutputs {
+pub(super) struct BookOutputs {
     /// Advertised peers, for sessions.
     pub snapshot: watch::Sender<Arc<Snapshot>>,
     /// Health of Tor as the book sees it, for the supervisor of Tor.
@@ -84,7 +84,7 @@ pub struct BookOutputs {
 
 /// Task that owns the book.
 #[derive(Debug)]
-pub struct BookTask {
+pub(super) struct BookTask {
     book: PeerBook,
     rng: StdRng,
     store: StoreHandle,
@@ -109,7 +109,7 @@ pub struct BookTask {
 
 impl BookTask {
     /// Creates the task, publishes a first snapshot, and executes the actions of the start.
-    pub fn new(
+    pub(super) fn new(
         (book, actions): (PeerBook, Vec<Action>),
         store: StoreHandle,
         dialer: Dialer,
@@ -142,7 +142,7 @@ impl BookTask {
     }
 
     /// Runs until the stop. Probes in flight are dropped then, without a result.
-    pub async fn run(mut self, mut messages: mpsc::Receiver<BookMessage>, mut stop: oneshot::Receiver<()>) {
+    pub(super) async fn run(mut self, mut messages: mpsc::Receiver<BookMessage>, mut stop: oneshot::Receiver<()>) {
         loop {
             let wakeup = self.wakeup();
             tokio::select! {

@@ -14,11 +14,11 @@ use crate::config::{BackendConfig, Config, ListenKind};
 use crate::server::{self, ConnectionKind, IncomingConnection, SessionContext};
 
 /// All listeners, with the kind of each.
-pub struct Listeners(Vec<(ListenKind, TcpListener)>);
+pub(super) struct Listeners(Vec<(ListenKind, TcpListener)>);
 
 impl Listeners {
     /// Opens the listeners. Inherited sockets replace the configured addresses of their kind.
-    pub fn open(config: &Config) -> Result<Listeners, DaemonError> {
+    pub(super) fn open(config: &Config) -> Result<Listeners, DaemonError> {
         let mut open = platform::systemd_listeners()?;
         let inherited: Vec<ListenKind> = open.iter().map(|(kind, _)| *kind).collect();
         for kind in ListenKind::ALL.into_iter().filter(|kind| !inherited.contains(kind)) {
@@ -29,17 +29,17 @@ impl Listeners {
     }
 
     /// Returns whether any listener needs a certificate.
-    pub fn has_tls(&self) -> bool {
+    pub(super) fn has_tls(&self) -> bool {
         self.0.iter().any(|(kind, _)| connection_kind(*kind).tls)
     }
 
     /// Returns the addresses of all listeners.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.0.iter().filter_map(|(_, listener)| listener.local_addr().ok()).collect()
     }
 
     /// Returns the listeners as URLs, for the log and the status.
-    pub fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         let address = |listener: &TcpListener| listener.local_addr().ok();
         let named = self.0.iter().filter_map(|(kind, listener)| address(listener).map(|at: SocketAddr| (kind, at)));
         named.map(|(kind, address)| format!("{kind}://{address}")).collect()
@@ -48,7 +48,7 @@ impl Listeners {
     /// Spawns admission and one task per listener.
     ///
     /// Returns the queue of admission, for the clients of the embedded onion service.
-    pub fn spawn(
+    pub(super) fn spawn(
         self,
         tasks: &mut TaskSet,
         context: SessionContext,

@@ -41,7 +41,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(9);
 type StopSignal = Pin<Box<dyn Future<Output = &'static str> + Send>>;
 
 /// Parts of a node that is ready to run.
-pub struct Node {
+pub(super) struct Node {
     config: Config,
     hooks: ReloadHooks,
     rng: StdRng,
@@ -83,7 +83,7 @@ struct Storage {
 }
 
 /// Tasks of a running node.
-pub struct RunningNode {
+pub(super) struct RunningNode {
     tasks: TaskSet,
     book: JoinHandle<()>,
     stop_book: oneshot::Sender<()>,
@@ -94,7 +94,7 @@ pub struct RunningNode {
 
 impl Node {
     /// Opens all files and sockets, and checks the backend.
-    pub async fn build(config: Config, hooks: ReloadHooks) -> Result<Node, DaemonError> {
+    pub(super) async fn build(config: Config, hooks: ReloadHooks) -> Result<Node, DaemonError> {
         let mut rng = platform::root_rng();
         platform::check_clock(clock::now())?;
         move_shared_data(&config)?.log(&config);
@@ -130,7 +130,7 @@ impl Node {
     }
 
     /// Spawns all tasks.
-    pub fn spawn(mut self) -> RunningNode {
+    pub(super) fn spawn(mut self) -> RunningNode {
         let mut tasks = TaskSet::default();
         let counters = Arc::new(Counters::default());
         let probes = ProbeMetrics::default();
@@ -220,7 +220,7 @@ impl Node {
 
 impl RunningNode {
     /// Waits for a stop signal, or for the end of a task that never should; returns the name of that task.
-    pub async fn ended(&mut self) -> Option<&'static str> {
+    pub(super) async fn ended(&mut self) -> Option<&'static str> {
         tokio::select! {
             signal = &mut self.stop => {
                 tracing::info!(signal, "stopping");
@@ -233,7 +233,7 @@ impl RunningNode {
     }
 
     /// Stops all tasks, and waits until the writer has flushed what is left.
-    pub async fn drain(mut self) -> Result<(), DaemonError> {
+    pub(super) async fn drain(mut self) -> Result<(), DaemonError> {
         self.tasks.shutdown().await;
         // The socket goes before the store is released: a process that waits for the store binds its own socket.
         let _ = std::fs::remove_file(&self.control_path);

@@ -19,7 +19,7 @@ use crate::tor::{self, Mode, OnionServiceState, TorChannels, TorHealth};
 const ONION_ACCEPT_QUEUE: usize = 64;
 
 /// State that the Tor tasks publish.
-pub struct TorWiring {
+pub(super) struct TorWiring {
     /// Connector of the Tor in use; `None` while there is none.
     pub connector: watch::Sender<Option<dial::TorConnector>>,
     /// State of the onion service; `None` if the node has none.
@@ -31,7 +31,7 @@ pub struct TorWiring {
 }
 
 /// Parts of the daemon that the Tor tasks use.
-pub struct TorPeers {
+pub(super) struct TorPeers {
     /// Dialer for the test of the onion name.
     pub dialer: Dialer,
     /// Health of Tor as the book sees it.
@@ -44,7 +44,7 @@ pub struct TorPeers {
 
 impl TorWiring {
     /// Creates the initial state. Nothing runs yet.
-    pub fn new(config: &Config) -> TorWiring {
+    pub(super) fn new(config: &Config) -> TorWiring {
         let onion = config.tor.onion_host.clone().map(|(host, port)| OnionServiceState::new(host, port));
         TorWiring {
             connector: watch::Sender::new(None),
@@ -55,7 +55,7 @@ impl TorWiring {
     }
 
     /// Starts the tasks, unless the configuration disables Tor.
-    pub fn spawn(self, tasks: &mut TaskSet, config: &Config, peers: TorPeers, rng: &mut StdRng) {
+    pub(super) fn spawn(self, tasks: &mut TaskSet, config: &Config, peers: TorPeers, rng: &mut StdRng) {
         if config.tor.settings.mode == Mode::Off {
             return;
         }

@@ -88,20 +88,20 @@ async fn request(address: SocketAddr, command: SocksCmd, target: Target) -> Resu
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
 
-    pub const RESOLVED: &[u8] = &[5, 0, 0, 1, 127, 0, 0, 1, 0, 0];
-    pub const NOT_ALLOWED: &[u8] = &[5, 2, 0, 1, 0, 0, 0, 0, 0, 0];
+    pub(crate) const RESOLVED: &[u8] = &[5, 0, 0, 1, 127, 0, 0, 1, 0, 0];
+    pub(crate) const NOT_ALLOWED: &[u8] = &[5, 2, 0, 1, 0, 0, 0, 0, 0, 0];
     const NO_SUCH_COMMAND: &[u8] = &[5, 7, 0, 1, 0, 0, 0, 0, 0, 0];
     /// C tor's refusal of RESOLVE, with an address type that SOCKS5 does not have.
     const UNREACHABLE: &[u8] = &[5, 4, 0, 0, 0, 0, 0, 0, 0, 0];
 
     /// Starts a SOCKS5 port that requires a password if offered, and replies as `answer` says.
-    pub async fn port(answer: impl Fn(&[u8]) -> &'static [u8] + Send + 'static) -> SocketAddr {
+    pub(crate) async fn port(answer: impl Fn(&[u8]) -> &'static [u8] + Send + 'static) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
@@ -130,7 +130,7 @@ pub mod tests {
         address
     }
 
-    pub fn is_by_name(request: &[u8]) -> bool {
+    pub(crate) fn is_by_name(request: &[u8]) -> bool {
         request.get(3) == Some(&3)
     }
 

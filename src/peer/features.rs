@@ -236,7 +236,7 @@ impl Serialize for HostsWire<'_> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use proptest::collection::vec;
     use proptest::option;
     use proptest::prelude::*;
@@ -246,7 +246,7 @@ pub mod tests {
     use super::super::version::tests::any_version;
     use super::*;
 
-    pub fn any_features() -> impl Strategy<Value = Features> {
+    pub(crate) fn any_features() -> impl Strategy<Value = Features> {
         let hosts = vec((any_host(), option::of(any_ports())), 0..4).prop_map(|mut hosts| {
             hosts.sort();
             hosts.dedup_by(|a, b| a.0 == b.0);

@@ -234,12 +234,12 @@ fn normalize(text: &str) -> Result<String, HostError> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    pub fn any_host() -> impl Strategy<Value = Host> {
+    pub(crate) fn any_host() -> impl Strategy<Value = Host> {
         prop_oneof![
             any::<[u8; 32]>().prop_map(|key| Host::Onion(OnionAddress::from_public_key(key))),
             any::<IpAddr>().prop_map(|ip| Host::Ip(netgroup::canonical(ip))),

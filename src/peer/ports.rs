@@ -88,12 +88,12 @@ impl Ports {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    pub fn any_ports() -> impl Strategy<Value = Ports> {
+    pub(crate) fn any_ports() -> impl Strategy<Value = Ports> {
         any::<(Option<Port>, Option<Port>)>().prop_filter_map("no port", |(tcp, tls)| Ports::new(tcp, tls))
     }
 

@@ -109,7 +109,7 @@ fn parse_unsigned(text: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use proptest::option;
     use proptest::prelude::*;
 
@@ -119,7 +119,7 @@ pub mod tests {
     use super::*;
     use crate::network::Network;
 
-    pub fn any_real_name() -> impl Strategy<Value = RealName> {
+    pub(crate) fn any_real_name() -> impl Strategy<Value = RealName> {
         (any_host(), option::of(any_version()), option::of(1u32..), any_ports())
             .prop_map(|(host, version, pruning, ports)| RealName { host, version, pruning, ports })
     }

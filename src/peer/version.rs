@@ -63,12 +63,12 @@ fn parse_unsigned(part: &str) -> Result<u16, VersionError> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    pub fn any_version() -> impl Strategy<Value = Version> {
+    pub(crate) fn any_version() -> impl Strategy<Value = Version> {
         any::<(u16, u16, Option<u16>)>().prop_map(|(major, minor, patch)| Version { major, minor, patch })
     }
 

@@ -141,11 +141,11 @@ fn append_bytes(transaction: &WriteTransaction, suffix: &[u8]) -> Result<(), red
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Sets the recorded schema version, and removes tables that it lacks.
-    pub fn set_version(database: &Database, version: u64) {
+    pub(crate) fn set_version(database: &Database, version: u64) {
         let transaction = database.begin_write().unwrap();
         transaction.open_table(META).unwrap().insert(VERSION, version).unwrap();
         if version < 4 {

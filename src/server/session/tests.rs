@@ -16,7 +16,7 @@ use crate::network::Network;
 use crate::server::{ClientSource, Counters, Limits, LongLinePool};
 
 /// Client of a session under test.
-pub struct TestClient {
+pub(super) struct TestClient {
     stream: BufReader<DuplexStream>,
     pub session: JoinHandle<()>,
     pub counters: Arc<Counters>,
@@ -34,7 +34,7 @@ fn connect_within(pipe: usize, kind: ConnectionKind, limits: Limits) -> TestClie
 }
 
 /// Starts a session with a backend.
-pub fn connect_with_backend(
+pub(super) fn connect_with_backend(
     pipe: usize,
     kind: ConnectionKind,
     limits: Limits,
@@ -71,12 +71,12 @@ pub fn connect_with_backend(
 }
 
 impl TestClient {
-    pub async fn send(&mut self, bytes: &[u8]) {
+    pub(super) async fn send(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).await.unwrap();
     }
 
     /// Receives the next line. Returns `None` at the end.
-    pub async fn receive(&mut self) -> Option<Value> {
+    pub(super) async fn receive(&mut self) -> Option<Value> {
         let mut line = String::new();
         self.stream.read_line(&mut line).await.unwrap();
         serde_json::from_str(&line).ok()
@@ -87,7 +87,7 @@ impl TestClient {
     }
 }
 
-pub const PING: &[u8] = b"{\"id\":1,\"method\":\"server.ping\"}\n";
+pub(super) const PING: &[u8] = b"{\"id\":1,\"method\":\"server.ping\"}\n";
 
 #[tokio::test]
 async fn pipelined_lines_are_answered_in_order() {
@@ -255,10 +255,10 @@ async fn add_peer_is_refused_when_book_is_busy() {
     assert_eq!(client.receive().await.unwrap()["result"], false);
 }
 
-pub const WITH_BACKEND: ConnectionKind = ConnectionKind { tls: false, websocket: false, backend_access: true };
+pub(super) const WITH_BACKEND: ConnectionKind = ConnectionKind { tls: false, websocket: false, backend_access: true };
 
 /// Starts a session whose backend at a socket in this directory runs a script per connection.
-pub async fn connect_to_script<F>(
+pub(super) async fn connect_to_script<F>(
     dir: &std::path::Path,
     script: impl Fn(tokio::net::UnixStream) -> F + Send + 'static,
 ) -> TestClient
@@ -277,7 +277,7 @@ where
 }
 
 /// Responds to each request with its method, or as the method says.
-pub async fn fake_electrs(stream: tokio::net::UnixStream) {
+pub(super) async fn fake_electrs(stream: tokio::net::UnixStream) {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     while stream.read_line(&mut line).await.is_ok_and(|read| read > 0) {

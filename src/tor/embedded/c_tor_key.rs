@@ -72,7 +72,7 @@ fn read_prefix(path: &Path) -> Result<Vec<u8>, CTorError> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
     use tempfile::TempDir;
 
@@ -81,15 +81,15 @@ pub mod tests {
     /// Key and address created by C tor.
     const KEY: &str = "a0bdea58c655844904ee80ee3bea3cd563af1217638be4298c9e2e9759c9af6f\
                            78cbe739ba2b58e53fd60f692abf5284245d97e939d20e0d9cf684908ed8c166";
-    pub const NAME: &str = "72n4n7glt255fsievbykqpkyhnxxn3plesgtafcj2a5hidbfjzljrzqd.onion";
+    pub(crate) const NAME: &str = "72n4n7glt255fsievbykqpkyhnxxn3plesgtafcj2a5hidbfjzljrzqd.onion";
 
     /// Creates a service directory with that key.
-    pub fn folder() -> TempDir {
+    pub(crate) fn folder() -> TempDir {
         write_folder(KEY, NAME)
     }
 
     /// Creates a service directory with another key, and returns its address.
-    pub fn another_folder() -> (TempDir, OnionAddress) {
+    pub(crate) fn another_folder() -> (TempDir, OnionAddress) {
         let secret: [u8; 64] = std::array::from_fn(|n| u8::try_from(n).unwrap() * 3);
         let onion =
             OnionAddress::from_public_key(ExpandedKeypair::from_secret_key_bytes(secret).unwrap().public().to_bytes());

@@ -14,7 +14,7 @@ use super::network_model::Kind;
 use super::run::Run;
 
 /// Time after a local outage or a restart within which all overdue probes have run.
-pub const CATCH_UP: Duration = Duration::from_hours(4);
+pub(super) const CATCH_UP: Duration = Duration::from_hours(4);
 
 /// Longest delay of a due probe, for previously verified peers and for others.
 ///
@@ -32,7 +32,7 @@ const MOVED_VERIFIED_WITHIN: Duration = Duration::from_hours(96);
 
 /// Final state of the peers that must be verified.
 #[derive(Debug, Default)]
-pub struct FinalState {
+pub(super) struct FinalState {
     pub good: usize,
     pub good_verified: usize,
     pub newcomers: usize,
@@ -43,7 +43,7 @@ pub struct FinalState {
 
 impl Run {
     /// Checks all rules about the state of the book.
-    pub fn check_book(&mut self) {
+    pub(super) fn check_book(&mut self) {
         let known: HashMap<&Host, &Entry> = self.book.entries().map(|entry| (&entry.host, entry)).collect();
         self.require(self.check_reliable_peers_kept(&known));
         self.require(self.check_overdue_probes());
@@ -54,7 +54,7 @@ impl Run {
     }
 
     /// Counts the peers that must be verified, and those that are.
-    pub fn final_state(&self) -> FinalState {
+    pub(super) fn final_state(&self) -> FinalState {
         let known: HashMap<&Host, &Entry> = self.book.entries().map(|entry| (&entry.host, entry)).collect();
         let mut final_state = FinalState::default();
         let count = |fits: bool, host: &Host, all: &mut usize, verified: &mut usize| {
@@ -80,7 +80,7 @@ impl Run {
     }
 
     /// Checks that nearly every discoverable peer is verified at the end.
-    pub fn check_final_state(&self) {
+    pub(super) fn check_final_state(&self) {
         let final_state = self.final_state();
         let FinalState { good, good_verified, newcomers, newcomers_verified, moved, moved_verified } = final_state;
         let nearly_all = |count: usize, all: usize| count + 2 + all / 20 >= all;

@@ -13,7 +13,7 @@ use super::run::{Run, SimEvent};
 
 impl Run {
     /// Sends the `server.add_peer` of a peer, about once a day.
-    pub fn announce(&mut self, n: usize) -> Vec<Action> {
+    pub(super) fn announce(&mut self, n: usize) -> Vec<Action> {
         let pause = Duration::from_secs(self.world_random(70_000, 100_000));
         self.schedule_in(pause, SimEvent::Announce(n));
         let (peer, now) = (&self.world.peers[n], self.now);
@@ -26,7 +26,7 @@ impl Run {
     }
 
     /// Sends a hostile `server.add_peer`.
-    pub fn attack(&mut self) -> Vec<Action> {
+    pub(super) fn attack(&mut self) -> Vec<Action> {
         let pause = Duration::from_secs(self.world_random(1, 2 * self.size.attack));
         self.schedule_in(pause, SimEvent::Attack);
         let now = self.now;

@@ -44,7 +44,7 @@ struct Window {
 }
 
 #[derive(Debug, Default)]
-pub struct Record {
+pub(super) struct Record {
     pub known_since: Time,
     /// Last probe that the simulated network let succeed.
     pub last_ok: Option<Time>,
@@ -59,7 +59,7 @@ pub struct Record {
 
 /// Maximum of each count.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Peaks {
+pub(super) struct Peaks {
     pub peer_hour: u32,
     pub peer_day: u32,
     pub lookups_hour: u32,
@@ -72,7 +72,7 @@ pub struct Peaks {
 }
 
 #[derive(Debug, Default)]
-pub struct Invariants {
+pub(super) struct Invariants {
     pub records: HashMap<Host, Record>,
     in_flight: HashMap<Host, Route>,
     subnets_hour: HashMap<Netgroup, Window>,
@@ -89,10 +89,10 @@ pub struct Invariants {
 }
 
 /// Message of a violated rule.
-pub type CheckResult = Result<(), String>;
+pub(super) type CheckResult = Result<(), String>;
 
 impl Invariants {
-    pub fn lookup(&mut self, host: &Host, now: Time) -> CheckResult {
+    pub(super) fn lookup(&mut self, host: &Host, now: Time) -> CheckResult {
         let record = self.records.entry(host.clone()).or_default();
         record.began = now;
         record.tries += 1;
@@ -102,7 +102,7 @@ impl Invariants {
         self.set_in_flight(host)
     }
 
-    pub fn probe(
+    pub(super) fn probe(
         &mut self,
         attempt: &ProbeTarget,
         settings: &BookConfig,
@@ -146,12 +146,12 @@ impl Invariants {
         check(through_tor <= settings.max_tor_probes, || format!("{through_tor} probes at once through Tor"))
     }
 
-    pub fn finished(&mut self, host: &Host) {
+    pub(super) fn finished(&mut self, host: &Host) {
         self.in_flight.remove(host);
     }
 
     /// Clears probes in flight. Budgets are not stored, so their bursts are available again.
-    pub fn restarted(&mut self) {
+    pub(super) fn restarted(&mut self) {
         self.in_flight.clear();
         self.subnets_hour.clear();
         self.subnets_day.clear();
@@ -160,12 +160,12 @@ impl Invariants {
         (self.by_tor, self.all_names) = (Window::default(), Window::default());
     }
 
-    pub fn is_in_flight(&self, host: &Host) -> bool {
+    pub(super) fn is_in_flight(&self, host: &Host) -> bool {
         self.in_flight.contains_key(host)
     }
 
     /// Checks the budgets for a name that was added to the book.
-    pub fn on_added(&mut self, entry: &Entry, now: Time) -> CheckResult {
+    pub(super) fn on_added(&mut self, entry: &Entry, now: Time) -> CheckResult {
         let record = self.records.entry(entry.host.clone()).or_default();
         record.known_since = now;
         record.last_ok = None;
@@ -189,7 +189,7 @@ impl Invariants {
     }
 
     /// Checks that a counted failure was not caused by a local outage.
-    pub fn on_failure_counted(&mut self, host: &Host, outages: &OutageSchedule) -> CheckResult {
+    pub(super) fn on_failure_counted(&mut self, host: &Host, outages: &OutageSchedule) -> CheckResult {
         let Some(record) = self.records.get(host) else { return Ok(()) };
         let via = RoutingPolicy::default().via(host);
         if let Some((_, until)) = outages.span(via, record.began) {
@@ -205,7 +205,7 @@ impl Invariants {
     }
 
     /// Checks that a removed peer was unreachable for long enough.
-    pub fn on_removed(
+    pub(super) fn on_removed(
         &self,
         entry: &Entry,
         unfounded: bool,
@@ -227,7 +227,7 @@ impl Invariants {
         })
     }
 
-    pub fn idle_tick(&mut self, now: Time) -> CheckResult {
+    pub(super) fn idle_tick(&mut self, now: Time) -> CheckResult {
         let idle = self.idle_ticks.add(hour(now), 1);
         self.peaks.idle_ticks_hour = self.peaks.idle_ticks_hour.max(idle);
         check_at_most(idle, MAX_IDLE_TICKS_PER_HOUR, format_args!("wake-ups without an action in an hour"))
@@ -250,7 +250,7 @@ impl Window {
 }
 
 /// Returns an error with this message unless the rule holds.
-pub fn check(holds: bool, or_else: impl FnOnce() -> String) -> CheckResult {
+pub(super) fn check(holds: bool, or_else: impl FnOnce() -> String) -> CheckResult {
     if holds { Ok(()) } else { Err(or_else()) }
 }
 
@@ -267,13 +267,13 @@ fn day(now: Time) -> u64 {
 }
 
 /// Counts equal keys.
-pub fn count_by<K: Eq + Hash>(keys: impl Iterator<Item = K>) -> HashMap<K, usize> {
+pub(super) fn count_by<K: Eq + Hash>(keys: impl Iterator<Item = K>) -> HashMap<K, usize> {
     let mut counts = HashMap::new();
     keys.for_each(|key| *counts.entry(key).or_default() += 1);
     counts
 }
 
 /// Counts the addresses of a list by diversity group.
-pub fn count_by_region(ips: impl Iterator<Item = IpAddr>) -> HashMap<Netgroup, usize> {
+pub(super) fn count_by_region(ips: impl Iterator<Item = IpAddr>) -> HashMap<Netgroup, usize> {
     count_by(ips.map(Netgroup::diversity_group))
 }

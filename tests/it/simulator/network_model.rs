@@ -12,7 +12,7 @@ use waypost::network::Network;
 use waypost::peer::{Features, Host, OnionAddress, PeerList, PeerListEntry, Port, Ports, RealName, Transport, Version};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub(super) enum Kind {
     /// Always up.
     Good,
     /// Always there, and lists wrong ports and invented names.
@@ -35,7 +35,7 @@ pub enum Kind {
 }
 
 #[derive(Debug)]
-pub struct Peer {
+pub(super) struct Peer {
     pub host: Host,
     pub kind: Kind,
     /// Addresses to which the name resolves.
@@ -52,14 +52,14 @@ pub struct Peer {
 }
 
 #[derive(Debug)]
-pub struct World {
+pub(super) struct World {
     pub peers: Vec<Peer>,
     by_host: HashMap<Host, usize>,
     invented_names: u64,
 }
 
 impl World {
-    pub fn new(peers: usize, start: Time, days: u64, rng: &mut StdRng) -> World {
+    pub(super) fn new(peers: usize, start: Time, days: u64, rng: &mut StdRng) -> World {
         let mut world = World { peers: Vec::with_capacity(peers), by_host: HashMap::new(), invented_names: 0 };
         // A third of the clearnet peers share a few subnets of hosting providers.
         let hosting_subnets: Vec<[u8; 3]> = (0..peers / 100 + 1).map(|_| public_subnet(rng)).collect();
@@ -119,15 +119,15 @@ impl World {
         world
     }
 
-    pub fn get(&self, host: &Host) -> Option<&Peer> {
+    pub(super) fn get(&self, host: &Host) -> Option<&Peer> {
         self.by_host.get(host).map(|at| &self.peers[*at])
     }
 
-    pub fn any(&self, rng: &mut StdRng) -> &Peer {
+    pub(super) fn any(&self, rng: &mut StdRng) -> &Peer {
         &self.peers[rng.random_range(0..self.peers.len())]
     }
 
-    pub fn resolve(&self, host: &Host, at: Time) -> Result<Vec<IpAddr>, ProbeError> {
+    pub(super) fn resolve(&self, host: &Host, at: Time) -> Result<Vec<IpAddr>, ProbeError> {
         if let Some(peer) = self.get(host) {
             let is_missing = !peer.is_up(at) && peer.absent == ProbeError::NameNotFound;
             return if is_missing { Err(ProbeError::NameNotFound) } else { Ok(peer.addresses.clone()) };
@@ -143,12 +143,12 @@ impl World {
     }
 
     /// Returns the address of a good peer to which many invented names resolve.
-    pub fn victim(&self) -> IpAddr {
+    pub(super) fn victim(&self) -> IpAddr {
         let good = |peer: &&Peer| peer.kind == Kind::Good && matches!(peer.host, Host::Dns(_));
         self.peers.iter().find(good).map_or(IpAddr::V4(Ipv4Addr::new(5, 9, 0, 1)), |peer| peer.addresses[0])
     }
 
-    pub fn peer_list(&mut self, of: &Host, at: Time, rng: &mut StdRng) -> PeerList {
+    pub(super) fn peer_list(&mut self, of: &Host, at: Time, rng: &mut StdRng) -> PeerList {
         let lies = self.get(of).is_some_and(|peer| peer.kind == Kind::Liar);
         let mut list = Vec::new();
         for _ in 0..rng.random_range(10..40) {
@@ -169,7 +169,7 @@ impl World {
     }
 
     /// Returns a host without a peer.
-    pub fn invent_host(&mut self, rng: &mut StdRng) -> Host {
+    pub(super) fn invent_host(&mut self, rng: &mut StdRng) -> Host {
         self.invented_names += 1;
         let n = self.invented_names;
         match rng.random_range(0..10) {
@@ -183,7 +183,7 @@ impl World {
 }
 
 impl Peer {
-    pub fn is_up(&self, at: Time) -> bool {
+    pub(super) fn is_up(&self, at: Time) -> bool {
         match self.kind {
             Kind::Newcomer => at >= self.turn,
             // Up for two thirds of the time.
@@ -195,7 +195,7 @@ impl Peer {
     }
 
     /// Tells whether an honest peer would list the peer.
-    pub fn is_fine(&self, at: Time) -> bool {
+    pub(super) fn is_fine(&self, at: Time) -> bool {
         match self.kind {
             Kind::WrongChain | Kind::Malformed | Kind::Silent | Kind::Private => false,
             Kind::Turncoat => at < self.turn,
@@ -203,7 +203,7 @@ impl Peer {
         }
     }
 
-    pub fn ports(&self, at: Time) -> Ports {
+    pub(super) fn ports(&self, at: Time) -> Ports {
         let moved = match self.kind {
             Kind::Mover => u16::try_from((at.as_secs() + self.phase) / self.period % 1000).unwrap(),
             _ => 0,
@@ -213,19 +213,19 @@ impl Peer {
     }
 
     /// Time of the last change of ports.
-    pub fn moved_at(&self, at: Time) -> Time {
+    pub(super) fn moved_at(&self, at: Time) -> Time {
         at - Duration::from_secs((at.as_secs() + self.phase) % self.period)
     }
 
-    pub fn absence(&self) -> ProbeError {
+    pub(super) fn absence(&self) -> ProbeError {
         self.absent
     }
 
-    pub fn name(&self, at: Time) -> RealName {
+    pub(super) fn name(&self, at: Time) -> RealName {
         RealName { host: self.host.clone(), version: Some(Version::new(1, 4)), pruning: None, ports: self.ports(at) }
     }
 
-    pub fn features(&self, at: Time) -> Features {
+    pub(super) fn features(&self, at: Time) -> Features {
         features(self.host.clone(), self.ports(at))
     }
 }
@@ -233,7 +233,7 @@ impl Peer {
 /// Ports of servers with non-default ports. None is blocked, even after the changes of a mover.
 const CUSTOM_PORTS: std::ops::Range<u16> = 51_000..60_000;
 
-pub fn features(host: Host, ports: Ports) -> Features {
+pub(super) fn features(host: Host, ports: Ports) -> Features {
     Features {
         hosts: Some(vec![(host, Some(ports))]),
         genesis_hash: Some(Network::Bitcoin.genesis_hash().to_owned()),

@@ -10,7 +10,7 @@ use waypost::tor_state::TorProbe;
 
 /// Symptoms of an outage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutageKind {
+pub(super) enum OutageKind {
     /// Packets are lost.
     BlackHole,
     /// Every attempt fails at once.
@@ -24,7 +24,7 @@ pub enum OutageKind {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub struct Outage {
+pub(super) struct Outage {
     pub via: Route,
     pub from: Time,
     pub until: Time,
@@ -32,7 +32,7 @@ pub struct Outage {
 }
 
 #[derive(Debug)]
-pub struct OutageSchedule {
+pub(super) struct OutageSchedule {
     pub outages: Vec<Outage>,
     /// Disjoint spans per route.
     direct: Vec<(Time, Time)>,
@@ -41,7 +41,7 @@ pub struct OutageSchedule {
 
 impl OutageSchedule {
     /// Draws outages of minutes to days, and one of more than fourteen days on one route.
-    pub fn new(start: Time, days: u64, rng: &mut StdRng) -> OutageSchedule {
+    pub(super) fn new(start: Time, days: u64, rng: &mut StdRng) -> OutageSchedule {
         let hours = |hours: u64| Duration::from_hours(hours);
         let mut outages = Vec::new();
         let mut add = |via, day: u64, long: Duration, rng: &mut StdRng| {
@@ -90,7 +90,7 @@ impl OutageSchedule {
     }
 
     /// Returns the kind of the current outage on a route.
-    pub fn down(&self, via: Route, at: Time) -> Option<OutageKind> {
+    pub(super) fn down(&self, via: Route, at: Time) -> Option<OutageKind> {
         let now = |outage: &&Outage| outage.from <= at && at < outage.until;
         let direct = self.outages.iter().filter(|outage| outage.via == Route::Direct).find(now);
         let own = self.outages.iter().filter(|outage| outage.via == via).find(now);
@@ -98,28 +98,28 @@ impl OutageSchedule {
     }
 
     /// Returns the start of the first outage within a period.
-    pub fn first_outage_in(&self, via: Route, from: Time, until: Time) -> Option<Time> {
+    pub(super) fn first_outage_in(&self, via: Route, from: Time, until: Time) -> Option<Time> {
         self.spans(via).iter().map(|span| span.0).find(|begin| *begin > from && *begin <= until)
     }
 
     /// Returns the span of the outage at a time.
-    pub fn span(&self, via: Route, at: Time) -> Option<(Time, Time)> {
+    pub(super) fn span(&self, via: Route, at: Time) -> Option<(Time, Time)> {
         self.spans(via).iter().copied().find(|(from, until)| *from <= at && at < *until)
     }
 
     /// Tells whether the route worked throughout a period.
-    pub fn worked(&self, via: Route, from: Time, until: Time) -> bool {
+    pub(super) fn worked(&self, via: Route, from: Time, until: Time) -> bool {
         !self.spans(via).iter().any(|span| span.0 <= until && span.1 >= from)
     }
 
     /// Returns the time within a period during which the route worked.
-    pub fn uptime(&self, via: Route, from: Time, until: Time) -> Duration {
+    pub(super) fn uptime(&self, via: Route, from: Time, until: Time) -> Duration {
         let down: Duration = self.spans(via).iter().map(|span| span.1.min(until).since(span.0.max(from))).sum();
         until.since(from).saturating_sub(down)
     }
 
     /// Returns the results of the SOCKS monitor with their times.
-    pub fn tor_probes(&self, start: Time, rng: &mut impl Rng) -> Vec<(Time, TorProbe)> {
+    pub(super) fn tor_probes(&self, start: Time, rng: &mut impl Rng) -> Vec<(Time, TorProbe)> {
         let mut tor_probes = vec![(start, TorProbe::Reachable)];
         for outage in self.outages.iter().filter(|outage| outage.via == Route::Tor) {
             let Outage { from, until, kind, .. } = *outage;

@@ -22,7 +22,7 @@ use super::outages::{OutageKind, OutageSchedule};
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy)]
-pub struct Size {
+pub(super) struct Size {
     pub peers: usize,
     pub days: u64,
     /// Most peers are known from the start; otherwise only a few seeds.
@@ -32,7 +32,7 @@ pub struct Size {
 }
 
 #[derive(Debug)]
-pub struct Run {
+pub(super) struct Run {
     pub seed: u64,
     pub size: Size,
     pub book: PeerBook,
@@ -57,7 +57,7 @@ pub struct Run {
 
 /// Event scheduled for a time.
 #[derive(Debug)]
-pub enum SimEvent {
+pub(super) enum SimEvent {
     Resolved(Host, Result<Vec<IpAddr>, ProbeError>),
     Probed(Host, Box<Result<Verified, ProbeError>>),
     TorProbed(TorProbe),
@@ -69,9 +69,9 @@ pub enum SimEvent {
 }
 
 impl Run {
-    pub const START: Time = Time::from_secs(1_800_000_000);
+    pub(super) const START: Time = Time::from_secs(1_800_000_000);
 
-    pub fn new(size: Size, seed: u64) -> Run {
+    pub(super) fn new(size: Size, seed: u64) -> Run {
         let mut world_rng = StdRng::seed_from_u64(seed);
         let world = World::new(size.peers, Run::START, size.days, &mut world_rng);
         let outages = OutageSchedule::new(Run::START, size.days, &mut world_rng);
@@ -104,7 +104,7 @@ impl Run {
     }
 
     /// Runs until the end. Panics when a rule is violated.
-    pub fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         let end = Run::START + Duration::from_hours(24) * u32::try_from(self.size.days).unwrap();
         let actions = match self.size.filled {
             true => self.book.handle(Event::Tick, self.now, &mut self.rng),
@@ -138,7 +138,7 @@ impl Run {
     }
 
     /// Panics with the seed and the time when a rule is violated.
-    pub fn require(&self, result: CheckResult) {
+    pub(super) fn require(&self, result: CheckResult) {
         if let Err(broken) = result {
             let minutes = self.now.since(Run::START).as_secs() / 60;
             let (day, hour, minute) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
@@ -365,11 +365,11 @@ impl Run {
         entries
     }
 
-    pub fn world_random(&mut self, from: u64, to: u64) -> u64 {
+    pub(super) fn world_random(&mut self, from: u64, to: u64) -> u64 {
         self.world_rng.random_range(from..to)
     }
 
-    pub fn schedule_in(&mut self, pause: Duration, scheduled: SimEvent) {
+    pub(super) fn schedule_in(&mut self, pause: Duration, scheduled: SimEvent) {
         self.schedule_at(self.now + pause, scheduled);
     }
 

@@ -12,15 +12,15 @@ use socket2::{Domain, Socket, Type};
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Connection to a server of the Electrum protocol.
-pub struct TestClient(BufReader<TcpStream>);
+pub(crate) struct TestClient(BufReader<TcpStream>);
 
 impl TestClient {
-    pub fn connect(server: impl ToSocketAddrs) -> TestClient {
+    pub(crate) fn connect(server: impl ToSocketAddrs) -> TestClient {
         TestClient::new(TcpStream::connect(server).unwrap())
     }
 
     /// Connects from a source address.
-    pub fn connect_from(source: &str, server: SocketAddr) -> TestClient {
+    pub(crate) fn connect_from(source: &str, server: SocketAddr) -> TestClient {
         TestClient::new(connect_from(source.parse().unwrap(), server))
     }
 
@@ -30,36 +30,36 @@ impl TestClient {
     }
 
     /// Sends a line and returns the response, or null when the connection is closed.
-    pub fn request(&mut self, line: &str) -> Value {
+    pub(crate) fn request(&mut self, line: &str) -> Value {
         self.send(&format!("{line}\n"));
         self.receive()
     }
 
     /// Sends bytes. An error is ignored, since a rejected client may be disconnected already.
-    pub fn send(&mut self, bytes: &str) {
+    pub(crate) fn send(&mut self, bytes: &str) {
         let _ = self.0.get_mut().write_all(bytes.as_bytes());
     }
 
     /// Returns the next line, or null when the connection is closed.
-    pub fn receive(&mut self) -> Value {
+    pub(crate) fn receive(&mut self) -> Value {
         let mut line = String::new();
         let _ = self.0.read_line(&mut line);
         serde_json::from_str(&line).unwrap_or_default()
     }
 
     /// Tells whether a request for the peer list is answered with one.
-    pub fn is_served(&mut self) -> bool {
+    pub(crate) fn is_served(&mut self) -> bool {
         self.request(r#"{"id":1,"method":"server.peers.subscribe"}"#)["result"].is_array()
     }
 
     /// Returns the error code for such a request; 0 without an error.
-    pub fn error_code(&mut self) -> i64 {
+    pub(crate) fn error_code(&mut self) -> i64 {
         let response = self.request(r#"{"id":1,"method":"server.peers.subscribe"}"#);
         response["error"]["code"].as_i64().unwrap_or_default()
     }
 
     /// Tells whether the server closes the connection before it sends anything else.
-    pub fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         match self.0.read(&mut [0; 16]) {
             Ok(length) => length == 0,
             Err(error) => error.kind() == ErrorKind::ConnectionReset,
@@ -75,7 +75,7 @@ impl TestClient {
 }
 
 /// Connects from a source address; loopback has many.
-pub fn connect_from(source: IpAddr, server: SocketAddr) -> TcpStream {
+pub(crate) fn connect_from(source: IpAddr, server: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
     socket.connect(&server.into()).unwrap();
@@ -85,41 +85,41 @@ pub fn connect_from(source: IpAddr, server: SocketAddr) -> TcpStream {
 }
 
 /// Sends one request, after `server.version`, and expects a result.
-pub fn call(address: &str, method: &str, params: Value) -> Value {
+pub(crate) fn call(address: &str, method: &str, params: Value) -> Value {
     try_call(address, method, params).unwrap_or_else(|error| panic!("{method}: {error}"))
 }
 
 /// Sends one request, after `server.version`. Returns the result or the error.
-pub fn try_call(address: &str, method: &str, params: Value) -> Result<Value, Value> {
+pub(crate) fn try_call(address: &str, method: &str, params: Value) -> Result<Value, Value> {
     let mut client = TestClient::connect(address);
     client.call("server.version", &json!(["test", ["1.4", "1.6"]]))?;
     client.call(method, &params)
 }
 
 /// Returns the hosts that a server lists.
-pub fn hosts(address: &str) -> BTreeSet<String> {
+pub(crate) fn hosts(address: &str) -> BTreeSet<String> {
     let list = call(address, "server.peers.subscribe", json!([]));
     list.as_array().unwrap().iter().map(|entry| entry[1].as_str().unwrap().to_owned()).collect()
 }
 
 /// Returns the entry of a host in a server's list.
-pub fn own_entry(server: &str, host: &str) -> Option<Value> {
+pub(crate) fn own_entry(server: &str, host: &str) -> Option<Value> {
     let list = call(server, "server.peers.subscribe", json!([]));
     list.as_array().unwrap().iter().find(|entry| entry[1] == host).cloned()
 }
 
 /// Fetches a page. Returns the status code and the body.
-pub fn fetch(address: &str, path: &str) -> (u16, String) {
+pub(crate) fn fetch(address: &str, path: &str) -> (u16, String) {
     fetch_as(address, address, path)
 }
 
 /// Fetches a page with another name in the `Host` header.
-pub fn fetch_as(address: &str, host: &str, path: &str) -> (u16, String) {
+pub(crate) fn fetch_as(address: &str, host: &str, path: &str) -> (u16, String) {
     http(address, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
 }
 
 /// Sends an HTTP request as it is. Returns the status code and the body of the response.
-pub fn http(address: impl ToSocketAddrs, request: &str) -> (u16, String) {
+pub(crate) fn http(address: impl ToSocketAddrs, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();

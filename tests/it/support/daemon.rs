@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{lab_script, now, wait_until};
 
 /// Running `waypost run`, killed when this value is dropped.
-pub struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     config: PathBuf,
     log: PathBuf,
@@ -20,24 +20,24 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts a daemon and waits until it answers `status`.
-    pub fn start(config: &Path) -> Daemon {
+    pub(crate) fn start(config: &Path) -> Daemon {
         Daemon::spawn(config).wait_until_ready()
     }
 
     /// Starts a daemon through a script of the lab, which executes it.
-    pub fn start_by(script: &str, config: &Path) -> Daemon {
+    pub(crate) fn start_by(script: &str, config: &Path) -> Daemon {
         let mut command = Command::new(lab_script(script));
         command.arg(env!("CARGO_BIN_EXE_waypost"));
         Daemon::start_with(command, config)
     }
 
     /// Starts a daemon through a command that takes the daemon's arguments and executes it.
-    pub fn start_with(command: Command, config: &Path) -> Daemon {
+    pub(crate) fn start_with(command: Command, config: &Path) -> Daemon {
         Daemon::spawn_with(command, config).wait_until_ready()
     }
 
     /// Starts a daemon through a command, in a home directory that its client commands use too.
-    pub fn start_at_home(mut command: Command, home: &Path, config: &Path) -> Daemon {
+    pub(crate) fn start_at_home(mut command: Command, home: &Path, config: &Path) -> Daemon {
         command.env("HOME", home).env_remove("XDG_DATA_HOME");
         let mut daemon = Daemon::spawn_with(command, config);
         daemon.home = Some(home.to_owned());
@@ -45,7 +45,7 @@ impl Daemon {
     }
 
     /// Starts a daemon without waiting.
-    pub fn spawn(config: &Path) -> Daemon {
+    pub(crate) fn spawn(config: &Path) -> Daemon {
         Daemon::spawn_with(Command::new(env!("CARGO_BIN_EXE_waypost")), config)
     }
 
@@ -80,52 +80,52 @@ impl Daemon {
         self
     }
 
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
     /// Runs a client command, which must succeed, and returns its output.
-    pub fn waypost(&self, args: &[&str]) -> String {
+    pub(crate) fn waypost(&self, args: &[&str]) -> String {
         let (output, ok) = waypost_at_home(self.home.as_deref(), &self.config, args);
         assert!(ok, "waypost {args:?}: {output}\n{}", self.log());
         output
     }
 
-    pub fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         serde_json::from_str(&self.waypost(&["status", "--json"])).unwrap()
     }
 
     /// Returns the row of a peer in `waypost peers`, or null for an unknown host.
-    pub fn row(&self, host: &str) -> Value {
+    pub(crate) fn row(&self, host: &str) -> Value {
         let rows: Vec<Value> = serde_json::from_str(&self.waypost(&["peers", "--json"])).unwrap();
         rows.into_iter().find(|row| row["host"] == host).unwrap_or_default()
     }
 
     /// Returns the state of Tor.
-    pub fn tor(&self) -> String {
+    pub(crate) fn tor(&self) -> String {
         self.status()["tor"]["state"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Returns the log of all daemons that ran with this configuration.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    pub fn assert_no_panic(&self) {
+    pub(crate) fn assert_no_panic(&self) {
         assert!(self.log().lines().all(|line| !line.contains("panicked")), "{}", self.log());
     }
 
     /// Sends the signal for a reload.
-    pub fn send_hangup(&self) {
+    pub(crate) fn send_hangup(&self) {
         kill_process(self.pid(), Signal::HUP).unwrap();
     }
 
     /// Stops the daemon as a service manager does, and expects success.
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         kill_process(self.pid(), Signal::TERM).unwrap();
         let start = now();
         let status = loop {
@@ -140,7 +140,7 @@ impl Daemon {
         assert!(status.success(), "{status}: {}", self.log());
     }
 
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -160,14 +160,14 @@ impl Drop for Daemon {
 }
 
 /// Returns the command for the built binary with these arguments and no status page.
-pub fn binary(args: &[&str]) -> Command {
+pub(crate) fn binary(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
     command.args(args).env("WAYPOST_STATUS__LISTEN", "off").stdin(Stdio::null());
     command
 }
 
 /// Runs a client command. Returns its output and whether it succeeded.
-pub fn waypost(config: &Path, args: &[&str]) -> (String, bool) {
+pub(crate) fn waypost(config: &Path, args: &[&str]) -> (String, bool) {
     waypost_at_home(None, config, args)
 }
 

@@ -8,12 +8,12 @@ use serde_json::Value;
 use super::{repository, run};
 
 /// Environment variable set in the namespace. For a test its value is a file that the test creates.
-pub const IN_NAMESPACE: &str = "LAB_IN_NAMESPACE";
+pub(crate) const IN_NAMESPACE: &str = "LAB_IN_NAMESPACE";
 
 /// Runs a test, named by its function, again in a namespace of `lab/enter.sh`, which no traffic leaves.
 ///
 /// Returns true when called inside the namespace.
-pub fn in_namespace<F: Fn()>(test: F, enter: &[&str]) -> bool {
+pub(crate) fn in_namespace<F: Fn()>(test: F, enter: &[&str]) -> bool {
     if let Some(marker) = std::env::var_os(IN_NAMESPACE) {
         std::fs::write(marker, "").unwrap();
         return true;
@@ -35,13 +35,13 @@ pub fn in_namespace<F: Fn()>(test: F, enter: &[&str]) -> bool {
 }
 
 /// Returns the name by which the test runner knows a test.
-pub fn test_path<F: Fn()>(_: &F) -> &'static str {
+pub(crate) fn test_path<F: Fn()>(_: &F) -> &'static str {
     let path = std::any::type_name::<F>();
     path.split_once("::").map_or(path, |(_, path)| path)
 }
 
 /// Runs a benchmark again in a namespace and exits. Inside the namespace, returns its arguments.
-pub fn benchmark_in_namespace() -> Vec<String> {
+pub(crate) fn benchmark_in_namespace() -> Vec<String> {
     // cargo adds this flag.
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     if std::env::var_os(IN_NAMESPACE).is_none() {
@@ -53,54 +53,54 @@ pub fn benchmark_in_namespace() -> Vec<String> {
 }
 
 /// Tor network with three ElectrumX servers and a legacy server, started by `lab/up.sh`.
-pub struct Lab(PathBuf);
+pub(crate) struct Lab(PathBuf);
 
 impl Lab {
     /// Starts the lab in a subdirectory.
-    pub fn start(dir: &Path) -> Lab {
+    pub(crate) fn start(dir: &Path) -> Lab {
         let lab = Lab(dir.join("lab"));
         run(Command::new(lab_script("up.sh")).arg(&lab.0));
         lab
     }
 
-    pub fn path(&self, file: &str) -> PathBuf {
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.0.join(file)
     }
 
     /// Returns the trimmed content of a file of the lab.
-    pub fn read(&self, file: &str) -> String {
+    pub(crate) fn read(&self, file: &str) -> String {
         std::fs::read_to_string(self.path(file)).unwrap().trim().to_owned()
     }
 
     /// Returns the `[tor]` section for the embedded Tor in this network.
-    pub fn embedded_tor(&self) -> String {
+    pub(crate) fn embedded_tor(&self) -> String {
         format!("[tor]\nmode = \"embedded\"\narti_config = {:?}\n", self.path("tor/arti.toml"))
     }
 
     /// Returns the `[tor]` section for the C tor client of this network.
-    pub fn external_tor(&self) -> String {
+    pub(crate) fn external_tor(&self) -> String {
         format!("[tor]\nmode = \"socks\"\nsocks = {:?}\n", self.read("tor/socks"))
     }
 
     /// Runs a command of `tor-network.sh`.
-    pub fn tor(&self, command: &str) {
+    pub(crate) fn tor(&self, command: &str) {
         run(Command::new(lab_script("tor-network.sh")).arg(command).arg(self.path("tor")));
     }
 
     /// Starts one more ElectrumX.
-    pub fn electrumx(&self, args: &[&str]) {
+    pub(crate) fn electrumx(&self, args: &[&str]) {
         start_electrumx(&self.path("ex"), args);
     }
 }
 
 /// Starts an ElectrumX with the arguments of `electrumx.sh up`.
-pub fn start_electrumx(dir: &Path, args: &[&str]) {
+pub(crate) fn start_electrumx(dir: &Path, args: &[&str]) {
     let mut command = Command::new(lab_script("electrumx.sh"));
     run(command.env("LAB_VENV", lab_venv()).arg("up").arg(dir).args(args));
 }
 
 /// Sends one request to an onion service through a C tor. Returns `None` when it is unreachable.
-pub fn call_onion(socks: &str, address: &str, method: &str) -> Option<Value> {
+pub(crate) fn call_onion(socks: &str, address: &str, method: &str) -> Option<Value> {
     let output = Command::new(lab_python())
         .arg(lab_script("call.py"))
         .args(["--socks", socks, "--seconds", "15", address, method])
@@ -111,16 +111,16 @@ pub fn call_onion(socks: &str, address: &str, method: &str) -> Option<Value> {
 }
 
 /// Virtual environment in which ElectrumX is installed.
-pub fn lab_venv() -> PathBuf {
+pub(crate) fn lab_venv() -> PathBuf {
     let venv = std::env::var_os("LAB_VENV").map(PathBuf::from);
     venv.unwrap_or_else(|| repository("target/lab-venv"))
 }
 
 /// Python of that environment.
-pub fn lab_python() -> PathBuf {
+pub(crate) fn lab_python() -> PathBuf {
     lab_venv().join("bin/python")
 }
 
-pub fn lab_script(name: &str) -> PathBuf {
+pub(crate) fn lab_script(name: &str) -> PathBuf {
     repository("tests/lab").join(name)
 }

@@ -13,20 +13,20 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-pub use client::{TestClient, call, connect_from, fetch, fetch_as, hosts, http, own_entry, try_call};
-pub use daemon::{Daemon, binary, waypost};
-pub use lab::{
+pub(crate) use client::{TestClient, call, connect_from, fetch, fetch_as, hosts, http, own_entry, try_call};
+pub(crate) use daemon::{Daemon, binary, waypost};
+pub(crate) use lab::{
     IN_NAMESPACE, Lab, benchmark_in_namespace, call_onion, in_namespace, lab_python, lab_script, lab_venv,
     start_electrumx, test_path,
 };
-pub use test_dir::{OFFLINE, TestDir};
+pub(crate) use test_dir::{OFFLINE, TestDir};
 
 /// Process that is killed when this value is dropped.
-pub struct ChildGuard(pub Child);
+pub(crate) struct ChildGuard(pub Child);
 
 impl ChildGuard {
     /// Starts a command without standard input.
-    pub fn spawn(command: &mut Command) -> ChildGuard {
+    pub(crate) fn spawn(command: &mut Command) -> ChildGuard {
         ChildGuard(command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
 }
@@ -39,14 +39,14 @@ impl Drop for ChildGuard {
 }
 
 /// Runs a command and expects it to succeed.
-pub fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     let start = now();
     let status = command.stdin(Stdio::null()).status().unwrap();
     assert!(status.success(), "{command:?}: {status} after {:?}", start.elapsed());
 }
 
 /// Polls a condition every 100 ms, and fails when it does not hold within so many seconds.
-pub fn wait_until(secs: u64, what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_until(secs: u64, what: &str, mut condition: impl FnMut() -> bool) {
     let start = now();
     while !condition() {
         assert!(start.elapsed() < Duration::from_secs(secs), "not within {secs} s: {what}");
@@ -55,14 +55,14 @@ pub fn wait_until(secs: u64, what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test of the whole program waits in real time")]
-pub fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
 /// Returns a loopback address on which nothing listens.
 ///
 /// Its port is below the ephemeral range, so that no parallel test gets it as a source port.
-pub fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let number = std::process::id().wrapping_mul(61).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
@@ -74,40 +74,40 @@ pub fn free_address() -> SocketAddr {
 }
 
 /// Path of a file of the repository.
-pub fn repository(path: &str) -> PathBuf {
+pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 /// Permission bits of a file.
-pub fn mode(path: &Path) -> u32 {
+pub(crate) fn mode(path: &Path) -> u32 {
     std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions()) & 0o777
 }
 
-pub fn set_mode(path: &Path, mode: u32) {
+pub(crate) fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
 }
 
 /// Path of libfaketime.
-pub fn faketime() -> PathBuf {
+pub(crate) fn faketime() -> PathBuf {
     let libraries = std::fs::read_dir("/usr/lib").unwrap();
     let paths = libraries.map(|dir| dir.unwrap().path().join("faketime/libfaketime.so.1"));
     paths.into_iter().find(|path| path.exists()).expect("libfaketime is missing: contrib/test.sh installs it")
 }
 
 /// Bytes of a process in memory.
-pub fn resident_bytes(pid: u32) -> u64 {
+pub(crate) fn resident_bytes(pid: u32) -> u64 {
     memory_bytes(pid, "VmRSS:")
 }
 
 /// A field of `/proc/PID/status`, such as `VmRSS:`, in bytes.
-pub fn memory_bytes(pid: u32, field: &str) -> u64 {
+pub(crate) fn memory_bytes(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with(field)).unwrap();
     line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
 /// Processor time that a process has used.
-pub fn cpu_time(pid: u32) -> Duration {
+pub(crate) fn cpu_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_ascii_whitespace().collect();
     let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
