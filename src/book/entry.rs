@@ -62,7 +62,7 @@ pub struct Entry {
     pub failures: u32,
     /// Violation when the peer was last reached; `None` if there was none.
     pub violation: Option<ProbeError>,
-    /// Last [`Entry::HISTORY`] probes with a conclusive result, oldest first.
+    /// Last 16 probes with a conclusive result, oldest first.
     pub history: VecDeque<ProbeRecord>,
     /// Due time of the next probe.
     pub next_probe_at: Time,
