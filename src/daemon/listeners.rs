@@ -11,7 +11,7 @@ use super::task_set::TaskSet;
 use super::{DaemonError, platform};
 use crate::book::Ingress;
 use crate::config::{BackendConfig, Config, ListenKind};
-use crate::server::{self, ConnectionKind, IncomingConnection, SessionContext};
+use crate::server::{self, ConnectionKind, IncomingConnection, Ingresses, SessionContext};
 
 /// All listeners, each with what its callers are.
 pub struct Listeners(Vec<(ListenKind, TcpListener)>);
@@ -55,8 +55,8 @@ impl Listeners {
         let (door, arrivals) = mpsc::channel(server::ACCEPT_QUEUE);
         let from_onion = own_service || self.0.iter().any(|(kind, _)| *kind == ListenKind::Onion);
         let from_clearnet = self.0.iter().any(|(kind, _)| *kind != ListenKind::Onion);
-        let keeping =
-            server::run_admission(arrivals, from_onion && from_clearnet, shared, StdRng::seed_from_u64(rng.next_u64()));
+        let ingresses = if from_onion && from_clearnet { Ingresses::Both } else { Ingresses::One };
+        let keeping = server::run_admission(arrivals, ingresses, shared, StdRng::seed_from_u64(rng.next_u64()));
         tasks.spawn("admission", keeping);
         for (kind, listener) in self.0 {
             let fronted = listener.local_addr().is_ok_and(|address| fronted.grants_backend(kind, address));

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use accept::accept;
-pub use admission::{ACCEPT_QUEUE, run_admission};
+pub use admission::{ACCEPT_QUEUE, Ingresses, run_admission};
 pub use connection::{ClientSource, ConnectionKind, IncomingConnection};
 pub use counters::{CallCount, CallCounters, Counter, Counters};
 pub use limits::Limits;
