@@ -23,7 +23,7 @@ use crate::irc_discovery::IrcStatus;
 use crate::jsonrpc::{Id, Message, Request, parse_line};
 use crate::network::Network;
 use crate::route::{OnionError, Route, TorSource, TorState};
-use crate::server::CallCount;
+use crate::server::ClientStats;
 
 /// A book of ten thousand peers is about six megabytes of this.
 const MAX_RESPONSE: usize = 64 * 1024 * 1024;
@@ -115,38 +115,6 @@ pub struct StoreStatus {
     pub batches: u64,
     /// How long its file is.
     pub bytes: u64,
-}
-
-/// What callers did since the start.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ClientStats {
-    pub open_sessions: u64,
-    pub sessions: u64,
-    /// Those of them that came by our onion name.
-    pub sessions_onion: u64,
-    pub requests: u64,
-    /// The calls among them, by which of our names they were made, and what became of them.
-    pub calls: Vec<CallCount>,
-    /// Passed on to the server behind us, and how often it couldn't be reached or went away.
-    pub forwarded_requests: u64,
-    pub backend_failures: u64,
-    /// Rejected as we were full, for too many sessions or connections from one source, or as banned.
-    pub refused_full: u64,
-    pub refused_source: u64,
-    pub refused_banned: u64,
-    /// Disconnected for somebody from a source with fewer sessions.
-    pub evicted: u64,
-    pub failed_handshakes: u64,
-    /// Requests that waited for their turn, as their session or source asked a lot.
-    pub delayed_requests: u64,
-    /// Disconnected for too many requests, too many bytes, lines that can't be read, slowness, or silence.
-    pub rate_limited_requests: u64,
-    pub rate_limited_bytes: u64,
-    pub malformed_lines: u64,
-    pub slow: u64,
-    pub idle: u64,
-    /// Ended by a bug in Waypost.
-    pub panicked_sessions: u64,
 }
 
 /// One peer, as `peers` shows it. Times are in milliseconds since 1970.

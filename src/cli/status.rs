@@ -73,13 +73,7 @@ fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
         "clients",
         format!("{} sessions, {} since the start, {} calls", callers.open_sessions, callers.sessions, callers.requests),
     );
-    let rejected = callers.refused_full + callers.refused_source + callers.refused_banned;
-    let disconnected = callers.evicted
-        + callers.rate_limited_requests
-        + callers.rate_limited_bytes
-        + callers.slow
-        + callers.malformed_lines
-        + callers.failed_handshakes;
+    let (rejected, disconnected) = (callers.rejected(), callers.disconnected());
     if rejected + disconnected > 0 {
         line("limits", format!("{rejected} rejected, {disconnected} disconnected; --json says why"));
     }

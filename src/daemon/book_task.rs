@@ -289,7 +289,7 @@ impl BookTask {
             peers: self.book.counts(now),
             next_probe: self.book.next_wakeup().max(now),
             store: notice::store(store, &self.facts.store_path),
-            clients: notice::callers(counters),
+            clients: counters.stats(),
         }
     }
 

@@ -8,12 +8,11 @@ use super::clearnet_monitor::NameState;
 use crate::backend::Backend;
 use crate::book::{BookNotice, Entry, IntakeError, PeerBook, Uptime, WINDOWS};
 use crate::clock::Time;
-use crate::control::{BackendStatus, ClearnetStatus, ClientStats, OnionStatus, PeerInfo, StoreStatus};
+use crate::control::{BackendStatus, ClearnetStatus, OnionStatus, PeerInfo, StoreStatus};
 use crate::electrum::identity::Identity;
 use crate::netgroup;
 use crate::peer::{Host, Port, Ports, RealName, RealNameError};
 use crate::route::TorState;
-use crate::server::Counters;
 use crate::store::WriterStatus;
 use crate::tor::OnionServiceState;
 
@@ -98,31 +97,6 @@ pub fn backend(backend: &Backend, identity: &Identity) -> BackendStatus {
 pub fn store(writer: &WriterStatus, path: &Path) -> StoreStatus {
     let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     StoreStatus { failing: writer.is_failing(), pending: writer.waiting(), batches: writer.batches(), bytes }
-}
-
-/// Their numbers, and nothing of who they were.
-pub fn callers(counters: &Counters) -> ClientStats {
-    ClientStats {
-        open_sessions: counters.open.value(),
-        sessions: counters.sessions.value(),
-        sessions_onion: counters.sessions_onion.value(),
-        requests: counters.requests.value(),
-        calls: counters.calls.counts(),
-        forwarded_requests: counters.forwarded_requests.value(),
-        backend_failures: counters.backend_failures.value(),
-        refused_full: counters.refused_full.value(),
-        refused_source: counters.refused_source.value(),
-        refused_banned: counters.refused_banned.value(),
-        evicted: counters.evicted.value(),
-        failed_handshakes: counters.failed_handshakes.value(),
-        delayed_requests: counters.delayed_requests.value(),
-        rate_limited_requests: counters.rate_limited_requests.value(),
-        rate_limited_bytes: counters.rate_limited_bytes.value(),
-        malformed_lines: counters.malformed_lines.value(),
-        slow: counters.slow.value(),
-        idle: counters.idle.value(),
-        panicked_sessions: counters.panicked_sessions.value(),
-    }
 }
 
 pub fn onion(name: &OnionServiceState) -> OnionStatus {

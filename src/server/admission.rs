@@ -181,13 +181,13 @@ struct OpenSessionGuard<'a>(&'a SessionContext);
 
 impl OpenSessionGuard<'_> {
     fn new(shared: &SessionContext) -> OpenSessionGuard<'_> {
-        shared.counters.open.add(1);
+        shared.counters.open_sessions.add(1);
         OpenSessionGuard(shared)
     }
 }
 
 impl Drop for OpenSessionGuard<'_> {
     fn drop(&mut self) {
-        self.0.counters.open.decrement();
+        self.0.counters.open_sessions.decrement();
     }
 }

@@ -8,47 +8,135 @@ use crate::book::Ingress;
 use crate::electrum::responder::CallOutcome;
 use crate::jsonrpc::Method;
 
-/// Counters of client activity since the start.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Admitted sessions.
-    pub sessions: Counter,
-    /// Admitted sessions on the onion ingress.
-    pub sessions_onion: Counter,
-    /// Sessions that are open now.
-    pub open: Counter,
-    /// Requests, except those forwarded to the backend.
-    pub requests: Counter,
-    /// Requests by ingress, method and outcome.
-    pub calls: CallCounters,
-    /// Requests forwarded to the backend.
-    pub forwarded_requests: Counter,
-    /// Failed connections to the backend, and connections lost while a client needed them.
-    pub backend_failures: Counter,
-    /// Connections refused because all sessions were in use.
-    pub refused_full: Counter,
-    /// Connections refused for a limit of their source.
-    pub refused_source: Counter,
-    /// Connections refused because their address is banned.
-    pub refused_banned: Counter,
-    /// Sessions evicted in favour of a source with fewer sessions.
-    pub evicted: Counter,
-    /// Connections that failed the TLS or WebSocket handshake.
-    pub failed_handshakes: Counter,
-    /// Requests delayed by a rate limit.
-    pub delayed_requests: Counter,
-    /// Sessions closed for too many requests.
-    pub rate_limited_requests: Counter,
-    /// Sessions closed for too many bytes.
-    pub rate_limited_bytes: Counter,
-    /// Lines that are not JSON-RPC.
-    pub malformed_lines: Counter,
-    /// Sessions closed for an incomplete line, or a response that the client did not read in time.
-    pub slow: Counter,
-    /// Sessions closed after the idle timeout.
-    pub idle: Counter,
-    /// Sessions that ended in a panic.
-    pub panicked_sessions: Counter,
+/// Declares each counter once, for [`Counters`], [`ClientStats`] and [`ClientStats::limits`].
+///
+/// `name: Effect "label"` declares a counter of clients at a limit, with its label in metrics.
+macro_rules! counters {
+    (
+        { $($(#[doc = $first_doc:literal])+ $first:ident,)+ }
+        calls
+        { $($(#[doc = $doc:literal])+ $name:ident $(: $effect:ident $limit:literal)?,)+ }
+    ) => {
+        /// Counters of client activity since the start.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $($(#[doc = $first_doc])+ pub $first: Counter,)+
+            /// Requests by ingress, method and outcome.
+            pub calls: CallCounters,
+            $($(#[doc = $doc])+ pub $name: Counter,)+
+        }
+
+        /// Values of [`Counters`], as `waypost status --json` prints them.
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        pub struct ClientStats {
+            $($(#[doc = $first_doc])+ pub $first: u64,)+
+            /// Requests by ingress, method and outcome, without those that did not occur.
+            pub calls: Vec<CallCount>,
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Counters {
+            /// Returns the current values.
+            pub fn stats(&self) -> ClientStats {
+                ClientStats {
+                    $($first: self.$first.value(),)+
+                    calls: self.calls.counts(),
+                    $($name: self.$name.value(),)+
+                }
+            }
+        }
+
+        impl ClientStats {
+            /// Returns the counters of clients at a limit.
+            pub fn limits(&self) -> Vec<LimitCount> {
+                vec![$($(LimitCount { limit: $limit, effect: LimitEffect::$effect, count: self.$name },)?)+]
+            }
+        }
+    };
+}
+
+counters! {
+    {
+        /// Sessions that are open now.
+        open_sessions,
+        /// Admitted sessions.
+        sessions,
+        /// Admitted sessions on the onion ingress.
+        sessions_onion,
+        /// Requests, except those forwarded to the backend.
+        requests,
+    }
+    calls
+    {
+        /// Requests forwarded to the backend.
+        forwarded_requests,
+        /// Failed connections to the backend, and connections lost while a client needed them.
+        backend_failures,
+        /// Connections refused because all sessions were in use.
+        refused_full: Rejected "full",
+        /// Connections refused for a limit of their source.
+        refused_source: Rejected "source",
+        /// Connections refused because their address is banned.
+        refused_banned: Rejected "banned",
+        /// Sessions evicted in favour of a source with fewer sessions.
+        evicted: Disconnected "evicted",
+        /// Connections that failed the TLS or WebSocket handshake.
+        failed_handshakes: Disconnected "handshake",
+        /// Requests delayed by a rate limit.
+        delayed_requests: Delayed "delayed",
+        /// Sessions closed for too many requests.
+        rate_limited_requests: Disconnected "requests",
+        /// Sessions closed for too many bytes.
+        rate_limited_bytes: Disconnected "bytes",
+        /// Lines that are not JSON-RPC.
+        malformed_lines: Disconnected "unreadable",
+        /// Sessions closed for an incomplete line, or a response that the client did not read in time.
+        slow: Disconnected "slow",
+        /// Sessions closed after the idle timeout.
+        idle: Idle "idle",
+        /// Sessions that ended in a panic.
+        panicked_sessions,
+    }
+}
+
+/// Effect of a limit on a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitEffect {
+    /// The connection got no session.
+    Rejected,
+    /// The session was closed.
+    Disconnected,
+    /// A request was delayed.
+    Delayed,
+    /// The session was closed for inactivity.
+    Idle,
+}
+
+/// Number of clients at one limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitCount {
+    /// Label of the limit in metrics.
+    pub limit: &'static str,
+    /// What happened to the clients.
+    pub effect: LimitEffect,
+    /// Number of times since the start.
+    pub count: u64,
+}
+
+impl ClientStats {
+    /// Returns the number of rejected connections.
+    pub fn rejected(&self) -> u64 {
+        self.total(LimitEffect::Rejected)
+    }
+
+    /// Returns the number of sessions closed at a limit, except the idle ones.
+    pub fn disconnected(&self) -> u64 {
+        self.total(LimitEffect::Disconnected)
+    }
+
+    fn total(&self, effect: LimitEffect) -> u64 {
+        self.limits().iter().filter(|limit| limit.effect == effect).map(|limit| limit.count).sum()
+    }
 }
 
 /// Atomic counter.
@@ -126,6 +214,17 @@ impl CallCounters {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_are_summed_by_effect() {
+        let counters = Counters::default();
+        counters.refused_full.add(1);
+        counters.refused_banned.add(2);
+        counters.slow.add(4);
+        counters.idle.add(8);
+        let stats = counters.stats();
+        assert_eq!((stats.rejected(), stats.disconnected(), stats.limits().len()), (3, 4, 11));
+    }
 
     #[test]
     fn each_method_and_outcome_is_counted_separately() {

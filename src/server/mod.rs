@@ -22,7 +22,7 @@ use tokio::sync::watch;
 pub use accept::accept;
 pub use admission::{ACCEPT_QUEUE, Ingresses, run_admission};
 pub use connection::{ClientSource, ConnectionKind, IncomingConnection};
-pub use counters::{CallCount, CallCounters, Counter, Counters};
+pub use counters::{CallCount, CallCounters, ClientStats, Counter, Counters, LimitCount, LimitEffect};
 pub use limits::Limits;
 pub use line_codec::LongLinePool;
 pub use proxy_header::{ProxyHeader, parse_proxy_header};

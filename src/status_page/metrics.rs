@@ -15,8 +15,9 @@ use prometheus_client::registry::Registry;
 use super::status_cache::StatusSample;
 use crate::clock::Time;
 use crate::connect::{ProbeError, Verified};
-use crate::control::{ClearnetStatus, ClientStats, PeerInfo, Status};
+use crate::control::{ClearnetStatus, PeerInfo, Status};
 use crate::route::{OnionFailure, Route, TorKind, TorState};
+use crate::server::ClientStats;
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -186,20 +187,8 @@ impl MetricsWriter<'_> {
             (labels, call.count)
         });
         self.counter_family("requests", "Calls, by which of our names they were made, and what became of them", calls);
-        let limits = [
-            ("full", callers.refused_full),
-            ("source", callers.refused_source),
-            ("banned", callers.refused_banned),
-            ("evicted", callers.evicted),
-            ("handshake", callers.failed_handshakes),
-            ("delayed", callers.delayed_requests),
-            ("requests", callers.rate_limited_requests),
-            ("bytes", callers.rate_limited_bytes),
-            ("unreadable", callers.malformed_lines),
-            ("slow", callers.slow),
-            ("idle", callers.idle),
-        ];
-        let limits = limits.map(|(limit, count)| (vec![("limit", limit.to_owned())], count));
+        let limits = callers.limits();
+        let limits = limits.iter().map(|limit| (vec![("limit", limit.limit.to_owned())], limit.count));
         self.counter_family("limits", "Callers rejected, disconnected or delayed", limits);
         self.counter("session_panics", "Sessions ended by a bug", callers.panicked_sessions);
         self.counter("backend_failures", "Times that the backend server failed a client", callers.backend_failures);
