@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::codec::{Framed, LinesCodec};
 
 use crate::backend::BackendTarget;
@@ -23,7 +23,7 @@ use crate::irc_discovery::IrcStatus;
 use crate::jsonrpc::{Id, Message, Request, parse_line};
 use crate::network::Network;
 use crate::route::{OnionError, Route, TorSource, TorState};
-use crate::server::ClientStats;
+use crate::server::{AcceptLoop, ClientStats};
 
 /// A book of ten thousand peers is about six megabytes of this.
 const MAX_RESPONSE: usize = 64 * 1024 * 1024;
@@ -175,18 +175,11 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves operators until it is dropped.
 pub async fn serve(listener: UnixListener, inbox: Inbox) {
+    let mut listener = AcceptLoop::new(listener, "control");
     let mut sessions = JoinSet::new();
     loop {
         while sessions.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                sessions.spawn(session(stream, inbox.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "can't take a control connection for the moment");
-                sleep(Duration::from_secs(1)).await;
-            }
-        }
+        sessions.spawn(session(listener.next().await, inbox.clone()));
     }
 }
 

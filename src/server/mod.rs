@@ -1,6 +1,7 @@
 //! Sessions of clients: from a listener or the onion service through admission to responses.
 
 mod accept;
+mod accept_loop;
 mod admission;
 mod batch;
 mod client_stream;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use accept::accept;
+pub use accept_loop::{AcceptLoop, Listener};
 pub use admission::{ACCEPT_QUEUE, Ingresses, run_admission};
 pub use connection::{ClientSource, ConnectionKind, IncomingConnection};
 pub use counters::{CallCount, CallCounters, ClientStats, Counter, Counters, LimitCount, LimitEffect};

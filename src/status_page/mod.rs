@@ -27,12 +27,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{interval, timeout};
 
 use self::history::History;
 use self::peer_query::PeerQuery;
 use self::status_cache::StatusCache;
 use crate::book_handle::Inbox;
+use crate::server::AcceptLoop;
 
 pub use self::metrics::ProbeMetrics;
 
@@ -71,6 +72,7 @@ struct AppState {
 pub async fn serve(listener: TcpListener, settings: Settings, probes: ProbeMetrics, inbox: Inbox) {
     let board = Arc::new(AppState { settings, reader: StatusCache::new(inbox), probes, history: Mutex::default() });
     let router = router(Arc::clone(&board));
+    let mut listener = AcceptLoop::new(listener, "status page");
     let mut connections = JoinSet::new();
     let mut samples = interval(SAMPLE);
     loop {
@@ -80,16 +82,11 @@ pub async fn serve(listener: TcpListener, settings: Settings, probes: ProbeMetri
                 let board = Arc::clone(&board);
                 connections.spawn(async move { board.sample().await });
             }
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if connections.len() < CONNECTIONS => {
+            (stream, _) = listener.next() => {
+                if connections.len() < CONNECTIONS {
                     connections.spawn(serve_connection(stream, router.clone()));
                 }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "can't take a caller of the status page for the moment");
-                    sleep(Duration::from_secs(1)).await;
-                }
-            },
+            }
         }
     }
 }
