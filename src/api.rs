@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::book::{Counts, Ingress, PeerState, WEEK, WINDOWS};
+use crate::book::{Counts, PeerState, WEEK, WINDOWS};
+use crate::client_counters::ClientStats;
 use crate::clock::Time;
-use crate::electrum::responder::CallOutcome;
-use crate::jsonrpc::Method;
 use crate::network::Network;
 use crate::route::Route;
 use crate::tor_state::{OnionError, TorSource, TorState};
@@ -165,62 +164,6 @@ pub struct StoreStatus {
     pub batches: u64,
     /// Size of the file in bytes.
     pub bytes: u64,
-}
-
-/// Counters of the clients since the start.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ClientStats {
-    /// Sessions that are open now.
-    pub open_sessions: u64,
-    /// Sessions.
-    pub sessions: u64,
-    /// Sessions through the onion service.
-    pub sessions_onion: u64,
-    /// Requests.
-    pub requests: u64,
-    /// Requests by ingress, method and result.
-    pub calls: Vec<CallCount>,
-    /// Requests forwarded to the backend.
-    pub forwarded_requests: u64,
-    /// Times that the backend could not be reached or closed a connection.
-    pub backend_failures: u64,
-    /// Connections rejected because all session slots were taken.
-    pub refused_full: u64,
-    /// Connections rejected for too many sessions or connections from one source.
-    pub refused_source: u64,
-    /// Connections rejected by the ban list.
-    pub refused_banned: u64,
-    /// Sessions closed in favour of a source with fewer sessions.
-    pub evicted: u64,
-    /// Failed TLS and WebSocket handshakes.
-    pub failed_handshakes: u64,
-    /// Requests delayed by a rate limit.
-    pub delayed_requests: u64,
-    /// Sessions closed for too many requests.
-    pub rate_limited_requests: u64,
-    /// Sessions closed for too many bytes.
-    pub rate_limited_bytes: u64,
-    /// Sessions closed for a malformed line.
-    pub malformed_lines: u64,
-    /// Sessions closed for slow reading or writing.
-    pub slow: u64,
-    /// Sessions closed for inactivity.
-    pub idle: u64,
-    /// Sessions ended by a panic, which is a bug.
-    pub panicked_sessions: u64,
-}
-
-/// Number of requests of one kind.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CallCount {
-    /// Name of this node to which the client connected.
-    pub ingress: Ingress,
-    /// Requested method.
-    pub method: Method,
-    /// Result of the requests.
-    pub result: CallOutcome,
-    /// Number of requests.
-    pub count: u64,
 }
 
 /// One peer. Times are in milliseconds since 1970 in JSON.

@@ -11,9 +11,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::codec::{Framed, LinesCodec};
 
+use crate::accept_loop::AcceptLoop;
 use crate::api::{AdminRequest, PeerInfo, Status};
 use crate::book_handle::{Inbox, query};
 use crate::jsonrpc::{Id, Message, Request, parse_line};
@@ -26,9 +27,6 @@ const MAX_REQUEST: usize = 64 * 1024;
 
 /// Maximum time to wait for a response, which normally takes milliseconds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Delay after a failure to accept a connection.
-const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 /// Binds the socket, which only its owner may use.
 ///
@@ -46,18 +44,11 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Accepts operators' connections forever; dropping the future closes them.
 pub async fn serve(listener: UnixListener, inbox: Inbox) {
+    let mut listener = AcceptLoop::new(listener, "control");
     let mut sessions = JoinSet::new();
     loop {
         while sessions.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                sessions.spawn(session(stream, inbox.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "can't accept a control connection");
-                sleep(ACCEPT_RETRY).await;
-            }
-        }
+        sessions.spawn(session(listener.next().await, inbox.clone()));
     }
 }
 

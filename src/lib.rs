@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md describes the layers and which imports are allowed between them.
 
+pub mod accept_loop;
 pub mod api;
 pub mod atomic_file;
 pub mod backend;
@@ -10,6 +11,7 @@ pub mod ban_list;
 pub mod book;
 pub mod book_handle;
 pub mod cli;
+pub mod client_counters;
 pub mod clock;
 pub mod config;
 pub mod connect;

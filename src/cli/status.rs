@@ -74,13 +74,7 @@ fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
         "clients",
         format!("{} sessions, {} since the start, {} calls", clients.open_sessions, clients.sessions, clients.requests),
     );
-    let rejected = clients.refused_full + clients.refused_source + clients.refused_banned;
-    let disconnected = clients.evicted
-        + clients.rate_limited_requests
-        + clients.rate_limited_bytes
-        + clients.slow
-        + clients.malformed_lines
-        + clients.failed_handshakes;
+    let (rejected, disconnected) = (clients.rejected(), clients.disconnected());
     if rejected + disconnected > 0 {
         line("limits", format!("{rejected} rejected, {disconnected} disconnected; --json shows the reasons"));
     }

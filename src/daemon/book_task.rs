@@ -18,6 +18,7 @@ use crate::api::{AdminRequest, IrcStatus, Status};
 use crate::backend::Backend;
 use crate::book::{Action, Event, Ingress, PeerBook, Snapshot};
 use crate::book_handle::BookMessage;
+use crate::client_counters::Counters;
 use crate::clock::{self, Time};
 use crate::connect::{ProbeError, ProbeTarget};
 use crate::dial::Dialer;
@@ -26,7 +27,6 @@ use crate::electrum::prober::{AddPeerOffer, ProbeExpectations};
 use crate::peer::{Features, Host, RealName};
 use crate::probe::{Deadlines, probe};
 use crate::route::Route;
-use crate::server::Counters;
 use crate::status_page::ProbeMetrics;
 use crate::store::{Change, StoreHandle, WriterStatus};
 use crate::tor::{self, OnionServiceState, TorHealth};
@@ -299,7 +299,7 @@ impl BookTask {
             peers: self.book.counts(now),
             next_probe: self.book.next_wakeup().max(now),
             store: status_report::store(store, &self.inputs.store_path),
-            clients: status_report::client_stats(counters),
+            clients: counters.stats(),
         }
     }
 

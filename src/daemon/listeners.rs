@@ -11,7 +11,7 @@ use super::task_set::TaskSet;
 use super::{DaemonError, platform};
 use crate::book::Ingress;
 use crate::config::{BackendConfig, Config, ListenKind};
-use crate::server::{self, ConnectionKind, IncomingConnection, SessionContext};
+use crate::server::{self, ConnectionKind, IncomingConnection, Ingresses, SessionContext};
 
 /// All listeners, with the kind of each.
 pub(super) struct Listeners(Vec<(ListenKind, TcpListener)>);
@@ -59,9 +59,9 @@ impl Listeners {
         let (arrivals, admitted) = mpsc::channel(server::ACCEPT_QUEUE);
         let from_onion = has_onion_service || self.0.iter().any(|(kind, _)| *kind == ListenKind::Onion);
         let from_clearnet = self.0.iter().any(|(kind, _)| *kind != ListenKind::Onion);
-        let has_both = from_onion && from_clearnet;
+        let ingresses = if from_onion && from_clearnet { Ingresses::Both } else { Ingresses::One };
         let rng = StdRng::seed_from_u64(rng.next_u64());
-        tasks.spawn("admission", server::run_admission(admitted, has_both, context, rng));
+        tasks.spawn("admission", server::run_admission(admitted, ingresses, context, rng));
         for (kind, listener) in self.0 {
             let backend_access = listener.local_addr().is_ok_and(|address| backend.grants_backend(kind, address));
             let connection = ConnectionKind { backend_access, ..connection_kind(kind) };

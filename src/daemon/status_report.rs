@@ -4,14 +4,13 @@ use data_encoding::HEXLOWER;
 use std::path::Path;
 
 use super::clearnet_monitor::NameState;
-use crate::api::{BackendStatus, ClearnetStatus, ClientStats, OnionStatus, PeerInfo, StoreStatus};
+use crate::api::{BackendStatus, ClearnetStatus, OnionStatus, PeerInfo, StoreStatus};
 use crate::backend::Backend;
 use crate::book::{Entry, PeerBook};
 use crate::clock::Time;
 use crate::electrum::identity::Identity;
 use crate::netgroup;
 use crate::peer::{Host, Port, Ports};
-use crate::server::Counters;
 use crate::store::WriterStatus;
 use crate::tor::OnionServiceState;
 
@@ -33,31 +32,6 @@ pub(crate) fn backend(backend: &Backend, identity: &Identity) -> BackendStatus {
 pub(crate) fn store(writer: &WriterStatus, path: &Path) -> StoreStatus {
     let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     StoreStatus { failing: writer.is_failing(), pending: writer.waiting(), batches: writer.batches(), bytes }
-}
-
-/// Snapshot of the counters of clients, which identify no client.
-pub(crate) fn client_stats(counters: &Counters) -> ClientStats {
-    ClientStats {
-        open_sessions: counters.open.value(),
-        sessions: counters.sessions.value(),
-        sessions_onion: counters.sessions_onion.value(),
-        requests: counters.requests.value(),
-        calls: counters.calls.counts(),
-        forwarded_requests: counters.forwarded_requests.value(),
-        backend_failures: counters.backend_failures.value(),
-        refused_full: counters.refused_full.value(),
-        refused_source: counters.refused_source.value(),
-        refused_banned: counters.refused_banned.value(),
-        evicted: counters.evicted.value(),
-        failed_handshakes: counters.failed_handshakes.value(),
-        delayed_requests: counters.delayed_requests.value(),
-        rate_limited_requests: counters.rate_limited_requests.value(),
-        rate_limited_bytes: counters.rate_limited_bytes.value(),
-        malformed_lines: counters.malformed_lines.value(),
-        slow: counters.slow.value(),
-        idle: counters.idle.value(),
-        panicked_sessions: counters.panicked_sessions.value(),
-    }
 }
 
 /// Status of the onion service and of its self-checks.

@@ -1,6 +1,5 @@
-//! Accept loop of a listener.
+//! Connections of clients, from a listener to admission.
 
-use std::io::{Error, ErrorKind};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -11,13 +10,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::{ClientSource, ConnectionKind, IncomingConnection};
 use super::proxy_header::{MAX_HEADER_BYTES, ProxyHeader, parse_proxy_header};
+use crate::accept_loop::AcceptLoop;
 use crate::book::Ingress;
 use crate::netgroup::Netgroup;
-
-/// Delay after a failed accept.
-///
-/// It fails without file descriptors or memory, which ending sessions release.
-const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// Time limit for the PROXY header. Tor sends it at the start of the stream, or never.
 const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,24 +30,11 @@ pub async fn accept(
     kind: ConnectionKind,
     admission: mpsc::Sender<IncomingConnection>,
 ) {
-    let mut failing = false;
+    let mut listener = AcceptLoop::new(listener, "clients");
     let mut handshakes = JoinSet::new();
     while !admission.is_closed() {
         while handshakes.try_join_next().is_some() {}
-        let (stream, address) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) if is_connection_error(&error) => continue,
-            Err(error) => {
-                if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(%error, "can't accept connections; retrying until file descriptors or memory are free");
-                }
-                sleep(RETRY_DELAY).await;
-                continue;
-            }
-        };
-        if std::mem::take(&mut failing) {
-            tracing::info!("accepting connections again");
-        }
+        let (stream, address) = listener.next().await;
         let _ = stream.set_nodelay(true);
         let ip = address.ip().to_canonical();
         let connection = |stream, from, source| IncomingConnection { stream, from, source, ingress, kind };
@@ -109,9 +91,4 @@ async fn read_proxy_header(stream: &mut TcpStream) -> Option<u64> {
             return None;
         }
     }
-}
-
-/// Returns whether an error concerns one connection, not the listener.
-fn is_connection_error(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
 }

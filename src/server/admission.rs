@@ -14,7 +14,7 @@ use tokio::time::interval;
 
 use super::connection::{ClientSource, IncomingConnection};
 use super::limits::Limits;
-use super::session_table::{Admission, SOURCE_TTL, SessionTable};
+use super::session_table::{Admission, Capacity, SOURCE_TTL, SessionTable};
 use super::{SessionContext, session};
 use crate::book::Ingress;
 use crate::electrum::responder::Responder;
@@ -23,12 +23,28 @@ use crate::jsonrpc::RpcError;
 /// Maximum number of connections that wait for admission.
 pub const ACCEPT_QUEUE: usize = 64;
 
+/// Ingresses that the node has listeners or services for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ingresses {
+    /// One, whose clients may use all sessions.
+    One,
+    /// Clearnet and onion. The clients of each may use three quarters of the sessions.
+    Both,
+}
+
+/// Session of a client, as the table counts it.
+#[derive(Debug, Clone, Copy)]
+struct SessionSlot {
+    ingress: Ingress,
+    source: ClientSource,
+    /// Sessions are numbered in the order of admission.
+    number: u64,
+}
+
 /// Runs admission and owns all sessions. Dropping the future aborts them.
-///
-/// `dual_ingress` is whether clients come on both ingresses. None may then take all sessions.
 pub async fn run_admission(
     mut connections: mpsc::Receiver<IncomingConnection>,
-    dual_ingress: bool,
+    ingresses: Ingresses,
     shared: SessionContext,
     rng: StdRng,
 ) {
@@ -37,10 +53,10 @@ pub async fn run_admission(
     let mut manager = SessionManager {
         tasks: JoinSet::new(),
         sessions_by_task: HashMap::new(),
-        next_session_no: 0,
+        last_session_number: 0,
         clearnet: SessionTable::default(),
         onion: SessionTable::default(),
-        dual_ingress,
+        ingresses,
         limits,
         shared,
         rng,
@@ -67,14 +83,13 @@ pub async fn run_admission(
 
 struct SessionManager {
     tasks: JoinSet<()>,
-    /// Slot of each session, by its task: ingress, source and session number.
-    sessions_by_task: HashMap<Id, (Ingress, ClientSource, u64)>,
+    /// Slot of each session, by its task.
+    sessions_by_task: HashMap<Id, SessionSlot>,
     /// Number of the last admitted session.
-    next_session_no: u64,
+    last_session_number: u64,
     clearnet: SessionTable,
     onion: SessionTable,
-    /// Whether clients come on both ingresses, so that each is limited to three quarters.
-    dual_ingress: bool,
+    ingresses: Ingresses,
     /// Limits of new sessions.
     limits: Arc<Limits>,
     shared: SessionContext,
@@ -89,14 +104,18 @@ impl SessionManager {
             return;
         }
         let max_sessions = self.limits.sessions;
-        let max_per_ingress = if self.dual_ingress { max_sessions - max_sessions / 4 } else { max_sessions };
+        let max_per_ingress = match self.ingresses {
+            Ingresses::One => max_sessions,
+            Ingresses::Both => max_sessions - max_sessions / 4,
+        };
         let open = self.clearnet.open_sessions + self.onion.open_sessions;
         let table = match connection.ingress {
             Ingress::Clearnet => &mut self.clearnet,
             Ingress::Onion => &mut self.onion,
         };
-        let full = open >= max_sessions || table.open_sessions >= max_per_ingress;
-        let quota = match table.admit(connection.source, full, &self.limits) {
+        let is_full = open >= max_sessions || table.open_sessions >= max_per_ingress;
+        let capacity = if is_full { Capacity::Exhausted } else { Capacity::Free };
+        let quota = match table.admit(connection.source, capacity, &self.limits) {
             Admission::Admit(quota) => quota,
             Admission::AdmitEvicting(quota, evicted) => {
                 counters.evicted.add(1);
@@ -124,11 +143,12 @@ impl SessionManager {
                 tracing::error!("panic in a session; the preceding log line shows its location");
             }
         });
-        self.next_session_no += 1;
-        self.sessions_by_task.insert(session.id(), (ingress, source, self.next_session_no));
+        self.last_session_number += 1;
+        let slot = SessionSlot { ingress, source, number: self.last_session_number };
+        self.sessions_by_task.insert(session.id(), slot);
         match ingress {
-            Ingress::Clearnet => self.clearnet.insert(source, self.next_session_no, session),
-            Ingress::Onion => self.onion.insert(source, self.next_session_no, session),
+            Ingress::Clearnet => self.clearnet.insert(source, self.last_session_number, session),
+            Ingress::Onion => self.onion.insert(source, self.last_session_number, session),
         }
     }
 
@@ -141,8 +161,8 @@ impl SessionManager {
 
     fn remove_session(&mut self, id: Id) {
         match self.sessions_by_task.remove(&id) {
-            Some((Ingress::Clearnet, source, number)) => self.clearnet.remove(source, number),
-            Some((Ingress::Onion, source, number)) => self.onion.remove(source, number),
+            Some(SessionSlot { ingress: Ingress::Clearnet, source, number }) => self.clearnet.remove(source, number),
+            Some(SessionSlot { ingress: Ingress::Onion, source, number }) => self.onion.remove(source, number),
             // An evicted session is already removed.
             None => {}
         }
@@ -161,13 +181,13 @@ struct OpenSessionGuard<'a>(&'a SessionContext);
 
 impl OpenSessionGuard<'_> {
     fn new(shared: &SessionContext) -> OpenSessionGuard<'_> {
-        shared.counters.open.add(1);
+        shared.counters.open_sessions.add(1);
         OpenSessionGuard(shared)
     }
 }
 
 impl Drop for OpenSessionGuard<'_> {
     fn drop(&mut self) {
-        self.0.counters.open.decrement();
+        self.0.counters.open_sessions.decrement();
     }
 }

@@ -18,8 +18,17 @@ pub(super) struct Batch {
     pub(super) awaited: usize,
     /// Size of the received responses.
     pub(super) bytes: usize,
-    /// Whether the session ends after this batch.
-    pub(super) last: bool,
+    /// What follows the response.
+    pub(super) then: AfterBatch,
+}
+
+/// What a session does after the response to a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AfterBatch {
+    /// It continues with the client's next line.
+    Continue,
+    /// It ends.
+    Close,
 }
 
 /// Place of one request in the response to a batch.

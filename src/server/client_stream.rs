@@ -163,7 +163,11 @@ async fn read_line(
                 None => ClientInput::End,
             },
             () = timer.alarm.as_mut() => {
-                if let Some(input) = timer.on_alarm(!lines.read_buffer().is_empty(), limits) {
+                let position = match lines.read_buffer().is_empty() {
+                    true => Position::BetweenLines,
+                    false => Position::WithinLine,
+                };
+                if let Some(input) = timer.on_alarm(position, limits) {
                     return input;
                 }
             }
@@ -185,12 +189,19 @@ async fn read_message(messages: &mut WsStream, timer: &mut ReadTimer, limits: &L
                 Some(Ok(Message::Close(_)) | Err(_)) | None => ClientInput::End,
             },
             () = timer.alarm.as_mut() => {
-                if let Some(input) = timer.on_alarm(false, limits) {
+                if let Some(input) = timer.on_alarm(Position::BetweenLines, limits) {
                     return input;
                 }
             }
         }
     }
+}
+
+/// Position in the input of a client, which selects the timeout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Position {
+    BetweenLines,
+    WithinLine,
 }
 
 /// Read timeouts of a session.
@@ -219,10 +230,10 @@ impl ReadTimer {
     }
 
     /// Returns the timeout that has passed, if any, and resets the alarm.
-    fn on_alarm(&mut self, is_mid_line: bool, limits: &Limits) -> Option<ClientInput> {
+    fn on_alarm(&mut self, position: Position, limits: &Limits) -> Option<ClientInput> {
         let now = Instant::now();
         let since = *self.first_alarm_at.get_or_insert(now);
-        if is_mid_line {
+        if position == Position::WithinLine {
             if self.line_started_at.is_some_and(|started| now >= started + limits.line) {
                 return Some(ClientInput::Slow);
             }
@@ -230,7 +241,10 @@ impl ReadTimer {
         } else if now >= since + limits.idle {
             return Some(ClientInput::Idle);
         }
-        let idle_ends = if is_mid_line { now + limits.line } else { since + limits.idle };
+        let idle_ends = match position {
+            Position::WithinLine => now + limits.line,
+            Position::BetweenLines => since + limits.idle,
+        };
         self.alarm.as_mut().reset((now + limits.line).min(idle_ends));
         None
     }

@@ -5,7 +5,6 @@ mod admission;
 mod batch;
 mod client_stream;
 mod connection;
-mod counters;
 mod limits;
 mod line_codec;
 mod pending_calls;
@@ -20,9 +19,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use accept::accept;
-pub use admission::{ACCEPT_QUEUE, run_admission};
+pub use admission::{ACCEPT_QUEUE, Ingresses, run_admission};
 pub use connection::{ClientSource, ConnectionKind, IncomingConnection};
-pub use counters::{CallCounters, Counter, Counters};
 pub use limits::Limits;
 pub use line_codec::LongLinePool;
 pub use proxy_header::{ProxyHeader, parse_proxy_header};
@@ -32,6 +30,7 @@ use crate::backend::Backend;
 use crate::ban_list::Bans;
 use crate::book::Snapshot;
 use crate::book_handle::Inbox;
+use crate::client_counters::Counters;
 use crate::electrum::identity::LocalIdentity;
 
 /// State of the daemon that all sessions share.

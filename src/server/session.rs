@@ -12,14 +12,16 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::SessionContext;
+use super::batch::AfterBatch;
 use super::client_stream::{ClientInput, ClientStream, ReadTimer};
 use super::connection::{ConnectionKind, IncomingConnection};
 use super::limits::{Limits, RateMeter, SourceQuota};
 use super::upstream::{Outlook, Upstream, UpstreamEvent, has_forwarded_calls};
-use super::{Counter, SessionContext};
 use crate::backend::{Backend, UpstreamConnection};
 use crate::book::Ingress;
 use crate::book_handle::BookMessage;
+use crate::client_counters::Counter;
 use crate::clock;
 use crate::dial::Stream;
 use crate::electrum::responder::{CallOutcome, LineResult, PendingAddPeer, ReplyPart, Responder, encode_line};
@@ -269,7 +271,7 @@ impl ClientSession<'_> {
             return if close { Err(SessionEnd::Graceful) } else { Ok(()) };
         };
         if batch {
-            upstream.forward_batch(parts, close);
+            upstream.forward_batch(parts, if close { AfterBatch::Close } else { AfterBatch::Continue });
         } else if let Some(Err(forwarded)) = parts.pop() {
             upstream.forward(line, forwarded);
         }
@@ -308,9 +310,12 @@ impl ClientSession<'_> {
                     Err(_) => Err(abort(&self.shared.counters.slow)),
                 }
             }
-            UpstreamEvent::Batch { replies, last } => {
+            UpstreamEvent::Batch { replies, then } => {
                 self.send_reply(encode_line(replies, true)).await?;
-                if last { Err(SessionEnd::Graceful) } else { Ok(()) }
+                match then {
+                    AfterBatch::Continue => Ok(()),
+                    AfterBatch::Close => Err(SessionEnd::Graceful),
+                }
             }
             UpstreamEvent::BatchTooLong => self.fail(&RpcError::BatchResponseTooLong).await,
             UpstreamEvent::End => self.on_upstream_lost("closed the connection").await,

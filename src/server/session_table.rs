@@ -36,6 +36,15 @@ struct SourceSlots {
     idle_since: Option<Instant>,
 }
 
+/// Whether a session is free for another client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Capacity {
+    /// A session is free.
+    Free,
+    /// All sessions are in use, so another one must be evicted.
+    Exhausted,
+}
+
 /// Decision about a new session.
 pub(super) enum Admission {
     /// Admit with this quota.
@@ -57,7 +66,7 @@ impl SessionTable {
     }
 
     /// Decides about a new session of this source.
-    pub(super) fn admit(&mut self, source: ClientSource, full: bool, limits: &Limits) -> Admission {
+    pub(super) fn admit(&mut self, source: ClientSource, capacity: Capacity, limits: &Limits) -> Admission {
         let slots = self.sources.entry(source).or_insert_with(|| SourceSlots {
             quota: (source != ClientSource::SharedTor).then(|| Arc::new(SourceQuota::new(limits))),
             sessions: BTreeMap::new(),
@@ -72,7 +81,7 @@ impl SessionTable {
                 return Admission::Refused(RpcError::RateLimited("connections"));
             }
         }
-        if !full {
+        if capacity == Capacity::Free {
             return Admission::Admit(quota);
         }
         // The source with the most sessions loses its oldest one to a source with fewer.
@@ -172,8 +181,9 @@ mod tests {
 
         fn connect(&mut self, source: ClientSource) -> Outcome {
             self.next_number += 1;
-            let full = self.sessions.open_sessions >= self.max_sessions;
-            let outcome = match self.sessions.admit(source, full, &self.limits) {
+            let is_full = self.sessions.open_sessions >= self.max_sessions;
+            let capacity = if is_full { Capacity::Exhausted } else { Capacity::Free };
+            let outcome = match self.sessions.admit(source, capacity, &self.limits) {
                 Admission::Refused(error) => return Outcome::Refused(error.code()),
                 Admission::Admit(_) => Outcome::Admitted(self.next_number),
                 Admission::AdmitEvicting(_, evicted) => {

@@ -12,7 +12,7 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
-use super::batch::{Batch, BatchSlot, MAX_BATCH_BYTES};
+use super::batch::{AfterBatch, Batch, BatchSlot, MAX_BATCH_BYTES};
 use super::pending_calls::{PendingCalls, ReplyKind, Resend};
 use crate::backend::{UpstreamConnection, UpstreamLease};
 use crate::dial::Stream;
@@ -100,8 +100,8 @@ pub(super) enum UpstreamEvent {
     Batch {
         /// Responses in the order of the requests.
         replies: Vec<SharedBuf>,
-        /// Whether the session ends after this batch.
-        last: bool,
+        /// What follows the response.
+        then: AfterBatch,
     },
     /// The responses of the batch exceed their limit.
     BatchTooLong,
@@ -188,13 +188,13 @@ impl Upstream {
         };
         let replies = self.pending.fail(error);
         lines.extend(replies.into_iter().filter_map(|reply| encode_line([reply], false)));
-        if let Some(Batch { parts, last, .. }) = self.batch {
+        if let Some(Batch { parts, then, .. }) = self.batch {
             let replies = parts.into_iter().filter_map(|part| match part {
                 BatchSlot::Ready(answer) => answer,
                 BatchSlot::Waiting(_, forwarded) => forwarded.failed(error),
             });
             lines.extend(encode_line(replies, true));
-            if last {
+            if then == AfterBatch::Close {
                 outlook = Outlook::Close;
             }
         }
@@ -236,8 +236,12 @@ impl Upstream {
     }
 
     /// Forwards the requests of a batch that are for the backend, each on its own line.
-    pub(super) fn forward_batch(&mut self, parts: Vec<Result<Option<SharedBuf>, Box<ForwardedCall>>>, last: bool) {
-        let mut batch = Batch { parts: Vec::new(), awaited: 0, bytes: 0, last };
+    pub(super) fn forward_batch(
+        &mut self,
+        parts: Vec<Result<Option<SharedBuf>, Box<ForwardedCall>>>,
+        then: AfterBatch,
+    ) {
+        let mut batch = Batch { parts: Vec::new(), awaited: 0, bytes: 0, then };
         for part in parts {
             batch.parts.push(match part {
                 Ok(answer) => BatchSlot::Ready(answer),
@@ -328,12 +332,12 @@ impl Upstream {
                 Some(()) => self.failovers = 0,
             }
         }
-        let Batch { parts, last, .. } = self.batch.take()?;
+        let Batch { parts, then, .. } = self.batch.take()?;
         let replies = parts.into_iter().filter_map(|part| match part {
             BatchSlot::Ready(answer) => answer,
             BatchSlot::Waiting(..) => None,
         });
-        Some(UpstreamEvent::Batch { replies: replies.collect(), last })
+        Some(UpstreamEvent::Batch { replies: replies.collect(), then })
     }
 
     /// Returns complete lines, or the start of a line that is too long to buffer.

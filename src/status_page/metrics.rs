@@ -13,7 +13,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::status_cache::StatusSample;
-use crate::api::{ClearnetStatus, ClientStats, PeerInfo, Status};
+use crate::api::{ClearnetStatus, PeerInfo, Status};
+use crate::client_counters::ClientStats;
 use crate::clock::Time;
 use crate::connect::{ProbeError, Verified};
 use crate::route::Route;
@@ -194,20 +195,8 @@ impl MetricsWriter<'_> {
             (labels, call.count)
         });
         self.counter_family("requests", "Requests by ingress, method and result", calls);
-        let limits = [
-            ("full", clients.refused_full),
-            ("source", clients.refused_source),
-            ("banned", clients.refused_banned),
-            ("evicted", clients.evicted),
-            ("handshake", clients.failed_handshakes),
-            ("delayed", clients.delayed_requests),
-            ("requests", clients.rate_limited_requests),
-            ("bytes", clients.rate_limited_bytes),
-            ("unreadable", clients.malformed_lines),
-            ("slow", clients.slow),
-            ("idle", clients.idle),
-        ];
-        let limits = limits.map(|(limit, count)| (vec![("limit", limit.to_owned())], count));
+        let limits = clients.limits();
+        let limits = limits.iter().map(|limit| (vec![("limit", limit.limit.to_owned())], limit.count));
         self.counter_family("limits", "Clients rejected, disconnected or delayed, by limit", limits);
         self.counter("session_panics", "Sessions ended by a bug", clients.panicked_sessions);
         self.counter("backend_failures", "Times that the backend server failed a client", clients.backend_failures);

@@ -27,11 +27,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{interval, timeout};
 
 use self::history::{History, SAMPLE_INTERVAL};
 use self::peer_query::PeerQuery;
 use self::status_cache::StatusCache;
+use crate::accept_loop::AcceptLoop;
 use crate::book_handle::Inbox;
 
 pub use self::metrics::ProbeMetrics;
@@ -66,10 +67,11 @@ struct AppState {
     history: Mutex<History>,
 }
 
-/// Accepts connections forever; dropping the future closes them.
+/// Serves the page until it is dropped.
 pub async fn serve(listener: TcpListener, config: StatusPageConfig, probes: ProbeMetrics, inbox: Inbox) {
     let app = Arc::new(AppState { config, cache: StatusCache::new(inbox), probes, history: Mutex::default() });
     let router = router(Arc::clone(&app));
+    let mut listener = AcceptLoop::new(listener, "status page");
     let mut connections = JoinSet::new();
     let mut samples = interval(SAMPLE_INTERVAL);
     loop {
@@ -79,16 +81,11 @@ pub async fn serve(listener: TcpListener, config: StatusPageConfig, probes: Prob
                 let app = Arc::clone(&app);
                 connections.spawn(async move { app.sample().await });
             }
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
+            (stream, _) = listener.next() => {
+                if connections.len() < MAX_CONNECTIONS {
                     connections.spawn(serve_connection(stream, router.clone()));
                 }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "can't accept a connection to the status page");
-                    sleep(Duration::from_secs(1)).await;
-                }
-            },
+            }
         }
     }
 }

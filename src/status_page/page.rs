@@ -8,7 +8,8 @@ use super::history::History;
 use super::peer_query::{PeerPage, PeerQuery};
 use super::status_cache::StatusSample;
 use super::svg;
-use crate::api::{CallCount, ClearnetStatus, OnionStatus, PeerInfo, Status};
+use crate::api::{ClearnetStatus, OnionStatus, PeerInfo, Status};
+use crate::client_counters::CallCount;
 use crate::clock::{self, Time};
 use crate::tor_state::TorState;
 

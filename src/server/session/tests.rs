@@ -10,10 +10,11 @@ use tokio::time::sleep;
 use super::*;
 use crate::backend::{Backend, Server, UpstreamAddr};
 use crate::book::{Ingress, Snapshot};
+use crate::client_counters::Counters;
 use crate::dial::Tls;
 use crate::electrum::identity::{self, Identity, LocalIdentity};
 use crate::network::Network;
-use crate::server::{ClientSource, Counters, Limits, LongLinePool};
+use crate::server::{ClientSource, Limits, LongLinePool};
 
 /// Client of a session under test.
 pub(super) struct TestClient {
