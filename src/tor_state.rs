@@ -188,7 +188,7 @@ pub enum TorProbe {
         /// Bootstrap progress in percent.
         percent: u8,
         /// What the bootstrap waits for.
-        waits_for: String,
+        waiting_for: String,
     },
     /// Tor reports no problem. Only a connection proves that it works.
     Reachable,

@@ -133,10 +133,10 @@ impl Paths {
                 self.set_tor(TorState::Off, ctx);
             }
             TorProbe::Unavailable { reason } => self.on_tor_unavailable(reason, ctx),
-            TorProbe::Starting { percent, waits_for } => {
+            TorProbe::Starting { percent, waiting_for } => {
                 // No peer can be reached until Tor is ready, so this time does not count as working time.
                 self.health.tor.mark_down(ctx.now);
-                self.set_tor(TorState::Starting { percent: Some(percent), waiting_for: waits_for }, ctx);
+                self.set_tor(TorState::Starting { percent: Some(percent), waiting_for }, ctx);
             }
             TorProbe::Reachable => {
                 self.health.tor.reset_trials(ctx.now);

@@ -82,8 +82,8 @@ async fn announce(socks: &[SocketAddr], channels: &TorChannels, wait_limit: Dura
          to skip the wait"
     );
     channels.report.send_modify(|report| report.source = Some(source));
-    let waits_for = "a Tor on a SOCKS port".to_owned();
-    report_probe(&channels.inbox, TorProbe::Starting { percent: 0, waits_for }).await;
+    let waiting_for = "a Tor on a SOCKS port".to_owned();
+    report_probe(&channels.inbox, TorProbe::Starting { percent: 0, waiting_for }).await;
 }
 
 #[cfg(test)]

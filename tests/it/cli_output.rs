@@ -214,7 +214,7 @@ fn manual_pages_pass_lint_and_describe_environment() {
     let out = dir.path().join("man");
     let output = waypost(&["man", "--out", out.to_str().unwrap()]);
     let pages: Vec<PathBuf> = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(pages.len() > 12 && output.starts_with(&format!("{} pages", pages.len())), "{output}{pages:?}");
+    assert!(pages.len() > 12 && output.starts_with(&format!("wrote {} pages", pages.len())), "{output}{pages:?}");
     for page in &pages {
         let lint = Command::new("mandoc").args(["-Tlint", "-Werror"]).arg(page).output().unwrap();
         assert_eq!(text(&lint), "", "{}", page.display());

@@ -84,7 +84,7 @@ fn check_visit(dir: &TestDir, users: &mut IrcUsers) {
     let counts = ["cut_off", "control_codes", "unreadable"].map(|key| visits[key].as_u64().unwrap());
     assert_eq!(counts, [2, 1, 1], "{visits}");
     assert_eq!(visits["error"], Value::Null);
-    assert!(daemon.waypost(&["status"]).contains("servers met"));
+    assert!(daemon.waypost(&["status"]).contains("servers found"));
     // A restart causes no visit.
     daemon.stop();
     let daemon = Daemon::start(&config);

@@ -248,7 +248,7 @@ fn full_disk_at_run_time_loses_no_records() {
     assert!(hosts.iter().all(|host| daemon.row(host).is_object()), "the peers are kept in memory");
     let status = daemon.waypost(&["status"]);
     let store = status.lines().find(|line| line.trim_start().starts_with("store ")).unwrap();
-    assert!(store.contains("is the disk full?") && store.contains("60 records wait"), "{status}");
+    assert!(store.contains("check the free disk space") && store.contains("60 records pending"), "{status}");
     assert_eq!(call(&dir.address.to_string(), "server.ping", json!([])), serde_json::Value::Null);
     disk.free();
     wait_until(70, "the pending records are written", || daemon.status()["store"]["pending"] == 0);

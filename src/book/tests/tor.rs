@@ -22,7 +22,7 @@ fn name_is_pending_until_its_first_probe_ends() {
     let mut harness = BookHarness::new(&[&format!("{ONION} t50110"), "a.example t50001"]);
     assert_eq!(harness.book.pending_first_probes(), 1, "onion names do not count without Tor");
     harness.resolve("a.example", &["5.9.0.1"]);
-    harness.handle(Event::Tor(TorProbe::Starting { percent: 5, waits_for: String::new() }));
+    harness.handle(Event::Tor(TorProbe::Starting { percent: 5, waiting_for: String::new() }));
     assert_eq!(harness.book.pending_first_probes(), 2);
     harness.finish("a.example", success("[]", None));
     assert_eq!(harness.book.pending_first_probes(), 1);
@@ -65,7 +65,7 @@ fn time_of_tor_restart_is_not_credited() {
     let mut harness = BookHarness::new(&[]);
     harness.handle(Event::Tor(TorProbe::Reachable));
     harness.handle(Event::TorPathProven);
-    harness.handle(Event::Tor(TorProbe::Starting { percent: 5, waits_for: String::new() }));
+    harness.handle(Event::Tor(TorProbe::Starting { percent: 5, waiting_for: String::new() }));
     harness.wait(Duration::from_hours(20));
     harness.handle(Event::Tor(TorProbe::Reachable));
     harness.handle(Event::TorPathProven);

@@ -142,7 +142,7 @@ pub async fn bootstrap_ephemeral(
     };
     let client = ClientHandle::create(&dir, arti).await?;
     bootstrap(&client.client, DIRECTORY_PROGRESS_TIMEOUT, |progress| {
-        on_progress(progress.percent, &progress.waits_for)
+        on_progress(progress.percent, &progress.waiting_for)
     })
     .await?;
     Ok(EphemeralClient { tor: client.connector(), _client: client, _lock: lock })

@@ -88,7 +88,7 @@ pub(super) async fn run(settings: TorOptions, channels: TorChannels) {
         let tor_probe = if supervisor.was_ready || supervisor.logged_error.is_some() {
             TorProbe::Unavailable { reason }
         } else {
-            TorProbe::Starting { percent: 0, waits_for: format!("{reason}; retrying") }
+            TorProbe::Starting { percent: 0, waiting_for: format!("{reason}; retrying") }
         };
         if !report_probe(&supervisor.channels.inbox, tor_probe).await {
             return;
@@ -141,7 +141,7 @@ impl Supervisor {
         let inbox = self.channels.inbox.clone();
         let bootstrapping = bootstrap(&handle.client, relay_timeout, |progress| {
             if is_first || progress.phase == Phase::Directory {
-                let tor_probe = TorProbe::Starting { percent: progress.percent, waits_for: progress.waits_for };
+                let tor_probe = TorProbe::Starting { percent: progress.percent, waiting_for: progress.waiting_for };
                 // Dropping a progress report is harmless.
                 let _ = inbox.try_send(BookMessage::Event(Event::Tor(tor_probe)));
             }

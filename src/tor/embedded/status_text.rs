@@ -22,7 +22,7 @@ pub(super) struct BootstrapProgress {
     /// Phase of the bootstrap.
     pub(super) phase: Phase,
     /// What is awaited, with advice if the clock seems to be wrong.
-    pub(super) waits_for: String,
+    pub(super) waiting_for: String,
 }
 
 impl BootstrapProgress {
@@ -32,7 +32,7 @@ impl BootstrapProgress {
     pub(super) fn parse(status: &str) -> BootstrapProgress {
         let (percent, state) = status.split_once("%: ").unwrap_or(("0", status));
         let digits = percent.trim_start_matches(|c: char| !c.is_ascii_digit());
-        let (phase, waits_for) = match state.split_once("; ") {
+        let (phase, waiting_for) = match state.split_once("; ") {
             Some(("connecting successfully", directory)) if directory.starts_with("directory") => {
                 (Phase::Directory, directory)
             }
@@ -40,8 +40,8 @@ impl BootstrapProgress {
             Some((connection, _)) => (Phase::Connecting, connection),
             None => (Phase::Connecting, state),
         };
-        let waits_for = append_clock_hint(waits_for.split(", ").next().unwrap_or(waits_for), status);
-        BootstrapProgress { percent: digits.parse().unwrap_or(0), phase, waits_for }
+        let waiting_for = append_clock_hint(waiting_for.split(", ").next().unwrap_or(waiting_for), status);
+        BootstrapProgress { percent: digits.parse().unwrap_or(0), phase, waiting_for }
     }
 }
 
@@ -136,7 +136,7 @@ mod tests {
 
     fn summarize(status: &str) -> (u8, String) {
         let progress = BootstrapProgress::parse(status);
-        (progress.percent, progress.waits_for)
+        (progress.percent, progress.waiting_for)
     }
 
     #[test]

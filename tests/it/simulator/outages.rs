@@ -130,7 +130,7 @@ impl OutageSchedule {
                     tor_probes.push((until + soon, TorProbe::Reachable));
                 }
                 OutageKind::Restarting => {
-                    let starting = |percent| TorProbe::Starting { percent, waits_for: "a bridge".to_owned() };
+                    let starting = |percent| TorProbe::Starting { percent, waiting_for: "a bridge".to_owned() };
                     tor_probes.push((from + soon, starting(10)));
                     tor_probes.push((from + soon * 2, starting(45)));
                     // Tor cannot be ready while the local network is down.
