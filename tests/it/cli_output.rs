@@ -219,7 +219,7 @@ fn manual_pages_pass_lint_and_describe_environment() {
         let lint = Command::new("mandoc").args(["-Tlint", "-Werror"]).arg(page).output().unwrap();
         assert_eq!(text(&lint), "", "{}", page.display());
         let text = manual(page);
-        for word in ["EXIT STATUS", "78", "WAYPOST_TABLE__KEY", "control.sock", "--data-dir"] {
+        for word in ["EXIT STATUS", "78", "WAYPOST_SECTION__KEY", "control.sock", "--data-dir"] {
             assert!(text.contains(word), "{}: {word}: {text}", page.display());
         }
     }
@@ -229,7 +229,7 @@ fn manual_pages_pass_lint_and_describe_environment() {
     std::fs::write(&file, "").unwrap();
     let refused = Command::new(WAYPOST).arg("man").arg("--out").arg(&file).output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8(refused.stderr).unwrap().contains("name a directory"));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("choose a writable directory"));
 }
 
 /// Returns a manual page as plain text.
