@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::side::Side;
 use crate::ban_list::Bans;
 use crate::network::Network;
 use crate::peer::{Host, RealName};
@@ -13,6 +14,8 @@ use crate::route::RoutingPolicy;
 pub struct BookConfig {
     /// Network whose peers are kept.
     pub network: Network,
+    /// Side on which the book learns names and advertises them; both by default.
+    pub side: Side,
     /// Route for each kind of host.
     pub routing: RoutingPolicy,
     /// Peers added at every start.
@@ -50,6 +53,7 @@ impl Default for BookConfig {
         let day = Duration::from_hours(24);
         BookConfig {
             network: Network::default(),
+            side: Side::default(),
             routing: RoutingPolicy::default(),
             seeds: Network::default().default_seeds(),
             local_hosts: Vec::new(),

@@ -58,6 +58,24 @@ impl PeerBook {
         Ok(ctx.actions)
     }
 
+    /// Adds a name that the operator gave, but does not use it before this time.
+    pub fn add_later(
+        &mut self,
+        name: RealName,
+        source: Source,
+        not_before: Time,
+        now: Time,
+        rng: &mut impl Rng,
+    ) -> Vec<Action> {
+        let mut ctx = Context::new(now, rng);
+        let host = name.host.clone();
+        if !self.peers.contains(&host) && self.try_add(name, source, &mut ctx).is_ok() {
+            self.peers.reschedule(&host, not_before);
+            self.save(&host, &mut ctx);
+        }
+        ctx.actions
+    }
+
     pub(super) fn try_add(&mut self, name: RealName, source: Source, ctx: &mut Context<'_>) -> Result<(), IntakeError> {
         let name = RealName { ports: self.config.admissible_ports(&name, &source)?, ..name };
         let from = match source {

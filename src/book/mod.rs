@@ -21,6 +21,7 @@ mod results;
 mod scheduler;
 mod seeds;
 mod self_announcement;
+mod side;
 mod snapshot;
 mod source;
 mod table;
@@ -49,6 +50,7 @@ pub use entry::{Entry, PeerState, PinnedKey, ProbeRecord};
 pub use event::{Action, BookNotice, Event};
 pub use ingress::{Ingress, PerIngress};
 pub use seeds::RefusedSeed;
+pub use side::Side;
 pub use snapshot::Snapshot;
 pub use source::Source;
 pub use upstream_candidates::UpstreamCandidate;
@@ -213,7 +215,7 @@ impl PeerBook {
         let entries = self.peers.entries().filter(|entry| self.may_advertise(entry));
         let tor = self.paths.tor().clone();
         let rules = ListRules { max_age: max_advertised_age, fallback_onions };
-        let mut snapshot = Snapshot::new(entries, &own, tor, rules, now, rng);
+        let mut snapshot = Snapshot::new(self.config.side, entries, &own, tor, rules, now, rng);
         if peers_as_backend {
             snapshot.upstream_candidates = self.upstream_candidates(now, rng);
         }

@@ -83,6 +83,9 @@ impl PeerBook {
         if has_new_key == Some(true) {
             ctx.notify(BookNotice::KeyChanged { host: host.clone() });
         }
+        if !self.config.side.learns_from(host) {
+            return;
+        }
         self.record_port_claims(&verified.report.peer_list, ctx.rng);
         let is_unknown = |host: &Host| !self.peers.contains(host);
         let names = admission::sample_new_names(verified.report.peer_list, is_unknown, ctx.rng);
@@ -193,7 +196,7 @@ impl PeerBook {
         }
     }
 
-    fn save(&self, host: &Host, ctx: &mut Context<'_>) {
+    pub(super) fn save(&self, host: &Host, ctx: &mut Context<'_>) {
         if let Some(entry) = self.peers.get(host) {
             ctx.actions.push(Action::Upsert(Box::new(entry.clone())));
         }

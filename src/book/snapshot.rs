@@ -10,6 +10,7 @@ use rand::{Rng, RngExt};
 use super::entry::{Entry, PeerState};
 use super::ingress::{Ingress, PerIngress};
 use super::self_announcement::VerifiedSelfEntry;
+use super::side::Side;
 use super::upstream_candidates::UpstreamCandidate;
 use crate::clock::Time;
 use crate::jsonrpc::SharedBuf;
@@ -99,6 +100,7 @@ struct EncodedEntry {
 impl Snapshot {
     /// Creates a snapshot of these entries and own names.
     pub fn new<'a>(
+        side: Side,
         entries: impl Iterator<Item = &'a Entry>,
         own: &[&VerifiedSelfEntry],
         tor: TorState,
@@ -121,7 +123,8 @@ impl Snapshot {
             let fresh_until = entry.last_success.map_or(now, |success| success + rules.max_age);
             let json = serde_json::to_vec(&entry.listed()).unwrap_or_default().into();
             let encoded = EncodedEntry { json, fresh_until };
-            if entry.host.is_onion() {
+            let is_known = entry.last_try.is_some() || entry.next_probe_at <= now;
+            if entry.host.is_onion() && is_known {
                 fallback_candidates.push((encoded.clone(), fallback_weight(entry, now)));
             }
             if state == PeerState::Verified {
@@ -131,8 +134,10 @@ impl Snapshot {
         // A fixed order before the shuffle makes the result depend on the random generator alone.
         verified.sort_unstable_by(|a, b| a.0.host.cmp(&b.0.host));
         fallback_candidates.sort_unstable_by(|a, b| a.0.json.cmp(&b.0.json));
-        let clearnet = IngressView::new(&verified, now, rng);
-        let mut views = PerIngress { clearnet, onion: IngressView::new(&verified, now, rng) };
+        let mut views = PerIngress::default();
+        for ingress in Ingress::ALL.into_iter().filter(|ingress| side.serves(*ingress)) {
+            views[ingress] = IngressView::new(&verified, now, rng);
+        }
         // Clients of each own name find only that name in their list.
         for own in own {
             let json = serde_json::to_vec(&own.listed).unwrap_or_default().into();
@@ -319,7 +324,7 @@ mod tests {
 
     fn listed(entries: &[Entry], tor: TorState, ingress: Ingress, now: Time) -> Vec<Host> {
         let mut rng = StdRng::seed_from_u64(3);
-        let snapshot = Snapshot::new(entries.iter(), &[], tor, RULES, NOW, &mut rng);
+        let snapshot = Snapshot::new(Side::Both, entries.iter(), &[], tor, RULES, NOW, &mut rng);
         let listing =
             PeerList::parse(&text(&snapshot.peers(ingress, now, &mut rng)), Network::Bitcoin.default_ports()).unwrap();
         listing.0.into_iter().map(|listed| listed.name.host).collect()
@@ -388,7 +393,7 @@ mod tests {
         let down = TorState::Down { since: NOW, reason: String::new() };
         let mut rng = StdRng::seed_from_u64(3);
         for tor in [TorState::Off, TorState::Starting { percent: None, waiting_for: String::new() }, down] {
-            let snapshot = Snapshot::new(entries.iter(), &[], tor, RULES, NOW, &mut rng);
+            let snapshot = Snapshot::new(Side::Both, entries.iter(), &[], tor, RULES, NOW, &mut rng);
             let mut seen = HashSet::new();
             for _ in 0..200 {
                 let list = text(&snapshot.peers(Ingress::Clearnet, NOW, &mut rng));
@@ -407,7 +412,7 @@ mod tests {
         entries[7].last_success = Some(NOW - Duration::from_hours(2));
         let good = entries[7].host.to_string();
         let mut rng = StdRng::seed_from_u64(3);
-        let snapshot = Snapshot::new(entries.iter(), &[], TorState::Off, RULES, NOW, &mut rng);
+        let snapshot = Snapshot::new(Side::Both, entries.iter(), &[], TorState::Off, RULES, NOW, &mut rng);
         let drawn = (0..1000)
             .map(|_| text(&snapshot.peers(Ingress::Clearnet, NOW, &mut rng)))
             .filter(|list| list.contains(&good))
