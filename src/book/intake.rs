@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::Rng;
 use rand::seq::IteratorRandom;
+use rand::{Rng, RngExt};
 
 use super::admission::{IntakeError, MAX_NAMES_PER_PEER_LIST};
 use super::context::Context;
@@ -13,7 +13,7 @@ use super::dial_policy;
 use super::port_claims::PortClaim;
 use super::probe_queue::jittered;
 use super::source::PortOrigin;
-use super::{Action, BookConfig, BookNotice, Entry, PathUsability, PeerBook, PeerState, Source};
+use super::{Action, BookConfig, BookNotice, Entry, PathUsability, PeerBook, PeerState, Side, Source};
 use crate::ban_list::Bans;
 use crate::clock::Time;
 use crate::netgroup;
@@ -21,6 +21,10 @@ use crate::peer::{Features, Host, PeerList, Ports, RealName};
 
 /// Maximum number of names read from one `add_peer` request.
 const MAX_NAMES_PER_ADD_PEER: usize = 4;
+
+/// Range of the random delay after which the onion side uses a name that the operator gave while the node runs.
+const OPERATOR_NAME_DELAY_MIN: Duration = Duration::from_hours(24);
+const OPERATOR_NAME_DELAY_MAX: Duration = Duration::from_hours(72);
 
 /// Minimum interval between probes of one peer that untrusted sources cause.
 const UNTRUSTED_RETRY_INTERVAL: Duration = Duration::from_hours(1);
@@ -51,29 +55,30 @@ impl PeerBook {
     }
 
     /// Adds a name that the operator gave.
+    ///
+    /// The onion side uses it a random time later: a name that only this operator gives would link the two sides.
     pub fn add(&mut self, name: RealName, now: Time, rng: &mut impl Rng) -> Result<Vec<Action>, IntakeError> {
         let mut ctx = Context::new(now, rng);
-        self.try_add(name, Source::Operator, &mut ctx)?;
+        self.add_for_operator(name, Source::Operator, &mut ctx)?;
         self.start_due(&mut ctx);
         Ok(ctx.actions)
     }
 
-    /// Adds a name that the operator gave, but does not use it before this time.
-    pub fn add_later(
+    pub(super) fn add_for_operator(
         &mut self,
         name: RealName,
         source: Source,
-        not_before: Time,
-        now: Time,
-        rng: &mut impl Rng,
-    ) -> Vec<Action> {
-        let mut ctx = Context::new(now, rng);
+        ctx: &mut Context<'_>,
+    ) -> Result<(), IntakeError> {
         let host = name.host.clone();
-        if !self.peers.contains(&host) && self.try_add(name, source, &mut ctx).is_ok() {
-            self.peers.reschedule(&host, not_before);
-            self.save(&host, &mut ctx);
+        let is_new = !self.peers.contains(&host);
+        self.try_add(name, source, ctx)?;
+        if self.config.side == Side::Onion && is_new {
+            let delay = ctx.rng.random_range(OPERATOR_NAME_DELAY_MIN..OPERATOR_NAME_DELAY_MAX);
+            self.peers.reschedule(&host, ctx.now + delay);
+            self.save(&host, ctx);
         }
-        ctx.actions
+        Ok(())
     }
 
     pub(super) fn try_add(&mut self, name: RealName, source: Source, ctx: &mut Context<'_>) -> Result<(), IntakeError> {

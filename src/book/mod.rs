@@ -16,6 +16,7 @@ mod path_health;
 mod paths;
 mod port_claims;
 mod probe_queue;
+mod publication;
 mod rate_budget;
 mod results;
 mod scheduler;
@@ -38,6 +39,7 @@ use chain_consensus::ChainConsensus;
 use context::Context;
 use expiry::SWEEP_INTERVAL;
 use paths::{PathUsability, Paths};
+use publication::TorView;
 use self_announcement::{SelfEntries, VerifiedSelfEntry};
 use snapshot::ListRules;
 use table::PeerTable;
@@ -49,6 +51,7 @@ pub use dial_policy::is_dialable;
 pub use entry::{Entry, PeerState, PinnedKey, ProbeRecord};
 pub use event::{Action, BookNotice, Event};
 pub use ingress::{Ingress, PerIngress};
+pub use publication::Publication;
 pub use seeds::RefusedSeed;
 pub use side::Side;
 pub use snapshot::Snapshot;
@@ -69,6 +72,8 @@ pub struct PeerBook {
     config: BookConfig,
     peers: PeerTable,
     paths: Paths,
+    /// State of Tor as clients see it.
+    tor_view: TorView,
     budgets: IntakeBudgets,
     chain: ChainConsensus,
     self_entries: SelfEntries,
@@ -102,6 +107,7 @@ impl PeerBook {
     /// Creates a book from stored entries and the total working time of each path.
     pub fn new(config: BookConfig, entries: Vec<Entry>, working_time: PerRoute<Duration>, now: Time) -> PeerBook {
         let rules = RouteRules { policy: config.routing, tor_clearnet: ClearnetAccess::default() };
+        let tor_view = TorView::new(config.side, now);
         let mut peers = PeerTable::new(rules);
         for mut entry in entries {
             entry.correct_times(now, config.recheck_interval);
@@ -113,6 +119,7 @@ impl PeerBook {
             config,
             peers,
             paths: Paths::new(working_time),
+            tor_view,
             budgets: IntakeBudgets::default(),
             chain: ChainConsensus::default(),
             self_entries: SelfEntries::default(),
@@ -147,6 +154,9 @@ impl PeerBook {
             self.prune(&mut ctx);
         }
         self.start_due(&mut ctx);
+        if self.tor_view.update(self.paths.tor(), now, ctx.rng) {
+            ctx.snapshot_changed();
+        }
         ctx.actions
     }
 
@@ -213,7 +223,7 @@ impl PeerBook {
         let own: Vec<&VerifiedSelfEntry> =
             self.self_entries.recent(max_advertised_age, now).filter(|_| !peers_as_backend).collect();
         let entries = self.peers.entries().filter(|entry| self.may_advertise(entry));
-        let tor = self.paths.tor().clone();
+        let tor = self.tor_view.shown().clone();
         let rules = ListRules { max_age: max_advertised_age, fallback_onions };
         let mut snapshot = Snapshot::new(self.config.side, entries, &own, tor, rules, now, rng);
         if peers_as_backend {

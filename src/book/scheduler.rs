@@ -29,7 +29,7 @@ const RECHECK_COOLDOWN: Duration = Duration::from_mins(10);
 impl PeerBook {
     /// Returns when to send the next [`Event::Tick`](super::Event::Tick).
     pub fn next_wakeup(&self) -> Time {
-        let mut next = self.next_sweep;
+        let mut next = self.tor_view.change_at().map_or(self.next_sweep, |at| at.min(self.next_sweep));
         for route in Route::ALL {
             let due = match self.paths.usability(route) {
                 PathUsability::Usable if self.has_probe_capacity(route) => self.peers.queue().next(route),

@@ -51,7 +51,8 @@ impl PeerBook {
     pub(super) fn replace_seeds(&mut self, seeds: Vec<RealName>, ctx: &mut Context<'_>) {
         let before = std::mem::replace(&mut self.config.seeds, seeds);
         for name in self.usable_seeds().into_iter().filter(|name| !before.contains(name)) {
-            self.add_seed(name, ctx);
+            // A usable seed was checked already, and no budget applies to seeds.
+            let _ = self.add_for_operator(name, Source::Seed, ctx);
         }
         self.report_seeds(|_| true, ctx);
     }

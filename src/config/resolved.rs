@@ -229,6 +229,7 @@ fn resolve_book(section: &mut DiscoverySection, network: Network) -> Result<book
     };
     section.seeds = Some(seeds.iter().map(RealName::to_string).collect());
     let config = book::BookConfig {
+        side: book::Side::default(),
         seeds,
         recheck_interval: MAX_INTERVAL.check(
             "discovery.recheck_interval",

@@ -4,6 +4,7 @@
 mod checks;
 mod clients;
 mod invariants;
+mod linking;
 mod network_model;
 mod outages;
 mod run;
