@@ -9,7 +9,7 @@ use rand::{Rng, RngExt};
 
 use super::side::Side;
 use crate::clock::Time;
-use crate::route::TorState;
+use crate::tor_state::TorState;
 
 /// Delay from a change to the next snapshot, which covers all changes until then. A snapshot reads every entry.
 const BATCH_DELAY: Duration = Duration::from_millis(500);
@@ -64,7 +64,7 @@ impl Publication {
 
 /// State of Tor as one side shows it to clients.
 #[derive(Debug)]
-pub struct TorView {
+pub(super) struct TorView {
     side: Side,
     started: Time,
     shown: TorState,
@@ -73,22 +73,22 @@ pub struct TorView {
 
 impl TorView {
     /// Creates the view of a side. Tor is off.
-    pub fn new(side: Side, started: Time) -> TorView {
+    pub(super) fn new(side: Side, started: Time) -> TorView {
         TorView { side, started, shown: TorState::Off, change_at: None }
     }
 
     /// Returns the state that clients see.
-    pub fn shown(&self) -> &TorState {
+    pub(super) fn shown(&self) -> &TorState {
         &self.shown
     }
 
     /// Returns when the shown state changes next; `None` if it is the actual one.
-    pub fn change_at(&self) -> Option<Time> {
+    pub(super) fn change_at(&self) -> Option<Time> {
         self.change_at
     }
 
     /// Compares the shown state with the actual one. Returns whether lists have to change.
-    pub fn update(&mut self, actual: &TorState, now: Time, rng: &mut (impl Rng + ?Sized)) -> bool {
+    pub(super) fn update(&mut self, actual: &TorState, now: Time, rng: &mut (impl Rng + ?Sized)) -> bool {
         let differs = actual.is_ready() != self.shown.is_ready();
         let is_delayed = self.side == Side::Clearnet && now.since(self.started) >= START_PHASE;
         if differs && is_delayed {

@@ -16,7 +16,8 @@ use waypost::connect::{ProbeError, ProbeTarget, Verified};
 use waypost::peer::{
     Features, Host, OnionAddress, PeerList, PeerListEntry, Port, Ports, ProbeReport, RealName, Transport, Version,
 };
-use waypost::route::{PerRoute, Route, RoutingPolicy, TorProbe};
+use waypost::route::{PerRoute, Route, RoutingPolicy};
+use waypost::tor_state::TorProbe;
 
 const START: Time = Time::from_secs(1_800_000_000);
 const MINUTE: Duration = Duration::from_mins(1);
