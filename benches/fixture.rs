@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
-use waypost::book::{Entry, PinnedKey, ProbeRecord, Source};
+use waypost::book::{Entry, PinnedKey, ProbeRecord, Side, Source};
 use waypost::clock::{self, Time};
 use waypost::network::Network;
 use waypost::peer::{Host, OnionAddress, RealName};
@@ -18,8 +18,9 @@ pub(crate) fn fill(data: &Path, peers: u32, onion_every: u32) {
     let (mut store, _) = Store::open(&data.join("peers.redb"), Network::Bitcoin, clock::now()).unwrap();
     let now = clock::now();
     // In batches, as the daemon writes them.
-    let changes: Vec<Change> =
-        (0..peers).map(|n| Change::Save(Box::new(entry(n, n % onion_every == onion_every - 1, now)))).collect();
+    let changes: Vec<Change> = (0..peers)
+        .map(|n| Change::Save(Side::Both, Box::new(entry(n, n % onion_every == onion_every - 1, now))))
+        .collect();
     for batch in changes.chunks(100) {
         store.write(batch).unwrap();
     }

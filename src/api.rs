@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::book::{Counts, PeerState, WEEK, WINDOWS};
+use crate::book::{Counts, PeerState, Side, WEEK, WINDOWS};
 use crate::client_counters::ClientStats;
 use crate::clock::Time;
 use crate::network::Network;
@@ -71,6 +71,8 @@ pub struct Status {
     pub irc: Option<IrcStatus>,
     /// Number of peers by state.
     pub peers: Counts,
+    /// Number of the onion side's peers by state; `None` if both sides share their peers.
+    pub onion_side: Option<Counts>,
     /// Next time at which the book is due to act.
     pub next_probe: Time,
     /// Peer database on disk.
@@ -171,6 +173,8 @@ pub struct StoreStatus {
 pub struct PeerInfo {
     /// Onion address, DNS name or IP address.
     pub host: String,
+    /// Side of this node that knows the peer: `both`, or `clearnet` or `onion` if the sides are separate.
+    pub side: Side,
     /// State in the book.
     pub state: PeerState,
     /// Address at which it was last reached.
@@ -225,6 +229,14 @@ pub struct PeerInfo {
 }
 
 impl PeerInfo {
+    /// Returns the source, and the side if the peer is the onion side's.
+    pub fn origin(&self) -> String {
+        match self.side {
+            Side::Both | Side::Clearnet => self.source.clone(),
+            Side::Onion => format!("{}, onion side", self.source),
+        }
+    }
+
     /// Returns the known uptimes by window, shortest window first.
     pub fn uptimes(&self) -> impl Iterator<Item = (&'static str, f64)> {
         WINDOWS.iter().filter_map(|(window, _)| Some((*window, *self.uptime.get(*window)?)))

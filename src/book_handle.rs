@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::AdminRequest;
-use crate::book::Event;
+use crate::book::{Event, Ingress, Side};
 use crate::peer::Features;
 
 /// Maximum number of queued messages. With a full queue drivers wait and `server.add_peer` fails.
@@ -17,10 +17,14 @@ pub type Inbox = mpsc::Sender<BookMessage>;
 /// Message to the book's task.
 #[derive(Debug)]
 pub enum BookMessage {
-    /// Event from a driver.
+    /// Event from a driver, for the side that it concerns or for both.
     Event(Event),
+    /// Event of one side from a driver.
+    SideEvent(Side, Event),
     /// `server.add_peer` of a client.
     AddPeer {
+        /// Ingress of the client.
+        ingress: Ingress,
         /// Features that the client sent.
         features: Box<Features>,
         /// Address of the client; `None` through Tor.

@@ -19,7 +19,7 @@ use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder, Enco
 use crate::api::IrcStatus;
 use crate::atomic_file::{self, Readers};
 use crate::backoff::Backoff;
-use crate::book::{Event, Snapshot};
+use crate::book::{Event, Side, Snapshot};
 use crate::book_handle::{BookMessage, Inbox};
 use crate::clock::{self, Time};
 use crate::connect::{FailureOrigin, KeyHash, ProbeError, ProbeTarget};
@@ -60,6 +60,8 @@ pub struct IrcTask {
     pub inbox: Inbox,
     /// State of the node, to wait for Tor.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// Side that learns the names.
+    pub side: Side,
     /// Results for operators.
     pub status: watch::Sender<IrcStatus>,
 }
@@ -330,7 +332,7 @@ impl IrcTask {
     async fn found(&self, name: RealName) {
         tracing::debug!(host = %name.host, "found a server on IRC");
         self.status.send_modify(|status| status.found += 1);
-        let _ = self.inbox.send(BookMessage::Event(Event::IrcPeerFound(name))).await;
+        let _ = self.inbox.send(BookMessage::SideEvent(self.side, Event::IrcPeerFound(name))).await;
     }
 
     /// Connects to the server and checks its TLS key.

@@ -18,6 +18,7 @@ pub use key_pinning::KeyPinError;
 pub use peer_pool::{PeerPool, UpstreamLease};
 pub use server::Server;
 
+use crate::book::Ingress;
 use crate::book_handle::Inbox;
 use crate::connect::ProbeError;
 use crate::dial::Stream;
@@ -128,9 +129,12 @@ async fn negotiate(stream: Box<dyn Stream>, version: &str) -> Result<Box<dyn Str
 }
 
 /// Publishes the backend's properties in the local identity.
-fn publish(local_identity: &watch::Sender<Arc<LocalIdentity>>, info: BackendInfo) {
+fn publish(local_identity: &watch::Sender<Arc<LocalIdentity>>, ingresses: &[Ingress], info: &BackendInfo) {
     local_identity.send_if_modified(|local_identity| {
-        let backend = identity::BackendState::Known(info);
+        let mut backend = local_identity.identity.backend.clone();
+        for ingress in ingresses {
+            backend[*ingress] = identity::BackendState::Known(info.clone());
+        }
         let changed = local_identity.identity.backend != backend;
         if changed {
             *local_identity = Arc::new(LocalIdentity::new(Identity { backend, ..local_identity.identity.clone() }));

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{BackendError, UpstreamConnection, negotiate, publish};
-use crate::book::{Event, Snapshot, UpstreamCandidate};
+use crate::book::{Event, Ingress, Side, Snapshot, UpstreamCandidate};
 use crate::book_handle::{BookMessage, Inbox};
 use crate::connect::{FailureOrigin, ProbeError};
 use crate::dial::{Dialer, Isolation, Stream};
@@ -43,6 +43,8 @@ const SESSIONS_PER_RANK: usize = 4;
 /// The verified peers that can serve sessions.
 #[derive(Debug)]
 pub struct PeerPool {
+    /// Side whose clients the peers serve.
+    side: Side,
     dialer: Dialer,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     inbox: Inbox,
@@ -68,13 +70,14 @@ struct PeerLoad {
 pub struct UpstreamLease {
     host: Host,
     loads: Arc<PeerLoads>,
+    side: Side,
     inbox: Inbox,
 }
 
 impl PeerPool {
     /// Creates a pool without sessions.
-    pub fn new(dialer: Dialer, snapshot: watch::Receiver<Arc<Snapshot>>, inbox: Inbox) -> PeerPool {
-        PeerPool { dialer, snapshot, inbox, loads: Arc::default(), sessions: AtomicU64::new(0) }
+    pub fn new(side: Side, dialer: Dialer, snapshot: watch::Receiver<Arc<Snapshot>>, inbox: Inbox) -> PeerPool {
+        PeerPool { side, dialer, snapshot, inbox, loads: Arc::default(), sessions: AtomicU64::new(first_session(side)) }
     }
 
     /// Opens a connection to the best reachable peer.
@@ -112,7 +115,7 @@ impl PeerPool {
                     match outcome {
                         Ok(stream) => {
                             self.penalize_slower(&in_flight, &host);
-                            let lease = UpstreamLease::take(host, &self.loads, &self.inbox);
+                            let lease = UpstreamLease::take(host, self);
                             return Ok(UpstreamConnection { stream, lease: Some(lease) });
                         }
                         Err(error) => self.failed(&host, &error),
@@ -134,10 +137,10 @@ impl PeerPool {
         let mut snapshot = self.snapshot.clone();
         loop {
             let newest = common_version(&snapshot.borrow_and_update().upstream_candidates);
-            publish(
-                local_identity,
-                BackendInfo { software: None, versions: (DEFAULT_PROTOCOL, newest), pruning: None, tip: None },
-            );
+            let info = BackendInfo { software: None, versions: (DEFAULT_PROTOCOL, newest), pruning: None, tip: None };
+            let ingresses: Vec<Ingress> =
+                Ingress::ALL.into_iter().filter(|ingress| self.side.serves(*ingress)).collect();
+            publish(local_identity, &ingresses, &info);
             if snapshot.changed().await.is_err() {
                 return;
             }
@@ -212,16 +215,16 @@ impl PeerPool {
             BackendError::Versions => {}
             _ => {
                 penalize(&self.loads, host);
-                request_recheck(&self.inbox, host);
+                request_recheck(&self.inbox, self.side, host);
             }
         }
     }
 }
 
 impl UpstreamLease {
-    fn take(host: Host, loads: &Arc<PeerLoads>, inbox: &Inbox) -> UpstreamLease {
-        loads.send_modify(|loads| loads.entry(host.clone()).or_default().sessions += 1);
-        UpstreamLease { host, loads: Arc::clone(loads), inbox: inbox.clone() }
+    fn take(host: Host, pool: &PeerPool) -> UpstreamLease {
+        pool.loads.send_modify(|loads| loads.entry(host.clone()).or_default().sessions += 1);
+        UpstreamLease { host, loads: Arc::clone(&pool.loads), side: pool.side, inbox: pool.inbox.clone() }
     }
 
     /// Returns the peer that serves the session.
@@ -233,7 +236,7 @@ impl UpstreamLease {
     ///
     /// The peer is not penalized, because the client's requests may have caused the failure.
     pub fn failed(&self) {
-        request_recheck(&self.inbox, &self.host);
+        request_recheck(&self.inbox, self.side, &self.host);
     }
 }
 
@@ -262,8 +265,16 @@ fn penalize(loads: &PeerLoads, host: &Host) {
 }
 
 /// Asks the book to probe the peer. The request is dropped if the book is busy.
-fn request_recheck(inbox: &Inbox, host: &Host) {
-    let _ = inbox.try_send(BookMessage::Event(Event::SuspectPeer(host.clone())));
+/// Returns the first session number of a side, so that sessions of the two sides never share a circuit.
+fn first_session(side: Side) -> u64 {
+    match side {
+        Side::Both | Side::Clearnet => 0,
+        Side::Onion => 1 << 63,
+    }
+}
+
+fn request_recheck(inbox: &Inbox, side: Side, host: &Host) {
+    let _ = inbox.try_send(BookMessage::SideEvent(side, Event::SuspectPeer(host.clone())));
 }
 
 /// Returns the newest version that at least half of the candidates support.

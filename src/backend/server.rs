@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::key_pinning::verify_or_pin;
 use super::{BackendError, GREETING_TIMEOUT, UpstreamAddr, negotiate, publish};
-use crate::book::{Checkpoint, Event, height_to_compare};
+use crate::book::{Checkpoint, Event, Ingress, height_to_compare};
 use crate::book_handle::{BookMessage, Inbox};
 use crate::connect::ProbeError;
 use crate::dial::{Direct, Stream, Tls};
@@ -94,7 +94,7 @@ impl Server {
             self.last_error.send_replace(result.as_ref().err().map(BackendError::to_string));
             if let Ok((info, checkpoint)) = result {
                 let (tip, previous) = (info.tip, checkpoint_height);
-                publish(local_identity, info);
+                publish(local_identity, &Ingress::ALL, &info);
                 checkpoint_height = tip.map(height_to_compare);
                 if checkpoint_height != previous {
                     // The tip must come with the block at the height at which peers are compared.

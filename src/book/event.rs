@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::admission::IntakeError;
 use super::chain_consensus::Checkpoint;
 use super::entry::Entry;
+use super::ingress::Ingress;
+use super::side::Side;
 use crate::ban_list::Bans;
 use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::peer::{Host, PeerListEntry, RealName};
@@ -14,7 +16,7 @@ use crate::route::Route;
 use crate::tor_state::{ClearnetAccess, TorProbe, TorState};
 
 /// Input of the book.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Event {
     /// Time has passed; sent at [`PeerBook::next_wakeup`](super::PeerBook::next_wakeup) at the latest.
     Tick,
@@ -59,6 +61,17 @@ pub enum Event {
     BansReplaced(Arc<Bans>),
     /// The operator's seeds were replaced.
     SeedsReplaced(Vec<RealName>),
+}
+
+impl Event {
+    /// Returns the side that an event concerns by its content; `None` if it concerns both.
+    pub fn side(&self) -> Option<Side> {
+        match self {
+            Event::SelfReachable(listed) => Some(Side::of(Ingress::of(&listed.name.host))),
+            Event::SelfUnreachable(host) | Event::LocalHost(host) => Some(Side::of(Ingress::of(host))),
+            _ => None,
+        }
+    }
 }
 
 /// Output of the book, executed by its task.

@@ -4,6 +4,8 @@ use std::ops::{Index, IndexMut};
 
 use serde::{Deserialize, Serialize};
 
+use crate::peer::Host;
+
 /// Ingress through which a client connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -17,6 +19,11 @@ pub enum Ingress {
 impl Ingress {
     /// Both ingresses.
     pub const ALL: [Ingress; 2] = [Ingress::Clearnet, Ingress::Onion];
+
+    /// Returns the ingress to which an own name leads.
+    pub fn of(own: &Host) -> Ingress {
+        if own.is_onion() { Ingress::Onion } else { Ingress::Clearnet }
+    }
 }
 
 /// One value for each ingress.
@@ -26,6 +33,13 @@ pub struct PerIngress<T> {
     pub clearnet: T,
     /// Value for clients of the onion service.
     pub onion: T,
+}
+
+impl<T: Clone> PerIngress<T> {
+    /// Creates the same value for both ingresses.
+    pub fn both(value: T) -> PerIngress<T> {
+        PerIngress { clearnet: value.clone(), onion: value }
+    }
 }
 
 impl<T> Index<Ingress> for PerIngress<T> {

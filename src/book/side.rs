@@ -1,5 +1,7 @@
 //! Side of the node on which a book learns names.
 
+use serde::{Deserialize, Serialize};
+
 use super::ingress::Ingress;
 use super::source::Source;
 use crate::peer::Host;
@@ -8,7 +10,8 @@ use crate::peer::Host;
 ///
 /// A node with two names that must not be linked has one book for each side. The books share nothing: what clients of
 /// one name cause never changes what clients of the other name see.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Side {
     /// One book for both ingresses: the node has one name, or its operator links the two.
     #[default]

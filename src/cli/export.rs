@@ -26,6 +26,8 @@ pub(super) fn export(mut rows: Vec<PeerInfo>, format: Format) -> anyhow::Result<
         return Ok(serde_json::to_string_pretty(&rows)?);
     }
     rows.retain(|row| row.state == PeerState::Verified);
+    // Both sides of a node may have verified a peer.
+    rows.dedup_by(|a, b| a.host == b.host);
     match format {
         Format::Electrum => {
             let servers: BTreeMap<&str, _> = rows.iter().map(|row| (row.host.as_str(), electrum(row))).collect();

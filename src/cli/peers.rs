@@ -146,7 +146,7 @@ fn cells(row: &PeerInfo, now: Time) -> [Styled; 10] {
         Styled::plain(row.latency_ms.map(|ms| format!("{ms} ms")).unwrap_or_default()),
         Styled::plain(row.weekly_uptime().map(|share| format!("{:.0} %", share * 100.0)).unwrap_or_default()),
         Styled::plain(row.last_success.map(|at| ago(now.since(at))).unwrap_or_default()),
-        Styled::plain(row.source.clone()),
+        Styled::plain(row.origin()),
         Styled::plain(problem(row)),
     ]
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::format::{ago, ports, until};
 use super::terminal::{Style, Styled, TerminalStyle};
 use crate::api::{BackendStatus, ClearnetStatus, IrcStatus, OnionStatus, Status};
+use crate::book::Counts;
 use crate::clock;
 use crate::tor_state::TorState;
 
@@ -62,13 +63,10 @@ fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
     if let Some(visits) = &status.irc {
         line("irc", irc(visits));
     }
-    line(
-        "peers",
-        format!(
-            "{} verified ({} of them onion), {} stale, {} candidates, {} bad",
-            peers.verified, peers.verified_onion, peers.stale, peers.candidate, peers.bad
-        ),
-    );
+    line("peers", counts(peers));
+    if let Some(onion_side) = &status.onion_side {
+        line("onion side", counts(onion_side));
+    }
     line("probing", format!("{} now, next {}", peers.probing, until(status.next_probe)));
     line(
         "clients",
@@ -177,6 +175,13 @@ fn onion(onion: &OnionStatus) -> String {
     };
     // Without a comma, the address and port fit into a line of 80 characters.
     format!("{}:{} {reachability}", onion.host, onion.port)
+}
+
+fn counts(peers: &Counts) -> String {
+    format!(
+        "{} verified ({} of them onion), {} stale, {} candidates, {} bad",
+        peers.verified, peers.verified_onion, peers.stale, peers.candidate, peers.bad
+    )
 }
 
 #[cfg(test)]

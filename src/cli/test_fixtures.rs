@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::api::{PeerInfo, Status};
-use crate::book::PeerState;
+use crate::book::{PeerState, Side};
 use crate::clock::Time;
 
 /// Onion name of 62 characters.
@@ -13,6 +13,7 @@ pub(super) const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modh
 pub(super) fn row(host: &str, state: PeerState, last_success: Option<Time>) -> PeerInfo {
     PeerInfo {
         host: host.to_owned(),
+        side: Side::Both,
         state,
         ip: None,
         tcp_port: Some(50001),

@@ -198,7 +198,11 @@ fn resolve_identity(
         link_identities: *section.link_identities.get_or_insert(false),
         banner: section.banner.clone(),
         donation_address: section.donation_address.clone(),
-        backend: if backend.electrum.is_some() { BackendState::Unknown } else { BackendState::None },
+        backend: book::PerIngress::both(if backend.electrum.is_some() {
+            BackendState::Unknown
+        } else {
+            BackendState::None
+        }),
     })
 }
 

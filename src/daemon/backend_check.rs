@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::DaemonError;
+use super::loaded_books::Separation;
+use super::side_book::{SnapshotSenders, side_dialer};
 use crate::backend::{Backend, BackendError, BackendTarget, PeerPool, Server, UpstreamAddr};
-use crate::book::Snapshot;
+use crate::book::{Ingress, PerIngress, Side};
 use crate::book_handle::Inbox;
 use crate::config::{Config, reaches};
 use crate::connect::ProbeError;
@@ -26,14 +27,25 @@ pub(super) async fn create(
     config: &Config,
     dialer: &Dialer,
     own_addresses: &[SocketAddr],
-    snapshot: watch::Receiver<Arc<Snapshot>>,
+    snapshot: &SnapshotSenders,
+    separation: Separation,
     inbox: &Inbox,
-) -> Result<Option<Arc<Backend>>, DaemonError> {
+) -> Result<PerIngress<Option<Arc<Backend>>>, DaemonError> {
     let address = match config.backend.electrum.clone() {
-        None => return Ok(None),
+        None => return Ok(PerIngress::default()),
         Some(BackendTarget::Peers) => {
-            let peers = PeerPool::new(dialer.clone(), snapshot, inbox.clone());
-            return Ok(Some(Arc::new(Backend::Peers(peers))));
+            let pool = |side: Side, ingress: Ingress| {
+                let dialer = side_dialer(side, dialer);
+                let pool = PeerPool::new(side, dialer, snapshot[ingress].subscribe(), inbox.clone());
+                Some(Arc::new(Backend::Peers(pool)))
+            };
+            return Ok(match separation {
+                Separation::Shared => PerIngress::both(pool(Side::Both, Ingress::Clearnet)),
+                Separation::Separate => PerIngress {
+                    clearnet: pool(Side::Clearnet, Ingress::Clearnet),
+                    onion: pool(Side::Onion, Ingress::Onion),
+                },
+            });
         }
         Some(BackendTarget::Server(address)) => address,
     };
@@ -44,7 +56,7 @@ pub(super) async fn create(
         Ok(Err(BackendError::Failed(ProbeError::ProtocolViolation(Fault::WrongGenesis)))) => {
             Err(DaemonError::OtherNetwork(server.address.to_string(), network))
         }
-        _ => Ok(Some(Arc::new(Backend::Server(server)))),
+        _ => Ok(PerIngress::both(Some(Arc::new(Backend::Server(server))))),
     }
 }
 

@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::clearnet_monitor::NameState;
 use super::initial_crawl::InitialCrawl;
+use super::loaded_books::LoadedBooks;
+use super::side_book::{SideBook, SnapshotSenders};
 use super::{event_log, status_report};
 use crate::api::{AdminRequest, IrcStatus, Status};
 use crate::backend::Backend;
-use crate::book::{Action, Event, Ingress, PeerBook, Snapshot};
+use crate::book::{Action, Event, Ingress, PeerBook, PerIngress, Side};
 use crate::book_handle::BookMessage;
 use crate::client_counters::Counters;
 use crate::clock::{self, Time};
@@ -30,9 +33,6 @@ use crate::route::Route;
 use crate::status_page::ProbeMetrics;
 use crate::store::{Change, StoreHandle, WriterStatus};
 use crate::tor::{self, OnionServiceState, TorHealth};
-
-/// Delay from a change to the next snapshot, which covers all changes until then. A snapshot reads every entry.
-const SNAPSHOT_DELAY: Duration = Duration::from_millis(500);
 
 /// Maximum time between two wake-ups. Timers stop during suspend, while the book's clock runs on.
 const MAX_SLEEP: Duration = Duration::from_mins(1);
@@ -67,38 +67,35 @@ pub(super) struct StatusInputs {
     pub clearnet: watch::Receiver<NameState>,
     /// Names of the node.
     pub local_identity: watch::Receiver<Arc<LocalIdentity>>,
-    /// Backend; `None` without one.
-    pub backend: Option<Arc<Backend>>,
+    /// Backend of each ingress; `None` without one.
+    pub backend: PerIngress<Option<Arc<Backend>>>,
     /// State of IRC discovery; `None` if it is off.
     pub irc: Option<watch::Receiver<IrcStatus>>,
 }
 
-/// Receivers of what the book publishes.
+/// Receivers of what the books publish.
 #[derive(Debug)]
 pub(super) struct BookOutputs {
     /// Advertised peers, for sessions.
-    pub snapshot: watch::Sender<Arc<Snapshot>>,
-    /// Health of Tor as the book sees it, for the supervisor of Tor.
+    pub snapshot: SnapshotSenders,
+    /// Health of Tor as the books see it, for the supervisor of Tor.
     pub health: watch::Sender<TorHealth>,
 }
 
-/// Task that owns the book.
+/// Task that owns the books: one for both ingresses, or one for each.
 #[derive(Debug)]
 pub(super) struct BookTask {
-    book: PeerBook,
-    rng: StdRng,
+    /// Book for both ingresses, or for clearnet alone.
+    main: SideBook,
+    /// Book of the onion side; `None` if `main` serves both ingresses.
+    onion: Option<SideBook>,
     store: StoreHandle,
-    dialer: Dialer,
     inputs: StatusInputs,
     outputs: BookOutputs,
-    /// Time of the next snapshot; `None` if nothing has changed.
-    publish_at: Option<Instant>,
-    /// Time at which an advertised entry becomes too old; `None` if no entry is advertised.
-    stale_after: Option<Time>,
-    /// Name lookups and probes in flight.
-    tasks: JoinSet<Event>,
-    /// Host of each task.
-    task_hosts: HashMap<Id, Host>,
+    /// Name lookups and probes in flight, with the side that started them.
+    tasks: JoinSet<(Side, Event)>,
+    /// Side and host of each task.
+    task_hosts: HashMap<Id, (Side, Host)>,
     /// Progress of the initial crawl; `None` once it is over.
     initial_crawl: Option<InitialCrawl>,
     /// Offset of the wall clock to the book's clock when the store was last written, in milliseconds.
@@ -110,34 +107,34 @@ pub(super) struct BookTask {
 impl BookTask {
     /// Creates the task, publishes a first snapshot, and executes the actions of the start.
     pub(super) fn new(
-        (book, actions): (PeerBook, Vec<Action>),
+        books: LoadedBooks,
         store: StoreHandle,
-        dialer: Dialer,
+        dialer: &Dialer,
         inputs: StatusInputs,
         outputs: BookOutputs,
-        mut rng: StdRng,
+        rng: &mut StdRng,
     ) -> BookTask {
-        let snapshot = book.snapshot(inputs.started, &mut rng);
-        let stale_after = snapshot.stale_after();
-        outputs.snapshot.send_replace(Arc::new(snapshot));
-        let has_initial_crawl = inputs.is_new && book.entries().next().is_some();
-        let initial_crawl = has_initial_crawl.then(|| InitialCrawl::new(inputs.started));
+        let now = inputs.started;
+        let has_initial_crawl = inputs.is_new && books.main.entries().next().is_some();
+        let mut side = |book| SideBook::new(book, dialer, now, StdRng::seed_from_u64(rng.next_u64()));
         let mut task = BookTask {
-            book,
-            rng,
+            main: side(books.main),
+            onion: books.onion.map(side),
             store,
-            dialer,
             inputs,
             outputs,
-            publish_at: None,
-            stale_after,
             tasks: JoinSet::new(),
             task_hosts: HashMap::new(),
-            initial_crawl,
+            initial_crawl: has_initial_crawl.then(|| InitialCrawl::new(now)),
             stored_ahead_millis: clock::wall_ahead_millis(),
             next_rewrite: Instant::now(),
         };
-        task.execute(actions);
+        for side in [Some(&mut task.main), task.onion.as_mut()].into_iter().flatten() {
+            side.publish(&task.outputs.snapshot, now);
+        }
+        for (side, actions) in books.actions {
+            task.execute(side, actions);
+        }
         task
     }
 
@@ -152,20 +149,29 @@ impl BookTask {
                 }
                 Some(message) = messages.recv() => self.on_message(message),
                 Some(result) = self.tasks.join_next_with_id() => self.on_task_done(result),
-                () = sleep_until(wakeup) => self.handle(Event::Tick),
+                () = sleep_until(wakeup) => self.broadcast(&Event::Tick),
             }
-            let stale = self.stale_after.is_some_and(|until| until < clock::now());
-            if stale || self.publish_at.is_some_and(|at| at <= Instant::now()) {
-                self.publish_at = None;
-                let snapshot = self.book.snapshot(clock::now(), &mut self.rng);
-                self.stale_after = snapshot.stale_after();
-                self.outputs.snapshot.send_replace(Arc::new(snapshot));
+            let now = clock::now();
+            for side in [Some(&mut self.main), self.onion.as_mut()].into_iter().flatten() {
+                side.publish_due(&self.outputs.snapshot, now);
             }
-            self.log_crawl_progress(clock::now());
+            self.log_crawl_progress(now);
             if Instant::now() >= self.next_rewrite {
                 self.follow_clock();
             }
         }
+    }
+
+    /// Returns the side of that name, or the single book.
+    fn side(&mut self, side: Side) -> &mut SideBook {
+        match &mut self.onion {
+            Some(onion) if side == Side::Onion => onion,
+            _ => &mut self.main,
+        }
+    }
+
+    fn sides(&self) -> impl Iterator<Item = &SideBook> {
+        std::iter::once(&self.main).chain(&self.onion)
     }
 
     /// Rewrites the store after the wall clock was stepped.
@@ -183,14 +189,16 @@ impl BookTask {
         tracing::info!("the wall clock was set {direction} by {step}; peers and their schedule are not affected");
         self.stored_ahead_millis = ahead;
         self.next_rewrite = Instant::now() + REWRITE_INTERVAL;
-        for entry in self.book.entries() {
-            self.store.write(Change::Save(Box::new(entry.clone())));
+        for side in self.sides() {
+            for entry in side.book.entries() {
+                self.store.write(Change::Save(side.side(), Box::new(entry.clone())));
+            }
         }
     }
 
     fn log_crawl_progress(&mut self, now: Time) {
         let Some(crawl) = self.initial_crawl.as_mut().filter(|crawl| crawl.is_due(now)) else { return };
-        let (line, is_over) = crawl.report(self.book.counts(now), self.book.pending_first_probes(), now);
+        let (line, is_over) = crawl.report(self.main.book.counts(now), self.main.book.pending_first_probes(), now);
         if let Some(line) = line {
             tracing::info!("{line}");
         }
@@ -201,38 +209,54 @@ impl BookTask {
 
     fn wakeup(&self) -> Instant {
         let now = clock::now();
-        let next = self.stale_after.map_or(self.book.next_wakeup(), |until| self.book.next_wakeup().min(until));
-        let next = self.initial_crawl.as_ref().map_or(next, |crawl| next.min(crawl.next()));
-        let tick = Instant::now() + next.since(now).min(MAX_SLEEP);
-        self.publish_at.map_or(tick, |at| at.min(tick))
+        let crawl = self.initial_crawl.as_ref().map(InitialCrawl::next);
+        let next = self.sides().map(SideBook::next_wakeup).chain(crawl).min();
+        Instant::now() + next.map_or(MAX_SLEEP, |next| next.since(now)).min(MAX_SLEEP)
     }
 
     fn on_message(&mut self, message: BookMessage) {
         match message {
-            BookMessage::Event(event) => self.handle(event),
-            BookMessage::AddPeer { features, from, reply } => {
+            BookMessage::Event(event) => match event.side() {
+                Some(side) => self.handle(side, event),
+                None => self.broadcast(&event),
+            },
+            BookMessage::SideEvent(side, event) => self.handle(side, event),
+            BookMessage::AddPeer { ingress, features, from, reply } => {
                 // The peer is verified even if the client has disconnected.
-                let _ = reply.send(self.add_peer(&features, from));
+                let _ = reply.send(self.add_peer(Side::of(ingress), &features, from));
             }
             BookMessage::Admin(request) => self.answer(request),
         }
     }
 
-    fn handle(&mut self, event: Event) {
-        let actions = self.book.handle(event, clock::now(), &mut self.rng);
-        self.execute(actions);
+    /// Passes an event to each book.
+    fn broadcast(&mut self, event: &Event) {
+        self.handle(Side::Clearnet, event.clone());
+        if self.onion.is_some() {
+            self.handle(Side::Onion, event.clone());
+        }
+    }
+
+    fn handle(&mut self, side: Side, event: Event) {
+        let actions = self.side(side).handle(event);
+        self.execute(side, actions);
         self.outputs.health.send_if_modified(|health| {
-            let new = TorHealth { state: self.book.tor().clone(), last_reached: self.book.tor_reached() };
+            let books = || std::iter::once(&self.main).chain(&self.onion).map(|side| &side.book);
+            // One side may lack peers that answer.
+            let ready = books().map(PeerBook::tor).find(|tor| tor.is_ready());
+            let state = ready.unwrap_or_else(|| self.main.book.tor()).clone();
+            let new = TorHealth { state, last_reached: books().filter_map(PeerBook::tor_reached).max() };
             let differs = *health != new;
             *health = new;
             differs
         });
     }
 
-    fn add_peer(&mut self, features: &Features, from: Option<IpAddr>) -> bool {
-        match self.book.add_peer(features, from, clock::now(), &mut self.rng) {
+    fn add_peer(&mut self, side: Side, features: &Features, from: Option<IpAddr>) -> bool {
+        let SideBook { book, rng, .. } = self.side(side);
+        match book.add_peer(features, from, clock::now(), rng) {
             Ok(actions) => {
-                self.execute(actions);
+                self.execute(side, actions);
                 true
             }
             Err(refusal) => {
@@ -248,7 +272,7 @@ impl BookTask {
         match request {
             AdminRequest::Status(reply) => drop(reply.send(self.status(now))),
             AdminRequest::Peers(reply) => {
-                let peers = self.book.entries().map(|entry| status_report::peer_info(&self.book, entry, now));
+                let peers = self.sides().flat_map(|side| status_report::peers(&side.book, now));
                 drop(reply.send(peers.collect()));
             }
             AdminRequest::Add { name, reply } => drop(reply.send(self.add(&name, now))),
@@ -257,81 +281,92 @@ impl BookTask {
     }
 
     fn add(&mut self, name: &str, now: Time) -> Result<(), String> {
-        let parsed = RealName::parse(name, self.book.config().network.default_ports());
+        let SideBook { book, rng, .. } = &mut self.main;
+        let parsed = RealName::parse(name, book.config().network.default_ports());
         let parsed = parsed.map_err(|error| event_log::no_real_name(name, error))?;
-        let added = self.book.add(parsed, now, &mut self.rng);
+        let added = book.add(parsed.clone(), now, rng);
         let actions = added.map_err(|refusal| format!("{refusal}{}", event_log::advice(refusal)))?;
-        self.execute(actions);
+        self.execute(Side::Clearnet, actions);
+        if let Some(SideBook { book, rng, .. }) = &mut self.onion {
+            // A name that the onion side rejects, for example for lack of a TLS port, is used on the clearnet side only.
+            let actions = book.add(parsed, now, rng).unwrap_or_default();
+            self.execute(Side::Onion, actions);
+        }
         Ok(())
     }
 
     fn forget(&mut self, host: &str) -> Result<(), String> {
         let host: Host =
             host.parse().map_err(|error| format!("{host:?} is no host: {error}; `waypost peers` shows hosts"))?;
-        let actions = self
-            .book
-            .forget(&host)
-            .ok_or_else(|| format!("no peer {host} is known; `waypost peers` shows those that are"))?;
-        self.execute(actions);
+        let main = self.main.book.forget(&host);
+        let onion = self.onion.as_mut().and_then(|side| side.book.forget(&host));
+        if main.is_none() && onion.is_none() {
+            return Err(format!("no peer {host} is known; `waypost peers` shows those that are"));
+        }
+        self.execute(Side::Clearnet, main.unwrap_or_default());
+        self.execute(Side::Onion, onion.unwrap_or_default());
         Ok(())
     }
 
     fn status(&self, now: Time) -> Status {
         let StatusInputs { started, listeners, counters, store, onion, backend, local_identity, irc, .. } =
             &self.inputs;
+        let book = &self.main.book;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            network: self.book.config().network,
+            network: book.config().network,
             uptime_secs: now.since(*started).as_secs(),
-            tor: self.book.tor().clone(),
+            tor: book.tor().clone(),
             tor_source: self.inputs.tor.borrow().source.clone(),
-            clearnet_blocked: self.book.clearnet_blocked().map(str::to_owned),
-            network_down: self.book.network_is_down(),
+            clearnet_blocked: book.clearnet_blocked().map(str::to_owned),
+            network_down: book.network_is_down(),
             onion: onion.borrow().as_ref().map(status_report::onion),
             onion_error: self.inputs.tor.borrow().onion_error.clone(),
             clearnet: local_identity.borrow().identity.clearnet.as_ref().map(|(host, ports)| {
-                status_report::clearnet(host, *ports, &self.inputs.clearnet.borrow(), self.book.last_reached(host))
+                status_report::clearnet(host, *ports, &self.inputs.clearnet.borrow(), book.last_reached(host))
             }),
             listeners: listeners.clone(),
             page: self.inputs.page.map(|address| format!("http://{address}")),
-            backend: backend.as_ref().map(|backend| status_report::backend(backend, &local_identity.borrow().identity)),
+            backend: backend
+                .clearnet
+                .as_ref()
+                .map(|backend| status_report::backend(backend, &local_identity.borrow().identity)),
             irc: irc.as_ref().map(|visits| visits.borrow().clone()),
-            peers: self.book.counts(now),
-            next_probe: self.book.next_wakeup().max(now),
+            peers: book.counts(now),
+            onion_side: self.onion.as_ref().map(|side| side.book.counts(now)),
+            next_probe: self.sides().map(|side| side.book.next_wakeup()).min().unwrap_or(now).max(now),
             store: status_report::store(store, &self.inputs.store_path),
             clients: counters.stats(),
         }
     }
 
-    fn execute(&mut self, actions: Vec<Action>) {
+    fn execute(&mut self, side: Side, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Resolve(host, via) => self.resolve(host, via),
-                Action::Probe(target) => self.probe(target),
-                Action::Upsert(entry) => self.store.write(Change::Save(entry)),
-                Action::Remove(host) => self.store.write(Change::Remove(host)),
-                Action::SavePathUptime(via, total) => self.store.write(Change::Reach(via, total)),
-                Action::SnapshotDirty => {
-                    self.publish_at.get_or_insert_with(|| Instant::now() + SNAPSHOT_DELAY);
-                }
-                Action::Notice(notice) => event_log::log(&notice),
+                Action::Resolve(host, via) => self.resolve(side, host, via),
+                Action::Probe(target) => self.probe(side, target),
+                Action::Upsert(entry) => self.store.write(Change::Save(side, entry)),
+                Action::Remove(host) => self.store.write(Change::Remove(side, host)),
+                Action::SavePathUptime(via, total) => self.store.write(Change::Reach(side, via, total)),
+                Action::SnapshotDirty => self.side(side).on_change(clock::now()),
+                Action::Notice(notice) => event_log::log(&notice, self.side(side).side()),
             }
         }
     }
 
-    fn resolve(&mut self, host: Host, via: Route) {
+    fn resolve(&mut self, side: Side, host: Host, via: Route) {
         let Host::Dns(name) = host.clone() else { return };
-        let (task_host, dialer) = (host.clone(), self.dialer.clone());
+        let (task_host, dialer) = (host.clone(), self.side(side).dialer.clone());
         let handle = self.tasks.spawn(async move {
             let addresses = dialer.resolve(&name, via).await;
-            Event::Resolved { host, addresses }
+            (side, Event::Resolved { host, addresses })
         });
-        self.task_hosts.insert(handle.id(), task_host);
+        self.task_hosts.insert(handle.id(), (side, task_host));
     }
 
-    fn probe(&mut self, target: ProbeTarget) {
-        let dialer = self.dialer.clone();
-        let network = self.book.config().network;
+    fn probe(&mut self, side: Side, target: ProbeTarget) {
+        let dialer = self.side(side).dialer.clone();
+        let network = self.main.book.config().network;
         let expected = ProbeExpectations {
             host: Some(target.host.clone()),
             genesis_hash: network.genesis_hash(),
@@ -349,27 +384,26 @@ impl BookTask {
             let outcome = Box::new(outcome.await);
             metrics.count(target.via, &outcome);
             tracing::debug!(host = %target.host, failure = ?outcome.as_ref().as_ref().err(), "probed");
-            Event::Probed { host: target.host, outcome }
+            (side, Event::Probed { host: target.host, outcome })
         });
-        self.task_hosts.insert(handle.id(), task_host);
+        self.task_hosts.insert(handle.id(), (side, task_host));
     }
 
     /// Builds the offer for `server.add_peer` to this peer.
     fn announcement(&self, host: &Host) -> Option<AddPeerOffer> {
-        let ingress = if host.is_onion() { Ingress::Onion } else { Ingress::Clearnet };
-        self.inputs.local_identity.borrow().identity.announcement(ingress)
+        self.inputs.local_identity.borrow().identity.announcement(Ingress::of(host))
     }
 
-    fn on_task_done(&mut self, result: Result<(Id, Event), JoinError>) {
+    fn on_task_done(&mut self, result: Result<(Id, (Side, Event)), JoinError>) {
         match result {
-            Ok((id, event)) => {
+            Ok((id, (side, event))) => {
                 self.task_hosts.remove(&id);
-                self.handle(event);
+                self.handle(side, event);
             }
             Err(error) => {
-                let Some(host) = self.task_hosts.remove(&error.id()) else { return };
+                let Some((side, host)) = self.task_hosts.remove(&error.id()) else { return };
                 tracing::error!(%host, "a probe panicked; see the panic message before this line");
-                self.handle(Event::Probed { host, outcome: Box::new(Err(ProbeError::Internal)) });
+                self.handle(side, Event::Probed { host, outcome: Box::new(Err(ProbeError::Internal)) });
             }
         }
     }

@@ -1,13 +1,21 @@
 //! Log lines of book events, and errors with advice for rejected names.
 
-use crate::book::{BookNotice, IntakeError};
+use crate::book::{BookNotice, IntakeError, Side};
 use crate::peer::{RealName, RealNameError};
 use crate::tor_state::TorState;
 
 /// Logs an event of the book.
 ///
 /// Events that clients can cause are logged at debug level.
-pub(crate) fn log(notice: &BookNotice) {
+pub(crate) fn log(notice: &BookNotice, side: Side) {
+    // Both sides share Tor and the configuration, so the clearnet side alone reports on them.
+    let is_shared = matches!(notice, BookNotice::Tor(_) | BookNotice::TorClearnet(_) | BookNotice::SeedRefused { .. });
+    if side == Side::Onion {
+        if !is_shared {
+            tracing::debug!(?notice, "onion side");
+        }
+        return;
+    }
     match notice {
         BookNotice::Verified { host, software } => {
             tracing::info!(%host, software = software.as_deref().unwrap_or("unknown"), "verified");

@@ -33,6 +33,11 @@ impl Listeners {
         self.0.iter().any(|(kind, _)| connection_kind(*kind).tls)
     }
 
+    /// Returns whether a listener serves the clients of an onion service.
+    pub(super) fn has_onion(&self) -> bool {
+        self.0.iter().any(|(kind, _)| *kind == ListenKind::Onion)
+    }
+
     /// Returns the addresses of all listeners.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.0.iter().filter_map(|(_, listener)| listener.local_addr().ok()).collect()

@@ -17,24 +17,27 @@ use super::book_task::{BookOutputs, BookTask, StatusInputs};
 use super::clearnet_monitor::{ClearnetMonitor, NameState};
 use super::file_watcher::{BanFile, FileWatcher};
 use super::listeners::Listeners;
+use super::loaded_books::{LoadedBooks, Separation};
 use super::reload::{ReloadHooks, Reloader};
+use super::side_book::SnapshotSenders;
 use super::task_set::TaskSet;
 use super::tor_wiring::{TorPeers, TorWiring};
 use super::{DaemonError, backend_check, limits, move_shared_data, platform, service_manager};
 use crate::api::IrcStatus;
 use crate::backend::Backend;
 use crate::ban_list::Bans;
-use crate::book::{Event, PeerBook, Snapshot};
+use crate::book::{PerIngress, Side};
 use crate::book_handle::{self, BookMessage, Inbox};
 use crate::client_counters::Counters;
 use crate::config::Config;
 use crate::dial::{Dialer, Direct, Isolation, Tls};
+use crate::irc_discovery::{IrcConfig, IrcTask};
 use crate::route::RoutingPolicy;
 use crate::server::{Acceptor, CertificateSource, Credentials, LongLinePool, SessionContext};
 use crate::status_page::ProbeMetrics;
 use crate::store::{LoadedState, Quarantine, Store, StoreHandle, Writer};
 use crate::tor::TorHealth;
-use crate::{clock, control, irc_discovery, status_page};
+use crate::{clock, control, status_page};
 
 /// Maximum time for the store's last writes after a stop signal.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(9);
@@ -46,12 +49,13 @@ pub(super) struct Node {
     config: Config,
     hooks: ReloadHooks,
     rng: StdRng,
+    separation: Separation,
     sockets: Sockets,
     storage: Storage,
     tor: TorWiring,
     dialer: Dialer,
-    backend: Option<Arc<Backend>>,
-    snapshot: watch::Sender<Arc<Snapshot>>,
+    backend: PerIngress<Option<Arc<Backend>>>,
+    snapshot: SnapshotSenders,
     inbox: Inbox,
     messages: mpsc::Receiver<BookMessage>,
 }
@@ -122,12 +126,14 @@ impl Node {
             tor: tor.connector.subscribe(),
             isolation: Isolation::Peers,
         };
-        let snapshot = watch::Sender::default();
+        let has_onion = sockets.listeners.has_onion() || config.tor.settings.service.is_some();
+        let separation = Separation::of(has_onion, config.identity.link_identities);
+        let snapshot = SnapshotSenders::default();
         let (inbox, messages) = mpsc::channel(book_handle::CAPACITY);
         let own_addresses = sockets.addresses();
-        let backend = backend_check::create(&config, &dialer, &own_addresses, snapshot.subscribe(), &inbox).await?;
+        let backend = backend_check::create(&config, &dialer, &own_addresses, &snapshot, separation, &inbox).await?;
         let rng = StdRng::seed_from_u64(rng.next_u64());
-        Ok(Node { config, hooks, rng, sockets, storage, tor, dialer, backend, snapshot, inbox, messages })
+        Ok(Node { config, hooks, rng, separation, sockets, storage, tor, dialer, backend, snapshot, inbox, messages })
     }
 
     /// Spawns all tasks.
@@ -157,25 +163,30 @@ impl Node {
             backend: self.backend.clone(),
             irc: irc.as_ref().map(watch::Sender::subscribe),
         };
+        let has_backend = self.backend.clearnet.is_some();
         let limits = watch::Sender::new(limits(&self.config));
         let context = SessionContext {
             local_identity: self.tor.identity.subscribe(),
-            snapshot: self.snapshot.subscribe(),
+            snapshot: PerIngress {
+                clearnet: self.snapshot.clearnet.subscribe(),
+                onion: self.snapshot.onion.subscribe(),
+            },
             bans: self.storage.bans.subscribe(),
             inbox: self.inbox.clone(),
             limits: limits.subscribe(),
             tls: self.sockets.tls.as_ref().map(|tls| tls.acceptor.clone()),
             backend: self.backend.clone(),
-            long_lines: LongLinePool::new(if self.backend.is_some() { self.config.backend.max_line_bytes } else { 0 }),
+            long_lines: LongLinePool::new(if has_backend { self.config.backend.max_line_bytes } else { 0 }),
             counters,
         };
         let (config, inbox) = (self.config, self.inbox);
-        let seen = self.snapshot.subscribe();
+        let seen = self.snapshot.clearnet.subscribe();
         let outputs = BookOutputs { snapshot: self.snapshot, health: health_sender };
         let Storage { loaded, writer, handle, ban_file, bans } = self.storage;
-        let banned = Arc::clone(&bans.borrow());
-        let book = load_book(&config, loaded, banned, &status_inputs, &mut self.rng);
-        let book = BookTask::new(book, handle, self.dialer.clone(), status_inputs, outputs, child_rng(&mut self.rng));
+        log_store_problems(&loaded);
+        let (started, banned) = (status_inputs.started, Arc::clone(&bans.borrow()));
+        let books = LoadedBooks::load(&config.book, self.separation, loaded, &banned, started, &mut self.rng);
+        let book = BookTask::new(books, handle, &self.dialer, status_inputs, outputs, &mut self.rng);
         let (stop_book, book_stops) = oneshot::channel();
         let book = tokio::spawn(book.run(self.messages, book_stops));
 
@@ -199,12 +210,17 @@ impl Node {
             };
             tasks.spawn("the clearnet monitor", monitor.run(child_rng(&mut self.rng)));
         }
-        if let (Some(settings), Some(visits)) = (config.irc.clone(), irc) {
+        if let (Some(mut settings), Some(visits)) = (config.irc.clone(), irc) {
+            let side = irc_side(&mut settings, self.separation, config.book.routing);
             let (dialer, inbox) = (self.dialer.clone(), inbox.clone());
-            let task = irc_discovery::IrcTask { settings, dialer, inbox, snapshot: seen, status: visits };
+            let task = IrcTask { settings, dialer, inbox, snapshot: seen, side, status: visits };
             tasks.spawn("the IRC task", task.run(child_rng(&mut self.rng)));
         }
-        if let Some(backend) = self.backend {
+        let PerIngress { clearnet: backend, onion: onion_backend } = self.backend;
+        // The ingresses share a backend, unless peers serve each from a pool of its own.
+        let onion_backend =
+            onion_backend.filter(|onion| !backend.as_ref().is_some_and(|main| Arc::ptr_eq(main, onion)));
+        for backend in backend.into_iter().chain(onion_backend) {
             let (identity, inbox) = (self.tor.identity.clone(), inbox.clone());
             tasks.spawn("the backend monitor", async move { backend.monitor(&identity, inbox).await });
         }
@@ -277,25 +293,38 @@ impl TlsFiles {
     }
 }
 
-/// Book as loaded, with the actions that its start requires.
-fn load_book(
-    config: &Config,
-    loaded: LoadedState,
-    bans: Arc<Bans>,
-    inputs: &StatusInputs,
-    rng: &mut StdRng,
-) -> (PeerBook, Vec<crate::book::Action>) {
-    let now = inputs.started;
+/// Logs what the store could not provide.
+fn log_store_problems(loaded: &LoadedState) {
     if let Some(Quarantine { path: kept_as, reason }) = &loaded.quarantined {
         tracing::warn!(kept_as = %kept_as.display(), reason, "the store was damaged; it was moved aside and a new one begun");
     }
     if loaded.unreadable > 0 {
         tracing::warn!(records = loaded.unreadable, "the store has records that can't be read; they are left alone");
     }
-    let mut book = PeerBook::new(config.book.clone(), loaded.entries, loaded.working_time, now);
-    let mut actions = book.handle(Event::BansReplaced(bans), now, rng);
-    actions.extend(book.add_seeds(now, rng));
-    (book, actions)
+}
+
+/// Returns the side that learns names from IRC, by the route of the visits.
+///
+/// A visit through Tor that feeds the onion side does not advertise the clearnet name. Otherwise an IRC server could give
+/// each visitor other names, and see which onion service lists them.
+fn irc_side(irc: &mut IrcConfig, separation: Separation, routing: RoutingPolicy) -> Side {
+    match (separation, irc.tor) {
+        (Separation::Shared, _) => Side::Both,
+        (Separation::Separate, false) => Side::Clearnet,
+        // With tor.only, the clearnet side dials through Tor too.
+        (Separation::Separate, true) if routing == RoutingPolicy::TorOnly && irc.visit.advertise.is_some() => {
+            Side::Clearnet
+        }
+        (Separation::Separate, true) => {
+            if irc.visit.advertise.take().is_some() {
+                tracing::warn!(
+                    "irc.advertise has no effect: visits through Tor serve the onion service, which must not be linked to \
+                     identity.host; set irc.tor = false, or identity.link_identities = true"
+                );
+            }
+            Side::Onion
+        }
+    }
 }
 
 fn child_rng(rng: &mut StdRng) -> StdRng {

@@ -99,7 +99,7 @@ fn failed(from: &Path, to: &Path, error: io::Error) -> DaemonError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::book::{Entry, Source};
+    use crate::book::{Entry, Side, Source};
     use crate::clock::Time;
     use crate::config::{self, ConfigFile};
     use crate::network::Network;
@@ -137,7 +137,10 @@ mod tests {
             let (mut store, _) = Store::open(&self.shared().join("peers.redb"), network, NOW).unwrap();
             let name = RealName::parse("a.example t1", network.default_ports()).unwrap();
             store
-                .write(&[Change::Save(Box::new(Entry::new(name, Source::Seed, std::time::Duration::ZERO, NOW)))])
+                .write(&[Change::Save(
+                    Side::Both,
+                    Box::new(Entry::new(name, Source::Seed, std::time::Duration::ZERO, NOW)),
+                )])
                 .unwrap();
         }
 

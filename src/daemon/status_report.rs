@@ -6,7 +6,7 @@ use std::path::Path;
 use super::clearnet_monitor::NameState;
 use crate::api::{BackendStatus, ClearnetStatus, OnionStatus, PeerInfo, StoreStatus};
 use crate::backend::Backend;
-use crate::book::{Entry, PeerBook};
+use crate::book::{Entry, Ingress, PeerBook};
 use crate::clock::Time;
 use crate::electrum::identity::Identity;
 use crate::netgroup;
@@ -16,7 +16,7 @@ use crate::tor::OnionServiceState;
 
 /// Status of the backend, with the software and tip that it reported.
 pub(crate) fn backend(backend: &Backend, identity: &Identity) -> BackendStatus {
-    let upstream = identity.backend_info();
+    let upstream = identity.backend_info(Ingress::Clearnet);
     BackendStatus {
         electrum: backend.target().into(),
         error: backend.last_error(),
@@ -64,11 +64,17 @@ pub(crate) fn clearnet(host: &Host, ports: Ports, state: &NameState, last_reache
     }
 }
 
+/// All peers of a book, for operators.
+pub(crate) fn peers(book: &PeerBook, now: Time) -> impl Iterator<Item = PeerInfo> {
+    book.entries().map(move |entry| peer_info(book, entry, now))
+}
+
 /// Everything that the book stores about a peer, for operators.
-pub(crate) fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
+fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
     let last_failure = entry.violation.or_else(|| entry.history.back().and_then(|record| record.failure));
     PeerInfo {
         host: entry.host.to_string(),
+        side: book.config().side,
         state: entry.state(now, book.config().max_advertised_age),
         ip: entry.ip.map(|ip| netgroup::canonical(ip).to_string()),
         tcp_port: entry.ports.tcp().map(Into::into),

@@ -69,6 +69,10 @@ pub enum TorConnector {
 pub enum Isolation {
     /// One group for each host that is dialled.
     Peers,
+    /// One group for each host that the onion side dials.
+    ///
+    /// They differ from those of the clearnet side, because a peer must not see that both are one node.
+    OnionSidePeers,
     /// One group for each session that a peer serves.
     Session(u64),
     /// The group of IRC visits.
@@ -86,6 +90,7 @@ impl Isolation {
     fn group(self, host: &Host) -> IsolationGroup {
         match self {
             Isolation::Peers => IsolationGroup::Host(host.clone()),
+            Isolation::OnionSidePeers => IsolationGroup::OnionSideHost(host.clone()),
             Isolation::Session(number) => IsolationGroup::Session(number),
             Isolation::Irc => IsolationGroup::Irc,
             Isolation::SelfCheck(number) => IsolationGroup::SelfCheck(number),
@@ -98,6 +103,7 @@ impl Isolation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum IsolationGroup {
     Host(Host),
+    OnionSideHost(Host),
     Session(u64),
     Irc,
     SelfCheck(u8),
@@ -108,6 +114,7 @@ impl fmt::Display for IsolationGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             IsolationGroup::Host(host) => write!(f, "{host}"),
+            IsolationGroup::OnionSideHost(host) => write!(f, "onion side {host}"),
             IsolationGroup::Session(number) => write!(f, "session {number}"),
             IsolationGroup::Irc => f.write_str("irc"),
             IsolationGroup::SelfCheck(number) => write!(f, "self-check {number}"),

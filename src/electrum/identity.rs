@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::prober::AddPeerOffer;
-use crate::book::Ingress;
+use crate::book::{Ingress, PerIngress};
 use crate::jsonrpc::{MAX_PROTOCOL, MIN_PROTOCOL, USER_AGENT};
 use crate::network::Network;
 use crate::peer::{Features, Host, PeerListEntry, Ports, RealName, SCRIPT_HASH_FUNCTION, Version};
@@ -28,8 +28,8 @@ pub struct Identity {
     pub banner: Option<String>,
     /// Donation address of the operator. `None`: empty or the backend's.
     pub donation_address: Option<String>,
-    /// The Electrum server to which requests are forwarded.
-    pub backend: BackendState,
+    /// The Electrum server to which requests are forwarded, for each ingress.
+    pub backend: PerIngress<BackendState>,
 }
 
 /// Whether there is a backend, and its properties.
@@ -62,8 +62,7 @@ pub struct BackendInfo {
 pub struct LocalIdentity {
     /// The node's names and properties.
     pub identity: Identity,
-    for_clearnet: StaticReplies,
-    for_onion: StaticReplies,
+    replies: PerIngress<StaticReplies>,
 }
 
 /// JSON replies for clients of one ingress.
@@ -89,8 +88,9 @@ impl LocalIdentity {
             let is_withheld = identity.withholds_operator_text(ingress);
             let shown = |text: &'_ Option<String>| text.clone().filter(|_| !is_withheld);
             let (banner, address) = (shown(&identity.banner), shown(&identity.donation_address));
-            let forwards =
-                |text: &Option<String>| identity.backend != BackendState::None && text.is_none() && !is_withheld;
+            let forwards = |text: &Option<String>| {
+                identity.backend[ingress] != BackendState::None && text.is_none() && !is_withheld
+            };
             StaticReplies {
                 forwards_banner: forwards(&banner),
                 forwards_donation_address: forwards(&address),
@@ -99,14 +99,12 @@ impl LocalIdentity {
                 donation_address: json(json!(address.unwrap_or_default())),
             }
         };
-        LocalIdentity { for_clearnet: replies(Ingress::Clearnet), for_onion: replies(Ingress::Onion), identity }
+        let replies = PerIngress { clearnet: replies(Ingress::Clearnet), onion: replies(Ingress::Onion) };
+        LocalIdentity { replies, identity }
     }
 
     pub(super) fn static_replies(&self, ingress: Ingress) -> &StaticReplies {
-        match ingress {
-            Ingress::Clearnet => &self.for_clearnet,
-            Ingress::Onion => &self.for_onion,
-        }
+        &self.replies[ingress]
     }
 }
 
@@ -125,20 +123,22 @@ impl Identity {
             hosts: Some(names.into_iter().flatten().map(|(host, ports)| (host.clone(), Some(*ports))).collect()),
             genesis_hash: Some(self.network.genesis_hash().to_owned()),
             hash_function: Some(SCRIPT_HASH_FUNCTION.to_owned()),
-            server_version: Some(match self.backend_info().and_then(|info| info.software.as_ref()) {
+            server_version: Some(match self.backend_info(ingress).and_then(|info| info.software.as_ref()) {
                 Some(software) => format!("{USER_AGENT} in front of {software}"),
                 None => USER_AGENT.to_owned(),
             }),
-            protocol_min: Some(self.versions().0),
-            protocol_max: Some(self.versions().1),
-            pruning: self.backend_info().and_then(|info| info.pruning),
+            protocol_min: Some(self.versions(ingress).0),
+            protocol_max: Some(self.versions(ingress).1),
+            pruning: self.backend_info(ingress).and_then(|info| info.pruning),
         }
     }
 
     /// Builds the list entry of an own name.
     pub fn listed(&self, host: &Host, ports: Ports, ip: Option<IpAddr>) -> PeerListEntry {
-        let pruning = self.backend_info().and_then(|info| info.pruning);
-        PeerListEntry { ip, name: RealName { host: host.clone(), version: Some(self.versions().1), pruning, ports } }
+        let ingress = Ingress::of(host);
+        let pruning = self.backend_info(ingress).and_then(|info| info.pruning);
+        let version = Some(self.versions(ingress).1);
+        PeerListEntry { ip, name: RealName { host: host.clone(), version, pruning, ports } }
     }
 
     /// Builds the offer for `server.add_peer`: the own name of the peer's kind.
@@ -152,13 +152,13 @@ impl Identity {
     }
 
     /// Returns the oldest and newest protocol version that clients may negotiate.
-    pub fn versions(&self) -> (Version, Version) {
-        self.backend_info().map_or((MIN_PROTOCOL, MAX_PROTOCOL), |info| info.versions)
+    pub fn versions(&self, ingress: Ingress) -> (Version, Version) {
+        self.backend_info(ingress).map_or((MIN_PROTOCOL, MAX_PROTOCOL), |info| info.versions)
     }
 
     /// Returns the backend's properties, if they are known.
-    pub fn backend_info(&self) -> Option<&BackendInfo> {
-        match &self.backend {
+    pub fn backend_info(&self, ingress: Ingress) -> Option<&BackendInfo> {
+        match &self.backend[ingress] {
             BackendState::Known(info) => Some(info),
             BackendState::None | BackendState::Unknown => None,
         }

@@ -259,7 +259,7 @@ impl Responder {
 
     /// Returns the version to negotiate with the upstream, as the client wrote it.
     pub fn upstream_version(&mut self) -> String {
-        let (oldest, newest) = self.local_identity.identity.versions();
+        let (oldest, newest) = self.local_identity.identity.versions(self.ingress);
         let fits = DEFAULT_PROTOCOL.cmp_semver(&oldest).is_ge() && DEFAULT_PROTOCOL.cmp_semver(&newest).is_le();
         let version = if fits { DEFAULT_PROTOCOL } else { oldest };
         let default = || NegotiatedVersion { version, as_requested: version.to_string() };
@@ -282,7 +282,7 @@ impl Responder {
     /// Negotiates the version once. Old clients repeat the request to keep a connection open.
     fn version(&mut self, range: &VersionRange) -> Result<String, RpcError> {
         if self.negotiated.is_none() {
-            let (version, as_requested) = range.negotiate(self.local_identity.identity.versions())?;
+            let (version, as_requested) = range.negotiate(self.local_identity.identity.versions(self.ingress))?;
             self.negotiated = Some(NegotiatedVersion { version, as_requested: as_requested.into_owned() });
         }
         Ok(match &self.negotiated {

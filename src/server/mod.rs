@@ -28,7 +28,7 @@ pub use tls::{Acceptor, CertificateError, CertificateSource, Credentials};
 
 use crate::backend::Backend;
 use crate::ban_list::Bans;
-use crate::book::Snapshot;
+use crate::book::{PerIngress, Snapshot};
 use crate::book_handle::Inbox;
 use crate::client_counters::Counters;
 use crate::electrum::identity::LocalIdentity;
@@ -39,7 +39,7 @@ pub struct SessionContext {
     /// Local identity that clients see. It gains the onion name once that is reachable.
     pub local_identity: watch::Receiver<Arc<LocalIdentity>>,
     /// Peers that clients see.
-    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub snapshot: PerIngress<watch::Receiver<Arc<Snapshot>>>,
     /// Banned hosts and addresses.
     pub bans: watch::Receiver<Arc<Bans>>,
     /// Channel to the book's task.
@@ -49,7 +49,7 @@ pub struct SessionContext {
     /// Acceptor of TLS handshakes. `None` without TLS listeners.
     pub tls: Option<Acceptor>,
     /// Upstream that requests are forwarded to. `None` for discovery only.
-    pub backend: Option<Arc<Backend>>,
+    pub backend: PerIngress<Option<Arc<Backend>>>,
     /// Permits for long lines.
     pub long_lines: LongLinePool,
     /// Counters of client activity.

@@ -42,7 +42,7 @@ pub(super) async fn run(
     rng: StdRng,
 ) {
     let IncomingConnection { stream, from, ingress, kind, .. } = connection;
-    let backend = shared.backend.as_ref().filter(|_| kind.backend_access);
+    let backend = shared.backend[ingress].as_ref().filter(|_| kind.backend_access);
     let responder = Responder::new(Arc::clone(&shared.local_identity.borrow()), ingress, backend.is_some());
     let limits = Arc::clone(&shared.limits.borrow());
     let Ok(Some(stream)) = timeout(limits.handshake, handshake(stream, kind, shared)).await else {
@@ -206,7 +206,7 @@ impl ClientSession<'_> {
         }
         let message = parse_line(line);
         let calls = message.as_ref().map_or(1, Message::calls);
-        let snapshot = &self.shared.snapshot;
+        let snapshot = &self.shared.snapshot[self.ingress];
         if !has_backend {
             self.charge_requests(calls - 1).await?;
         }
@@ -415,7 +415,12 @@ impl ClientSession<'_> {
         let (reply, accepted) = oneshot::channel();
         let features = pending.features.clone();
         // With a full queue, submissions of untrusted sources are refused first.
-        let accepted = match self.shared.inbox.try_send(BookMessage::AddPeer { features, from: self.from, reply }) {
+        let accepted = match self.shared.inbox.try_send(BookMessage::AddPeer {
+            ingress: self.ingress,
+            features,
+            from: self.from,
+            reply,
+        }) {
             Ok(()) => accepted.await.unwrap_or(false),
             Err(_) => false,
         };

@@ -15,11 +15,11 @@ use redb::{Builder, Database, ReadableDatabase, ReadableTable};
 pub use chain::ChainName;
 pub use writer::{Change, StoreHandle, Writer, WriterStatus};
 
-use crate::book::Entry;
+use crate::book::{Entry, Side};
 use crate::clock::Time;
 use crate::network::Network;
 use crate::route::{PerRoute, Route};
-use tables::{PEERS, REACH};
+use tables::{ONION_PEERS, PEERS, REACH};
 
 /// Size of redb's cache in bytes. Small, because the book is in memory and only batches use the
 /// cache.
@@ -35,10 +35,14 @@ pub struct Store {
 /// Content of a store at the time it was opened.
 #[derive(Debug, Default)]
 pub struct LoadedState {
-    /// All peers whose record can be read.
+    /// All peers whose record can be read, except those of the onion side.
     pub entries: Vec<Entry>,
     /// Total time during which each path worked.
     pub working_time: PerRoute<Duration>,
+    /// Peers of the onion side; empty if the node has one book.
+    pub onion_entries: Vec<Entry>,
+    /// Total time during which each path worked for the onion side.
+    pub onion_working_time: PerRoute<Duration>,
     /// Number of unreadable records. They stay in the store.
     pub unreadable: usize,
     /// Damaged store that this one replaces; `None` if the store was intact.
@@ -251,19 +255,29 @@ fn quarantine_path(path: &Path, now: Time) -> PathBuf {
 fn load(database: &Database) -> Result<LoadedState, redb::Error> {
     let read = database.begin_read()?;
     let mut loaded = LoadedState::default();
-    for record in read.open_table(PEERS)?.iter()? {
-        let (_, value) = record?;
-        match postcard::from_bytes(value.value()) {
-            Ok(entry) => loaded.entries.push(entry),
-            Err(_) => loaded.unreadable += 1,
+    let mut entries = |table| -> Result<Vec<Entry>, redb::Error> {
+        let mut entries = Vec::new();
+        for record in read.open_table(table)?.iter()? {
+            let (_, value) = record?;
+            match postcard::from_bytes(value.value()) {
+                Ok(entry) => entries.push(entry),
+                Err(_) => loaded.unreadable += 1,
+            }
         }
-    }
+        Ok(entries)
+    };
+    let (main, onion) = (entries(PEERS)?, entries(ONION_PEERS)?);
+    (loaded.entries, loaded.onion_entries) = (main, onion);
     let reach = read.open_table(REACH)?;
-    let total = |via| -> Result<Duration, redb::Error> {
-        let millis = reach.get(schema::route_key(via))?.map_or(0, |millis| millis.value());
+    let total = |side, route| -> Result<Duration, redb::Error> {
+        let millis = reach.get(schema::route_key(side, route))?.map_or(0, |millis| millis.value());
         Ok(Duration::from_millis(millis))
     };
-    loaded.working_time = PerRoute { direct: total(Route::Direct)?, tor: total(Route::Tor)? };
+    let totals = |side| -> Result<PerRoute<Duration>, redb::Error> {
+        Ok(PerRoute { direct: total(side, Route::Direct)?, tor: total(side, Route::Tor)? })
+    };
+    loaded.working_time = totals(Side::Both)?;
+    loaded.onion_working_time = totals(Side::Onion)?;
     Ok(loaded)
 }
 
@@ -271,19 +285,22 @@ fn write<'a>(database: &Database, changes: impl IntoIterator<Item = &'a Change>)
     let transaction = database.begin_write()?;
     {
         let mut peers = transaction.open_table(PEERS)?;
+        let mut onion_peers = transaction.open_table(ONION_PEERS)?;
         let mut reach = transaction.open_table(REACH)?;
         for change in changes {
             match change {
-                Change::Save(entry) => {
+                Change::Save(side, entry) => {
                     let Ok(record) = postcard::to_stdvec(entry) else { continue };
-                    peers.insert(entry.host.to_string().as_str(), record.as_slice())?;
+                    let table = if *side == Side::Onion { &mut onion_peers } else { &mut peers };
+                    table.insert(entry.host.to_string().as_str(), record.as_slice())?;
                 }
-                Change::Remove(host) => {
-                    peers.remove(host.to_string().as_str())?;
+                Change::Remove(side, host) => {
+                    let table = if *side == Side::Onion { &mut onion_peers } else { &mut peers };
+                    table.remove(host.to_string().as_str())?;
                 }
-                Change::Reach(via, total) => {
+                Change::Reach(side, route, total) => {
                     let millis = u64::try_from(total.as_millis()).unwrap_or(u64::MAX);
-                    reach.insert(schema::route_key(*via), millis)?;
+                    reach.insert(schema::route_key(*side, *route), millis)?;
                 }
             }
         }

@@ -3,7 +3,8 @@
 use redb::{Database, ReadableDatabase, ReadableTable, TableError, WriteTransaction};
 
 use super::chain::{self, ChainName};
-use super::tables::{LABELS, META, PEERS, REACH};
+use super::tables::{LABELS, META, ONION_PEERS, PEERS, REACH};
+use crate::book::Side;
 use crate::network::Network;
 use crate::route::Route;
 
@@ -14,7 +15,7 @@ const VERSION: &str = "schema";
 ///
 /// Version 0 is an empty file. A released migration never changes; a new record format adds
 /// another.
-const MIGRATIONS: &[Migration] = &[create_tables, add_announcements, add_uptimes, add_labels];
+const MIGRATIONS: &[Migration] = &[create_tables, add_announcements, add_uptimes, add_labels, add_onion_side];
 
 type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
 
@@ -89,10 +90,12 @@ fn apply(transaction: &WriteTransaction, missing: &[Migration]) -> Result<(), Er
 }
 
 /// Returns the key of a route in the table of path uptimes.
-pub(crate) fn route_key(via: Route) -> &'static str {
-    match via {
-        Route::Direct => "direct",
-        Route::Tor => "tor",
+pub(crate) fn route_key(side: Side, route: Route) -> &'static str {
+    match (side, route) {
+        (Side::Both | Side::Clearnet, Route::Direct) => "direct",
+        (Side::Both | Side::Clearnet, Route::Tor) => "tor",
+        (Side::Onion, Route::Direct) => "onion_direct",
+        (Side::Onion, Route::Tor) => "onion_tor",
     }
 }
 
@@ -124,6 +127,12 @@ fn add_uptimes(transaction: &WriteTransaction) -> Result<(), redb::Error> {
 /// Creates the table of labels, which names the chain.
 fn add_labels(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(LABELS)?;
+    Ok(())
+}
+
+/// Creates the table of the onion side's peers.
+fn add_onion_side(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    transaction.open_table(ONION_PEERS)?;
     Ok(())
 }
 

@@ -5,6 +5,9 @@ use redb::TableDefinition;
 /// Entries by host, encoded with postcard.
 pub(crate) const PEERS: TableDefinition<&str, &[u8]> = TableDefinition::new("peers");
 
+/// Peers of the onion side of a node with two books: host to postcard record.
+pub(crate) const ONION_PEERS: TableDefinition<&str, &[u8]> = TableDefinition::new("onion_peers");
+
 /// Total working time of each path, in milliseconds.
 pub(crate) const REACH: TableDefinition<&str, u64> = TableDefinition::new("reach");
 

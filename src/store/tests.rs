@@ -7,7 +7,7 @@ use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
 use super::*;
-use crate::book::{PinnedKey, ProbeRecord, Source};
+use crate::book::{PinnedKey, ProbeRecord, Side, Source};
 use crate::connect::ProbeError;
 use crate::network::Network;
 use crate::peer::{RealName, Version};
@@ -35,9 +35,14 @@ fn written_changes_are_loaded() {
     let path = dir.path().join("peers.redb");
     let (mut store, loaded) = open(&path);
     assert!(loaded.entries.is_empty());
-    let changes = [Change::Save(Box::new(entry(1))), Change::Save(Box::new(entry(2)))];
+    let changes = [Change::Save(Side::Both, Box::new(entry(1))), Change::Save(Side::Both, Box::new(entry(2)))];
     store.write(&changes).unwrap();
-    store.write(&[Change::Remove(entry(1).host), Change::Reach(Route::Tor, Duration::from_millis(77))]).unwrap();
+    store
+        .write(&[
+            Change::Remove(Side::Both, entry(1).host),
+            Change::Reach(Side::Both, Route::Tor, Duration::from_millis(77)),
+        ])
+        .unwrap();
     drop(store);
     let (_, loaded) = open(&path);
     assert_eq!(loaded.entries, [entry(2)]);
@@ -72,7 +77,7 @@ fn store_with_damaged_record_is_quarantined() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");
     let (mut store, _) = open(&path);
-    let changes: Vec<Change> = (0..500).map(|n| Change::Save(Box::new(entry(n)))).collect();
+    let changes: Vec<Change> = (0..500).map(|n| Change::Save(Side::Both, Box::new(entry(n)))).collect();
     store.write(&changes).unwrap();
     drop(store);
     let mut bytes = std::fs::read(&path).unwrap();
@@ -100,7 +105,7 @@ fn newer_store_is_refused_and_kept() {
     drop(store);
     assert!(matches!(
         Store::open(&path, Network::Bitcoin, NOW),
-        Err(StoreError::NewerSchema { found: 99, known: 4, .. })
+        Err(StoreError::NewerSchema { found: 99, known: 5, .. })
     ));
     assert!(path.exists());
 }
@@ -141,7 +146,9 @@ fn verified_on(n: u32, network: Network) -> Entry {
 /// Creates a store of version 3, which records no chain.
 fn store_without_chain(path: &Path, entries: impl IntoIterator<Item = Entry>) {
     let (mut store, _) = open(path);
-    store.write(&entries.into_iter().map(|entry| Change::Save(Box::new(entry))).collect::<Vec<_>>()).unwrap();
+    store
+        .write(&entries.into_iter().map(|entry| Change::Save(Side::Both, Box::new(entry))).collect::<Vec<_>>())
+        .unwrap();
     schema::tests::set_version(store.database.as_ref().unwrap(), 3);
 }
 
@@ -279,9 +286,9 @@ fn changes_during_a_full_disk_are_written_later() {
     let (writer, changes) = Writer::spawn(store).unwrap();
     let status = writer.status();
     full.store(true, Ordering::Relaxed);
-    changes.write(Change::Save(Box::new(entry(1))));
+    changes.write(Change::Save(Side::Both, Box::new(entry(1))));
     wait_for(|| status.is_failing());
-    changes.write(Change::Save(Box::new(entry(2))));
+    changes.write(Change::Save(Side::Both, Box::new(entry(2))));
     full.store(false, Ordering::Relaxed);
     wait_for(|| !status.is_failing() && status.waiting() == 0);
     drop(changes);
@@ -312,7 +319,7 @@ proptest! {
         let mut model = std::collections::BTreeMap::new();
         for (n, save, problem) in steps {
             full.store(problem == 0, Ordering::Relaxed);
-            let change = if save { Change::Save(Box::new(entry(n))) } else { Change::Remove(entry(n).host) };
+            let change = if save { Change::Save(Side::Both, Box::new(entry(n))) } else { Change::Remove(Side::Both, entry(n).host) };
             let written = store.write([&change]);
             prop_assert_eq!(written.is_ok(), problem != 0);
             if written.is_ok() {

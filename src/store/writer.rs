@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::Store;
 use crate::backoff::Backoff;
-use crate::book::Entry;
+use crate::book::{Entry, Side};
 use crate::peer::Host;
 use crate::route::Route;
 
@@ -27,12 +27,12 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Change of one record.
 #[derive(Debug)]
 pub enum Change {
-    /// Inserts or replaces a peer.
-    Save(Box<Entry>),
-    /// Removes a peer.
-    Remove(Host),
-    /// Sets the total working time of a path.
-    Reach(Route, Duration),
+    /// Inserts or replaces a peer of this side.
+    Save(Side, Box<Entry>),
+    /// Removes a peer of this side.
+    Remove(Side, Host),
+    /// Sets the total working time of a path of this side.
+    Reach(Side, Route, Duration),
 }
 
 /// State of the writer, shared with the status.
@@ -117,8 +117,8 @@ impl WriterStatus {
 /// Only the last change of each record is kept, so the pending changes never outgrow the book.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum ChangeKey {
-    Peer(Host),
-    Reach(Route),
+    Peer(Side, Host),
+    Reach(Side, Route),
 }
 
 struct WriterLoop {
@@ -158,9 +158,9 @@ impl WriterLoop {
 
     fn coalesce(&mut self, change: Change) {
         let key = match &change {
-            Change::Save(entry) => ChangeKey::Peer(entry.host.clone()),
-            Change::Remove(host) => ChangeKey::Peer(host.clone()),
-            Change::Reach(via, _) => ChangeKey::Reach(*via),
+            Change::Save(side, entry) => ChangeKey::Peer(*side, entry.host.clone()),
+            Change::Remove(side, host) => ChangeKey::Peer(*side, host.clone()),
+            Change::Reach(side, route, _) => ChangeKey::Reach(*side, *route),
         };
         self.pending.insert(key, change);
         self.status.waiting.store(self.pending.len() as u64, Ordering::Relaxed);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::support;
 
-use waypost::book::{Entry, Source};
+use waypost::book::{Entry, Side, Source};
 use waypost::clock;
 use waypost::network::Network;
 use waypost::peer::RealName;
@@ -82,7 +82,7 @@ fn write_entries(path: &Path, from: u32) {
     let mut out = std::io::stdout();
     // Bounded, in case the test fails before the kill.
     for number in from..from + 50_000 {
-        changes.write(Change::Save(Box::new(entry(number))));
+        changes.write(Change::Save(Side::Both, Box::new(entry(number))));
         writeln!(out, "wrote {number}").unwrap();
         out.flush().unwrap();
         std::thread::sleep(Duration::from_millis(2));

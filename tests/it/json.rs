@@ -97,6 +97,10 @@ fn complete_statuses() -> Vec<Value> {
                     "verified": 1, "stale": 1, "candidate": 1, "bad": 1, "verified_onion": 1, "stale_onion": 1,
                     "candidate_onion": 1, "bad_onion": 1, "probing": 1,
                 },
+                "onion_side": {
+                    "verified": 1, "stale": 1, "candidate": 1, "bad": 1, "verified_onion": 1, "stale_onion": 1,
+                    "candidate_onion": 1, "bad_onion": 1, "probing": 1,
+                },
                 "next_probe": 1,
                 "store": { "failing": false, "pending": 1, "batches": 1, "bytes": 1 },
                 "clients": clients,
@@ -115,7 +119,7 @@ fn complete_status_has_exactly_documented_fields() {
 #[test]
 fn complete_peer_has_exactly_documented_fields() {
     let row: PeerInfo = serde_json::from_value(json!({
-        "host": "a.example", "state": "verified", "ip": "192.0.2.1", "tcp_port": 1, "ssl_port": 2, "protocol": "1.4",
+        "host": "a.example", "side": "both", "state": "verified", "ip": "192.0.2.1", "tcp_port": 1, "ssl_port": 2, "protocol": "1.4",
         "pruning": 1, "software": "x", "genesis_hash": "00", "key": "00", "key_since": 1, "key_changes": 1, "tip": 1,
         "source": "seed", "self_reported": true, "first_seen": 1, "last_try": 1, "last_success": 1, "next_try": 1,
         "waiting_for": "x",

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::tests::{TestClient, WITH_BACKEND, connect_with_backend};
 use super::*;
 use crate::backend::PeerPool;
-use crate::book::{Event as BookEvent, Snapshot, UpstreamCandidate};
+use crate::book::{Event as BookEvent, Side, Snapshot, UpstreamCandidate};
 use crate::connect::ProbeTarget;
 use crate::dial::{Dialer, Direct, Isolation, Tls};
 use crate::peer::{Port, Transport, Version};
@@ -92,7 +92,7 @@ fn connect(peers: &[&Peer]) -> (TestClient, Arc<Backend>, tokio::sync::mpsc::Rec
     let (_, tor) = tokio::sync::watch::channel(None);
     let dialer = Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, isolation: Isolation::Peers };
     let (inbox, book_messages) = tokio::sync::mpsc::channel(8);
-    let peers = PeerPool::new(dialer, tokio::sync::watch::channel(Arc::new(snapshot)).1, inbox);
+    let peers = PeerPool::new(Side::Both, dialer, tokio::sync::watch::channel(Arc::new(snapshot)).1, inbox);
     let backend = Arc::new(Backend::Peers(peers));
     (
         connect_with_backend(64 * 1024, WITH_BACKEND, Limits::default(), Some(Arc::clone(&backend))),
@@ -113,7 +113,7 @@ async fn first_peer_that_answers_serves_session() {
     assert_eq!(client.receive().await.unwrap()["result"], json!(["second", "blockchain.headers.subscribe"]));
     assert_eq!(session_counts(&backend), [("second.example".to_owned(), 1)]);
     assert!(
-        matches!(book_messages.recv().await, Some(BookMessage::Event(BookEvent::SuspectPeer(host))) if host.to_string() == "unreachable.example")
+        matches!(book_messages.recv().await, Some(BookMessage::SideEvent(Side::Both, BookEvent::SuspectPeer(host))) if host.to_string() == "unreachable.example")
     );
     drop(client);
     tokio::time::timeout(Duration::from_secs(5), async {
@@ -154,7 +154,7 @@ async fn failed_peer_after_subscription_closes_session() {
     assert_eq!(session_counts(&backend), []);
     assert!(second.received().is_empty());
     assert!(
-        matches!(book_messages.recv().await, Some(BookMessage::Event(BookEvent::SuspectPeer(_)))),
+        matches!(book_messages.recv().await, Some(BookMessage::SideEvent(Side::Both, BookEvent::SuspectPeer(_)))),
         "the book rechecks the peer"
     );
 }

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::backend::{Backend, Server, UpstreamAddr};
-use crate::book::{Ingress, Snapshot};
+use crate::book::{Ingress, PerIngress, Snapshot};
 use crate::client_counters::Counters;
 use crate::dial::Tls;
 use crate::electrum::identity::{self, Identity, LocalIdentity};
@@ -46,16 +46,16 @@ pub(super) fn connect_with_backend(
     let (sender, inbox) = mpsc::channel(1);
     let counters = Arc::new(Counters::default());
     let backend_state = if backend.is_some() { identity::BackendState::Unknown } else { identity::BackendState::None };
-    let identity = Identity { backend: backend_state, ..Identity::default() };
+    let identity = Identity { backend: PerIngress::both(backend_state), ..Identity::default() };
     let shared = SessionContext {
         local_identity: watch::channel(Arc::new(LocalIdentity::new(identity))).1,
-        snapshot: watcher,
+        snapshot: PerIngress::both(watcher),
         bans: watch::channel(Arc::default()).1,
         inbox: sender,
         limits: watch::channel(Arc::new(limits)).1,
         tls: None,
         long_lines: LongLinePool::new(if backend.is_some() { 5_000_000 } else { 0 }),
-        backend,
+        backend: PerIngress::both(backend),
         counters: Arc::clone(&counters),
     };
     let from = Some("5.9.0.1".parse().unwrap());
