@@ -42,3 +42,4 @@ mod support;
 #[cfg(feature = "embedded-tor")]
 mod tor;
 mod tor_ports;
+mod two_sides;

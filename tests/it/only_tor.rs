@@ -7,34 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{self, ChildGuard, Daemon, Lab, TestDir, call, hosts, lab_script, now, run, wait_until};
+use crate::support::{self, Daemon, Lab, LeakCapture, TestDir, call, hosts, lab_script, now, run, wait_until};
 use serde_json::json;
 
 const EX1: &str = "ex1.example.com";
 const EX2: &str = "ex2.example.com";
 const LISTEN: &str = "127.0.0.1:50001";
-
-/// Capture of the packets that leave the namespace.
-struct LeakCapture {
-    _process: ChildGuard,
-    file: PathBuf,
-}
-
-impl LeakCapture {
-    fn start(dir: &TestDir) -> LeakCapture {
-        let (file, log) = (dir.path("leaks"), dir.path("leaks.log"));
-        let mut command = Command::new(support::lab_python());
-        command.arg(lab_script("leak_capture.py")).arg(&file).stderr(std::fs::File::create(&log).unwrap());
-        let capture = LeakCapture { _process: ChildGuard::spawn(&mut command), file };
-        wait_until(10, "the capture runs", || std::fs::read_to_string(&log).unwrap().contains("listening"));
-        capture
-    }
-
-    fn packets(&self) -> Vec<String> {
-        let text = std::fs::read_to_string(&self.file).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
-    }
-}
 
 #[test]
 fn tor_only_node_sends_no_packet_outside_tor() {

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::{repository, run};
+use super::{ChildGuard, TestDir, repository, run, wait_until};
 
 /// Environment variable set in the namespace. For a test its value is a file that the test creates.
 pub(crate) const IN_NAMESPACE: &str = "LAB_IN_NAMESPACE";
@@ -108,6 +108,30 @@ pub(crate) fn call_onion(socks: &str, address: &str, method: &str) -> Option<Val
         .output()
         .unwrap();
     output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// Capture of the packets that leave the namespace.
+pub(crate) struct LeakCapture {
+    _process: ChildGuard,
+    file: PathBuf,
+}
+
+impl LeakCapture {
+    /// Starts the capture in a namespace of `enter.sh --watched`.
+    pub(crate) fn start(dir: &TestDir) -> LeakCapture {
+        let (file, log) = (dir.path("leaks"), dir.path("leaks.log"));
+        let mut command = Command::new(lab_python());
+        command.arg(lab_script("leak_capture.py")).arg(&file).stderr(std::fs::File::create(&log).unwrap());
+        let capture = LeakCapture { _process: ChildGuard::spawn(&mut command), file };
+        wait_until(10, "the capture runs", || std::fs::read_to_string(&log).unwrap().contains("listening"));
+        capture
+    }
+
+    /// Returns a line for each packet so far.
+    pub(crate) fn packets(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.file).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
 }
 
 /// Virtual environment in which ElectrumX is installed.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 pub(crate) use client::{TestClient, call, connect_from, fetch, fetch_as, hosts, http, own_entry, try_call};
 pub(crate) use daemon::{Daemon, binary, waypost};
 pub(crate) use lab::{
-    IN_NAMESPACE, Lab, benchmark_in_namespace, call_onion, in_namespace, lab_python, lab_script, lab_venv,
+    IN_NAMESPACE, Lab, LeakCapture, benchmark_in_namespace, call_onion, in_namespace, lab_python, lab_script, lab_venv,
     start_electrumx, test_path,
 };
 pub(crate) use test_dir::{OFFLINE, TestDir};
