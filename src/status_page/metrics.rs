@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::status_cache::StatusSample;
 use crate::api::{ClearnetStatus, PeerInfo, Status};
+use crate::book::Side;
 use crate::client_counters::ClientStats;
 use crate::clock::Time;
 use crate::connect::{ProbeError, Verified};
@@ -208,7 +209,8 @@ impl MetricsWriter<'_> {
         }
         let successes = Family::<Labels, Gauge<f64, AtomicU64>>::default();
         let uptimes = Family::<Labels, Gauge<f64, AtomicU64>>::default();
-        for row in rows {
+        // The clearnet side stands for both: a series per side would double the number of series.
+        for row in rows.iter().filter(|row| row.side != Side::Onion) {
             let host = ("host", row.host.clone());
             if let Some(success) = row.last_success {
                 successes.get_or_create(&vec![host.clone()]).set(unix_secs(success));
