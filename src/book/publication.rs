@@ -42,12 +42,17 @@ impl Publication {
         Publication { side, started, due: None }
     }
 
-    /// Schedules a snapshot after a change, unless one is scheduled. `verified` is the number of verified peers.
-    pub fn on_change(&mut self, verified: usize, now: Time, rng: &mut (impl Rng + ?Sized)) {
-        let is_delayed =
-            self.side != Side::Both && verified >= MIN_DELAYED_LIST && now.since(self.started) >= START_PHASE;
+    /// Schedules a snapshot after a change, unless one is scheduled.
+    ///
+    /// `verified` counts the verified peers. It is called only if the delay depends on it.
+    pub fn on_change(&mut self, verified: impl FnOnce() -> usize, now: Time, rng: &mut (impl Rng + ?Sized)) {
         self.due.get_or_insert_with(|| {
-            now + if is_delayed { rng.random_range(SPLIT_DELAY_MIN..SPLIT_DELAY_MAX) } else { BATCH_DELAY }
+            let may_delay = self.side != Side::Both && now.since(self.started) >= START_PHASE;
+            now + if may_delay && verified() >= MIN_DELAYED_LIST {
+                rng.random_range(SPLIT_DELAY_MIN..SPLIT_DELAY_MAX)
+            } else {
+                BATCH_DELAY
+            }
         });
     }
 
@@ -115,7 +120,7 @@ mod tests {
     fn delay(side: Side, verified: usize, since_start: Duration) -> Duration {
         let mut publication = Publication::new(side, START);
         let now = START + since_start;
-        publication.on_change(verified, now, &mut StdRng::seed_from_u64(1));
+        publication.on_change(|| verified, now, &mut StdRng::seed_from_u64(1));
         publication.due().unwrap().since(now)
     }
 
@@ -134,8 +139,8 @@ mod tests {
     fn scheduled_snapshot_is_taken_once() {
         let mut publication = Publication::new(Side::Both, START);
         let mut rng = StdRng::seed_from_u64(1);
-        publication.on_change(0, START, &mut rng);
-        publication.on_change(0, START + Duration::from_millis(400), &mut rng);
+        publication.on_change(|| 0, START, &mut rng);
+        publication.on_change(|| 0, START + Duration::from_millis(400), &mut rng);
         assert!(!publication.take_due(START + Duration::from_millis(499)));
         assert!(publication.take_due(START + BATCH_DELAY));
         assert!(!publication.take_due(START + BATCH_DELAY));

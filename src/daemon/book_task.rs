@@ -132,6 +132,9 @@ impl BookTask {
         for side in [Some(&mut task.main), task.onion.as_mut()].into_iter().flatten() {
             side.publish(&task.outputs.snapshot, now);
         }
+        for change in books.moves {
+            task.store.write(change);
+        }
         for (side, actions) in books.actions {
             task.execute(side, actions);
         }
@@ -341,6 +344,8 @@ impl BookTask {
     }
 
     fn execute(&mut self, side: Side, actions: Vec<Action>) {
+        // A single book stores the peers of both sides in one table.
+        let side = self.side(side).side();
         for action in actions {
             match action {
                 Action::Resolve(host, via) => self.resolve(side, host, via),
@@ -349,7 +354,7 @@ impl BookTask {
                 Action::Remove(host) => self.store.write(Change::Remove(side, host)),
                 Action::SavePathUptime(via, total) => self.store.write(Change::Reach(side, via, total)),
                 Action::SnapshotDirty => self.side(side).on_change(clock::now()),
-                Action::Notice(notice) => event_log::log(&notice, self.side(side).side()),
+                Action::Notice(notice) => event_log::log(&notice, side),
             }
         }
     }

@@ -1,6 +1,8 @@
 //! Books as loaded from the store: one for both ingresses, or one for each.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -8,8 +10,12 @@ use rand::rngs::StdRng;
 use crate::ban_list::Bans;
 use crate::book::{Action, BookConfig, Entry, Event, PeerBook, Side};
 use crate::clock::Time;
+use crate::peer::Host;
 use crate::route::RoutingPolicy;
-use crate::store::LoadedState;
+use crate::store::{Change, LoadedState};
+
+/// Time within which the onion side probes the peers that it took over.
+const FIRST_PROBES: Duration = Duration::from_hours(12);
 
 /// Books of the node, with the actions that their start requires.
 pub(super) struct LoadedBooks {
@@ -17,6 +23,8 @@ pub(super) struct LoadedBooks {
     pub main: PeerBook,
     /// Book of the onion side; `None` if `main` serves both ingresses.
     pub onion: Option<PeerBook>,
+    /// Peers that move between the tables of the store.
+    pub moves: Vec<Change>,
     /// Actions of each side, in order.
     pub actions: Vec<(Side, Vec<Action>)>,
 }
@@ -42,26 +50,26 @@ impl LoadedBooks {
     pub(super) fn load(
         config: &BookConfig,
         separation: Separation,
-        loaded: LoadedState,
+        mut loaded: LoadedState,
         bans: &Arc<Bans>,
         now: Time,
         rng: &mut StdRng,
     ) -> LoadedBooks {
-        let LoadedState { entries, working_time, onion_entries, onion_working_time, .. } = loaded;
-        let mut actions = Vec::new();
+        let mut moves = Vec::new();
         let (main, onion) = match separation {
             Separation::Shared => {
-                let entries = merge(entries, onion_entries, &mut actions);
-                (PeerBook::new(config.clone(), entries, working_time, now), None)
+                let entries = merge(loaded.entries, loaded.onion_entries, &mut moves);
+                (PeerBook::new(config.clone(), entries, loaded.working_time, now), None)
             }
             Separation::Separate => {
-                let (entries, onion_entries) = divide(entries, onion_entries, now, rng, &mut actions);
+                moves = divide(&mut loaded, now, rng);
+                let LoadedState { entries, working_time, onion_entries, onion_working_time, .. } = loaded;
                 let main = PeerBook::new(for_side(config, Side::Clearnet), entries, working_time, now);
                 let onion = PeerBook::new(for_side(config, Side::Onion), onion_entries, onion_working_time, now);
                 (main, Some(onion))
             }
         };
-        let mut books = LoadedBooks { main, onion, actions };
+        let mut books = LoadedBooks { main, onion, moves, actions: Vec::new() };
         for book in [Some(&mut books.main), books.onion.as_mut()].into_iter().flatten() {
             let mut actions = book.handle(Event::BansReplaced(Arc::clone(bans)), now, rng);
             actions.extend(book.add_seeds(now, rng));
@@ -80,54 +88,48 @@ fn for_side(config: &BookConfig, side: Side) -> BookConfig {
 }
 
 /// Merges the peers of both sides, which the operator has linked.
-fn merge(mut entries: Vec<Entry>, onion_entries: Vec<Entry>, actions: &mut Vec<(Side, Vec<Action>)>) -> Vec<Entry> {
+fn merge(mut entries: Vec<Entry>, onion_entries: Vec<Entry>, moves: &mut Vec<Change>) -> Vec<Entry> {
+    let known = hosts(&entries);
     for entry in onion_entries {
-        actions.push((Side::Onion, vec![Action::Remove(entry.host.clone())]));
-        if !entries.iter().any(|known| known.host == entry.host) {
-            actions.push((Side::Both, vec![Action::Upsert(Box::new(entry.clone()))]));
+        moves.push(Change::Remove(Side::Onion, entry.host.clone()));
+        if !known.contains(&entry.host) {
+            moves.push(Change::Save(Side::Both, Box::new(entry.clone())));
             entries.push(entry);
         }
     }
     entries
 }
 
-/// Divides the peers that a single book has stored.
+/// Divides the peers that a single book has stored: names learnt on the onion side move there.
 ///
-/// Names learnt on the onion side move there. At the first division, the onion side also gets a copy of the
-/// long-standing peers: until then both lists were drawn from them, so the copy reveals nothing new.
-fn divide(
-    entries: Vec<Entry>,
-    mut onion_entries: Vec<Entry>,
-    now: Time,
-    rng: &mut StdRng,
-    actions: &mut Vec<(Side, Vec<Action>)>,
-) -> (Vec<Entry>, Vec<Entry>) {
-    let is_first_division = onion_entries.is_empty();
+/// When an older store is divided, the onion side also gets a copy of the long-standing peers. Until then both lists
+/// were drawn from them, so the copy reveals nothing new. Later no peer crosses over.
+fn divide(loaded: &mut LoadedState, now: Time, rng: &mut StdRng) -> Vec<Change> {
+    let mut moves = Vec::new();
     let (mut moved, kept): (Vec<Entry>, Vec<Entry>) =
-        entries.into_iter().partition(|entry| Side::Onion.owns(&entry.source));
-    for entry in &moved {
-        actions.push((Side::Clearnet, vec![Action::Remove(entry.host.clone())]));
-    }
-    moved.retain(|entry| !onion_entries.iter().any(|known| known.host == entry.host));
-    if is_first_division {
+        std::mem::take(&mut loaded.entries).into_iter().partition(|entry| Side::Onion.owns(&entry.source));
+    moves.extend(moved.iter().map(|entry| Change::Remove(Side::Clearnet, entry.host.clone())));
+    let known = hosts(&loaded.onion_entries);
+    moved.retain(|entry| !known.contains(&entry.host));
+    if loaded.has_new_onion_table {
         moved.extend(kept.iter().filter(|entry| entry.is_long_standing(now)).cloned());
     }
     for mut entry in moved {
         // The two sides must not probe a peer at the same times.
         entry.next_probe_at = now + FIRST_PROBES.mul_f64(rng.random_range(0.0..1.0));
-        actions.push((Side::Onion, vec![Action::Upsert(Box::new(entry.clone()))]));
-        onion_entries.push(entry);
+        moves.push(Change::Save(Side::Onion, Box::new(entry.clone())));
+        loaded.onion_entries.push(entry);
     }
-    (kept, onion_entries)
+    loaded.entries = kept;
+    moves
 }
 
-/// Time within which the onion side probes the peers that it took over.
-const FIRST_PROBES: std::time::Duration = std::time::Duration::from_hours(12);
+fn hosts(entries: &[Entry]) -> HashSet<Host> {
+    entries.iter().map(|entry| entry.host.clone()).collect()
+}
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use rand::SeedableRng;
 
     use super::*;
@@ -149,7 +151,7 @@ mod tests {
         LoadedBooks::load(&config, separation, loaded, &Arc::default(), NOW, &mut StdRng::seed_from_u64(1))
     }
 
-    fn hosts(book: &PeerBook) -> Vec<String> {
+    fn names(book: &PeerBook) -> Vec<String> {
         let mut hosts: Vec<String> = book.entries().map(|entry| entry.host.to_string()).collect();
         hosts.sort();
         hosts
@@ -166,31 +168,33 @@ mod tests {
         ];
         let books = load(Separation::Separate, LoadedState { entries, ..LoadedState::default() });
         let onion = books.onion.unwrap();
-        assert_eq!(hosts(&books.main), ["a.example", "c.example", "e.example"]);
-        assert_eq!(hosts(&onion), ["b.example", "d.example"]);
+        assert_eq!(names(&books.main), ["a.example", "c.example", "e.example"]);
+        assert_eq!(names(&onion), ["b.example", "d.example"]);
         assert_eq!(onion.config().routing, RoutingPolicy::TorOnly);
         assert_eq!(onion.config().local_hosts, [ONION.parse().unwrap()]);
         let entries = books.main.entries().cloned().collect();
         let onion_entries = onion.entries().cloned().collect();
         let books = load(Separation::Shared, LoadedState { entries, onion_entries, ..LoadedState::default() });
-        assert_eq!(hosts(&books.main).len(), 5);
-        let saved = books.actions.iter().flat_map(|(side, actions)| actions.iter().map(move |action| (side, action)));
-        let saved = saved.filter(|(side, action)| **side == Side::Both && matches!(action, Action::Upsert(_)));
-        assert_eq!(saved.count(), 2, "the peers of the onion side move to the shared table");
+        assert_eq!(names(&books.main).len(), 5);
+        let saved = books.moves.iter().filter(|change| matches!(change, Change::Save(Side::Both, _)));
+        let removed = books.moves.iter().filter(|change| matches!(change, Change::Remove(Side::Onion, _)));
+        assert_eq!((saved.count(), removed.count()), (2, 2), "the peers of the onion side move to the shared table");
     }
 
     #[test]
-    fn first_division_copies_long_standing_peers() {
+    fn only_an_older_store_gives_the_onion_side_long_standing_peers() {
         let mut known = entry("a.example", Source::Seed);
         known.first_seen = NOW - Duration::from_hours(24 * 30);
         known.last_success = Some(NOW);
         known.uptime.record_result(true, NOW);
         let entries = vec![known, entry("b.example", Source::Seed)];
-        let books = load(Separation::Separate, LoadedState { entries: entries.clone(), ..LoadedState::default() });
-        let onion = books.onion.unwrap();
-        assert_eq!((hosts(&books.main).len(), hosts(&onion)), (2, vec!["a.example".to_owned()]));
-        let later =
-            LoadedState { entries, onion_entries: vec![entry("c.example", Source::Irc)], ..LoadedState::default() };
-        assert_eq!(hosts(&load(Separation::Separate, later).onion.unwrap()), ["c.example"]);
+        let older = LoadedState { entries: entries.clone(), has_new_onion_table: true, ..LoadedState::default() };
+        let books = load(Separation::Separate, older);
+        assert_eq!((names(&books.main).len(), names(&books.onion.unwrap())), (2, vec!["a.example".to_owned()]));
+        let later = LoadedState { entries, ..LoadedState::default() };
+        assert!(
+            names(&load(Separation::Separate, later).onion.unwrap()).is_empty(),
+            "an empty table is no first division"
+        );
     }
 }

@@ -54,7 +54,7 @@ impl SideBook {
 
     /// Schedules a snapshot after a change of the advertised peers.
     pub(super) fn on_change(&mut self, now: Time) {
-        self.publication.on_change(self.book.counts(now).verified, now, &mut self.rng);
+        self.publication.on_change(|| self.book.counts(now).verified, now, &mut self.rng);
     }
 
     /// Publishes a snapshot if one is due, or if the last one has an entry that became too old.

@@ -41,6 +41,8 @@ pub struct LoadedState {
     pub working_time: PerRoute<Duration>,
     /// Peers of the onion side; empty if the node has one book.
     pub onion_entries: Vec<Entry>,
+    /// Whether this opening created the table of the onion side, in a store of an older version.
+    pub has_new_onion_table: bool,
     /// Total time during which each path worked for the onion side.
     pub onion_working_time: PerRoute<Duration>,
     /// Number of unreadable records. They stay in the store.
@@ -154,8 +156,8 @@ impl Store {
         // redb may panic on damage that its checks miss. Such a panic counts as damage.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let database = open()?;
-            schema::migrate(&database, network)?;
-            let loaded = load(&database)?;
+            let migrated = schema::migrate(&database, network)?;
+            let loaded = LoadedState { has_new_onion_table: migrated.adds_onion_table(), ..load(&database)? };
             Ok((database, loaded))
         }));
         match opened {

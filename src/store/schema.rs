@@ -40,11 +40,11 @@ impl<E: Into<redb::Error>> From<E> for Error {
 ///
 /// All migrations run in one transaction. A newer store and a store of another chain are not
 /// changed.
-pub(crate) fn migrate(database: &Database, network: Network) -> Result<(), Error> {
+pub(crate) fn migrate(database: &Database, network: Network) -> Result<Migrated, Error> {
     let missing = missing_migrations(database)?;
     let recorded = chain::recorded(database)?;
     if let (true, Some(chain)) = (missing.is_empty(), &recorded) {
-        return if chain.is(network) { Ok(()) } else { Err(Error::OtherChain(chain.clone())) };
+        return if chain.is(network) { Ok(Migrated(missing)) } else { Err(Error::OtherChain(chain.clone())) };
     }
     let transaction = database.begin_write()?;
     apply(&transaction, missing)?;
@@ -58,7 +58,17 @@ pub(crate) fn migrate(database: &Database, network: Network) -> Result<(), Error
         _ => chain::record(&transaction, &network.into())?,
     }
     transaction.commit()?;
-    Ok(())
+    Ok(Migrated(missing))
+}
+
+/// Migrations that an opening has run.
+pub(crate) struct Migrated(&'static [Migration]);
+
+impl Migrated {
+    /// Returns whether a store with peers got the table of the onion side. A new store runs all migrations.
+    pub(crate) fn adds_onion_table(&self) -> bool {
+        !self.0.is_empty() && self.0.len() < MIGRATIONS.len()
+    }
 }
 
 /// Returns the chain of a store without changing the store; `None` if unknown.

@@ -97,6 +97,20 @@ fn store_in_use_is_locked() {
 }
 
 #[test]
+fn only_migration_of_an_older_store_reports_a_new_onion_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("peers.redb");
+    let (store, loaded) = open(&path);
+    assert!(!loaded.has_new_onion_table, "a new store");
+    schema::tests::set_version(store.database.as_ref().unwrap(), 4);
+    drop(store);
+    let (store, loaded) = open(&path);
+    assert!(loaded.has_new_onion_table, "an older store");
+    drop(store);
+    assert!(!open(&path).1.has_new_onion_table, "a current store");
+}
+
+#[test]
 fn newer_store_is_refused_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");

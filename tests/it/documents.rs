@@ -165,8 +165,8 @@ fn commands_in_readme_table_succeed() {
         if ROWS_NOT_RUN.iter().any(|(name, _)| *name == command) || needs_embedded_tor {
             continue;
         }
-        let placeholders = [("HOST", "127.0.0.5"), ("PATTERN", "'*.example.org'"), ("SHELL", "bash")];
-        let run = placeholders.iter().fold(command, |command, (name, value)| command.replace(name, value));
+        let arguments = [("HOST", "127.0.0.5"), ("PATTERN", "'*.example.org'"), ("SHELL", "bash")];
+        let run = arguments.iter().fold(command, |command, (name, value)| command.replace(name, value));
         reader.run("README.md", &run);
     }
     daemon.stop();

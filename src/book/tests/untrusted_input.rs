@@ -101,9 +101,9 @@ fn banned_peers_are_dropped_and_rejected() {
     harness.handle(Event::BansReplaced(Arc::new(bans)));
     assert_eq!(harness.notices().len(), 2);
     assert!(harness.entry("a.example").is_none() && harness.entry("c.spy.example").is_none());
-    let told =
+    let list =
         harness.book.snapshot(harness.now, &mut harness.rng).peers(Ingress::Clearnet, harness.now, &mut harness.rng);
-    assert_eq!(told.to_vec(), b"[]");
+    assert_eq!(list.to_vec(), b"[]");
     // A name that resolves to a banned address.
     harness.resolve("b.example", &["5.9.7.7"]);
     assert!(harness.target().is_none() && harness.entry("b.example").is_none());

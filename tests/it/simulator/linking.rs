@@ -269,7 +269,7 @@ impl Simulation {
                 Action::SnapshotDirty => {
                     let (now, rng) = (self.now, &mut self.rng);
                     let state = &mut self.nodes[node].sides[side].1;
-                    state.publication.on_change(state.book.counts(now).verified, now, rng);
+                    state.publication.on_change(|| state.book.counts(now).verified, now, rng);
                 }
                 Action::Upsert(_) | Action::Remove(_) | Action::SavePathUptime(..) | Action::Notice(_) => {}
             }
@@ -359,14 +359,14 @@ impl Simulation {
 
     /// Introduces names, and compares what the sides answer.
     fn play_tricks(&mut self, minute: usize) {
-        // Names that only one onion service is told, every six hours.
+        // Names that are introduced to one onion service only, every six hours.
         if minute % 360 == 90 {
             for node in 0..self.extent.nodes {
                 let canary = self.canary();
                 self.add_peer(node, Ingress::Onion, &canary);
             }
         }
-        // A name that misbehaves is known as such to the side that was told. Does another side know it?
+        // The side to which a misbehaving name was introduced knows it as such. Does another side know it?
         if minute == 600 {
             for onion in 0..self.extent.nodes {
                 let wrong = self.canary();
@@ -376,9 +376,10 @@ impl Simulation {
         }
         if minute == 2000 {
             let wrong: Vec<Host> = self.wrong.iter().cloned().collect();
-            let told = |host: &Host, simulation: &Simulation| simulation.nodes.iter().position(|node| node.knows(host));
+            let informed =
+                |host: &Host, simulation: &Simulation| simulation.nodes.iter().position(|node| node.knows(host));
             for host in wrong {
-                let onion = told(&host, self);
+                let onion = informed(&host, self);
                 for clearnet in 0..self.extent.nodes {
                     let is_refused = !self.add_peer(clearnet, Ingress::Clearnet, &host);
                     if let Some(onion) = onion.filter(|_| is_refused) {
