@@ -13,6 +13,20 @@ use crate::route::Route;
 /// SHA-256 of the public key of a TLS certificate.
 pub type KeyHash = [u8; 32];
 
+/// Hash of a certificate's issuer and of the minute in which its validity begins.
+///
+/// Certificates that one operator mints for many servers at once share it.
+pub type CertificateBatch = [u8; 8];
+
+/// What is recorded of a TLS certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TlsCertificate {
+    /// Hash of the public key.
+    pub key: KeyHash,
+    /// Batch in which it was minted.
+    pub batch: CertificateBatch,
+}
+
 /// Peer to verify, with the endpoints to dial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeTarget {
@@ -65,8 +79,8 @@ pub struct Verified {
     pub transport: Transport,
     /// Port that answered.
     pub port: Port,
-    /// Hash of the key of the TLS certificate. `None` for plain TCP.
-    pub tls_key_hash: Option<KeyHash>,
+    /// Certificate of the peer. `None` for plain TCP.
+    pub certificate: Option<TlsCertificate>,
     /// Time from the start of the connection to the last response.
     pub duration: Duration,
     /// What the peer reported.

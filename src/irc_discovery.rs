@@ -358,7 +358,7 @@ impl IrcTask {
             Err(ProbeError::Tls) if needs_certificate => return Err(VisitError::UntrustedCertificate),
             connection => connection?,
         };
-        match (key, connection.key) {
+        match (key, connection.certificate.map(|certificate| certificate.key)) {
             (Some(known), Some(shown)) if *known != shown => Err(VisitError::OtherKey(HEXLOWER.encode(&shown))),
             _ => Ok(Framed::new(connection.stream, CompleteLineCodec::default())),
         }

@@ -4,6 +4,7 @@
 
 pub mod accept_loop;
 pub mod api;
+pub mod as_map;
 pub mod atomic_file;
 pub mod backend;
 pub mod backoff;

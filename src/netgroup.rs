@@ -1,4 +1,4 @@
-//! Classification of IP addresses: public or not, and groups of one network.
+//! Classification of IP addresses: public or not, and nested ranges of one network.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,11 +15,28 @@ impl Netgroup {
         Netgroup::truncated(ip, 24, 48)
     }
 
-    /// Returns the range that limits entries of a peer list: an IPv4 /16 or an IPv6 /56.
+    /// Returns the ranges that an address belongs to, from the address itself to the widest.
     ///
-    /// ElectrumX groups peers in the same way.
-    pub fn diversity_group(ip: IpAddr) -> Netgroup {
-        Netgroup::truncated(ip, 16, 56)
+    /// IPv4: /32, /24 and /16. IPv6: /128, /64, /56, /48 and /32. A provider assigns a customer an address or
+    /// one of these ranges; a /16 or an IPv6 /32 is the size of a whole provider's network.
+    pub fn nested(ip: IpAddr) -> impl Iterator<Item = Netgroup> {
+        let lengths: &[u8] = if canonical(ip).is_ipv4() { &[32, 24, 16] } else { &[128, 64, 56, 48, 32] };
+        lengths.iter().map(move |bits| Netgroup::truncated(ip, *bits, *bits))
+    }
+
+    /// Returns the widest of the nested ranges: an IPv4 /16 or an IPv6 /32.
+    pub fn widest(ip: IpAddr) -> Netgroup {
+        Netgroup::truncated(ip, 16, 32)
+    }
+
+    /// Returns whether the range is a single address.
+    pub fn is_single_address(self) -> bool {
+        self.0.prefix_len() == self.0.max_prefix_len()
+    }
+
+    /// Returns the number of leading bits that all addresses of the range share.
+    pub fn prefix_len(self) -> u8 {
+        self.0.prefix_len()
     }
 
     fn truncated(ip: IpAddr, v4_bits: u8, v6_bits: u8) -> Netgroup {
@@ -162,12 +179,15 @@ mod tests {
         assert!(is_public(ip("64:ff9b::509:1")));
         // Both forms of an address belong to the same group.
         assert_eq!(Netgroup::rate_limit_subnet(ip("64:ff9b::509:1")), Netgroup::rate_limit_subnet(ip("5.9.0.200")));
-        assert_eq!(Netgroup::diversity_group(ip("64:ff9b::509:1")), Netgroup::diversity_group(ip("5.9.200.1")));
+        assert_eq!(Netgroup::widest(ip("64:ff9b::509:1")), Netgroup::widest(ip("5.9.200.1")));
     }
 
     #[test]
     fn addresses_of_one_range_share_a_group() {
-        assert_eq!(Netgroup::diversity_group(ip("5.9.1.1")), Netgroup::diversity_group(ip("::ffff:5.9.200.7")));
+        assert_eq!(Netgroup::widest(ip("5.9.1.1")), Netgroup::widest(ip("::ffff:5.9.200.7")));
+        let nested = |text| Netgroup::nested(ip(text)).map(|range| range.to_string()).collect::<Vec<_>>().join(" ");
+        assert_eq!(nested("5.9.1.1"), "5.9.1.1/32 5.9.1.0/24 5.9.0.0/16");
+        assert!(nested("2a01:4f8:1:ff01::1").ends_with(" 2a01:4f8:1:ff00::/56 2a01:4f8:1::/48 2a01:4f8::/32"));
         assert_ne!(Netgroup::rate_limit_subnet(ip("5.9.1.1")), Netgroup::rate_limit_subnet(ip("5.9.2.1")));
         assert_eq!(Netgroup::rate_limit_subnet(ip("2a01:4f8:1::1")).to_string(), "2a01:4f8:1::/48");
     }

@@ -103,10 +103,10 @@ impl Attempt<'_> {
     ) -> Result<Verified, ProbeError> {
         let started_at = Instant::now();
         let dialling = timeout_at(self.end, self.dialer.dial(self.target, (transport, port)));
-        let Connection { stream, ip, key } = dialling.await.unwrap_or(Err(ProbeError::Unreachable))?;
+        let Connection { stream, ip, certificate } = dialling.await.unwrap_or(Err(ProbeError::Unreachable))?;
         on_progress(Progress::Connected);
         let report = run_prober(stream, self.expected, self.deadlines, self.end, on_progress).await?;
-        Ok(Verified { ip, transport, port, tls_key_hash: key, duration: started_at.elapsed(), report })
+        Ok(Verified { ip, transport, port, certificate, duration: started_at.elapsed(), report })
     }
 }
 

@@ -195,7 +195,8 @@ impl PeerPool {
             let endpoint = candidate.target.endpoints.first().ok_or(ProbeError::Internal)?;
             let connection = dialer.dial(&candidate.target, *endpoint).await?;
             // The verified peer had another key.
-            if let (Some(shown), Some(known)) = (connection.key, candidate.key)
+            if let (Some(shown), Some(known)) =
+                (connection.certificate.map(|certificate| certificate.key), candidate.key)
                 && shown != known
             {
                 return Err(ProbeError::Tls.into());

@@ -123,8 +123,8 @@ impl Server {
         if matches!(self.address, UpstreamAddr::Tcp(..)) {
             return Ok(Box::new(stream));
         }
-        let (stream, key) = self.tls.connect(host, stream).await?;
-        verify_or_pin(&self.key_file, key.ok_or(ProbeError::Tls)?)?;
+        let (stream, certificate) = self.tls.connect(host, stream).await?;
+        verify_or_pin(&self.key_file, certificate.ok_or(ProbeError::Tls)?.key)?;
         Ok(Box::new(stream))
     }
 }

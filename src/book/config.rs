@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::side::Side;
+use crate::as_map::AsMap;
 use crate::ban_list::Bans;
 use crate::network::Network;
 use crate::peer::{Host, RealName};
@@ -46,6 +47,8 @@ pub struct BookConfig {
     pub max_candidates: usize,
     /// Ban list of the operator.
     pub bans: Arc<Bans>,
+    /// Map of autonomous systems. `None` without one: each IPv4 /16 or IPv6 /32 counts as one.
+    pub as_map: Option<Arc<AsMap>>,
 }
 
 impl Default for BookConfig {
@@ -69,6 +72,7 @@ impl Default for BookConfig {
             max_tor_probes: 8,
             max_candidates: 5000,
             bans: Arc::default(),
+            as_map: None,
         }
     }
 }

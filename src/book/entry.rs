@@ -10,20 +10,17 @@ use serde::{Deserialize, Serialize};
 
 use super::dial_policy;
 use super::source::Source;
-use super::uptime::{Uptime, WEEK};
+use super::uptime::Uptime;
 use crate::clock::Time;
-use crate::connect::{KeyHash, ProbeError, Verified};
+use crate::connect::{CertificateBatch, KeyHash, ProbeError, Verified};
 use crate::netgroup;
 use crate::peer::{Host, PeerListEntry, Ports, RealName, Version};
 
-/// Minimum age of a long-standing peer.
-const LONG_STANDING: Duration = Duration::from_hours(7 * 24);
-
-/// Minimum weekly uptime share of a long-standing peer.
-const RELIABLE: f64 = 0.9;
-
 /// Maximum difference between the clocks of two processes that is not taken as a wrong clock.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
+
+/// Version in the list entry of a peer whose version is unknown. Electrum requires at least 1.4.
+const ASSUMED_VERSION: Version = Version::new(1, 4);
 
 /// One peer, in memory and on disk.
 ///
@@ -74,6 +71,10 @@ pub struct Entry {
     pub last_announced_at: Option<Time>,
     /// Share of time in which the peer answered.
     pub uptime: Uptime,
+    /// Time at which the peer became long-standing; `None` for newcomers.
+    pub long_standing_since: Option<Time>,
+    /// Batch of the TLS certificate at the last success with TLS; `None` if there was none.
+    pub certificate_batch: Option<CertificateBatch>,
 }
 
 /// TLS key that a peer presented.
@@ -144,6 +145,8 @@ impl Entry {
             path_uptime_at_success,
             last_announced_at: None,
             uptime: Uptime::default(),
+            long_standing_since: None,
+            certificate_batch: None,
         }
     }
 
@@ -157,7 +160,9 @@ impl Entry {
         }
         self.next_probe_at = self.next_probe_at.min(now + recheck);
         self.first_seen = self.first_seen.min(now);
-        for at in [&mut self.last_try, &mut self.last_success, &mut self.last_announced_at].into_iter().flatten() {
+        let optional =
+            [&mut self.last_try, &mut self.last_success, &mut self.last_announced_at, &mut self.long_standing_since];
+        for at in optional.into_iter().flatten() {
             *at = (*at).min(now);
         }
         if let Some(key) = &mut self.key {
@@ -186,8 +191,13 @@ impl Entry {
 
     /// Returns the entry as it appears in peer lists.
     pub fn listed(&self) -> PeerListEntry {
-        let name =
-            RealName { host: self.host.clone(), version: self.protocol, pruning: self.pruning, ports: self.ports };
+        let name = RealName {
+            host: self.host.clone(),
+            // Electrum drops entries without a version.
+            version: Some(self.protocol.unwrap_or(ASSUMED_VERSION)),
+            pruning: self.pruning,
+            ports: self.ports,
+        };
         // Of an address behind NAT64, only the embedded IPv4 address is of use to others.
         PeerListEntry { ip: self.ip.map(netgroup::canonical), name }
     }
@@ -203,11 +213,6 @@ impl Entry {
             self.history.iter().filter(|past| past.failure.is_none()).map(|past| past.duration_ms).collect();
         millis.sort_unstable();
         millis.get(millis.len() / 2).map(|millis| Duration::from_millis(u64::from(*millis)))
-    }
-
-    /// Returns whether the peer is known for a week and answered most of that time.
-    pub fn is_long_standing(&self, now: Time) -> bool {
-        now.since(self.first_seen) >= LONG_STANDING && self.uptime.share(WEEK).is_some_and(|share| share >= RELIABLE)
     }
 
     /// Records a success and the peer's report. Returns whether its TLS key has changed.
@@ -244,7 +249,10 @@ impl Entry {
         self.path_uptime_at_success = working_time;
         self.uptime.record_result(true, now);
         self.push_history(None, verified.duration, now);
-        verified.tls_key_hash.is_some_and(|key| self.update_key(key, now))
+        verified.certificate.is_some_and(|certificate| {
+            self.certificate_batch = Some(certificate.batch);
+            self.update_key(certificate.key, now)
+        })
     }
 
     /// Records a failure that is attributed to the peer.

@@ -9,6 +9,7 @@ use super::chain_consensus::Checkpoint;
 use super::entry::Entry;
 use super::ingress::Ingress;
 use super::side::Side;
+use crate::as_map::AsMap;
 use crate::ban_list::Bans;
 use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::peer::{Host, PeerListEntry, RealName};
@@ -61,6 +62,8 @@ pub enum Event {
     BansReplaced(Arc<Bans>),
     /// The operator's seeds were replaced.
     SeedsReplaced(Vec<RealName>),
+    /// The AS map was replaced; `None` if it is no longer configured.
+    AsMapReplaced(Option<Arc<AsMap>>),
 }
 
 impl Event {

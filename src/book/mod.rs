@@ -10,10 +10,12 @@ mod dial_policy;
 mod entry;
 mod event;
 mod expiry;
+mod fallback;
 mod ingress;
 mod intake;
 mod path_health;
 mod paths;
+mod peer_group;
 mod port_claims;
 mod probe_queue;
 mod publication;
@@ -21,10 +23,12 @@ mod rate_budget;
 mod results;
 mod scheduler;
 mod seeds;
+mod selection;
 mod self_announcement;
 mod side;
 mod snapshot;
 mod source;
+mod standing;
 mod table;
 mod upstream_candidates;
 mod uptime;
@@ -78,6 +82,7 @@ pub struct PeerBook {
     chain: ChainConsensus,
     self_entries: SelfEntries,
     next_sweep: Time,
+    next_promotion: Time,
 }
 
 /// Number of peers by state.
@@ -124,6 +129,7 @@ impl PeerBook {
             chain: ChainConsensus::default(),
             self_entries: SelfEntries::default(),
             next_sweep: now + SWEEP_INTERVAL,
+            next_promotion: now,
         }
     }
 
@@ -149,10 +155,15 @@ impl PeerBook {
             Event::LocalHost(host) => self.remove_local_host(host, &mut ctx),
             Event::BansReplaced(bans) => self.apply_bans(bans, &mut ctx),
             Event::SeedsReplaced(seeds) => self.replace_seeds(seeds, &mut ctx),
+            Event::AsMapReplaced(as_map) => {
+                self.config.as_map = as_map;
+                ctx.snapshot_changed();
+            }
         }
         if now >= self.next_sweep {
             self.prune(&mut ctx);
         }
+        self.promote_due(&mut ctx);
         self.start_due(&mut ctx);
         if self.tor_view.update(self.paths.tor(), now, ctx.rng) {
             ctx.snapshot_changed();
@@ -219,12 +230,13 @@ impl PeerBook {
     /// Creates a snapshot of the advertised peers for sessions.
     pub fn snapshot(&self, now: Time, rng: &mut impl Rng) -> Snapshot {
         let BookConfig { fallback_onions, max_advertised_age, peers_as_backend, .. } = self.config;
+        let as_map = self.config.as_map.clone();
         // A node whose peers are the backend does not advertise itself.
         let own: Vec<&VerifiedSelfEntry> =
             self.self_entries.recent(max_advertised_age, now).filter(|_| !peers_as_backend).collect();
         let entries = self.peers.entries().filter(|entry| self.may_advertise(entry));
         let tor = self.tor_view.shown().clone();
-        let rules = ListRules { max_age: max_advertised_age, fallback_onions };
+        let rules = ListRules { as_map, max_age: max_advertised_age, fallback_onions };
         let mut snapshot = Snapshot::new(self.config.side, entries, &own, tor, rules, now, rng);
         if peers_as_backend {
             snapshot.upstream_candidates = self.upstream_candidates(now, rng);

@@ -29,7 +29,8 @@ const RECHECK_COOLDOWN: Duration = Duration::from_mins(10);
 impl PeerBook {
     /// Returns when to send the next [`Event::Tick`](super::Event::Tick).
     pub fn next_wakeup(&self) -> Time {
-        let mut next = self.tor_view.change_at().map_or(self.next_sweep, |at| at.min(self.next_sweep));
+        let fixed = self.next_sweep.min(self.next_promotion());
+        let mut next = self.tor_view.change_at().map_or(fixed, |at| at.min(fixed));
         for route in Route::ALL {
             let due = match self.paths.usability(route) {
                 PathUsability::Usable if self.has_probe_capacity(route) => self.peers.queue().next(route),

@@ -6,6 +6,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 
 use super::entry::{Entry, PeerState};
+use super::standing::Standing;
 use super::{PeerBook, dial_policy};
 use crate::clock::Time;
 use crate::connect::{KeyHash, ProbeTarget};
@@ -44,7 +45,8 @@ impl PeerBook {
         eligible.sort_unstable_by(|a, b| a.host.cmp(&b.host));
         // Among equals the order is random, so that the load is shared.
         eligible.shuffle(rng);
-        eligible.sort_by_key(|entry| self.upstream_sort_key(entry, now));
+        let limit = median_first_seen(&eligible, now);
+        eligible.sort_by_key(|entry| self.upstream_sort_key(entry, limit, now));
         let candidates = eligible.into_iter().filter_map(|entry| self.upstream_candidate(entry));
         let (mut onions, mut others): (Vec<_>, Vec<_>) =
             candidates.enumerate().partition(|(_, candidate)| candidate.target.host.is_onion());
@@ -68,18 +70,20 @@ impl PeerBook {
 
     /// Returns the sort key of a candidate; lower is better.
     ///
-    /// The criteria, in this order: no failure since the last success, a key that did not change lately, onion service,
-    /// long-standing, not a newcomer, share of failed probes, latency.
-    fn upstream_sort_key(&self, entry: &Entry, now: Time) -> impl Ord + use<> {
+    /// The criteria, in this order: no failure since the last success, trusted or of the older half of long-standing
+    /// peers, long-standing, a key that did not change lately, onion service, not a newcomer, share of failed probes,
+    /// latency.
+    fn upstream_sort_key(&self, entry: &Entry, first_seen_limit: Option<Time>, now: Time) -> impl Ord + use<> {
         let has_stable_key = entry.host.is_onion()
             || entry.key.is_some_and(|key| key.rotation_count == 0 || now.since(key.since) >= KEY_PROBATION);
         let failures = entry.history.iter().filter(|past| past.failure.is_some()).count() * 8;
         let latency = entry.latency().map_or(u128::MAX, |latency| latency.as_millis());
         (
             !self.is_healthy(entry, now),
+            first_seen_limit.is_none_or(|limit| entry.first_seen > limit) && entry.standing(now) != Standing::Trusted,
+            entry.standing(now) == Standing::Newcomer,
             !has_stable_key,
             !entry.host.is_onion(),
-            !entry.is_long_standing(now),
             now.since(entry.first_seen) < NEWCOMER_AGE,
             failures.div_ceil(entry.history.len().max(1)),
             latency.checked_ilog2(),
@@ -99,6 +103,19 @@ impl PeerBook {
         let target = ProbeTarget::without_extras(entry.host.clone(), route, addresses, vec![endpoint]);
         Some(UpstreamCandidate { key: entry.key.map(|key| key.sha256), newest: entry.protocol?, target })
     }
+}
+
+/// Returns the time by which the older half of the long-standing peers was known; `None` without any.
+///
+/// An attacker has to outlast half of the population to serve clients.
+fn median_first_seen(entries: &[&Entry], now: Time) -> Option<Time> {
+    let mut times: Vec<Time> = entries
+        .iter()
+        .filter(|entry| entry.standing(now) == Standing::LongStanding)
+        .map(|entry| entry.first_seen)
+        .collect();
+    times.sort_unstable();
+    times.get(times.len().saturating_sub(1) / 2).copied()
 }
 
 fn software_name() -> &'static str {

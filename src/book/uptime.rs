@@ -66,6 +66,11 @@ impl Uptime {
         let share = self.windows.get(window)?;
         (share.known > 0).then(|| (from_u16(share.up) / from_u16(share.known)).min(1.0))
     }
+
+    /// Returns the weight of time with a result, from 0 to 1. After one length of the window it is 1 − e⁻¹.
+    pub fn observed(&self, window: usize) -> f64 {
+        self.windows.get(window).map_or(0.0, |share| from_u16(share.known))
+    }
 }
 
 const SCALE: f64 = 65_535.0;

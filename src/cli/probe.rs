@@ -253,7 +253,7 @@ fn facts(host: &Host, verified: &Verified) -> VerifiedInfo {
         genesis_hash: report.features.as_ref().and_then(|features| features.genesis_hash.clone()),
         tip: report.tip_height,
         peers: report.peer_list.0.len(),
-        key: verified.tls_key_hash.map(|bytes| HEXLOWER.encode(&bytes)),
+        key: verified.certificate.map(|certificate| HEXLOWER.encode(&certificate.key)),
         took_ms: millis(verified.duration),
     }
 }

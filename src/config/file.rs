@@ -186,6 +186,10 @@ config_section! {
         /// Ban list: a file with a host, `*.domain`, address or subnet on each line, read again when it
         /// changes. Default: `bans` in the data directory.
         ban_file: PathBuf,
+        /// Map from addresses to autonomous systems, in the binary format of Bitcoin Core's `-asmap`. It is read at
+        /// the start and on SIGHUP. With it, a provider's network has at most two new peers in a list. Default: none,
+        /// and an IPv4 /16 or IPv6 /32 has at most one.
+        asmap: PathBuf,
         /// Whether loopback and private addresses may be peers, for test networks. Default: false.
         allow_private: bool,
         /// Verifications at once. From 1 to 1000. Default: 32.

@@ -1,15 +1,17 @@
 //! Checks of the files that a configuration names.
 
 use super::{Config, InvalidValue, ListenKind, invalid};
+use crate::as_map::AsMap;
 use crate::ban_list::Bans;
 use crate::server::{CertificateError, CertificateSource};
 
 impl Config {
-    /// Reads the ban file, certificate and key that the configuration names.
+    /// Reads the ban file, AS map, certificate and key that the configuration names.
     ///
     /// Files that Waypost creates itself are read only if they exist. `tor.arti_config` is read by `resolve`.
     pub fn check_files(&self) -> Result<(), InvalidValue> {
         self.check_bans()?;
+        self.check_as_map()?;
         let certificate = &self.listen.certificate;
         let is_checked = match certificate {
             CertificateSource::Configured { .. } => true,
@@ -23,6 +25,15 @@ impl Config {
             certificate.load().map_err(|error| invalid(key_of(&error, certificate), error.to_string()))?;
         }
         Ok(())
+    }
+
+    fn check_as_map(&self) -> Result<(), InvalidValue> {
+        let Some(path) = &self.as_map_file else { return Ok(()) };
+        let failed = |reason: &dyn std::fmt::Display| {
+            invalid("discovery.asmap", format!("{}: {reason}; correct the file or remove the key", path.display()))
+        };
+        let bytes = std::fs::read(path).map_err(|error| failed(&error))?;
+        AsMap::parse(bytes).map(drop).map_err(|error| failed(&error))
     }
 
     fn check_bans(&self) -> Result<(), InvalidValue> {

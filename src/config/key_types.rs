@@ -100,6 +100,7 @@ const FORMS: &[Form] = &[
             ("listen.key", "\"key.pem\""),
             ("tor.arti_config", "\"arti.toml\""),
             ("discovery.ban_file", "\"bans\""),
+            ("discovery.asmap", "\"asmap.dat\""),
         ],
     },
     Form {

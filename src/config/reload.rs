@@ -16,6 +16,7 @@ impl Config {
         applied.log_level = new.log_level.clone();
         applied.effective.log.level = new.effective.log.level.clone();
         applied.use_ban_file_of(new);
+        applied.use_as_map_of(new);
         applied.use_certificate_of(new);
         if self.book.network == new.book.network {
             applied.book.seeds = new.book.seeds.clone();
@@ -28,6 +29,13 @@ impl Config {
     pub fn use_ban_file_of(&mut self, other: &Config) {
         self.ban_file = other.ban_file.clone();
         self.effective.discovery.ban_file = other.effective.discovery.ban_file.clone();
+    }
+
+    /// Replaces the AS map.
+    pub fn use_as_map_of(&mut self, other: &Config) {
+        self.as_map_file = other.as_map_file.clone();
+        self.book.as_map = other.book.as_map.clone();
+        self.effective.discovery.asmap = other.effective.discovery.asmap.clone();
     }
 
     /// Replaces the certificate. A self-signed one stays in the data directory, which is not reloadable.

@@ -51,6 +51,8 @@ pub struct Config {
     pub book: book::BookConfig,
     /// Ban list of the operator. `None`: `bans` in the data directory.
     pub ban_file: Option<PathBuf>,
+    /// Map of autonomous systems. `None`: networks are told apart by their ranges of addresses.
+    pub as_map_file: Option<PathBuf>,
     /// Limits for clients.
     pub limits: Limits,
     /// Address of the status page.
@@ -121,6 +123,7 @@ impl Config {
             tor,
             book,
             ban_file: file.discovery.ban_file.clone(),
+            as_map_file: file.discovery.asmap.clone(),
             limits,
             page,
             status,

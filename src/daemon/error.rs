@@ -56,6 +56,14 @@ pub enum DaemonError {
         /// Cause.
         error: std::io::Error,
     },
+    /// The AS map can't be read.
+    #[error("the AS map {} can't be used: {reason}; correct discovery.asmap, or remove it", path.display())]
+    AsMap {
+        /// Path of the file.
+        path: PathBuf,
+        /// Cause.
+        reason: String,
+    },
     /// The store can't be opened.
     #[error(transparent)]
     Store(#[from] StoreError),

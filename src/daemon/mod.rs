@@ -1,5 +1,6 @@
 //! Daemon: builds all parts, spawns their tasks, runs until a stop, and drains.
 
+mod as_map_file;
 mod backend_check;
 mod bind;
 mod book_task;

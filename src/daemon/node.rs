@@ -22,7 +22,7 @@ use super::reload::{ReloadHooks, Reloader};
 use super::side_book::SnapshotSenders;
 use super::task_set::TaskSet;
 use super::tor_wiring::{TorPeers, TorWiring};
-use super::{DaemonError, backend_check, limits, move_shared_data, platform, service_manager};
+use super::{DaemonError, as_map_file, backend_check, limits, move_shared_data, platform, service_manager};
 use crate::api::IrcStatus;
 use crate::backend::Backend;
 use crate::ban_list::Bans;
@@ -99,7 +99,7 @@ pub(super) struct RunningNode {
 
 impl Node {
     /// Opens all files and sockets, and checks the backend.
-    pub(super) async fn build(config: Config, hooks: ReloadHooks) -> Result<Node, DaemonError> {
+    pub(super) async fn build(mut config: Config, hooks: ReloadHooks) -> Result<Node, DaemonError> {
         let mut rng = platform::root_rng();
         platform::check_clock(clock::now())?;
         move_shared_data(&config)?.log(&config);
@@ -107,6 +107,7 @@ impl Node {
         let (store, loaded) = Store::open(&config.store_path(), config.book.network, clock::now())?;
         let ban_file = BanFile::new(config.ban_path(), config.ban_file.is_some());
         let bans = watch::Sender::new(Arc::new(ban_file.read()?));
+        config.book.as_map = as_map_file::read(config.as_map_file.as_deref())?;
         let sockets = Sockets::open(&config)?;
         let (writer, handle) = Writer::spawn(store).map_err(start_error)?;
         let storage = Storage { loaded, writer, handle, ban_file, bans };

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::file_watcher::{BanFile, FileWatcher, ReloadOutcome};
-use super::{limits, service_manager};
+use super::{as_map_file, limits, service_manager};
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
 use crate::config::{Config, ConfigError};
@@ -86,6 +86,22 @@ impl Reloader {
         if any_changed(&changed, "discovery.seeds") {
             let seeds = updated.book.seeds.clone();
             let _ = self.inbox.send(BookMessage::Event(Event::SeedsReplaced(seeds))).await;
+        }
+        match as_map_file::read(updated.as_map_file.as_deref()) {
+            Ok(as_map) => {
+                if as_map != self.running.book.as_map {
+                    changed.retain(|key| key != "discovery.asmap");
+                    changed.push("AS map".to_owned());
+                    let event = Event::AsMapReplaced(as_map.clone());
+                    let _ = self.inbox.send(BookMessage::Event(event)).await;
+                }
+                updated.book.as_map = as_map;
+            }
+            Err(error) => {
+                tracing::warn!("{error}; the previous map stays in use");
+                updated.use_as_map_of(&self.running);
+                changed.retain(|key| key != "discovery.asmap");
+            }
         }
         match self.files.read_bans(BanFile::new(updated.ban_path(), updated.ban_file.is_some())).await {
             ReloadOutcome::Same => {}

@@ -22,7 +22,7 @@ pub use socks::Socks;
 pub use socks_port::{SocksDetection, clearnet_access, detect_tor, lacks_bind};
 pub use tls::{Tls, public_key};
 
-use crate::connect::{KeyHash, ProbeError, ProbeTarget};
+use crate::connect::{ProbeError, ProbeTarget, TlsCertificate};
 use crate::peer::{DnsName, Host, Port, Transport};
 use crate::route::Route;
 
@@ -37,8 +37,8 @@ pub struct Connection {
     pub stream: Box<dyn Stream>,
     /// Address that was reached, directly or by an exit. `None` for onion services.
     pub ip: Option<IpAddr>,
-    /// Hash of the server's TLS key. `None` without TLS.
-    pub key: Option<KeyHash>,
+    /// Certificate of the server. `None` without TLS.
+    pub certificate: Option<TlsCertificate>,
 }
 
 /// Opens connections by any route that is available.
@@ -159,10 +159,10 @@ impl Dialer {
             Route::Tor => self.connect_through_tor(target, port).await?,
         };
         match transport {
-            Transport::Tcp => Ok(Connection { stream, ip, key: None }),
+            Transport::Tcp => Ok(Connection { stream, ip, certificate: None }),
             Transport::Tls => {
-                let (stream, key) = self.tls.connect(&target.host, stream).await?;
-                Ok(Connection { stream: Box::new(stream), ip, key })
+                let (stream, certificate) = self.tls.connect(&target.host, stream).await?;
+                Ok(Connection { stream: Box::new(stream), ip, certificate })
             }
         }
     }

@@ -22,7 +22,7 @@ use webpki::RawPublicKeyEntity;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Stream;
-use crate::connect::{KeyHash, ProbeError};
+use crate::connect::{ProbeError, TlsCertificate};
 use crate::peer::Host;
 
 /// Timeout of a handshake, which takes up to four round trips through Tor.
@@ -62,12 +62,12 @@ impl Tls {
         Ok(Tls { connector: TlsConnector::from(Arc::new(config)) })
     }
 
-    /// Performs a handshake and returns the encrypted stream and the hash of the server's key.
+    /// Performs a handshake and returns the encrypted stream and the server's certificate.
     pub async fn connect<S: Stream>(
         &self,
         host: &Host,
         stream: S,
-    ) -> Result<(TlsStream<S>, Option<KeyHash>), ProbeError> {
+    ) -> Result<(TlsStream<S>, Option<TlsCertificate>), ProbeError> {
         let name = match host {
             Host::Ip(ip) => ServerName::from(*ip),
             Host::Onion(_) | Host::Dns(_) => ServerName::try_from(host.to_string()).map_err(|_| ProbeError::Tls)?,
@@ -77,9 +77,8 @@ impl Tls {
             Ok(Err(_)) => return Err(ProbeError::Tls),
             Err(_) => return Err(ProbeError::Timeout),
         };
-        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let key = certificate.and_then(public_key).map(|spki| Sha256::digest(spki.as_ref()).into());
-        Ok((stream, key))
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(summarize);
+        Ok((stream, certificate))
     }
 }
 
@@ -167,6 +166,15 @@ pub fn public_key(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyIn
     Some(SubjectPublicKeyInfoDer::from(certificate.tbs_certificate.subject_pki.raw.to_vec()))
 }
 
+fn summarize(certificate: &CertificateDer<'_>) -> Option<TlsCertificate> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let minute = certificate.validity.not_before.timestamp().div_euclid(60);
+    let batch = Sha256::new().chain_update(certificate.issuer.as_raw()).chain_update(minute.to_be_bytes()).finalize();
+    let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = batch.into();
+    let key = Sha256::digest(certificate.tbs_certificate.subject_pki.raw).into();
+    Some(TlsCertificate { key, batch: [a, b, c, d, e, f, g, h] })
+}
+
 #[cfg(test)]
 mod tests {
     use rustls::pki_types::PrivateKeyDer;
@@ -186,7 +194,7 @@ mod tests {
         certificate: &[u8],
         key: &[u8],
         version: &'static SupportedProtocolVersion,
-    ) -> Result<Option<KeyHash>, ProbeError> {
+    ) -> Result<Option<TlsCertificate>, ProbeError> {
         let certificate = CertificateDer::from_pem_slice(certificate).unwrap();
         let key = PrivateKeyDer::from_pem_slice(key).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -198,7 +206,7 @@ mod tests {
         let server = tokio::spawn(TlsAcceptor::from(Arc::new(config)).accept(server_end));
         let connected = Tls::new().unwrap().connect(&"localhost".parse().unwrap(), client).await;
         let _ = server.await;
-        connected.map(|(_, key)| key)
+        connected.map(|(_, certificate)| certificate)
     }
 
     /// Presents a certificate even if the key does not match, which rustls' builder refuses.

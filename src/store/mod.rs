@@ -122,7 +122,7 @@ impl Store {
     ///
     /// A damaged store is renamed, not deleted, and a new one is created.
     pub fn open(path: &Path, network: Network, now: Time) -> Result<(Store, LoadedState), StoreError> {
-        let reason = match Store::try_open(path, network) {
+        let reason = match Store::try_open(path, network, now) {
             Ok(opened) => return Ok(opened),
             Err(OpenError::Damaged(reason)) => reason,
             Err(OpenError::Error(error)) => return Err(error),
@@ -133,7 +133,7 @@ impl Store {
             reason: reason.clone(),
             error,
         })?;
-        match Store::try_open(path, network) {
+        match Store::try_open(path, network, now) {
             Ok((store, loaded)) => {
                 let quarantined = Some(Quarantine { path: quarantine, reason });
                 Ok((store, LoadedState { quarantined, ..loaded }))
@@ -146,7 +146,7 @@ impl Store {
         }
     }
 
-    fn try_open(path: &Path, network: Network) -> Result<(Store, LoadedState), OpenError> {
+    fn try_open(path: &Path, network: Network, now: Time) -> Result<(Store, LoadedState), OpenError> {
         let file = path.to_owned();
         let open = move || {
             let mut builder = Builder::new();
@@ -157,7 +157,10 @@ impl Store {
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let database = open()?;
             let migrated = schema::migrate(&database, network)?;
-            let loaded = LoadedState { has_new_onion_table: migrated.adds_onion_table(), ..load(&database)? };
+            let mut loaded = LoadedState { has_new_onion_table: migrated.adds_onion_table(), ..load(&database)? };
+            if migrated.adds_standing() {
+                write(&database, &promote_reliable_peers(&mut loaded, now))?;
+            }
             Ok((database, loaded))
         }));
         match opened {
@@ -252,6 +255,19 @@ fn quarantine_path(path: &Path, now: Time) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".damaged-{}", now.to_string().replace([':', '-'], "")));
     path.with_file_name(name)
+}
+
+/// Promotes the reliable peers of an older store, which were advertised without limits until then.
+fn promote_reliable_peers(loaded: &mut LoadedState, now: Time) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (side, entries) in [(Side::Both, &mut loaded.entries), (Side::Onion, &mut loaded.onion_entries)] {
+        for entry in entries.iter_mut().filter(|entry| !entry.source.is_operator()) {
+            if entry.promote_from_older_store(now) {
+                changes.push(Change::Save(side, Box::new(entry.clone())));
+            }
+        }
+    }
+    changes
 }
 
 fn load(database: &Database) -> Result<LoadedState, redb::Error> {

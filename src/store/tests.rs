@@ -119,7 +119,7 @@ fn newer_store_is_refused_and_kept() {
     drop(store);
     assert!(matches!(
         Store::open(&path, Network::Bitcoin, NOW),
-        Err(StoreError::NewerSchema { found: 99, known: 5, .. })
+        Err(StoreError::NewerSchema { found: 99, known: 6, .. })
     ));
     assert!(path.exists());
 }

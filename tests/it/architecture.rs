@@ -14,6 +14,7 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("backoff", 0, &[]),
     ("clock", 0, &[]),
     ("netgroup", 0, &[]),
+    ("as_map", 0, &["netgroup"]),
     ("peer", 0, &["netgroup"]),
     ("ban_list", 0, &["netgroup", "peer"]),
     ("network", 0, &["peer"]),

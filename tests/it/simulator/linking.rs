@@ -321,7 +321,7 @@ impl Simulation {
             ip: (!target.host.is_onion()).then(|| address(&target.host)),
             transport: Transport::Tls,
             port: Port::new(50002).unwrap(),
-            tls_key_hash: None,
+            certificate: None,
             duration: Duration::from_secs(1),
             report,
         })

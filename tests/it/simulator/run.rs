@@ -397,5 +397,5 @@ fn verified(
         checkpoint: None,
         add_peer_result: None,
     };
-    Verified { ip, transport, port, tls_key_hash: None, duration, report }
+    Verified { ip, transport, port, certificate: None, duration, report }
 }
