@@ -67,7 +67,7 @@ pub(crate) mod tests {
         let ranges: Vec<(Vec<bool>, u32)> =
             ranges.iter().map(|(address, bits, number)| (path(*address, *bits), *number)).collect();
         let mut bits = encode_trie(&ranges, 0);
-        while bits.len() % 8 != 0 {
+        while !bits.len().is_multiple_of(8) {
             bits.push(false);
         }
         bits.chunks(8).map(|byte| byte.iter().enumerate().fold(0, |sum, (n, bit)| sum | u8::from(*bit) << n)).collect()

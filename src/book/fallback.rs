@@ -6,7 +6,7 @@ use rand::Rng;
 use rand::seq::{IteratorRandom, SliceRandom};
 
 use super::entry::Entry;
-use super::standing::Standing;
+use super::standing::Tier;
 use crate::clock::Time;
 
 /// Maximum age of a recent verification.
@@ -58,7 +58,7 @@ impl<T> FallbackClasses<T> {
 }
 
 fn class(entry: &Entry, now: Time) -> usize {
-    let is_settled = entry.standing(now) != Standing::Newcomer;
+    let is_settled = entry.tier(now) != Tier::Newcomer;
     let first = if is_settled { 0 } else { 3 };
     match entry.last_success.map(|success| now.since(success)) {
         Some(age) if age <= RECENT => first,

@@ -10,7 +10,7 @@ use rand::seq::SliceRandom;
 use super::entry::Entry;
 use super::ingress::Ingress;
 use super::peer_group::{GroupCounts, PeerGroup};
-use super::standing::{ENOUGH_CLEARNET, Standing, age_class};
+use super::standing::{ENOUGH_CLEARNET, Tier, age_class};
 use crate::as_map::AsMap;
 use crate::clock::Time;
 
@@ -75,9 +75,9 @@ impl<'a> Selection<'a> {
 fn select_clearnet<'a>(mut peers: Vec<&'a Entry>, as_map: Option<&AsMap>, now: Time) -> Vec<&'a Entry> {
     let mut counts = GroupCounts::new(as_map.is_some());
     // The sort is stable, so peers of equal standing stay in random order.
-    peers.sort_by_key(|entry| entry.standing(now));
+    peers.sort_by_key(|entry| entry.tier(now));
     let (mut selected, newcomers): (Vec<&Entry>, Vec<&Entry>) =
-        peers.into_iter().partition(|entry| entry.standing(now) != Standing::Newcomer);
+        peers.into_iter().partition(|entry| entry.tier(now) != Tier::Newcomer);
     selected.retain(|entry| counts.add_if_address_is_free(&PeerGroup::all_of(entry, as_map)));
     let missing = ENOUGH_CLEARNET.saturating_sub(selected.len());
     let places = MIN_NEWCOMERS.max(selected.len() / SETTLED_PER_NEWCOMER) + missing * PLACES_PER_MISSING_PEER;
@@ -89,7 +89,7 @@ fn select_clearnet<'a>(mut peers: Vec<&'a Entry>, as_map: Option<&AsMap>, now: T
 /// Selects onion peers for this number of places.
 fn select_onions<'a>(peers: Vec<&'a Entry>, places: usize, now: Time, rng: &mut impl Rng) -> Vec<&'a Entry> {
     let (mut settled, newcomers): (Vec<&Entry>, Vec<&Entry>) =
-        peers.into_iter().partition(|entry| entry.standing(now) != Standing::Newcomer);
+        peers.into_iter().partition(|entry| entry.tier(now) != Tier::Newcomer);
     settled.shuffle(rng);
     let newcomers = draw_by_age(newcomers, MIN_NEWCOMERS.max(places / ONIONS_PER_NEWCOMER), now, rng);
     settled.truncate(places.saturating_sub(newcomers.len()));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn newcomers_of(selection: &[&Entry]) -> usize {
-        selection.iter().filter(|entry| entry.standing(START) == Standing::Newcomer).count()
+        selection.iter().filter(|entry| entry.tier(START) == Tier::Newcomer).count()
     }
 
     #[test]

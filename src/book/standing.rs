@@ -63,7 +63,7 @@ impl Growth {
 
 /// Trust in a peer, by what it costs to earn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Standing {
+pub(super) enum Tier {
     /// Seed, or named by the operator.
     Trusted,
     /// Reliable for weeks, and promoted within the limits.
@@ -73,14 +73,14 @@ pub(super) enum Standing {
 }
 
 impl Entry {
-    /// Returns the standing of the peer.
-    pub(super) fn standing(&self, now: Time) -> Standing {
+    /// Returns the tier of the peer.
+    pub(super) fn tier(&self, now: Time) -> Tier {
         if self.source.is_operator() {
-            Standing::Trusted
+            Tier::Trusted
         } else if self.is_long_standing(now) {
-            Standing::LongStanding
+            Tier::LongStanding
         } else {
-            Standing::Newcomer
+            Tier::Newcomer
         }
     }
 

@@ -6,7 +6,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 
 use super::entry::{Entry, PeerState};
-use super::standing::Standing;
+use super::standing::Tier;
 use super::{PeerBook, dial_policy};
 use crate::clock::Time;
 use crate::connect::{KeyHash, ProbeTarget};
@@ -80,8 +80,8 @@ impl PeerBook {
         let latency = entry.latency().map_or(u128::MAX, |latency| latency.as_millis());
         (
             !self.is_healthy(entry, now),
-            first_seen_limit.is_none_or(|limit| entry.first_seen > limit) && entry.standing(now) != Standing::Trusted,
-            entry.standing(now) == Standing::Newcomer,
+            first_seen_limit.is_none_or(|limit| entry.first_seen > limit) && entry.tier(now) != Tier::Trusted,
+            entry.tier(now) == Tier::Newcomer,
             !has_stable_key,
             !entry.host.is_onion(),
             now.since(entry.first_seen) < NEWCOMER_AGE,
@@ -109,11 +109,8 @@ impl PeerBook {
 ///
 /// An attacker has to outlast half of the population to serve clients.
 fn median_first_seen(entries: &[&Entry], now: Time) -> Option<Time> {
-    let mut times: Vec<Time> = entries
-        .iter()
-        .filter(|entry| entry.standing(now) == Standing::LongStanding)
-        .map(|entry| entry.first_seen)
-        .collect();
+    let mut times: Vec<Time> =
+        entries.iter().filter(|entry| entry.tier(now) == Tier::LongStanding).map(|entry| entry.first_seen).collect();
     times.sort_unstable();
     times.get(times.len().saturating_sub(1) / 2).copied()
 }
