@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 /// Clearnet name of the node.
 const CLEARNET: &str = "127.0.0.1";
+/// Clearnet peer.
+const CLEARNET_PEER: &str = "127.0.0.2";
 /// Onion name of the node, and that of a peer.
 const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
 const ONION_PEER: &str = "kittycp2gatrqhlwpmbczk5rblw62enrpo2rzwtkfrrr27hq435d4vid.onion";
@@ -94,11 +96,11 @@ fn both_ingresses_answer_with_the_same_bytes() {
 
 #[test]
 fn peers_of_both_sides_receive_the_same_requests() {
-    let (clearnet, onion) = (ScriptedServer::start(), ScriptedServer::start());
+    let (clearnet, onion) = (ScriptedServer::start(CLEARNET_PEER), ScriptedServer::start(CLEARNET));
     let node = Node::new();
     let port = clearnet.address.port();
     let seeds = format!(
-        "seeds = [\"127.0.0.1 t{port}\", \"{ONION_PEER} t{port}\"]\nrecheck_interval = \"10s\"\ninitial_retry = \"10s\""
+        "seeds = [\"{CLEARNET_PEER} t{port}\", \"{ONION_PEER} t{port}\"]\nrecheck_interval = \"10s\"\ninitial_retry = \"10s\""
     );
     let daemon = Daemon::start(&node.configure(&seeds, &[(ONION_PEER, onion.address)]));
     let announced = |server: &ScriptedServer, own: &str| {
@@ -123,8 +125,8 @@ struct ScriptedServer {
 }
 
 impl ScriptedServer {
-    fn start() -> ScriptedServer {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    fn start(ip: &str) -> ScriptedServer {
+        let listener = TcpListener::bind((ip, 0)).unwrap();
         let server = ScriptedServer { address: listener.local_addr().unwrap(), visits: Arc::default() };
         let visits = Arc::clone(&server.visits);
         std::thread::spawn(move || {
@@ -235,7 +237,7 @@ fn requests() -> Vec<Vec<u8>> {
     for hosts in [
         "{}",
         "7",
-        r#"{"localhost":{"tcp_port":50001}}"#,
+        r#"{"a b":{"ssl_port":50002}}"#,
         r#"{"new.example":{}}"#,
         r#"{"new.example":{"tcp_port":0}}"#,
         r#"{"new.example":{"tcp_port":22}}"#,
