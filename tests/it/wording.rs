@@ -188,8 +188,8 @@ fn responses(listener: SocketAddr, request: &[u8], name: &str) -> Vec<(usize, St
         };
         let text = String::from_utf8(line).unwrap();
         let is_end = text.contains("\"end\"");
-        // Padding stands before the last brace, and depends on the length of the name.
-        let words = text.trim_end_matches('}').trim_end();
+        // Padding stands before the last bracket, and depends on the length of the name.
+        let words = text.trim_end_matches(['}', ']']).trim_end();
         lines.push((
             text.len(),
             format!("{words}{}", text.trim_start_matches(words).trim_start()).replace(name, "NAME"),
