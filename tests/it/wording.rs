@@ -82,6 +82,7 @@ fn both_ingresses_answer_with_the_same_bytes() {
             .map(|_| {
                 let mut stream = connect(listener);
                 stream.write_all(header.as_bytes()).unwrap();
+                std::thread::sleep(Duration::from_millis(100));
                 stream
             })
             .collect();
@@ -182,10 +183,8 @@ fn responses(listener: SocketAddr, request: &[u8], name: &str) -> Vec<(usize, St
     let _ = stream.write_all(format!("\n{END}\n").as_bytes());
     let mut lines = Vec::new();
     for line in BufReader::new(stream).split(b'\n') {
-        let Ok(line) = line else {
-            lines.push((0, "connection reset".to_owned()));
-            break;
-        };
+        // A session that ends with unread input resets the connection.
+        let Ok(line) = line else { break };
         let text = String::from_utf8(line).unwrap();
         let is_end = text.contains("\"end\"");
         // Padding stands before the last bracket, and depends on the length of the name.
