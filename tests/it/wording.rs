@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ impl Node {
     }
 
     /// Starts the node and waits until it lists both names.
-    fn start(&self, config: &PathBuf) -> Daemon {
+    fn start(&self, config: &Path) -> Daemon {
         let daemon = Daemon::start(config);
         for (listener, name) in self.names() {
             wait_until(60, "the own name is listed", || own_entry(&listener.to_string(), name).is_some());
@@ -285,7 +285,7 @@ fn requests() -> Vec<Vec<u8>> {
         ]
         .join("\n"),
     );
-    requests.push(vec![r#"{"id":1,"method":"server.add_peer","params":[{"hosts":{}}]}"#; 2].join("\n"));
+    requests.push([r#"{"id":1,"method":"server.add_peer","params":[{"hosts":{}}]}"#; 2].join("\n"));
     let mut requests: Vec<Vec<u8>> = requests.into_iter().map(String::into_bytes).collect();
     requests.push(b"\xff\xfe{}".to_vec());
     requests.push(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc".to_vec());

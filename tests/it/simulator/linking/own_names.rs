@@ -32,7 +32,7 @@ impl OwnNames {
 
     /// Counts the names in the lists, once they had a day to spread.
     pub(super) fn sample(&mut self, simulation: &Simulation, minute: usize) {
-        if minute < 2 * 1440 || minute % SAMPLE_INTERVAL != 0 {
+        if minute < 2 * 1440 || !minute.is_multiple_of(SAMPLE_INTERVAL) {
             return;
         }
         self.samples += 1.0;
