@@ -101,6 +101,10 @@ impl PeerBook {
             return Err(IntakeError::CandidateTableFull);
         }
         self.budgets.charge(&source, &name.host, ctx.now)?;
+        if self.config.bans.bans_host(&name.host) {
+            // A client gets the response for an unknown name: both sides of a node share the bans.
+            return Ok(());
+        }
         if let Some(from) = from {
             self.peers.add_port_claim(&name.host, PortClaim { ports: name.ports, from: Some(from) });
         }
@@ -229,7 +233,7 @@ impl BookConfig {
         if !self.allow_private && !host.is_public() && !is_checked_later {
             return Err(IntakeError::NotPublic);
         }
-        if self.bans.bans_host(host) {
+        if self.bans.bans_host(host) && !matches!(source, Source::AddPeer(_)) {
             return Err(IntakeError::Banned);
         }
         match (host, source) {

@@ -60,7 +60,8 @@ impl PeerBook {
         let endpoint = (verified.transport, verified.port);
         let is_endpoint_known = entry.ports.iter().any(|known| known == endpoint);
         let software = entry.software.clone();
-        let delay = if !probe.announces_self && self.should_announce_to(host, ctx.now) {
+        let may_announce = self.announces_at_once() && !probe.announces_self;
+        let delay = if may_announce && self.should_announce_to(host, ctx.now) {
             // An own name proved reachable only after this probe had started.
             jittered(ANNOUNCE_SPACING, ctx.rng)
         } else if !is_endpoint_known && entry.ports != known_ports {

@@ -25,11 +25,16 @@ impl PeerBook {
     /// A known peer becomes the operator's, but is not probed sooner. So a restart costs the seeds nothing.
     pub fn add_seeds(&mut self, now: Time, rng: &mut impl Rng) -> Vec<Action> {
         let mut ctx = Context::new(now, rng);
+        // A book that knows working peers treats a new seed as one that is added at run time.
+        let is_first_start = self.peers.entries().all(|entry| entry.last_success.is_none());
         for name in self.usable_seeds() {
             if self.peers.contains(&name.host) {
                 self.adopt(&name, Source::Seed, &mut ctx);
-            } else {
+            } else if is_first_start {
                 self.add_seed(name, &mut ctx);
+            } else {
+                // A usable seed was checked already, and no budget applies to seeds.
+                let _ = self.add_for_operator(name, Source::Seed, &mut ctx);
             }
         }
         self.report_seeds(|_| true, &mut ctx);

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use super::context::Context;
 use super::probe_queue::jittered;
-use super::{PeerBook, PeerState};
+use super::{PeerBook, PeerState, Side};
 use crate::clock::Time;
 use crate::netgroup;
 use crate::peer::{Host, PeerListEntry};
@@ -31,6 +32,8 @@ pub struct VerifiedSelfEntry {
     pub listed: PeerListEntry,
     /// Time of the last success.
     pub reached: Time,
+    /// Time from which the name may be announced.
+    pub announced_from: Time,
 }
 
 /// Own names that Waypost reached, by host.
@@ -48,11 +51,9 @@ impl SelfEntries {
         self.0.values().filter(move |entry| now.since(entry.reached) <= max_age)
     }
 
-    /// Records a success, and returns whether the name was not reached within `max_age` before.
-    fn insert(&mut self, entry: VerifiedSelfEntry, max_age: Duration) -> bool {
-        let now = entry.reached;
-        let before = self.0.insert(entry.listed.name.host.clone(), entry);
-        before.is_none_or(|before| now.since(before.reached) > max_age)
+    /// Returns the name if it was reached within this time.
+    fn get_recent(&self, host: &Host, max_age: Duration, now: Time) -> Option<&VerifiedSelfEntry> {
+        self.0.get(host).filter(|entry| now.since(entry.reached) <= max_age)
     }
 }
 
@@ -61,12 +62,33 @@ impl PeerBook {
     pub(super) fn on_self_reachable(&mut self, listed: PeerListEntry, ctx: &mut Context<'_>) {
         let host = listed.name.host.clone();
         let listed = PeerListEntry { ip: listed.ip.map(netgroup::canonical), ..listed };
-        let entry = VerifiedSelfEntry { listed, reached: ctx.now };
-        let is_new = self.self_entries.insert(entry, self.config.max_advertised_age);
+        let known = self.self_entries.get_recent(&host, self.config.max_advertised_age, ctx.now);
+        let (is_new, known) = (known.is_none(), known.map(|known| known.announced_from));
+        let announced_from = known.unwrap_or_else(|| self.first_announcement(ctx));
+        let entry = VerifiedSelfEntry { listed, reached: ctx.now, announced_from };
+        self.self_entries.0.insert(host.clone(), entry);
         ctx.snapshot_changed();
-        if is_new && self.config.announce {
+        if is_new && self.config.announce && self.announces_at_once() {
             self.schedule_announcements(&host, ctx);
         }
+    }
+
+    /// Returns whether visits take place for the sake of an announcement.
+    ///
+    /// On the onion side announcements ride on the regular probes. Both names become reachable together, so a burst of
+    /// visits on both sides would link them.
+    pub(super) fn announces_at_once(&self) -> bool {
+        self.config.side != Side::Onion
+    }
+
+    /// Returns the time from which a name that has just become reachable is announced.
+    ///
+    /// The onion side waits for a random time, so that its first announcement does not follow that of the other side.
+    fn first_announcement(&self, ctx: &mut Context<'_>) -> Time {
+        if self.announces_at_once() {
+            return ctx.now;
+        }
+        ctx.now + self.config.recheck_interval.mul_f64(ctx.rng.random_range(0.0..1.0))
     }
 
     /// Removes an own name from the advertised peers.
@@ -83,7 +105,7 @@ impl PeerBook {
         let is_accepted = host.is_onion() || self.peers.route(host) == Route::Direct;
         let has_own_name = || {
             let mut own = self.self_entries.recent(self.config.max_advertised_age, now);
-            own.any(|own| own.listed.name.host.is_onion() == host.is_onion())
+            own.any(|own| own.listed.name.host.is_onion() == host.is_onion() && own.announced_from <= now)
         };
         self.config.announce
             && is_accepted

@@ -245,7 +245,8 @@ config_section! {
         /// Default: none.
         sasl_password: Secret,
         /// Whether to use a server's nick with `identity.host` as real name. Needs `persistent` and
-        /// `identity.host`. True is an error with `backend.electrum = "peers"`. Default: false.
+        /// `identity.host`. True is an error with `backend.electrum = "peers"`. On a node with an onion service it is
+        /// ignored for visits through Tor, unless `tor.only` or `identity.link_identities` is set. Default: false.
         advertise: bool,
     }
 }
@@ -253,7 +254,9 @@ config_section! {
 config_section! {
     /// Limits for clients. A source is an IPv4 /24, an IPv6 /48, or a circuit of the onion service.
     LimitsSection {
-        /// Sessions at once, of all listeners. From 1 to 1000000. Default: 10000.
+        /// Sessions at once, of all listeners. A node with an onion service has half of them for its clients and half
+        /// for clearnet clients. With `identity.link_identities`, each may use three quarters. From 1 to 1000000.
+        /// Default: 10000.
         max_sessions: usize,
         /// Sessions of one source at once. From 1 to 1000000. Default: 50.
         sessions_per_source: usize,

@@ -256,7 +256,13 @@ impl ClearnetMonitor {
     }
 
     /// Waits for `delay`, or until Tor appears or becomes ready.
+    ///
+    /// A name that was reached through Tor is not checked sooner. Otherwise an exit would see the check each time that
+    /// the onion service returns after an outage of Tor.
     async fn wait_for_trigger(&mut self, delay: Duration, was_ready: bool, had_tor: bool) {
+        if self.state.borrow().via == Some(Route::Tor) {
+            return sleep(delay).await;
+        }
         let ClearnetMonitor { health, dialer, .. } = self;
         let ready = async {
             while !health.borrow_and_update().state.is_ready() {

@@ -7,6 +7,7 @@ use rand::{Rng, SeedableRng};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use super::loaded_books::Separation;
 use super::task_set::TaskSet;
 use super::{DaemonError, platform};
 use crate::book::Ingress;
@@ -38,6 +39,17 @@ impl Listeners {
         self.0.iter().any(|(kind, _)| *kind == ListenKind::Onion)
     }
 
+    /// Returns the ingresses of these listeners and of the embedded onion service, if there is one.
+    pub(super) fn ingresses(&self, has_onion_service: bool, separation: Separation) -> Ingresses {
+        let from_onion = has_onion_service || self.has_onion();
+        let from_clearnet = self.0.iter().any(|(kind, _)| *kind != ListenKind::Onion);
+        match separation {
+            _ if !(from_onion && from_clearnet) => Ingresses::One,
+            Separation::Shared => Ingresses::Linked,
+            Separation::Separate => Ingresses::Separate,
+        }
+    }
+
     /// Returns the addresses of all listeners.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.0.iter().filter_map(|(_, listener)| listener.local_addr().ok()).collect()
@@ -57,14 +69,11 @@ impl Listeners {
         self,
         tasks: &mut TaskSet,
         context: SessionContext,
-        has_onion_service: bool,
+        ingresses: Ingresses,
         backend: &BackendConfig,
         rng: &mut StdRng,
     ) -> mpsc::Sender<IncomingConnection> {
         let (arrivals, admitted) = mpsc::channel(server::ACCEPT_QUEUE);
-        let from_onion = has_onion_service || self.0.iter().any(|(kind, _)| *kind == ListenKind::Onion);
-        let from_clearnet = self.0.iter().any(|(kind, _)| *kind != ListenKind::Onion);
-        let ingresses = if from_onion && from_clearnet { Ingresses::Both } else { Ingresses::One };
         let rng = StdRng::seed_from_u64(rng.next_u64());
         tasks.spawn("admission", server::run_admission(admitted, ingresses, context, rng));
         for (kind, listener) in self.0 {

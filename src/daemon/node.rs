@@ -164,7 +164,8 @@ impl Node {
             backend: self.backend.clone(),
             irc: irc.as_ref().map(watch::Sender::subscribe),
         };
-        let has_backend = self.backend.clearnet.is_some();
+        let max_line_bytes = self.backend.clearnet.as_ref().map_or(0, |_| self.config.backend.max_line_bytes);
+        let long_lines = || LongLinePool::new(max_line_bytes);
         let limits = watch::Sender::new(limits(&self.config));
         let context = SessionContext {
             local_identity: self.tor.identity.subscribe(),
@@ -177,7 +178,8 @@ impl Node {
             limits: limits.subscribe(),
             tls: self.sockets.tls.as_ref().map(|tls| tls.acceptor.clone()),
             backend: self.backend.clone(),
-            long_lines: LongLinePool::new(if has_backend { self.config.backend.max_line_bytes } else { 0 }),
+            long_lines: PerIngress { clearnet: long_lines(), onion: long_lines() },
+            book_requests: PerIngress::default(),
             counters,
         };
         let (config, inbox) = (self.config, self.inbox);
@@ -193,7 +195,8 @@ impl Node {
 
         let Sockets { listeners, page, control, control_path, tls, stop, sighup } = self.sockets;
         let has_onion_service = config.tor.settings.service.is_some();
-        let arrivals = listeners.spawn(&mut tasks, context, has_onion_service, &config.backend, &mut self.rng);
+        let ingresses = listeners.ingresses(has_onion_service, self.separation);
+        let arrivals = listeners.spawn(&mut tasks, context, ingresses, &config.backend, &mut self.rng);
         let certificate = tls.map(|tls| (tls.source, tls.credentials));
         let files = FileWatcher::new(ban_file, bans, certificate, inbox.clone());
         let reloader = Reloader { running: config.clone(), hooks: self.hooks, limits, files, inbox: inbox.clone() };

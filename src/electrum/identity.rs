@@ -171,3 +171,52 @@ impl Identity {
         ingress == Ingress::Onion && self.clearnet.is_some() && !self.link_identities
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::prober::{ProbeExpectations, Prober, ProberAction};
+    use super::*;
+
+    const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
+    const CLEARNET: &str = "node.example";
+
+    /// Returns the requests of a visit by a side, with its own name and that of the peer replaced.
+    fn visit(ingress: Ingress, own: &str, peer: &str, answers: &[&str]) -> Vec<String> {
+        let ports = Network::Bitcoin.default_ports();
+        let name = |host: &str| Some((host.parse().unwrap(), ports));
+        let identity = Identity { clearnet: name(CLEARNET), onion: name(ONION), ..Identity::default() };
+        let (mut prober, first) = Prober::new(ProbeExpectations {
+            host: Some(peer.parse().unwrap()),
+            genesis_hash: identity.network.genesis_hash(),
+            default_ports: ports,
+            announce: identity.announcement(ingress),
+            checkpoint_height: Some(900),
+        });
+        let mut requests = vec![first];
+        for (id, result) in answers.iter().enumerate() {
+            match prober.handle_line(&format!(r#"{{"id":{id},{result}}}"#)).unwrap() {
+                ProberAction::Send(request) => requests.push(request),
+                ProberAction::Wait => panic!("each line is a response"),
+                ProberAction::Done(_) => break,
+            }
+        }
+        let text = |request: Vec<u8>| String::from_utf8(request).unwrap().replace(own, "OWN").replace(peer, "PEER");
+        requests.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn visits_of_both_sides_differ_in_names_only() {
+        let (ok, height) = (r#""result":["S","1.6"]"#, r#""result":{"height":1000}"#);
+        let (list, done, refused) = (r#""result":[]"#, r#""result":true"#, r#""error":{"code":1}"#);
+        for answers in [
+            vec![ok, refused, list, done, height, done],
+            vec![ok, refused, refused, refused, refused],
+            vec![refused, r#""result":"S""#, refused, list, refused, height, refused],
+        ] {
+            let onion = visit(Ingress::Onion, ONION, "explorernuoc63nb.example", &answers);
+            let clearnet = visit(Ingress::Clearnet, CLEARNET, "peer.example", &answers);
+            assert_eq!(onion, clearnet);
+            assert!(onion.concat().contains("server.add_peer") && onion.concat().contains("OWN"), "{onion:?}");
+        }
+    }
+}

@@ -28,8 +28,24 @@ pub const ACCEPT_QUEUE: usize = 64;
 pub enum Ingresses {
     /// One, whose clients may use all sessions.
     One,
-    /// Clearnet and onion. The clients of each may use three quarters of the sessions.
-    Both,
+    /// Both, under linked names. The clients of each may use three quarters of the sessions.
+    Linked,
+    /// Both, under names that must not be linked. The clients of each have half of the sessions.
+    ///
+    /// What one side leaves free is of no use to the other. Otherwise an observer could fill one and measure the other.
+    Separate,
+}
+
+impl Ingresses {
+    /// Returns whether a session of an ingress is free, given the sessions open there and on the other.
+    fn capacity(self, open: usize, open_elsewhere: usize, max_sessions: usize) -> Capacity {
+        let is_free = match self {
+            Ingresses::One => open < max_sessions,
+            Ingresses::Linked => open < max_sessions - max_sessions / 4 && open + open_elsewhere < max_sessions,
+            Ingresses::Separate => open < (max_sessions / 2).max(1),
+        };
+        if is_free { Capacity::Free } else { Capacity::Exhausted }
+    }
 }
 
 /// Session of a client, as the table counts it.
@@ -103,18 +119,11 @@ impl SessionManager {
             counters.refused_banned.add(1);
             return;
         }
-        let max_sessions = self.limits.sessions;
-        let max_per_ingress = match self.ingresses {
-            Ingresses::One => max_sessions,
-            Ingresses::Both => max_sessions - max_sessions / 4,
+        let (table, other) = match connection.ingress {
+            Ingress::Clearnet => (&mut self.clearnet, &self.onion),
+            Ingress::Onion => (&mut self.onion, &self.clearnet),
         };
-        let open = self.clearnet.open_sessions + self.onion.open_sessions;
-        let table = match connection.ingress {
-            Ingress::Clearnet => &mut self.clearnet,
-            Ingress::Onion => &mut self.onion,
-        };
-        let is_full = open >= max_sessions || table.open_sessions >= max_per_ingress;
-        let capacity = if is_full { Capacity::Exhausted } else { Capacity::Free };
+        let capacity = self.ingresses.capacity(table.open_sessions, other.open_sessions, self.limits.sessions);
         let quota = match table.admit(connection.source, capacity, &self.limits) {
             Admission::Admit(quota) => quota,
             Admission::AdmitEvicting(quota, evicted) => {
@@ -189,5 +198,28 @@ impl OpenSessionGuard<'_> {
 impl Drop for OpenSessionGuard<'_> {
     fn drop(&mut self) {
         self.0.counters.open_sessions.decrement();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_of_separate_names_do_not_depend_on_each_other() {
+        for open in [0, 49, 50, 100] {
+            let capacity = |elsewhere| Ingresses::Separate.capacity(open, elsewhere, 100);
+            assert_eq!(capacity(0), capacity(50), "{open} sessions");
+            assert_eq!(capacity(0) == Capacity::Free, open < 50, "{open} sessions");
+        }
+        assert_eq!(Ingresses::Separate.capacity(0, 0, 1), Capacity::Free, "each name serves at least one client");
+    }
+
+    #[test]
+    fn sessions_of_linked_names_are_shared_up_to_three_quarters() {
+        assert_eq!(Ingresses::Linked.capacity(74, 25, 100), Capacity::Free);
+        assert_eq!(Ingresses::Linked.capacity(75, 0, 100), Capacity::Exhausted);
+        assert_eq!(Ingresses::Linked.capacity(50, 50, 100), Capacity::Exhausted);
+        assert_eq!(Ingresses::One.capacity(99, 0, 100), Capacity::Free);
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 pub struct Limits {
     /// Open sessions on all listeners. Default: 10,000.
     ///
-    /// If clients come on both ingresses, each gets at most three quarters.
+    /// If clients come on both ingresses, each gets a fixed half, or at most three quarters if the names are linked.
     pub sessions: usize,
     /// Open sessions of one source. Default: 50.
     pub sessions_per_source: usize,

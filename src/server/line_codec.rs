@@ -8,12 +8,12 @@ use tokio_util::codec::{Decoder, LinesCodec, LinesCodecError};
 
 use crate::jsonrpc::MAX_REQUEST_BYTES;
 
-/// Memory of all long lines together, in bytes.
+/// Memory of all long lines of one ingress, in bytes.
 const POOL_BYTES: usize = 64 * 1024 * 1024;
 
-/// Pool of permits for long lines, shared by all clients.
+/// Pool of permits for long lines, shared by the clients of an ingress.
 ///
-/// Requests for the backend may contain whole transactions. Requests for Waypost are short.
+/// A pool of both ingresses would show the load of one on the other. Requests for the backend may contain whole transactions. Requests for Waypost are short.
 #[derive(Debug, Clone)]
 pub struct LongLinePool {
     max_line_bytes: usize,

@@ -3,6 +3,7 @@
 mod accept;
 mod admission;
 mod batch;
+mod book_requests;
 mod client_stream;
 mod connection;
 mod limits;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 
 pub use accept::accept;
 pub use admission::{ACCEPT_QUEUE, Ingresses, run_admission};
+pub use book_requests::BookRequestPool;
 pub use connection::{ClientSource, ConnectionKind, IncomingConnection};
 pub use limits::Limits;
 pub use line_codec::LongLinePool;
@@ -51,7 +53,9 @@ pub struct SessionContext {
     /// Upstream that requests are forwarded to. `None` for discovery only.
     pub backend: PerIngress<Option<Arc<Backend>>>,
     /// Permits for long lines.
-    pub long_lines: LongLinePool,
+    pub long_lines: PerIngress<LongLinePool>,
+    /// Permits for requests that wait for the book.
+    pub book_requests: PerIngress<BookRequestPool>,
     /// Counters of client activity.
     pub counters: Arc<Counters>,
 }

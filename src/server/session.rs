@@ -9,7 +9,6 @@ use std::time::Duration;
 use futures_util::poll;
 use rand::rngs::StdRng;
 use smallvec::SmallVec;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::SessionContext;
@@ -20,7 +19,6 @@ use super::limits::{Limits, RateMeter, SourceQuota};
 use super::upstream::{Outlook, Upstream, UpstreamEvent, has_forwarded_calls};
 use crate::backend::{Backend, UpstreamConnection};
 use crate::book::Ingress;
-use crate::book_handle::BookMessage;
 use crate::client_counters::Counter;
 use crate::clock;
 use crate::dial::Stream;
@@ -45,7 +43,7 @@ pub(super) async fn run(
     let backend = shared.backend[ingress].as_ref().filter(|_| kind.backend_access);
     let responder = Responder::new(Arc::clone(&shared.local_identity.borrow()), ingress, backend.is_some());
     let limits = Arc::clone(&shared.limits.borrow());
-    let Ok(Some(stream)) = timeout(limits.handshake, handshake(stream, kind, shared)).await else {
+    let Ok(Some(stream)) = timeout(limits.handshake, handshake(stream, ingress, kind, shared)).await else {
         shared.counters.failed_handshakes.add(1);
         return;
     };
@@ -72,7 +70,12 @@ pub(super) async fn run(
 }
 
 /// Performs the TLS and WebSocket handshakes. Returns `None` if one fails.
-async fn handshake(stream: Box<dyn Stream>, kind: ConnectionKind, shared: &SessionContext) -> Option<ClientStream> {
+async fn handshake(
+    stream: Box<dyn Stream>,
+    ingress: Ingress,
+    kind: ConnectionKind,
+    shared: &SessionContext,
+) -> Option<ClientStream> {
     let stream = match &shared.tls {
         Some(tls) if kind.tls => tls.accept(stream).await.ok()?,
         _ if kind.tls => return None,
@@ -81,7 +84,7 @@ async fn handshake(stream: Box<dyn Stream>, kind: ConnectionKind, shared: &Sessi
     if kind.websocket {
         ClientStream::websocket(stream).await.ok()
     } else {
-        Some(ClientStream::lines(stream, &shared.long_lines))
+        Some(ClientStream::lines(stream, &shared.long_lines[ingress]))
     }
 }
 
@@ -412,18 +415,8 @@ impl ClientSession<'_> {
 
     /// Submits an `add_peer` to the book, and returns its reply.
     async fn submit_add_peer(&mut self, pending: PendingAddPeer) -> Option<SharedBuf> {
-        let (reply, accepted) = oneshot::channel();
-        let features = pending.features.clone();
-        // With a full queue, submissions of untrusted sources are refused first.
-        let accepted = match self.shared.inbox.try_send(BookMessage::AddPeer {
-            ingress: self.ingress,
-            features,
-            from: self.from,
-            reply,
-        }) {
-            Ok(()) => accepted.await.unwrap_or(false),
-            Err(_) => false,
-        };
+        let pool = &self.shared.book_requests[self.ingress];
+        let accepted = pool.add_peer(&self.shared.inbox, self.ingress, pending.features.clone(), self.from).await;
         let outcome = if accepted { CallOutcome::Ok } else { CallOutcome::Refused };
         self.shared.counters.calls.count(self.ingress, Method::AddPeer, outcome);
         pending.answer(accepted)

@@ -28,7 +28,7 @@ fn real_servers_verify_and_list_waypost() {
         "{}[listen]\ntcp = [\"5.9.0.9:50001\"]\ntls = [\"5.9.0.9:50002\"]\nonion_tcp = [\"127.0.0.1:50011\"]\nonion_port = 50001\n\
          [identity]\nhost = \"{OWN_NAME}\"\ntcp_port = 50001\nssl_port = 50002\nonion_host = \"{own}\"\n\
          [backend]\nelectrum = \"tcp://{EX1}\"\n\
-         [discovery]\nseeds = [\"ex2.example.com s51002 t51001\"]\n",
+         [discovery]\nrecheck_interval = \"20s\"\ninitial_retry = \"10s\"\nseeds = [\"ex2.example.com s51002 t51001\"]\n",
         lab.external_tor(),
     );
     let config = dir.configure(&sections);

@@ -43,3 +43,4 @@ mod support;
 mod tor;
 mod tor_ports;
 mod two_sides;
+mod wording;

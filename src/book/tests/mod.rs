@@ -1,4 +1,5 @@
 mod addresses;
+mod announcements;
 mod clock;
 mod ports;
 mod seeds;

@@ -45,6 +45,23 @@ fn new_seed_is_added_at_start() {
 }
 
 #[test]
+fn seed_added_by_a_restart_is_used_days_later_on_the_onion_side() {
+    for side in [Side::Clearnet, Side::Onion] {
+        let mut harness = BookHarness::new(&["a.example s50002"]);
+        harness.book.config.side = side;
+        harness.resolve("a.example", &["5.9.0.1"]);
+        harness.finish("a.example", success("[]", None));
+        restart(&mut harness, &["a.example s50002", "b.example s50002"]);
+        let delay = harness.entry("b.example").unwrap().next_probe_at.since(harness.now);
+        assert_eq!(delay >= Duration::from_hours(24), side == Side::Onion, "{side:?}: {delay:?}");
+        let mut first = BookHarness::new(&[]);
+        first.book.config.side = side;
+        restart(&mut first, &["a.example s50002"]);
+        assert!(first.entry("a.example").unwrap().next_probe_at <= first.now, "the first start needs peers at once");
+    }
+}
+
+#[test]
 fn forgotten_seed_returns_at_the_next_start() {
     let mut harness = BookHarness::new(&["a.example t50001"]);
     harness.book.forget(&"a.example".parse().unwrap());

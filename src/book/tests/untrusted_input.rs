@@ -1,6 +1,7 @@
 //! Names from untrusted sources, and banned hosts.
 
 use super::*;
+use crate::peer::Features;
 
 #[test]
 fn add_peer_requests_obey_the_rules() {
@@ -112,6 +113,29 @@ fn banned_peers_are_dropped_and_rejected() {
     harness.handle(Event::BansReplaced(Arc::default()));
     let name = RealName::parse("d.spy.example t50001", Network::Bitcoin.default_ports()).unwrap();
     assert!(harness.book.add(name, harness.now, &mut harness.rng).is_ok());
+}
+
+#[test]
+fn add_peer_does_not_reveal_the_ban_of_a_host() {
+    let responses = |bans: &str| {
+        let mut harness = BookHarness::new(&[]);
+        harness.handle(Event::BansReplaced(Arc::new(Bans::parse(bans).unwrap())));
+        let features = |host: &str| {
+            let json = format!(r#"{{"hosts":{{"{host}":{{"ssl_port":50002}}}}}}"#);
+            serde_json::from_str::<Features>(&json).unwrap()
+        };
+        let hosts = ["a.spy.example", "a.spy.example", "b.spy.example", ONION, "10.0.0.1", "c.spy.example", ONION];
+        let accepted = hosts.map(|host| {
+            let added = harness.book.add_peer(&features(host), None, harness.now, &mut harness.rng);
+            added.map(|_| ())
+        });
+        (accepted, harness.book.entries().count())
+    };
+    let (banned, banned_entries) = responses(&format!("*.spy.example\n{ONION}\n"));
+    let (unknown, entries) = responses("");
+    assert_eq!(banned, unknown, "also the budgets are the same");
+    assert_eq!((banned_entries, entries), (0, 4));
+    assert!(banned.contains(&Err(IntakeError::OnionBudget)) && banned.contains(&Ok(())), "{banned:?}");
 }
 
 #[test]

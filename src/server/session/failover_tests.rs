@@ -10,6 +10,7 @@ use super::tests::{TestClient, WITH_BACKEND, connect_with_backend};
 use super::*;
 use crate::backend::PeerPool;
 use crate::book::{Event as BookEvent, Side, Snapshot, UpstreamCandidate};
+use crate::book_handle::BookMessage;
 use crate::connect::ProbeTarget;
 use crate::dial::{Dialer, Direct, Isolation, Tls};
 use crate::peer::{Port, Transport, Version};

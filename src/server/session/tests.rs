@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use super::*;
 use crate::backend::{Backend, Server, UpstreamAddr};
 use crate::book::{Ingress, PerIngress, Snapshot};
+use crate::book_handle::BookMessage;
 use crate::client_counters::Counters;
 use crate::dial::Tls;
 use crate::electrum::identity::{self, Identity, LocalIdentity};
@@ -54,7 +55,8 @@ pub(super) fn connect_with_backend(
         inbox: sender,
         limits: watch::channel(Arc::new(limits)).1,
         tls: None,
-        long_lines: LongLinePool::new(if backend.is_some() { 5_000_000 } else { 0 }),
+        long_lines: PerIngress::both(LongLinePool::new(if backend.is_some() { 5_000_000 } else { 0 })),
+        book_requests: PerIngress::default(),
         backend: PerIngress::both(backend),
         counters: Arc::clone(&counters),
     };

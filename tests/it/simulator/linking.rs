@@ -2,6 +2,9 @@
 //!
 //! The observer polls both sides of the nodes once a minute, runs peers of both kinds, and introduces names at will. Each trick yields a score for every pair of sides. The best pair of each onion side is its guess.
 
+mod growth;
+mod own_names;
+
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
@@ -55,8 +58,10 @@ struct Server {
 struct SideState {
     book: PeerBook,
     publication: Publication,
-    /// Hosts of the list that clients see.
-    list: BTreeSet<Host>,
+    /// Hosts of the list that clients of each ingress see.
+    lists: BTreeMap<Ingress, BTreeSet<Host>>,
+    /// Time of the third verified peer.
+    third_verified: Option<Time>,
     /// Number of list changes in each interval.
     changes: Vec<f64>,
 }
@@ -67,6 +72,8 @@ struct Node {
     outages: Vec<(Time, Time)>,
     is_tor_up: bool,
     names: [Host; 2],
+    /// Time from which both names are reachable.
+    reachable_from: Time,
 }
 
 enum Pending {
@@ -88,6 +95,8 @@ struct Simulation {
     /// Names that the observer's servers answer wrongly.
     wrong: BTreeSet<Host>,
     canaries: usize,
+    /// First announcement of each side to a server of the observer's.
+    announced: BTreeMap<SideId, Time>,
     scores: Scores,
 }
 
@@ -142,12 +151,20 @@ fn observer_cannot_link_the_sides_of_a_node() {
 /// Runs the days, and returns the success rate of each trick.
 fn observe(extent: Extent, has_two_books: bool, seed: u64) -> BTreeMap<&'static str, f64> {
     let mut simulation = Simulation::new(extent, has_two_books, seed);
+    let mut own_names = own_names::OwnNames::new(extent.nodes);
+    let mut growth = growth::Growth::default();
     for minute in 0..extent.minutes() {
         simulation.advance(START + MINUTE * u32::try_from(minute + 1).unwrap(), minute);
+        simulation.report_own_names(minute);
         simulation.play_tricks(minute);
+        own_names.sample(&simulation, minute);
+        growth.sample(&simulation, minute);
     }
     simulation.score_sightings();
     simulation.score_changes();
+    simulation.score_announcements();
+    own_names.score(&mut simulation.scores);
+    growth.print(&simulation, if has_two_books { "two books" } else { "one book" });
     let Simulation { scores, mut rng, .. } = simulation;
     let mut all = vec![vec![0.0; extent.nodes]; extent.nodes];
     let mut rates = BTreeMap::new();
@@ -196,6 +213,7 @@ impl Simulation {
             sightings: BTreeMap::new(),
             wrong: BTreeSet::new(),
             canaries: 0,
+            announced: BTreeMap::new(),
             scores: Scores { nodes: extent.nodes, matrices: BTreeMap::new() },
         };
         for node in 0..extent.nodes {
@@ -249,7 +267,11 @@ impl Simulation {
     }
 
     fn handle(&mut self, node: usize, side: usize, event: Event) {
-        let actions = self.nodes[node].sides[side].1.book.handle(event, self.now, &mut self.rng);
+        let state = &mut self.nodes[node].sides[side].1;
+        let actions = state.book.handle(event, self.now, &mut self.rng);
+        if state.third_verified.is_none() && state.book.counts(self.now).verified >= 3 {
+            state.third_verified = Some(self.now);
+        }
         self.execute(node, side, actions);
     }
 
@@ -263,6 +285,7 @@ impl Simulation {
                 }
                 Action::Probe(target) => {
                     self.observe_dial(node, side, &target.host, target.via);
+                    self.observe_announcement(node, &target);
                     let delay = self.rng.random_range(0.3..if target.via == Route::Tor { 12.0 } else { 2.0 });
                     self.schedule(node, side, Duration::from_secs_f64(delay), Pending::Probed(Box::new(target)));
                 }
@@ -300,6 +323,8 @@ impl Simulation {
             if server.is_observers {
                 lists = vec![self.canary(), self.canary()];
             }
+        } else if let Some(list) = self.list_of_own_name(&target.host) {
+            lists.extend(list?);
         } else if !is_canary {
             return Err(ProbeError::Timeout);
         }
@@ -341,19 +366,21 @@ impl Simulation {
             return;
         }
         let snapshot = state.book.snapshot(self.now, &mut self.rng);
-        let first = ingresses[0];
-        let json = snapshot.peers(first, self.now, &mut self.rng).to_vec();
-        let ports = Ports::new(None, Port::new(50002)).unwrap();
-        let list = PeerList::parse(std::str::from_utf8(&json).unwrap(), ports).unwrap();
-        let hosts: BTreeSet<Host> = list.0.into_iter().map(|entry| entry.name.host).collect();
-        if hash(&hosts) != hash(&state.list) {
-            state.changes[minute / BIN] += 1.0;
-            for host in hosts.difference(&state.list) {
+        for ingress in &*ingresses {
+            let json = snapshot.peers(*ingress, self.now, &mut self.rng).to_vec();
+            let ports = Ports::new(None, Port::new(50002)).unwrap();
+            let list = PeerList::parse(std::str::from_utf8(&json).unwrap(), ports).unwrap();
+            let hosts: BTreeSet<Host> = list.0.into_iter().map(|entry| entry.name.host).collect();
+            let known = state.lists.entry(*ingress).or_default();
+            if *ingress == ingresses[0] && hosts != *known {
+                state.changes[minute / BIN] += 1.0;
+            }
+            for host in hosts.difference(known) {
                 if let Some(sides) = self.sightings.get_mut(host) {
-                    sides.extend(ingresses.iter().map(|ingress| (node, *ingress)));
+                    sides.insert((node, *ingress));
                 }
             }
-            state.list = hosts;
+            *known = hosts;
         }
     }
 
@@ -443,10 +470,9 @@ impl Simulation {
         for onion in 0..self.extent.nodes {
             for clearnet in 0..self.extent.nodes {
                 let series = |node: usize, ingress: Ingress| {
-                    let sides = &self.nodes[node].sides;
-                    let side = sides.iter().find(|(ingresses, _)| ingresses.contains(&ingress)).unwrap();
+                    let side = self.nodes[node].side(ingress);
                     // The first day of a node is like that of any other.
-                    side.1.changes[1440 / BIN..].to_vec()
+                    side.changes[1440 / BIN..].to_vec()
                 };
                 let score = correlation(&series(onion, Ingress::Onion), &series(clearnet, Ingress::Clearnet));
                 self.scores.add("times of changes", onion, clearnet, score);
@@ -460,11 +486,13 @@ impl Node {
         let clearnet: Host = format!("n{number}.node{number}.example").parse().unwrap();
         let names = [clearnet, onion(u8::try_from(number).unwrap(), 2)];
         let side = |side: Side, routing: RoutingPolicy, local_hosts: Vec<Host>| {
-            let config = BookConfig { side, routing, local_hosts, seeds: seeds.to_vec(), ..BookConfig::default() };
+            let seeds = seeds.to_vec();
+            let config = BookConfig { side, routing, local_hosts, seeds, announce: true, ..BookConfig::default() };
             SideState {
                 book: PeerBook::new(config, Vec::new(), PerRoute::default(), START),
                 publication: Publication::new(side, START),
-                list: BTreeSet::new(),
+                lists: BTreeMap::new(),
+                third_verified: None,
                 changes: vec![0.0; extent.minutes().div_ceil(BIN)],
             }
         };
@@ -478,7 +506,13 @@ impl Node {
             vec![(Ingress::ALL.to_vec(), side(Side::Both, RoutingPolicy::Split, names.to_vec()))]
         };
         let outages = outages(rng, extent, Duration::from_hours(48), Duration::from_mins(15));
-        Node { sides, outages, is_tor_up: true, names }
+        let reachable_from = START + Duration::from_hours(24).mul_f64(rng.random_range(0.0..1.0));
+        Node { sides, outages, is_tor_up: true, names, reachable_from }
+    }
+
+    /// Returns the state that clients of an ingress see.
+    fn side(&self, ingress: Ingress) -> &SideState {
+        &self.sides.iter().find(|(ingresses, _)| ingresses.contains(&ingress)).unwrap().1
     }
 
     fn knows(&self, host: &Host) -> bool {

@@ -4,6 +4,7 @@
 
 mod client;
 mod daemon;
+mod fake_tor;
 mod lab;
 mod test_dir;
 
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::{TestClient, call, connect_from, fetch, fetch_as, hosts, http, own_entry, try_call};
 pub(crate) use daemon::{Daemon, binary, waypost};
+pub(crate) use fake_tor::start_fake_tor;
 pub(crate) use lab::{
     IN_NAMESPACE, Lab, LeakCapture, benchmark_in_namespace, call_onion, in_namespace, lab_python, lab_script, lab_venv,
     start_electrumx, test_path,
