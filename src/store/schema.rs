@@ -1,6 +1,6 @@
 //! Schema of the store and its migrations.
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableError, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
 use super::chain::{self, ChainName};
 use super::tables::{LABELS, META, ONION_PEERS, PEERS, REACH};
@@ -15,7 +15,11 @@ const VERSION: &str = "schema";
 ///
 /// Version 0 is an empty file. A released migration never changes; a new record format adds
 /// another.
-const MIGRATIONS: &[Migration] = &[create_tables, add_announcements, add_uptimes, add_labels, add_onion_side];
+const MIGRATIONS: &[Migration] =
+    &[create_tables, add_announcements, add_uptimes, add_labels, add_onion_side, add_reached];
+
+/// Version that has the table of the onion side.
+const ONION_SIDE: usize = 5;
 
 type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
 
@@ -67,7 +71,7 @@ pub(crate) struct Migrated(&'static [Migration]);
 impl Migrated {
     /// Returns whether a store with peers got the table of the onion side. A new store runs all migrations.
     pub(crate) fn adds_onion_table(&self) -> bool {
-        !self.0.is_empty() && self.0.len() < MIGRATIONS.len()
+        (1..ONION_SIDE).contains(&(MIGRATIONS.len() - self.0.len()))
     }
 }
 
@@ -126,12 +130,12 @@ fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
 
 /// Appends the time of the last announcement to each record: `None`, one zero byte in postcard.
 fn add_announcements(transaction: &WriteTransaction) -> Result<(), redb::Error> {
-    append_bytes(transaction, &[0])
+    append_bytes(transaction, PEERS, &[0])
 }
 
 /// Appends the uptime to each record: no time, and four windows of two zeros.
 fn add_uptimes(transaction: &WriteTransaction) -> Result<(), redb::Error> {
-    append_bytes(transaction, &[0; 9])
+    append_bytes(transaction, PEERS, &[0; 9])
 }
 
 /// Creates the table of labels, which names the chain.
@@ -146,8 +150,18 @@ fn add_onion_side(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     Ok(())
 }
 
-fn append_bytes(transaction: &WriteTransaction, suffix: &[u8]) -> Result<(), redb::Error> {
-    let mut peers = transaction.open_table(PEERS)?;
+/// Appends the reached endpoints to each record: `None` for each transport.
+fn add_reached(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    append_bytes(transaction, PEERS, &[0; 2])?;
+    append_bytes(transaction, ONION_PEERS, &[0; 2])
+}
+
+fn append_bytes(
+    transaction: &WriteTransaction,
+    table: TableDefinition<&str, &[u8]>,
+    suffix: &[u8],
+) -> Result<(), redb::Error> {
+    let mut peers = transaction.open_table(table)?;
     let mut extended = Vec::new();
     for record in peers.iter()? {
         let (host, entry) = record?;

@@ -1,5 +1,8 @@
 mod addresses;
+mod attacks;
 mod clock;
+mod endpoints;
+mod outages;
 mod ports;
 mod seeds;
 mod tor;
@@ -140,7 +143,8 @@ fn report_of_a_peer_about_itself_replaces_other_sources() {
     harness.finish("a.example", success("[]", Some(features)));
     let entry = harness.entry("a.example").unwrap();
     assert!(entry.self_reported);
-    assert_eq!(entry.listed().name.to_string(), "a.example v1.6 s50002 t50001");
+    assert_eq!(entry.listed().name.to_string(), "a.example v1.6 t50001", "s50002 was not reached");
+    assert_eq!(entry.ports.tls().unwrap().get(), 50002);
 }
 
 #[test]
@@ -252,8 +256,8 @@ fn replaced_seeds_are_added_and_reused() {
 
 #[test]
 fn entry_size_is_limited() {
-    // Memory for 10,000 entries is 4 MB.
-    assert!(size_of::<Entry>() <= 400, "{}", size_of::<Entry>());
+    // Memory for 10,000 entries is 4.3 MB.
+    assert!(size_of::<Entry>() <= 432, "{}", size_of::<Entry>());
 }
 
 fn add_peer(harness: &mut BookHarness, json: &str, from: Option<&str>) -> Result<(), IntakeError> {
@@ -326,10 +330,14 @@ fn peer_with_wrong_reported_ports_is_still_reached() {
     harness.resolve("a.example", &["5.9.0.1"]);
     harness.finish("a.example", success("[]", features));
     for wait in [Duration::from_mins(10), Duration::from_hours(24)] {
-        // The reported endpoint is dialled soon, once; the endpoint that answered is kept.
+        // The reported endpoint is dialled first soon, once; the endpoint that answered is kept.
         harness.wait(wait);
         harness.resolve("a.example", &["5.9.0.1"]);
-        let endpoints: Vec<u16> = harness.target().unwrap().endpoints.iter().map(|endpoint| endpoint.1.get()).collect();
+        let mut endpoints: Vec<u16> =
+            harness.target().unwrap().endpoints.iter().map(|endpoint| endpoint.1.get()).collect();
+        if wait > Duration::from_hours(1) {
+            endpoints.sort_unstable_by_key(|port| *port > 7000);
+        }
         assert_eq!(endpoints, [7000, 50001]);
         harness.finish("a.example", success("[]", features));
         harness.wait(Duration::from_hours(1));
