@@ -44,6 +44,8 @@ pub struct ProbeTarget {
     pub trusted_endpoint_count: usize,
     /// Whether to announce the local node to the peer if its list lacks it.
     pub announce: bool,
+    /// Whether features must list the host. False for the operator's peers.
+    pub must_list_host: bool,
     /// Block height of the header to compare. `None` if no height is known.
     pub checkpoint_height: Option<u32>,
 }
@@ -65,6 +67,7 @@ impl ProbeTarget {
             addresses,
             endpoints,
             announce: false,
+            must_list_host: true,
             checkpoint_height: None,
         }
     }

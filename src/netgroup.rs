@@ -39,6 +39,13 @@ impl Netgroup {
         self.0.prefix_len()
     }
 
+    /// Returns the range of one provider or customer: an IPv4 /16 or an IPv6 /32.
+    ///
+    /// A /32 is the smallest IPv6 allocation to a provider (RIPE-738, section 5.1).
+    pub fn allocation(ip: IpAddr) -> Netgroup {
+        Netgroup::truncated(ip, 16, 32)
+    }
+
     fn truncated(ip: IpAddr, v4_bits: u8, v6_bits: u8) -> Netgroup {
         let (ip, bits) = match canonical(ip) {
             ip @ IpAddr::V4(_) => (ip, v4_bits),
@@ -70,6 +77,11 @@ pub fn canonical(ip: IpAddr) -> IpAddr {
         }
         ip => ip,
     }
+}
+
+/// Returns whether two addresses are the same, in any form.
+pub fn is_same(one: IpAddr, other: IpAddr) -> bool {
+    canonical(one) == canonical(other)
 }
 
 /// Returns whether an address is reachable from the whole internet.
@@ -190,5 +202,6 @@ mod tests {
         assert!(nested("2a01:4f8:1:ff01::1").ends_with(" 2a01:4f8:1:ff00::/56 2a01:4f8:1::/48 2a01:4f8::/32"));
         assert_ne!(Netgroup::rate_limit_subnet(ip("5.9.1.1")), Netgroup::rate_limit_subnet(ip("5.9.2.1")));
         assert_eq!(Netgroup::rate_limit_subnet(ip("2a01:4f8:1::1")).to_string(), "2a01:4f8:1::/48");
+        assert_eq!(Netgroup::allocation(ip("2a01:4f8:1::1")).to_string(), "2a01:4f8::/32");
     }
 }

@@ -218,6 +218,7 @@ mod tests {
             endpoints,
             trusted_endpoint_count: trusted,
             announce: false,
+            must_list_host: true,
             checkpoint_height: None,
         };
         let network = Network::Regtest;
@@ -238,10 +239,12 @@ mod tests {
         verify(&[(Transport::Tcp, server(script).await)]).await
     }
 
+    const FEATURES: &str = r#"{"hosts":{"a.example":{}}}"#;
+
     /// Answers like a current server.
     async fn honest_server(mut stream: TcpStream) -> std::io::Result<()> {
         let mut buffer = [0; 1024];
-        for (id, result) in ["[\"x\",\"1.4\"]", "{}", "[]", "{\"height\":1}"].iter().enumerate() {
+        for (id, result) in ["[\"x\",\"1.4\"]", FEATURES, "[]", "{\"height\":1}"].iter().enumerate() {
             let _ = stream.read(&mut buffer).await?;
             stream.write_all(format!("{{\"id\":{id},\"result\":{result}}}\n").as_bytes()).await?;
         }
@@ -340,22 +343,23 @@ mod tests {
             let entry = |n: usize| format!(r#"["5.9.0.1","h{n}.example",["v1.4","s50002"]]"#);
             format!("[{}]", (0..count).map(entry).collect::<Vec<_>>().join(","))
         };
-        let verified = script(&[VERSION, "{}", &many(8000), "{}"]).await.unwrap();
+        let verified = script(&[VERSION, FEATURES, &many(8000), "{}"]).await.unwrap();
         assert_eq!(verified.report.peer_list.0.len(), crate::peer::MAX_PEER_LIST_ENTRIES);
-        assert_eq!(fault(&[VERSION, "{}", &many(12_000)]).await, Fault::ResponseTooLong);
+        assert_eq!(fault(&[VERSION, FEATURES, &many(12_000)]).await, Fault::ResponseTooLong);
         // Short to send, deep or wide to parse.
         let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
         assert_eq!(fault(&[&deep]).await, Fault::Malformed);
         assert_eq!(fault(&[VERSION, &deep]).await, Fault::Malformed);
-        assert!(script(&[VERSION, "{}", &format!("[{deep}]"), "{}"]).await.unwrap().report.peer_list.0.is_empty());
+        assert!(script(&[VERSION, FEATURES, &format!("[{deep}]"), "{}"]).await.unwrap().report.peer_list.0.is_empty());
         let wide = format!("{{\"hosts\":{{{}}}}}", vec![r#""a":{}"#; 60_000].join(","));
         assert_eq!(fault(&[VERSION, &wide]).await, Fault::HostMismatch);
         // Wrong types.
         for wrong in ["7", "\"x\"", "[[]]", "true"] {
             assert_eq!(fault(&[VERSION, wrong]).await, Fault::Malformed, "{wrong}");
         }
-        assert_eq!(fault(&[VERSION, "{}", "{}"]).await, Fault::Malformed);
-        // A peer can't vouch for another host.
+        assert_eq!(fault(&[VERSION, FEATURES, "{}"]).await, Fault::Malformed);
+        // A peer can't vouch for another host, and must list its own.
+        assert_eq!(fault(&[VERSION, "{}"]).await, Fault::HostMismatch);
         assert_eq!(fault(&[VERSION, r#"{"hosts":{"victim.example":{"tcp_port":50001}}}"#]).await, Fault::HostMismatch);
     }
 

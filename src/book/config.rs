@@ -43,7 +43,7 @@ pub struct BookConfig {
     pub max_probes: usize,
     /// Maximum number of concurrent probes through Tor; 8 by default.
     pub max_tor_probes: usize,
-    /// Maximum number of never-verified peers; further ones are rejected. 5000 by default.
+    /// Maximum number of never-verified peers; a further one displaces one of the largest group. 5000 by default.
     pub max_candidates: usize,
     /// Ban list of the operator.
     pub bans: Arc<Bans>,

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 
 use rand::Rng;
 
+use super::reached_endpoints::ReachedEndpoints;
 use super::source::PortOrigin;
+use crate::clock::Time;
 use crate::connect::ProbeError;
 use crate::netgroup;
 use crate::peer::{Host, Port, Ports, Transport, is_blocked_port};
@@ -35,10 +37,13 @@ pub(super) fn validate_addresses(mut addresses: Vec<IpAddr>, allow_private: bool
 
 /// Returns a peer's endpoints in dial order.
 ///
-/// Known endpoints come first, with TLS before TCP in nine of ten cases. Unverified reports follow.
+/// Known endpoints come first: those reached before the others, with TLS before TCP in nine of ten cases. An endpoint
+/// whose check is due precedes them. Unverified reports follow.
 pub(super) fn ordered_endpoints(
     known: Option<Ports>,
+    reached: &ReachedEndpoints,
     claimed: &[Ports],
+    now: Time,
     rng: &mut (impl Rng + ?Sized),
 ) -> Vec<(Transport, Port)> {
     let tls_first = rand::RngExt::random_ratio(rng, 9, 10);
@@ -46,6 +51,12 @@ pub(super) fn ordered_endpoints(
     if !tls_first {
         endpoints.reverse();
     }
+    for endpoint in reached.ports().iter().flat_map(Ports::iter) {
+        if !endpoints.contains(&endpoint) {
+            endpoints.push(endpoint);
+        }
+    }
+    reached.sort(&mut endpoints, now, rng);
     for endpoint in claimed.iter().flat_map(|ports| ports.iter()) {
         if !endpoints.contains(&endpoint) {
             endpoints.push(endpoint);
@@ -108,10 +119,13 @@ mod tests {
     fn tls_endpoint_is_first_in_nine_of_ten_orders() {
         let mut rng = StdRng::seed_from_u64(7);
         let ports = Network::Bitcoin.default_ports();
-        let tls_first =
-            (0..10_000).filter(|_| ordered_endpoints(Some(ports), &[], &mut rng)[0].0 == Transport::Tls).count();
+        let reached = ReachedEndpoints::default();
+        let ordered = |claimed: &[Ports], rng: &mut StdRng| {
+            ordered_endpoints(Some(ports), &reached, claimed, Time::from_secs(1_000_000), rng)
+        };
+        let tls_first = (0..10_000).filter(|_| ordered(&[], &mut rng)[0].0 == Transport::Tls).count();
         assert!((8_800..9_200).contains(&tls_first), "{tls_first}");
         let claimed = [ports, Network::Regtest.default_ports()];
-        assert_eq!(ordered_endpoints(Some(ports), &claimed, &mut rng).len(), 4);
+        assert_eq!(ordered(&claimed, &mut rng).len(), 4);
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::dial_policy;
+use super::reached_endpoints::ReachedEndpoints;
 use super::source::Source;
 use super::uptime::Uptime;
 use crate::clock::Time;
@@ -31,7 +32,7 @@ pub struct Entry {
     pub host: Host,
     /// Address at the last success; `None` through Tor, and before the first success of a name.
     pub ip: Option<IpAddr>,
-    /// Ports on which the peer was reached or reported itself; otherwise those of the source.
+    /// Ports that the peer claims; otherwise the one that answered, or those of the source.
     pub ports: Ports,
     /// Software from the last `server.version`; `None` before the first success.
     pub software: Option<String>,
@@ -71,6 +72,8 @@ pub struct Entry {
     pub last_announced_at: Option<Time>,
     /// Share of time in which the peer answered.
     pub uptime: Uptime,
+    /// Endpoints at which the peer was verified. Empty for a candidate, and for a peer of an older store.
+    pub reached: ReachedEndpoints,
     /// Time at which the peer became long-standing; `None` for newcomers.
     pub long_standing_since: Option<Time>,
     /// Batch of the TLS certificate at the last success with TLS; `None` if there was none.
@@ -145,6 +148,7 @@ impl Entry {
             path_uptime_at_success,
             last_announced_at: None,
             uptime: Uptime::default(),
+            reached: ReachedEndpoints::default(),
             long_standing_since: None,
             certificate_batch: None,
         }
@@ -172,6 +176,7 @@ impl Entry {
             past.at = past.at.min(now);
         }
         self.uptime.correct_times(now);
+        self.reached.correct_times(now);
     }
 
     /// Returns whether the peer was verified recently and has not failed since.
@@ -189,20 +194,29 @@ impl Entry {
         }
     }
 
-    /// Returns the entry as it appears in peer lists.
+    /// Returns the entry as it appears in peer lists, with reached endpoints only.
     pub fn listed(&self) -> PeerListEntry {
         let name = RealName {
             host: self.host.clone(),
             // Electrum drops entries without a version.
             version: Some(self.protocol.unwrap_or(ASSUMED_VERSION)),
             pruning: self.pruning,
-            ports: self.ports,
+            ports: self.verified_ports().unwrap_or(self.ports),
         };
         // Of an address behind NAT64, only the embedded IPv4 address is of use to others.
         PeerListEntry { ip: self.ip.map(netgroup::canonical), name }
     }
 
-    /// Returns the ports that may be dialled and advertised; `None` if there are none.
+    /// Returns the ports at which the peer was verified and that may be dialled; `None` if there are none.
+    ///
+    /// Without a record, the claimed ports count: candidates are listed only while Tor is unavailable, and a peer of an
+    /// older store until its next visit.
+    pub fn verified_ports(&self) -> Option<Ports> {
+        let ports = self.reached.ports().unwrap_or(self.ports);
+        dial_policy::permitted_ports(&self.host, ports, self.source.port_origin())
+    }
+
+    /// Returns the claimed ports that may be dialled; `None` if there are none.
     pub fn permitted_ports(&self) -> Option<Ports> {
         dial_policy::permitted_ports(&self.host, self.ports, self.source.port_origin())
     }
@@ -219,9 +233,10 @@ impl Entry {
     pub fn verified(&mut self, verified: &Verified, working_time: Duration, now: Time) -> bool {
         let Verified { report, .. } = verified;
         self.ip = verified.ip;
-        let reached = Ports::single(verified.transport, verified.port);
-        if !self.ports.iter().any(|known| known == (verified.transport, verified.port)) {
-            self.ports = reached;
+        let endpoint = (verified.transport, verified.port);
+        self.reached.record(endpoint, now);
+        if !self.ports.iter().any(|known| known == endpoint) {
+            self.ports = Ports::single(verified.transport, verified.port);
         }
         self.protocol = Some(report.negotiated_version);
         if let Some(features) = &report.features {

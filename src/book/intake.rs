@@ -13,6 +13,7 @@ use super::dial_policy;
 use super::port_claims::PortClaim;
 use super::probe_queue::jittered;
 use super::source::PortOrigin;
+use super::source_group::{Payer, SourceGroup};
 use super::{Action, BookConfig, BookNotice, Entry, PathUsability, PeerBook, PeerState, Side, Source};
 use crate::ban_list::Bans;
 use crate::clock::Time;
@@ -97,10 +98,12 @@ impl PeerBook {
         if is_known {
             return self.on_known_host(name, source, from, ctx);
         }
-        if !source.is_operator() && self.peers.candidate_count() >= self.config.max_candidates {
-            return Err(IntakeError::CandidateTableFull);
+        if let Some(group) = SourceGroup::of(&source, &self.peers) {
+            self.budgets.charge_name(&group, &source, &name.host, ctx.now)?;
+            if !self.make_room(ctx) {
+                return Err(IntakeError::CandidateTableFull);
+            }
         }
-        self.budgets.charge(&source, &name.host, ctx.now)?;
         if self.config.bans.bans_host(&name.host) {
             // A client gets the response for an unknown name: both sides of a node share the bans.
             return Ok(());
@@ -148,15 +151,25 @@ impl PeerBook {
             (false, Some(last)) => (last + jittered(UNTRUSTED_RETRY_INTERVAL, ctx.rng)).max(ctx.now),
             _ => ctx.now,
         };
+        let is_rival = from.is_some() && entry.last_success.is_none() && entry.source != source;
+        let is_owner = from.is_some_and(|from| entry.ip.is_some_and(|ip| netgroup::is_same(ip, from)));
+        let is_sooner = soonest < entry.next_probe_at;
         // A probe caused by an untrusted source costs as much as a new name.
-        self.budgets.charge(&source, &name.host, ctx.now)?;
+        if let Some(group) = SourceGroup::of(&source, &self.peers) {
+            self.budgets.charge_name(&group, &source, &name.host, ctx.now)?;
+        }
         if is_trusted {
             self.adopt(&name, source, ctx);
-        } else if differs {
+        } else if differs || is_rival {
+            // Of two clients that announce an unverified name, the lookup tells which one has its address.
             self.peers.add_port_claim(&name.host, PortClaim { ports: name.ports, from });
         }
-        let is_sooner = self.peers.get(&name.host).is_some_and(|entry| soonest < entry.next_probe_at);
-        if is_sooner && self.peers.probe(&name.host).is_none() {
+        // Without a budget for another visit, the ports are dialled at the regular one.
+        let payer = Payer::of_peer(&name.host, &self.peers);
+        if is_sooner
+            && self.peers.probe(&name.host).is_none()
+            && (is_trusted || self.budgets.charge_visit(&name.host, payer, is_owner, ctx.now))
+        {
             self.peers.reschedule(&name.host, soonest);
         }
         Ok(())
@@ -237,7 +250,7 @@ impl BookConfig {
             return Err(IntakeError::Banned);
         }
         match (host, source) {
-            (Host::Ip(ip), Source::AddPeer(Some(from))) if *ip != netgroup::canonical(*from) => {
+            (Host::Ip(ip), Source::AddPeer(Some(from))) if !netgroup::is_same(*ip, *from) => {
                 Err(IntakeError::NotTheClient)
             }
             _ => dial_policy::permitted_ports(host, *ports, source.port_origin()).ok_or(IntakeError::NoDialablePort),

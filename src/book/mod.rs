@@ -9,10 +9,12 @@ mod context;
 mod dial_policy;
 mod entry;
 mod event;
+mod eviction;
 mod expiry;
 mod fallback;
 mod ingress;
 mod intake;
+mod intake_budgets;
 mod path_health;
 mod paths;
 mod peer_group;
@@ -20,31 +22,36 @@ mod port_claims;
 mod probe_queue;
 mod publication;
 mod rate_budget;
+mod reached_endpoints;
 mod results;
 mod scheduler;
 mod seeds;
 mod selection;
 mod self_announcement;
 mod side;
+mod slot_budget;
 mod snapshot;
 mod source;
+mod source_group;
 mod standing;
 mod table;
 mod upstream_candidates;
 mod uptime;
 mod waiting;
+mod witnesses;
 
 use std::time::Duration;
 
 use rand::Rng;
 
-use admission::IntakeBudgets;
 use chain_consensus::ChainConsensus;
 use context::Context;
 use expiry::SWEEP_INTERVAL;
+use intake_budgets::IntakeBudgets;
 use paths::{PathUsability, Paths};
 use publication::TorView;
 use self_announcement::{SelfEntries, VerifiedSelfEntry};
+use slot_budget::SlotBudget;
 use snapshot::ListRules;
 use table::PeerTable;
 
@@ -56,6 +63,7 @@ pub use entry::{Entry, PeerState, PinnedKey, ProbeRecord};
 pub use event::{Action, BookNotice, Event};
 pub use ingress::{Ingress, PerIngress};
 pub use publication::Publication;
+pub use reached_endpoints::ReachedEndpoints;
 pub use seeds::RefusedSeed;
 pub use side::Side;
 pub use snapshot::Snapshot;
@@ -79,6 +87,7 @@ pub struct PeerBook {
     /// State of Tor as clients see it.
     tor_view: TorView,
     budgets: IntakeBudgets,
+    slots: SlotBudget,
     chain: ChainConsensus,
     self_entries: SelfEntries,
     next_sweep: Time,
@@ -126,6 +135,7 @@ impl PeerBook {
             paths: Paths::new(working_time),
             tor_view,
             budgets: IntakeBudgets::default(),
+            slots: SlotBudget::default(),
             chain: ChainConsensus::default(),
             self_entries: SelfEntries::default(),
             next_sweep: now + SWEEP_INTERVAL,
@@ -142,7 +152,7 @@ impl PeerBook {
             Event::Probed { host, outcome } => self.on_probe_result(&host, *outcome, &mut ctx),
             Event::Tor(probe) => self.paths.on_tor_probe(probe, &mut ctx),
             Event::TorClearnet(access) => self.on_tor_clearnet(access, &mut ctx),
-            Event::TorPathProven if self.paths.has_tor() => self.on_path_proven(Route::Tor, &mut ctx),
+            Event::TorPathProven if self.paths.has_tor() => self.on_self_reached_through_tor(&mut ctx),
             Event::TorPathProven => {}
             Event::SuspectPeer(host) => self.recheck_soon(&host, now),
             Event::IrcPeerFound(name) => {

@@ -4,15 +4,29 @@
 //! on the same path (a proof). A proof soon after the failure attributes it to the peer; otherwise it is discarded.
 //! An earlier proof is not enough, as the local network may have failed since.
 //!
-//! While a failure is pending, the book probes a healthy peer. If healthy peers fail as well, the path is down. It is
-//! then only tried at intervals until a peer answers.
+//! While a failure is pending, the book probes witnesses: peers that were verified recently. Only their failures decide
+//! that the path is down, and only if none of them answers in the meantime. Names are free, so:
+//!
+//! - On the direct path, one network (/16 or /32) is one witness.
+//! - On the Tor path every name is free. So many witnesses must fail, and peers with standing first: the operator's, and
+//!   long-standing ones. While one of these answers, no number of vanished names marks Tor down.
+//! - A peer without standing does not testify against one with standing. Otherwise a single hostile onion that answers
+//!   in a partial outage would put the blame on honest peers, and keep Tor ready.
+//! - A peer that failed in an outage is no witness of the next one until some time has passed. So a group cannot cause
+//!   outage after outage and be excused each time.
+//!
+//! A path that is down is only tried at intervals. Any answer proves that it reaches something. If peers with standing
+//! had decided that it is down, a few others must answer before it counts as up.
 
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::clock::Time;
 use crate::connect::ProbeError;
+use crate::netgroup::Netgroup;
 use crate::peer::Host;
+use crate::route::Route;
 
 /// Maximum time from a failure to the proof that attributes it to the peer.
 const ATTRIBUTION_WINDOW: Duration = Duration::from_mins(2);
@@ -23,10 +37,24 @@ const PENDING_FAILURE_TTL: Duration = Duration::from_mins(15);
 /// Maximum working time credited between two proofs, as a longer gap may hide an outage.
 const MAX_CREDITED_GAP: Duration = Duration::from_hours(24);
 
-/// Number of pending failures at which a path is down.
+/// Minimum number of pending failures at which a path is down.
 const DOWN_THRESHOLD: usize = 4;
-/// Number of healthy peers among them. Two can fail at the same time by chance among thousands.
-const DOWN_THRESHOLD_HEALTHY: usize = 3;
+
+/// Number of failing witnesses that mark the direct path down, each from another network.
+///
+/// Two can fail at the same time by chance among thousands.
+const DIRECT_WITNESSES: usize = 3;
+
+/// Number of failing witnesses that mark the Tor path down.
+///
+/// If six of seven names vanish together, sixteen random ones have all vanished in one of twenty cases.
+const TOR_WITNESSES: usize = 16;
+
+/// Number of peers without standing whose answers contradict failures of peers with standing.
+const FREE_ANSWERS: usize = 3;
+
+/// Time for which a peer that failed in an outage is no witness.
+const EXCUSED_FOR: Duration = Duration::from_hours(24);
 
 /// Delay before the first trial of a path that is down. It doubles with each trial.
 const TRIAL_BACKOFF_MIN: Duration = Duration::from_secs(5);
@@ -48,7 +76,33 @@ pub(super) struct PathHealth {
     /// Working time that was stored last.
     last_persisted: Duration,
     pending: Vec<PendingFailure>,
+    /// Recent answers of peers without standing, with the time.
+    free_answers: HashMap<Host, Time>,
+    /// Peers whose failure was attributed to the path, with the time.
+    excused: HashMap<Host, Time>,
+    /// Whether peers with standing decided that the path is down.
+    is_down_by_standing: bool,
     trial: TrialBackoff,
+}
+
+/// Peer that answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// Host of the peer; `None` for a connection to the node itself.
+    pub host: Option<Host>,
+    /// Whether the peer has standing. The node itself has.
+    pub has_standing: bool,
+}
+
+/// Witness whose failures count once.
+///
+/// A network on the direct path, and a host on the Tor path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum WitnessGroup {
+    /// IPv4 /16 or IPv6 /32.
+    Network(Netgroup),
+    /// Peer without a known address.
+    Host(Host),
 }
 
 /// Failure that is not attributed yet.
@@ -58,26 +112,25 @@ pub(super) struct PendingFailure {
     pub host: Host,
     /// Error of the probe.
     pub failure: ProbeError,
-    /// Whether the peer was verified recently.
-    pub was_healthy: bool,
+    /// Witness that failed; `None` if the peer was not verified recently.
+    pub witness: Option<WitnessGroup>,
+    /// Whether this witness has standing.
+    pub has_standing: bool,
     /// Start of the probe.
     pub started_at: Time,
     /// End of the probe.
     pub ended: Time,
 }
 
-/// Number of peers on a path.
+/// Number of peers on a path, including the one that failed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PathPopulation {
     /// All peers.
     pub known: usize,
-    /// Peers verified recently.
-    pub healthy: usize,
-}
-
-impl PathPopulation {
-    /// Count above which the verdict does not change.
-    pub(super) const COUNT_CAP: usize = DOWN_THRESHOLD;
+    /// Peers verified recently, by witness group.
+    pub witnesses: usize,
+    /// Witnesses with standing among them.
+    pub standing: usize,
 }
 
 /// Result of recording a failure.
@@ -107,6 +160,9 @@ impl PathHealth {
             working_time,
             last_persisted: working_time,
             pending: Vec::new(),
+            free_answers: HashMap::new(),
+            excused: HashMap::new(),
+            is_down_by_standing: false,
             trial,
         }
     }
@@ -145,8 +201,34 @@ impl PathHealth {
         !self.down && !self.pending.is_empty()
     }
 
-    /// Records a proof. Returns failures now attributed to the peer.
-    pub(super) fn on_proof(&mut self, now: Time) -> Vec<(Host, ProbeError)> {
+    /// Returns the number of witnesses whose failure is pending.
+    pub(super) fn failed_witnesses(&self) -> usize {
+        self.count_witnesses(|_| true)
+    }
+
+    /// Returns the witnesses whose failure is pending.
+    pub(super) fn pending_witnesses(&self) -> BTreeSet<WitnessGroup> {
+        self.pending.iter().filter_map(|pending| pending.witness.clone()).collect()
+    }
+
+    /// Returns whether a peer may be a witness: it was not excused lately.
+    pub(super) fn may_be_witness(&self, host: &Host, now: Time) -> bool {
+        self.excused.get(host).is_none_or(|at| now.since(*at) > EXCUSED_FOR)
+    }
+
+    /// Records an answer. Returns failures now attributed to the peer.
+    pub(super) fn on_answer(&mut self, answer: Answer, now: Time) -> Vec<(Host, ProbeError)> {
+        let Answer { host, has_standing } = answer;
+        if !has_standing {
+            self.free_answers.retain(|_, at| now.since(*at) <= PENDING_FAILURE_TTL);
+            self.free_answers.extend(host.map(|host| (host, now)));
+        }
+        let is_conclusive = has_standing || self.free_answers.len() >= FREE_ANSWERS;
+        if self.down && self.is_down_by_standing && !is_conclusive {
+            // Another peer is tried at once.
+            self.trial.next_at = self.trial.next_at.min(now + TRIAL_BACKOFF_MIN);
+            return Vec::new();
+        }
         if let (Some(before), false) = (self.last_proof, self.down) {
             self.working_time += now.since(before).min(MAX_CREDITED_GAP);
         }
@@ -156,11 +238,14 @@ impl PathHealth {
         self.down = false;
         self.last_proof = Some(now);
         self.trial = TrialBackoff { next_at: now, trials: 0 };
-        self.pending
-            .drain(..)
-            .filter(|pending| now.since(pending.ended) <= ATTRIBUTION_WINDOW)
-            .map(|pending| (pending.host, pending.failure))
-            .collect()
+        if is_conclusive {
+            self.free_answers.clear();
+        }
+        let is_answered = |pending: &PendingFailure| is_conclusive || !pending.has_standing;
+        let (answered, pending): (Vec<_>, Vec<_>) = self.pending.drain(..).partition(is_answered);
+        self.pending = pending;
+        let recent = answered.into_iter().filter(|pending| now.since(pending.ended) <= ATTRIBUTION_WINDOW);
+        recent.map(|pending| (pending.host, pending.failure)).collect()
     }
 
     /// Returns whether one more failure could mark the path as down.
@@ -169,33 +254,58 @@ impl PathHealth {
     }
 
     /// Records a failure that is not attributed yet.
-    pub(super) fn on_failure(&mut self, failure: PendingFailure, population: PathPopulation) -> PathVerdict {
+    pub(super) fn on_failure(
+        &mut self,
+        failure: PendingFailure,
+        population: PathPopulation,
+        route: Route,
+    ) -> PathVerdict {
         if self.down || failure.started_at < self.recovered_at {
             return PathVerdict::Pending;
         }
         let now = failure.ended;
         self.pending.retain(|pending| pending.host != failure.host && now.since(pending.ended) <= PENDING_FAILURE_TTL);
         self.pending.push(failure);
-        let good = self.pending.iter().filter(|pending| pending.was_healthy).count();
-        if self.pending.len() >= DOWN_THRESHOLD.min(population.known)
-            && good >= DOWN_THRESHOLD_HEALTHY.min(population.healthy)
-        {
-            self.mark_down(now);
-            return PathVerdict::PathDown;
+        if self.pending.len() < DOWN_THRESHOLD.min(population.known) || !self.have_all_failed(population, route, now) {
+            return PathVerdict::Pending;
         }
-        PathVerdict::Pending
+        self.mark_down(now);
+        self.is_down_by_standing = population.standing >= DOWN_THRESHOLD.min(population.witnesses);
+        PathVerdict::PathDown
     }
 
-    /// Marks the path as down and discards pending failures.
+    /// Returns whether enough witnesses have failed.
+    fn have_all_failed(&self, population: PathPopulation, route: Route, now: Time) -> bool {
+        let required = match route {
+            Route::Direct => DIRECT_WITNESSES,
+            Route::Tor => TOR_WITNESSES,
+        };
+        if population.witnesses == 0 {
+            // No peer can contradict, so the last answer must be long ago.
+            return self.last_proof.is_none_or(|proof| now.since(proof) > PENDING_FAILURE_TTL);
+        }
+        self.failed_witnesses() >= required.min(population.witnesses)
+            && self.count_witnesses(|pending| pending.has_standing) >= required.min(population.standing)
+    }
+
+    fn count_witnesses(&self, fits: impl Fn(&PendingFailure) -> bool) -> usize {
+        let fitting = self.pending.iter().filter(|pending| fits(pending));
+        fitting.filter_map(|pending| pending.witness.as_ref()).collect::<BTreeSet<_>>().len()
+    }
+
+    /// Marks the path as down and excuses pending failures.
     pub(super) fn mark_down(&mut self, now: Time) {
         self.down = true;
-        self.pending.clear();
+        self.is_down_by_standing = false;
+        self.free_answers.clear();
+        self.excused.extend(self.pending.drain(..).map(|pending| (pending.host, now)));
         self.trial = TrialBackoff { next_at: now + TRIAL_BACKOFF_MIN, trials: 0 };
     }
 
     /// Drops failures that no proof can attribute any more.
     pub(super) fn prune(&mut self, now: Time) {
         self.pending.retain(|pending| now.since(pending.ended) <= ATTRIBUTION_WINDOW);
+        self.excused.retain(|_, at| now.since(*at) <= EXCUSED_FOR);
     }
 
     /// Returns the time of the next trial.
@@ -221,92 +331,4 @@ impl PathHealth {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const START: Time = Time::from_secs(1_000_000);
-    const GONE: ProbeError = ProbeError::Unreachable;
-
-    fn host(n: u8) -> Host {
-        format!("h{n}.example").parse().unwrap()
-    }
-
-    fn at(secs: u64) -> Time {
-        START + Duration::from_secs(secs)
-    }
-
-    fn fail(reach: &mut PathHealth, n: u8, good: bool, began: Time) -> PathVerdict {
-        let ended = began + Duration::from_secs(10);
-        reach.on_failure(
-            PendingFailure { host: host(n), failure: GONE, was_healthy: good, started_at: began, ended },
-            PathPopulation { known: 9, healthy: 5 },
-        )
-    }
-
-    #[test]
-    fn proof_soon_after_failure_attributes_it_to_the_peer() {
-        let mut reach = PathHealth::new(Duration::ZERO);
-        reach.on_proof(START);
-        assert_eq!(fail(&mut reach, 1, false, at(900)), PathVerdict::Pending);
-        assert!(reach.has_pending_failure());
-        assert_eq!(reach.on_proof(at(960)), [(host(1), GONE)]);
-        assert!(!reach.has_pending_failure());
-    }
-
-    #[test]
-    fn probe_started_in_outage_is_not_attributed() {
-        let mut reach = PathHealth::new(Duration::ZERO);
-        reach.mark_down(START);
-        reach.on_proof(at(105));
-        assert_eq!(fail(&mut reach, 1, false, at(100)), PathVerdict::Pending);
-        assert!(!reach.has_pending_failure());
-    }
-
-    #[test]
-    fn late_proof_discards_failure() {
-        let mut reach = PathHealth::new(Duration::ZERO);
-        fail(&mut reach, 1, false, START);
-        assert!(reach.on_proof(at(600)).is_empty());
-    }
-
-    #[test]
-    fn failures_of_healthy_peers_mark_path_down() {
-        let mut reach = PathHealth::new(Duration::ZERO);
-        assert_eq!(fail(&mut reach, 1, false, START), PathVerdict::Pending);
-        assert_eq!(fail(&mut reach, 2, false, START), PathVerdict::Pending);
-        assert_eq!(fail(&mut reach, 3, false, START), PathVerdict::Pending);
-        assert_eq!(fail(&mut reach, 4, true, START), PathVerdict::Pending);
-        assert_eq!(fail(&mut reach, 5, true, START), PathVerdict::Pending);
-        assert_eq!(fail(&mut reach, 6, true, START), PathVerdict::PathDown);
-        assert!(reach.is_down());
-        assert!(reach.on_proof(at(70)).is_empty());
-        assert!(!reach.is_down());
-    }
-
-    #[test]
-    fn working_time_counts_only_between_proofs() {
-        let mut reach = PathHealth::new(Duration::ZERO);
-        reach.on_proof(START);
-        reach.on_proof(at(3600));
-        assert_eq!(reach.working_time(), Duration::from_hours(1));
-        reach.mark_down(at(4000));
-        reach.on_proof(at(90_000));
-        assert_eq!(reach.working_time(), Duration::from_hours(1));
-        reach.on_proof(at(90_000 + 72 * 3600));
-        assert_eq!(reach.working_time(), Duration::from_hours(25));
-    }
-
-    #[test]
-    fn trials_of_down_path_back_off() {
-        let mut reach = PathHealth::new(Duration::ZERO);
-        reach.mark_down(START);
-        let mut now = START;
-        let mut trials = 0;
-        while now < at(24 * 3600) {
-            now = reach.next_trial();
-            reach.trial_started(now);
-            trials += 1;
-        }
-        assert!((100..170).contains(&trials), "{trials}");
-    }
-}
+mod tests;

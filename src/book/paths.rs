@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::event::{Action, BookNotice};
-use super::path_health::{PathHealth, PathPopulation, PathVerdict, PendingFailure};
+use super::path_health::{Answer, PathHealth, PathPopulation, PathVerdict, PendingFailure};
 use crate::clock::Time;
 use crate::connect::ProbeError;
 use crate::peer::Host;
@@ -83,13 +83,14 @@ impl Paths {
     }
 
     /// Records that a peer was reached. Returns failures now attributed to their peers.
-    pub(super) fn on_proof(&mut self, route: Route, ctx: &mut Context<'_>) -> Vec<(Host, ProbeError)> {
+    pub(super) fn on_answer(&mut self, route: Route, answer: Answer, ctx: &mut Context<'_>) -> Vec<(Host, ProbeError)> {
         let was_down = self.health[route].is_down();
-        let attributed = self.health[route].on_proof(ctx.now);
+        let attributed = self.health[route].on_answer(answer, ctx.now);
         match route {
+            _ if self.health[route].is_down() => {}
             Route::Direct if was_down => ctx.notify(BookNotice::NetworkUp),
             Route::Tor if !self.tor.is_ready() => self.set_tor(TorState::Ready, ctx),
-            _ => {}
+            Route::Direct | Route::Tor => {}
         }
         attributed
     }
@@ -111,7 +112,7 @@ impl Paths {
         population: PathPopulation,
         ctx: &mut Context<'_>,
     ) {
-        match (self.health[route].on_failure(failure, population), route) {
+        match (self.health[route].on_failure(failure, population, route), route) {
             (PathVerdict::Pending, _) => {}
             (PathVerdict::PathDown, Route::Direct) => ctx.notify(BookNotice::NetworkDown),
             (PathVerdict::PathDown, Route::Tor) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rand::{Rng, RngExt};
 
+use super::slot_budget::ProbeClass;
 use crate::backoff::Backoff;
 use crate::clock::Time;
 use crate::peer::Host;
@@ -12,45 +13,40 @@ use crate::route::{PerRoute, Route};
 
 /// Peers by due time on each route.
 ///
-/// Previously verified peers go first, so that names from untrusted sources can't displace them.
+/// Each class has a queue of its own, so that neither can displace the other.
 #[derive(Debug, Default)]
 pub(super) struct ProbeQueue(PerRoute<PathQueue>);
 
 #[derive(Debug, Default)]
 struct PathQueue {
     previously_verified: BTreeSet<(Time, Host)>,
-    candidates: BTreeSet<(Time, Host)>,
+    clearnet_candidates: BTreeSet<(Time, Host)>,
+    onion_candidates: BTreeSet<(Time, Host)>,
 }
 
 impl ProbeQueue {
     /// Adds a peer.
-    pub(super) fn insert(&mut self, route: Route, at: Time, host: Host, was_verified: bool) {
-        let PathQueue { previously_verified, candidates } = &mut self.0[route];
-        let queue = if was_verified { previously_verified } else { candidates };
-        queue.insert((at, host));
+    pub(super) fn insert(&mut self, route: Route, at: Time, host: Host, class: ProbeClass) {
+        self.0[route].of_mut(class).insert((at, host));
     }
 
     /// Removes a peer that was queued for this time, if it is queued.
     pub(super) fn remove(&mut self, route: Route, at: Time, host: &Host) {
-        let PathQueue { previously_verified, candidates } = &mut self.0[route];
         let key = (at, host.clone());
-        if !candidates.remove(&key) {
-            previously_verified.remove(&key);
+        for class in ProbeClass::ALL {
+            self.0[route].of_mut(class).remove(&key);
         }
     }
 
-    /// Returns when the next peer is due; `None` if the queue is empty.
-    pub(super) fn next(&self, route: Route) -> Option<Time> {
-        let PathQueue { previously_verified, candidates } = &self.0[route];
-        [previously_verified, candidates].into_iter().filter_map(|queue| queue.first().map(|(at, _)| *at)).min()
+    /// Returns when the next peer of a class is due; `None` if none is queued.
+    pub(super) fn next(&self, route: Route, class: ProbeClass) -> Option<Time> {
+        self.0[route].of(class).first().map(|(at, _)| *at)
     }
 
-    /// Removes and returns the first due peer.
-    pub(super) fn pop_due(&mut self, route: Route, now: Time) -> Option<Host> {
-        let PathQueue { previously_verified, candidates } = &mut self.0[route];
-        let is_due = |queue: &BTreeSet<(Time, Host)>| queue.first().is_some_and(|(at, _)| *at <= now);
-        let queue = [previously_verified, candidates].into_iter().find(|queue| is_due(queue))?;
-        queue.pop_first().map(|(_, host)| host)
+    /// Removes and returns the first due peer of a class.
+    pub(super) fn pop_due(&mut self, route: Route, class: ProbeClass, now: Time) -> Option<Host> {
+        let queue = self.0[route].of_mut(class);
+        queue.first().is_some_and(|(at, _)| *at <= now).then(|| queue.pop_first().map(|(_, host)| host)).flatten()
     }
 
     /// Returns the previously verified peers of a route, the next due one first.
@@ -60,14 +56,30 @@ impl ProbeQueue {
 
     /// Returns all peers of a route, previously verified ones first.
     pub(super) fn all(&self, route: Route) -> impl Iterator<Item = &Host> {
-        let PathQueue { previously_verified, candidates } = &self.0[route];
-        previously_verified.iter().chain(candidates).map(|(_, host)| host)
+        ProbeClass::ALL.into_iter().flat_map(move |class| self.0[route].of(class)).map(|(_, host)| host)
     }
 
     /// Returns the number of peers on a route.
     pub(super) fn len(&self, route: Route) -> usize {
-        let PathQueue { previously_verified, candidates } = &self.0[route];
-        previously_verified.len() + candidates.len()
+        ProbeClass::ALL.into_iter().map(|class| self.0[route].of(class).len()).sum()
+    }
+}
+
+impl PathQueue {
+    fn of(&self, class: ProbeClass) -> &BTreeSet<(Time, Host)> {
+        match class {
+            ProbeClass::Known => &self.previously_verified,
+            ProbeClass::ClearnetNewcomer => &self.clearnet_candidates,
+            ProbeClass::OnionNewcomer => &self.onion_candidates,
+        }
+    }
+
+    fn of_mut(&mut self, class: ProbeClass) -> &mut BTreeSet<(Time, Host)> {
+        match class {
+            ProbeClass::Known => &mut self.previously_verified,
+            ProbeClass::ClearnetNewcomer => &mut self.clearnet_candidates,
+            ProbeClass::OnionNewcomer => &mut self.onion_candidates,
+        }
     }
 }
 
@@ -126,27 +138,18 @@ mod tests {
     }
 
     #[test]
-    fn longest_due_peer_is_popped_first() {
+    fn longest_due_peer_of_a_class_is_popped_first() {
         let host = |text: &str| text.parse::<Host>().unwrap();
-        let mut queue = ProbeQueue::default();
-        queue.insert(Route::Direct, Time::from_secs(5), host("b.example"), false);
-        queue.insert(Route::Direct, Time::from_secs(3), host("a.example"), false);
-        queue.insert(Route::Direct, Time::from_secs(4), host("c.example"), true);
+        let (mut queue, class) = (ProbeQueue::default(), ProbeClass::ClearnetNewcomer);
+        queue.insert(Route::Direct, Time::from_secs(5), host("b.example"), class);
+        queue.insert(Route::Direct, Time::from_secs(3), host("a.example"), class);
+        queue.insert(Route::Direct, Time::from_secs(1), host("known.example"), ProbeClass::Known);
+        queue.insert(Route::Direct, Time::from_secs(4), host("c.example"), class);
         queue.remove(Route::Direct, Time::from_secs(4), &host("c.example"));
-        assert_eq!(queue.next(Route::Direct), Some(Time::from_secs(3)));
-        assert_eq!(queue.pop_due(Route::Direct, Time::from_secs(4)), Some(host("a.example")));
-        assert_eq!(queue.pop_due(Route::Direct, Time::from_secs(4)), None);
-        assert_eq!(queue.next(Route::Tor), None);
-    }
-
-    #[test]
-    fn previously_verified_peer_is_popped_first() {
-        let host = |text: &str| text.parse::<Host>().unwrap();
-        let mut queue = ProbeQueue::default();
-        queue.insert(Route::Direct, Time::from_secs(3), host("a.example"), false);
-        queue.insert(Route::Direct, Time::from_secs(5), host("b.example"), true);
-        assert_eq!(queue.next(Route::Direct), Some(Time::from_secs(3)));
-        assert_eq!(queue.pop_due(Route::Direct, Time::from_secs(6)), Some(host("b.example")));
-        assert_eq!(queue.pop_due(Route::Direct, Time::from_secs(6)), Some(host("a.example")));
+        assert_eq!(queue.next(Route::Direct, class), Some(Time::from_secs(3)));
+        assert_eq!(queue.pop_due(Route::Direct, class, Time::from_secs(4)), Some(host("a.example")));
+        assert_eq!(queue.pop_due(Route::Direct, class, Time::from_secs(4)), None);
+        assert_eq!(queue.next(Route::Tor, class), None);
+        assert_eq!(queue.pop_due(Route::Direct, ProbeClass::Known, Time::from_secs(4)), Some(host("known.example")));
     }
 }

@@ -1,18 +1,26 @@
 //! Results of probes.
 
+use std::time::Duration;
+
 use super::admission;
 use super::context::Context;
-use super::path_health::{PathPopulation, PendingFailure};
-use super::port_claims::PortClaim;
+use super::path_health::{Answer, PendingFailure};
 use super::probe_queue::{after_failure, after_success, jittered};
 use super::self_announcement::ANNOUNCE_SPACING;
+use super::source_group::Payer;
 use super::table::InFlightProbe;
-use super::{Action, BookConfig, BookNotice, PeerBook, PeerState, Source};
+use super::witnesses::witness_group;
+use super::{Action, BookConfig, BookNotice, PeerBook, PeerState, Source, dial_policy};
 use crate::clock::Time;
 use crate::connect::{FailureOrigin, ProbeError, Verified};
-use crate::peer::{Fault, Host, Ports};
+use crate::peer::{Fault, Host};
 use crate::route::{Route, RouteRules, RoutingPolicy};
 use crate::tor_state::ClearnetAccess;
+
+/// Delay from a success to the extra visit of the peer's other endpoint.
+///
+/// It is short, as clients need both transports, and long enough for servers that limit connections per minute.
+const OTHER_ENDPOINT_DELAY: Duration = Duration::from_secs(30);
 
 impl PeerBook {
     pub(super) fn on_probe_result(
@@ -23,9 +31,14 @@ impl PeerBook {
     ) {
         let Some(probe) = self.peers.end_probe(host) else { return };
         let route = self.peers.route(host);
+        let is_local = outcome.as_ref().is_err_and(|failure| failure.blame() == FailureOrigin::Local);
+        // In a local outage, peers hold slots through no fault of theirs.
+        if !is_local && !self.paths.health(route).is_down() {
+            self.slots.charge(probe.payers.clone(), ctx.now.since(probe.started_at), ctx.now);
+        }
         match outcome {
             Ok(verified) => {
-                self.on_path_proven(route, ctx);
+                self.on_answer(host, ctx);
                 match self.chain.judge(self.peers.get(host), &verified.report, ctx.now) {
                     Some(fault) => self.on_peer_failure(host, ProbeError::ProtocolViolation(fault), ctx),
                     None => self.on_success(host, verified, &probe, ctx),
@@ -33,7 +46,7 @@ impl PeerBook {
             }
             Err(failure) => match failure.blame() {
                 FailureOrigin::Peer => {
-                    self.on_path_proven(route, ctx);
+                    self.on_answer(host, ctx);
                     self.on_peer_failure(host, failure, ctx);
                 }
                 FailureOrigin::PeerUnconfirmed => self.on_peer_failure(host, failure, ctx),
@@ -54,27 +67,35 @@ impl PeerBook {
         self.peers.on_conclusive_result(host);
         let Some(entry) = self.peers.get(host) else { return };
         let was_verified = entry.state(ctx.now, max_advertised_age) == PeerState::Verified;
-        let known_ports = entry.ports;
-        let has_new_key = self.peers.update(host, |entry| entry.verified(&verified, working_time, ctx.now));
-        let Some(entry) = self.peers.get(host) else { return };
         let endpoint = (verified.transport, verified.port);
-        let is_endpoint_known = entry.ports.iter().any(|known| known == endpoint);
+        // Endpoints are dialled in order until one answers, so those before it have failed.
+        let failed: Vec<_> = probe.endpoints.iter().copied().take_while(|dialled| *dialled != endpoint).collect();
+        let (before, had_reached) = (entry.ports, entry.reached.ports().is_some());
+        let has_new_key = self.peers.update(host, |entry| {
+            failed.iter().for_each(|failed| entry.reached.remove(*failed));
+            entry.verified(&verified, working_time, ctx.now)
+        });
+        let Some(entry) = self.peers.get(host) else { return };
         let software = entry.software.clone();
+        let route = self.peers.route(host);
+        // At the first success, and when the peer reports new ports.
+        let is_new = |claimed| !had_reached || before.iter().all(|known| known != claimed);
+        let is_untried = |claimed| {
+            let was_dialled = entry.reached.contains(claimed) || failed.contains(&claimed);
+            !was_dialled && is_new(claimed) && dial_policy::is_dialable(host, route, claimed)
+        };
+        let has_untried_endpoint = entry.permitted_ports().is_some_and(|ports| ports.iter().any(is_untried));
+        let payer = Payer::of_peer(host, &self.peers);
         let may_announce = self.announces_at_once() && !probe.announces_self;
         let delay = if may_announce && self.should_announce_to(host, ctx.now) {
             // An own name proved reachable only after this probe had started.
             jittered(ANNOUNCE_SPACING, ctx.rng)
-        } else if !is_endpoint_known && entry.ports != known_ports {
-            // The peer reported new ports, which were not dialled yet.
-            jittered(initial_retry, ctx.rng)
+        } else if has_untried_endpoint && self.budgets.charge_visit(host, payer, false, ctx.now) {
+            // Only endpoints that were reached are advertised. Without a budget, the regular visits try this one.
+            jittered(OTHER_ENDPOINT_DELAY.min(initial_retry), ctx.rng)
         } else {
             after_success(recheck_interval, max_advertised_age, ctx.rng)
         };
-        if !is_endpoint_known {
-            // The report may be wrong, for example behind a router. So the endpoint that answered is tried as well.
-            let ports = Ports::single(verified.transport, verified.port);
-            self.peers.add_port_claim(host, PortClaim { ports, from: None });
-        }
         self.peers.reschedule(host, ctx.now + delay);
         self.save(host, ctx);
         ctx.snapshot_changed();
@@ -146,33 +167,31 @@ impl PeerBook {
 
     fn on_ambiguous_failure(&mut self, host: &Host, failure: ProbeError, started_at: Time, ctx: &mut Context<'_>) {
         let route = self.peers.route(host);
-        let population = self.path_population(route, ctx.now);
-        let was_healthy = self.peers.get(host).is_some_and(|entry| self.is_healthy(entry, ctx.now));
-        let pending = PendingFailure { host: host.clone(), failure, was_healthy, started_at, ended: ctx.now };
+        let population = self.path_population(route, host, ctx.now);
+        let entry = self.peers.get(host);
+        let witness = entry.filter(|entry| self.is_witness(entry, route, ctx.now)).map(witness_group);
+        let has_standing = witness.is_some() && entry.is_some_and(|entry| self.has_standing(entry, ctx.now));
+        let (host_failed, ended) = (host.clone(), ctx.now);
+        let pending = PendingFailure { host: host_failed, failure, witness, has_standing, started_at, ended };
         self.paths.on_failure(route, pending, population, ctx);
         self.defer_without_blame(host, ctx);
-        if self.paths.health(route).has_pending_failure() && !self.has_good_probe_in_flight(route) {
-            self.expedite_path_check(route, ctx.now);
-        }
+        self.expedite_path_checks(route, ctx);
     }
 
-    /// Counts the peers on a path. Healthy ones are counted only if the verdict depends on them.
-    fn path_population(&self, route: Route, now: Time) -> PathPopulation {
-        let queue = self.peers.queue();
-        let known = queue.len(route) + self.peers.probe_count_on(route);
-        if !self.paths.health(route).would_decide(known) {
-            return PathPopulation { known, healthy: PathPopulation::COUNT_CAP };
-        }
-        let in_flight = self.peers.probes().map(|(host, _)| host).filter(|host| self.peers.route(host) == route);
-        let verified = queue.previously_verified(route).chain(in_flight).filter_map(|host| self.peers.get(host));
-        let healthy = verified.filter(|entry| self.is_healthy(entry, now)).take(PathPopulation::COUNT_CAP).count();
-        PathPopulation { known, healthy }
+    /// Records that a peer answered, which proves its path.
+    fn on_answer(&mut self, host: &Host, ctx: &mut Context<'_>) {
+        let has_standing = self.peers.get(host).is_some_and(|entry| self.has_standing(entry, ctx.now));
+        self.on_path_proven(self.peers.route(host), Answer { host: Some(host.clone()), has_standing }, ctx);
     }
 
-    /// Records a proof of this path.
-    pub(super) fn on_path_proven(&mut self, route: Route, ctx: &mut Context<'_>) {
+    /// Records that the node reached itself through Tor.
+    pub(super) fn on_self_reached_through_tor(&mut self, ctx: &mut Context<'_>) {
+        self.on_path_proven(Route::Tor, Answer { host: None, has_standing: true }, ctx);
+    }
+
+    fn on_path_proven(&mut self, route: Route, answer: Answer, ctx: &mut Context<'_>) {
         let before = self.paths.health(Route::Tor).working_time();
-        let attributed = self.paths.on_proof(route, ctx);
+        let attributed = self.paths.on_answer(route, answer, ctx);
         let RouteRules { policy, .. } = self.peers.rules();
         if policy == RoutingPolicy::TorOnly && self.clearnet_blocked().is_none() {
             self.paths.credit_clearnet(before);

@@ -7,6 +7,7 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 
 use super::context::Context;
+use super::slot_budget::{ProbeClass, SlotPayer};
 use super::{Action, BookNotice, Entry, PathUsability, PeerBook, Source, dial_policy};
 use crate::clock::Time;
 use crate::connect::{ProbeError, ProbeTarget};
@@ -20,8 +21,8 @@ const MAX_TRIALS: usize = 2;
 /// Minimum interval between trials with one peer.
 const TRIAL_COOLDOWN: Duration = Duration::from_secs(10);
 
-/// Minimum interval between probes of a peer that only check its path.
-const PATH_CHECK_COOLDOWN: Duration = Duration::from_hours(1);
+/// Time over which peers of a group return after the group has paid for its slots.
+const DEFERRAL_SPREAD: Duration = Duration::from_mins(10);
 
 /// Minimum interval between probes of a suspect peer.
 const RECHECK_COOLDOWN: Duration = Duration::from_mins(10);
@@ -33,7 +34,10 @@ impl PeerBook {
         let mut next = self.tor_view.change_at().map_or(fixed, |at| at.min(fixed));
         for route in Route::ALL {
             let due = match self.paths.usability(route) {
-                PathUsability::Usable if self.has_probe_capacity(route) => self.peers.queue().next(route),
+                PathUsability::Usable => {
+                    let open = ProbeClass::ALL.into_iter().filter(|class| self.has_slot(route, *class));
+                    open.filter_map(|class| self.next_of(class, route)).min()
+                }
                 PathUsability::Testing if self.can_run_trial(route) => Some(self.paths.health(route).next_trial()),
                 _ => None,
             };
@@ -70,8 +74,13 @@ impl PeerBook {
                 }
             }
         }
-        while let Some(host) = self.next_due_route(ctx.now).and_then(|route| self.peers.pop_due(route, ctx.now)) {
-            self.start(&host, ctx);
+        while let Some((class, route)) = self.next_due(ctx.now) {
+            let Some(host) = self.peers.pop_due(route, class, ctx.now) else { return };
+            let payers = self.peers.get(&host).map(|entry| SlotPayer::of(entry, &[])).unwrap_or_default();
+            match self.slots.debtor(&payers, ctx.now) {
+                Some((_, paid_at)) => self.peers.reschedule(&host, spread(paid_at, ctx)),
+                None => self.start(&host, ctx),
+            }
         }
     }
 
@@ -83,19 +92,33 @@ impl PeerBook {
         }
     }
 
+    /// Returns whether a peer of this class may be probed now.
+    fn has_slot(&self, route: Route, class: ProbeClass) -> bool {
+        let held = |route| self.peers.probe_count_like(class, route);
+        let has_share = Route::ALL.into_iter().map(held).sum::<usize>() < ProbeClass::max_slots(self.config.max_probes)
+            && (route == Route::Direct || held(route) < ProbeClass::max_slots(self.config.max_tor_probes));
+        has_share && self.has_probe_capacity(route)
+    }
+
     fn can_run_trial(&self, route: Route) -> bool {
         self.has_probe_capacity(route) && self.peers.probe_count_on(route) < MAX_TRIALS
     }
 
-    /// Returns the route with the longest-waiting peer that may be probed now.
+    /// Returns when the next peer of a class may be probed; `None` if none is queued.
+    fn next_of(&self, class: ProbeClass, route: Route) -> Option<Time> {
+        self.peers.queue().next(route, class).map(|due| self.slots.may_start_at(class, due))
+    }
+
+    /// Returns the class and route whose first peer may be probed now.
     ///
-    /// Otherwise many peers on one route could block the other.
-    fn next_due_route(&self, now: Time) -> Option<Route> {
-        let open = Route::ALL
-            .into_iter()
-            .filter(|route| self.paths.usability(*route) == PathUsability::Usable && self.has_probe_capacity(*route));
-        let due = open.filter_map(|route| self.peers.queue().next(route).map(|next| (next, route)));
-        due.filter(|(next, _)| *next <= now).min().map(|(_, route)| route)
+    /// Known peers go first. Otherwise the longest-waiting peer does, so that no route or class blocks another.
+    fn next_due(&self, now: Time) -> Option<(ProbeClass, Route)> {
+        let usable = Route::ALL.into_iter().filter(|route| self.paths.usability(*route) == PathUsability::Usable);
+        let both = usable.flat_map(|route| ProbeClass::ALL.map(|class| (class, route)));
+        let open = both.filter(|(class, route)| self.has_slot(*route, *class));
+        let due = open.filter_map(|(class, route)| Some((self.next_of(class, route)?, class, route)));
+        let due = due.filter(|(at, ..)| *at <= now);
+        due.min_by_key(|(at, class, _)| (class.is_newcomer(), *at)).map(|(_, class, route)| (class, route))
     }
 
     fn start(&mut self, host: &Host, ctx: &mut Context<'_>) {
@@ -149,8 +172,20 @@ impl PeerBook {
             self.peers.end_probe(host);
             return;
         };
+        let payers = SlotPayer::of(entry, &addresses);
+        if let Some((debtor, paid_at)) = self.slots.debtor(&payers, ctx.now) {
+            let until = spread(paid_at, ctx);
+            self.peers.end_probe(host);
+            return match debtor.subnet() {
+                Some(subnet) => self.peers.defer(host, subnet, until),
+                None => self.peers.reschedule(host, until),
+            };
+        }
         match self.budgets.dial(&addresses, entry.last_success.is_some(), ctx.now) {
             Ok(()) => {
+                if let Some(probe) = self.peers.probe_mut(host) {
+                    probe.payers = payers;
+                }
                 let target = self.build_target(host, addresses, ctx);
                 ctx.actions.push(Action::Probe(target));
             }
@@ -160,12 +195,19 @@ impl PeerBook {
 
     /// Drops claims from other addresses than the host's, and the host if only they named it.
     fn verify_add_peer_source(&mut self, host: &Host, addresses: &[IpAddr], ctx: &mut Context<'_>) -> bool {
-        let is_among = |from: IpAddr| addresses.iter().any(|ip| netgroup::canonical(*ip) == netgroup::canonical(from));
+        let is_among = |from: IpAddr| addresses.iter().any(|ip| netgroup::is_same(*ip, from));
         self.peers.retain_port_claims(host, |claim| claim.from.is_none_or(is_among));
         let is_spoofed = self.peers.get(host).is_some_and(|entry| match entry.source {
             Source::AddPeer(Some(from)) => entry.last_success.is_none() && !is_among(from),
             _ => false,
         });
+        // Another client announced the name from its address, so the name is that client's.
+        let owner = self.peers.port_claims().claim_with_address(host).map(|claim| (claim.from, claim.ports));
+        if let (true, Some((from, ports))) = (is_spoofed, owner) {
+            self.peers.update(host, |entry| (entry.source, entry.ports) = (Source::AddPeer(from), ports));
+            self.save(host, ctx);
+            return true;
+        }
         if is_spoofed {
             self.peers.remove(host);
             ctx.actions.push(Action::Remove(host.clone()));
@@ -178,15 +220,20 @@ impl PeerBook {
         let via = self.peers.route(host);
         let claimed: Vec<Ports> = self.peers.port_claims().ports(host).collect();
         let known = self.peers.get(host).and_then(Entry::permitted_ports);
-        let mut endpoints = dial_policy::ordered_endpoints(known, &claimed, ctx.rng);
+        let reached = self.peers.get(host).map(|entry| entry.reached).unwrap_or_default();
+        let mut endpoints = dial_policy::ordered_endpoints(known, &reached, &claimed, ctx.now, ctx.rng);
         endpoints.retain(|endpoint| dial_policy::is_dialable(host, via, *endpoint));
-        let is_known =
-            |endpoint: &&(Transport, Port)| known.is_some_and(|ports| ports.iter().any(|of| of == **endpoint));
+        let is_known = |endpoint: &&(Transport, Port)| {
+            reached.contains(**endpoint) || known.is_some_and(|ports| ports.iter().any(|of| of == **endpoint))
+        };
         let trusted_endpoint_count = endpoints.iter().filter(is_known).count();
         let announce = self.should_announce_to(host, ctx.now);
         if let Some(probe) = self.peers.probe_mut(host) {
             probe.announces_self = announce;
+            probe.endpoints.clone_from(&endpoints);
         }
+        // The operator vouches for own seeds, which may run behind another name.
+        let must_list_host = self.peers.get(host).is_none_or(|entry| !entry.source.is_operator());
         let checkpoint_height = self.chain.height_to_compare(ctx.now);
         ProbeTarget {
             host: host.clone(),
@@ -195,6 +242,7 @@ impl PeerBook {
             endpoints,
             trusted_endpoint_count,
             announce,
+            must_list_host,
             checkpoint_height,
         }
     }
@@ -225,27 +273,13 @@ impl PeerBook {
         }
     }
 
-    /// Schedules a healthy peer for an immediate probe to check the path.
-    ///
-    /// It takes the next in the queue, so that the checks rotate among peers.
-    pub(super) fn expedite_path_check(&mut self, route: Route, now: Time) {
-        let is_rested = |entry: &&Entry| entry.last_try.is_none_or(|last| now.since(last) >= PATH_CHECK_COOLDOWN);
-        let queue = self.peers.queue().previously_verified(route);
-        let mut in_turn = queue.filter_map(|host| self.peers.get(host)).filter(is_rested);
-        let found = in_turn.find(|entry| self.is_healthy(entry, now)).map(|entry| entry.host.clone());
-        drop(in_turn);
-        if let Some(host) = found {
-            self.peers.reschedule(&host, now);
-        }
-    }
-
-    /// Returns whether a probe of a healthy peer is in flight.
-    pub(super) fn has_good_probe_in_flight(&self, route: Route) -> bool {
-        self.peers.probes().any(|(host, probe)| probe.was_healthy && self.peers.route(host) == route)
-    }
-
     /// Returns whether the peer was verified recently and has not failed since.
     pub(super) fn is_healthy(&self, entry: &Entry, now: Time) -> bool {
         entry.is_healthy(now, self.config.max_advertised_age)
     }
+}
+
+/// Returns a random time soon after this one, so that deferred peers do not all return at once.
+fn spread(at: Time, ctx: &mut Context<'_>) -> Time {
+    at + ctx.rng.random_range(Duration::from_secs(1)..DEFERRAL_SPREAD)
 }

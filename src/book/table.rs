@@ -6,9 +6,10 @@ use super::dial_policy;
 use super::entry::Entry;
 use super::port_claims::{PortClaim, PortClaims};
 use super::probe_queue::ProbeQueue;
+use super::slot_budget::{ProbeClass, SlotPayer};
 use crate::clock::Time;
 use crate::netgroup::Netgroup;
-use crate::peer::{Host, Ports};
+use crate::peer::{Host, Port, Ports, Transport};
 use crate::route::{Route, RouteRules};
 
 /// Peers, with the queue and the counters derived from them.
@@ -41,6 +42,12 @@ pub(super) struct InFlightProbe {
     pub was_healthy: bool,
     /// Whether the probe announces Waypost if the peer does not list it.
     pub announces_self: bool,
+    /// Class of the peer at the start.
+    pub class: ProbeClass,
+    /// Parties that pay for the slot.
+    pub payers: Vec<SlotPayer>,
+    /// Endpoints in dial order; empty before they are dialled.
+    pub endpoints: Vec<(Transport, Port)>,
 }
 
 impl PeerTable {
@@ -142,9 +149,9 @@ impl PeerTable {
         &self.queue
     }
 
-    /// Takes the first due peer of a route from the queue.
-    pub(super) fn pop_due(&mut self, route: Route, now: Time) -> Option<Host> {
-        self.queue.pop_due(route, now)
+    /// Takes the first due peer of a route and class from the queue.
+    pub(super) fn pop_due(&mut self, route: Route, class: ProbeClass, now: Time) -> Option<Host> {
+        self.queue.pop_due(route, class, now)
     }
 
     /// Returns the reports of ports that were not verified.
@@ -189,6 +196,12 @@ impl PeerTable {
         self.in_flight.len()
     }
 
+    /// Returns the number of probes of known peers, or of newcomers, on a route.
+    pub(super) fn probe_count_like(&self, class: ProbeClass, route: Route) -> usize {
+        let alike = self.in_flight.iter().filter(|(_, probe)| probe.class.is_newcomer() == class.is_newcomer());
+        alike.filter(|(host, _)| self.route(host) == route).count()
+    }
+
     /// Returns the number of probes in flight on a route.
     pub(super) fn probe_count_on(&self, route: Route) -> usize {
         self.in_flight.keys().filter(|host| self.route(host) == route).count()
@@ -201,7 +214,16 @@ impl PeerTable {
         let Some(entry) = self.entries.get_mut(host) else { return false };
         let is_first_probe = entry.last_try.replace(now).is_none();
         let resolving = matches!(host, Host::Dns(_));
-        let probe = InFlightProbe { started_at: now, is_first_probe, resolving, was_healthy, announces_self: false };
+        let probe = InFlightProbe {
+            started_at: now,
+            is_first_probe,
+            resolving,
+            was_healthy,
+            announces_self: false,
+            class: ProbeClass::of(entry),
+            payers: SlotPayer::of(entry, &[]),
+            endpoints: Vec::new(),
+        };
         self.in_flight.insert(host.clone(), probe);
         true
     }
@@ -255,7 +277,7 @@ impl PeerTable {
     fn enqueue(&mut self, host: &Host) {
         let Some(entry) = self.entries.get(host) else { return };
         if !self.in_flight.contains_key(host) && self.has_dialable_endpoint(entry) && self.rules.allows(host) {
-            self.queue.insert(self.route(host), entry.next_probe_at, host.clone(), entry.last_success.is_some());
+            self.queue.insert(self.route(host), entry.next_probe_at, host.clone(), ProbeClass::of(entry));
         }
     }
 }

@@ -95,7 +95,7 @@ impl PeerBook {
         // The name of an onion service is its key, and TLS on top would cost two more round trips. Other peers are
         // dialled as they were verified: an attacker on the path could block TLS to force plain text.
         let wanted = if entry.host.is_onion() || entry.key.is_none() { Transport::Tcp } else { Transport::Tls };
-        let ports = entry.permitted_ports()?;
+        let ports = entry.verified_ports()?;
         let dialable = ports.iter().filter(|endpoint| dial_policy::is_dialable(&entry.host, route, *endpoint));
         let endpoint = dialable.min_by_key(|(transport, _)| *transport != wanted)?;
         // The address at which the peer was verified, without another name lookup.

@@ -373,7 +373,7 @@ impl BookTask {
         let dialer = self.side(side).dialer.clone();
         let network = self.main.book.config().network;
         let expected = ProbeExpectations {
-            host: Some(target.host.clone()),
+            host: target.must_list_host.then(|| target.host.clone()),
             genesis_hash: network.genesis_hash(),
             default_ports: network.default_ports(),
             checkpoint_height: target.checkpoint_height,

@@ -72,13 +72,14 @@ pub(crate) fn peers(book: &PeerBook, now: Time) -> impl Iterator<Item = PeerInfo
 /// Everything that the book stores about a peer, for operators.
 fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
     let last_failure = entry.violation.or_else(|| entry.history.back().and_then(|record| record.failure));
+    let ports = entry.verified_ports().unwrap_or(entry.ports);
     PeerInfo {
         host: entry.host.to_string(),
         side: book.config().side,
         state: entry.state(now, book.config().max_advertised_age),
         ip: entry.ip.map(|ip| netgroup::canonical(ip).to_string()),
-        tcp_port: entry.ports.tcp().map(Into::into),
-        ssl_port: entry.ports.tls().map(Into::into),
+        tcp_port: ports.tcp().map(Into::into),
+        ssl_port: ports.tls().map(Into::into),
         protocol: entry.protocol.map(|version| version.to_string()),
         pruning: entry.pruning,
         software: entry.software.clone(),

@@ -13,7 +13,7 @@ use crate::peer::{Fault, Features, Host, LenientScalar, PeerList, Ports, ProbeRe
 /// What a peer is checked against.
 #[derive(Debug, Clone)]
 pub struct ProbeExpectations {
-    /// Host that the peer must list. `None` for own names and the backend, which need not list it.
+    /// Host that features must list; `None` for own names, the backend and the operator's peers.
     pub host: Option<Host>,
     /// Genesis hash of the chain that the peer must serve.
     pub genesis_hash: &'static str,
@@ -226,7 +226,9 @@ impl Prober {
             Some(hash) if hash != self.expected.genesis_hash => return Err(Fault::WrongGenesis),
             _ => {}
         }
-        let lists_host = self.expected.host.as_ref().is_none_or(|host| features.ports_for(host).is_some());
+        // A server without `hosts` could be any server behind the name, so it is not verified.
+        let lists = |host: &Host| features.hosts.iter().flatten().any(|(named, _)| named == host);
+        let lists_host = self.expected.host.as_ref().is_none_or(lists);
         if lists_host { Ok(()) } else { Err(Fault::HostMismatch) }
     }
 }
@@ -338,6 +340,8 @@ mod tests {
         assert_eq!(fault(&[VERSION, Some(&features(other, "a.example"))]), Fault::WrongGenesis);
         assert_eq!(fault(&[VERSION, Some(&features(GENESIS, "b.example"))]), Fault::HostMismatch);
         assert_eq!(fault(&[VERSION, Some(r#"{"hosts":{}}"#)]), Fault::HostMismatch);
+        assert_eq!(fault(&[VERSION, Some("{}")]), Fault::HostMismatch);
+        assert_eq!(fault(&[VERSION, Some(r#"{"hosts":null}"#)]), Fault::HostMismatch);
         assert_eq!(fault(&[VERSION, Some("[]")]), Fault::Malformed);
         assert_eq!(fault(&[VERSION, None, Some("{}")]), Fault::Malformed);
         assert_eq!(fault(&[VERSION, None, PEERS, Some("[]")]), Fault::Malformed);
@@ -347,7 +351,7 @@ mod tests {
 
     #[test]
     fn missing_genesis_hash_is_accepted() {
-        assert!(run(&[VERSION, Some("{}"), None, None]).is_ok());
+        assert!(run(&[VERSION, Some(r#"{"hosts":{"a.example":{}}}"#), None, None]).is_ok());
     }
 
     #[test]

@@ -16,13 +16,13 @@ const VERSION: &str = "schema";
 /// Version 0 is an empty file. A released migration never changes; a new record format adds
 /// another.
 const MIGRATIONS: &[Migration] =
-    &[create_tables, add_announcements, add_uptimes, add_labels, add_onion_side, add_standing];
+    &[create_tables, add_announcements, add_uptimes, add_labels, add_onion_side, add_reached, add_standing];
 
 /// First version with the table of the onion side.
 const ONION_SIDE_VERSION: usize = 5;
 
 /// First version that records when a peer became long-standing.
-const STANDING_VERSION: usize = 6;
+const STANDING_VERSION: usize = 7;
 
 type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
 
@@ -158,6 +158,12 @@ fn add_labels(transaction: &WriteTransaction) -> Result<(), redb::Error> {
 fn add_onion_side(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(ONION_PEERS)?;
     Ok(())
+}
+
+/// Appends the reached endpoints to each record: `None` for each transport.
+fn add_reached(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    append_bytes(transaction, PEERS, &[0; 2])?;
+    append_bytes(transaction, ONION_PEERS, &[0; 2])
 }
 
 /// Appends the time of the promotion and the batch of the certificate to each record: `None` each.

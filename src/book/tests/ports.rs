@@ -100,14 +100,16 @@ fn blocked_port_from_own_features_is_ignored() {
     let mut harness = BookHarness::new(&["a.example t50001"]);
     harness.resolve("a.example", &["5.9.0.1"]);
     harness.finish("a.example", success("[]", features));
-    assert_eq!(harness.entry("a.example").unwrap().listed().name.to_string(), "a.example v1.4 s50002");
+    let ports = |harness: &BookHarness| harness.entry("a.example").unwrap().ports;
+    assert_eq!((ports(&harness).tcp(), ports(&harness).tls().unwrap().get()), (None, 50002));
     // What the operator wrote stays.
     let mut harness = BookHarness::new(&["a.example t6379"]);
     harness.resolve("a.example", &["5.9.0.1"]);
     let Ok(mut verified) = success("[]", features) else { unreachable!() };
     verified.port = 6379.try_into().unwrap();
     harness.finish("a.example", Ok(verified));
-    assert_eq!(harness.entry("a.example").unwrap().listed().name.to_string(), "a.example v1.4 s50002 t6379");
+    assert_eq!(ports(&harness).tcp().unwrap().get(), 6379);
+    assert_eq!(harness.entry("a.example").unwrap().listed().name.to_string(), "a.example v1.4 t6379");
 }
 
 #[test]

@@ -30,7 +30,8 @@ const MAX_SUBNET_PROBES_PER_DAY: u32 = 8 + 720;
 /// New names by source: the burst and the daily budget.
 const MAX_NAMES_PER_PEER_PER_DAY: u32 = 4 + 8;
 const MAX_NAMES_PER_CLIENT_SUBNET_PER_DAY: u32 = 5 + 24;
-const MAX_NAMES_THROUGH_TOR_PER_DAY: u32 = 5 + 720;
+/// Clients through Tor have one budget for onion names and one for others.
+const MAX_NAMES_THROUGH_TOR_PER_DAY: u32 = 2 * (5 + 720);
 const MAX_NAMES_PER_DAY: u32 = 200 + 8640;
 
 /// Wake-ups without an action: path trials without a candidate, and pruning.
@@ -51,7 +52,6 @@ pub(super) struct Record {
     pub last_bad: Option<Time>,
     pub began: Time,
     pub ended: Time,
-    tries: u32,
     hour: Window,
     day: Window,
     lookups: Window,
@@ -95,7 +95,6 @@ impl Invariants {
     pub(super) fn lookup(&mut self, host: &Host, now: Time) -> CheckResult {
         let record = self.records.entry(host.clone()).or_default();
         record.began = now;
-        record.tries += 1;
         let lookups = record.lookups.add(hour(now), 1);
         self.peaks.lookups_hour = self.peaks.lookups_hour.max(lookups);
         check_at_most(lookups, MAX_LOOKUPS_PER_HOUR, format_args!("lookups of {host} in an hour"))?;
@@ -118,7 +117,6 @@ impl Invariants {
         let record = self.records.entry(host.clone()).or_default();
         if !matches!(host, Host::Dns(_)) {
             record.began = now;
-            record.tries += 1;
         }
         // A probe during a local outage does not reach the peer.
         let arrives = u32::from(outages.down(*via, now).is_none());
@@ -170,17 +168,16 @@ impl Invariants {
         record.known_since = now;
         record.last_ok = None;
         record.last_bad = None;
-        record.tries = 0;
         let (count, limit) = match &entry.source {
             Source::Seed | Source::Operator => return Ok(()),
             Source::Peer(peer) => {
                 (self.by_peer.entry(peer.clone()).or_default().add(day(now), 1), MAX_NAMES_PER_PEER_PER_DAY)
             }
-            Source::AddPeer(Some(ip)) if !entry.host.is_onion() => (
+            Source::AddPeer(Some(ip)) => (
                 self.by_client_subnet.entry(Netgroup::rate_limit_subnet(*ip)).or_default().add(day(now), 1),
                 MAX_NAMES_PER_CLIENT_SUBNET_PER_DAY,
             ),
-            Source::AddPeer(_) => (self.by_tor.add(day(now), 1), MAX_NAMES_THROUGH_TOR_PER_DAY),
+            Source::AddPeer(None) => (self.by_tor.add(day(now), 1), MAX_NAMES_THROUGH_TOR_PER_DAY),
             Source::Irc => (0, 0),
         };
         self.peaks.source_day = self.peaks.source_day.max(count);
@@ -209,6 +206,7 @@ impl Invariants {
         &self,
         entry: &Entry,
         unfounded: bool,
+        candidates: usize,
         settings: &BookConfig,
         outages: &OutageSchedule,
         now: Time,
@@ -220,8 +218,8 @@ impl Invariants {
         }
         let since = record.last_ok.unwrap_or(record.known_since);
         let reached = outages.uptime(RoutingPolicy::default().via(host), since, now);
-        // A candidate may be evicted.
-        let early = record.last_ok.is_none() && record.tries >= 5;
+        // A candidate may be evicted from a full table.
+        let early = record.last_ok.is_none() && candidates + 1 >= settings.max_candidates;
         check(early || reached + Duration::from_hours(1) >= settings.expire_after, || {
             format!("{host} removed after only {} hours of working path", reached.as_secs() / 3600)
         })

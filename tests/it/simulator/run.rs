@@ -209,7 +209,8 @@ impl Run {
                     result
                 }
                 Action::Remove(host) => self.disk.remove(&host).map_or(Ok(()), |entry| {
-                    self.invariants.on_removed(&entry, unfounded, self.book.config(), &self.outages, now)
+                    let candidates = self.book.counts(now).candidate;
+                    self.invariants.on_removed(&entry, unfounded, candidates, self.book.config(), &self.outages, now)
                 }),
                 Action::SavePathUptime(via, total) => {
                     self.path_uptime[usize::from(via == Route::Tor)] = total;

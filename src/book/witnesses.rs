@@ -1,0 +1,106 @@
+//! Witnesses of a path: which peers decide whether it works, and when they are probed.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rand::seq::IteratorRandom;
+
+use super::context::Context;
+use super::path_health::{PathPopulation, WitnessGroup};
+use super::{Entry, PeerBook};
+use crate::clock::Time;
+use crate::netgroup::{self, Netgroup};
+use crate::peer::Host;
+use crate::route::Route;
+
+/// Minimum interval between probes of a peer that only check its path.
+const CHECK_COOLDOWN: Duration = Duration::from_hours(1);
+
+/// The same interval once a witness has failed.
+///
+/// A peer that answered shortly before is the best witness against an outage.
+const URGENT_CHECK_COOLDOWN: Duration = Duration::from_mins(10);
+
+/// Maximum number of concurrent checks, the default number of probes through Tor.
+const MAX_CHECKS: usize = 8;
+
+impl PeerBook {
+    /// Returns whether failures of a peer tell about its path.
+    pub(super) fn is_witness(&self, entry: &Entry, route: Route, now: Time) -> bool {
+        self.is_healthy(entry, now) && self.paths.health(route).may_be_witness(&entry.host, now)
+    }
+
+    /// Returns whether a peer is more than a free name: the operator's, or up for long.
+    pub(super) fn has_standing(&self, entry: &Entry, now: Time) -> bool {
+        entry.source.is_operator() || entry.is_long_standing(now)
+    }
+
+    /// Counts the peers on a path. Witnesses are counted only if the verdict depends on them.
+    pub(super) fn path_population(&self, route: Route, failed: &Host, now: Time) -> PathPopulation {
+        let known = self.peers.queue().len(route) + self.peers.probe_count_on(route) + 1;
+        if !self.paths.health(route).would_decide(known) {
+            return PathPopulation { known, witnesses: usize::MAX, standing: usize::MAX };
+        }
+        let in_flight = self.peers.probes().map(|(host, _)| host).filter(|host| self.peers.route(host) == route);
+        let verified = self.peers.queue().previously_verified(route).chain(in_flight).chain([failed]);
+        let entries = verified.filter_map(|host| self.peers.get(host));
+        let (mut all, mut standing) = (BTreeSet::new(), BTreeSet::new());
+        for entry in entries.filter(|entry| self.is_witness(entry, route, now)) {
+            if self.has_standing(entry, now) {
+                standing.insert(witness_group(entry));
+            }
+            all.insert(witness_group(entry));
+        }
+        PathPopulation { known, witnesses: all.len(), standing: standing.len() }
+    }
+
+    /// Schedules witnesses for immediate probes while a failure is pending.
+    ///
+    /// Their number grows with the number of failed witnesses. Those with standing are tried first, in random order, as a
+    /// peer could choose its place in the queue.
+    pub(super) fn expedite_path_checks(&mut self, route: Route, ctx: &mut Context<'_>) {
+        let health = self.paths.health(route);
+        if !health.has_pending_failure() {
+            return;
+        }
+        let running = self.peers.probes().filter(|(host, probe)| probe.was_healthy && self.peers.route(host) == route);
+        let due = self.peers.queue().previously_verified(route).filter_map(|host| self.peers.get(host));
+        let waiting = due.take_while(|entry| entry.next_probe_at <= ctx.now);
+        let waiting = waiting.filter(|entry| self.is_healthy(entry, ctx.now)).count();
+        let wanted = (1 + health.failed_witnesses()).min(MAX_CHECKS).saturating_sub(running.count() + waiting);
+        for _ in 0..wanted {
+            let Some(host) = self.choose_witness(route, ctx) else { return };
+            self.peers.reschedule(&host, ctx.now);
+        }
+    }
+
+    fn choose_witness(&self, route: Route, ctx: &mut Context<'_>) -> Option<Host> {
+        let health = self.paths.health(route);
+        let failed_groups = health.pending_witnesses();
+        let entries = || {
+            let verified = self.peers.queue().previously_verified(route).filter_map(|host| self.peers.get(host));
+            verified.filter(|entry| {
+                entry.next_probe_at > ctx.now
+                    && self.is_witness(entry, route, ctx.now)
+                    && self.is_rested(entry, route, ctx.now)
+                    && !failed_groups.contains(&witness_group(entry))
+            })
+        };
+        let standing = entries().filter(|entry| self.has_standing(entry, ctx.now)).choose(ctx.rng);
+        standing.or_else(|| entries().choose(ctx.rng)).map(|entry| entry.host.clone())
+    }
+
+    fn is_rested(&self, entry: &Entry, route: Route, now: Time) -> bool {
+        let is_urgent = self.paths.health(route).failed_witnesses() > 0;
+        let cooldown = if is_urgent { URGENT_CHECK_COOLDOWN } else { CHECK_COOLDOWN };
+        entry.last_try.is_none_or(|last| now.since(last) >= cooldown)
+    }
+}
+
+/// Returns the group whose failures count once.
+pub(super) fn witness_group(entry: &Entry) -> WitnessGroup {
+    match entry.ip.filter(|ip| netgroup::is_public(*ip)) {
+        Some(ip) if !entry.host.is_onion() => WitnessGroup::Network(Netgroup::allocation(ip)),
+        _ => WitnessGroup::Host(entry.host.clone()),
+    }
+}
