@@ -132,6 +132,9 @@ pub enum ProbeError {
     /// The SOCKS port has a policy against clearnet addresses.
     #[error("Tor's SOCKS port refuses connections to clearnet addresses")]
     TorPolicy,
+    /// The peer did not show the headers that prove its chain.
+    #[error("no proof of the chain: the header at the pinned or compared height is missing, incomplete or different")]
+    Unproven,
 }
 
 /// Origin of a failure, as far as the failure itself shows it.
@@ -151,7 +154,9 @@ impl ProbeError {
     /// Returns the origin of the failure.
     pub fn blame(self) -> FailureOrigin {
         match self {
-            ProbeError::Closed | ProbeError::Tls | ProbeError::ProtocolViolation(_) => FailureOrigin::Peer,
+            ProbeError::Closed | ProbeError::Tls | ProbeError::ProtocolViolation(_) | ProbeError::Unproven => {
+                FailureOrigin::Peer
+            }
             // A local firewall refuses like a peer does, so a refusal does not prove the path.
             ProbeError::Refused | ProbeError::NotPublic => FailureOrigin::PeerUnconfirmed,
             // A local network failure within a conversation looks like a silent peer.

@@ -7,6 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::peer::{Port, Ports, RealName};
 
+/// Block that every server of a chain has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pin {
+    /// Height of the block.
+    pub height: u32,
+    /// Hash of the block in hexadecimal, in display order.
+    pub hash: &'static str,
+}
+
 /// Chain of a Waypost and its peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -49,6 +58,22 @@ impl Network {
             Network::Signet => "00000008819873e925422c1ff0f99f7cc9bbb232af63a077a480a3633bee1ef6",
             Network::Regtest => "0f9188f13cb7b2c71f2a335e3a4fc328bf5beb436012afca590b1a11466e2206",
         }
+    }
+
+    /// Returns a block of the chain after every known split of it; `None` if the chain has none.
+    ///
+    /// Chains that share the genesis differ there: Bitcoin Cash since 478,559, Bitcoin Gold since 491,407. The hashes are
+    /// the newest checkpoints of the Electrum wallet 4.8. The chains that split off with BLAKE2b headers, at 961,640 and
+    /// on testnet4 at 150,308, are newer. They show at the compared height, as their headers have 164 bytes.
+    pub const fn pin(self) -> Option<Pin> {
+        let (height, hash) = match self {
+            Network::Bitcoin => (953_567, "00000000000000000001b315e72169bef4867bf780527aa97c625ee9c001dc5d"),
+            Network::Testnet3 => (5_011_775, "000000000000041b511bf0b926371d5045f70bbc30d36b66f1c84ed30d765886"),
+            Network::Testnet4 => (139_103, "000000000001fa52cf7346a418640560743e051f8096a21ca452f3569bfe4f9e"),
+            Network::Signet => (308_447, "0000000fce481bd689af96794ea36ad8e80bc4635f068104aeff53bc17326ecf"),
+            Network::Regtest => return None,
+        };
+        Some(Pin { height, hash })
     }
 
     /// Returns the ports that a bare `t` or `s` stands for.

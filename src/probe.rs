@@ -132,6 +132,7 @@ pub async fn run_prober(
             let step = prober.step();
             match prober.handle_line(&line).map_err(ProbeError::ProtocolViolation)? {
                 ProberAction::Wait => continue,
+                ProberAction::Unproven => return Err(ProbeError::Unproven),
                 ProberAction::Send(next) => {
                     on_progress(Progress::Answered(step));
                     break next;
@@ -228,6 +229,7 @@ mod tests {
             default_ports: network.default_ports(),
             announce: None,
             checkpoint_height: None,
+            pin: None,
         };
         probe(&dialer, &target, &expected, SHORT, |_| {}).await
     }

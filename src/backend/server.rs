@@ -66,6 +66,7 @@ impl Server {
             default_ports: self.network.default_ports(),
             announce: None,
             checkpoint_height,
+            pin: self.network.pin(),
         };
         let deadlines = Deadlines::for_route(Route::Direct);
         let report = run_prober(stream, &expected, deadlines, Instant::now() + deadlines.total, &mut |_| {}).await?;

@@ -1,13 +1,13 @@
 //! Detection of peers that lag behind or follow another chain.
 //!
-//! The reference is the backend or, without one, the majority of the known peers.
+//! The reference is the backend or, without one, a vote of known peers by network group.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use super::entry::Entry;
+use super::chain_votes::{Vote, Voter, majority, median};
 use crate::clock::Time;
-use crate::peer::{Fault, Host, ProbeReport};
+use crate::peer::{Fault, ProbeReport};
 
 /// Double SHA-256 of a block header.
 pub type BlockHash = [u8; 32];
@@ -29,30 +29,27 @@ const MAX_TIP_LAG: u32 = 5;
 /// Lifetime of a reported tip. Tips only grow, so an old report never marks a good peer as behind.
 const TIP_TTL: Duration = Duration::from_hours(2);
 
-/// Minimum number of peer reports for a check without a backend.
-const QUORUM: usize = 3;
+/// Lifetime of a reported block: two visits of each voter at the default interval.
+const BLOCK_TTL: Duration = Duration::from_hours(48);
 
 /// Maximum number of checkpoint heights kept.
 const MAX_CHECKPOINTS: usize = 8;
 
-/// Maximum number of tips kept.
-const MAX_TIPS: usize = 256;
-
-/// Minimum time since a peer became known for its reports to count.
-const VOTING_AGE: Duration = Duration::from_hours(24);
+/// Maximum number of votes kept for each height, and for the tip. The oldest is dropped.
+const MAX_VOTES: usize = 256;
 
 /// Reports on the chain.
 #[derive(Debug, Default)]
 pub(super) struct ChainConsensus {
     /// Last report of the backend; `None` without one.
     backend: Option<BackendChain>,
-    tips: VecDeque<(Time, Host, u32)>,
-    /// Block of each peer by height.
-    blocks: BTreeMap<u32, HashMap<Host, BlockHash>>,
+    tips: Votes<u32>,
+    blocks: BTreeMap<u32, Votes<BlockHash>>,
 }
 
 #[derive(Debug)]
 struct BackendChain {
+    at: Time,
     tip: u32,
     block: Option<Checkpoint>,
 }
@@ -64,8 +61,8 @@ pub fn height_to_compare(tip: u32) -> u32 {
 
 impl ChainConsensus {
     /// Records the last report of the backend.
-    pub(super) fn set_backend_tip(&mut self, tip: u32, block: Option<Checkpoint>) {
-        self.backend = Some(BackendChain { tip, block });
+    pub(super) fn set_backend_tip(&mut self, tip: u32, block: Option<Checkpoint>, now: Time) {
+        self.backend = Some(BackendChain { at: now, tip, block });
     }
 
     /// Returns the height of the block to request from peers; `None` if no tip is known.
@@ -73,75 +70,88 @@ impl ChainConsensus {
         self.tip(now).map(height_to_compare)
     }
 
-    /// Returns what is wrong with the chain of a peer, and records its report if the peer may vote.
-    pub(super) fn judge(&mut self, entry: Option<&Entry>, report: &ProbeReport, now: Time) -> Option<Fault> {
+    /// Returns what is wrong with the chain of a peer, and records its report if it is a voter.
+    pub(super) fn judge(&mut self, voter: Option<Voter>, report: &ProbeReport, now: Time) -> Option<Fault> {
         let fault = self.check(report, now);
-        if let Some(entry) = entry.filter(|entry| may_vote(entry, now)) {
-            self.record(&entry.host, report, now);
+        if let Some(voter) = voter {
+            self.record(voter, report, now);
         }
         fault
     }
 
     fn check(&self, report: &ProbeReport, now: Time) -> Option<Fault> {
-        let other =
-            report.checkpoint.is_some_and(|(height, hash)| self.block(height).is_some_and(|block| block != hash));
-        let behind = || Some(report.tip_height?.saturating_add(MAX_TIP_LAG) < self.tip(now)?);
-        match other {
-            true => Some(Fault::ChainFork),
-            false => behind().unwrap_or(false).then_some(Fault::ChainBehind),
+        if report.checkpoint.is_some_and(|block| self.is_of_another_chain(block, now)) {
+            return Some(Fault::ChainFork);
         }
+        let is_behind = report.tip_height?.saturating_add(MAX_TIP_LAG) < self.tip(now)?;
+        is_behind.then_some(Fault::ChainBehind)
     }
 
-    fn record(&mut self, host: &Host, report: &ProbeReport, now: Time) {
-        self.tips.retain(|(at, from, _)| from != host && now.since(*at) <= TIP_TTL);
-        if let Some(tip) = report.tip_height {
-            if self.tips.len() == MAX_TIPS {
-                self.tips.pop_front();
-            }
-            self.tips.push_back((now, host.clone(), tip));
+    /// Returns whether a block differs from the backend's, or from the one that the voters agree on.
+    ///
+    /// The majority of the operator's peers protects every peer that agrees with it.
+    fn is_of_another_chain(&self, (height, hash): Checkpoint, now: Time) -> bool {
+        if let Some(backend) = &self.backend {
+            return backend.block.is_some_and(|(at, block)| at == height && block != hash);
         }
+        let Some(votes) = self.blocks.get(&height) else { return false };
+        let operators: Vec<_> = votes.current(BLOCK_TTL, now).filter(|vote| vote.voter.is_trusted).collect();
+        let protects = operators.iter().filter(|vote| vote.value == hash).count() * 2 > operators.len();
+        !protects && majority(votes.current(BLOCK_TTL, now)).is_some_and(|block| block != hash)
+    }
+
+    fn record(&mut self, voter: Voter, report: &ProbeReport, now: Time) {
         if let Some((height, hash)) = report.checkpoint {
-            self.blocks.entry(height).or_default().insert(host.clone(), hash);
+            self.blocks.entry(height).or_default().record(voter.clone(), hash, now);
             while self.blocks.len() > MAX_CHECKPOINTS {
                 self.blocks.pop_first();
             }
+        }
+        if let Some(tip) = report.tip_height {
+            self.tips.record(voter, tip, now);
         }
     }
 
     /// Returns the backend's tip, or the median of the reported tips.
     fn tip(&self, now: Time) -> Option<u32> {
-        if let Some(own) = &self.backend {
-            return Some(own.tip);
+        match &self.backend {
+            Some(backend) => Some(backend.tip).filter(|_| now.since(backend.at) <= TIP_TTL),
+            None => median(self.tips.current(TIP_TTL, now)),
         }
-        let mut tips: Vec<u32> =
-            self.tips.iter().filter(|(at, ..)| now.since(*at) <= TIP_TTL).map(|(.., tip)| *tip).collect();
-        tips.sort_unstable();
-        (tips.len() >= QUORUM).then(|| tips.get(tips.len() / 2).copied()).flatten()
-    }
-
-    /// Returns the reference block at this height: the backend's or the majority's.
-    fn block(&self, height: u32) -> Option<BlockHash> {
-        if let Some(own) = &self.backend {
-            return own.block.filter(|(at, _)| *at == height).map(|(_, hash)| hash);
-        }
-        let votes = self.blocks.get(&height)?;
-        let mut counts: HashMap<BlockHash, usize> = HashMap::new();
-        for hash in votes.values() {
-            *counts.entry(*hash).or_default() += 1;
-        }
-        let (hash, count) = counts.into_iter().max_by_key(|(_, count)| *count)?;
-        (votes.len() >= QUORUM && count * 2 > votes.len()).then_some(hash)
     }
 }
 
-/// Returns whether the reports of a peer count: those of the operator's peers, and of peers known for a day.
-fn may_vote(entry: &Entry, now: Time) -> bool {
-    entry.source.is_operator() || (entry.last_success.is_some() && now.since(entry.first_seen) >= VOTING_AGE)
+/// Last value of each voter, with its time.
+#[derive(Debug)]
+struct Votes<T>(HashMap<Voter, (Time, T)>);
+
+impl<T> Default for Votes<T> {
+    fn default() -> Votes<T> {
+        Votes(HashMap::new())
+    }
+}
+
+impl<T: Copy> Votes<T> {
+    fn record(&mut self, voter: Voter, value: T, now: Time) {
+        // A voter may have moved to another group since its last report.
+        self.0.retain(|known, _| known.host != voter.host);
+        if self.0.len() >= MAX_VOTES {
+            let oldest = self.0.iter().min_by_key(|(_, (at, _))| *at).map(|(voter, _)| voter.clone());
+            oldest.and_then(|oldest| self.0.remove(&oldest));
+        }
+        self.0.insert(voter, (now, value));
+    }
+
+    fn current(&self, ttl: Duration, now: Time) -> impl Iterator<Item = Vote<'_, T>> {
+        let fresh = self.0.iter().filter(move |(_, (at, _))| now.since(*at) <= ttl);
+        fresh.map(|(voter, (_, value))| Vote { voter, value: *value })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::book::chain_votes::tests::{clearnet, onion, trusted};
     use crate::peer::{PeerList, Version};
 
     const NOW: Time = Time::from_secs(1_700_000_000);
@@ -159,15 +169,11 @@ mod tests {
         }
     }
 
-    fn host(n: usize) -> Host {
-        format!("h{n}.example").parse().unwrap()
-    }
-
-    /// Peers with these tips, all with the same block.
+    /// Voters of different networks with these tips, all with the same block.
     fn chain(tips: &[u32]) -> ChainConsensus {
         let mut chain = ChainConsensus::default();
         for (n, tip) in tips.iter().enumerate() {
-            chain.record(&host(n), &report(*tip, Some((800, [1; 32]))), NOW);
+            chain.record(clearnet(n), &report(*tip, Some((800, [1; 32]))), NOW);
         }
         chain
     }
@@ -192,21 +198,44 @@ mod tests {
     #[test]
     fn peer_with_minority_block_is_on_another_chain() {
         let mut chain = chain(&[900, 900, 900, 900]);
-        chain.record(&host(7), &report(900, Some((800, [2; 32]))), NOW);
+        chain.record(clearnet(7), &report(900, Some((800, [2; 32]))), NOW);
         assert_eq!(chain.check(&report(900, Some((800, [2; 32]))), NOW), Some(Fault::ChainFork));
         assert_eq!(chain.check(&report(900, Some((800, [1; 32]))), NOW), None);
         assert_eq!(chain.check(&report(900, Some((700, [2; 32]))), NOW), None, "no other peer reported that height");
+        assert_eq!(chain.check(&report(900, Some((800, [2; 32]))), NOW + BLOCK_TTL * 2), None, "votes expire");
+    }
+
+    #[test]
+    fn onions_outvote_nobody() {
+        let mut chain = chain(&[900, 900, 900]);
+        for n in 0..200 {
+            chain.record(onion(n), &report(5_000, Some((800, [2; 32]))), NOW);
+        }
+        assert_eq!(chain.check(&report(900, Some((800, [1; 32]))), NOW), None);
+        assert_eq!(chain.check(&report(900, Some((800, [2; 32]))), NOW), Some(Fault::ChainFork));
+        assert_eq!(chain.height_to_compare(NOW), Some(800));
+    }
+
+    #[test]
+    fn majority_of_seeds_protects_peers_that_agree_with_it() {
+        let mut chain = chain(&[900; 40]);
+        for n in 0..3 {
+            chain.record(trusted(n), &report(900, Some((800, [3; 32]))), NOW);
+        }
+        assert_eq!(chain.check(&report(900, Some((800, [3; 32]))), NOW), None);
+        assert_eq!(chain.check(&report(900, Some((800, [2; 32]))), NOW), Some(Fault::ChainFork));
     }
 
     #[test]
     fn backend_overrides_peer_reports() {
         let mut chain = chain(&[900, 900, 900]);
-        chain.set_backend_tip(2000, Some((1900, [9; 32])));
+        chain.set_backend_tip(2000, Some((1900, [9; 32])), NOW);
         assert_eq!(chain.height_to_compare(NOW), Some(1900));
         assert_eq!(chain.check(&report(900, None), NOW), Some(Fault::ChainBehind));
         assert_eq!(chain.check(&report(2000, Some((1900, [1; 32]))), NOW), Some(Fault::ChainFork));
         assert_eq!(chain.check(&report(1996, Some((1900, [9; 32]))), NOW), None);
-        chain.set_backend_tip(0, Some((0, [9; 32])));
+        assert_eq!(chain.check(&report(900, None), NOW + TIP_TTL * 2), None, "the backend's tip ages as well");
+        chain.set_backend_tip(0, Some((0, [9; 32])), NOW);
         assert_eq!(chain.height_to_compare(NOW), Some(0));
     }
 }

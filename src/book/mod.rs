@@ -4,6 +4,7 @@
 
 mod admission;
 mod chain_consensus;
+mod chain_votes;
 mod config;
 mod context;
 mod dial_policy;
@@ -159,7 +160,7 @@ impl PeerBook {
                 // A rejection has no requester to report to.
                 let _ = self.try_add(name, Source::Irc, &mut ctx);
             }
-            Event::BackendTip { tip, block } => self.chain.set_backend_tip(tip, block),
+            Event::BackendTip { tip, block } => self.chain.set_backend_tip(tip, block, now),
             Event::SelfReachable(listed) => self.on_self_reachable(*listed, &mut ctx),
             Event::SelfUnreachable(host) => self.on_self_unreachable(&host, &mut ctx),
             Event::LocalHost(host) => self.remove_local_host(host, &mut ctx),

@@ -39,7 +39,8 @@ impl PeerBook {
         match outcome {
             Ok(verified) => {
                 self.on_answer(host, ctx);
-                match self.chain.judge(self.peers.get(host), &verified.report, ctx.now) {
+                let voter = self.peers.get(host).and_then(|entry| self.voter(entry, ctx.now));
+                match self.chain.judge(voter, &verified.report, ctx.now) {
                     Some(fault) => self.on_peer_failure(host, ProbeError::ProtocolViolation(fault), ctx),
                     None => self.on_success(host, verified, &probe, ctx),
                 }

@@ -145,6 +145,7 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
         default_ports: network.default_ports(),
         announce: None,
         checkpoint_height: None,
+        pin: network.pin(),
     };
     let outcome = probe(&dialer, &target, &expected, Deadlines::for_route(route), |progress| match progress {
         Progress::Dialling(transport, port) => step(&format!("dialling port {port} ({transport}) {route}")),
@@ -172,6 +173,7 @@ fn probe_error(host: &Host, failure: ProbeError) -> anyhow::Error {
             "; check the spelling of the name, and that the server runs"
         }
         ProbeError::Timeout | ProbeError::Closed => "; the server may be busy, or no Electrum server: try again later",
+        ProbeError::Unproven => "; the server may still be syncing, or follow a chain that split from this one",
         ProbeError::ProtocolViolation(Fault::WrongGenesis) => "; set the chain with --network",
         ProbeError::TorUnavailable => "; check that Tor runs at the address of tor.socks",
         ProbeError::TorPolicy => "; remove SafeSocks, OnionTrafficOnly or NoIPv4Traffic from torrc",

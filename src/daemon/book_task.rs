@@ -377,6 +377,7 @@ impl BookTask {
             genesis_hash: network.genesis_hash(),
             default_ports: network.default_ports(),
             checkpoint_height: target.checkpoint_height,
+            pin: network.pin(),
             announce: target.announce.then(|| self.announcement(&target.host)).flatten(),
         };
         let (task_host, metrics) = (target.host.clone(), self.inputs.probes.clone());

@@ -184,6 +184,7 @@ impl ClearnetMonitor {
             default_ports: self.network.default_ports(),
             announce: None,
             checkpoint_height: None,
+            pin: None,
         };
         let mut outcome = Err(ProbeError::Unreachable);
         for dialer in self.circuits(group).take(if via == Route::Tor { usize::from(CIRCUITS_PER_CHECK) } else { 1 }) {

@@ -191,13 +191,14 @@ mod tests {
             default_ports: ports,
             announce: identity.announcement(ingress),
             checkpoint_height: Some(900),
+            pin: None,
         });
         let mut requests = vec![first];
         for (id, result) in answers.iter().enumerate() {
             match prober.handle_line(&format!(r#"{{"id":{id},{result}}}"#)).unwrap() {
                 ProberAction::Send(request) => requests.push(request),
                 ProberAction::Wait => panic!("each line is a response"),
-                ProberAction::Done(_) => break,
+                ProberAction::Done(_) | ProberAction::Unproven => break,
             }
         }
         let text = |request: Vec<u8>| String::from_utf8(request).unwrap().replace(own, "OWN").replace(peer, "PEER");

@@ -7,7 +7,9 @@ use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use crate::book::height_to_compare;
 use crate::jsonrpc::{self, MAX_PROTOCOL, MIN_PROTOCOL, Response, USER_AGENT};
+use crate::network::Pin;
 use crate::peer::{Fault, Features, Host, LenientScalar, PeerList, Ports, ProbeReport};
 
 /// What a peer is checked against.
@@ -23,6 +25,9 @@ pub struct ProbeExpectations {
     pub announce: Option<AddPeerOffer>,
     /// Height at which the peer's block is requested. `None`: no block is requested.
     pub checkpoint_height: Option<u32>,
+    /// Block that the peer must show. It must then also show the block at the compared height. `None`: neither is
+    /// required, as for own names and for chains without a pin.
+    pub pin: Option<Pin>,
 }
 
 /// Own name, as it is announced to peers.
@@ -51,6 +56,8 @@ pub enum ProbeStep {
     Announce,
     /// `blockchain.headers.subscribe`.
     Headers,
+    /// `blockchain.block.header` at the pinned height.
+    Pin,
     /// `blockchain.block.header`, if the peer's chain reaches the checkpoint.
     Block,
 }
@@ -64,6 +71,8 @@ pub enum ProberAction {
     Wait,
     /// The peer is verified.
     Done(Box<ProbeReport>),
+    /// The peer answered, but did not prove that it serves the chain.
+    Unproven,
 }
 
 /// State machine of a conversation with one peer.
@@ -74,6 +83,10 @@ pub struct Prober {
     id: u64,
     notifications: u32,
     report: ProbeReport,
+    /// Whether the peer showed a complete header of its tip.
+    shows_tip: bool,
+    /// Whether the peer showed the pinned block.
+    shows_pin: bool,
 }
 
 impl Prober {
@@ -91,7 +104,15 @@ impl Prober {
             checkpoint: None,
             add_peer_result: None,
         };
-        let prober = Prober { expected, step: ProbeStep::Version, id: 0, notifications: 0, report };
+        let prober = Prober {
+            expected,
+            step: ProbeStep::Version,
+            id: 0,
+            notifications: 0,
+            report,
+            shows_tip: false,
+            shows_pin: false,
+        };
         let line = prober.next_request();
         (prober, line)
     }
@@ -121,8 +142,16 @@ impl Prober {
             ProbeStep::Features => ProbeStep::Peers,
             ProbeStep::Peers if self.needs_announcement() => ProbeStep::Announce,
             ProbeStep::Peers | ProbeStep::Announce => ProbeStep::Headers,
-            ProbeStep::Headers if self.checkpoint_height().is_some() => ProbeStep::Block,
-            ProbeStep::Headers | ProbeStep::Block => return Ok(ProberAction::Done(Box::new(self.report.clone()))),
+            ProbeStep::Headers if self.expected.pin.is_some() && !self.shows_tip => return Ok(ProberAction::Unproven),
+            ProbeStep::Headers if self.expected.pin.is_some() => ProbeStep::Pin,
+            ProbeStep::Pin if !self.shows_pin => return Ok(ProberAction::Unproven),
+            ProbeStep::Headers | ProbeStep::Pin if self.checkpoint_height().is_some() => ProbeStep::Block,
+            ProbeStep::Block if self.expected.pin.is_some() && self.report.checkpoint.is_none() => {
+                return Ok(ProberAction::Unproven);
+            }
+            ProbeStep::Headers | ProbeStep::Pin | ProbeStep::Block => {
+                return Ok(ProberAction::Done(Box::new(self.report.clone())));
+            }
         };
         self.step = next;
         self.id += 1;
@@ -136,6 +165,7 @@ impl Prober {
             ProbeStep::Announce => {
                 json!(self.expected.announce.iter().map(|offer| &offer.features).collect::<Vec<_>>())
             }
+            ProbeStep::Pin => json!([self.expected.pin.map(|pin| pin.height)]),
             ProbeStep::Block => json!([self.checkpoint_height()]),
             _ => json!([]),
         };
@@ -143,8 +173,15 @@ impl Prober {
     }
 
     /// Returns the height of the requested block if the peer's chain reaches it.
+    ///
+    /// If none is requested but a proof is required, it is the height at which chains with the peer's tip are compared.
     fn checkpoint_height(&self) -> Option<u32> {
-        self.expected.checkpoint_height.filter(|height| self.report.tip_height.is_some_and(|tip| *height <= tip))
+        let tip = self.report.tip_height?;
+        let height = match self.expected.pin {
+            Some(_) => self.expected.checkpoint_height.unwrap_or(height_to_compare(tip)),
+            None => self.expected.checkpoint_height?,
+        };
+        Some(height).filter(|height| *height <= tip)
     }
 
     /// Whether the peer does not list the own name with the current ports.
@@ -187,14 +224,21 @@ impl Prober {
                 self.report.add_peer_result = Some(result == "true");
                 Ok(())
             }
+            ProbeStep::Pin => {
+                let expected = self.expected.pin.and_then(|pin| HEXLOWER_PERMISSIVE.decode(pin.hash.as_bytes()).ok());
+                let shown = block_hash(result).map(|hash| hash.iter().rev().copied().collect::<Vec<u8>>());
+                self.shows_pin = shown.is_some() && shown == expected;
+                Ok(())
+            }
             ProbeStep::Block => {
-                // An invalid header is no violation: the peer is only not compared.
+                // An invalid header is no violation. Without a pin, the peer is only not compared.
                 self.report.checkpoint = self.checkpoint_height().zip(block_hash(result));
                 Ok(())
             }
             ProbeStep::Headers => {
-                let headers: Headers = jsonrpc::from_object(result).map_err(malformed)?;
+                let headers: Headers<'_> = jsonrpc::from_object(result).map_err(malformed)?;
                 self.report.tip_height = headers.height.number().or_else(|| headers.block_height.number());
+                self.shows_tip = self.report.tip_height.is_some() && headers.hex.is_some_and(|hex| is_header(&hex));
                 Ok(())
             }
         }
@@ -242,23 +286,31 @@ impl ProbeStep {
             ProbeStep::Peers => "server.peers.subscribe",
             ProbeStep::Announce => "server.add_peer",
             ProbeStep::Headers => "blockchain.headers.subscribe",
-            ProbeStep::Block => "blockchain.block.header",
+            ProbeStep::Pin | ProbeStep::Block => "blockchain.block.header",
         }
     }
 }
 
+/// Length of a block header in bytes. Chains that split off with longer headers exist.
+const HEADER_BYTES: usize = 80;
+
+fn is_header(hex: &str) -> bool {
+    hex.len() == 2 * HEADER_BYTES && hex.bytes().all(|digit| digit.is_ascii_hexdigit())
+}
+
 /// Hashes a block header that is given in hexadecimal digits.
 fn block_hash(result: &str) -> Option<[u8; 32]> {
-    const HEADER: usize = 80;
     let header: Cow<'_, str> = serde_json::from_str(result).ok()?;
-    let header = HEXLOWER_PERMISSIVE.decode(header.as_bytes()).ok().filter(|header| header.len() == HEADER)?;
+    let header = HEXLOWER_PERMISSIVE.decode(header.as_bytes()).ok().filter(|header| header.len() == HEADER_BYTES)?;
     Some(Sha256::digest(Sha256::digest(header)).into())
 }
 
-/// `height` of current protocols, or `block_height` of the first.
+/// Tip in hexadecimal with its `height` in current protocols, or `block_height` in the first.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Headers {
+struct Headers<'a> {
+    #[serde(borrow)]
+    hex: Option<Cow<'a, str>>,
     height: LenientScalar,
     block_height: LenientScalar,
 }
@@ -288,20 +340,27 @@ mod tests {
             default_ports,
             announce: None,
             checkpoint_height: None,
+            pin: None,
         })
         .0
     }
 
     /// Answers each request with the next of `results`; `None` is an error.
     fn run(results: &[Option<&str>]) -> Result<ProbeReport, Fault> {
-        let mut prober = prober();
+        Ok(run_prober(prober(), results)?.unwrap())
+    }
+
+    /// Returns the report; `None` if the peer is unproven.
+    fn run_prober(mut prober: Prober, results: &[Option<&str>]) -> Result<Option<ProbeReport>, Fault> {
         for (id, result) in results.iter().enumerate() {
             let line = match result {
                 Some(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
                 None => format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"unknown"}}}}"#),
             };
-            if let ProberAction::Done(report) = prober.handle_line(&line)? {
-                return Ok(*report);
+            match prober.handle_line(&line)? {
+                ProberAction::Done(report) => return Ok(Some(*report)),
+                ProberAction::Unproven => return Ok(None),
+                ProberAction::Send(_) | ProberAction::Wait => {}
             }
         }
         panic!("still at {:?}", prober.step());
@@ -347,6 +406,39 @@ mod tests {
         assert_eq!(fault(&[VERSION, None, PEERS, Some("[]")]), Fault::Malformed);
         assert_eq!(fault(&[Some("7")]), Fault::Malformed);
         assert_eq!(fault(&[None, None]), Fault::VersionRefused);
+    }
+
+    /// Returns whether a peer with this tip and these answers at the pinned and the compared height is verified.
+    fn is_proven(tip: u32, headers: &[Option<&str>]) -> bool {
+        proves(80, tip, headers)
+    }
+
+    fn proves(tip_bytes: usize, tip: u32, headers: &[Option<&str>]) -> bool {
+        // The block after genesis stands for the pin.
+        let pin = Pin { height: 1, hash: "00000000839a8e6886ab5951d76f411475428afc90947ee320161bbf18eb6048" };
+        let mut prober = prober();
+        (prober.expected.pin, prober.expected.checkpoint_height) = (Some(pin), Some(100));
+        let tip = format!(r#"{{"hex":"{}","height":{tip}}}"#, "00".repeat(tip_bytes));
+        let results = [&[VERSION, None, PEERS, Some(tip.as_str())], headers].concat();
+        run_prober(prober, &results).unwrap().is_some()
+    }
+
+    #[test]
+    fn only_complete_headers_of_the_chain_prove_it() {
+        const BLOCK_1: &str = "\"010000006fe28c0ab6f1b372c1a6a246ae63f74f931e8365e15a089c68d6190000000000982051fd1e4ba744bbbe\
+            680e1fee14677ba1a3c3540bf7b1cdb606e857233e0e61bc6649ffff001d01e36299\"";
+        let other = BLOCK_1.replace("01e36299", "02e36299");
+        let extended = BLOCK_1.replace("01e36299", &format!("01e36299{}", "00".repeat(84)));
+        let pin = Some(BLOCK_1);
+        assert!(is_proven(100, &[pin, Some(&other)]), "the book compares the block");
+        assert!(is_proven(99, &[pin]), "below the compared height");
+        assert!(!is_proven(100, &[Some(&other)]), "another chain with the same genesis, such as Bitcoin Cash");
+        assert!(!is_proven(100, &[Some(&extended)]), "headers of 164 bytes");
+        assert!(!is_proven(100, &[None]), "an error");
+        assert!(!is_proven(100, &[Some("7")]));
+        assert!(!proves(164, 100, &[]), "a tip of 164 bytes");
+        assert!(!is_proven(100, &[pin, None]), "an error at the compared height");
+        assert!(!is_proven(100, &[pin, Some(&extended)]), "headers of 164 bytes after the pin");
     }
 
     #[test]

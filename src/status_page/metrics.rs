@@ -297,6 +297,7 @@ fn outcome_label(error: ProbeError) -> &'static str {
         ProbeError::Internal => "internal",
         ProbeError::LocalResourceExhausted => "our_limits",
         ProbeError::TorPolicy => "tor_policy",
+        ProbeError::Unproven => "unproven",
     }
 }
 

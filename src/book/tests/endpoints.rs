@@ -68,7 +68,7 @@ fn endpoint_that_is_closed_later_is_no_longer_listed() {
 fn entry_of_an_older_store_lists_its_ports_until_its_next_visit() {
     let mut entry = candidate("5.9.0.1".parse().unwrap());
     entry.last_success = Some(START);
-    assert_eq!(entry.listed().name.to_string(), "5.9.0.1 s50002 t50001");
+    assert_eq!(entry.listed().name.to_string(), "5.9.0.1 v1.4 s50002 t50001");
 }
 
 #[test]

@@ -14,6 +14,7 @@ fn known(host: Host, days: u32, n: u16) -> Entry {
     }
     (entry.last_try, entry.last_success) = (Some(START - DAY / 2), Some(START - DAY / 2));
     entry.next_probe_at = START + Duration::from_mins(15 * u64::from(n));
+    entry.long_standing_since = (days >= 14).then_some(START);
     entry
 }
 
