@@ -70,7 +70,7 @@ impl Adversary {
         let since_turn = now.since(self.turn);
         let is_absent = now > self.turn
             && (self.plan.has(Trick::Vanish)
-                || (self.plan.has(Trick::Flap) && since_turn.as_secs() / (6 * 3600) % 2 == 0));
+                || (self.plan.has(Trick::Flap) && (since_turn.as_secs() / (6 * 3600)).is_multiple_of(2)));
         server.owner == Owner::Attacker && now >= server.online_from && !is_absent
     }
 

@@ -226,7 +226,7 @@ impl World {
         }
         let [a, b] = self.networks.add_v6(FIRST_ATTACKER_ASN, rng);
         for n in 0..u32::try_from(scale.ipv6_hosts).unwrap() {
-            let [high, low] = [(n >> 16) as u16, n as u16];
+            let [high, low] = [u16::try_from(n >> 16).unwrap(), u16::try_from(n & 0xffff).unwrap()];
             if plan.has(Trick::Prefix) {
                 addresses.push((IpAddr::V6(Ipv6Addr::new(a, b, low, high, 0, 0, 0, 1)), 1));
             }
