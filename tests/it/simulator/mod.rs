@@ -1,6 +1,7 @@
 //! Simulation of the book for months of virtual time among thousands of peers, honest and hostile.
 //!
 //! `SIM_SEED=1` repeats a run. `SIM_FULL=1` runs ten thousand peers for sixty days, best with `--release`.
+mod attackers;
 mod checks;
 mod clients;
 mod invariants;

@@ -1,0 +1,90 @@
+//! Limits of what an attack may achieve, and the table of results.
+
+use std::time::Duration;
+
+use super::engine::Engine;
+use super::strategy::Strategy;
+use super::world::Scale;
+
+pub(super) const HEADER: &str = "\
+    strategy     | clearnet % | ASN % | onion clients % | of onions % | fallback % | backend % | by week %            \
+    | bad drop laps lost | least listed % | Tor ready % | false views | probes/day honest other | first 3 | known | s";
+
+/// Limits, as shares.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Targets {
+    /// Attackers in a list for clearnet clients, with a map of ASNs.
+    pub clearnet: f64,
+    /// Any ASN in a list with 65 or more peers.
+    pub asn: f64,
+    /// Attackers in a list for onion clients.
+    pub onion: f64,
+    /// Attackers among fallback onions.
+    pub fallback: f64,
+    /// Attackers among backend candidates.
+    pub backend: f64,
+    /// Whether the limits on shares hold today.
+    pub are_enforced: bool,
+}
+
+impl Default for Targets {
+    fn default() -> Targets {
+        Targets { clearnet: 0.33, asn: 0.031, onion: 0.2, fallback: 0.2, backend: 0.05, are_enforced: false }
+    }
+}
+
+impl Targets {
+    /// Panics if an attack achieves more than the limits.
+    pub(super) fn check(self, strategy: Strategy, engine: &Engine) {
+        if !self.are_enforced {
+            return;
+        }
+        let found = &engine.measures;
+        let shares = [
+            ("clearnet lists", found.clearnet.max, self.clearnet),
+            ("one ASN", found.asn.max, self.asn),
+            ("lists of onion clients", found.onion.max, self.onion),
+            ("fallback onions", found.fallback.mean(), self.fallback),
+            ("backend candidates", found.backend.max, self.backend),
+        ];
+        for (what, share, limit) in shares {
+            assert!(share <= limit, "{strategy:?}: {what}: {share:.3}, limit {limit}");
+        }
+        assert!(found.bad.is_empty(), "{strategy:?}: honest peers are marked bad: {:?}", found.bad);
+        assert!(found.dropped.is_empty(), "{strategy:?}: honest peers are dropped: {:?}", found.dropped);
+        assert_eq!(found.false_views, 0, "{strategy:?}: the view of the chain moved");
+    }
+}
+
+/// Returns the results of a run as a row of the table.
+pub(super) fn row(strategy: Strategy, scale: Scale, engine: &Engine, took: Duration) -> String {
+    let found = &engine.measures;
+    let percent = |share: f64| format!("{:.0}", share * 100.0);
+    let both = |shares: &super::measures::Shares| format!("{}/{}", percent(shares.mean()), percent(shares.max));
+    let weekly: Vec<String> = found.weekly.iter().map(|week| percent(week.mean())).collect();
+    let days = u64::from(scale.days);
+    format!(
+        "{:12} | {:>10} | {:>5.1} | {:>15} | {:>11} | {:>10} | {:>9} | {:20} | {:>3} {:>4} {:>4} {:>4} | {:>14} | {:>11.1} \
+         | {:>11} | {:>17} {:>5} | {:>7} | {:>5} | {:.1}",
+        format!("{strategy:?}"),
+        both(&found.clearnet),
+        found.asn.max * 100.0,
+        both(&found.onion),
+        both(&found.onion_names),
+        both(&found.fallback),
+        both(&found.backend),
+        weekly.join(" "),
+        found.bad.len(),
+        found.dropped.len(),
+        found.lapses,
+        found.lost_newcomers(&engine.book, &engine.world, engine.now),
+        percent(found.worst_presence()),
+        found.tor_ready_on_worst_day() * 100.0,
+        found.false_views,
+        found.probes.0 / days,
+        found.probes.1 / days,
+        found.first_three.map_or_else(|| "never".to_owned(), |time| format!("{} s", time.as_secs())),
+        found.known,
+        took.as_secs_f64(),
+    )
+}
