@@ -53,89 +53,33 @@ impl fmt::Debug for AsMap {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+#[path = "../tests/it/support/as_map_encoder.rs"]
+pub(crate) mod encoder;
+
+#[cfg(test)]
+mod tests {
+    use super::encoder::encode;
     use super::*;
 
-    /// Encodes a map of IPv4 ranges: the first `bits` bits of an address, and the system of that range.
-    ///
-    /// Ranges must not overlap. Numbers up to 32,768 can be encoded.
-    pub(crate) fn encode(ranges: &[([u8; 4], u32, u32)]) -> Vec<u8> {
-        let path = |address: [u8; 4], bits: u32| -> Vec<bool> {
-            let mapped = (0xffff_u128 << 32) | u128::from(u32::from_be_bytes(address));
-            (0..96 + bits).map(|bit| mapped >> (127 - bit) & 1 == 1).collect()
-        };
-        let ranges: Vec<(Vec<bool>, u32)> =
-            ranges.iter().map(|(address, bits, number)| (path(*address, *bits), *number)).collect();
-        let mut bits = encode_trie(&ranges, 0);
-        while !bits.len().is_multiple_of(8) {
-            bits.push(false);
-        }
-        bits.chunks(8).map(|byte| byte.iter().enumerate().fold(0, |sum, (n, bit)| sum | u8::from(*bit) << n)).collect()
-    }
-
-    fn encode_trie(ranges: &[(Vec<bool>, u32)], depth: usize) -> Vec<bool> {
-        match ranges {
-            // An address without a system leads to the default, number zero, which has no code of its own.
-            [] => encode_default(),
-            [(path, number)] if path.len() == depth => encode_return(*number),
-            _ => {
-                let side = |bit: bool| -> Vec<(Vec<bool>, u32)> {
-                    ranges.iter().filter(|(path, _)| path[depth] == bit).cloned().collect()
-                };
-                let (left, right) = (encode_trie(&side(false), depth + 1), encode_trie(&side(true), depth + 1));
-                // Instruction JUMP, and the length of the left part.
-                [vec![true, false], encode_jump(left.len()), left, right].concat()
-            }
-        }
-    }
-
-    /// Encodes a number as a class in unary, and the offset in that class, most significant bit first.
-    fn encode_number(value: usize, least: usize, classes: &[u32]) -> Vec<bool> {
-        let mut offset = value - least;
-        let mut bits = Vec::new();
-        for (n, size) in classes.iter().enumerate() {
-            let is_last = n + 1 == classes.len();
-            if offset < 1 << size {
-                if !is_last {
-                    bits.push(false);
-                }
-                bits.extend((0..*size).rev().map(|bit| offset >> bit & 1 == 1));
-                return bits;
-            }
-            offset -= 1 << size;
-            bits.push(true);
-        }
-        panic!("{value} is too large");
-    }
-
-    fn encode_return(number: u32) -> Vec<bool> {
-        let classes: Vec<u32> = (15..=24).collect();
-        [vec![false], encode_number(number as usize, 1, &classes)].concat()
-    }
-
-    fn encode_default() -> Vec<bool> {
-        encode_return(64_000)
-    }
-
-    fn encode_jump(distance: usize) -> Vec<bool> {
-        let classes: Vec<u32> = (5..=30).collect();
-        encode_number(distance, 17, &classes)
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
     }
 
     #[test]
     fn encoded_map_is_read() {
-        let bytes = encode(&[([5, 9, 0, 0], 16, 24_940), ([88, 99, 0, 0], 24, 7)]);
+        let bytes = encode(&[(ip("5.9.0.0"), 16, 24_940), (ip("88.99.0.0"), 24, 7), (ip("2a01:4f8::"), 32, 24_940)]);
         let map = AsMap::parse(bytes).unwrap();
-        let asn = |ip: &str| map.asn(ip.parse().unwrap());
+        let asn = |text: &str| map.asn(ip(text));
         assert_eq!(asn("5.9.200.1"), Some(Asn(24_940)));
         assert_eq!(asn("64:ff9b::509:1"), Some(Asn(24_940)), "behind NAT64");
+        assert_eq!(asn("2a01:4f8:7::1"), Some(Asn(24_940)));
         assert_eq!(asn("88.99.0.200"), Some(Asn(7)));
         assert_ne!(asn("88.99.1.1"), Some(Asn(7)));
     }
 
     #[test]
     fn damaged_map_is_an_error() {
-        let bytes = encode(&[([5, 9, 0, 0], 16, 24_940)]);
+        let bytes = encode(&[(ip("5.9.0.0"), 16, 24_940)]);
         assert!(AsMap::parse(bytes[..bytes.len() / 2].to_vec()).is_err());
         assert!(AsMap::parse(Vec::new()).is_err());
         assert!(AsMap::parse(b"# text\n".repeat(100)).is_err());

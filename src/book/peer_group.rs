@@ -165,8 +165,8 @@ mod tests {
 
     #[test]
     fn provider_has_two_places_with_an_as_map() {
-        let ranges = [([5, 8, 0, 0], 14, 24_940), ([88, 99, 0, 0], 16, 7)];
-        let map = AsMap::parse(crate::as_map::tests::encode(&ranges)).unwrap();
+        let ranges = [("5.8.0.0".parse().unwrap(), 14, 24_940), ("88.99.0.0".parse().unwrap(), 16, 7)];
+        let map = AsMap::parse(crate::as_map::encoder::encode(&ranges)).unwrap();
         let hosting = entries((8..11).flat_map(|b| (0..3).map(move |c| format!("5.{b}.{c}.1"))));
         assert_eq!((admitted(&hosting, None), admitted(&hosting, Some(&map))), (3, 2));
         assert_eq!(admitted(&entries((0..3).map(|c| format!("88.99.{c}.1"))), Some(&map)), 2);

@@ -14,6 +14,8 @@
 )]
 
 mod architecture;
+#[path = "support/as_map_encoder.rs"]
+mod as_map_encoder;
 mod attack;
 mod backend;
 mod cli_output;

@@ -83,7 +83,12 @@ impl Engine {
         let adversary = Adversary::new(&world, plan, scale, Engine::START, &mut world_rng);
         let entries = if plan.has(Trick::EmptyBook) { Vec::new() } else { known_entries(&world, &mut world_rng) };
         let seeds = world.seeds().map(name).collect();
-        let config = BookConfig { seeds, peers_as_backend: true, ..BookConfig::default() };
+        let config = BookConfig {
+            seeds,
+            peers_as_backend: true,
+            as_map: scale.has_map.then(|| world.networks.as_map()),
+            ..BookConfig::default()
+        };
         let uptime = PerRoute { direct: PAST_WORKING_TIME, tor: PAST_WORKING_TIME };
         Engine {
             scale,
@@ -300,6 +305,7 @@ fn known_entries(world: &World, rng: &mut StdRng) -> Vec<Entry> {
             entry.last_try = Some(at);
         }
         entry.next_probe_at = Engine::START - ago + DAY.mul_f64(rng.random_range(0.6..0.8));
+        entry.promote_from_older_store(Engine::START);
         entry
     });
     known.collect()

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use waypost::book::height_to_compare;
-use waypost::connect::{ProbeTarget, Verified};
+use waypost::connect::{ProbeTarget, TlsCertificate, Verified};
 use waypost::network::Network;
 use waypost::peer::{Features, Host, PeerList, PeerListEntry, Port, Ports, ProbeReport, RealName, Transport, Version};
 use waypost::route::RoutingPolicy;
@@ -55,8 +55,9 @@ impl Visit<'_> {
             checkpoint: self.target.checkpoint_height.map(|height| (height, block(height, self.chain))),
             add_peer_result: None,
         };
-        let tls_key_hash = (transport == Transport::Tls).then_some(self.key);
-        Verified { ip, transport, port, tls_key_hash, duration: self.duration, report }
+        let certificate = (transport == Transport::Tls)
+            .then(|| TlsCertificate { key: self.key, batch: self.key[..8].try_into().unwrap() });
+        Verified { ip, transport, port, certificate, duration: self.duration, report }
     }
 }
 

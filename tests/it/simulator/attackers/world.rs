@@ -2,15 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
+use waypost::as_map::AsMap;
 use waypost::clock::Time;
 use waypost::network::Network;
 use waypost::peer::{Host, OnionAddress, Ports};
 
 use super::strategy::{Plan, Trick};
+use crate::as_map_encoder::encode;
 
 /// Number of honest servers of one ASN with several; all others have an ASN each.
 const SHARED_ASNS: [usize; 15] = [10, 7, 5, 4, 4, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2];
@@ -48,6 +51,8 @@ pub(super) struct Scale {
     pub onions: usize,
     /// Number of hosts in the attacker's IPv6 range.
     pub ipv6_hosts: usize,
+    /// Whether the book has a map of autonomous systems.
+    pub has_map: bool,
 }
 
 /// Party that runs a server.
@@ -100,6 +105,13 @@ impl Networks {
     }
 
     /// Adds an unused public IPv4 /16.
+    /// Returns the map of all autonomous systems.
+    pub(super) fn as_map(&self) -> Arc<AsMap> {
+        let v4 = self.v4.iter().map(|([a, b], asn)| (IpAddr::from([*a, *b, 0, 0]), 16, *asn));
+        let v6 = self.v6.iter().map(|([a, b], asn)| (IpAddr::from([*a, *b, 0, 0, 0, 0, 0, 0]), 32, *asn));
+        Arc::new(AsMap::parse(encode(&v4.chain(v6).collect::<Vec<_>>())).unwrap())
+    }
+
     fn add_v4(&mut self, asn: u32, rng: &mut StdRng) -> [u8; 2] {
         loop {
             let range = [rng.random_range(1..224), rng.random()];
