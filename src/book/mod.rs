@@ -54,6 +54,7 @@ use publication::TorView;
 use self_announcement::{SelfEntries, VerifiedSelfEntry};
 use slot_budget::SlotBudget;
 use snapshot::ListRules;
+use standing::PROMOTION_INTERVAL;
 use table::PeerTable;
 
 pub use admission::{IntakeError, MAX_NAMES_PER_PEER_LIST};
@@ -140,7 +141,7 @@ impl PeerBook {
             chain: ChainConsensus::default(),
             self_entries: SelfEntries::default(),
             next_sweep: now + SWEEP_INTERVAL,
-            next_promotion: now,
+            next_promotion: now + PROMOTION_INTERVAL,
         }
     }
 

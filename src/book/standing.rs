@@ -40,8 +40,8 @@ const CLEARNET_GROWTH: Growth = Growth { per_week: 0.02, max_interval: Duration:
 /// Growth of the long-standing onion peers, whose names are free: 1 % a week, and at least one peer in two weeks.
 const ONION_GROWTH: Growth = Growth { per_week: 0.01, max_interval: Duration::from_hours(14 * 24) };
 
-/// Interval between two checks for promotions.
-const CHECK_INTERVAL: Duration = Duration::from_hours(1);
+/// Interval between two times at which peers may be promoted.
+pub(super) const PROMOTION_INTERVAL: Duration = Duration::from_hours(1);
 
 /// Rate at which a population of long-standing peers grows.
 struct Growth {
@@ -132,7 +132,7 @@ impl PeerBook {
         if ctx.now < self.next_promotion {
             return;
         }
-        self.next_promotion = ctx.now + CHECK_INTERVAL;
+        self.next_promotion = ctx.now + PROMOTION_INTERVAL;
         let oldest = self.peers.entries().map(|entry| entry.first_seen).min();
         let is_founding = oldest.is_none_or(|oldest| ctx.now.since(oldest) < FOUNDING_TIME);
         let mut promoted = self.clearnet_promotions(is_founding, ctx);
@@ -258,7 +258,7 @@ mod tests {
         };
         let mut book = PeerBook::new(config, entries, PerRoute::default(), START);
         let mut now = START;
-        for _ in 0..=weeks * 7 * 24 {
+        for _ in 0..=(weeks * 7 * 24).max(1) {
             let _ = book.handle(Event::Tick, now, &mut rng);
             now = now + Duration::from_hours(1);
         }

@@ -17,6 +17,9 @@ use crate::route::Route;
 /// Maximum number of candidates, more than a session ever tries.
 const MAX_CANDIDATES: usize = 16;
 
+/// Number of candidates up to which peers with less standing are added to the trusted and older ones.
+const MIN_CANDIDATES: usize = 6;
+
 /// Maximum number of onion services among them, so that some remain if Tor fails.
 const MAX_ONION_CANDIDATES: usize = 12;
 
@@ -47,7 +50,11 @@ impl PeerBook {
         eligible.shuffle(rng);
         let limit = median_first_seen(&eligible, now);
         eligible.sort_by_key(|entry| self.upstream_sort_key(entry, limit, now));
-        let candidates = eligible.into_iter().filter_map(|entry| self.upstream_candidate(entry));
+        // Peers with less standing only serve where others are missing.
+        let is_first_choice = |entry: &&Entry| self.is_healthy(entry, now) && is_senior(entry, limit, now);
+        let (mut chosen, rest): (Vec<&Entry>, Vec<&Entry>) = eligible.into_iter().partition(is_first_choice);
+        chosen.extend(rest.into_iter().take(MIN_CANDIDATES.saturating_sub(chosen.len())));
+        let candidates = chosen.into_iter().filter_map(|entry| self.upstream_candidate(entry));
         let (mut onions, mut others): (Vec<_>, Vec<_>) =
             candidates.enumerate().partition(|(_, candidate)| candidate.target.host.is_onion());
         onions.truncate(if others.is_empty() { MAX_CANDIDATES } else { MAX_ONION_CANDIDATES });
@@ -80,7 +87,7 @@ impl PeerBook {
         let latency = entry.latency().map_or(u128::MAX, |latency| latency.as_millis());
         (
             !self.is_healthy(entry, now),
-            first_seen_limit.is_none_or(|limit| entry.first_seen > limit) && entry.tier(now) != Tier::Trusted,
+            !is_senior(entry, first_seen_limit, now),
             entry.tier(now) == Tier::Newcomer,
             !has_stable_key,
             !entry.host.is_onion(),
@@ -102,6 +109,15 @@ impl PeerBook {
         let addresses: Vec<_> = entry.ip.into_iter().collect();
         let target = ProbeTarget::without_extras(entry.host.clone(), route, addresses, vec![endpoint]);
         Some(UpstreamCandidate { key: entry.key.map(|key| key.sha256), newest: entry.protocol?, target })
+    }
+}
+
+/// Returns whether a peer is trusted, or of the older half of the long-standing peers.
+fn is_senior(entry: &Entry, first_seen_limit: Option<Time>, now: Time) -> bool {
+    match entry.tier(now) {
+        Tier::Trusted => true,
+        Tier::LongStanding => first_seen_limit.is_some_and(|limit| entry.first_seen <= limit),
+        Tier::Newcomer => false,
     }
 }
 

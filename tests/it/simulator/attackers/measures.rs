@@ -10,7 +10,7 @@ use waypost::network::Network;
 use waypost::peer::{Host, PeerList};
 
 use super::engine::Engine;
-use super::world::{Owner, Scale, World};
+use super::world::{FIRST_ATTACKER_ASN, Owner, Scale, World};
 
 /// Number of clients that get fallback onions in an outage.
 const FALLBACK_CLIENTS: usize = 50;
@@ -171,7 +171,8 @@ impl Measures {
         self.weekly[week].add(attackers);
         if list.0.len() >= LONG_LIST {
             let mut asns: HashMap<u32, u32> = HashMap::new();
-            for asn in list.0.iter().filter_map(|listed| listed.ip).filter_map(|ip| world.networks.asn(ip)) {
+            let asns_of_attackers = list.0.iter().filter_map(|listed| world.networks.asn(listed.ip?));
+            for asn in asns_of_attackers.filter(|asn| *asn >= FIRST_ATTACKER_ASN) {
                 *asns.entry(asn).or_default() += 1;
             }
             let largest = asns.into_values().max().unwrap_or(0);

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use waypost::peer::Host;
+
 use super::engine::Engine;
-use super::strategy::Strategy;
+use super::strategy::{Strategy, Trick};
 use super::world::Scale;
 
 pub(super) const HEADER: &str = "\
@@ -14,31 +16,31 @@ pub(super) const HEADER: &str = "\
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Targets {
     /// Attackers in a list for clearnet clients, with a map of ASNs.
-    pub clearnet: f64,
-    /// Any ASN in a list with 65 or more peers.
-    pub asn: f64,
+    clearnet: f64,
+    /// One ASN of the attacker in a list.
+    asn: f64,
     /// Attackers in a list for onion clients.
-    pub onion: f64,
-    /// Attackers among fallback onions.
-    pub fallback: f64,
+    onion: f64,
+    /// Attackers among fallback onions, on average.
+    fallback: f64,
     /// Attackers among backend candidates.
-    pub backend: f64,
-    /// Whether the limits on shares hold today.
-    pub are_enforced: bool,
+    backend: f64,
 }
 
-impl Default for Targets {
-    fn default() -> Targets {
-        Targets { clearnet: 0.33, asn: 0.031, onion: 0.2, fallback: 0.2, backend: 0.05, are_enforced: false }
-    }
-}
+/// A book with long-standing peers.
+const KNOWN_NETWORK: Targets = Targets { clearnet: 0.33, asn: 0.031, onion: 0.2, fallback: 0.2, backend: 0.05 };
+
+/// A book that only knows its seeds when the attack begins. Only the limits of groups apply to its first population.
+const EMPTY_BOOK: Targets = Targets { clearnet: 0.45, asn: 0.031, onion: 0.45, fallback: 0.2, backend: 0.65 };
 
 impl Targets {
+    /// Returns the limits for a strategy.
+    pub(super) fn of(strategy: Strategy) -> Targets {
+        if strategy.plan().has(Trick::EmptyBook) { EMPTY_BOOK } else { KNOWN_NETWORK }
+    }
+
     /// Panics if an attack achieves more than the limits.
     pub(super) fn check(self, strategy: Strategy, engine: &Engine) {
-        if !self.are_enforced {
-            return;
-        }
         let found = &engine.measures;
         let shares = [
             ("clearnet lists", found.clearnet.max, self.clearnet),
@@ -50,7 +52,9 @@ impl Targets {
         for (what, share, limit) in shares {
             assert!(share <= limit, "{strategy:?}: {what}: {share:.3}, limit {limit}");
         }
-        assert!(found.bad.is_empty(), "{strategy:?}: honest peers are marked bad: {:?}", found.bad);
+        let state = |host: &Host| engine.book.entries().find(|entry| entry.host == *host).map(|entry| entry.violation);
+        let bad: Vec<_> = found.bad.iter().map(|host| (host.to_string(), state(host))).collect();
+        assert!(bad.is_empty(), "{strategy:?}: honest peers are marked bad: {bad:?}");
         assert!(found.dropped.is_empty(), "{strategy:?}: honest peers are dropped: {:?}", found.dropped);
         assert_eq!(found.false_views, 0, "{strategy:?}: the view of the chain moved");
     }

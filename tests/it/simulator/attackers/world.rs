@@ -40,7 +40,7 @@ const CROWD: usize = 60;
 /// Number of honest servers in the neighbourhood of which the attacker rents an address.
 const NEIGHBOURS: usize = 20;
 /// First ASN of the attacker; smaller ones belong to honest servers.
-const FIRST_ATTACKER_ASN: u32 = 60_000;
+pub(super) const FIRST_ATTACKER_ASN: u32 = 60_000;
 
 /// Sizes of one run.
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,151 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::network::Network;
+use crate::peer::Version;
+
+const GENESIS: &str = Network::Bitcoin.genesis_hash();
+
+fn prober() -> Prober {
+    let host = Some("a.example".parse().unwrap());
+    let default_ports = Network::Bitcoin.default_ports();
+    Prober::new(ProbeExpectations {
+        host,
+        genesis_hash: GENESIS,
+        default_ports,
+        announce: None,
+        checkpoint_height: None,
+        pin: None,
+    })
+    .0
+}
+
+/// Answers each request with the next of `results`; `None` is an error.
+fn run(results: &[Option<&str>]) -> Result<ProbeReport, Fault> {
+    Ok(run_prober(prober(), results)?.unwrap())
+}
+
+/// Returns the report; `None` if the peer is unproven.
+fn run_prober(mut prober: Prober, results: &[Option<&str>]) -> Result<Option<ProbeReport>, Fault> {
+    for (id, result) in results.iter().enumerate() {
+        let line = match result {
+            Some(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
+            None => format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"unknown"}}}}"#),
+        };
+        match prober.handle_line(&line)? {
+            ProberAction::Done(report) => return Ok(Some(*report)),
+            ProberAction::Unproven => return Ok(None),
+            ProberAction::Send(_) | ProberAction::Wait => {}
+        }
+    }
+    panic!("still at {:?}", prober.step());
+}
+
+const VERSION: Option<&str> = Some(r#"["ElectrumX 2.0.0","1.4"]"#);
+const PEERS: Option<&str> = Some(r#"[["5.9.0.1","b.example",["v1.4","s50002"]]]"#);
+const HEADERS: Option<&str> = Some(r#"{"hex":"00","height":900000}"#);
+
+fn features(genesis: &str, host: &str) -> String {
+    format!(r#"{{"genesis_hash":"{genesis}","hosts":{{"{host}":{{"ssl_port":50002}}}}}}"#)
+}
+
+#[test]
+fn current_peer_reports_all_fields() {
+    let report = run(&[VERSION, Some(&features(GENESIS, "A.example")), PEERS, HEADERS]).unwrap();
+    assert_eq!(report.software.as_deref(), Some("ElectrumX 2.0.0"));
+    assert_eq!(report.negotiated_version, Version::new(1, 4));
+    assert_eq!(report.tip_height, Some(900_000));
+    assert_eq!(report.peer_list.0.len(), 1);
+}
+
+#[test]
+fn peer_of_the_first_protocol_is_verified() {
+    let report = run(&[None, Some(r#""ElectrumServer 1.0""#), None, Some("[]"), None]).unwrap();
+    assert_eq!(report.negotiated_version, MIN_PROTOCOL);
+    assert_eq!(report.features, None);
+    let block = Some(r#"{"block_height":7,"version":1}"#);
+    assert_eq!(run(&[Some(r#""x""#), None, None, block]).unwrap().tip_height, Some(7));
+}
+
+#[test]
+fn violating_peer_is_rejected() {
+    let fault = |results: &[Option<&str>]| run(results).unwrap_err();
+    let other = Network::Testnet4.genesis_hash();
+    assert_eq!(fault(&[VERSION, Some(&features(other, "a.example"))]), Fault::WrongGenesis);
+    assert_eq!(fault(&[VERSION, Some(&features(GENESIS, "b.example"))]), Fault::HostMismatch);
+    assert_eq!(fault(&[VERSION, Some(r#"{"hosts":{}}"#)]), Fault::HostMismatch);
+    assert_eq!(fault(&[VERSION, Some("{}")]), Fault::HostMismatch);
+    assert_eq!(fault(&[VERSION, Some(r#"{"hosts":null}"#)]), Fault::HostMismatch);
+    assert_eq!(fault(&[VERSION, Some("[]")]), Fault::Malformed);
+    assert_eq!(fault(&[VERSION, None, Some("{}")]), Fault::Malformed);
+    assert_eq!(fault(&[VERSION, None, PEERS, Some("[]")]), Fault::Malformed);
+    assert_eq!(fault(&[Some("7")]), Fault::Malformed);
+    assert_eq!(fault(&[None, None]), Fault::VersionRefused);
+}
+
+/// Returns whether a peer with this tip and these answers at the pinned and the compared height is verified.
+fn is_proven(tip: u32, headers: &[Option<&str>]) -> bool {
+    proves(80, tip, headers)
+}
+
+fn proves(tip_bytes: usize, tip: u32, headers: &[Option<&str>]) -> bool {
+    // The block after genesis stands for the pin.
+    let pin = Pin { height: 1, hash: "00000000839a8e6886ab5951d76f411475428afc90947ee320161bbf18eb6048" };
+    let mut prober = prober();
+    (prober.expected.pin, prober.expected.checkpoint_height) = (Some(pin), Some(100));
+    let tip = format!(r#"{{"hex":"{}","height":{tip}}}"#, "00".repeat(tip_bytes));
+    let results = [&[VERSION, None, PEERS, Some(tip.as_str())], headers].concat();
+    run_prober(prober, &results).unwrap().is_some()
+}
+
+#[test]
+fn only_complete_headers_of_the_chain_prove_it() {
+    const BLOCK_1: &str = "\"010000006fe28c0ab6f1b372c1a6a246ae63f74f931e8365e15a089c68d6190000000000982051fd1e4ba744bbbe\
+        680e1fee14677ba1a3c3540bf7b1cdb606e857233e0e61bc6649ffff001d01e36299\"";
+    let other = BLOCK_1.replace("01e36299", "02e36299");
+    let extended = BLOCK_1.replace("01e36299", &format!("01e36299{}", "00".repeat(84)));
+    let pin = Some(BLOCK_1);
+    assert!(is_proven(100, &[pin, Some(&other)]), "the book compares the block");
+    assert!(is_proven(99, &[pin]), "below the compared height");
+    assert!(!is_proven(100, &[Some(&other)]), "another chain with the same genesis, such as Bitcoin Cash");
+    assert!(!is_proven(100, &[Some(&extended)]), "headers of 164 bytes");
+    assert!(!is_proven(100, &[None]), "an error");
+    assert!(!is_proven(100, &[Some("7")]));
+    assert!(!proves(164, 100, &[]), "a tip of 164 bytes");
+    assert!(!is_proven(100, &[pin, None]), "an error at the compared height");
+    assert!(!is_proven(100, &[pin, Some(&extended)]), "headers of 164 bytes after the pin");
+}
+
+#[test]
+fn missing_genesis_hash_is_accepted() {
+    assert!(run(&[VERSION, Some(r#"{"hosts":{"a.example":{}}}"#), None, None]).is_ok());
+}
+
+#[test]
+fn excess_notifications_are_rejected() {
+    let mut prober = prober();
+    for _ in 0..Prober::MAX_NOTIFICATIONS {
+        let line = r#"{"method":"blockchain.headers.subscribe","params":[]}"#;
+        assert!(matches!(prober.handle_line(line), Ok(ProberAction::Wait)));
+    }
+    assert!(matches!(prober.handle_line(r#"{"id":77,"result":1}"#), Err(Fault::ExcessNotifications)));
+    assert!(matches!(prober.handle_line("nonsense"), Err(Fault::Malformed)));
+}
+
+#[test]
+fn software_name_is_sanitized() {
+    assert_eq!(printable("\u{1b}[31mred\n"), Some("[31mred".to_owned()));
+    assert_eq!(printable("\r\n"), None);
+    assert_eq!(printable(&"x".repeat(500)).unwrap().len(), 60);
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_line_never_panics(lines in proptest::collection::vec("\\PC{0,60}", 0..5), id in 0..3u8) {
+        let mut prober = prober();
+        for line in lines {
+            let _ = prober.handle_line(&line);
+            let _ = prober.handle_line(&format!("{{\"id\":{id},\"result\":{line}}}"));
+        }
+    }
+}
