@@ -26,11 +26,13 @@ const CHECKPOINT_INTERVAL: u32 = 100;
 /// Maximum difference of two tips, in blocks; ElectrumX allows as many.
 const MAX_TIP_LAG: u32 = 5;
 
-/// Lifetime of a reported tip. Tips only grow, so an old report never marks a good peer as behind.
-const TIP_TTL: Duration = Duration::from_hours(2);
+/// Lifetime of the backend's tip.
+const BACKEND_TTL: Duration = Duration::from_hours(2);
 
-/// Lifetime of a reported block: two visits of each voter at the default interval.
-const BLOCK_TTL: Duration = Duration::from_hours(48);
+/// Lifetime of a vote: two visits of each voter at the default interval.
+///
+/// Tips only grow, so an old one never marks a good peer as behind.
+const VOTE_TTL: Duration = Duration::from_hours(48);
 
 /// Maximum number of checkpoint heights kept.
 const MAX_CHECKPOINTS: usize = 8;
@@ -95,9 +97,9 @@ impl ChainConsensus {
             return backend.block.is_some_and(|(at, block)| at == height && block != hash);
         }
         let Some(votes) = self.blocks.get(&height) else { return false };
-        let operators: Vec<_> = votes.current(BLOCK_TTL, now).filter(|vote| vote.voter.is_trusted).collect();
+        let operators: Vec<_> = votes.current(now).filter(|vote| vote.voter.is_trusted).collect();
         let protects = operators.iter().filter(|vote| vote.value == hash).count() * 2 > operators.len();
-        !protects && majority(votes.current(BLOCK_TTL, now)).is_some_and(|block| block != hash)
+        !protects && majority(votes.current(now), self.tips.current(now)).is_some_and(|block| block != hash)
     }
 
     fn record(&mut self, voter: Voter, report: &ProbeReport, now: Time) {
@@ -112,11 +114,11 @@ impl ChainConsensus {
         }
     }
 
-    /// Returns the backend's tip, or the median of the reported tips.
+    /// Returns the backend's tip, or the median of the voters' last tips.
     fn tip(&self, now: Time) -> Option<u32> {
         match &self.backend {
-            Some(backend) => Some(backend.tip).filter(|_| now.since(backend.at) <= TIP_TTL),
-            None => median(self.tips.current(TIP_TTL, now)),
+            Some(backend) => Some(backend.tip).filter(|_| now.since(backend.at) <= BACKEND_TTL),
+            None => median(self.tips.current(now)),
         }
     }
 }
@@ -142,8 +144,8 @@ impl<T: Copy> Votes<T> {
         self.0.insert(voter, (now, value));
     }
 
-    fn current(&self, ttl: Duration, now: Time) -> impl Iterator<Item = Vote<'_, T>> {
-        let fresh = self.0.iter().filter(move |(_, (at, _))| now.since(*at) <= ttl);
+    fn current(&self, now: Time) -> impl Iterator<Item = Vote<'_, T>> {
+        let fresh = self.0.iter().filter(move |(_, (at, _))| now.since(*at) <= VOTE_TTL);
         fresh.map(|(voter, (_, value))| Vote { voter, value: *value })
     }
 }
@@ -192,7 +194,7 @@ mod tests {
         assert_eq!(chain.check(&report(895, None), NOW), Some(Fault::ChainBehind));
         assert_eq!(chain.check(&report(896, None), NOW), None);
         assert_eq!(chain.check(&report(1000, None), NOW), None, "a peer may know more blocks");
-        assert_eq!(chain.check(&report(1, None), NOW + TIP_TTL * 2), None, "no recent tip to compare with");
+        assert_eq!(chain.check(&report(1, None), NOW + VOTE_TTL * 2), None, "no recent tip to compare with");
     }
 
     #[test]
@@ -202,7 +204,7 @@ mod tests {
         assert_eq!(chain.check(&report(900, Some((800, [2; 32]))), NOW), Some(Fault::ChainFork));
         assert_eq!(chain.check(&report(900, Some((800, [1; 32]))), NOW), None);
         assert_eq!(chain.check(&report(900, Some((700, [2; 32]))), NOW), None, "no other peer reported that height");
-        assert_eq!(chain.check(&report(900, Some((800, [2; 32]))), NOW + BLOCK_TTL * 2), None, "votes expire");
+        assert_eq!(chain.check(&report(900, Some((800, [2; 32]))), NOW + VOTE_TTL * 2), None, "votes expire");
     }
 
     #[test]
@@ -214,6 +216,19 @@ mod tests {
         assert_eq!(chain.check(&report(900, Some((800, [1; 32]))), NOW), None);
         assert_eq!(chain.check(&report(900, Some((800, [2; 32]))), NOW), Some(Fault::ChainFork));
         assert_eq!(chain.height_to_compare(NOW), Some(800));
+    }
+
+    #[test]
+    fn first_reports_at_a_height_bind_nobody() {
+        let mut chain = chain(&[900; 20]);
+        for n in 0..8 {
+            chain.record(clearnet(n), &report(1000, Some((900, [2; 32]))), NOW);
+        }
+        assert_eq!(chain.check(&report(1000, Some((900, [1; 32]))), NOW), None, "8 of 20 voters");
+        for n in 8..11 {
+            chain.record(clearnet(n), &report(1000, Some((900, [2; 32]))), NOW);
+        }
+        assert_eq!(chain.check(&report(1000, Some((900, [1; 32]))), NOW), Some(Fault::ChainFork), "11 of 20 voters");
     }
 
     #[test]
@@ -234,7 +249,7 @@ mod tests {
         assert_eq!(chain.check(&report(900, None), NOW), Some(Fault::ChainBehind));
         assert_eq!(chain.check(&report(2000, Some((1900, [1; 32]))), NOW), Some(Fault::ChainFork));
         assert_eq!(chain.check(&report(1996, Some((1900, [9; 32]))), NOW), None);
-        assert_eq!(chain.check(&report(900, None), NOW + TIP_TTL * 2), None, "the backend's tip ages as well");
+        assert_eq!(chain.check(&report(900, None), NOW + BACKEND_TTL * 2), None, "the backend's tip ages as well");
         chain.set_backend_tip(0, Some((0, [9; 32])), NOW);
         assert_eq!(chain.height_to_compare(NOW), Some(0));
     }

@@ -53,12 +53,16 @@ impl PeerBook {
     }
 }
 
-/// Returns the value with more than half of the votes; `None` without one, or below the quorum.
-pub(super) fn majority<'a, T: Copy + Ord + 'a>(votes: impl Iterator<Item = Vote<'a, T>>) -> Option<T> {
+/// Returns the value with more than half of the votes of all voters; `None` without one, or below the quorum.
+///
+/// Voters that have not voted count as well, so that those who vote first decide nothing.
+pub(super) fn majority<'a, T: Copy + Ord + 'a, U: Copy + 'a>(
+    votes: impl Iterator<Item = Vote<'a, T>>,
+    voters: impl Iterator<Item = Vote<'a, U>>,
+) -> Option<T> {
     let mut weights: BTreeMap<T, f64> = BTreeMap::new();
-    let weighted = weigh(votes);
-    let total: f64 = weighted.iter().map(|(_, weight)| weight).sum();
-    for (value, weight) in weighted {
+    let total: f64 = weigh(voters).iter().map(|(_, weight)| weight).sum();
+    for (value, weight) in weigh(votes) {
         *weights.entry(value).or_default() += weight;
     }
     let (value, weight) = weights.into_iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
@@ -145,7 +149,7 @@ pub(super) mod tests {
 
     fn decide(votes: &[(Voter, u32)]) -> (Option<u32>, Option<u32>) {
         let votes = || votes.iter().map(|(voter, value)| Vote { voter, value: *value });
-        (majority(votes()), median(votes()))
+        (majority(votes(), votes()), median(votes()))
     }
 
     #[test]

@@ -74,10 +74,19 @@ pub struct Entry {
     pub uptime: Uptime,
     /// Endpoints at which the peer was verified. Empty for a candidate, and for a peer of an older store.
     pub reached: ReachedEndpoints,
-    /// Time at which the peer became long-standing; `None` for newcomers.
-    pub long_standing_since: Option<Time>,
+    /// Promotion to a long-standing peer; `None` for newcomers.
+    pub promotion: Option<Promotion>,
     /// Batch of the TLS certificate at the last success with TLS; `None` if there was none.
     pub certificate_batch: Option<CertificateBatch>,
+}
+
+/// Promotion of a newcomer to a long-standing peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promotion {
+    /// Time of the promotion.
+    pub at: Time,
+    /// Address of the peer at that time, in whose network it stays long-standing. `None` for onion services.
+    pub ip: Option<IpAddr>,
 }
 
 /// TLS key that a peer presented.
@@ -149,7 +158,7 @@ impl Entry {
             last_announced_at: None,
             uptime: Uptime::default(),
             reached: ReachedEndpoints::default(),
-            long_standing_since: None,
+            promotion: None,
             certificate_batch: None,
         }
     }
@@ -164,10 +173,11 @@ impl Entry {
         }
         self.next_probe_at = self.next_probe_at.min(now + recheck);
         self.first_seen = self.first_seen.min(now);
-        let optional =
-            [&mut self.last_try, &mut self.last_success, &mut self.last_announced_at, &mut self.long_standing_since];
-        for at in optional.into_iter().flatten() {
+        for at in [&mut self.last_try, &mut self.last_success, &mut self.last_announced_at].into_iter().flatten() {
             *at = (*at).min(now);
+        }
+        if let Some(promotion) = &mut self.promotion {
+            promotion.at = promotion.at.min(now);
         }
         if let Some(key) = &mut self.key {
             key.since = key.since.min(now);

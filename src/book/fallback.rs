@@ -75,7 +75,7 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::super::source::Source;
-    use super::super::tests::{START, aged, onion_entry};
+    use super::super::tests::{START, aged, onion_entry, promoted};
     use super::*;
 
     const NOW: Time = START;
@@ -106,8 +106,7 @@ mod tests {
 
     #[test]
     fn free_names_take_no_place_of_known_peers() {
-        let promoted = |n| Entry { long_standing_since: Some(NOW), ..aged(onion_entry(n), 30) };
-        let mut entries: Vec<Entry> = (0..5).map(promoted).collect();
+        let mut entries: Vec<Entry> = (0..5).map(|n| promoted(aged(onion_entry(n), 30))).collect();
         entries.extend((5..300).map(untried));
         entries.extend((300..600).map(onion_entry));
         let counts = appearances(&entries);

@@ -61,7 +61,7 @@ pub use admission::{IntakeError, MAX_NAMES_PER_PEER_LIST};
 pub use chain_consensus::{BlockHash, Checkpoint, height_to_compare};
 pub use config::BookConfig;
 pub use dial_policy::is_dialable;
-pub use entry::{Entry, PeerState, PinnedKey, ProbeRecord};
+pub use entry::{Entry, PeerState, PinnedKey, ProbeRecord, Promotion};
 pub use event::{Action, BookNotice, Event};
 pub use ingress::{Ingress, PerIngress};
 pub use publication::Publication;

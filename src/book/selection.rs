@@ -138,7 +138,7 @@ mod tests {
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
-    use super::super::tests::{START, aged, clearnet_entry, onion_entry};
+    use super::super::tests::{START, aged, clearnet_entry, onion_entry, promoted};
     use super::*;
 
     fn newcomers(range: std::ops::Range<u32>) -> Vec<Entry> {
@@ -149,8 +149,7 @@ mod tests {
 
     fn settled(range: std::ops::Range<u32>) -> Vec<Entry> {
         let entry = |n| clearnet_entry(&format!("old{n}.site.example"), &format!("5.{}.{}.1", n / 8, n % 8));
-        let promoted = |entry| Entry { long_standing_since: Some(START), ..aged(entry, 30) };
-        range.map(entry).map(promoted).collect()
+        range.map(entry).map(|entry| promoted(aged(entry, 30))).collect()
     }
 
     fn select(entries: &[Entry], ingress: Ingress, seed: u64) -> Selection<'_> {
@@ -205,7 +204,7 @@ mod tests {
     fn free_onions_get_three_places() {
         let mut entries: Vec<Entry> = (0..2000).map(onion_entry).collect();
         for entry in &mut entries[..40] {
-            *entry = Entry { long_standing_since: Some(START), ..aged(entry.clone(), 30) };
+            *entry = promoted(aged(entry.clone(), 30));
         }
         for (ingress, places) in [(Ingress::Clearnet, 10), (Ingress::Onion, 43)] {
             let onions = select(&entries, ingress, 1).onions;

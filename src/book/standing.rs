@@ -4,16 +4,18 @@
 //! so the number of peers that become long-standing is limited: per group, and in total per week. A sudden mass of
 //! newcomers therefore changes lists slowly, with or without an AS map.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use rand::seq::{IndexedRandom, IteratorRandom, SliceRandom};
 
 use super::PeerBook;
 use super::context::Context;
-use super::entry::{Entry, PeerState};
+use super::entry::{Entry, PeerState, Promotion};
 use super::peer_group::{GroupCounts, PeerGroup};
 use super::uptime::WEEK;
 use crate::clock::Time;
+use crate::netgroup::Netgroup;
 use crate::peer::Host;
 
 /// Minimum age of a long-standing peer.
@@ -84,20 +86,28 @@ impl Entry {
         }
     }
 
-    /// Returns whether the peer was promoted, and answered most of the time in the last week.
+    /// Returns whether the peer was promoted, is in the same network as then, and answered most of the last week.
+    ///
+    /// Otherwise names could be promoted in many networks, and then move together to a cheap one.
     pub fn is_long_standing(&self, now: Time) -> bool {
-        self.long_standing_since.is_some() && self.is_reliable(now)
+        let network = |ip: Option<IpAddr>| ip.map(Netgroup::widest);
+        self.promotion.is_some_and(|promotion| network(promotion.ip) == network(self.ip)) && self.is_reliable(now)
+    }
+
+    /// Makes the peer long-standing in its present network.
+    pub(super) fn promote(&mut self, now: Time) {
+        self.promotion = Some(Promotion { at: now, ip: self.ip });
     }
 
     /// Promotes a reliable peer of a store that was written before promotions were limited.
     ///
     /// Returns whether it was promoted.
     pub fn promote_from_older_store(&mut self, now: Time) -> bool {
-        let is_promoted = self.long_standing_since.is_none() && self.is_reliable(now);
-        if is_promoted {
-            self.long_standing_since = Some(now);
+        let may_be_promoted = self.promotion.is_none() && self.is_reliable(now);
+        if may_be_promoted {
+            self.promote(now);
         }
-        is_promoted
+        may_be_promoted
     }
 
     /// Returns whether the peer is known for a week and answered most of that time.
@@ -106,7 +116,7 @@ impl Entry {
     }
 
     fn may_be_promoted(&self, now: Time) -> bool {
-        self.long_standing_since.is_none()
+        !self.is_long_standing(now)
             && !self.source.is_operator()
             && self.is_reliable(now)
             && self.uptime.observed(WEEK) >= MIN_OBSERVED
@@ -138,7 +148,7 @@ impl PeerBook {
         let mut promoted = self.clearnet_promotions(is_founding, ctx);
         promoted.extend(self.onion_promotions(is_founding, ctx));
         for host in promoted {
-            self.peers.update(&host, |entry| entry.long_standing_since = Some(ctx.now));
+            self.peers.update(&host, |entry| entry.promote(ctx.now));
             self.save(&host, ctx);
             ctx.snapshot_changed();
         }
@@ -153,7 +163,7 @@ impl PeerBook {
         for entry in self.settled(false, ctx.now) {
             counts.add(&PeerGroup::all_of(entry, as_map));
             population += 1;
-            last = last.max(entry.long_standing_since);
+            last = last.max(entry.promotion.map(|promotion| promotion.at));
         }
         let is_limited = !is_founding && population >= ENOUGH_CLEARNET;
         if is_limited && !CLEARNET_GROWTH.allows(last, population, ctx.now) {
@@ -184,7 +194,7 @@ impl PeerBook {
             candidates.truncate(MAX_FOUNDING_ONIONS.saturating_sub(settled.len()));
             return hosts(&candidates);
         }
-        let last = settled.iter().filter_map(|entry| entry.long_standing_since).max();
+        let last = settled.iter().filter_map(|entry| entry.promotion).map(|promotion| promotion.at).max();
         if !ONION_GROWTH.allows(last, settled.len(), ctx.now) {
             return Vec::new();
         }
@@ -201,7 +211,7 @@ impl PeerBook {
         let max_age = self.config.max_advertised_age;
         self.peers.entries().filter(move |entry| {
             entry.host.is_onion() == is_onion
-                && (entry.source.is_operator() || entry.long_standing_since.is_some())
+                && (entry.source.is_operator() || entry.promotion.is_some())
                 && entry.state(now, max_age) == PeerState::Verified
         })
     }
@@ -243,7 +253,10 @@ mod tests {
     fn promoted(entries: Vec<Entry>) -> Vec<Entry> {
         entries
             .into_iter()
-            .map(|entry| Entry { long_standing_since: Some(entry.first_seen + WEEK_TIME), ..entry })
+            .map(|mut entry| {
+                entry.promote(entry.first_seen + WEEK_TIME);
+                entry
+            })
             .collect()
     }
 
@@ -262,7 +275,7 @@ mod tests {
             let _ = book.handle(Event::Tick, now, &mut rng);
             now = now + Duration::from_hours(1);
         }
-        let is_promoted = |entry: &&Entry| entry.long_standing_since.is_some();
+        let is_promoted = |entry: &&Entry| entry.promotion.is_some();
         book.entries().filter(is_promoted).map(|entry| entry.host.to_string()).collect()
     }
 
@@ -286,8 +299,7 @@ mod tests {
 
     #[test]
     fn onion_names_gain_one_place_in_two_weeks() {
-        let promoted = |n| Entry { long_standing_since: Some(START), ..aged(onion_entry(n), 90) };
-        let mut entries: Vec<Entry> = (0..40).map(promoted).collect();
+        let mut entries = promoted((0..40).map(|n| aged(onion_entry(n), 90)).collect());
         entries.extend((40..2000).map(|n| aged(onion_entry(n), 20)));
         assert_eq!(long_standing_after(entries, 8).len(), 40 + 4);
     }
@@ -300,6 +312,16 @@ mod tests {
         names.sort();
         oldest.sort();
         assert_eq!(names, oldest);
+    }
+
+    #[test]
+    fn peer_that_moves_to_another_network_is_a_newcomer_there() {
+        let mut peer = promoted(vec![aged(clearnet_entry("a.example", "5.9.0.1"), 30)]).remove(0);
+        assert!(peer.is_long_standing(START));
+        peer.ip = Some("5.9.7.1".parse().unwrap());
+        assert!(peer.is_long_standing(START));
+        peer.ip = Some("5.10.0.1".parse().unwrap());
+        assert!(!peer.is_long_standing(START));
     }
 
     #[test]

@@ -133,7 +133,7 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
-    use crate::book::Source;
+    use crate::book::{Promotion, Source};
     use crate::network::Network;
     use crate::peer::RealName;
 
@@ -187,7 +187,7 @@ mod tests {
         known.first_seen = NOW - Duration::from_hours(24 * 30);
         known.last_success = Some(NOW);
         known.uptime.record_result(true, NOW);
-        known.long_standing_since = Some(NOW);
+        known.promotion = Some(Promotion { at: NOW, ip: known.ip });
         let entries = vec![known, entry("b.example", Source::Seed)];
         let older = LoadedState { entries: entries.clone(), has_new_onion_table: true, ..LoadedState::default() };
         let books = load(Separation::Separate, older);

@@ -257,8 +257,8 @@ fn replaced_seeds_are_added_and_reused() {
 
 #[test]
 fn entry_size_is_limited() {
-    // Memory for 10,000 entries is 4.5 MB.
-    assert!(size_of::<Entry>() <= 456, "{}", size_of::<Entry>());
+    // Memory for 10,000 entries is 4.7 MB.
+    assert!(size_of::<Entry>() <= 464, "{}", size_of::<Entry>());
 }
 
 /// Returns a clearnet peer that was verified now.
@@ -278,6 +278,12 @@ pub(super) fn aged(mut entry: Entry, days: u64) -> Entry {
     for day in 0..=days {
         entry.uptime.record_result(true, entry.first_seen + Duration::from_hours(24 * day));
     }
+    entry
+}
+
+/// Makes a peer long-standing.
+pub(super) fn promoted(mut entry: Entry) -> Entry {
+    entry.promote(START);
     entry
 }
 

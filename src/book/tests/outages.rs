@@ -14,8 +14,7 @@ fn known(host: Host, days: u32, n: u16) -> Entry {
     }
     (entry.last_try, entry.last_success) = (Some(START - DAY / 2), Some(START - DAY / 2));
     entry.next_probe_at = START + Duration::from_mins(15 * u64::from(n));
-    entry.long_standing_since = (days >= 14).then_some(START);
-    entry
+    if days >= 14 { promoted(entry) } else { entry }
 }
 
 /// Returns in how many minutes of a day Tor counts as ready, while those hosts answer.
