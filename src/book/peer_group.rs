@@ -16,14 +16,13 @@ use crate::peer::{DnsName, Host};
 /// Bitcoin Core stores one network group in at most 8 of 256 buckets, which is the same share.
 const MAX_PER_ASN: usize = 2;
 
-/// Maximum number of peers of an IPv4 /16 or IPv6 /32, if an AS map limits the provider behind it.
-const MAX_PER_WIDEST_RANGE: usize = 2;
-
-/// The same maximum without an AS map. A provider has up to hundreds of /16s, so each counts once.
-const MAX_PER_WIDEST_RANGE_WITHOUT_MAP: usize = 1;
+/// Maximum number of peers of an IPv4 /24 or /16, or of an IPv6 /32.
+///
+/// ElectrumX lists as many of a /16. Of the narrower IPv6 ranges, which customers get, one peer is enough.
+const MAX_PER_WIDE_RANGE: usize = 2;
 
 /// Maximum number of peers below one registrable domain.
-const MAX_PER_DOMAIN: usize = 2;
+const MAX_PER_DOMAIN: usize = 3;
 
 /// Maximum number of certificates that one issuer minted in one minute. A public authority may do so by chance.
 const MAX_PER_CERTIFICATE_BATCH: usize = 2;
@@ -73,15 +72,10 @@ impl PeerGroup {
         Some(asn.unwrap_or_else(|| PeerGroup::Range(Netgroup::widest(ip))))
     }
 
-    fn max_peers(&self, has_map: bool) -> usize {
+    fn max_peers(&self) -> usize {
         match self {
             PeerGroup::Asn(_) => MAX_PER_ASN,
-            PeerGroup::Range(range) if matches!(range.prefix_len(), 16 | 32) && !range.is_single_address() => {
-                match has_map {
-                    true => MAX_PER_WIDEST_RANGE,
-                    false => MAX_PER_WIDEST_RANGE_WITHOUT_MAP,
-                }
-            }
+            PeerGroup::Range(range) if range.prefix_len() <= 32 && !range.is_single_address() => MAX_PER_WIDE_RANGE,
             PeerGroup::Range(_) | PeerGroup::Key(_) => 1,
             PeerGroup::Domain(_) => MAX_PER_DOMAIN,
             PeerGroup::Batch(_) => MAX_PER_CERTIFICATE_BATCH,
@@ -95,29 +89,19 @@ impl PeerGroup {
 
 /// Number of peers of each group.
 #[derive(Debug, Default)]
-pub(super) struct GroupCounts {
-    counts: HashMap<PeerGroup, usize>,
-    has_map: bool,
-}
+pub(super) struct GroupCounts(HashMap<PeerGroup, usize>);
 
 impl GroupCounts {
-    /// Creates empty counts. With an AS map, ranges are limited less.
-    pub(super) fn new(has_map: bool) -> GroupCounts {
-        GroupCounts { counts: HashMap::new(), has_map }
-    }
-
     /// Counts a peer, whether or not its groups have room.
     pub(super) fn add(&mut self, groups: &[PeerGroup]) {
         for group in groups {
-            *self.counts.entry(group.clone()).or_default() += 1;
+            *self.0.entry(group.clone()).or_default() += 1;
         }
     }
 
     /// Returns whether all these groups have room for another peer.
     pub(super) fn has_room(&self, groups: &[PeerGroup]) -> bool {
-        let has_room =
-            |group: &PeerGroup| self.counts.get(group).is_none_or(|count| *count < group.max_peers(self.has_map));
-        groups.iter().all(has_room)
+        groups.iter().all(|group| self.0.get(group).is_none_or(|count| *count < group.max_peers()))
     }
 
     /// Counts a peer if all its groups have room. Returns whether they had.
@@ -131,7 +115,7 @@ impl GroupCounts {
 
     /// Counts a peer if its address is not taken. Returns whether it was free.
     pub(super) fn add_if_address_is_free(&mut self, groups: &[PeerGroup]) -> bool {
-        let is_free = groups.iter().filter(|group| group.is_address()).all(|group| !self.counts.contains_key(group));
+        let is_free = groups.iter().filter(|group| group.is_address()).all(|group| !self.0.contains_key(group));
         if is_free {
             self.add(groups);
         }
@@ -145,7 +129,7 @@ mod tests {
     use super::*;
 
     fn admitted(entries: &[Entry], as_map: Option<&AsMap>) -> usize {
-        let mut counts = GroupCounts::new(as_map.is_some());
+        let mut counts = GroupCounts::default();
         entries.iter().filter(|entry| counts.add_within_limits(&PeerGroup::all_of(entry, as_map))).count()
     }
 
@@ -156,8 +140,11 @@ mod tests {
     #[test]
     fn every_range_is_limited() {
         let in_one = |pattern: &str| admitted(&entries((0..9).map(|n| pattern.replace('N', &n.to_string()))), None);
-        for pattern in ["5.9.0.1", "5.9.0.N", "5.9.N.1", "2a01:4f8::N", "2a01:4f8:0:N::1", "2a01:4f8:N::1"] {
+        for pattern in ["5.9.0.1", "2a01:4f8::N", "2a01:4f8:0:N::1"] {
             assert_eq!(in_one(pattern), 1, "{pattern}");
+        }
+        for pattern in ["5.9.0.N", "5.9.N.1", "2a01:4f8:N::1"] {
+            assert_eq!(in_one(pattern), 2, "{pattern}");
         }
         assert_eq!(in_one("5.1N.0.1"), 9);
         assert_eq!(in_one("2a01:4fN::1"), 9);
@@ -168,7 +155,7 @@ mod tests {
         let ranges = [("5.8.0.0".parse().unwrap(), 14, 24_940), ("88.99.0.0".parse().unwrap(), 16, 7)];
         let map = AsMap::parse(crate::as_map::encoder::encode(&ranges)).unwrap();
         let hosting = entries((8..11).flat_map(|b| (0..3).map(move |c| format!("5.{b}.{c}.1"))));
-        assert_eq!((admitted(&hosting, None), admitted(&hosting, Some(&map))), (3, 2));
+        assert_eq!((admitted(&hosting, None), admitted(&hosting, Some(&map))), (6, 2));
         assert_eq!(admitted(&entries((0..3).map(|c| format!("88.99.{c}.1"))), Some(&map)), 2);
     }
 

@@ -187,8 +187,8 @@ config_section! {
         /// changes. Default: `bans` in the data directory.
         ban_file: PathBuf,
         /// Map from addresses to autonomous systems, in the binary format of Bitcoin Core's `-asmap`. It is read at
-        /// the start and on SIGHUP. With it, a provider's network has at most two new peers in a list. Default: none,
-        /// and an IPv4 /16 or IPv6 /32 has at most one.
+        /// the start and on SIGHUP. With it, the network of a provider has at most two new peers in a list. Default:
+        /// none, and only ranges of addresses are limited.
         asmap: PathBuf,
         /// Whether loopback and private addresses may be peers, for test networks. Default: false.
         allow_private: bool,
