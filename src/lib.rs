@@ -9,6 +9,7 @@ pub mod atomic_file;
 pub mod backend;
 pub mod backoff;
 pub mod ban_list;
+pub mod block_header;
 pub mod book;
 pub mod book_handle;
 pub mod cli;

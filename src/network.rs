@@ -14,6 +14,10 @@ pub struct Pin {
     pub height: u32,
     /// Hash of the block in hexadecimal, in display order.
     pub hash: &'static str,
+    /// Compact target of the blocks after it. `None` where blocks may have the minimum difficulty.
+    pub bits: Option<u32>,
+    /// Minimum height of the tip of a server that is not syncing.
+    pub min_tip: u32,
 }
 
 /// Chain of a Waypost and its peers.
@@ -60,11 +64,11 @@ impl Network {
         }
     }
 
-    /// Returns a block of the chain after every known split of it; `None` if the chain has none.
+    /// Returns a block that every server of the chain has; `None` if there is no proof of the chain.
     ///
-    /// Chains that share the genesis differ there: Bitcoin Cash since 478,559, Bitcoin Gold since 491,407. The hashes are
-    /// the newest checkpoints of the Electrum wallet 4.8. The chains that split off with BLAKE2b headers, at 961,640 and
-    /// on testnet4 at 150,308, are newer. They show at the compared height, as their headers have 164 bytes.
+    /// Chains with the same genesis differ there: Bitcoin Cash since 478,559, Bitcoin Gold since 491,407. The hashes are
+    /// the newest checkpoints of the Electrum wallet 4.8. Chains with BLAKE2b headers split off later, at 961,640 and on
+    /// testnet4 at 150,308. The minimum tips are so high that blocks after these splits are compared.
     pub const fn pin(self) -> Option<Pin> {
         let (height, hash) = match self {
             Network::Bitcoin => (953_567, "00000000000000000001b315e72169bef4867bf780527aa97c625ee9c001dc5d"),
@@ -73,7 +77,12 @@ impl Network {
             Network::Signet => (308_447, "0000000fce481bd689af96794ea36ad8e80bc4635f068104aeff53bc17326ecf"),
             Network::Regtest => return None,
         };
-        Some(Pin { height, hash })
+        let (bits, min_tip) = match self {
+            Network::Bitcoin => (Some(0x1702_40c3), 961_760),
+            Network::Testnet4 => (None, 150_420),
+            _ => (None, height),
+        };
+        Some(Pin { height, hash, bits, min_tip })
     }
 
     /// Returns the ports that a bare `t` or `s` stands for.

@@ -1,12 +1,11 @@
 //! Requests to a peer that verify it, and the checks of its responses.
 
-use data_encoding::HEXLOWER_PERMISSIVE;
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
+use crate::block_header::BlockHeader;
 use crate::book::height_to_compare;
 use crate::jsonrpc::{self, MAX_PROTOCOL, MIN_PROTOCOL, Response, USER_AGENT};
 use crate::network::Pin;
@@ -83,7 +82,7 @@ pub struct Prober {
     id: u64,
     notifications: u32,
     report: ProbeReport,
-    /// Whether the peer showed a complete header of its tip.
+    /// Whether the peer showed a complete header of its tip, with the work of its height.
     shows_tip: bool,
     /// Whether the peer showed the pinned block.
     shows_pin: bool,
@@ -174,14 +173,21 @@ impl Prober {
 
     /// Returns the height of the requested block if the peer's chain reaches it.
     ///
-    /// If none is requested but a proof is required, it is the height at which chains with the peer's tip are compared.
+    /// If a proof is required, a peer below that height shows the block at the height for its own tip.
     fn checkpoint_height(&self) -> Option<u32> {
         let tip = self.report.tip_height?;
-        let height = match self.expected.pin {
-            Some(_) => self.expected.checkpoint_height.unwrap_or(height_to_compare(tip)),
-            None => self.expected.checkpoint_height?,
-        };
-        Some(height).filter(|height| *height <= tip)
+        let wanted = self.expected.checkpoint_height.filter(|height| *height <= tip);
+        wanted.or_else(|| self.expected.pin.map(|_| height_to_compare(tip)))
+    }
+
+    /// Returns whether a tip is recent enough, and has the work of its height.
+    fn is_tip_proven(&self, height: u32, header: &BlockHeader) -> bool {
+        self.expected.pin.is_none_or(|pin| height >= pin.min_tip) && self.has_work(height, header)
+    }
+
+    /// Returns whether a header after the pin has the work of its height. Without a pin, none is required.
+    fn has_work(&self, height: u32, header: &BlockHeader) -> bool {
+        self.expected.pin.is_none_or(|pin| height < pin.height || header.has_work(&pin, height))
     }
 
     /// Whether the peer does not list the own name with the current ports.
@@ -225,20 +231,22 @@ impl Prober {
                 Ok(())
             }
             ProbeStep::Pin => {
-                let expected = self.expected.pin.and_then(|pin| HEXLOWER_PERMISSIVE.decode(pin.hash.as_bytes()).ok());
-                let shown = block_hash(result).map(|hash| hash.iter().rev().copied().collect::<Vec<u8>>());
-                self.shows_pin = shown.is_some() && shown == expected;
+                let header = block_header(result);
+                self.shows_pin = header.zip(self.expected.pin).is_some_and(|(header, pin)| header.is_pinned(&pin));
                 Ok(())
             }
             ProbeStep::Block => {
                 // An invalid header is no violation. Without a pin, the peer is only not compared.
-                self.report.checkpoint = self.checkpoint_height().zip(block_hash(result));
+                let block = self.checkpoint_height().zip(block_header(result));
+                let proven = block.filter(|(height, header)| self.has_work(*height, header));
+                self.report.checkpoint = proven.map(|(height, header)| (height, header.hash()));
                 Ok(())
             }
             ProbeStep::Headers => {
                 let headers: Headers<'_> = jsonrpc::from_object(result).map_err(malformed)?;
                 self.report.tip_height = headers.height.number().or_else(|| headers.block_height.number());
-                self.shows_tip = self.report.tip_height.is_some() && headers.hex.is_some_and(|hex| is_header(&hex));
+                let tip = self.report.tip_height.zip(headers.hex.and_then(|hex| BlockHeader::from_hex(&hex)));
+                self.shows_tip = tip.is_some_and(|(height, header)| self.is_tip_proven(height, &header));
                 Ok(())
             }
         }
@@ -291,18 +299,10 @@ impl ProbeStep {
     }
 }
 
-/// Length of a block header in bytes. Chains that split off with longer headers exist.
-const HEADER_BYTES: usize = 80;
-
-fn is_header(hex: &str) -> bool {
-    hex.len() == 2 * HEADER_BYTES && hex.bytes().all(|digit| digit.is_ascii_hexdigit())
-}
-
-/// Hashes a block header that is given in hexadecimal digits.
-fn block_hash(result: &str) -> Option<[u8; 32]> {
-    let header: Cow<'_, str> = serde_json::from_str(result).ok()?;
-    let header = HEXLOWER_PERMISSIVE.decode(header.as_bytes()).ok().filter(|header| header.len() == HEADER_BYTES)?;
-    Some(Sha256::digest(Sha256::digest(header)).into())
+/// Parses a block header that is given as a string of hexadecimal digits.
+fn block_header(result: &str) -> Option<BlockHeader> {
+    let hex: Cow<'_, str> = serde_json::from_str(result).ok()?;
+    BlockHeader::from_hex(&hex)
 }
 
 /// Tip in hexadecimal with its `height` in current protocols, or `block_height` in the first.

@@ -18,6 +18,7 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("peer", 0, &["netgroup"]),
     ("ban_list", 0, &["netgroup", "peer"]),
     ("network", 0, &["peer"]),
+    ("block_header", 0, &["network"]),
     ("secret", 0, &[]),
     ("jsonrpc", 0, &["peer"]),
     ("tor_state", 1, &[]),

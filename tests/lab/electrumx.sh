@@ -42,8 +42,6 @@ once() { # starts what all servers share; descriptor 9 is the lock, which bitcoi
     for _ in $(seq 50); do grep -qs listening "$dir/bitcoind.log" && break; sleep 0.1; done
     grep -qs listening "$dir/bitcoind.log" || { tail -5 "$dir/bitcoind.log" >&2; return 1; }
   fi
-  [ -f "$dir/cert.pem" ] || openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$dir/key.pem" \
-    -out "$dir/cert.pem" -days 3650 -subj /CN=localhost 2>/dev/null
 }
 
 up() {
@@ -51,9 +49,12 @@ up() {
   [ -x "$venv/bin/electrumx_server" ] || { echo "electrumx.sh: no ElectrumX in $venv: run 'electrumx.sh install' first" >&2; exit 1; }
   once 9>"$dir/lock"
   rm -rf "${dir:?}/$name"; mkdir "$dir/$name"
+  # Each server has a key of its own, as servers with the same key count as one.
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$dir/$name.key" -out "$dir/$name.pem" \
+    -days 3650 -subj "/CN=$name" 2>/dev/null
   # The cost limits are off, since they would throttle and disconnect tests.
   env ALLOW_ROOT=1 COIN=Bitcoin NET=regtest DB_ENGINE=leveldb DB_DIRECTORY="$dir/$name" \
-    DAEMON_URL=http://u:p@127.0.0.1:18443 SSL_CERTFILE="$dir/cert.pem" SSL_KEYFILE="$dir/key.pem" \
+    DAEMON_URL=http://u:p@127.0.0.1:18443 SSL_CERTFILE="$dir/$name.pem" SSL_KEYFILE="$dir/$name.key" \
     SERVICES="tcp://$ip:51001,ssl://$ip:51002" REPORT_SERVICES="$report" \
     COST_SOFT_LIMIT=0 COST_HARD_LIMIT=0 PEER_DISCOVERY=on PEER_ANNOUNCE=on TOR_PROXY_HOST=127.0.0.1 \
     "$@" "$venv/bin/electrumx_server" >"$dir/$name.log" 2>&1 & pid=$!

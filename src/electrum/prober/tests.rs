@@ -83,37 +83,41 @@ fn violating_peer_is_rejected() {
     assert_eq!(fault(&[None, None]), Fault::VersionRefused);
 }
 
-/// Returns whether a peer with this tip and these answers at the pinned and the compared height is verified.
-fn is_proven(tip: u32, headers: &[Option<&str>]) -> bool {
-    proves(80, tip, headers)
-}
+const GENESIS_HEADER: &str = "0100000000000000000000000000000000000000000000000000000000000000000000003ba3edfd7a7b12b2\
+    7ac72c3e67768f617fc81bc3888a51323a9fb8aa4b1e5e4a29ab5f49ffff001d1dac2b7c";
+const BLOCK_1: &str = "010000006fe28c0ab6f1b372c1a6a246ae63f74f931e8365e15a089c68d6190000000000982051fd1e4ba744bbbe\
+    680e1fee14677ba1a3c3540bf7b1cdb606e857233e0e61bc6649ffff001d01e36299";
 
-fn proves(tip_bytes: usize, tip: u32, headers: &[Option<&str>]) -> bool {
+/// Returns whether a peer with this tip and these headers at the pinned and the compared height is verified.
+fn proves(tip_height: u32, tip: &str, headers: &[Option<&str>]) -> bool {
     // The block after genesis stands for the pin.
-    let pin = Pin { height: 1, hash: "00000000839a8e6886ab5951d76f411475428afc90947ee320161bbf18eb6048" };
+    let hash = "00000000839a8e6886ab5951d76f411475428afc90947ee320161bbf18eb6048";
+    let pin = Pin { height: 1, hash, bits: Some(0x1d00_ffff), min_tip: 200 };
     let mut prober = prober();
-    (prober.expected.pin, prober.expected.checkpoint_height) = (Some(pin), Some(100));
-    let tip = format!(r#"{{"hex":"{}","height":{tip}}}"#, "00".repeat(tip_bytes));
-    let results = [&[VERSION, None, PEERS, Some(tip.as_str())], headers].concat();
+    (prober.expected.pin, prober.expected.checkpoint_height) = (Some(pin), Some(300));
+    let tip = format!(r#"{{"hex":"{tip}","height":{tip_height}}}"#);
+    let quoted: Vec<Option<String>> = headers.iter().map(|hex| hex.map(|hex| format!("\"{hex}\""))).collect();
+    let headers: Vec<Option<&str>> = quoted.iter().map(Option::as_deref).collect();
+    let results = [&[VERSION, None, PEERS, Some(tip.as_str())], headers.as_slice()].concat();
     run_prober(prober, &results).unwrap().is_some()
 }
 
 #[test]
-fn only_complete_headers_of_the_chain_prove_it() {
-    const BLOCK_1: &str = "\"010000006fe28c0ab6f1b372c1a6a246ae63f74f931e8365e15a089c68d6190000000000982051fd1e4ba744bbbe\
-        680e1fee14677ba1a3c3540bf7b1cdb606e857233e0e61bc6649ffff001d01e36299\"";
-    let other = BLOCK_1.replace("01e36299", "02e36299");
-    let extended = BLOCK_1.replace("01e36299", &format!("01e36299{}", "00".repeat(84)));
+fn only_complete_headers_with_work_prove_the_chain() {
+    let invented = BLOCK_1.replace("01e36299", "02e36299");
+    let extended = format!("{BLOCK_1}{}", "00".repeat(84));
     let pin = Some(BLOCK_1);
-    assert!(is_proven(100, &[pin, Some(&other)]), "the book compares the block");
-    assert!(is_proven(99, &[pin]), "below the compared height");
-    assert!(!is_proven(100, &[Some(&other)]), "another chain with the same genesis, such as Bitcoin Cash");
-    assert!(!is_proven(100, &[Some(&extended)]), "headers of 164 bytes");
-    assert!(!is_proven(100, &[None]), "an error");
-    assert!(!is_proven(100, &[Some("7")]));
-    assert!(!proves(164, 100, &[]), "a tip of 164 bytes");
-    assert!(!is_proven(100, &[pin, None]), "an error at the compared height");
-    assert!(!is_proven(100, &[pin, Some(&extended)]), "headers of 164 bytes after the pin");
+    assert!(proves(300, BLOCK_1, &[pin, Some(GENESIS_HEADER)]), "the book compares the block");
+    assert!(proves(250, BLOCK_1, &[pin, Some(GENESIS_HEADER)]), "a peer below the compared height shows another block");
+    for (tip_height, tip) in [(300, extended.as_str()), (300, &invented), (300, ""), (199, BLOCK_1)] {
+        assert!(!proves(tip_height, tip, &[]), "tip {tip_height}: {tip}");
+    }
+    for header in [Some(GENESIS_HEADER), Some(&extended), Some(&invented), Some("00"), None] {
+        assert!(!proves(300, BLOCK_1, &[header]), "Bitcoin Cash, longer headers, errors: {header:?}");
+    }
+    for header in [Some(extended.as_str()), Some(&invented), Some("00"), None] {
+        assert!(!proves(300, BLOCK_1, &[pin, header]), "at the compared height: {header:?}");
+    }
 }
 
 #[test]

@@ -1,0 +1,124 @@
+//! Block headers, and the checks that need no other header.
+
+use bitcoin::block::Header;
+use bitcoin::consensus::deserialize;
+use bitcoin::hashes::Hash;
+use bitcoin::params::MAINNET;
+use bitcoin::pow::{CompactTarget, Target};
+use data_encoding::HEXLOWER_PERMISSIVE;
+
+use crate::network::Pin;
+
+/// Blocks in two years, for which the target may become four times easier, and once more at the start.
+///
+/// Each retarget could ease it by that much. But in the history of the chain it never became more than twice as easy
+/// as before, and each further step would make invented headers cheaper.
+const BLOCKS_PER_EASING: u32 = 52 * 2016;
+
+/// Header of a block. It has 80 bytes; chains that split off with longer headers exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockHeader(Header);
+
+impl BlockHeader {
+    /// Parses exactly 80 bytes in hexadecimal; `None` for anything else.
+    pub fn from_hex(hex: &str) -> Option<BlockHeader> {
+        let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok()?;
+        deserialize(&bytes).ok().map(BlockHeader)
+    }
+
+    /// Returns the double SHA-256 of the header.
+    pub fn hash(&self) -> [u8; 32] {
+        self.0.block_hash().to_byte_array()
+    }
+
+    /// Returns whether the header is that of the pinned block.
+    pub fn is_pinned(&self, pin: &Pin) -> bool {
+        self.0.block_hash().to_string() == pin.hash
+    }
+
+    /// Returns whether the header has the work that a block at this height after a pin has at least.
+    ///
+    /// So within two years of the pin, inventing a header takes at least a quarter of the work of a real block.
+    /// Where blocks may have the minimum difficulty, only the header's own target counts.
+    pub fn has_work(&self, pin: &Pin, height: u32) -> bool {
+        let target = self.0.target();
+        let is_met = self.0.validate_pow(target).is_ok();
+        let easiest =
+            pin.bits.map(|bits| easiest_target(bits, 1 + height.saturating_sub(pin.height) / BLOCKS_PER_EASING));
+        is_met && easiest.is_none_or(|easiest| target <= easiest)
+    }
+}
+
+/// Returns a target that was made four times easier this many times.
+fn easiest_target(bits: u32, steps: u32) -> Target {
+    let limit = Target::MAX_ATTAINABLE_MAINNET;
+    let mut target = Target::from_compact(CompactTarget::from_consensus(bits));
+    for _ in 0..steps {
+        if target >= limit {
+            return limit;
+        }
+        target = target.max_transition_threshold(&MAINNET);
+    }
+    target.min(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::network::Network;
+
+    /// First block after genesis.
+    pub(crate) const BLOCK_1: &str = "010000006fe28c0ab6f1b372c1a6a246ae63f74f931e8365e15a089c68d6190000000000\
+        982051fd1e4ba744bbbe680e1fee14677ba1a3c3540bf7b1cdb606e857233e0e61bc6649ffff001d01e36299";
+
+    const PIN: Pin = Pin {
+        height: 1,
+        hash: "00000000839a8e6886ab5951d76f411475428afc90947ee320161bbf18eb6048",
+        bits: Some(0x1d00_ffff),
+        min_tip: 1,
+    };
+
+    #[test]
+    fn real_header_is_pinned_and_has_work() {
+        let header = BlockHeader::from_hex(BLOCK_1).unwrap();
+        assert!(header.is_pinned(&PIN) && header.has_work(&PIN, 1));
+        let other = BlockHeader::from_hex(&BLOCK_1.replace("01e36299", "02e36299")).unwrap();
+        assert!(!other.is_pinned(&PIN) && !other.has_work(&PIN, 1), "without the right nonce");
+    }
+
+    #[test]
+    fn header_of_another_length_is_none() {
+        for hex in [&BLOCK_1[2..], &format!("{BLOCK_1}00"), &format!("{BLOCK_1}{}", "00".repeat(84)), "", "zz"] {
+            assert_eq!(BlockHeader::from_hex(hex), None, "{hex}");
+        }
+    }
+
+    #[test]
+    fn work_of_an_old_block_is_too_little_after_a_recent_pin() {
+        let pin = Network::Bitcoin.pin().unwrap();
+        let header = BlockHeader::from_hex(BLOCK_1).unwrap();
+        assert!(!header.has_work(&pin, pin.height + 1));
+        assert!(!header.has_work(&pin, pin.height + 10 * BLOCKS_PER_EASING), "after twenty years");
+        assert!(header.has_work(&Network::Testnet4.pin().unwrap(), 150_000), "blocks may have the minimum difficulty");
+    }
+
+    #[test]
+    fn target_eases_by_four_with_each_step() {
+        let pin = Network::Bitcoin.pin().unwrap();
+        let bits = pin.bits.unwrap();
+        let work = |steps| easiest_target(bits, steps).difficulty_float();
+        assert!((work(0) / work(1) - 4.0).abs() < 0.001);
+        assert!((work(1) / work(3) - 16.0).abs() < 0.001);
+        assert_eq!(easiest_target(bits, u32::MAX), Target::MAX_ATTAINABLE_MAINNET);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_header_never_panics(bytes in proptest::collection::vec(any::<u8>(), 80), height: u32) {
+            let header = BlockHeader::from_hex(&data_encoding::HEXLOWER.encode(&bytes)).unwrap();
+            prop_assert!(!header.has_work(&PIN, height) || header.hash() != [0; 32]);
+        }
+    }
+}
