@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn onions_outvote_nobody() {
+    fn onions_do_not_outvote_networks() {
         let mut chain = chain(&[900, 900, 900]);
         for n in 0..200 {
             chain.record(onion(n), &report(5_000, Some((800, [2; 32]))), NOW);
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn first_reports_at_a_height_bind_nobody() {
+    fn first_reports_at_a_height_decide_nothing() {
         let mut chain = chain(&[900; 20]);
         for n in 0..8 {
             chain.record(clearnet(n), &report(1000, Some((900, [2; 32]))), NOW);
