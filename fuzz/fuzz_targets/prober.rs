@@ -13,6 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
         default_ports: network.default_ports(),
         announce: None,
         checkpoint_height: None,
+        pin: network.pin(),
     };
     let (mut client, _) = Prober::new(expected);
     let mut id = 0;
@@ -30,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
                 assert!(report.software.is_none_or(|software| !software.chars().any(char::is_control)));
                 return;
             }
-            Err(_) => return,
+            Ok(ProberAction::Unproven) | Err(_) => return,
         }
     }
 });
