@@ -90,7 +90,13 @@ mod tests {
 
     #[test]
     fn header_of_another_length_is_none() {
-        for hex in [BLOCK_1.trim_start_matches("01"), &format!("{BLOCK_1}00"), &format!("{BLOCK_1}{}", "00".repeat(84)), "", "zz"] {
+        for hex in [
+            BLOCK_1.trim_start_matches("01"),
+            &format!("{BLOCK_1}00"),
+            &format!("{BLOCK_1}{}", "00".repeat(84)),
+            "",
+            "zz",
+        ] {
             assert_eq!(BlockHeader::from_hex(hex), None, "{hex}");
         }
     }

@@ -159,12 +159,12 @@ impl PeerBook {
         let as_map = self.config.as_map.as_deref();
         let mut counts = GroupCounts::default();
         let mut last = None;
-        let mut population = 0;
-        for entry in self.settled(false, ctx.now) {
+        // Peers that don't answer now keep their places: otherwise a group could gain places by taking turns.
+        for entry in self.peers.entries().filter(|entry| is_settled(entry)) {
             counts.add(&PeerGroup::all_of(entry, as_map));
-            population += 1;
-            last = last.max(entry.promotion.map(|promotion| promotion.at));
+            last = last.max(entry.promotion.filter(|_| !entry.host.is_onion()).map(|promotion| promotion.at));
         }
+        let population = self.settled(false, ctx.now).count();
         let is_limited = !is_founding && population >= ENOUGH_CLEARNET;
         if is_limited && !CLEARNET_GROWTH.allows(last, population, ctx.now) {
             return Vec::new();
@@ -210,9 +210,7 @@ impl PeerBook {
     fn settled(&self, is_onion: bool, now: Time) -> impl Iterator<Item = &Entry> {
         let max_age = self.config.max_advertised_age;
         self.peers.entries().filter(move |entry| {
-            entry.host.is_onion() == is_onion
-                && (entry.source.is_operator() || entry.promotion.is_some())
-                && entry.state(now, max_age) == PeerState::Verified
+            entry.host.is_onion() == is_onion && is_settled(entry) && entry.state(now, max_age) == PeerState::Verified
         })
     }
 
@@ -225,6 +223,11 @@ impl PeerBook {
         found.sort_unstable_by(|a, b| a.host.cmp(&b.host));
         found
     }
+}
+
+/// Returns whether a peer is trusted or was promoted.
+fn is_settled(entry: &Entry) -> bool {
+    entry.source.is_operator() || entry.promotion.is_some()
 }
 
 fn hosts(entries: &[&Entry]) -> Vec<Host> {
