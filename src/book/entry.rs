@@ -194,14 +194,19 @@ impl Entry {
         self.failures == 0 && self.state(now, max_age) == PeerState::Verified
     }
 
-    /// Returns the state. A success counts as recent for `max_age`.
+    /// Returns the state. A success counts as recent for `max_age`, unless the peer failed to prove its chain since.
     pub fn state(&self, now: Time, max_age: Duration) -> PeerState {
         match (self.violation, self.last_success) {
             (Some(_), _) => PeerState::Bad,
-            (None, Some(success)) if now.since(success) <= max_age => PeerState::Verified,
+            (None, Some(success)) if now.since(success) <= max_age && !self.is_unproven() => PeerState::Verified,
             (None, Some(_)) => PeerState::Stale,
             (None, None) => PeerState::Candidate,
         }
+    }
+
+    /// Returns whether the peer was reached last without proof of its chain.
+    fn is_unproven(&self) -> bool {
+        self.history.back().is_some_and(|past| past.failure == Some(ProbeError::Unproven))
     }
 
     /// Returns the entry as it appears in peer lists, with reached endpoints only.

@@ -193,6 +193,24 @@ fn bad_peer_is_remembered_and_not_advertised() {
 }
 
 #[test]
+fn peer_that_stops_proving_its_chain_is_not_advertised() {
+    let mut harness = BookHarness::new(&["5.9.0.1 t50001"]);
+    harness.finish("5.9.0.1", success("[]", None));
+    let state = |harness: &BookHarness| harness.entry("5.9.0.1").unwrap().state(harness.now, Duration::from_hours(24));
+    assert_eq!(state(&harness), PeerState::Verified);
+    harness.wait(Duration::from_hours(24));
+    harness.finish("5.9.0.1", Err(ProbeError::Unproven));
+    assert_eq!(state(&harness), PeerState::Stale);
+    let list =
+        harness.book.snapshot(harness.now, &mut harness.rng).peers(Ingress::Clearnet, harness.now, &mut harness.rng);
+    assert_eq!(list.to_vec(), b"[]");
+    // It is tried again soon, as the failure may be temporary.
+    harness.wait(Duration::from_hours(1));
+    harness.finish("5.9.0.1", success("[]", None));
+    assert_eq!(state(&harness), PeerState::Verified);
+}
+
+#[test]
 fn unreachable_peer_expires_after_fourteen_days_of_working_path() {
     let mut harness = BookHarness::new(&["a.example t50001", "b.example t50001"]);
     let day = Duration::from_hours(24);
