@@ -117,7 +117,7 @@ pub struct ProbeRecord {
 pub enum PeerState {
     /// Verified recently; can be advertised.
     Verified,
-    /// Verified once, but not recently.
+    /// Verified once, but not recently, or unproven when last reached.
     Stale,
     /// Never verified.
     Candidate,
