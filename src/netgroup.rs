@@ -24,11 +24,6 @@ impl Netgroup {
         lengths.iter().map(move |bits| Netgroup::truncated(ip, *bits, *bits))
     }
 
-    /// Returns the widest of the nested ranges: an IPv4 /16 or an IPv6 /32.
-    pub fn widest(ip: IpAddr) -> Netgroup {
-        Netgroup::truncated(ip, 16, 32)
-    }
-
     /// Returns whether the range is a single address.
     pub fn is_single_address(self) -> bool {
         self.0.prefix_len() == self.0.max_prefix_len()
@@ -191,12 +186,12 @@ mod tests {
         assert!(is_public(ip("64:ff9b::509:1")));
         // Both forms of an address belong to the same group.
         assert_eq!(Netgroup::rate_limit_subnet(ip("64:ff9b::509:1")), Netgroup::rate_limit_subnet(ip("5.9.0.200")));
-        assert_eq!(Netgroup::widest(ip("64:ff9b::509:1")), Netgroup::widest(ip("5.9.200.1")));
+        assert_eq!(Netgroup::allocation(ip("64:ff9b::509:1")), Netgroup::allocation(ip("5.9.200.1")));
     }
 
     #[test]
     fn addresses_of_one_range_share_a_group() {
-        assert_eq!(Netgroup::widest(ip("5.9.1.1")), Netgroup::widest(ip("::ffff:5.9.200.7")));
+        assert_eq!(Netgroup::allocation(ip("5.9.1.1")), Netgroup::allocation(ip("::ffff:5.9.200.7")));
         let nested = |text| Netgroup::nested(ip(text)).map(|range| range.to_string()).collect::<Vec<_>>().join(" ");
         assert_eq!(nested("5.9.1.1"), "5.9.1.1/32 5.9.1.0/24 5.9.0.0/16");
         assert!(nested("2a01:4f8:1:ff01::1").ends_with(" 2a01:4f8:1:ff00::/56 2a01:4f8:1::/48 2a01:4f8::/32"));

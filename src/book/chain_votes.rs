@@ -128,7 +128,7 @@ pub(super) mod tests {
     use crate::peer::OnionAddress;
 
     fn in_network(n: usize, host: String, is_trusted: bool) -> Voter {
-        let group = PeerGroup::Range(Netgroup::widest(format!("5.{}.0.1", n % 256).parse().unwrap()));
+        let group = PeerGroup::Range(Netgroup::allocation(format!("5.{}.0.1", n % 256).parse().unwrap()));
         Voter { host: host.parse().unwrap(), is_trusted, group: Some(group) }
     }
 

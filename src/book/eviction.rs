@@ -1,7 +1,7 @@
 //! Choice of the candidate that leaves a full table.
 //!
 //! The largest group loses a candidate, at each level: onion or clearnet, provenance, allocation, subnet. So every
-//! group keeps a fair share whatever others send, and a share that nobody uses is free for the others. A flood of
+//! group keeps a fair share whatever others send, and an unused share is free for the others. A flood of
 //! onion names displaces onion names only, and a flood of one source displaces that source's names.
 
 use std::collections::BTreeMap;

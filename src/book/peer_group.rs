@@ -69,7 +69,7 @@ impl PeerGroup {
     pub(super) fn network_of(entry: &Entry, as_map: Option<&AsMap>) -> Option<PeerGroup> {
         let ip = entry.ip.filter(|ip| !entry.host.is_onion() && netgroup::is_public(*ip))?;
         let asn = as_map.and_then(|map| map.asn(ip)).map(PeerGroup::Asn);
-        Some(asn.unwrap_or_else(|| PeerGroup::Range(Netgroup::widest(ip))))
+        Some(asn.unwrap_or_else(|| PeerGroup::Range(Netgroup::allocation(ip))))
     }
 
     fn max_peers(&self) -> usize {

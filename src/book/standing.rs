@@ -90,7 +90,7 @@ impl Entry {
     ///
     /// Otherwise names could be promoted in many networks, and then move together to a cheap one.
     pub fn is_long_standing(&self, now: Time) -> bool {
-        let network = |ip: Option<IpAddr>| ip.map(Netgroup::widest);
+        let network = |ip: Option<IpAddr>| ip.map(Netgroup::allocation);
         self.promotion.is_some_and(|promotion| network(promotion.ip) == network(self.ip)) && self.is_reliable(now)
     }
 

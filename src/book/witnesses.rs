@@ -7,6 +7,7 @@ use rand::seq::IteratorRandom;
 
 use super::context::Context;
 use super::path_health::{PathPopulation, WitnessGroup};
+use super::standing::Tier;
 use super::{Entry, PeerBook};
 use crate::clock::Time;
 use crate::netgroup::{self, Netgroup};
@@ -32,7 +33,7 @@ impl PeerBook {
 
     /// Returns whether a peer is more than a free name: the operator's, or up for long.
     pub(super) fn has_standing(&self, entry: &Entry, now: Time) -> bool {
-        entry.source.is_operator() || entry.is_long_standing(now)
+        entry.tier(now) != Tier::Newcomer
     }
 
     /// Counts the peers on a path. Witnesses are counted only if the verdict depends on them.

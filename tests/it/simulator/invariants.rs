@@ -273,5 +273,5 @@ pub(super) fn count_by<K: Eq + Hash>(keys: impl Iterator<Item = K>) -> HashMap<K
 
 /// Counts the addresses of a list by diversity group.
 pub(super) fn count_by_region(ips: impl Iterator<Item = IpAddr>) -> HashMap<Netgroup, usize> {
-    count_by(ips.map(Netgroup::widest))
+    count_by(ips.map(Netgroup::allocation))
 }
