@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::peer::{Fault, Host, Port, ProbeReport, Transport};
+use crate::peer::{Fault, Features, Host, PeerList, Port, Transport, Version};
 use crate::route::Route;
 
 /// SHA-256 of the public key of a TLS certificate.
@@ -88,6 +88,25 @@ pub struct Verified {
     pub duration: Duration,
     /// What the peer reported.
     pub report: ProbeReport,
+}
+
+/// Data that a peer sent during a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeReport {
+    /// Name and version of its software.
+    pub software: Option<String>,
+    /// Negotiated protocol version; 1.0 if the response had the form of that version.
+    pub negotiated_version: Version,
+    /// Result of `server.features`; `None` if the peer does not know the method.
+    pub features: Option<Features>,
+    /// Valid entries of its peer list.
+    pub peer_list: PeerList,
+    /// Height of its chain tip; `None` if it sent none.
+    pub tip_height: Option<u32>,
+    /// Height at which its header was requested, and that header's block hash.
+    pub checkpoint: Option<(u32, [u8; 32])>,
+    /// Whether the peer accepted `server.add_peer`. None if it was not sent.
+    pub add_peer_result: Option<bool>,
 }
 
 /// Reason why a verification failed.

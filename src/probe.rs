@@ -8,11 +8,11 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::bytes::Bytes;
 use tokio_util::codec::{BytesCodec, FramedRead, FramedWrite, LinesCodec, LinesCodecError};
 
-use crate::connect::{FailureOrigin, ProbeError, ProbeTarget, Verified};
+use crate::connect::{FailureOrigin, ProbeError, ProbeReport, ProbeTarget, Verified};
 use crate::dial::{Connection, Dialer, Stream};
 use crate::electrum::prober::{ProbeExpectations, ProbeStep, Prober, ProberAction};
 use crate::jsonrpc::MAX_RESPONSE_BYTES;
-use crate::peer::{Fault, Port, ProbeReport, Transport};
+use crate::peer::{Fault, Port, Transport};
 use crate::route::Route;
 
 /// Time limits of a probe.

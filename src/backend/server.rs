@@ -11,13 +11,13 @@ use super::key_pinning::verify_or_pin;
 use super::{BackendError, GREETING_TIMEOUT, UpstreamAddr, negotiate, publish};
 use crate::book::{Checkpoint, Event, Ingress, height_to_compare};
 use crate::book_handle::{BookMessage, Inbox};
-use crate::connect::ProbeError;
+use crate::connect::{ProbeError, ProbeReport};
 use crate::dial::{Direct, Stream, Tls};
 use crate::electrum::identity::{BackendInfo, LocalIdentity};
 use crate::electrum::prober::ProbeExpectations;
 use crate::jsonrpc::{MAX_PROTOCOL, MIN_PROTOCOL};
 use crate::network::Network;
-use crate::peer::{Endpoint, Host, ProbeReport};
+use crate::peer::{Endpoint, Host};
 use crate::probe::{Deadlines, run_prober};
 use crate::route::Route;
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::chain_votes::{Vote, Voter, majority, median};
 use crate::clock::Time;
-use crate::peer::{Fault, ProbeReport};
+use crate::connect::ProbeReport;
+use crate::peer::Fault;
 
 /// Double SHA-256 of a block header.
 pub type BlockHash = [u8; 32];

@@ -7,9 +7,10 @@ use serde_json::json;
 
 use crate::block_header::BlockHeader;
 use crate::book::height_to_compare;
+use crate::connect::ProbeReport;
 use crate::jsonrpc::{self, MAX_PROTOCOL, MIN_PROTOCOL, Response, USER_AGENT};
 use crate::network::Pin;
-use crate::peer::{Fault, Features, Host, LenientScalar, PeerList, Ports, ProbeReport};
+use crate::peer::{Fault, Features, Host, LenientScalar, PeerList, Ports};
 
 /// What a peer is checked against.
 #[derive(Debug, Clone)]

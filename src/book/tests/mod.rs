@@ -18,9 +18,9 @@ use rand::rngs::StdRng;
 
 use super::*;
 use crate::ban_list::Bans;
-use crate::connect::{ProbeError, ProbeTarget, Verified};
+use crate::connect::{ProbeError, ProbeReport, ProbeTarget, Verified};
 use crate::network::Network;
-use crate::peer::{Fault, PeerList, ProbeReport, RealName, Transport, Version};
+use crate::peer::{Fault, PeerList, RealName, Transport, Version};
 use crate::route::RoutingPolicy;
 use crate::tor_state::TorProbe;
 

@@ -15,10 +15,8 @@ use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{RngExt, SeedableRng};
 use waypost::book::{Action, BookConfig, Event, Ingress, PeerBook, Publication, Side};
 use waypost::clock::Time;
-use waypost::connect::{ProbeError, ProbeTarget, Verified};
-use waypost::peer::{
-    Features, Host, OnionAddress, PeerList, PeerListEntry, Port, Ports, ProbeReport, RealName, Transport, Version,
-};
+use waypost::connect::{ProbeError, ProbeReport, ProbeTarget, Verified};
+use waypost::peer::{Features, Host, OnionAddress, PeerList, PeerListEntry, Port, Ports, RealName, Transport, Version};
 use waypost::route::{PerRoute, Route, RoutingPolicy};
 use waypost::tor_state::TorProbe;
 

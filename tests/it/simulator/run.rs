@@ -9,8 +9,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use waypost::book::{Action, BookConfig, BookNotice, Entry, Event, PeerBook, Source};
 use waypost::clock::Time;
-use waypost::connect::{ProbeError, ProbeTarget, Verified};
-use waypost::peer::{Fault, Features, Host, PeerList, Port, ProbeReport, Transport, Version};
+use waypost::connect::{ProbeError, ProbeReport, ProbeTarget, Verified};
+use waypost::peer::{Fault, Features, Host, PeerList, Port, Transport, Version};
 use waypost::route::{PerRoute, Route};
 use waypost::tor_state::TorProbe;
 

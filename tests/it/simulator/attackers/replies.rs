@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use waypost::book::height_to_compare;
-use waypost::connect::{ProbeTarget, TlsCertificate, Verified};
+use waypost::connect::{ProbeReport, ProbeTarget, TlsCertificate, Verified};
 use waypost::network::Network;
-use waypost::peer::{Features, Host, PeerList, PeerListEntry, Port, Ports, ProbeReport, RealName, Transport, Version};
+use waypost::peer::{Features, Host, PeerList, PeerListEntry, Port, Ports, RealName, Transport, Version};
 use waypost::route::RoutingPolicy;
 
 use super::world::Server;

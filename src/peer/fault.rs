@@ -1,27 +1,6 @@
-//! Result of a probe, and the protocol violations that it can find.
+//! Violations that a probe can find.
 
 use serde::{Deserialize, Serialize};
-
-use super::{Features, PeerList, Version};
-
-/// Data that a peer sent during a probe.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProbeReport {
-    /// Name and version of its software.
-    pub software: Option<String>,
-    /// Negotiated protocol version; 1.0 if the response had the form of that version.
-    pub negotiated_version: Version,
-    /// Result of `server.features`; `None` if the peer does not know the method.
-    pub features: Option<Features>,
-    /// Valid entries of its peer list.
-    pub peer_list: PeerList,
-    /// Height of its chain tip; `None` if it sent none.
-    pub tip_height: Option<u32>,
-    /// Height at which its header was requested, and that header's block hash.
-    pub checkpoint: Option<(u32, [u8; 32])>,
-    /// Whether the peer accepted `server.add_peer`. None if it was not sent.
-    pub add_peer_result: Option<bool>,
-}
 
 /// Violation of the protocol or the chain, which marks a peer bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
