@@ -1,10 +1,10 @@
 //! Block headers, and the checks that need no other header.
 
 use bitcoin::block::Header;
-use bitcoin::consensus::deserialize;
+use bitcoin::consensus::{deserialize, serialize};
 use bitcoin::hashes::Hash;
 use bitcoin::params::MAINNET;
-use bitcoin::pow::{CompactTarget, Target};
+use bitcoin::pow::{CompactTarget, Target, Work};
 use data_encoding::HEXLOWER_PERMISSIVE;
 
 use crate::network::Pin;
@@ -15,7 +15,10 @@ use crate::network::Pin;
 /// as before, and each further step would make invented headers cheaper.
 const BLOCKS_PER_EASING: u32 = 52 * 2016;
 
-/// Header of a block. It has 80 bytes; chains that split off with longer headers exist.
+/// Length of a block header in bytes. Chains that split off with longer headers exist.
+pub const HEADER_BYTES: usize = 80;
+
+/// Header of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockHeader(Header);
 
@@ -23,7 +26,42 @@ impl BlockHeader {
     /// Parses exactly 80 bytes in hexadecimal; `None` for anything else.
     pub fn from_hex(hex: &str) -> Option<BlockHeader> {
         let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok()?;
-        deserialize(&bytes).ok().map(BlockHeader)
+        BlockHeader::from_bytes(&bytes)
+    }
+
+    /// Parses exactly 80 bytes; `None` for another length.
+    pub fn from_bytes(bytes: &[u8]) -> Option<BlockHeader> {
+        deserialize(bytes).ok().map(BlockHeader)
+    }
+
+    /// Returns the 80 bytes of the header.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serialize(&self.0)
+    }
+
+    /// Returns the hash of the block before.
+    pub fn previous_hash(&self) -> [u8; 32] {
+        self.0.prev_blockhash.to_byte_array()
+    }
+
+    /// Returns the time that the miner recorded, in seconds since 1970.
+    pub fn time(&self) -> u32 {
+        self.0.time
+    }
+
+    /// Returns the target in its compact form.
+    pub fn bits(&self) -> u32 {
+        self.0.bits.to_consensus()
+    }
+
+    /// Returns the expected number of hashes for a block with this target.
+    pub fn work(&self) -> Work {
+        self.0.work()
+    }
+
+    /// Returns whether the hash meets the target that the header states.
+    pub fn meets_own_target(&self) -> bool {
+        self.0.validate_pow(self.0.target()).is_ok()
     }
 
     /// Returns the double SHA-256 of the header.
@@ -42,10 +80,9 @@ impl BlockHeader {
     /// Where blocks may have the minimum difficulty, only the header's own target counts.
     pub fn has_work(&self, pin: &Pin, height: u32) -> bool {
         let target = self.0.target();
-        let is_met = self.0.validate_pow(target).is_ok();
         let easiest =
             pin.bits.map(|bits| easiest_target(bits, 1 + height.saturating_sub(pin.height) / BLOCKS_PER_EASING));
-        is_met && easiest.is_none_or(|easiest| target <= easiest)
+        self.meets_own_target() && easiest.is_none_or(|easiest| target <= easiest)
     }
 }
 

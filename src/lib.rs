@@ -21,6 +21,7 @@ pub mod control;
 pub mod daemon;
 pub mod dial;
 pub mod electrum;
+pub mod header_chain;
 pub mod irc_discovery;
 pub mod jsonrpc;
 pub mod netgroup;

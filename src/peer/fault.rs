@@ -29,4 +29,16 @@ pub enum Fault {
     /// The header at the compared height differs from the consensus.
     #[error("header of another chain")]
     ChainFork,
+    /// The peer follows a branch with less work than the known chain.
+    #[error("chain with less work")]
+    LessWork,
+    /// A header does not continue the known chain.
+    #[error("header chain with a broken link")]
+    BrokenChain,
+    /// A header lacks the work that its height requires.
+    #[error("header without the required work")]
+    TooLittleWork,
+    /// A header has an earlier time than the rules allow.
+    #[error("header with an invalid time")]
+    InvalidBlockTime,
 }

@@ -19,6 +19,7 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("ban_list", 0, &["netgroup", "peer"]),
     ("network", 0, &["peer"]),
     ("block_header", 0, &["network"]),
+    ("header_chain", 0, &["block_header", "network", "peer"]),
     ("secret", 0, &[]),
     ("jsonrpc", 0, &["peer"]),
     ("tor_state", 1, &[]),
