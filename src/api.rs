@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::book::{Counts, PeerState, Side, WEEK, WINDOWS};
+use crate::book::{Counts, MAX_TIP_LAG, PeerState, Side, WEEK, WINDOWS};
 use crate::client_counters::ClientStats;
 use crate::clock::Time;
 use crate::network::Network;
@@ -69,6 +69,8 @@ pub struct Status {
     pub backend: Option<BackendStatus>,
     /// Visits to IRC; `None` without any.
     pub irc: Option<IrcStatus>,
+    /// Known chain with the most work; `None` if work is not followed.
+    pub chain: Option<ChainStatus>,
     /// Number of peers by state.
     pub peers: Counts,
     /// Number of the onion side's peers by state; `None` if both sides share their peers.
@@ -130,8 +132,38 @@ pub struct BackendStatus {
     pub software: Option<String>,
     /// Height of its chain tip.
     pub tip: Option<u32>,
+    /// Blocks by which its tip is below the known chain; zero at the tip. `None` if work is not followed.
+    pub blocks_behind: Option<u32>,
     /// With peers as backend: number of sessions by host.
     pub sessions: BTreeMap<String, usize>,
+}
+
+impl BackendStatus {
+    /// Returns whether the backend lacks blocks that peers have shown with their work.
+    pub fn is_behind(&self) -> bool {
+        self.blocks_behind.is_some_and(|blocks| blocks > MAX_TIP_LAG)
+    }
+}
+
+/// Known chain with the most work, and the positions of verified and bad peers at their last visit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChainStatus {
+    /// Height of the tip.
+    pub height: u32,
+    /// Hash of the tip in hexadecimal, in display order.
+    pub hash: String,
+    /// Binary logarithm of the work since the pinned block, in hashes; zero if no later block is known.
+    pub log2_work: f64,
+    /// Time in the tip's header; `None` if no block after the pinned one is known.
+    pub tip_time: Option<Time>,
+    /// Number of peers at the tip or at most five blocks below.
+    pub level: usize,
+    /// Number of peers above the tip, whose headers are not downloaded yet.
+    pub ahead: usize,
+    /// Number of peers more than five blocks below the tip.
+    pub behind: usize,
+    /// Number of peers on branches with less work.
+    pub less_work: usize,
 }
 
 /// Results of the visits to IRC.

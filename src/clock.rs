@@ -119,6 +119,11 @@ impl Time {
         self.0.saturating_add_signed(wall_ahead_millis())
     }
 
+    /// Returns whole seconds since 1970 on the wall clock, as in block headers.
+    pub fn wall_secs(self) -> u32 {
+        u32::try_from(self.wall_millis() / 1000).unwrap_or(u32::MAX)
+    }
+
     /// Creates a time from milliseconds since 1970 on the wall clock.
     pub fn from_wall_millis(millis: u64) -> Time {
         Time(millis.saturating_add_signed(wall_ahead_millis().saturating_neg()))

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::header_chain::{ChainReference, ChainStanding};
 use crate::peer::{Fault, Features, Host, PeerList, Port, Transport, Version};
 use crate::route::Route;
 
@@ -48,6 +49,8 @@ pub struct ProbeTarget {
     pub must_list_host: bool,
     /// Block height of the header to compare. `None` if no height is known.
     pub checkpoint_height: Option<u32>,
+    /// Chain to which the tip is compared; `None` if the work of the chain is not followed.
+    pub reference: Option<ChainReference>,
 }
 
 impl ProbeTarget {
@@ -69,6 +72,7 @@ impl ProbeTarget {
             announce: false,
             must_list_host: true,
             checkpoint_height: None,
+            reference: None,
         }
     }
 }
@@ -105,6 +109,8 @@ pub struct ProbeReport {
     pub tip_height: Option<u32>,
     /// Height at which its header was requested, and that header's block hash.
     pub checkpoint: Option<(u32, [u8; 32])>,
+    /// Position of its tip relative to the known chain; `None` if the work of the chain is not followed.
+    pub standing: Option<ChainStanding>,
     /// Whether the peer accepted `server.add_peer`. None if it was not sent.
     pub add_peer_result: Option<bool>,
 }

@@ -221,6 +221,7 @@ mod tests {
             announce: false,
             must_list_host: true,
             checkpoint_height: None,
+            reference: None,
         };
         let network = Network::Regtest;
         let expected = ProbeExpectations {
@@ -229,6 +230,7 @@ mod tests {
             default_ports: network.default_ports(),
             announce: None,
             checkpoint_height: None,
+            reference: None,
             pin: None,
         };
         probe(&dialer, &target, &expected, SHORT, |_| {}).await

@@ -13,6 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
         default_ports: network.default_ports(),
         announce: None,
         checkpoint_height: None,
+        reference: None,
         pin: network.pin(),
     };
     let (mut client, _) = Prober::new(expected);

@@ -55,6 +55,11 @@ pub enum BackendError {
     /// The server's TLS key is not accepted.
     #[error("{0}")]
     Key(#[from] KeyPinError),
+    /// The server follows a branch with less work than the known chain.
+    #[error(
+        "server follows a chain with less work, which leaves the one with the most work after block {0}; check its node"
+    )]
+    LessWork(u32),
     /// The server supports no common protocol version.
     #[error("server supports none of the protocol versions {MIN_PROTOCOL} to {MAX_PROTOCOL}")]
     Versions,

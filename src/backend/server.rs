@@ -11,20 +11,36 @@ use super::key_pinning::verify_or_pin;
 use super::{BackendError, GREETING_TIMEOUT, UpstreamAddr, negotiate, publish};
 use crate::book::{Checkpoint, Event, Ingress, height_to_compare};
 use crate::book_handle::{BookMessage, Inbox};
+use crate::clock;
 use crate::connect::{ProbeError, ProbeReport};
 use crate::dial::{Direct, Stream, Tls};
 use crate::electrum::identity::{BackendInfo, LocalIdentity};
 use crate::electrum::prober::ProbeExpectations;
+use crate::header_chain::{CatchUp, ChainReference, ChainStanding, HeaderChain};
 use crate::jsonrpc::{MAX_PROTOCOL, MIN_PROTOCOL};
 use crate::network::Network;
 use crate::peer::{Endpoint, Host};
 use crate::probe::{Deadlines, run_prober};
 use crate::route::Route;
 
-/// Interval between two polls after a success.
+/// Interval between two polls after a success, unless the known chain changes.
 const POLL_OK: Duration = Duration::from_secs(60);
 /// Interval between two polls after a failure.
 const POLL_FAILED: Duration = Duration::from_secs(5);
+
+/// Interval between two polls while the server has more headers than one visit downloads.
+const POLL_CATCHING_UP: Duration = Duration::from_secs(1);
+
+/// Result of a poll.
+#[derive(Debug)]
+pub struct BackendReport {
+    /// Properties of the server.
+    pub info: BackendInfo,
+    /// Block at the compared height; `None` if the server did not return it.
+    pub checkpoint: Option<Checkpoint>,
+    /// Position relative to the known chain; `None` if it was not compared.
+    pub standing: Option<ChainStanding>,
+}
 
 /// The operator's Electrum server.
 #[derive(Debug)]
@@ -37,15 +53,23 @@ pub struct Server {
     pub tls: Tls,
     /// File of the pinned TLS key.
     pub key_file: PathBuf,
+    /// Known chain with the most work; `None` if work is not followed.
+    pub chain: watch::Receiver<Option<Arc<HeaderChain>>>,
     /// Error of the last poll. `None`: it succeeded.
     last_error: watch::Sender<Option<String>>,
 }
 
 impl Server {
     /// Creates the upstream. Its last error says that it was not polled yet.
-    pub fn new(address: UpstreamAddr, network: Network, tls: Tls, key_file: PathBuf) -> Server {
+    pub fn new(
+        address: UpstreamAddr,
+        network: Network,
+        tls: Tls,
+        key_file: PathBuf,
+        chain: watch::Receiver<Option<Arc<HeaderChain>>>,
+    ) -> Server {
         let last_error = watch::Sender::new(Some("not polled yet".to_owned()));
-        Server { address, network, tls, key_file, last_error }
+        Server { address, network, tls, key_file, chain, last_error }
     }
 
     /// Opens a connection with this protocol version.
@@ -54,11 +78,11 @@ impl Server {
         stream.await.unwrap_or(Err(BackendError::Failed(ProbeError::Timeout)))
     }
 
-    /// Probes the server and returns its properties, and its block at `checkpoint_height`.
-    pub async fn query_info(
-        &self,
-        checkpoint_height: Option<u32>,
-    ) -> Result<(BackendInfo, Option<Checkpoint>), BackendError> {
+    /// Probes the server, and requests its block at `checkpoint_height`.
+    ///
+    /// A server on a branch with less work is an error.
+    pub async fn query_info(&self, checkpoint_height: Option<u32>) -> Result<BackendReport, BackendError> {
+        let chain = self.chain.borrow().clone();
         let stream = timeout(GREETING_TIMEOUT, self.connect()).await.unwrap_or(Err(ProbeError::Timeout.into()))?;
         let expected = ProbeExpectations {
             host: None,
@@ -67,11 +91,22 @@ impl Server {
             announce: None,
             checkpoint_height,
             pin: self.network.pin(),
+            reference: chain.clone().map(|chain| ChainReference {
+                chain,
+                catch_up: CatchUp::Required,
+                now: clock::now().wall_secs(),
+            }),
         };
         let deadlines = Deadlines::for_route(Route::Direct);
         let report = run_prober(stream, &expected, deadlines, Instant::now() + deadlines.total, &mut |_| {}).await?;
-        let checkpoint = report.checkpoint;
-        Ok((backend_info(report)?, checkpoint))
+        if let (Some(standing), Some(tip), Some(chain)) = (&report.standing, report.tip_height, chain)
+            && let ChainStanding::LessWork { fork_height, .. } = standing
+            && standing.has_less_work(tip, &chain)
+        {
+            return Err(BackendError::LessWork(*fork_height));
+        }
+        let (checkpoint, standing) = (report.checkpoint, report.standing.clone());
+        Ok(BackendReport { info: backend_info(report)?, checkpoint, standing })
     }
 
     /// Returns the error of the last poll. `None`: it succeeded.
@@ -82,7 +117,9 @@ impl Server {
     /// Polls the server until shutdown, and publishes its properties and tip.
     pub async fn monitor(&self, local_identity: &watch::Sender<Arc<LocalIdentity>>, inbox: Inbox) {
         let (mut was_ok, mut checkpoint_height) = (None, None);
+        let mut chain = self.chain.clone();
         while !inbox.is_closed() {
+            chain.mark_unchanged();
             let result = self.query_info(checkpoint_height).await;
             match &result {
                 Ok(_) if was_ok != Some(true) => tracing::info!(backend = %self.address, "the backend server works"),
@@ -93,19 +130,32 @@ impl Server {
             }
             was_ok = Some(result.is_ok());
             self.last_error.send_replace(result.as_ref().err().map(BackendError::to_string));
-            if let Ok((info, checkpoint)) = result {
+            let mut is_catching_up = false;
+            if let Ok(BackendReport { info, checkpoint, standing }) = result {
                 let (tip, previous) = (info.tip, checkpoint_height);
+                if let Some(ChainStanding::MoreWork(chain)) = &standing {
+                    is_catching_up = Some(chain.height()) < tip;
+                }
                 publish(local_identity, &Ingress::ALL, &info);
                 checkpoint_height = tip.map(height_to_compare);
-                if checkpoint_height != previous {
-                    // The tip must come with the block at the height at which peers are compared.
+                // Without a known chain, the tip must come with the block at the height at which peers are compared.
+                if checkpoint_height != previous && standing.is_none() {
                     continue;
                 }
                 if let Some(tip) = tip {
-                    let _ = inbox.send(BookMessage::Event(Event::BackendTip { tip, block: checkpoint })).await;
+                    let _ =
+                        inbox.send(BookMessage::Event(Event::BackendTip { tip, block: checkpoint, standing })).await;
                 }
             }
-            sleep(if was_ok == Some(true) { POLL_OK } else { POLL_FAILED }).await;
+            if is_catching_up {
+                sleep(POLL_CATCHING_UP).await;
+                continue;
+            }
+            sleep(POLL_FAILED).await;
+            if was_ok == Some(true) {
+                // A new block of the peers shows whether the server follows the same chain.
+                let _ = timeout(POLL_OK.saturating_sub(POLL_FAILED), chain.changed()).await;
+            }
         }
     }
 

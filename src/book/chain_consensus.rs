@@ -1,23 +1,20 @@
 //! Detection of peers that lag behind or follow another chain.
 //!
-//! The reference is the backend or, without one, a vote of known peers by network group.
+//! The reference is the chain with the most work. Where work is not followed, and before the first header, it is the
+//! backend or, without one, a vote of known peers by network group.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::chain_votes::{Vote, Voter, majority, median};
+use super::chain_work::ChainWork;
 use crate::clock::Time;
 use crate::connect::ProbeReport;
+use crate::header_chain::{BlockHash, ChainStanding, REORG_DEPTH};
 use crate::peer::Fault;
-
-/// Double SHA-256 of a block header.
-pub type BlockHash = [u8; 32];
 
 /// Height, and hash of the block at that height.
 pub type Checkpoint = (u32, BlockHash);
-
-/// Depth in blocks to which a chain may be reorganised. ElectrumX and Fulcrum compare at about that depth.
-const REORG_DEPTH: u32 = 10;
 
 /// Distance in blocks between two checkpoint heights.
 ///
@@ -25,7 +22,7 @@ const REORG_DEPTH: u32 = 10;
 const CHECKPOINT_INTERVAL: u32 = 100;
 
 /// Maximum difference of two tips, in blocks; ElectrumX allows as many.
-const MAX_TIP_LAG: u32 = 5;
+pub const MAX_TIP_LAG: u32 = 5;
 
 /// Lifetime of the backend's tip.
 const BACKEND_TTL: Duration = Duration::from_hours(2);
@@ -44,6 +41,8 @@ const MAX_VOTES: usize = 256;
 /// Reports on the chain.
 #[derive(Debug, Default)]
 pub(super) struct ChainConsensus {
+    /// Chain with the most work; `None` if work is not followed.
+    pub work: Option<ChainWork>,
     /// Last report of the backend; `None` without one.
     backend: Option<BackendChain>,
     tips: Votes<u32>,
@@ -63,8 +62,22 @@ pub fn height_to_compare(tip: u32) -> u32 {
 }
 
 impl ChainConsensus {
+    /// Starts without votes.
+    pub(super) fn new(work: Option<ChainWork>) -> ChainConsensus {
+        ChainConsensus { work, ..ChainConsensus::default() }
+    }
+
     /// Records the last report of the backend.
-    pub(super) fn set_backend_tip(&mut self, tip: u32, block: Option<Checkpoint>, now: Time) {
+    pub(super) fn set_backend_tip(
+        &mut self,
+        tip: u32,
+        block: Option<Checkpoint>,
+        standing: Option<&ChainStanding>,
+        now: Time,
+    ) {
+        if let Some(work) = &mut self.work {
+            work.follow(Some(tip), standing);
+        }
         self.backend = Some(BackendChain { at: now, tip, block });
     }
 
@@ -75,6 +88,9 @@ impl ChainConsensus {
 
     /// Returns what is wrong with the chain of a peer, and records its report if it is a voter.
     pub(super) fn judge(&mut self, voter: Option<Voter>, report: &ProbeReport, now: Time) -> Option<Fault> {
+        if let Some(work) = &mut self.work {
+            work.follow(report.tip_height, report.standing.as_ref());
+        }
         let fault = self.check(report, now);
         if let Some(voter) = voter {
             self.record(voter, report, now);
@@ -82,7 +98,15 @@ impl ChainConsensus {
         fault
     }
 
+    /// Returns the known chain; `None` while it has no headers.
+    fn proven(&self) -> Option<&ChainWork> {
+        self.work.as_ref().filter(|work| !work.chain().is_empty())
+    }
+
     fn check(&self, report: &ProbeReport, now: Time) -> Option<Fault> {
+        if let Some(work) = self.proven() {
+            return work.check(report);
+        }
         if report.checkpoint.is_some_and(|block| self.is_of_another_chain(block, now)) {
             return Some(Fault::ChainFork);
         }
@@ -115,8 +139,11 @@ impl ChainConsensus {
         }
     }
 
-    /// Returns the backend's tip, or the median of the voters' last tips.
+    /// Returns the known tip, that of the backend, or the median of the voters' last tips.
     fn tip(&self, now: Time) -> Option<u32> {
+        if let Some(work) = self.proven() {
+            return Some(work.chain().height());
+        }
         match &self.backend {
             Some(backend) => Some(backend.tip).filter(|_| now.since(backend.at) <= BACKEND_TTL),
             None => median(self.tips.current(now)),
@@ -168,6 +195,7 @@ mod tests {
             peer_list: listing,
             tip_height: Some(tip),
             checkpoint: block,
+            standing: None,
             add_peer_result: None,
         }
     }
@@ -245,13 +273,13 @@ mod tests {
     #[test]
     fn backend_overrides_peer_reports() {
         let mut chain = chain(&[900, 900, 900]);
-        chain.set_backend_tip(2000, Some((1900, [9; 32])), NOW);
+        chain.set_backend_tip(2000, Some((1900, [9; 32])), None, NOW);
         assert_eq!(chain.height_to_compare(NOW), Some(1900));
         assert_eq!(chain.check(&report(900, None), NOW), Some(Fault::ChainBehind));
         assert_eq!(chain.check(&report(2000, Some((1900, [1; 32]))), NOW), Some(Fault::ChainFork));
         assert_eq!(chain.check(&report(1996, Some((1900, [9; 32]))), NOW), None);
         assert_eq!(chain.check(&report(900, None), NOW + BACKEND_TTL * 2), None, "the backend's tip ages as well");
-        chain.set_backend_tip(0, Some((0, [9; 32])), NOW);
+        chain.set_backend_tip(0, Some((0, [9; 32])), None, NOW);
         assert_eq!(chain.height_to_compare(NOW), Some(0));
     }
 }

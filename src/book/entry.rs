@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::chain_work::ChainPosition;
 use super::dial_policy;
 use super::reached_endpoints::ReachedEndpoints;
 use super::source::Source;
@@ -78,6 +79,9 @@ pub struct Entry {
     pub promotion: Option<Promotion>,
     /// Batch of the TLS certificate at the last success with TLS; `None` if there was none.
     pub certificate_batch: Option<CertificateBatch>,
+    /// Position of its tip at the last visit of this process; `None` if it was not compared.
+    #[serde(skip)]
+    pub chain_position: Option<ChainPosition>,
 }
 
 /// Promotion of a newcomer to a long-standing peer.
@@ -160,6 +164,7 @@ impl Entry {
             reached: ReachedEndpoints::default(),
             promotion: None,
             certificate_batch: None,
+            chain_position: None,
         }
     }
 

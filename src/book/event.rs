@@ -12,6 +12,7 @@ use super::side::Side;
 use crate::as_map::AsMap;
 use crate::ban_list::Bans;
 use crate::connect::{ProbeError, ProbeTarget, Verified};
+use crate::header_chain::{ChainStanding, HeaderChain};
 use crate::peer::{Host, PeerListEntry, RealName};
 use crate::route::Route;
 use crate::tor_state::{ClearnetAccess, TorProbe, TorState};
@@ -55,6 +56,8 @@ pub enum Event {
         tip: u32,
         /// Block at the compared height; `None` if the backend did not return it.
         block: Option<Checkpoint>,
+        /// Position relative to the known chain; `None` if it was not compared.
+        standing: Option<ChainStanding>,
     },
     /// A name belongs to this node and is never accepted as a peer again.
     LocalHost(Host),
@@ -90,6 +93,8 @@ pub enum Action {
     Remove(Host),
     /// Store the total working time of this path.
     SavePathUptime(Route, Duration),
+    /// Store the chain of headers.
+    SaveChain(Arc<HeaderChain>),
     /// The advertised peers have changed.
     SnapshotDirty,
     /// Notice for the operator.

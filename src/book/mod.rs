@@ -5,6 +5,7 @@
 mod admission;
 mod chain_consensus;
 mod chain_votes;
+mod chain_work;
 mod config;
 mod context;
 mod dial_policy;
@@ -46,6 +47,7 @@ use std::time::Duration;
 use rand::Rng;
 
 use chain_consensus::ChainConsensus;
+use chain_work::ChainWork;
 use context::Context;
 use expiry::SWEEP_INTERVAL;
 use intake_budgets::IntakeBudgets;
@@ -58,7 +60,8 @@ use standing::PROMOTION_INTERVAL;
 use table::PeerTable;
 
 pub use admission::{IntakeError, MAX_NAMES_PER_PEER_LIST};
-pub use chain_consensus::{BlockHash, Checkpoint, height_to_compare};
+pub use chain_consensus::{Checkpoint, MAX_TIP_LAG, height_to_compare};
+pub use chain_work::{ChainPosition, ChainSummary};
 pub use config::BookConfig;
 pub use dial_policy::is_dialable;
 pub use entry::{Entry, PeerState, PinnedKey, ProbeRecord, Promotion};
@@ -132,14 +135,14 @@ impl PeerBook {
             peers.insert(entry);
         }
         PeerBook {
-            config,
             peers,
             paths: Paths::new(working_time),
             tor_view,
             budgets: IntakeBudgets::default(),
             slots: SlotBudget::default(),
-            chain: ChainConsensus::default(),
+            chain: ChainConsensus::new(ChainWork::new(config.network, None)),
             self_entries: SelfEntries::default(),
+            config,
             next_sweep: now + SWEEP_INTERVAL,
             next_promotion: now + PROMOTION_INTERVAL,
         }
@@ -161,7 +164,9 @@ impl PeerBook {
                 // A rejection has no requester to report to.
                 let _ = self.try_add(name, Source::Irc, &mut ctx);
             }
-            Event::BackendTip { tip, block } => self.chain.set_backend_tip(tip, block, now),
+            Event::BackendTip { tip, block, standing } => {
+                self.chain.set_backend_tip(tip, block, standing.as_ref(), now);
+            }
             Event::SelfReachable(listed) => self.on_self_reachable(*listed, &mut ctx),
             Event::SelfUnreachable(host) => self.on_self_unreachable(&host, &mut ctx),
             Event::LocalHost(host) => self.remove_local_host(host, &mut ctx),
@@ -175,6 +180,7 @@ impl PeerBook {
         if now >= self.next_sweep {
             self.prune(&mut ctx);
         }
+        self.save_chain(&mut ctx);
         self.promote_due(&mut ctx);
         self.start_due(&mut ctx);
         if self.tor_view.update(self.paths.tor(), now, ctx.rng) {

@@ -40,7 +40,10 @@ impl PeerBook {
             Ok(verified) => {
                 self.on_answer(host, ctx);
                 let voter = self.peers.get(host).and_then(|entry| self.voter(entry, ctx.now));
-                match self.chain.judge(voter, &verified.report, ctx.now) {
+                let fault = self.chain.judge(voter, &verified.report, ctx.now);
+                let position = self.chain.work.as_ref().and_then(|work| work.position(&verified.report));
+                self.peers.update(host, |entry| entry.chain_position = position);
+                match fault {
                     Some(fault) => self.on_peer_failure(host, ProbeError::ProtocolViolation(fault), ctx),
                     None => self.on_success(host, verified, &probe, ctx),
                 }

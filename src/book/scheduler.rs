@@ -235,6 +235,7 @@ impl PeerBook {
         // The operator vouches for own seeds, which may run behind another name.
         let must_list_host = self.peers.get(host).is_none_or(|entry| !entry.source.is_operator());
         let checkpoint_height = self.chain.height_to_compare(ctx.now);
+        let reference = self.chain_reference(host, ctx.now);
         ProbeTarget {
             host: host.clone(),
             via,
@@ -244,6 +245,7 @@ impl PeerBook {
             announce,
             must_list_host,
             checkpoint_height,
+            reference,
         }
     }
 

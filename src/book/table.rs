@@ -42,6 +42,8 @@ pub(super) struct InFlightProbe {
     pub was_healthy: bool,
     /// Whether the probe announces Waypost if the peer does not list it.
     pub announces_self: bool,
+    /// Whether the probe downloads headers of a chain that is far ahead.
+    pub downloads_headers: bool,
     /// Class of the peer at the start.
     pub class: ProbeClass,
     /// Parties that pay for the slot.
@@ -220,6 +222,7 @@ impl PeerTable {
             resolving,
             was_healthy,
             announces_self: false,
+            downloads_headers: false,
             class: ProbeClass::of(entry),
             payers: SlotPayer::of(entry, &[]),
             endpoints: Vec::new(),

@@ -145,6 +145,7 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
         default_ports: network.default_ports(),
         announce: None,
         checkpoint_height: None,
+        reference: None,
         pin: network.pin(),
     };
     let outcome = probe(&dialer, &target, &expected, Deadlines::for_route(route), |progress| match progress {

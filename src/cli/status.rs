@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::format::{ago, ports, until};
 use super::terminal::{Style, Styled, TerminalStyle};
-use crate::api::{BackendStatus, ClearnetStatus, IrcStatus, OnionStatus, Status};
+use crate::api::{BackendStatus, ChainStatus, ClearnetStatus, IrcStatus, OnionStatus, Status};
 use crate::book::Counts;
 use crate::clock;
 use crate::tor_state::TorState;
@@ -63,6 +63,9 @@ fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
     if let Some(visits) = &status.irc {
         line("irc", irc(visits));
     }
+    if let Some(chain) = &status.chain {
+        line("chain", self::chain(chain));
+    }
     line("peers", counts(peers));
     if let Some(onion_side) = &status.onion_side {
         line("onion side", counts(onion_side));
@@ -102,7 +105,11 @@ fn style(name: &str, status: &Status) -> Style {
             };
             style_if(status.clearnet.as_ref().is_some_and(is_doubtful), Style::Doubtful)
         }
-        "backend" => style_if(status.backend.as_ref().is_some_and(|backend| backend.error.is_some()), Style::Wrong),
+        "backend" => match &status.backend {
+            Some(backend) if backend.error.is_some() => Style::Wrong,
+            Some(backend) => style_if(backend.is_behind(), Style::Doubtful),
+            None => Style::Plain,
+        },
         "irc" => style_if(status.irc.as_ref().is_some_and(|visits| visits.error.is_some()), Style::Doubtful),
         "store" => style_if(status.store.failing, Style::Wrong),
         _ => Style::Plain,
@@ -139,11 +146,30 @@ fn backend(backend: &BackendStatus) -> String {
     if let Some(tip) = backend.tip {
         text.push_str(&format!(", at block {tip}"));
     }
+    if let Some(blocks @ 1..) = backend.blocks_behind {
+        text.push_str(&format!(", {blocks} behind the known chain"));
+    }
     for (host, sessions) in &backend.sessions {
         text.push_str(&format!(", {sessions} at {host}"));
     }
     if let Some(problem) = &backend.error {
         text.push_str(&format!("; unusable: {problem}"));
+    }
+    text
+}
+
+/// Describes the known chain and the positions of the peers.
+fn chain(chain: &ChainStatus) -> String {
+    let Some(tip_time) = chain.tip_time else {
+        return format!("no block after the pinned one at {} is known yet", chain.height);
+    };
+    let ChainStatus { height, log2_work, level, ahead, behind, less_work, .. } = chain;
+    let age = ago(clock::now().since(tip_time));
+    let mut text = format!("block {height} of {age}, 2^{log2_work:.1} hashes; {level} peers level");
+    for (count, position) in [(ahead, "ahead"), (behind, "behind"), (less_work, "with less work")] {
+        if *count > 0 {
+            text.push_str(&format!(", {count} {position}"));
+        }
     }
     text
 }
@@ -212,11 +238,12 @@ mod tests {
             ("onion", Style::Doubtful),
             ("no onion", Style::Wrong),
             ("clearnet", Style::Doubtful),
+            ("backend", Style::Doubtful),
         ];
         assert_eq!(styles(&status), expected);
         status.tor = TorState::Ready;
         (status.network_down, status.onion, status.clearnet) = (false, None, None);
-        (status.clearnet_blocked, status.onion_error) = (None, None);
+        (status.clearnet_blocked, status.onion_error, status.backend) = (None, None, None);
         status.store.failing = true;
         assert_eq!(styles(&status), [("tor", Style::Good), ("store", Style::Wrong)]);
         let down = TorState::Down { since: Time::default(), reason: "it is gone".to_owned() };

@@ -71,7 +71,14 @@ pub(super) fn status() -> Status {
         },
         "listeners": ["tcp://127.0.0.1:50001"],
         "page": "http://127.0.0.1:4280",
-        "backend": { "electrum": "peers", "error": null, "software": null, "tip": null, "sessions": { "a.example": 2 } },
+        "backend": {
+            "electrum": "peers", "error": null, "software": null, "tip": 975_000, "blocks_behind": 6,
+            "sessions": { "a.example": 2 },
+        },
+        "chain": {
+            "height": 975_006, "hash": "00", "log2_work": 93.25, "tip_time": 4_102_444_800_000_u64, "level": 40, "ahead": 1, "behind": 2,
+            "less_work": 3,
+        },
         "irc": {
             "server": "irc.example:6697", "last": null, "error": null, "next": null,
             "found": 2, "cut_off": 1, "control_codes": 0, "unreadable": 0,

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::DaemonError;
@@ -15,6 +16,7 @@ use crate::book_handle::Inbox;
 use crate::config::{Config, reaches};
 use crate::connect::ProbeError;
 use crate::dial::Dialer;
+use crate::header_chain::HeaderChain;
 use crate::peer::{Fault, Host};
 
 /// Maximum time that the start waits for the backend.
@@ -28,6 +30,7 @@ pub(super) async fn create(
     dialer: &Dialer,
     own_addresses: &[SocketAddr],
     snapshot: &SnapshotSenders,
+    chain: watch::Receiver<Option<Arc<HeaderChain>>>,
     separation: Separation,
     inbox: &Inbox,
 ) -> Result<PerIngress<Option<Arc<Backend>>>, DaemonError> {
@@ -51,7 +54,7 @@ pub(super) async fn create(
     };
     check_not_self(&address, own_addresses, dialer).await?;
     let (network, tls) = (config.book.network, dialer.tls.clone());
-    let server = Server::new(address, network, tls, config.backend_key_path());
+    let server = Server::new(address, network, tls, config.backend_key_path(), chain);
     match timeout(BACKEND_START_TIMEOUT, server.query_info(None)).await {
         Ok(Err(BackendError::Failed(ProbeError::ProtocolViolation(Fault::WrongGenesis)))) => {
             Err(DaemonError::OtherNetwork(server.address.to_string(), network))

@@ -27,6 +27,7 @@ use crate::connect::{ProbeError, ProbeTarget};
 use crate::dial::Dialer;
 use crate::electrum::identity::LocalIdentity;
 use crate::electrum::prober::{AddPeerOffer, ProbeExpectations};
+use crate::header_chain::HeaderChain;
 use crate::peer::{Features, Host, RealName};
 use crate::probe::{Deadlines, probe};
 use crate::route::Route;
@@ -80,6 +81,8 @@ pub(super) struct BookOutputs {
     pub snapshot: SnapshotSenders,
     /// Health of Tor as the books see it, for the supervisor of Tor.
     pub health: watch::Sender<TorHealth>,
+    /// Known chain with the most work, for the check of the backend; `None` if work is not followed.
+    pub chain: watch::Sender<Option<Arc<HeaderChain>>>,
 }
 
 /// Task that owns the books: one for both ingresses, or one for each.
@@ -132,6 +135,7 @@ impl BookTask {
         for side in [Some(&mut task.main), task.onion.as_mut()].into_iter().flatten() {
             side.publish(&task.outputs.snapshot, now);
         }
+        task.publish_chain();
         for change in books.moves {
             task.store.write(change);
         }
@@ -243,6 +247,7 @@ impl BookTask {
     fn handle(&mut self, side: Side, event: Event) {
         let actions = self.side(side).handle(event);
         self.execute(side, actions);
+        self.publish_chain();
         self.outputs.health.send_if_modified(|health| {
             let books = || std::iter::once(&self.main).chain(&self.onion).map(|side| &side.book);
             // One side may lack peers that answer.
@@ -252,6 +257,21 @@ impl BookTask {
             let differs = *health != new;
             *health = new;
             differs
+        });
+    }
+
+    /// Publishes the chain of the clearnet side, to which the backend belongs.
+    fn publish_chain(&self) {
+        let chain = self.main.book.header_chain();
+        self.outputs.chain.send_if_modified(|known| {
+            let is_same = match (&known, chain) {
+                (Some(known), Some(chain)) => Arc::ptr_eq(known, chain),
+                (known, chain) => known.is_none() && chain.is_none(),
+            };
+            if !is_same {
+                *known = chain.cloned();
+            }
+            !is_same
         });
     }
 
@@ -333,8 +353,9 @@ impl BookTask {
             backend: backend
                 .clearnet
                 .as_ref()
-                .map(|backend| status_report::backend(backend, &local_identity.borrow().identity)),
+                .map(|backend| status_report::backend(backend, &local_identity.borrow().identity, book.header_chain())),
             irc: irc.as_ref().map(|visits| visits.borrow().clone()),
+            chain: book.chain_summary(now).map(|summary| status_report::chain(&summary)),
             peers: book.counts(now),
             onion_side: self.onion.as_ref().map(|side| side.book.counts(now)),
             next_probe: self.sides().map(|side| side.book.next_wakeup()).min().unwrap_or(now).max(now),
@@ -352,6 +373,7 @@ impl BookTask {
                 Action::Probe(target) => self.probe(side, target),
                 Action::Upsert(entry) => self.store.write(Change::Save(side, entry)),
                 Action::Remove(host) => self.store.write(Change::Remove(side, host)),
+                Action::SaveChain(chain) => self.store.write(Change::SaveChain(side, chain)),
                 Action::SavePathUptime(via, total) => self.store.write(Change::Reach(side, via, total)),
                 Action::SnapshotDirty => self.side(side).on_change(clock::now()),
                 Action::Notice(notice) => event_log::log(&notice, side),
@@ -377,6 +399,7 @@ impl BookTask {
             genesis_hash: network.genesis_hash(),
             default_ports: network.default_ports(),
             checkpoint_height: target.checkpoint_height,
+            reference: target.reference.clone(),
             pin: network.pin(),
             announce: target.announce.then(|| self.announcement(&target.host)).flatten(),
         };

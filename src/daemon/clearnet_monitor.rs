@@ -184,6 +184,7 @@ impl ClearnetMonitor {
             default_ports: self.network.default_ports(),
             announce: None,
             checkpoint_height: None,
+            reference: None,
             pin: None,
         };
         let mut outcome = Err(ProbeError::Unreachable);

@@ -59,14 +59,15 @@ impl LoadedBooks {
         let (main, onion) = match separation {
             Separation::Shared => {
                 let entries = merge(loaded.entries, loaded.onion_entries, &mut moves);
-                (PeerBook::new(config.clone(), entries, loaded.working_time, now), None)
+                let book = PeerBook::new(config.clone(), entries, loaded.working_time, now).with_chain(loaded.chain);
+                (book, None)
             }
             Separation::Separate => {
                 moves = divide(&mut loaded, now, rng);
                 let LoadedState { entries, working_time, onion_entries, onion_working_time, .. } = loaded;
                 let main = PeerBook::new(for_side(config, Side::Clearnet), entries, working_time, now);
                 let onion = PeerBook::new(for_side(config, Side::Onion), onion_entries, onion_working_time, now);
-                (main, Some(onion))
+                (main.with_chain(loaded.chain), Some(onion.with_chain(loaded.onion_chain)))
             }
         };
         let mut books = LoadedBooks { main, onion, moves, actions: Vec::new() };

@@ -31,6 +31,7 @@ use crate::book_handle::{self, BookMessage, Inbox};
 use crate::client_counters::Counters;
 use crate::config::Config;
 use crate::dial::{Dialer, Direct, Isolation, Tls};
+use crate::header_chain::HeaderChain;
 use crate::irc_discovery::{IrcConfig, IrcTask};
 use crate::route::RoutingPolicy;
 use crate::server::{Acceptor, CertificateSource, Credentials, LongLinePool, SessionContext};
@@ -56,6 +57,7 @@ pub(super) struct Node {
     dialer: Dialer,
     backend: PerIngress<Option<Arc<Backend>>>,
     snapshot: SnapshotSenders,
+    chain: watch::Sender<Option<Arc<HeaderChain>>>,
     inbox: Inbox,
     messages: mpsc::Receiver<BookMessage>,
 }
@@ -132,9 +134,25 @@ impl Node {
         let snapshot = SnapshotSenders::default();
         let (inbox, messages) = mpsc::channel(book_handle::CAPACITY);
         let own_addresses = sockets.addresses();
-        let backend = backend_check::create(&config, &dialer, &own_addresses, &snapshot, separation, &inbox).await?;
+        let (chain, known) = watch::channel(None);
+        let backend = backend_check::create(&config, &dialer, &own_addresses, &snapshot, known, separation, &inbox);
+        let backend = backend.await?;
         let rng = StdRng::seed_from_u64(rng.next_u64());
-        Ok(Node { config, hooks, rng, separation, sockets, storage, tor, dialer, backend, snapshot, inbox, messages })
+        Ok(Node {
+            config,
+            hooks,
+            rng,
+            separation,
+            sockets,
+            storage,
+            tor,
+            dialer,
+            backend,
+            snapshot,
+            chain,
+            inbox,
+            messages,
+        })
     }
 
     /// Spawns all tasks.
@@ -184,7 +202,7 @@ impl Node {
         };
         let (config, inbox) = (self.config, self.inbox);
         let seen = self.snapshot.clearnet.subscribe();
-        let outputs = BookOutputs { snapshot: self.snapshot, health: health_sender };
+        let outputs = BookOutputs { snapshot: self.snapshot, health: health_sender, chain: self.chain };
         let Storage { loaded, writer, handle, ban_file, bans } = self.storage;
         log_store_problems(&loaded);
         let (started, banned) = (status_inputs.started, Arc::clone(&bans.borrow()));

@@ -2,27 +2,51 @@
 
 use data_encoding::HEXLOWER;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::clearnet_monitor::NameState;
-use crate::api::{BackendStatus, ClearnetStatus, OnionStatus, PeerInfo, StoreStatus};
+use crate::api::{BackendStatus, ChainStatus, ClearnetStatus, OnionStatus, PeerInfo, StoreStatus};
 use crate::backend::Backend;
-use crate::book::{Entry, Ingress, PeerBook};
+use crate::book::{ChainSummary, Entry, Ingress, PeerBook};
 use crate::clock::Time;
 use crate::electrum::identity::Identity;
+use crate::header_chain::HeaderChain;
 use crate::netgroup;
 use crate::peer::{Host, Port, Ports};
 use crate::store::WriterStatus;
 use crate::tor::OnionServiceState;
 
 /// Status of the backend, with the software and tip that it reported.
-pub(crate) fn backend(backend: &Backend, identity: &Identity) -> BackendStatus {
+pub(crate) fn backend(backend: &Backend, identity: &Identity, chain: Option<&Arc<HeaderChain>>) -> BackendStatus {
     let upstream = identity.backend_info(Ingress::Clearnet);
+    let tip = upstream.and_then(|upstream| upstream.tip);
     BackendStatus {
         electrum: backend.target().into(),
         error: backend.last_error(),
         software: upstream.and_then(|upstream| upstream.software.clone()),
-        tip: upstream.and_then(|upstream| upstream.tip),
+        tip,
+        blocks_behind: chain
+            .filter(|chain| !chain.is_empty())
+            .zip(tip)
+            .map(|(chain, tip)| chain.height().saturating_sub(tip)),
         sessions: backend.session_counts().into_iter().map(|(host, sessions)| (host.to_string(), sessions)).collect(),
+    }
+}
+
+/// Status of the known chain.
+pub(crate) fn chain(summary: &ChainSummary) -> ChainStatus {
+    let ChainSummary { chain, level, ahead, behind, less_work } = summary;
+    let mut hash = chain.tip_hash();
+    hash.reverse();
+    ChainStatus {
+        height: chain.height(),
+        hash: HEXLOWER.encode(&hash),
+        log2_work: round(chain.log2_work()),
+        tip_time: chain.tip_time().map(|secs| Time::from_wall_millis(u64::from(secs) * 1000)),
+        level: *level,
+        ahead: *ahead,
+        behind: *behind,
+        less_work: *less_work,
     }
 }
 
@@ -103,7 +127,7 @@ fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
     }
 }
 
-/// Rounds a share to three decimals.
-fn round(share: f64) -> f64 {
-    (share * 1000.0).round() / 1000.0
+/// Rounds to three decimals.
+fn round(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
 }

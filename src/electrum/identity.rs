@@ -191,6 +191,7 @@ mod tests {
             default_ports: ports,
             announce: identity.announcement(ingress),
             checkpoint_height: Some(900),
+            reference: None,
             pin: None,
         });
         let mut requests = vec![first];

@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::block_header::BlockHeader;
+use crate::block_header::{BlockHeader, HEADER_BYTES};
 use crate::book::height_to_compare;
 use crate::connect::ProbeReport;
+use crate::header_chain::{ChainReference, HeaderSync, SyncStep};
 use crate::jsonrpc::{self, MAX_PROTOCOL, MIN_PROTOCOL, Response, USER_AGENT};
 use crate::network::Pin;
 use crate::peer::{Fault, Features, Host, LenientScalar, PeerList, Ports};
@@ -28,6 +29,8 @@ pub struct ProbeExpectations {
     /// Block that the peer must show. It must then also show the block at the compared height. `None`: neither is
     /// required, as for own names and for chains without a pin.
     pub pin: Option<Pin>,
+    /// Chain to which the tip is compared. `None`: the tip needs no headers before it.
+    pub reference: Option<ChainReference>,
 }
 
 /// Own name, as it is announced to peers.
@@ -60,6 +63,8 @@ pub enum ProbeStep {
     Pin,
     /// `blockchain.block.header`, if the peer's chain reaches the checkpoint.
     Block,
+    /// `blockchain.block.headers`, repeated until the position of the peer's tip is known.
+    Chain,
 }
 
 /// What the driver does after a line.
@@ -75,6 +80,13 @@ pub enum ProberAction {
     Unproven,
 }
 
+/// What follows after a response.
+enum Next {
+    Step(ProbeStep),
+    Done,
+    Unproven,
+}
+
 /// State machine of a conversation with one peer.
 #[derive(Debug)]
 pub struct Prober {
@@ -83,10 +95,12 @@ pub struct Prober {
     id: u64,
     notifications: u32,
     report: ProbeReport,
-    /// Whether the peer showed a complete header of its tip, with the work of its height.
-    shows_tip: bool,
+    /// Complete header of the peer's tip, with the work of its height.
+    tip: Option<BlockHeader>,
     /// Whether the peer showed the pinned block.
     shows_pin: bool,
+    /// Comparison of the tip with the known chain, and the next request; `None` before it starts.
+    sync: Option<(HeaderSync, SyncStep)>,
 }
 
 impl Prober {
@@ -102,6 +116,7 @@ impl Prober {
             peer_list: PeerList::default(),
             tip_height: None,
             checkpoint: None,
+            standing: None,
             add_peer_result: None,
         };
         let prober = Prober {
@@ -110,8 +125,9 @@ impl Prober {
             id: 0,
             notifications: 0,
             report,
-            shows_tip: false,
+            tip: None,
             shows_pin: false,
+            sync: None,
         };
         let line = prober.next_request();
         (prober, line)
@@ -134,28 +150,76 @@ impl Prober {
             // Only the version is mandatory. An old server may not know the other methods.
             None if self.step == ProbeStep::LegacyVersion => return Err(Fault::VersionRefused),
             None if self.step == ProbeStep::Announce => self.report.add_peer_result = Some(false),
+            None if self.step == ProbeStep::Chain => self.sync = None,
             None => {}
         }
-        let next = match self.step {
-            ProbeStep::Version if answer.is_none() => ProbeStep::LegacyVersion,
-            ProbeStep::Version | ProbeStep::LegacyVersion => ProbeStep::Features,
-            ProbeStep::Features => ProbeStep::Peers,
-            ProbeStep::Peers if self.needs_announcement() => ProbeStep::Announce,
-            ProbeStep::Peers | ProbeStep::Announce => ProbeStep::Headers,
-            ProbeStep::Headers if self.expected.pin.is_some() && !self.shows_tip => return Ok(ProberAction::Unproven),
-            ProbeStep::Headers if self.expected.pin.is_some() => ProbeStep::Pin,
-            ProbeStep::Pin if !self.shows_pin => return Ok(ProberAction::Unproven),
-            ProbeStep::Headers | ProbeStep::Pin if self.checkpoint_height().is_some() => ProbeStep::Block,
-            ProbeStep::Block if self.expected.pin.is_some() && self.report.checkpoint.is_none() => {
-                return Ok(ProberAction::Unproven);
-            }
-            ProbeStep::Headers | ProbeStep::Pin | ProbeStep::Block => {
-                return Ok(ProberAction::Done(Box::new(self.report.clone())));
-            }
+        let next = match self.next_step(answer.is_some())? {
+            Next::Step(next) => next,
+            Next::Done => return Ok(ProberAction::Done(Box::new(self.report.clone()))),
+            Next::Unproven => return Ok(ProberAction::Unproven),
         };
         self.step = next;
         self.id += 1;
         Ok(ProberAction::Send(self.next_request()))
+    }
+
+    /// Returns what follows after the response to the current step.
+    fn next_step(&mut self, is_success: bool) -> Result<Next, Fault> {
+        let needs_proof = self.expected.pin.is_some();
+        Ok(match self.step {
+            ProbeStep::Version if !is_success => Next::Step(ProbeStep::LegacyVersion),
+            ProbeStep::Version | ProbeStep::LegacyVersion => Next::Step(ProbeStep::Features),
+            ProbeStep::Features => Next::Step(ProbeStep::Peers),
+            ProbeStep::Peers if self.needs_announcement() => Next::Step(ProbeStep::Announce),
+            ProbeStep::Peers | ProbeStep::Announce => Next::Step(ProbeStep::Headers),
+            ProbeStep::Headers if needs_proof && self.tip.is_none() => Next::Unproven,
+            ProbeStep::Headers if needs_proof => Next::Step(ProbeStep::Pin),
+            ProbeStep::Pin if !self.shows_pin => Next::Unproven,
+            ProbeStep::Headers | ProbeStep::Pin if self.checkpoint_height().is_some() => Next::Step(ProbeStep::Block),
+            ProbeStep::Block if needs_proof && self.report.checkpoint.is_none() => Next::Unproven,
+            ProbeStep::Headers | ProbeStep::Pin | ProbeStep::Block => self.start_sync()?,
+            ProbeStep::Chain => self.continue_sync(),
+        })
+    }
+
+    /// Compares the tip with the known chain.
+    fn start_sync(&mut self) -> Result<Next, Fault> {
+        let (Some(reference), Some(height), Some(tip)) =
+            (self.expected.reference.clone(), self.report.tip_height, self.tip)
+        else {
+            // Without a pin, a peer that shows no header is only not compared.
+            return Ok(Next::Done);
+        };
+        match HeaderSync::start(reference, height, &tip) {
+            Ok(started) => {
+                self.sync = Some(started);
+                Ok(self.continue_sync())
+            }
+            Err(error) => error.fault().map_or(Ok(Next::Unproven), Err),
+        }
+    }
+
+    /// Requests more headers, or ends with the position of the tip.
+    fn continue_sync(&mut self) -> Next {
+        match &self.sync {
+            Some((_, SyncStep::Request { .. })) => Next::Step(ProbeStep::Chain),
+            Some((_, SyncStep::Done(standing))) => {
+                self.report.standing = Some(standing.clone());
+                Next::Done
+            }
+            // The peer did not deliver the headers that it claims.
+            None => Next::Unproven,
+        }
+    }
+
+    /// Handles the response to `blockchain.block.headers`.
+    fn handle_headers(&mut self, headers: &[BlockHeader]) -> Result<(), Fault> {
+        let Some((mut sync, _)) = self.sync.take() else { return Ok(()) };
+        match sync.on_headers(headers) {
+            Ok(step) => self.sync = Some((sync, step)),
+            Err(error) => error.fault().map_or(Ok(()), Err)?,
+        }
+        Ok(())
     }
 
     fn next_request(&self) -> Vec<u8> {
@@ -167,6 +231,10 @@ impl Prober {
             }
             ProbeStep::Pin => json!([self.expected.pin.map(|pin| pin.height)]),
             ProbeStep::Block => json!([self.checkpoint_height()]),
+            ProbeStep::Chain => match &self.sync {
+                Some((_, SyncStep::Request { start, count })) => json!([start, count]),
+                _ => json!([]),
+            },
             _ => json!([]),
         };
         jsonrpc::encode_request(self.id, self.step.method(), &params)
@@ -247,9 +315,13 @@ impl Prober {
                 let headers: Headers<'_> = jsonrpc::from_object(result).map_err(malformed)?;
                 self.report.tip_height = headers.height.number().or_else(|| headers.block_height.number());
                 let tip = self.report.tip_height.zip(headers.hex.and_then(|hex| BlockHeader::from_hex(&hex)));
-                self.shows_tip = tip.is_some_and(|(height, header)| self.is_tip_proven(height, &header));
+                // Without a pin, a placeholder instead of a header is no violation.
+                let is_header = |header: &BlockHeader| self.expected.pin.is_some() || header.bits() != 0;
+                let tip = tip.filter(|(_, header)| is_header(header));
+                self.tip = tip.filter(|(height, header)| self.is_tip_proven(*height, header)).map(|(_, header)| header);
                 Ok(())
             }
+            ProbeStep::Chain => self.handle_headers(&block_headers(result)),
         }
     }
 
@@ -296,6 +368,7 @@ impl ProbeStep {
             ProbeStep::Announce => "server.add_peer",
             ProbeStep::Headers => "blockchain.headers.subscribe",
             ProbeStep::Pin | ProbeStep::Block => "blockchain.block.header",
+            ProbeStep::Chain => "blockchain.block.headers",
         }
     }
 }
@@ -304,6 +377,24 @@ impl ProbeStep {
 fn block_header(result: &str) -> Option<BlockHeader> {
     let hex: Cow<'_, str> = serde_json::from_str(result).ok()?;
     BlockHeader::from_hex(&hex)
+}
+
+/// Parses consecutive block headers; empty unless all have 80 bytes.
+fn block_headers(result: &str) -> Vec<BlockHeader> {
+    /// One text in `hex`, or since protocol 1.6 a list in `headers`.
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Chunk<'a> {
+        #[serde(borrow)]
+        hex: Cow<'a, str>,
+        #[serde(borrow)]
+        headers: Vec<Cow<'a, str>>,
+    }
+    let Ok(Chunk { hex, headers }) = jsonrpc::from_object(result) else { return Vec::new() };
+    let (of_text, excess) = hex.as_bytes().as_chunks::<{ 2 * HEADER_BYTES }>();
+    let of_text = of_text.iter().filter(|_| excess.is_empty()).map(|digits| std::str::from_utf8(digits).unwrap_or(""));
+    let all = of_text.chain(headers.iter().map(|hex| &**hex)).map(BlockHeader::from_hex);
+    all.collect::<Option<_>>().unwrap_or_default()
 }
 
 /// Tip in hexadecimal with its `height` in current protocols, or `block_height` in the first.
@@ -322,5 +413,7 @@ fn printable(text: &str) -> Option<String> {
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
+#[cfg(test)]
+mod chain_tests;
 #[cfg(test)]
 mod tests;

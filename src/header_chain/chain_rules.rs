@@ -7,7 +7,7 @@ use bitcoin::hashes::Hash;
 use bitcoin::params::{MAINNET, Params, REGTEST};
 use bitcoin::pow::CompactTarget;
 
-use super::{BlockHash, PERIOD};
+use super::BlockHash;
 use crate::block_header::BlockHeader;
 use crate::network::Network;
 use crate::peer::Fault;
@@ -124,6 +124,7 @@ fn next_bits(bits: u32, period_secs: u32, params: &Params) -> u32 {
 mod tests {
     use bitcoin::pow::Target;
 
+    use super::super::PERIOD;
     use super::*;
 
     /// Blocks at both ends of periods of mainnet, and examples that reach the limits, as in Bitcoin Core's tests.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{BlockHash, HeaderChain, HeaderError, PERIOD};
+use super::{BlockHash, HeaderChain, HeaderError, PERIOD, REORG_DEPTH};
 use crate::block_header::BlockHeader;
 
 /// Blocks below the known tip at which a branch is searched, one request after another.
@@ -12,6 +12,26 @@ const SEARCH_DEPTHS: [u32; 2] = [144, PERIOD];
 
 /// Maximum number of requests in one visit.
 const MAX_REQUESTS: u32 = 64;
+
+/// Chain to which a peer's tip is compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainReference {
+    /// Known chain with the most work.
+    pub chain: Arc<HeaderChain>,
+    /// Whether a peer that is far ahead delivers its headers.
+    pub catch_up: CatchUp,
+    /// Wall clock, in seconds since 1970.
+    pub now: u32,
+}
+
+/// Whether a visit downloads the headers of a peer that is more than a period ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CatchUp {
+    /// The peer must deliver its headers.
+    Required,
+    /// Other visits already download the headers after the known tip.
+    Deferred,
+}
 
 /// Position of a peer's tip relative to the known chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,10 +44,27 @@ pub enum ChainStanding {
     LessWork {
         /// Last block that both chains have.
         fork_height: u32,
+        /// Hash of the peer's tip.
+        tip_hash: BlockHash,
     },
     /// The position was not determined: the peer is far ahead and other peers deliver headers, or the next header is
     /// in the future by the local clock.
     Unknown,
+}
+
+impl ChainStanding {
+    /// Returns whether a tip at this height is on a branch with less work than the known chain.
+    ///
+    /// A server may follow another branch for a few blocks. The chain may also have changed since the comparison.
+    pub fn has_less_work(&self, tip_height: u32, known: &HeaderChain) -> bool {
+        match self {
+            ChainStanding::LessWork { fork_height, tip_hash } => {
+                let is_on_chain = known.hash_at(tip_height) == Some(*tip_hash);
+                !is_on_chain && known.height().saturating_sub(*fork_height) > REORG_DEPTH
+            }
+            _ => false,
+        }
+    }
 }
 
 /// What follows after a response.
@@ -51,7 +88,6 @@ pub enum SyncStep {
 #[derive(Debug)]
 pub struct HeaderSync {
     chain: Arc<HeaderChain>,
-    /// Wall clock at the start, in seconds since 1970.
     now: u32,
     tip_height: u32,
     tip_hash: BlockHash,
@@ -70,24 +106,14 @@ struct Branch {
     fork_height: u32,
 }
 
-/// Whether a visit may download headers of a chain that is far ahead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CatchUp {
-    /// The peer must deliver its headers.
-    Required,
-    /// Other visits already download the headers after the known tip.
-    Deferred,
-}
-
 impl HeaderSync {
-    /// Compares the tip with the chain. `now` is the wall clock in seconds since 1970.
+    /// Compares the tip with the known chain.
     pub fn start(
-        chain: Arc<HeaderChain>,
+        reference: ChainReference,
         tip_height: u32,
         tip: &BlockHeader,
-        catch_up: CatchUp,
-        now: u32,
     ) -> Result<(HeaderSync, SyncStep), HeaderError> {
+        let ChainReference { chain, catch_up, now } = reference;
         let known_height = chain.height();
         let is_far_ahead = tip_height > known_height.saturating_add(PERIOD);
         let is_on_chain = chain.hash_at(tip_height) == Some(tip.hash());
@@ -103,6 +129,9 @@ impl HeaderSync {
         };
         if is_on_chain {
             return Ok((sync, SyncStep::Done(ChainStanding::OnChain)));
+        }
+        if !tip.meets_own_target() {
+            return Err(HeaderError::TooLittleWork);
         }
         if is_far_ahead && catch_up == CatchUp::Deferred {
             return Ok((sync, SyncStep::Done(ChainStanding::Unknown)));
@@ -142,7 +171,7 @@ impl HeaderSync {
             Some(standing) => Ok(SyncStep::Done(standing)),
             None if is_complete => {
                 let fork_height = self.branch.as_ref().map_or(self.tip_height, |branch| branch.fork_height);
-                Ok(SyncStep::Done(ChainStanding::LessWork { fork_height }))
+                Ok(SyncStep::Done(ChainStanding::LessWork { fork_height, tip_hash: self.tip_hash }))
             }
             None => self.request(),
         }

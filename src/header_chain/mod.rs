@@ -13,7 +13,7 @@ use std::fmt;
 use bitcoin::pow::Work;
 
 pub use chain_rules::{ChainRules, HeaderError};
-pub use header_sync::{CatchUp, ChainStanding, HeaderSync, SyncStep};
+pub use header_sync::{CatchUp, ChainReference, ChainStanding, HeaderSync, SyncStep};
 pub use record::RecordError;
 
 use crate::block_header::BlockHeader;
@@ -21,6 +21,9 @@ use crate::network::Network;
 
 /// Blocks of a difficulty period, and the maximum number of headers in one response.
 pub const PERIOD: u32 = 2016;
+
+/// Depth in blocks to which a chain may be reorganised. ElectrumX and Fulcrum compare at about that depth.
+pub const REORG_DEPTH: u32 = 10;
 
 /// Blocks before a header whose times it is checked against.
 const MEDIAN_TIMES: u32 = 11;

@@ -70,7 +70,8 @@ impl Peer {
         tip: BlockHeader,
     ) -> (Result<ChainStanding, HeaderError>, usize) {
         let mut sent = 0;
-        let started = HeaderSync::start(Arc::new(known.clone()), tip_height, &tip, CatchUp::Required, NOW);
+        let reference = ChainReference { chain: Arc::new(known.clone()), catch_up: CatchUp::Required, now: NOW };
+        let started = HeaderSync::start(reference, tip_height, &tip);
         let (mut sync, mut step) = match started {
             Ok(started) => started,
             Err(error) => return (Err(error), 0),
@@ -131,7 +132,8 @@ fn branch_with_more_work_wins_at_any_depth() {
         let Ok(ChainStanding::MoreWork(chain)) = standing else { panic!("{known_blocks}: {standing:?}") };
         assert!(chain.has_more_work_than(&known));
         let (standing, _) = Peer::new([headers, known_headers].concat()).verify(&other);
-        assert_eq!(standing, Ok(ChainStanding::LessWork { fork_height: common }), "{known_blocks}");
+        let tip_hash = known.tip_hash();
+        assert_eq!(standing, Ok(ChainStanding::LessWork { fork_height: common, tip_hash }), "{known_blocks}");
     }
 }
 
@@ -152,6 +154,16 @@ fn claims_without_headers_are_rejected() {
     assert_eq!(lost.visit(&known, 320, tip).0, Err(HeaderError::Missing));
     let unrelated = Peer { headers: [headers[5..].to_vec(), headers[..290].to_vec()].concat(), limit: 2016 };
     assert_eq!(unrelated.visit(&known, 320, mine([7; 32], START, 0)).0, Err(HeaderError::BrokenLink));
+}
+
+#[test]
+fn peer_that_is_far_ahead_waits_while_others_catch_up() {
+    let (known, _) = extend(&regtest(), 5, 0);
+    let (_, headers) = extend(&regtest(), PERIOD + 6, 0);
+    let reference = ChainReference { chain: Arc::new(known), catch_up: CatchUp::Deferred, now: NOW };
+    let start = |height: u32| HeaderSync::start(reference.clone(), height, &headers[height as usize - 1]).unwrap().1;
+    assert_eq!(start(PERIOD + 6), SyncStep::Done(ChainStanding::Unknown));
+    assert_eq!(start(PERIOD + 5), SyncStep::Request { start: 6, count: PERIOD });
 }
 
 #[test]

@@ -13,10 +13,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::status_cache::StatusSample;
-use crate::api::{ClearnetStatus, PeerInfo, Status};
+use crate::api::{ChainStatus, ClearnetStatus, PeerInfo, Status};
 use crate::book::Side;
 use crate::client_counters::ClientStats;
-use crate::clock::Time;
+use crate::clock::{self, Time};
 use crate::connect::{ProbeError, Verified};
 use crate::route::Route;
 use crate::tor_state::{OnionFailure, TorKind, TorState};
@@ -77,6 +77,9 @@ pub(crate) fn encode_metrics(sample: &StatusSample, probes: &ProbeMetrics) -> Re
     writer.book(sample);
     writer.0.register("probes", "Finished probes by route and outcome", probes.outcomes.clone());
     writer.0.register("probe_seconds", "Duration of successful probes", probes.seconds.clone());
+    if let Some(chain) = &status.chain {
+        writer.chain(chain, clock::now());
+    }
     writer.tor(status);
     if let Some(clearnet) = &status.clearnet {
         writer.clearnet(clearnet);
@@ -84,6 +87,10 @@ pub(crate) fn encode_metrics(sample: &StatusSample, probes: &ProbeMetrics) -> Re
     writer.clients(&status.clients);
     if let Some(backend) = &status.backend {
         writer.bool_gauge("backend_up", "Whether the backend server works", backend.error.is_none());
+        if let Some(blocks) = backend.blocks_behind {
+            let help = "Blocks by which the backend's tip is below the chain with the most work";
+            writer.gauge("backend_blocks_behind", help, blocks.into());
+        }
     }
     writer.peers(rows);
     let mut text = String::new();
@@ -126,6 +133,22 @@ impl MetricsWriter<'_> {
             "Time that the book's task took to answer this scrape",
             seconds(*answered_in),
         );
+    }
+
+    fn chain(&mut self, chain: &ChainStatus, now: Time) {
+        self.gauge("chain_height", "Height of the known chain with the most work", chain.height.into());
+        self.float_gauge("chain_log2_work", "Binary logarithm of its work since the pinned block", chain.log2_work);
+        if let Some(tip_time) = chain.tip_time {
+            self.float_gauge(
+                "chain_tip_age_seconds",
+                "Age of its tip by the tip's header",
+                seconds(now.since(tip_time)),
+            );
+        }
+        let positions =
+            [("level", chain.level), ("ahead", chain.ahead), ("behind", chain.behind), ("less_work", chain.less_work)];
+        let counts = positions.map(|(position, peers)| (vec![("position", position.to_owned())], count(peers)));
+        self.gauge_family("chain_peers", "Verified and bad peers by position relative to that chain", counts);
     }
 
     fn tor(&mut self, status: &Status) {

@@ -8,7 +8,7 @@ use super::history::History;
 use super::peer_query::{PeerPage, PeerQuery};
 use super::status_cache::StatusSample;
 use super::svg;
-use crate::api::{ClearnetStatus, OnionStatus, PeerInfo, Status};
+use crate::api::{ChainStatus, ClearnetStatus, OnionStatus, PeerInfo, Status};
 use crate::client_counters::CallCount;
 use crate::clock::{self, Time};
 use crate::tor_state::TorState;
@@ -25,6 +25,8 @@ struct Page<'a> {
     clearnet: Option<Clearnet<'a>>,
     /// Backend as configured; `None` without a backend.
     backend: Option<&'a str>,
+    /// Age and positions of the known chain; `None` if no block is known.
+    chain: Option<String>,
     calls: Vec<CallRow>,
     trend: Option<String>,
     rows: Vec<Row<'a>>,
@@ -86,6 +88,7 @@ pub(crate) fn render(sample: &StatusSample, history: &History, query: &PeerQuery
         onion: status.onion.as_ref().map(|onion| self::onion(onion, now)),
         clearnet: status.clearnet.as_ref().map(|status| clearnet(status, now)),
         backend: status.backend.as_ref().map(|backend| backend.electrum.as_str()),
+        chain: status.chain.as_ref().and_then(|chain| self::chain(chain, now)),
         calls: call_rows(&status.clients.calls),
         trend: svg::trend(history),
         rows: peers.rows.iter().map(|row| self::row(row, now)).collect(),
@@ -125,6 +128,15 @@ fn clearnet(status: &ClearnetStatus, now: Time) -> Clearnet<'_> {
     let at = status.address.as_ref().filter(|address| **address != status.host);
     let at = at.map(|address| format!(" at {address}")).unwrap_or_default();
     Clearnet { status, ports: format!("{}{at}", ports(status.ssl_port, status.tcp_port)), reachability }
+}
+
+fn chain(status: &ChainStatus, now: Time) -> Option<String> {
+    let ChainStatus { height, log2_work, level, ahead, behind, less_work, .. } = status;
+    let age = span(now.since(status.tip_time?));
+    Some(format!(
+        "Block {height}, {age} old, 2^{log2_work:.1} hashes since the pinned block. \
+         Peers at the tip: {level}. Ahead: {ahead}. Behind: {behind}. With less work: {less_work}."
+    ))
 }
 
 fn reached(at: Option<Time>, now: Time) -> String {

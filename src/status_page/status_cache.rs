@@ -123,6 +123,10 @@ impl StatusSample {
         if let Some(problem) = status.backend.as_ref().and_then(|backend| backend.error.as_ref()) {
             problems.push(format!("the backend failed: {problem}"));
         }
+        if let Some(backend) = status.backend.as_ref().filter(|backend| backend.is_behind()) {
+            let blocks = backend.blocks_behind.unwrap_or_default();
+            problems.push(format!("the backend is {blocks} blocks behind the chain with the most work"));
+        }
         if status.clients.panicked_sessions > 0 {
             problems.push(format!("{} sessions ended by a bug; see the log", status.clients.panicked_sessions));
         }

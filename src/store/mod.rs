@@ -17,9 +17,10 @@ pub use writer::{Change, StoreHandle, Writer, WriterStatus};
 
 use crate::book::{Entry, Side};
 use crate::clock::Time;
+use crate::header_chain::{HeaderChain, RecordError};
 use crate::network::Network;
 use crate::route::{PerRoute, Route};
-use tables::{ONION_PEERS, PEERS, REACH};
+use tables::{HEADERS, ONION_PEERS, PEERS, REACH};
 
 /// Size of redb's cache in bytes. Small, because the book is in memory and only batches use the
 /// cache.
@@ -45,6 +46,10 @@ pub struct LoadedState {
     pub has_new_onion_table: bool,
     /// Total time during which each path worked for the onion side.
     pub onion_working_time: PerRoute<Duration>,
+    /// Chain of block headers; `None` if none is stored, or if it starts at another block.
+    pub chain: Option<HeaderChain>,
+    /// Chain of block headers of the onion side.
+    pub onion_chain: Option<HeaderChain>,
     /// Number of unreadable records. They stay in the store.
     pub unreadable: usize,
     /// Damaged store that this one replaces; `None` if the store was intact.
@@ -157,7 +162,8 @@ impl Store {
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let database = open()?;
             let migrated = schema::migrate(&database, network)?;
-            let mut loaded = LoadedState { has_new_onion_table: migrated.adds_onion_table(), ..load(&database)? };
+            let mut loaded =
+                LoadedState { has_new_onion_table: migrated.adds_onion_table(), ..load(&database, network)? };
             if migrated.adds_standing() {
                 write(&database, &promote_reliable_peers(&mut loaded, now))?;
             }
@@ -270,7 +276,7 @@ fn promote_reliable_peers(loaded: &mut LoadedState, now: Time) -> Vec<Change> {
     changes
 }
 
-fn load(database: &Database) -> Result<LoadedState, redb::Error> {
+fn load(database: &Database, network: Network) -> Result<LoadedState, redb::Error> {
     let read = database.begin_read()?;
     let mut loaded = LoadedState::default();
     let mut entries = |table| -> Result<Vec<Entry>, redb::Error> {
@@ -286,6 +292,15 @@ fn load(database: &Database) -> Result<LoadedState, redb::Error> {
     };
     let (main, onion) = (entries(PEERS)?, entries(ONION_PEERS)?);
     (loaded.entries, loaded.onion_entries) = (main, onion);
+    let headers = read.open_table(HEADERS)?;
+    let mut chain = |side| -> Result<Option<HeaderChain>, redb::Error> {
+        let Some(record) = headers.get(schema::chain_key(side))? else { return Ok(None) };
+        Ok(HeaderChain::from_record(network, record.value()).unwrap_or_else(|error| {
+            loaded.unreadable += usize::from(error == RecordError::Damaged);
+            None
+        }))
+    };
+    (loaded.chain, loaded.onion_chain) = (chain(Side::Both)?, chain(Side::Onion)?);
     let reach = read.open_table(REACH)?;
     let total = |side, route| -> Result<Duration, redb::Error> {
         let millis = reach.get(schema::route_key(side, route))?.map_or(0, |millis| millis.value());
@@ -305,6 +320,7 @@ fn write<'a>(database: &Database, changes: impl IntoIterator<Item = &'a Change>)
         let mut peers = transaction.open_table(PEERS)?;
         let mut onion_peers = transaction.open_table(ONION_PEERS)?;
         let mut reach = transaction.open_table(REACH)?;
+        let mut headers = transaction.open_table(HEADERS)?;
         for change in changes {
             match change {
                 Change::Save(side, entry) => {
@@ -315,6 +331,9 @@ fn write<'a>(database: &Database, changes: impl IntoIterator<Item = &'a Change>)
                 Change::Remove(side, host) => {
                     let table = if *side == Side::Onion { &mut onion_peers } else { &mut peers };
                     table.remove(host.to_string().as_str())?;
+                }
+                Change::SaveChain(side, chain) => {
+                    headers.insert(schema::chain_key(*side), chain.to_record().as_slice())?;
                 }
                 Change::Reach(side, route, total) => {
                     let millis = u64::try_from(total.as_millis()).unwrap_or(u64::MAX);

@@ -3,7 +3,7 @@
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
 use super::chain::{self, ChainName};
-use super::tables::{LABELS, META, ONION_PEERS, PEERS, REACH};
+use super::tables::{HEADERS, LABELS, META, ONION_PEERS, PEERS, REACH};
 use crate::book::Side;
 use crate::network::Network;
 use crate::route::Route;
@@ -15,8 +15,16 @@ const VERSION: &str = "schema";
 ///
 /// Version 0 is an empty file. A released migration never changes; a new record format adds
 /// another.
-const MIGRATIONS: &[Migration] =
-    &[create_tables, add_announcements, add_uptimes, add_labels, add_onion_side, add_reached, add_standing];
+const MIGRATIONS: &[Migration] = &[
+    create_tables,
+    add_announcements,
+    add_uptimes,
+    add_labels,
+    add_onion_side,
+    add_reached,
+    add_standing,
+    add_headers,
+];
 
 /// First version with the table of the onion side.
 const ONION_SIDE_VERSION: usize = 5;
@@ -123,6 +131,14 @@ pub(crate) fn route_key(side: Side, route: Route) -> &'static str {
     }
 }
 
+/// Returns the key of a side in the table of block headers.
+pub(crate) fn chain_key(side: Side) -> &'static str {
+    match side {
+        Side::Both | Side::Clearnet => "clearnet",
+        Side::Onion => "onion",
+    }
+}
+
 fn version(database: &Database) -> Result<u64, redb::Error> {
     match database.begin_read()?.open_table(META) {
         Ok(meta) => Ok(meta.get(VERSION)?.map_or(0, |version| version.value())),
@@ -170,6 +186,12 @@ fn add_reached(transaction: &WriteTransaction) -> Result<(), redb::Error> {
 fn add_standing(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     append_bytes(transaction, PEERS, &[0; 2])?;
     append_bytes(transaction, ONION_PEERS, &[0; 2])
+}
+
+/// Creates the table of block headers.
+fn add_headers(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    transaction.open_table(HEADERS)?;
+    Ok(())
 }
 
 fn append_bytes(

@@ -14,5 +14,8 @@ pub(crate) const REACH: TableDefinition<&str, u64> = TableDefinition::new("reach
 /// Schema version: the number of applied migrations.
 pub(crate) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
+/// Chains of block headers, by side.
+pub(crate) const HEADERS: TableDefinition<&str, &[u8]> = TableDefinition::new("headers");
+
 /// Texts that describe the store, by name.
 pub(crate) const LABELS: TableDefinition<&str, &str> = TableDefinition::new("labels");

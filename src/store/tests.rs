@@ -123,7 +123,7 @@ fn newer_store_is_refused_and_kept() {
     drop(store);
     assert!(matches!(
         Store::open(&path, Network::Bitcoin, NOW),
-        Err(StoreError::NewerSchema { found: 99, known: 7, .. })
+        Err(StoreError::NewerSchema { found: 99, known: 8, .. })
     ));
     assert!(path.exists());
 }
@@ -311,7 +311,8 @@ fn changes_during_a_full_disk_are_written_later() {
     wait_for(|| !status.is_failing() && status.waiting() == 0);
     drop(changes);
     writer.join();
-    let mut hosts: Vec<String> = load(&opener().unwrap()).unwrap().entries.iter().map(|e| e.host.to_string()).collect();
+    let mut hosts: Vec<String> =
+        load(&opener().unwrap(), Network::Bitcoin).unwrap().entries.iter().map(|e| e.host.to_string()).collect();
     hosts.sort();
     assert_eq!(hosts, ["h1.example", "h2.example"]);
 }
@@ -346,7 +347,7 @@ proptest! {
         }
         drop(store);
         full.store(false, Ordering::Relaxed);
-        let loaded = load(&opener().unwrap()).unwrap();
+        let loaded = load(&opener().unwrap(), Network::Bitcoin).unwrap();
         prop_assert_eq!(loaded.entries, model.into_values().collect::<Vec<_>>());
     }
 }

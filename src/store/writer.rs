@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::Store;
 use crate::backoff::Backoff;
 use crate::book::{Entry, Side};
+use crate::header_chain::HeaderChain;
 use crate::peer::Host;
 use crate::route::Route;
 
@@ -31,6 +32,8 @@ pub enum Change {
     Save(Side, Box<Entry>),
     /// Removes a peer of this side.
     Remove(Side, Host),
+    /// Sets the chain of block headers of this side.
+    SaveChain(Side, Arc<HeaderChain>),
     /// Sets the total working time of a path of this side.
     Reach(Side, Route, Duration),
 }
@@ -119,6 +122,7 @@ impl WriterStatus {
 enum ChangeKey {
     Peer(Side, Host),
     Reach(Side, Route),
+    Chain(Side),
 }
 
 struct WriterLoop {
@@ -161,6 +165,7 @@ impl WriterLoop {
             Change::Save(side, entry) => ChangeKey::Peer(*side, entry.host.clone()),
             Change::Remove(side, host) => ChangeKey::Peer(*side, host.clone()),
             Change::Reach(side, route, _) => ChangeKey::Reach(*side, *route),
+            Change::SaveChain(side, _) => ChangeKey::Chain(*side),
         };
         self.pending.insert(key, change);
         self.status.waiting.store(self.pending.len() as u64, Ordering::Relaxed);

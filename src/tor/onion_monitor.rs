@@ -210,6 +210,7 @@ async fn self_probe(dialer: &Dialer, network: Network, name: &OnionServiceState,
         default_ports: network.default_ports(),
         announce: None,
         checkpoint_height: None,
+        reference: None,
         pin: None,
     };
     let dialer = Dialer { isolation: Isolation::SelfCheck(group), ..dialer.clone() };

@@ -18,6 +18,7 @@ mod architecture;
 mod as_map_encoder;
 mod attack;
 mod backend;
+mod chain_work;
 mod cli_output;
 mod commands;
 mod configuration;

@@ -1,6 +1,7 @@
 mod addresses;
 mod announcements;
 mod attacks;
+mod chain;
 mod clock;
 mod endpoints;
 mod outages;
@@ -41,9 +42,17 @@ impl BookHarness {
     }
 
     fn routed(seeds: &[&str], routing: RoutingPolicy) -> BookHarness {
+        BookHarness::configured(seeds, BookConfig { routing, ..BookConfig::default() })
+    }
+
+    fn of_network(network: Network, seeds: &[&str]) -> BookHarness {
+        BookHarness::configured(seeds, BookConfig { network, ..BookConfig::default() })
+    }
+
+    fn configured(seeds: &[&str], config: BookConfig) -> BookHarness {
         let ports = Network::Bitcoin.default_ports();
         let seeds = seeds.iter().map(|seed| RealName::parse(seed, ports).unwrap()).collect();
-        let settings = BookConfig { seeds, routing, ..BookConfig::default() };
+        let settings = BookConfig { seeds, ..config };
         let mut book = PeerBook::new(settings, Vec::new(), PerRoute::default(), START);
         let mut rng = StdRng::seed_from_u64(5);
         let actions = book.add_seeds(START, &mut rng);
@@ -98,6 +107,7 @@ fn success(list: &str, features: Option<&str>) -> Result<Verified, ProbeError> {
         peer_list: PeerList::parse(list, Network::Bitcoin.default_ports()).unwrap(),
         tip_height: Some(7),
         checkpoint: None,
+        standing: None,
         add_peer_result: None,
     };
     Ok(Verified {

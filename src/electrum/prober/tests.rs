@@ -15,6 +15,7 @@ fn prober() -> Prober {
         default_ports,
         announce: None,
         checkpoint_height: None,
+        reference: None,
         pin: None,
     })
     .0

@@ -275,7 +275,8 @@ where
             tokio::spawn(script(stream));
         }
     });
-    let server = Server::new(UpstreamAddr::Unix(path), Network::Regtest, Tls::new().unwrap(), dir.join("key"));
+    let (_chain, known) = tokio::sync::watch::channel(None);
+    let server = Server::new(UpstreamAddr::Unix(path), Network::Regtest, Tls::new().unwrap(), dir.join("key"), known);
     connect_with_backend(4096, WITH_BACKEND, Limits::default(), Some(Arc::new(Backend::Server(server))))
 }
 

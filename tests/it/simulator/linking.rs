@@ -292,7 +292,11 @@ impl Simulation {
                     let state = &mut self.nodes[node].sides[side].1;
                     state.publication.on_change(|| state.book.counts(now).verified, now, rng);
                 }
-                Action::Upsert(_) | Action::Remove(_) | Action::SavePathUptime(..) | Action::Notice(_) => {}
+                Action::Upsert(_)
+                | Action::Remove(_)
+                | Action::SavePathUptime(..)
+                | Action::SaveChain(_)
+                | Action::Notice(_) => {}
             }
         }
     }
@@ -338,6 +342,7 @@ impl Simulation {
             peer_list: PeerList(list.collect()),
             tip_height: Some(900_000),
             checkpoint: None,
+            standing: None,
             add_peer_result: None,
         };
         Ok(Verified {

@@ -228,7 +228,7 @@ impl Run {
                     self.false_alarms += 1;
                     Ok(())
                 }
-                Action::SnapshotDirty | Action::Notice(_) => Ok(()),
+                Action::SnapshotDirty | Action::SaveChain(_) | Action::Notice(_) => Ok(()),
             };
             self.require(result);
         }
@@ -396,6 +396,7 @@ fn verified(
         peer_list,
         tip_height: Some(900_000),
         checkpoint: None,
+        standing: None,
         add_peer_result: None,
     };
     Verified { ip, transport, port, certificate: None, duration, report }

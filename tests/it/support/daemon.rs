@@ -99,10 +99,14 @@ impl Daemon {
         serde_json::from_str(&self.waypost(&["status", "--json"])).unwrap()
     }
 
+    /// Returns the rows of `waypost peers`.
+    pub(crate) fn rows(&self) -> Vec<Value> {
+        serde_json::from_str(&self.waypost(&["peers", "--json"])).unwrap()
+    }
+
     /// Returns the row of a peer in `waypost peers`, or null for an unknown host.
     pub(crate) fn row(&self, host: &str) -> Value {
-        let rows: Vec<Value> = serde_json::from_str(&self.waypost(&["peers", "--json"])).unwrap();
-        rows.into_iter().find(|row| row["host"] == host).unwrap_or_default()
+        self.rows().into_iter().find(|row| row["host"] == host).unwrap_or_default()
     }
 
     /// Returns the state of Tor.

@@ -207,7 +207,11 @@ impl Engine {
                 Action::SnapshotDirty if !self.measures.has_started() => {
                     self.measures.check_start(&self.book, now, &mut self.rng);
                 }
-                Action::SnapshotDirty | Action::Notice(_) | Action::Upsert(_) | Action::SavePathUptime(..) => {}
+                Action::SnapshotDirty
+                | Action::Notice(_)
+                | Action::Upsert(_)
+                | Action::SavePathUptime(..)
+                | Action::SaveChain(_) => {}
             }
         }
     }

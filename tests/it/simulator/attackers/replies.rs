@@ -53,6 +53,7 @@ impl Visit<'_> {
             peer_list: self.peer_list,
             tip_height: Some(real_tip(self.elapsed) + self.chain.lead),
             checkpoint: self.target.checkpoint_height.map(|height| (height, block(height, self.chain))),
+            standing: None,
             add_peer_result: None,
         };
         let certificate = (transport == Transport::Tls)
