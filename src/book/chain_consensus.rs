@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::chain_votes::{Vote, Voter, majority, median};
-use super::chain_work::ChainWork;
+use super::chain_work::{ChainWork, MAX_TIP_LAG};
 use crate::clock::Time;
 use crate::connect::ProbeReport;
 use crate::header_chain::{BlockHash, ChainStanding, REORG_DEPTH};
@@ -20,9 +20,6 @@ pub type Checkpoint = (u32, BlockHash);
 ///
 /// All peers report the block at the same height, so that reports from different times can be compared.
 const CHECKPOINT_INTERVAL: u32 = 100;
-
-/// Maximum difference of two tips, in blocks; ElectrumX allows as many.
-pub const MAX_TIP_LAG: u32 = 5;
 
 /// Lifetime of the backend's tip.
 const BACKEND_TTL: Duration = Duration::from_hours(2);

@@ -6,22 +6,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::PeerBook;
-use super::chain_consensus::MAX_TIP_LAG;
-use super::context::Context;
-use super::entry::PeerState;
-use super::event::Action;
-use super::peer_group::PeerGroup;
-use crate::clock::Time;
 use crate::connect::ProbeReport;
-use crate::header_chain::{CatchUp, ChainReference, ChainStanding, HeaderChain};
+use crate::header_chain::{ChainStanding, HeaderChain};
 use crate::network::Network;
-use crate::peer::{Fault, Host};
+use crate::peer::Fault;
 
-/// Maximum number of visits that download headers at the same time while the chain is far behind its peers.
-///
-/// Each is of another network, so that no single network delays the others. All download the same headers.
-const MAX_DOWNLOADS: usize = 4;
+/// Maximum difference of two tips, in blocks; ElectrumX allows as many.
+pub const MAX_TIP_LAG: u32 = 5;
 
 /// Blocks after which the chain is stored again: a day.
 ///
@@ -51,21 +42,6 @@ pub(super) struct ChainWork {
     stored_height: u32,
 }
 
-/// Known chain, and the positions of the peers.
-#[derive(Debug, Clone)]
-pub struct ChainSummary {
-    /// Known chain with the most work.
-    pub chain: Arc<HeaderChain>,
-    /// Peers at the tip or at most five blocks below.
-    pub level: usize,
-    /// Peers above the tip.
-    pub ahead: usize,
-    /// Peers more than five blocks below the tip.
-    pub behind: usize,
-    /// Peers on branches with less work.
-    pub less_work: usize,
-}
-
 impl ChainWork {
     /// Starts with the stored chain, or at the anchor; `None` if the work of the network is not followed.
     pub(super) fn new(network: Network, stored: Option<HeaderChain>) -> Option<ChainWork> {
@@ -79,6 +55,21 @@ impl ChainWork {
     /// Returns the known chain.
     pub(super) fn chain(&self) -> &Arc<HeaderChain> {
         &self.chain
+    }
+
+    /// Returns whether the last peer had more headers than it delivered.
+    pub(super) fn is_catching_up(&self) -> bool {
+        self.is_catching_up
+    }
+
+    /// Returns the chain if it has grown enough since it was stored.
+    pub(super) fn take_unsaved(&mut self) -> Option<Arc<HeaderChain>> {
+        let height = self.chain.height();
+        if height.abs_diff(self.stored_height) < STORE_INTERVAL {
+            return None;
+        }
+        self.stored_height = height;
+        Some(Arc::clone(&self.chain))
     }
 
     /// Takes over the chain of a peer or of the backend if it has more work.
@@ -123,73 +114,5 @@ impl ChainWork {
 
     fn is_behind(&self, tip_height: u32) -> bool {
         tip_height.saturating_add(MAX_TIP_LAG) < self.chain.height()
-    }
-}
-
-impl PeerBook {
-    /// Continues with a stored chain of headers.
-    #[must_use]
-    pub fn with_chain(mut self, stored: Option<HeaderChain>) -> PeerBook {
-        self.chain.work = ChainWork::new(self.config.network, stored);
-        self
-    }
-
-    /// Returns the known chain with the most work; `None` if work is not followed.
-    pub fn header_chain(&self) -> Option<&Arc<HeaderChain>> {
-        self.chain.work.as_ref().map(ChainWork::chain)
-    }
-
-    /// Returns the known chain and the positions of verified and bad peers at their last visit; `None` if work is not followed.
-    pub fn chain_summary(&self, now: Time) -> Option<ChainSummary> {
-        let chain = Arc::clone(self.chain.work.as_ref()?.chain());
-        let mut summary = ChainSummary { chain, level: 0, ahead: 0, behind: 0, less_work: 0 };
-        let current = self.peers.entries().filter(|entry| {
-            let state = entry.state(now, self.config.max_advertised_age);
-            matches!(state, PeerState::Verified | PeerState::Bad)
-        });
-        for position in current.filter_map(|entry| entry.chain_position) {
-            *match position {
-                ChainPosition::Level => &mut summary.level,
-                ChainPosition::Ahead => &mut summary.ahead,
-                ChainPosition::Behind => &mut summary.behind,
-                ChainPosition::LessWork => &mut summary.less_work,
-            } += 1;
-        }
-        Some(summary)
-    }
-
-    /// Returns the chain to which the tip of a peer is compared; `None` if work is not followed.
-    pub(super) fn chain_reference(&mut self, host: &Host, now: Time) -> Option<ChainReference> {
-        let work = self.chain.work.as_ref()?;
-        let catch_up =
-            if work.is_catching_up && !self.may_download(host) { CatchUp::Deferred } else { CatchUp::Required };
-        let downloads = work.is_catching_up && catch_up == CatchUp::Required;
-        if let Some(probe) = self.peers.probe_mut(host) {
-            probe.downloads_headers = downloads;
-        }
-        let chain = Arc::clone(self.chain.work.as_ref()?.chain());
-        Some(ChainReference { chain, catch_up, now: now.wall_secs() })
-    }
-
-    /// Returns whether a peer may deliver headers while others do.
-    fn may_download(&self, host: &Host) -> bool {
-        let group = |host: &Host| {
-            let entry = self.peers.get(host)?;
-            PeerGroup::network_of(entry, self.config.as_map.as_deref())
-        };
-        let own = group(host);
-        let mut others = self.peers.probes().filter(|(other, probe)| probe.downloads_headers && *other != host);
-        let groups: Vec<_> = others.by_ref().map(|(other, _)| group(other)).collect();
-        groups.len() < MAX_DOWNLOADS && !groups.contains(&own)
-    }
-
-    /// Stores the chain if it has grown enough.
-    pub(super) fn save_chain(&mut self, ctx: &mut Context<'_>) {
-        let Some(work) = &mut self.chain.work else { return };
-        let height = work.chain.height();
-        if height.abs_diff(work.stored_height) >= STORE_INTERVAL {
-            work.stored_height = height;
-            ctx.actions.push(Action::SaveChain(Arc::clone(&work.chain)));
-        }
     }
 }

@@ -25,10 +25,7 @@ pub(crate) fn backend(backend: &Backend, identity: &Identity, chain: Option<&Arc
         error: backend.last_error(),
         software: upstream.and_then(|upstream| upstream.software.clone()),
         tip,
-        blocks_behind: chain
-            .filter(|chain| !chain.is_empty())
-            .zip(tip)
-            .map(|(chain, tip)| chain.height().saturating_sub(tip)),
+        blocks_behind: chain.zip(tip).map(|(chain, tip)| chain.height().saturating_sub(tip)),
         sessions: backend.session_counts().into_iter().map(|(host, sessions)| (host.to_string(), sessions)).collect(),
     }
 }

@@ -87,7 +87,12 @@ fn complete_statuses() -> Vec<Value> {
                 },
                 "listeners": ["tcp://127.0.0.1:1"], "page": "http://127.0.0.1:1",
                 "backend": {
-                    "electrum": "peers", "error": "x", "software": "x", "tip": 1, "sessions": { "a.example": 1 },
+                    "electrum": "peers", "error": "x", "software": "x", "tip": 1, "blocks_behind": 1,
+                    "sessions": { "a.example": 1 },
+                },
+                "chain": {
+                    "height": 1, "hash": "00", "log2_work": 1.5, "tip_time": 1, "level": 1, "ahead": 1, "behind": 1,
+                    "less_work": 1,
                 },
                 "irc": {
                     "server": "irc.example:6697", "last": 1, "error": "x", "next": 1,

@@ -209,7 +209,8 @@ impl Run {
                     result
                 }
                 Action::Remove(host) => self.disk.remove(&host).map_or(Ok(()), |entry| {
-                    let candidates = self.book.counts(now).candidate;
+                    // Bad peers that were never verified take places in the table as well.
+                    let candidates = self.book.entries().filter(|entry| entry.last_success.is_none()).count();
                     self.invariants.on_removed(&entry, unfounded, candidates, self.book.config(), &self.outages, now)
                 }),
                 Action::SavePathUptime(via, total) => {

@@ -60,6 +60,12 @@ impl OwnNames {
             mean(&self.clearnet_names),
             mean(&self.onion_names)
         );
+        let own = |counts: &[Vec<f64>]| (0..nodes).map(|node| share(counts, node, node)).sum::<f64>() / nodes as f64;
+        println!(
+            "the own clearnet name is in {:.2} of the onion lists, the own onion name in {:.2} of the clearnet lists",
+            own(&self.clearnet_names),
+            own(&self.onion_names)
+        );
         for onion in 0..nodes {
             for clearnet in 0..nodes {
                 let others = |at: &dyn Fn(usize) -> f64, own: usize| {
