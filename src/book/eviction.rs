@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use rand::Rng;
-use rand::seq::IndexedRandom;
+use rand::seq::IteratorRandom;
 
 use super::context::Context;
 use super::source_group::SourceGroup;
@@ -33,18 +33,17 @@ impl PeerBook {
     fn choose_victim(&self, rng: &mut dyn Rng) -> Option<Host> {
         let candidates = self.peers.entries().filter(|entry| entry.last_success.is_none());
         let grouped = candidates.filter_map(|entry| Some((entry, SourceGroup::of(&entry.source, &self.peers)?)));
-        let mut all: Vec<(&Entry, SourceGroup)> = grouped.collect();
-        all.sort_unstable_by(|a, b| a.0.host.cmp(&b.0.host));
-        let mut group = all.clone();
+        let all: Vec<(&Entry, SourceGroup)> = grouped.collect();
+        let mut group: Vec<&(&Entry, SourceGroup)> = all.iter().collect();
         keep_largest(&mut group, |(entry, _)| entry.host.is_onion());
         keep_largest(&mut group, |(_, source)| source.provenance);
         keep_largest(&mut group, |(_, source)| source.payer.allocation());
         keep_largest(&mut group, |(_, source)| source.payer.clone());
         // Few peers are in flight, and they stay.
-        let is_idle = |(entry, _): &(&Entry, SourceGroup)| self.peers.probe(&entry.host).is_none();
-        let mut group: Vec<&Entry> = group.into_iter().filter(is_idle).map(|(entry, _)| entry).collect();
+        let is_idle = |entry: &&Entry| self.peers.probe(&entry.host).is_none();
+        let mut group: Vec<&Entry> = group.into_iter().map(|(entry, _)| *entry).filter(is_idle).collect();
         if group.is_empty() {
-            group = all.into_iter().filter(is_idle).map(|(entry, _)| entry).collect();
+            group = all.iter().map(|(entry, _)| *entry).filter(is_idle).collect();
         }
         let has_failed_often = |entry: &&Entry| {
             entry.failures.saturating_add(self.peers.unattributed_failures(&entry.host)) >= EVICT_AFTER_FAILURES
@@ -52,7 +51,10 @@ impl PeerBook {
         if group.iter().any(has_failed_often) {
             group.retain(has_failed_often);
         }
-        group.choose(rng).map(|entry| entry.host.clone())
+        // The table has no order, and the choice must depend on the generator alone.
+        let index = (0..group.len()).choose(rng)?;
+        let (_, victim, _) = group.select_nth_unstable_by(index, |a, b| a.host.cmp(&b.host));
+        Some(victim.host.clone())
     }
 }
 

@@ -69,26 +69,29 @@ impl PeerBook {
         let waiting = due.take_while(|entry| entry.next_probe_at <= ctx.now);
         let waiting = waiting.filter(|entry| self.is_healthy(entry, ctx.now)).count();
         let wanted = (1 + health.failed_witnesses()).min(MAX_CHECKS).saturating_sub(running.count() + waiting);
-        for _ in 0..wanted {
-            let Some(host) = self.choose_witness(route, ctx) else { return };
+        for host in self.choose_witnesses(route, wanted, ctx) {
             self.peers.reschedule(&host, ctx.now);
         }
     }
 
-    fn choose_witness(&self, route: Route, ctx: &mut Context<'_>) -> Option<Host> {
+    fn choose_witnesses(&self, route: Route, count: usize, ctx: &mut Context<'_>) -> Vec<Host> {
+        if count == 0 {
+            return Vec::new();
+        }
         let health = self.paths.health(route);
         let failed_groups = health.pending_witnesses();
-        let entries = || {
-            let verified = self.peers.queue().previously_verified(route).filter_map(|host| self.peers.get(host));
-            verified.filter(|entry| {
-                entry.next_probe_at > ctx.now
-                    && self.is_witness(entry, route, ctx.now)
-                    && self.is_rested(entry, route, ctx.now)
-                    && !failed_groups.contains(&witness_group(entry))
-            })
-        };
-        let standing = entries().filter(|entry| self.has_standing(entry, ctx.now)).choose(ctx.rng);
-        standing.or_else(|| entries().choose(ctx.rng)).map(|entry| entry.host.clone())
+        let verified = self.peers.queue().previously_verified(route).filter_map(|host| self.peers.get(host));
+        let eligible = verified.filter(|entry| {
+            entry.next_probe_at > ctx.now
+                && self.is_rested(entry, route, ctx.now)
+                && self.is_witness(entry, route, ctx.now)
+                && !failed_groups.contains(&witness_group(entry))
+        });
+        let (standing, others): (Vec<&Entry>, Vec<&Entry>) =
+            eligible.partition(|entry| self.has_standing(entry, ctx.now));
+        let mut chosen = standing.into_iter().sample(ctx.rng, count);
+        chosen.extend(others.into_iter().sample(ctx.rng, count - chosen.len()));
+        chosen.into_iter().map(|entry| entry.host.clone()).collect()
     }
 
     fn is_rested(&self, entry: &Entry, route: Route, now: Time) -> bool {

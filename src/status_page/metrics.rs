@@ -87,10 +87,8 @@ pub(crate) fn encode_metrics(sample: &StatusSample, probes: &ProbeMetrics) -> Re
     writer.clients(&status.clients);
     if let Some(backend) = &status.backend {
         writer.bool_gauge("backend_up", "Whether the backend server works", backend.error.is_none());
-        if let Some(blocks) = backend.blocks_behind {
-            let help = "Blocks by which the backend's tip is below the chain with the most work";
-            writer.gauge("backend_blocks_behind", help, blocks.into());
-        }
+        let help = "Blocks by which the backend's tip is below the chain with the most work; NaN if unknown";
+        writer.float_gauge("backend_blocks_behind", help, backend.blocks_behind.map_or(f64::NAN, f64::from));
     }
     writer.peers(rows);
     let mut text = String::new();
