@@ -3,7 +3,7 @@
 //! Names are free, and so are names below a domain, keys and certificates. Addresses in many networks are not. So a
 //! peer belongs to nested groups, and each group is limited.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::entry::Entry;
 use crate::as_map::{AsMap, Asn};
@@ -120,6 +120,28 @@ impl GroupCounts {
             self.add(groups);
         }
         is_free
+    }
+}
+
+/// Networks that have a newcomer. In a young book each gets one, since networks are its only evidence.
+#[derive(Debug, Default)]
+pub(super) struct NewcomerNetworks(HashSet<PeerGroup>);
+
+impl NewcomerNetworks {
+    /// Records the network of a peer.
+    pub(super) fn add(&mut self, entry: &Entry, as_map: Option<&AsMap>) {
+        self.0.extend(PeerGroup::network_of(entry, as_map));
+    }
+
+    /// Counts a peer if its network has no newcomer and all its groups have room. Returns whether this is so.
+    pub(super) fn admit(&mut self, entry: &Entry, as_map: Option<&AsMap>, counts: &mut GroupCounts) -> bool {
+        let network = PeerGroup::network_of(entry, as_map);
+        let is_first = network.is_none_or(|network| !self.0.contains(&network));
+        let is_admitted = is_first && counts.add_within_limits(&PeerGroup::all_of(entry, as_map));
+        if is_admitted {
+            self.add(entry, as_map);
+        }
+        is_admitted
     }
 }
 

@@ -263,6 +263,9 @@ impl PeerBook {
         let may_vary = !self.paths.health(route).is_first_trial();
         let mut one_in = |count| may_vary && ctx.rng.random_ratio(1, count);
         let likely = if healthy.is_empty() || one_in(4) { verified } else { healthy };
+        // Otherwise free names that vanish delay the end of an outage by hours.
+        let standing: Vec<&Entry> = likely.iter().copied().filter(|entry| self.has_standing(entry, now)).collect();
+        let likely = if standing.is_empty() || one_in(4) { likely } else { standing };
         let from = if likely.is_empty() || one_in(8) { find(&mut self.peers.queue().all(route)) } else { likely };
         from.choose(ctx.rng).map(|entry| entry.host.clone())
     }

@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 
 use super::entry::Entry;
 use super::ingress::Ingress;
-use super::peer_group::{GroupCounts, PeerGroup};
+use super::peer_group::{GroupCounts, NewcomerNetworks, PeerGroup};
 use super::standing::{ENOUGH_CLEARNET, Tier, age_class};
 use crate::as_map::AsMap;
 use crate::clock::Time;
@@ -81,7 +81,11 @@ fn select_clearnet<'a>(mut peers: Vec<&'a Entry>, as_map: Option<&AsMap>, now: T
     selected.retain(|entry| counts.add_if_address_is_free(&PeerGroup::all_of(entry, as_map)));
     let missing = ENOUGH_CLEARNET.saturating_sub(selected.len());
     let places = MIN_NEWCOMERS.max(selected.len() / SETTLED_PER_NEWCOMER) + missing * PLACES_PER_MISSING_PEER;
-    let admitted = newcomers.into_iter().filter(|entry| counts.add_within_limits(&PeerGroup::all_of(entry, as_map)));
+    let mut networks = NewcomerNetworks::default();
+    let admitted = newcomers.into_iter().filter(|entry| match missing {
+        0 => counts.add_within_limits(&PeerGroup::all_of(entry, as_map)),
+        _ => networks.admit(entry, as_map, &mut counts),
+    });
     selected.extend(admitted.take(places));
     selected
 }
