@@ -24,6 +24,11 @@ impl Netgroup {
         lengths.iter().map(move |bits| Netgroup::truncated(ip, *bits, *bits))
     }
 
+    /// Returns the IPv4 /16 or IPv6 /32 that contains the range.
+    pub fn allocation_of(self) -> Netgroup {
+        Netgroup::allocation(self.0.network())
+    }
+
     /// Returns whether the range is a single address.
     pub fn is_single_address(self) -> bool {
         self.0.prefix_len() == self.0.max_prefix_len()

@@ -266,7 +266,8 @@ config_section! {
         /// Requests per second of one source, with bursts of three times as many. A new session counts as a
         /// request. From 1 to 1000000000. Default: 25.
         source_requests_per_second: u32,
-        /// Bytes of requests per second of one source, with bursts of three times as many. From 16384 to
+        /// Bytes per second that are read from one source, with bursts of three times as many. All bytes
+        /// count, also those of handshakes, blank lines and WebSocket frames; further ones wait. From 16384 to
         /// 1000000000. Default: 65536.
         bytes_in_per_second: u32,
         /// Bytes of responses per second to one source, with bursts of three times as many. From 524288 to

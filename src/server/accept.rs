@@ -17,8 +17,13 @@ use crate::netgroup::Netgroup;
 /// Time limit for the PROXY header. Tor sends it at the start of the stream, or never.
 const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Maximum number of connections that wait for their PROXY header.
-const MAX_HANDSHAKES: usize = 256;
+/// Number of waiting connections from which on others wait for [`CROWDED_TIMEOUT`] only.
+const MAX_PATIENT_HANDSHAKES: usize = 256;
+
+/// Time limit for the PROXY header while many connections wait for theirs.
+///
+/// Silent connections must not delay others, so the accept loop never waits.
+const CROWDED_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Sends connections of a listener to admission, until admission ends.
 ///
@@ -45,14 +50,14 @@ pub async fn accept(
                     .await;
             }
             Ingress::Onion => {
-                if handshakes.len() >= MAX_HANDSHAKES {
-                    handshakes.join_next().await;
-                }
+                let is_crowded = handshakes.len() >= MAX_PATIENT_HANDSHAKES;
+                let time_limit = if is_crowded { CROWDED_TIMEOUT } else { PROXY_HEADER_TIMEOUT };
                 let admission = admission.clone();
                 handshakes.spawn(async move {
                     let mut stream = stream;
-                    let source =
-                        read_proxy_header(&mut stream).await.map_or(ClientSource::SharedTor, ClientSource::Circuit);
+                    let source = read_proxy_header(&mut stream, time_limit)
+                        .await
+                        .map_or(ClientSource::SharedTor, ClientSource::Circuit);
                     let _ = admission
                         .send(IncomingConnection { stream: Box::new(stream), from: None, source, ingress, kind })
                         .await;
@@ -65,8 +70,8 @@ pub async fn accept(
 /// Reads the PROXY header of a stream, and returns its circuit id.
 ///
 /// Without a header, nothing is consumed.
-async fn read_proxy_header(stream: &mut TcpStream) -> Option<u64> {
-    let deadline = Instant::now() + PROXY_HEADER_TIMEOUT;
+async fn read_proxy_header(stream: &mut TcpStream, time_limit: Duration) -> Option<u64> {
+    let deadline = Instant::now() + time_limit;
     let mut bytes = [0; MAX_HEADER_BYTES];
     let mut seen = 0;
     loop {

@@ -1,6 +1,7 @@
 //! Admission of clients: which connection gets a session, and which session is evicted.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -14,9 +15,12 @@ use tokio::time::interval;
 
 use super::connection::{ClientSource, IncomingConnection};
 use super::limits::Limits;
-use super::session_table::{Admission, Capacity, SOURCE_TTL, SessionTable};
+use super::session_activity::SessionActivity;
+use super::session_table::{Admission, Capacity, OpenSession, SOURCE_TTL, SessionTable};
 use super::{SessionContext, session};
+use crate::ban_list::Bans;
 use crate::book::Ingress;
+use crate::clock;
 use crate::electrum::responder::Responder;
 use crate::jsonrpc::RpcError;
 
@@ -53,6 +57,8 @@ impl Ingresses {
 struct SessionSlot {
     ingress: Ingress,
     source: ClientSource,
+    /// Address of the client. `None` on the onion ingress.
+    from: Option<IpAddr>,
     /// Sessions are numbered in the order of admission.
     number: u64,
 }
@@ -65,7 +71,7 @@ pub async fn run_admission(
     rng: StdRng,
 ) {
     let limits = Arc::clone(&shared.limits.borrow());
-    let mut new_limits = shared.limits.clone();
+    let (mut new_limits, mut new_bans) = (shared.limits.clone(), shared.bans.clone());
     let mut manager = SessionManager {
         tasks: JoinSet::new(),
         sessions_by_task: HashMap::new(),
@@ -89,6 +95,10 @@ pub async fn run_admission(
             }
             Some(connection) = connections.recv() => manager.admit_connection(connection),
             Ok(()) = new_limits.changed() => manager.update_limits(Arc::clone(&new_limits.borrow_and_update())),
+            Ok(()) = new_bans.changed() => {
+                let bans = Arc::clone(&new_bans.borrow_and_update());
+                manager.end_banned_sessions(&bans);
+            }
             now = prune_interval.tick() => {
                 manager.clearnet.prune(now);
                 manager.onion.prune(now);
@@ -115,6 +125,7 @@ struct SessionManager {
 impl SessionManager {
     fn admit_connection(&mut self, connection: IncomingConnection) {
         let counters = Arc::clone(&self.shared.counters);
+        let now = clock::now();
         if connection.from.is_some_and(|ip| self.shared.bans.borrow().bans_ip(ip)) {
             counters.refused_banned.add(1);
             return;
@@ -124,7 +135,7 @@ impl SessionManager {
             Ingress::Onion => (&mut self.onion, &self.clearnet),
         };
         let capacity = self.ingresses.capacity(table.open_sessions, other.open_sessions, self.limits.sessions);
-        let quota = match table.admit(connection.source, capacity, &self.limits) {
+        let quota = match table.admit(connection.source, capacity, &self.limits, now) {
             Admission::Admit(quota) => quota,
             Admission::AdmitEvicting(quota, evicted) => {
                 counters.evicted.add(1);
@@ -140,21 +151,24 @@ impl SessionManager {
                 return reject(connection, &error);
             }
         };
-        let (ingress, source) = (connection.ingress, connection.source);
+        let (ingress, source, from) = (connection.ingress, connection.source, connection.from);
         let (shared, rng) = (self.shared.clone(), StdRng::seed_from_u64(self.rng.random()));
-        let session = self.tasks.spawn(async move {
+        let activity = Arc::new(SessionActivity::new(now));
+        let session_activity = Arc::clone(&activity);
+        let task = self.tasks.spawn(async move {
             counters.sessions.add(1);
             counters.sessions_onion.add(u64::from(ingress == Ingress::Onion));
             let _guard = OpenSessionGuard::new(&shared);
-            let session = session::run(connection, quota, &shared, rng);
+            let session = session::run(connection, quota, session_activity, &shared, rng);
             if AssertUnwindSafe(session).catch_unwind().await.is_err() {
                 counters.panicked_sessions.add(1);
                 tracing::error!("panic in a session; the preceding log line shows its location");
             }
         });
         self.last_session_number += 1;
-        let slot = SessionSlot { ingress, source, number: self.last_session_number };
-        self.sessions_by_task.insert(session.id(), slot);
+        let slot = SessionSlot { ingress, source, from, number: self.last_session_number };
+        self.sessions_by_task.insert(task.id(), slot);
+        let session = OpenSession { task, activity };
         match ingress {
             Ingress::Clearnet => self.clearnet.insert(source, self.last_session_number, session),
             Ingress::Onion => self.onion.insert(source, self.last_session_number, session),
@@ -168,13 +182,24 @@ impl SessionManager {
         self.limits = limits;
     }
 
-    fn remove_session(&mut self, id: Id) {
-        match self.sessions_by_task.remove(&id) {
-            Some(SessionSlot { ingress: Ingress::Clearnet, source, number }) => self.clearnet.remove(source, number),
-            Some(SessionSlot { ingress: Ingress::Onion, source, number }) => self.onion.remove(source, number),
-            // An evicted session is already removed.
-            None => {}
+    /// Ends the sessions of banned addresses.
+    fn end_banned_sessions(&mut self, bans: &Bans) {
+        let is_banned = |slot: &SessionSlot| slot.from.is_some_and(|ip| bans.bans_ip(ip));
+        for (_, slot) in self.sessions_by_task.extract_if(|_, slot| is_banned(slot)) {
+            if let Some(session) = self.clearnet.take(slot.source, slot.number) {
+                session.task.abort();
+                self.shared.counters.refused_banned.add(1);
+            }
         }
+    }
+
+    fn remove_session(&mut self, id: Id) {
+        // An evicted session is already removed.
+        let Some(SessionSlot { ingress, source, number, .. }) = self.sessions_by_task.remove(&id) else { return };
+        match ingress {
+            Ingress::Clearnet => self.clearnet.take(source, number),
+            Ingress::Onion => self.onion.take(source, number),
+        };
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct WsStream {
 pub(super) enum ClientInput {
     /// A line, without its end.
     Line(String),
+    /// Input without a line: a ping or pong of WebSocket.
+    Control,
     /// A line that is too long or no text.
     Unreadable(RpcError),
     /// A line took longer than the line timeout.
@@ -183,8 +185,12 @@ async fn read_message(messages: &mut WsStream, timer: &mut ReadTimer, limits: &L
                 // JSON may contain line breaks between tokens. A forwarded request must be one
                 // line.
                 Some(Ok(Message::Text(text))) => ClientInput::Line(text.as_str().replace(['\n', '\r'], " ")),
-                Some(Ok(Message::Binary(_))) => ClientInput::Unreadable(RpcError::Parse),
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+                // Fulcrum reads binary messages as text too.
+                Some(Ok(Message::Binary(bytes))) => match String::from_utf8(bytes.into()) {
+                    Ok(text) => ClientInput::Line(text.replace(['\n', '\r'], " ")),
+                    Err(_) => ClientInput::Unreadable(RpcError::Parse),
+                },
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => ClientInput::Control,
                 Some(Err(tungstenite::Error::Capacity(_))) => ClientInput::Unreadable(RpcError::TooLong(MAX_REQUEST_BYTES)),
                 Some(Ok(Message::Close(_)) | Err(_)) | None => ClientInput::End,
             },

@@ -51,3 +51,22 @@ pub enum ClientSource {
     /// External Tor that sends no circuit id, for all of its clients.
     SharedTor,
 }
+
+/// Group of sources that are probably one network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum SourceGroup {
+    /// IPv4 /16 or IPv6 /32.
+    Allocation(Netgroup),
+    /// All clients of the onion service, as circuits cost nothing.
+    Onion,
+}
+
+impl ClientSource {
+    /// Returns the group of the source.
+    pub(super) fn group(self) -> SourceGroup {
+        match self {
+            ClientSource::Subnet(subnet) => SourceGroup::Allocation(subnet.allocation_of()),
+            ClientSource::Circuit(_) | ClientSource::SharedTor => SourceGroup::Onion,
+        }
+    }
+}

@@ -32,7 +32,8 @@ pub struct Limits {
     pub source_requests_per_second: u32,
     /// Bytes per second that one source may send. Default: 64 KiB.
     ///
-    /// More than three seconds' worth at once is refused. Clients of a backend are delayed first.
+    /// All bytes count, also those of handshakes and blank lines. Beyond three seconds' worth at once, Waypost reads
+    /// no faster than this.
     pub bytes_in_per_second: u32,
     /// Bytes per second that one source may receive. Default: 1 MiB.
     ///
@@ -118,6 +119,17 @@ impl RateMeter {
     /// Like `acquire`, with `count` limited to one burst.
     pub(super) async fn acquire_clamped(&self, count: usize) -> bool {
         self.acquire(count.min(self.burst.get() as usize)).await
+    }
+
+    /// Takes up to `count` units and returns their number, or returns the time until some are available.
+    pub(super) fn acquire_part(&self, count: usize) -> Result<usize, Duration> {
+        let part = count.min(self.burst.get() as usize);
+        match self.check(part) {
+            Some(Duration::ZERO) => Ok(part),
+            Some(wait) => Err(wait),
+            // A part never exceeds the burst.
+            None => Ok(count),
+        }
     }
 
     /// Takes `count` units and returns zero, or returns the time until they are available.

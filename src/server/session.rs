@@ -16,6 +16,8 @@ use super::batch::AfterBatch;
 use super::client_stream::{ClientInput, ClientStream, ReadTimer};
 use super::connection::{ConnectionKind, IncomingConnection};
 use super::limits::{Limits, RateMeter, SourceQuota};
+use super::metered_stream::MeteredStream;
+use super::session_activity::SessionActivity;
 use super::upstream::{Outlook, Upstream, UpstreamEvent, has_forwarded_calls};
 use crate::backend::{Backend, UpstreamConnection};
 use crate::book::Ingress;
@@ -35,7 +37,8 @@ const CLOSE_LINGER: Duration = Duration::from_secs(2);
 /// Serves a client until either side closes the connection.
 pub(super) async fn run(
     connection: IncomingConnection,
-    source: Option<Arc<SourceQuota>>,
+    source: Arc<SourceQuota>,
+    activity: Arc<SessionActivity>,
     shared: &SessionContext,
     rng: StdRng,
 ) {
@@ -43,6 +46,7 @@ pub(super) async fn run(
     let backend = shared.backend[ingress].as_ref().filter(|_| kind.backend_access);
     let responder = Responder::new(Arc::clone(&shared.local_identity.borrow()), ingress, backend.is_some());
     let limits = Arc::clone(&shared.limits.borrow());
+    let stream: Box<dyn Stream> = Box::new(MeteredStream::new(stream, Arc::clone(&source)));
     let Ok(Some(stream)) = timeout(limits.handshake, handshake(stream, ingress, kind, shared)).await else {
         shared.counters.failed_handshakes.add(1);
         return;
@@ -60,6 +64,7 @@ pub(super) async fn run(
         read_timer,
         requests,
         source,
+        activity,
         upstream: None,
         backend_retry_at: None,
         rng,
@@ -102,8 +107,10 @@ struct ClientSession<'a> {
     read_timer: ReadTimer,
     /// Meter of this session's requests.
     requests: RateMeter,
-    /// Meters of the client's source. `None` for a shared Tor.
-    source: Option<Arc<SourceQuota>>,
+    /// Meters of the client's source.
+    source: Arc<SourceQuota>,
+    /// Time of the last request, for evictions.
+    activity: Arc<SessionActivity>,
     /// Connection to the backend. `None` until the first forwarded request, and after a loss.
     upstream: Option<Upstream>,
     /// Earliest time of the next connection to the backend. `None` if there was no failure.
@@ -135,7 +142,10 @@ impl ClientSession<'_> {
         loop {
             let outcome = match self.next().await {
                 SessionEvent::Input(input) => {
-                    self.read_timer.restart();
+                    // Pings do not keep an idle session open.
+                    if !matches!(input, ClientInput::Control) {
+                        self.read_timer.restart();
+                    }
                     self.on_input(input).await
                 }
                 SessionEvent::Upstream(event) => self.on_upstream(event).await,
@@ -162,8 +172,9 @@ impl ClientSession<'_> {
     async fn on_input(&mut self, input: ClientInput) -> Result<(), SessionEnd> {
         let counters = &self.shared.counters;
         let result = match input {
-            // Blank lines are ignored, as an operator may send them from a terminal.
-            ClientInput::Line(line) if line.trim_ascii().is_empty() => return Ok(()),
+            // Blank lines are ignored, as an operator may send them from a terminal. They count as requests.
+            ClientInput::Line(line) if line.trim_ascii().is_empty() => return self.charge_control().await,
+            ClientInput::Control => return self.charge_control().await,
             ClientInput::Line(line) => {
                 let result = self.handle_line(&line).await;
                 match result {
@@ -193,16 +204,7 @@ impl ClientSession<'_> {
     /// Returns the result of a line, or an error if it exceeds a rate limit.
     async fn handle_line(&mut self, line: &str) -> Result<LineResult, RpcError> {
         let has_backend = self.backend.is_some();
-        if let Some(source) = &self.source
-            && !(if has_backend {
-                source.bytes_in.acquire_clamped(line.len()).await
-            } else {
-                source.bytes_in.try_acquire(line.len())
-            })
-        {
-            self.shared.counters.rate_limited_bytes.add(1);
-            return Err(RpcError::RateLimited("bytes"));
-        }
+        self.activity.record_request(clock::now());
         if !has_backend {
             // The first request is charged before the line is parsed.
             self.charge_requests(1).await?;
@@ -224,20 +226,18 @@ impl ClientSession<'_> {
         let forwarded = result.parts.iter().filter(|part| matches!(part, ReplyPart::Forward(_))).count();
         self.charge_requests(calls.saturating_sub(forwarded)).await?;
         self.shared.counters.forwarded_requests.add(forwarded as u64);
-        match &self.source {
-            Some(source) if !source.forwarded.acquire(forwarded).await => {
-                self.shared.counters.rate_limited_requests.add(1);
-                Err(RpcError::RateLimited("requests"))
-            }
-            _ => Ok(result),
+        if !self.source.forwarded.acquire(forwarded).await {
+            self.shared.counters.rate_limited_requests.add(1);
+            return Err(RpcError::RateLimited("requests"));
         }
+        Ok(result)
     }
 
     /// Counts requests, and waits until the rate limits allow them.
     async fn charge_requests(&mut self, calls: usize) -> Result<(), RpcError> {
         let counters = &self.shared.counters;
         counters.requests.add(calls as u64);
-        for meter in [Some(&self.requests), self.source.as_ref().map(|source| &source.requests)].into_iter().flatten() {
+        for meter in [&self.requests, &self.source.requests] {
             if !meter.try_acquire(calls) {
                 counters.delayed_requests.add(calls as u64);
                 if !meter.acquire(calls).await {
@@ -247,6 +247,14 @@ impl ClientSession<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Charges input without a request, such as a blank line or a ping, as one request.
+    async fn charge_control(&mut self) -> Result<(), SessionEnd> {
+        match self.charge_requests(1).await {
+            Ok(()) => Ok(()),
+            Err(error) => self.close_with(&error).await,
+        }
     }
 
     /// Forwards a line, or the requests of a batch that are for the backend.
@@ -303,10 +311,8 @@ impl ClientSession<'_> {
         match event {
             UpstreamEvent::Sent => Ok(()),
             UpstreamEvent::Data(bytes) => {
-                if let Some(source) = &self.source {
-                    // Limits the bytes per second of the source.
-                    while !source.bytes_out.acquire_clamped(bytes.len()).await {}
-                }
+                // Limits the bytes per second of the source.
+                while !self.source.bytes_out.acquire_clamped(bytes.len()).await {}
                 match timeout(self.limits.line, self.stream.write_raw(bytes)).await {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(_)) => Err(SessionEnd::Abort),
@@ -365,14 +371,12 @@ impl ClientSession<'_> {
     /// Sends a reply within the byte limits of the source.
     async fn send_reply(&mut self, reply: Option<SharedBuf>) -> Result<(), SessionEnd> {
         let Some(reply) = reply else { return Ok(()) };
-        match &self.source {
+        if self.backend.is_some() {
             // Forwarded data may have used up the quota, so replies wait instead of failing.
-            Some(source) if self.backend.is_some() => while !source.bytes_out.acquire_clamped(reply.len()).await {},
-            Some(source) if !source.bytes_out.try_acquire(reply.len()) => {
-                self.shared.counters.rate_limited_bytes.add(1);
-                return self.close_with(&RpcError::RateLimited("bytes")).await;
-            }
-            _ => {}
+            while !self.source.bytes_out.acquire_clamped(reply.len()).await {}
+        } else if !self.source.bytes_out.try_acquire(reply.len()) {
+            self.shared.counters.rate_limited_bytes.add(1);
+            return self.close_with(&RpcError::RateLimited("bytes")).await;
         }
         self.send(reply).await
     }

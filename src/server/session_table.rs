@@ -1,4 +1,7 @@
 //! Open sessions of one ingress by source, with the rules of admission and eviction.
+//!
+//! Sources nest: subnets in allocations, and circuits in the onion service. When all sessions are in use, the largest
+//! group loses a session: one without a request, or the one whose last request is the longest ago.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -7,8 +10,10 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::connection::ClientSource;
+use super::connection::{ClientSource, SourceGroup};
 use super::limits::{Limits, SourceQuota};
+use super::session_activity::{EvictionRank, SessionActivity};
+use crate::clock::Time;
 use crate::jsonrpc::RpcError;
 
 /// Time that a source's meters are kept after its last session, and the interval of pruning.
@@ -16,24 +21,45 @@ use crate::jsonrpc::RpcError;
 /// Without it, a client could refill its quota by reconnecting.
 pub(super) const SOURCE_TTL: Duration = Duration::from_secs(5);
 
+/// Time without a request after which a session may be evicted for another of the same group.
+///
+/// Wallets send a ping each minute, and are not evicted while they do.
+const MIN_IDLE: Duration = Duration::from_secs(120);
+
 /// Table of the open sessions of one ingress.
 #[derive(Default)]
 pub(super) struct SessionTable {
     /// Number of open sessions.
     pub open_sessions: usize,
     sources: HashMap<ClientSource, SourceSlots>,
-    /// Index of the sources by their number of sessions, without those that have none.
-    sources_by_sessions: BTreeSet<(usize, ClientSource)>,
+    /// Sources with open sessions of each group.
+    groups: HashMap<SourceGroup, GroupSlots>,
+    /// Index of the groups by their number of sessions.
+    groups_by_sessions: BTreeSet<(usize, SourceGroup)>,
 }
 
 /// Sessions and quota of one source.
 struct SourceSlots {
-    /// Shared quota. `None` for a shared Tor, whose clients can't be distinguished.
-    quota: Option<Arc<SourceQuota>>,
+    quota: Arc<SourceQuota>,
     /// Sessions by number, the oldest first.
-    sessions: BTreeMap<u64, AbortHandle>,
+    sessions: BTreeMap<u64, OpenSession>,
     /// Time of the end of the last session. `None` while one is open.
     idle_since: Option<Instant>,
+}
+
+/// Sources of one group that have sessions.
+#[derive(Default)]
+struct GroupSlots {
+    sources: BTreeSet<ClientSource>,
+    sessions: usize,
+}
+
+/// Session that can be aborted.
+pub(super) struct OpenSession {
+    /// Handle of its task.
+    pub task: AbortHandle,
+    /// Time of its last request.
+    pub activity: Arc<SessionActivity>,
 }
 
 /// Whether a session is free for another client.
@@ -48,9 +74,9 @@ pub(super) enum Capacity {
 /// Decision about a new session.
 pub(super) enum Admission {
     /// Admit with this quota.
-    Admit(Option<Arc<SourceQuota>>),
+    Admit(Arc<SourceQuota>),
     /// Admit with this quota, and abort this session.
-    AdmitEvicting(Option<Arc<SourceQuota>>, AbortHandle),
+    AdmitEvicting(Arc<SourceQuota>, AbortHandle),
     /// Refuse with this error.
     Refused(RpcError),
 }
@@ -60,74 +86,121 @@ impl SessionTable {
     ///
     /// Open sessions keep the previous meters.
     pub(super) fn update_limits(&mut self, limits: &Limits) {
-        for quota in self.sources.values_mut().filter_map(|slots| slots.quota.as_mut()) {
-            *quota = Arc::new(SourceQuota::new(limits));
+        for slots in self.sources.values_mut() {
+            slots.quota = Arc::new(SourceQuota::new(limits));
         }
     }
 
     /// Decides about a new session of this source.
-    pub(super) fn admit(&mut self, source: ClientSource, capacity: Capacity, limits: &Limits) -> Admission {
+    pub(super) fn admit(&mut self, source: ClientSource, capacity: Capacity, limits: &Limits, now: Time) -> Admission {
         let slots = self.sources.entry(source).or_insert_with(|| SourceSlots {
-            quota: (source != ClientSource::SharedTor).then(|| Arc::new(SourceQuota::new(limits))),
+            quota: Arc::new(SourceQuota::new(limits)),
             sessions: BTreeMap::new(),
             idle_since: Some(Instant::now()),
         });
-        let (quota, open) = (slots.quota.clone(), slots.sessions.len());
-        if let Some(quota) = &quota {
-            if open >= limits.sessions_per_source {
+        let quota = match source {
+            // Clients behind a shared Tor can't be distinguished, so each session has its own quota.
+            ClientSource::SharedTor => Arc::new(SourceQuota::new(limits)),
+            _ if slots.sessions.len() >= limits.sessions_per_source => {
                 return Admission::Refused(RpcError::ServerFull(" from your network"));
             }
-            if !quota.requests.try_acquire(1) {
-                return Admission::Refused(RpcError::RateLimited("connections"));
-            }
+            _ => Arc::clone(&slots.quota),
+        };
+        if !quota.requests.try_acquire(1) {
+            return Admission::Refused(RpcError::RateLimited("connections"));
         }
         if capacity == Capacity::Free {
             return Admission::Admit(quota);
         }
-        // The source with the most sessions loses its oldest one to a source with fewer.
-        let Some((largest, of)) = self.sources_by_sessions.last().copied().filter(|(largest, _)| *largest > open + 1)
-        else {
-            return Admission::Refused(RpcError::ServerFull(""));
-        };
-        let oldest = self.sources.get_mut(&of).and_then(|slots| slots.sessions.pop_first());
-        self.update_index(of, largest);
-        match oldest {
-            Some((_, oldest)) => Admission::AdmitEvicting(quota, oldest),
+        match self.choose_victim(source, limits, now).and_then(|(of, number)| self.take(of, number)) {
+            Some(evicted) => Admission::AdmitEvicting(quota, evicted.task),
             None => Admission::Refused(RpcError::ServerFull("")),
         }
     }
 
     /// Adds an admitted session.
-    pub(super) fn insert(&mut self, source: ClientSource, number: u64, session: AbortHandle) {
+    pub(super) fn insert(&mut self, source: ClientSource, number: u64, session: OpenSession) {
         let Some(slots) = self.sources.get_mut(&source) else { return };
-        let previous = slots.sessions.len();
         slots.sessions.insert(number, session);
-        self.update_index(source, previous);
-    }
-
-    /// Removes an ended session.
-    pub(super) fn remove(&mut self, source: ClientSource, number: u64) {
-        let Some(slots) = self.sources.get_mut(&source) else { return };
-        let previous = slots.sessions.len();
-        slots.sessions.remove(&number);
-        self.update_index(source, previous);
-    }
-
-    /// Updates index and total after a source's number of sessions has changed.
-    fn update_index(&mut self, source: ClientSource, previous: usize) {
-        let Some(slots) = self.sources.get_mut(&source) else { return };
-        let now = slots.sessions.len();
-        slots.idle_since = (now == 0).then(Instant::now);
-        self.sources_by_sessions.remove(&(previous, source));
-        if now > 0 {
-            self.sources_by_sessions.insert((now, source));
-        }
-        self.open_sessions = (self.open_sessions + now).saturating_sub(previous);
+        slots.idle_since = None;
+        self.update_group(source, 1);
     }
 
     /// Removes sources without sessions after [`SOURCE_TTL`].
     pub(super) fn prune(&mut self, now: Instant) {
         self.sources.retain(|_, slots| slots.idle_since.is_none_or(|since| now < since + SOURCE_TTL));
+    }
+
+    /// Removes a session, to abort it; `None` if it has ended.
+    pub(super) fn take(&mut self, source: ClientSource, number: u64) -> Option<OpenSession> {
+        let slots = self.sources.get_mut(&source)?;
+        let session = slots.sessions.remove(&number)?;
+        slots.idle_since = slots.sessions.is_empty().then(Instant::now);
+        self.update_group(source, -1);
+        Some(session)
+    }
+
+    /// Updates groups, index and total after a session was added or removed.
+    fn update_group(&mut self, source: ClientSource, change: isize) {
+        let group = source.group();
+        let slots = self.groups.entry(group).or_default();
+        self.groups_by_sessions.remove(&(slots.sessions, group));
+        slots.sessions = slots.sessions.saturating_add_signed(change);
+        if self.sources.get(&source).is_some_and(|slots| !slots.sessions.is_empty()) {
+            slots.sources.insert(source);
+        } else {
+            slots.sources.remove(&source);
+        }
+        if slots.sessions > 0 {
+            self.groups_by_sessions.insert((slots.sessions, group));
+        } else {
+            self.groups.remove(&group);
+        }
+        self.open_sessions = self.open_sessions.saturating_add_signed(change);
+    }
+
+    /// Chooses the session that makes room for a source; `None` if no group is larger than that of the source.
+    ///
+    /// Within its own group, a source displaces a larger source, or a session that is idle for long.
+    fn choose_victim(&self, source: ClientSource, limits: &Limits, now: Time) -> Option<(ClientSource, u64)> {
+        let own = source.group();
+        let own_sessions = self.groups.get(&own).map_or(0, |slots| slots.sessions);
+        let (largest, group) = self.groups_by_sessions.last().copied()?;
+        if largest > own_sessions + 1 && group != own {
+            return self.most_idle(self.largest_sources(group)).map(|(_, found)| found);
+        }
+        let open = self.sources.get(&source).map_or(0, |slots| slots.sessions.len());
+        let sources = self.largest_sources(own);
+        if sources.first().is_some_and(|largest| self.session_count(*largest) > open + 1) {
+            return self.most_idle(sources).map(|(_, found)| found);
+        }
+        let all = self.groups.get(&own)?.sources.iter().copied().collect();
+        let (rank, found) = self.most_idle(all)?;
+        let is_idle = match rank {
+            EvictionRank::Silent(since) => now.since(since) >= limits.handshake,
+            EvictionRank::Idle(since) => now.since(since) >= MIN_IDLE,
+        };
+        is_idle.then_some(found)
+    }
+
+    /// Returns the sources of a group that have the most sessions.
+    fn largest_sources(&self, group: SourceGroup) -> Vec<ClientSource> {
+        let Some(slots) = self.groups.get(&group) else { return Vec::new() };
+        let most = slots.sources.iter().map(|source| self.session_count(*source)).max();
+        slots.sources.iter().copied().filter(|source| Some(self.session_count(*source)) == most).collect()
+    }
+
+    fn session_count(&self, source: ClientSource) -> usize {
+        self.sources.get(&source).map_or(0, |slots| slots.sessions.len())
+    }
+
+    /// Returns the first session in the order of eviction.
+    fn most_idle(&self, sources: Vec<ClientSource>) -> Option<(EvictionRank, (ClientSource, u64))> {
+        let sessions = sources.into_iter().filter_map(|source| Some((source, self.sources.get(&source)?)));
+        let ranked = sessions.flat_map(|(source, slots)| {
+            slots.sessions.iter().map(move |(number, session)| (session.activity.rank(), (source, *number)))
+        });
+        ranked.min()
     }
 }
 
@@ -136,6 +209,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
+    use crate::netgroup::Netgroup;
 
     const LIMITS: Limits = Limits { sessions: 100, sessions_per_source: 4, ..BASE };
     const BASE: Limits = Limits {
@@ -159,6 +233,7 @@ mod tests {
         limits: Limits,
         tasks: JoinSet<()>,
         next_number: u64,
+        now: Time,
     }
 
     #[derive(Debug, PartialEq)]
@@ -176,6 +251,7 @@ mod tests {
                 limits: LIMITS,
                 tasks: JoinSet::new(),
                 next_number: 0,
+                now: Time::from_secs(1_700_000_000),
             }
         }
 
@@ -183,7 +259,7 @@ mod tests {
             self.next_number += 1;
             let is_full = self.sessions.open_sessions >= self.max_sessions;
             let capacity = if is_full { Capacity::Exhausted } else { Capacity::Free };
-            let outcome = match self.sessions.admit(source, capacity, &self.limits) {
+            let outcome = match self.sessions.admit(source, capacity, &self.limits, self.now) {
                 Admission::Refused(error) => return Outcome::Refused(error.code()),
                 Admission::Admit(_) => Outcome::Admitted(self.next_number),
                 Admission::AdmitEvicting(_, evicted) => {
@@ -191,7 +267,9 @@ mod tests {
                     Outcome::AdmittedEvicting
                 }
             };
-            self.sessions.insert(source, self.next_number, self.tasks.spawn(std::future::pending()));
+            let task = self.tasks.spawn(std::future::pending());
+            let activity = Arc::new(SessionActivity::new(self.now));
+            self.sessions.insert(source, self.next_number, OpenSession { task, activity });
             outcome
         }
 
@@ -209,43 +287,79 @@ mod tests {
         let numbers: Vec<u64> = (0..4).map(|_| table.connect_ok(ClientSource::Circuit(1))).collect();
         assert_eq!(table.connect(ClientSource::Circuit(1)), Outcome::Refused(-102));
         table.connect_ok(ClientSource::Circuit(2));
-        table.sessions.remove(ClientSource::Circuit(1), numbers[2]);
+        table.sessions.take(ClientSource::Circuit(1), numbers[2]);
         table.connect_ok(ClientSource::Circuit(1));
         // A shared Tor has no limit of its own.
         (0..50).for_each(|_| _ = table.connect_ok(ClientSource::SharedTor));
         assert_eq!(table.sessions.open_sessions, 55);
     }
 
+    fn subnet(ip: &str) -> ClientSource {
+        ClientSource::Subnet(Netgroup::rate_limit_subnet(ip.parse().unwrap()))
+    }
+
     #[tokio::test]
     async fn full_table_evicts_from_largest_source() {
         let mut table = TableHarness::new(6);
-        (0..4).for_each(|_| _ = table.connect_ok(ClientSource::Circuit(1)));
-        (0..2).for_each(|_| _ = table.connect_ok(ClientSource::Circuit(2)));
-        assert_eq!(table.connect(ClientSource::Circuit(3)), Outcome::AdmittedEvicting);
-        assert!(
-            !table.sessions.sources[&ClientSource::Circuit(1)].sessions.contains_key(&1),
-            "the oldest session is evicted"
-        );
-        assert_eq!(table.connect(ClientSource::Circuit(3)), Outcome::AdmittedEvicting);
+        let [one, two, three, four] = ["5.1.1.1", "5.2.1.1", "5.3.1.1", "5.4.1.1"].map(subnet);
+        (0..4).for_each(|_| _ = table.connect_ok(one));
+        (0..2).for_each(|_| _ = table.connect_ok(two));
+        assert_eq!(table.connect(three), Outcome::AdmittedEvicting);
+        assert!(!table.sessions.sources[&one].sessions.contains_key(&1), "the oldest silent session is evicted");
+        assert_eq!(table.connect(three), Outcome::AdmittedEvicting);
         // All three sources have two sessions now.
-        assert_eq!(table.connect(ClientSource::Circuit(3)), Outcome::Refused(-102));
-        assert_eq!(table.connect(ClientSource::Circuit(4)), Outcome::AdmittedEvicting);
+        assert_eq!(table.connect(three), Outcome::Refused(-102));
+        assert_eq!(table.connect(four), Outcome::AdmittedEvicting);
         assert_eq!(table.sessions.open_sessions, 6);
+    }
+
+    #[tokio::test]
+    async fn subnets_of_one_allocation_do_not_lock_others_out() {
+        let mut table = TableHarness::new(60);
+        (0..60).for_each(|n| _ = table.connect_ok(subnet(&format!("2a01:4f8:{n:x}::1"))));
+        for n in 0..20 {
+            assert_eq!(table.connect(subnet(&format!("5.9.{n}.1"))), Outcome::AdmittedEvicting);
+        }
+        assert_eq!(table.connect(subnet("2a01:4f8:ffff::1")), Outcome::Refused(-102), "the largest group");
+        table.now = table.now + LIMITS.handshake;
+        assert_eq!(table.connect(subnet("2a01:4f8:ffff::1")), Outcome::AdmittedEvicting, "one of its silent sessions");
+    }
+
+    #[tokio::test]
+    async fn sessions_without_a_request_are_evicted_first_and_active_ones_never() {
+        let mut table = TableHarness::new(4);
+        let numbers: Vec<u64> = (0..4).map(|n| table.connect_ok(ClientSource::Circuit(n))).collect();
+        let record = |table: &TableHarness, n: u64| {
+            table.sessions.sources[&ClientSource::Circuit(n)].sessions.values().for_each(|session| {
+                session.activity.record_request(table.now);
+            });
+        };
+        [0, 1, 3].iter().for_each(|n| record(&table, *n));
+        table.now = table.now + LIMITS.handshake;
+        assert_eq!(table.connect(ClientSource::Circuit(9)), Outcome::AdmittedEvicting);
+        assert!(table.sessions.sources[&ClientSource::Circuit(2)].sessions.is_empty(), "{numbers:?}");
+        record(&table, 9);
+        assert_eq!(table.connect(ClientSource::Circuit(10)), Outcome::Refused(-102), "all are active");
+        table.now = table.now + MIN_IDLE;
+        record(&table, 0);
+        record(&table, 9);
+        assert_eq!(table.connect(ClientSource::Circuit(10)), Outcome::AdmittedEvicting);
+        assert!(table.sessions.sources[&ClientSource::Circuit(1)].sessions.is_empty(), "the longest idle one");
     }
 
     #[tokio::test]
     async fn new_limits_apply_to_new_sessions() {
         let mut table = TableHarness::new(100);
         let before: Vec<u64> = (0..4).map(|_| table.connect_ok(ClientSource::Circuit(1))).collect();
-        let held = table.sessions.sources[&ClientSource::Circuit(1)].quota.clone().unwrap();
+        let held = Arc::clone(&table.sessions.sources[&ClientSource::Circuit(1)].quota);
         table.limits = Limits { sessions_per_source: 2, source_requests_per_second: 1, ..LIMITS };
         table.sessions.update_limits(&table.limits);
         assert_eq!(table.sessions.open_sessions, 4, "open sessions remain");
         assert_eq!(table.connect(ClientSource::Circuit(1)), Outcome::Refused(-102));
         assert!(held.requests.try_acquire(26), "open sessions keep their quota");
-        before.iter().for_each(|number| table.sessions.remove(ClientSource::Circuit(1), *number));
+        before.iter().for_each(|number| _ = table.sessions.take(ClientSource::Circuit(1), *number));
         table.connect_ok(ClientSource::Circuit(1));
-        let renewed = table.sessions.sources[&ClientSource::Circuit(1)].quota.clone().unwrap();
+        let renewed = Arc::clone(&table.sessions.sources[&ClientSource::Circuit(1)].quota);
         assert!(
             renewed.requests.try_acquire(2) && !renewed.requests.try_acquire(1),
             "a burst of three, of which the session took one"
@@ -257,12 +371,12 @@ mod tests {
         let mut table = TableHarness::new(100);
         for _ in 0..30 {
             let number = table.connect_ok(ClientSource::Circuit(1));
-            table.sessions.remove(ClientSource::Circuit(1), number);
+            table.sessions.take(ClientSource::Circuit(1), number);
             table.sessions.prune(Instant::now());
         }
         assert_eq!(table.connect(ClientSource::Circuit(1)), Outcome::Refused(-101));
         table.sessions.prune(Instant::now() + SOURCE_TTL);
-        assert!(table.sessions.sources.is_empty() && table.sessions.sources_by_sessions.is_empty());
+        assert!(table.sessions.sources.is_empty() && table.sessions.groups_by_sessions.is_empty());
         assert_eq!(table.sessions.open_sessions, 0);
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn connect_with_backend(
         counters: Arc::clone(&counters),
     };
     let from = Some("5.9.0.1".parse().unwrap());
-    let source = Some(Arc::new(SourceQuota::new(&shared.limits.borrow())));
+    let source = Arc::new(SourceQuota::new(&shared.limits.borrow()));
     let connection = IncomingConnection {
         stream: Box::new(server_end),
         from,
@@ -69,7 +69,9 @@ pub(super) fn connect_with_backend(
         ingress: Ingress::Clearnet,
         kind,
     };
-    let session = tokio::spawn(async move { run(connection, source, &shared, StdRng::seed_from_u64(1)).await });
+    let activity = Arc::new(SessionActivity::new(clock::now()));
+    let session =
+        tokio::spawn(async move { run(connection, source, activity, &shared, StdRng::seed_from_u64(1)).await });
     TestClient { stream: BufReader::new(client_end), session, counters, inbox, _snapshot: snapshot }
 }
 
@@ -197,11 +199,15 @@ async fn requests_far_over_rate_are_rejected() {
 }
 
 #[tokio::test]
-async fn bytes_over_quota_are_rejected() {
-    let limits = Limits { bytes_in_per_second: 100, ..Limits::default() };
-    let mut client = connect_within(4096, ConnectionKind::default(), limits);
-    client.send(&[&[b' '; 300], PING].concat()).await;
-    assert_eq!(client.receive_error_code().await, Some(-101));
+async fn received_bytes_over_quota_wait_and_sent_ones_end_the_session() {
+    let limits = Limits { bytes_in_per_second: 1000, ..Limits::default() };
+    let mut client = connect_within(8192, ConnectionKind::default(), limits);
+    let start = std::time::Instant::now();
+    client.send(&[&[b' '; 4000], PING].concat()).await;
+    assert!(client.receive().await.unwrap()["error"].is_null());
+    client.send(PING).await;
+    assert!(client.receive().await.unwrap()["error"].is_null());
+    assert!(start.elapsed() > Duration::from_millis(500), "a thousand bytes over the burst take a second");
     let limits = Limits { bytes_out_per_second: 500, ..Limits::default() };
     let mut client = connect_within(4096, ConnectionKind::default(), limits);
     client.send(&PING.repeat(2)).await;
@@ -358,4 +364,39 @@ async fn batch_is_split_and_reassembled_in_order() {
     assert_eq!(answers, expected);
     client.send(b"{\"id\":1,\"method\":\"after\"}\n").await;
     assert_eq!(client.receive().await.unwrap()["result"], "after");
+}
+
+#[tokio::test]
+async fn blank_lines_count_as_requests() {
+    let limits = Limits { requests_per_second: 10, ..Limits::default() };
+    let mut client = connect_within(4096, ConnectionKind::default(), limits);
+    client.send(&[b"\n".repeat(35), PING.to_vec()].concat()).await;
+    assert!(client.receive().await.unwrap()["error"].is_null());
+    assert_eq!(client.counters.requests.value(), 36);
+    assert!(client.counters.delayed_requests.value() > 0, "a burst of 30 is allowed");
+}
+
+#[tokio::test]
+async fn websocket_pings_count_as_requests_and_binary_messages_are_text() {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite::Message;
+    let limits = Limits { requests_per_second: 10, ..Limits::default() };
+    let websocket = ConnectionKind { websocket: true, ..ConnectionKind::default() };
+    let client = connect_within(64 * 1024, websocket, limits);
+    let counters = Arc::clone(&client.counters);
+    let (mut messages, _) =
+        tokio_tungstenite::client_async("ws://wp.example.com/", client.stream.into_inner()).await.unwrap();
+    for _ in 0..35 {
+        messages.send(Message::Ping("x".into())).await.unwrap();
+    }
+    messages.send(Message::binary(PING.trim_ascii().to_vec())).await.unwrap();
+    let reply = loop {
+        let message = messages.next().await.unwrap().unwrap();
+        if message.is_text() {
+            break message.into_text().unwrap();
+        }
+    };
+    assert_eq!(serde_json::from_str::<Value>(&reply).unwrap()["result"], Value::Null);
+    assert_eq!(counters.requests.value(), 36);
+    assert!(counters.delayed_requests.value() > 0);
 }
