@@ -123,25 +123,33 @@ impl GroupCounts {
     }
 }
 
-/// Networks that have a newcomer. In a young book each gets one, since networks are its only evidence.
+/// Autonomous systems that have a newcomer. In a young book each gets one, since networks are its only evidence.
+///
+/// Without an AS map, the limits of address ranges apply alone: one /16 often has several providers.
 #[derive(Debug, Default)]
-pub(super) struct NewcomerNetworks(HashSet<PeerGroup>);
+pub(super) struct NewcomerNetworks(HashSet<Asn>);
 
 impl NewcomerNetworks {
-    /// Records the network of a peer.
+    /// Records the autonomous system of a peer.
     pub(super) fn add(&mut self, entry: &Entry, as_map: Option<&AsMap>) {
-        self.0.extend(PeerGroup::network_of(entry, as_map));
+        self.0.extend(asn_of(entry, as_map));
     }
 
-    /// Counts a peer if its network has no newcomer and all its groups have room. Returns whether this is so.
+    /// Counts a peer if its autonomous system has no newcomer and all its groups have room. Returns whether this is so.
     pub(super) fn admit(&mut self, entry: &Entry, as_map: Option<&AsMap>, counts: &mut GroupCounts) -> bool {
-        let network = PeerGroup::network_of(entry, as_map);
-        let is_first = network.is_none_or(|network| !self.0.contains(&network));
+        let is_first = asn_of(entry, as_map).is_none_or(|asn| !self.0.contains(&asn));
         let is_admitted = is_first && counts.add_within_limits(&PeerGroup::all_of(entry, as_map));
         if is_admitted {
             self.add(entry, as_map);
         }
         is_admitted
+    }
+}
+
+fn asn_of(entry: &Entry, as_map: Option<&AsMap>) -> Option<Asn> {
+    match PeerGroup::network_of(entry, as_map) {
+        Some(PeerGroup::Asn(asn)) => Some(asn),
+        _ => None,
     }
 }
 

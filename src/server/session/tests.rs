@@ -202,7 +202,7 @@ async fn requests_far_over_rate_are_rejected() {
 async fn received_bytes_over_quota_wait_and_sent_ones_end_the_session() {
     let limits = Limits { bytes_in_per_second: 1000, ..Limits::default() };
     let mut client = connect_within(8192, ConnectionKind::default(), limits);
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     client.send(&[&[b' '; 4000], PING].concat()).await;
     assert!(client.receive().await.unwrap()["error"].is_null());
     client.send(PING).await;
