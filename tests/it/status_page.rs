@@ -119,8 +119,9 @@ fn check_metrics(onion: &str) {
     }
     for name in used_metrics() {
         let family = ["_total", "_bucket", "_info"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
-        // This metric exists only with a backend.
-        let is_printed = name == "waypost_backend_up" || text.contains(&format!("# TYPE {family} "));
+        // These metrics exist only with a backend.
+        let needs_backend = ["waypost_backend_up", "waypost_backend_blocks_behind"].contains(&name.as_str());
+        let is_printed = needs_backend || text.contains(&format!("# TYPE {family} "));
         assert!(is_printed, "{name} is used in contrib, but missing in {text}");
     }
     // Each family has one TYPE line.
