@@ -45,7 +45,9 @@ impl PeerBook {
         self.chain.work.as_ref().map(ChainWork::chain)
     }
 
-    /// Returns the known chain and the positions of verified and bad peers at their last visit; `None` if work is not followed.
+    /// Returns the known chain, and the positions of verified and bad peers at their last visit.
+    ///
+    /// `None` if work is not followed.
     pub fn chain_summary(&self, now: Time) -> Option<ChainSummary> {
         let chain = Arc::clone(self.chain.work.as_ref()?.chain());
         let mut summary = ChainSummary { chain, level: 0, ahead: 0, behind: 0, less_work: 0 };
@@ -67,13 +69,11 @@ impl PeerBook {
     /// Returns the chain to which the tip of a peer is compared; `None` if work is not followed.
     pub(super) fn chain_reference(&mut self, host: &Host, now: Time) -> Option<ChainReference> {
         let work = self.chain.work.as_ref()?;
-        let catch_up =
-            if work.is_catching_up() && !self.may_download(host) { CatchUp::Deferred } else { CatchUp::Required };
-        let downloads = work.is_catching_up() && catch_up == CatchUp::Required;
+        let (chain, is_catching_up) = (Arc::clone(work.chain()), work.is_catching_up());
+        let catch_up = if is_catching_up && !self.may_download(host) { CatchUp::Deferred } else { CatchUp::Required };
         if let Some(probe) = self.peers.probe_mut(host) {
-            probe.downloads_headers = downloads;
+            probe.downloads_headers = is_catching_up && catch_up == CatchUp::Required;
         }
-        let chain = Arc::clone(self.chain.work.as_ref()?.chain());
         Some(ChainReference { chain, catch_up, now: now.wall_secs() })
     }
 
@@ -84,8 +84,8 @@ impl PeerBook {
             PeerGroup::network_of(entry, self.config.as_map.as_deref())
         };
         let own = group(host);
-        let mut others = self.peers.probes().filter(|(other, probe)| probe.downloads_headers && *other != host);
-        let groups: Vec<_> = others.by_ref().map(|(other, _)| group(other)).collect();
+        let others = self.peers.probes().filter(|(other, probe)| probe.downloads_headers && *other != host);
+        let groups: Vec<_> = others.map(|(other, _)| group(other)).collect();
         groups.len() < MAX_DOWNLOADS && !groups.contains(&own)
     }
 

@@ -50,6 +50,8 @@ impl PeerBook {
             }
             Err(failure) => match failure.blame() {
                 FailureOrigin::Peer => {
+                    // The tip was not compared in this visit.
+                    self.peers.update(host, |entry| entry.chain_position = None);
                     self.on_answer(host, ctx);
                     self.on_peer_failure(host, failure, ctx);
                 }

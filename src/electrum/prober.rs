@@ -315,7 +315,7 @@ impl Prober {
                 let headers: Headers<'_> = jsonrpc::from_object(result).map_err(malformed)?;
                 self.report.tip_height = headers.height.number().or_else(|| headers.block_height.number());
                 let tip = self.report.tip_height.zip(headers.hex.and_then(|hex| BlockHeader::from_hex(&hex)));
-                // Without a pin, a placeholder instead of a header is no violation.
+                // Without a pin, a header of zeros is only not compared.
                 let is_header = |header: &BlockHeader| self.expected.pin.is_some() || header.bits() != 0;
                 let tip = tip.filter(|(_, header)| is_header(header));
                 self.tip = tip.filter(|(height, header)| self.is_tip_proven(*height, header)).map(|(_, header)| header);

@@ -83,8 +83,8 @@ pub enum SyncStep {
 
 /// Comparison of a peer's tip with the known chain.
 ///
-/// Headers are requested until the peer's branch has more work than the chain, or until its tip. At most one branch is
-/// in memory, and it is dropped at the end of the visit unless it has more work.
+/// Headers are requested, 2,016 at a time, until the branch has more work than the chain, or until the tip. At most one
+/// branch is in memory, and it is dropped at the end of the visit unless it has more work.
 #[derive(Debug)]
 pub struct HeaderSync {
     chain: Arc<HeaderChain>,
@@ -93,8 +93,10 @@ pub struct HeaderSync {
     tip_hash: BlockHash,
     /// Branch that the delivered headers form; `None` until the first common block is found.
     branch: Option<Branch>,
-    /// Height of the first requested header.
+    /// Height of the next header.
     start: u32,
+    /// Height after the last requested header.
+    requested_until: u32,
     /// Index of the next depth of the search.
     next_depth: usize,
     requests: u32,
@@ -124,6 +126,7 @@ impl HeaderSync {
             tip_hash: tip.hash(),
             branch: None,
             start: known_height + 1,
+            requested_until: 0,
             next_depth: 0,
             requests: 0,
         };
@@ -162,6 +165,10 @@ impl HeaderSync {
                 result => result?,
             }
             self.start += 1;
+        }
+        // Without the whole request, one new block would do for a peer that claims to be far ahead.
+        if self.start < self.requested_until {
+            return self.request();
         }
         let is_complete = self.start > self.tip_height;
         if is_complete && self.followed_hash() != Some(self.tip_hash) {
@@ -225,6 +232,7 @@ impl HeaderSync {
         self.next_depth += 1;
         let can_follow = |start: &u32| *start > lowest && self.chain.fork_hash(*start - 1).is_some();
         self.start = start.filter(can_follow).unwrap_or(lowest);
+        self.requested_until = 0;
         self.request()
     }
 
@@ -233,7 +241,9 @@ impl HeaderSync {
         if self.requests > MAX_REQUESTS || self.start > self.tip_height {
             return Err(HeaderError::Missing);
         }
-        let count = (self.tip_height - self.start).saturating_add(1).min(PERIOD);
-        Ok(SyncStep::Request { start: self.start, count })
+        if self.start >= self.requested_until {
+            self.requested_until = self.start + (self.tip_height - self.start).saturating_add(1).min(PERIOD);
+        }
+        Ok(SyncStep::Request { start: self.start, count: self.requested_until - self.start })
     }
 }

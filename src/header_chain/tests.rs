@@ -106,10 +106,8 @@ fn longer_chain_of_a_peer_is_followed() {
     let (standing, sent) = peer.verify(&known);
     assert_eq!(standing, Ok(ChainStanding::MoreWork(Arc::new(longer.clone()))));
     assert_eq!(sent, 30, "only the missing headers");
-    assert_eq!(
-        Peer { limit: 7, ..peer }.verify(&known).0,
-        Ok(ChainStanding::MoreWork(Arc::new(extend(&known, 7, 0).0)))
-    );
+    let in_parts = Peer { limit: 7, ..peer };
+    assert_eq!(in_parts.verify(&known), (Ok(ChainStanding::MoreWork(Arc::new(longer.clone()))), 30));
     let (standing, sent) = Peer::new(headers).verify(&longer);
     assert_eq!((standing, sent), (Ok(ChainStanding::OnChain), 0), "a peer that is behind");
 }
@@ -150,6 +148,13 @@ fn claims_without_headers_are_rejected() {
     for height in [299, 200, 1] {
         assert_eq!(visit(height), Err(HeaderError::BrokenLink), "the tip of another height: {height}");
     }
+    let (_, more) = extend(&known, 10, 0);
+    let one_block = Peer::new([headers.clone(), more].concat());
+    assert_eq!(
+        one_block.visit(&known, 5_000, tip).0,
+        Err(HeaderError::Missing),
+        "some new blocks, and a claim of more"
+    );
     let lost = Peer::new(extend(&regtest(), 40, 9).1.split_off(20));
     assert_eq!(lost.visit(&known, 320, tip).0, Err(HeaderError::Missing));
     let unrelated = Peer { headers: [headers[5..].to_vec(), headers[..290].to_vec()].concat(), limit: 2016 };

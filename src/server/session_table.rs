@@ -23,8 +23,8 @@ pub(super) const SOURCE_TTL: Duration = Duration::from_secs(5);
 
 /// Time without a request after which a session may be evicted for another of the same group.
 ///
-/// Wallets send a ping each minute, and are not evicted while they do.
-const MIN_IDLE: Duration = Duration::from_secs(120);
+/// Half of the time after which ElectrumX disconnects silent clients, for which wallets send pings.
+const MIN_IDLE: Duration = Duration::from_secs(300);
 
 /// Table of the open sessions of one ingress.
 #[derive(Default)]
