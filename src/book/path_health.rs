@@ -56,6 +56,9 @@ const FREE_ANSWERS: usize = 3;
 /// Time for which a peer that failed in an outage is no witness.
 const EXCUSED_FOR: Duration = Duration::from_hours(24);
 
+/// Interval between searches for witnesses once all suitable ones were probed. Each search reads all verified peers.
+const WITNESS_SEARCH_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Delay before the first trial of a path that is down. It doubles with each trial.
 const TRIAL_BACKOFF_MIN: Duration = Duration::from_secs(5);
 /// Maximum delay between two trials.
@@ -82,6 +85,8 @@ pub(super) struct PathHealth {
     excused: HashMap<Host, Time>,
     /// Whether peers with standing decided that the path is down.
     is_down_by_standing: bool,
+    /// Time before which no further witness is sought, as none was found.
+    witness_search_at: Time,
     trial: TrialBackoff,
 }
 
@@ -163,6 +168,7 @@ impl PathHealth {
             free_answers: HashMap::new(),
             excused: HashMap::new(),
             is_down_by_standing: false,
+            witness_search_at: Time::default(),
             trial,
         }
     }
@@ -216,6 +222,16 @@ impl PathHealth {
         self.excused.get(host).is_none_or(|at| now.since(*at) > EXCUSED_FOR)
     }
 
+    /// Returns whether witnesses may be sought.
+    pub(super) fn may_seek_witnesses(&self, now: Time) -> bool {
+        now >= self.witness_search_at
+    }
+
+    /// Records that there are no more witnesses at present.
+    pub(super) fn no_witness_found(&mut self, now: Time) {
+        self.witness_search_at = now + WITNESS_SEARCH_INTERVAL;
+    }
+
     /// Records an answer. Returns failures now attributed to the peer.
     pub(super) fn on_answer(&mut self, answer: Answer, now: Time) -> Vec<(Host, ProbeError)> {
         let Answer { host, has_standing } = answer;
@@ -253,6 +269,13 @@ impl PathHealth {
         self.pending.len() + 1 >= DOWN_THRESHOLD.min(known)
     }
 
+    /// Returns the largest numbers of witnesses, and of those with standing, with which one more failure could mark the
+    /// path as down. `None`: any number.
+    pub(super) fn max_deciding_witnesses(&self, route: Route) -> (Option<usize>, Option<usize>) {
+        let max = |failed: usize| (failed + 1 < required_witnesses(route)).then_some(failed + 1);
+        (max(self.failed_witnesses()), max(self.count_witnesses(|pending| pending.has_standing)))
+    }
+
     /// Records a failure that is not attributed yet.
     pub(super) fn on_failure(
         &mut self,
@@ -276,10 +299,7 @@ impl PathHealth {
 
     /// Returns whether enough witnesses have failed.
     fn have_all_failed(&self, population: PathPopulation, route: Route, now: Time) -> bool {
-        let required = match route {
-            Route::Direct => DIRECT_WITNESSES,
-            Route::Tor => TOR_WITNESSES,
-        };
+        let required = required_witnesses(route);
         if population.witnesses == 0 {
             // No peer can contradict, so the last answer must be long ago.
             return self.last_proof.is_none_or(|proof| now.since(proof) > PENDING_FAILURE_TTL);
@@ -327,6 +347,14 @@ impl PathHealth {
     /// Resets the trial delay after a change that may restore the path.
     pub(super) fn reset_trials(&mut self, now: Time) {
         self.trial = TrialBackoff { next_at: now, trials: 0 };
+    }
+}
+
+/// Returns the number of witnesses that must fail, if there are as many.
+fn required_witnesses(route: Route) -> usize {
+    match route {
+        Route::Direct => DIRECT_WITNESSES,
+        Route::Tor => TOR_WITNESSES,
     }
 }
 

@@ -36,12 +36,17 @@ impl PeerBook {
         entry.tier(now) != Tier::Newcomer
     }
 
-    /// Counts the peers on a path. Witnesses are counted only if the verdict depends on them.
+    /// Counts the peers on a path. Witnesses are counted only while the verdict depends on them.
+    ///
+    /// Each failure asks for this, and a mass of names that fail can be as large as the book.
     pub(super) fn path_population(&self, route: Route, failed: &Host, now: Time) -> PathPopulation {
         let known = self.peers.queue().len(route) + self.peers.probe_count_on(route) + 1;
-        if !self.paths.health(route).would_decide(known) {
-            return PathPopulation { known, witnesses: usize::MAX, standing: usize::MAX };
+        let undecided = PathPopulation { known, witnesses: usize::MAX, standing: usize::MAX };
+        let health = self.paths.health(route);
+        if !health.would_decide(known) {
+            return undecided;
         }
+        let (max_witnesses, max_standing) = health.max_deciding_witnesses(route);
         let in_flight = self.peers.probes().map(|(host, _)| host).filter(|host| self.peers.route(host) == route);
         let verified = self.peers.queue().previously_verified(route).chain(in_flight).chain([failed]);
         let entries = verified.filter_map(|host| self.peers.get(host));
@@ -51,6 +56,10 @@ impl PeerBook {
                 standing.insert(witness_group(entry));
             }
             all.insert(witness_group(entry));
+            let exceeds = |max: Option<usize>, count| max.is_some_and(|max| count > max);
+            if exceeds(max_witnesses, all.len()) || exceeds(max_standing, standing.len()) {
+                return undecided;
+            }
         }
         PathPopulation { known, witnesses: all.len(), standing: standing.len() }
     }
@@ -61,7 +70,7 @@ impl PeerBook {
     /// peer could choose its place in the queue.
     pub(super) fn expedite_path_checks(&mut self, route: Route, ctx: &mut Context<'_>) {
         let health = self.paths.health(route);
-        if !health.has_pending_failure() {
+        if !health.has_pending_failure() || !health.may_seek_witnesses(ctx.now) {
             return;
         }
         let running = self.peers.probes().filter(|(host, probe)| probe.was_healthy && self.peers.route(host) == route);
@@ -69,7 +78,11 @@ impl PeerBook {
         let waiting = due.take_while(|entry| entry.next_probe_at <= ctx.now);
         let waiting = waiting.filter(|entry| self.is_healthy(entry, ctx.now)).count();
         let wanted = (1 + health.failed_witnesses()).min(MAX_CHECKS).saturating_sub(running.count() + waiting);
-        for host in self.choose_witnesses(route, wanted, ctx) {
+        let chosen = self.choose_witnesses(route, wanted, ctx);
+        if chosen.len() < wanted {
+            self.paths.health_mut(route).no_witness_found(ctx.now);
+        }
+        for host in chosen {
             self.peers.reschedule(&host, ctx.now);
         }
     }
