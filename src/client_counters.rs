@@ -59,6 +59,8 @@ counters! {
     {
         /// Sessions that are open now.
         open_sessions,
+        /// Bytes held for clients now: partial requests and unread responses, without a small amount per session.
+        memory_bytes,
         /// Admitted sessions.
         sessions,
         /// Admitted sessions on the onion ingress.
@@ -80,6 +82,8 @@ counters! {
         refused_banned: Rejected "banned",
         /// Sessions evicted in favour of a source with fewer sessions.
         evicted: Disconnected "evicted",
+        /// Sessions closed because the memory for clients was exhausted.
+        out_of_memory: Disconnected "memory",
         /// Connections that failed the TLS or WebSocket handshake.
         failed_handshakes: Disconnected "handshake",
         /// Requests delayed by a rate limit.
@@ -162,9 +166,9 @@ impl Counter {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Subtracts one.
-    pub fn decrement(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    /// Subtracts from the counter.
+    pub fn subtract(&self, count: u64) {
+        self.0.fetch_sub(count, Ordering::Relaxed);
     }
 
     /// Returns the current value.
@@ -223,7 +227,7 @@ mod tests {
         counters.slow.add(4);
         counters.idle.add(8);
         let stats = counters.stats();
-        assert_eq!((stats.rejected(), stats.disconnected(), stats.limits().len()), (3, 4, 11));
+        assert_eq!((stats.rejected(), stats.disconnected(), stats.limits().len()), (3, 4, 12));
     }
 
     #[test]

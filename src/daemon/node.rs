@@ -34,7 +34,7 @@ use crate::dial::{Dialer, Direct, Isolation, Tls};
 use crate::header_chain::HeaderChain;
 use crate::irc_discovery::{IrcConfig, IrcTask};
 use crate::route::RoutingPolicy;
-use crate::server::{Acceptor, CertificateSource, Credentials, LongLinePool, SessionContext};
+use crate::server::{Acceptor, CertificateSource, Credentials, MemoryPool, SessionContext};
 use crate::status_page::ProbeMetrics;
 use crate::store::{LoadedState, Quarantine, Store, StoreHandle, Writer};
 use crate::tor::TorHealth;
@@ -183,7 +183,8 @@ impl Node {
             irc: irc.as_ref().map(watch::Sender::subscribe),
         };
         let max_line_bytes = self.backend.clearnet.as_ref().map_or(0, |_| self.config.backend.max_line_bytes);
-        let long_lines = || LongLinePool::new(max_line_bytes);
+        let memory = || MemoryPool::new(max_line_bytes, Arc::clone(&counters));
+        let memory = PerIngress { clearnet: memory(), onion: memory() };
         let limits = watch::Sender::new(limits(&self.config));
         let context = SessionContext {
             local_identity: self.tor.identity.subscribe(),
@@ -196,7 +197,8 @@ impl Node {
             limits: limits.subscribe(),
             tls: self.sockets.tls.as_ref().map(|tls| tls.acceptor.clone()),
             backend: self.backend.clone(),
-            long_lines: PerIngress { clearnet: long_lines(), onion: long_lines() },
+            max_line_bytes,
+            memory,
             book_requests: PerIngress::default(),
             counters,
         };

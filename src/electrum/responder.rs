@@ -12,7 +12,8 @@ use crate::book::{Ingress, Snapshot};
 use crate::clock::Time;
 use crate::jsonrpc::{
     BATCH_TOO_LONG, Call, DEFAULT_PROTOCOL, Id, InvalidRequest, JsonRpcVersion, MAX_BATCH_RESPONSE_BYTES, MIN_PROTOCOL,
-    Message, Method, Request, RpcError, SharedBuf, USER_AGENT, VersionRange, encode_raw_response, encode_response,
+    Message, Method, OutcomeKey, Request, RpcError, SharedBuf, USER_AGENT, VersionRange, encode_raw_response,
+    encode_response, response_end, response_start,
 };
 use crate::peer::{Features, Version};
 
@@ -366,29 +367,34 @@ impl ForwardedCall {
     }
 
     /// Encodes the request as a line of its own, under an id of Waypost's.
-    pub fn line(&self, id: u64) -> Vec<u8> {
+    pub fn line(&self, id: &str) -> Vec<u8> {
         let (method, params) = (json!(self.method), self.params.as_deref().unwrap_or("[]"));
-        format!("{{\"jsonrpc\":\"2.0\",\"id\":\"{}\",\"method\":{method},\"params\":{params}}}\n", upstream_id(id))
-            .into_bytes()
+        format!("{{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"method\":{method},\"params\":{params}}}\n").into_bytes()
+    }
+
+    /// Returns whether the client expects a response.
+    pub fn expects_response(&self) -> bool {
+        self.id.is_some() || self.dialect == JsonRpcVersion::V1
     }
 
     /// Encodes the backend's response under the client's id. `None`: the client expects none.
     pub fn answer(&self, outcome: Result<SharedBuf, SharedBuf>) -> Option<SharedBuf> {
-        match &self.id {
-            Some(id) => {
-                let id = serde_json::from_str(id).ok()?;
-                Some(encode_raw_response(Id::Present(id), self.dialect, outcome))
-            }
-            None => {
-                (self.dialect == JsonRpcVersion::V1).then(|| encode_raw_response(Id::Absent, self.dialect, outcome))
-            }
-        }
+        self.expects_response().then(|| encode_raw_response(self.response_id(), self.dialect, outcome))
     }
-}
 
-/// Builds the id under which a request of a batch is forwarded.
-pub fn upstream_id(number: u64) -> String {
-    format!("waypost-{number}")
+    /// Encodes what precedes the result or error in the response.
+    pub fn answer_start(&self, key: OutcomeKey) -> &'static [u8] {
+        response_start(self.dialect, key)
+    }
+
+    /// Encodes what follows the result or error in the response.
+    pub fn answer_end(&self) -> SharedBuf {
+        response_end(self.response_id())
+    }
+
+    fn response_id(&self) -> Id<'_> {
+        self.id.as_deref().and_then(|id| serde_json::from_str(id).ok()).map_or(Id::Absent, Id::Present)
+    }
 }
 
 /// Encodes the responses to a line, with the line's end. `None`: the client expects none.

@@ -37,6 +37,9 @@ pub enum RpcError {
     /// The response to the batch exceeds its limit.
     #[error("the response to this batch is too long; send the remaining requests separately")]
     BatchResponseTooLong,
+    /// There is no memory for a long request.
+    #[error("this node is busy with long requests; retry later")]
+    OutOfMemory,
     /// The client exceeds a rate limit; names the limited unit.
     #[error("too many {0} for a shared node; retry later")]
     RateLimited(&'static str),
@@ -59,7 +62,7 @@ impl RpcError {
             RpcError::UnsupportedVersion { .. } => 1,
             RpcError::Backend(_) => -32603,
             RpcError::RateLimited(_) => -101,
-            RpcError::ServerFull(_) => -102,
+            RpcError::ServerFull(_) | RpcError::OutOfMemory => -102,
         }
     }
 

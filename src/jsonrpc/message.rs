@@ -11,7 +11,7 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::ser::Serialize;
 use serde_json::value::RawValue;
 
-use super::{RpcError, SharedBuf};
+use super::{OutcomeKey, RpcError, SharedBuf};
 
 /// Maximum number of requests in a batch, whatever the limits of the session.
 pub const MAX_BATCH_CALLS: usize = 256;
@@ -151,22 +151,36 @@ pub fn encode_response(id: Id<'_>, dialect: JsonRpcVersion, outcome: Result<Shar
 
 /// Encodes a response whose result or error is JSON already, without the line feed.
 pub fn encode_raw_response(id: Id<'_>, dialect: JsonRpcVersion, outcome: Result<SharedBuf, SharedBuf>) -> SharedBuf {
+    let (key, mut answer) = match outcome {
+        Ok(result) => (OutcomeKey::Result, result),
+        Err(error) => (OutcomeKey::Error, error),
+    };
+    answer.prepend(response_start(dialect, key));
+    answer.append(response_end(id));
+    answer
+}
+
+/// Encodes what precedes the result or error of a response.
+pub fn response_start(dialect: JsonRpcVersion, key: OutcomeKey) -> &'static [u8] {
+    // Version 1.0 requires both keys, one of them null.
+    match (dialect, key) {
+        (JsonRpcVersion::V2, OutcomeKey::Result) => b"{\"jsonrpc\":\"2.0\",\"result\":",
+        (JsonRpcVersion::V1, OutcomeKey::Result) => b"{\"error\":null,\"result\":",
+        (JsonRpcVersion::V2, OutcomeKey::Error) => b"{\"jsonrpc\":\"2.0\",\"error\":",
+        (JsonRpcVersion::V1, OutcomeKey::Error) => b"{\"result\":null,\"error\":",
+    }
+}
+
+/// Encodes what follows the result or error of a response.
+pub fn response_end(id: Id<'_>) -> SharedBuf {
     let id = match id {
         Id::Present(id) => id.get(),
         Id::Absent => "null",
     };
-    // Version 1.0 requires both keys, one of them null.
-    let (head, mut answer): (&'static [u8], SharedBuf) = match (dialect, outcome) {
-        (JsonRpcVersion::V2, Ok(result)) => (b"{\"jsonrpc\":\"2.0\",\"result\":", result),
-        (JsonRpcVersion::V1, Ok(result)) => (b"{\"error\":null,\"result\":", result),
-        (JsonRpcVersion::V2, Err(error)) => (b"{\"jsonrpc\":\"2.0\",\"error\":", error),
-        (JsonRpcVersion::V1, Err(error)) => (b"{\"result\":null,\"error\":", error),
-    };
-    answer.prepend(head);
-    answer.push([b",\"id\":", id.as_bytes()].concat());
+    let mut end = SharedBuf::from([b",\"id\":", id.as_bytes()].concat());
     // A part of its own, because `into_padded_line` inserts the padding before it.
-    answer.push(&b"}"[..]);
-    answer
+    end.push(&b"}"[..]);
+    end
 }
 
 impl<'a> Batch<'a> {

@@ -1,18 +1,19 @@
 //! JSON-RPC 1.0 and 2.0, one message or batch per line.
 
-mod answer_id;
 mod error;
 mod message;
 mod method;
+mod response_scanner;
 mod shared_buf;
 
-pub use answer_id::AnswerId;
 pub use error::RpcError;
 pub use message::{
     BATCH_TOO_LONG, Batch, Id, InvalidRequest, JsonRpcVersion, MAX_BATCH_CALLS, Message, Request, Response,
-    encode_raw_response, encode_request, encode_response, from_object, parse_line, parse_response,
+    encode_raw_response, encode_request, encode_response, from_object, parse_line, parse_response, response_end,
+    response_start,
 };
 pub use method::{Call, Method, VersionRange};
+pub use response_scanner::{OutcomeKey, ResponseScanner};
 pub use shared_buf::SharedBuf;
 
 use crate::peer::Version;
@@ -29,7 +30,7 @@ pub const DEFAULT_PROTOCOL: Version = Version::new(1, 4);
 /// Software name and version of Waypost in protocol fields.
 pub const USER_AGENT: &str = concat!("Waypost ", env!("CARGO_PKG_VERSION"));
 
-/// Longest line of a client in bytes, unless it holds a permit for long lines.
+/// Longest line of a client in bytes, unless its requests are forwarded.
 ///
 /// The longest request that Waypost serves is an `add_peer` of a few hundred bytes. A client can
 /// make a session keep this much while the rest of a line is missing.

@@ -1,17 +1,28 @@
-//! Extraction of the id from a response that is read in pieces.
+//! Extraction of the id and of the result from a response that is read in pieces.
 //!
 //! Long responses are forwarded without being buffered as a whole.
+
+use std::ops::Range;
 
 use serde_json::Value;
 
 /// Longest id in bytes. A response with a longer id counts as one without an id.
 const MAX_ID_BYTES: usize = 4096;
 
-/// Scanner for the top-level key `id` of one JSON object.
+/// Key of a response that contains its outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutcomeKey {
+    /// `result`.
+    Result,
+    /// `error`.
+    Error,
+}
+
+/// Scanner for the top-level keys `id`, `result` and `error` of one JSON object.
 ///
 /// The syntax is not checked: for invalid JSON the result is arbitrary.
 #[derive(Debug, Default)]
-pub struct AnswerId {
+pub struct ResponseScanner {
     /// Number of open objects and arrays.
     depth: u32,
     string: StringState,
@@ -19,6 +30,8 @@ pub struct AnswerId {
     in_value: bool,
     /// Whether the last key is `id`.
     is_id: bool,
+    /// Last key if it contains the outcome, up to the end of the value.
+    outcome: Option<OutcomeKey>,
     /// Bytes of the current key, or of the value of `id`.
     token: Vec<u8>,
     id: Option<Value>,
@@ -33,15 +46,30 @@ enum StringState {
     Escaped,
 }
 
-impl AnswerId {
+impl ResponseScanner {
     /// Scans the next piece.
     pub fn feed(&mut self, piece: &[u8]) {
-        let mut rest = piece;
+        self.feed_with(piece, |_, _| {});
+    }
+
+    /// Scans the next piece, and passes on which ranges of it belong to the values of `result` and `error`.
+    pub fn feed_with(&mut self, piece: &[u8], mut on_value: impl FnMut(OutcomeKey, Range<usize>)) {
+        let (mut at, mut value_start) = (0, 0);
         loop {
-            rest = rest.get(self.skippable(rest)..).unwrap_or_default();
-            let Some((byte, after)) = rest.split_first() else { return };
+            let rest = piece.get(at..).unwrap_or_default();
+            at += self.skippable(rest);
+            let Some(byte) = piece.get(at) else { break };
+            let before = self.outcome;
             self.on_byte(*byte);
-            rest = after;
+            match (before, self.outcome) {
+                (Some(key), None) => on_value(key, value_start..at),
+                (None, Some(_)) => value_start = at + 1,
+                _ => {}
+            }
+            at += 1;
+        }
+        if let Some(key) = self.outcome {
+            on_value(key, value_start..piece.len());
         }
     }
 
@@ -89,7 +117,14 @@ impl AnswerId {
                 self.depth = self.depth.saturating_sub(1);
             }
             (StringState::Outside, b':') if self.depth == 1 => {
-                self.is_id = self.parse_token().is_some_and(|key| key == "id");
+                let key = self.parse_token();
+                let key = key.as_ref().and_then(Value::as_str);
+                self.is_id = key == Some("id");
+                self.outcome = match key {
+                    Some("result") => Some(OutcomeKey::Result),
+                    Some("error") => Some(OutcomeKey::Error),
+                    _ => None,
+                };
                 self.in_value = true;
                 self.token.clear();
                 return;
@@ -109,7 +144,7 @@ impl AnswerId {
         if self.in_value && self.is_id {
             self.id = self.parse_token();
         }
-        (self.in_value, self.is_id) = (false, false);
+        (self.in_value, self.is_id, self.outcome) = (false, false, None);
         self.token.clear();
     }
 
@@ -136,7 +171,7 @@ mod tests {
     use super::*;
 
     fn id_of(text: &str, piece: usize) -> Option<Value> {
-        let mut reader = AnswerId::default();
+        let mut reader = ResponseScanner::default();
         text.as_bytes().chunks(piece).for_each(|piece| reader.feed(piece));
         reader.id().cloned()
     }
@@ -181,8 +216,19 @@ mod tests {
         }
 
         #[test]
+        fn outcome_is_found_in_pieces(result in json(), error in json(), piece in 1_usize..50) {
+            let text = format!("{{\"result\":{result},\"id\":1,\"error\": {error}}}");
+            let (mut scanner, mut found) = (ResponseScanner::default(), [Vec::new(), Vec::new()]);
+            for piece in text.as_bytes().chunks(piece) {
+                scanner.feed_with(piece, |key, range| found[key as usize].extend_from_slice(&piece[range]));
+            }
+            let [found_result, found_error] = found.map(|value| serde_json::from_slice::<Value>(&value).unwrap());
+            prop_assert_eq!((found_result, found_error), (result, error));
+        }
+
+        #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            AnswerId::default().feed(&bytes);
+            ResponseScanner::default().feed(&bytes);
         }
     }
 }

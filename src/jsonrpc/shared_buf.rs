@@ -47,9 +47,10 @@ impl SharedBuf {
     }
 
     /// Inserts bytes at the front.
-    pub fn prepend(&mut self, piece: &'static [u8]) {
+    pub fn prepend(&mut self, piece: impl Into<Bytes>) {
+        let piece = piece.into();
         self.length += piece.len();
-        self.pieces.push_front(Bytes::from_static(piece));
+        self.pieces.push_front(piece);
     }
 
     /// Appends all parts of another buffer.
@@ -67,17 +68,12 @@ impl SharedBuf {
     /// The spaces are inserted before the last bracket. The size of a response on the wire then
     /// reveals little about its content. ElectrumX 2 does the same, and also delays responses.
     pub fn into_padded_line(mut self) -> SharedBuf {
-        let padded = (self.length + 1).next_power_of_two().max(MIN_LINE_BYTES);
+        let padded = padded_length(self.length);
         let Some(mut last) = self.pieces.pop_back() else { return self };
         let bracket = last.split_off(last.len() - 1);
         self.length -= last.len() + 1;
         self.push(last);
-        let mut missing = padded - self.length - 2;
-        while missing > 0 {
-            let now = missing.min(PADDING.len());
-            self.push(PADDING.get(..now).unwrap_or(&PADDING));
-            missing -= now;
-        }
+        self.push_padding(padded - self.length - 2);
         self.push(match &*bracket {
             b"]" => &b"]\n"[..],
             _ => &b"}\n"[..],
@@ -85,10 +81,38 @@ impl SharedBuf {
         self
     }
 
+    /// Ends a JSON array of which `sent` bytes were sent, with the padding of a line.
+    pub fn push_array_end(&mut self, sent: usize) {
+        let length = sent + self.length;
+        self.push_padding(padded_length(length + 1) - length - 2);
+        self.push(&b"]\n"[..]);
+    }
+
+    /// Removes the line feed at the end. Returns whether there was one.
+    pub fn trim_line_feed(&mut self) -> bool {
+        let Some(last) = self.pieces.back_mut().filter(|last| last.ends_with(b"\n")) else { return false };
+        last.truncate(last.len() - 1);
+        self.length -= 1;
+        true
+    }
+
+    fn push_padding(&mut self, mut missing: usize) {
+        while missing > 0 {
+            let now = missing.min(PADDING.len());
+            self.push(PADDING.get(..now).unwrap_or(&PADDING));
+            missing -= now;
+        }
+    }
+
     /// Copies all parts into one vector.
     pub fn to_vec(&self) -> Vec<u8> {
         self.pieces.iter().flatten().copied().collect()
     }
+}
+
+/// Returns the length of a padded line whose JSON has this length.
+fn padded_length(length: usize) -> usize {
+    (length + 1).next_power_of_two().max(MIN_LINE_BYTES)
 }
 
 impl<B: Into<Bytes>> From<B> for SharedBuf {

@@ -155,17 +155,20 @@ impl SessionManager {
         let (shared, rng) = (self.shared.clone(), StdRng::seed_from_u64(self.rng.random()));
         let activity = Arc::new(SessionActivity::new(now));
         let session_activity = Arc::clone(&activity);
+        self.last_session_number += 1;
+        let memory = shared.memory[ingress].open(source, self.last_session_number);
+        let session_memory = Arc::clone(&memory);
         let task = self.tasks.spawn(async move {
             counters.sessions.add(1);
             counters.sessions_onion.add(u64::from(ingress == Ingress::Onion));
             let _guard = OpenSessionGuard::new(&shared);
-            let session = session::run(connection, quota, session_activity, &shared, rng);
+            let session = session::run(connection, quota, session_activity, session_memory, &shared, rng);
             if AssertUnwindSafe(session).catch_unwind().await.is_err() {
                 counters.panicked_sessions.add(1);
                 tracing::error!("panic in a session; the preceding log line shows its location");
             }
         });
-        self.last_session_number += 1;
+        memory.set_task(task.clone());
         let slot = SessionSlot { ingress, source, from, number: self.last_session_number };
         self.sessions_by_task.insert(task.id(), slot);
         let session = OpenSession { task, activity };
@@ -222,7 +225,7 @@ impl OpenSessionGuard<'_> {
 
 impl Drop for OpenSessionGuard<'_> {
     fn drop(&mut self) {
-        self.0.counters.open_sessions.decrement();
+        self.0.counters.open_sessions.subtract(1);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
@@ -9,15 +10,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_util::codec::{FramedRead, LinesCodecError};
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 
 use super::Limits;
-use super::line_codec::{LineCodec, LongLinePool};
+use super::metered_stream::OUT_OF_MEMORY;
 use crate::dial::Stream;
-use crate::jsonrpc::{MAX_BATCH_RESPONSE_BYTES, MAX_REQUEST_BYTES, RpcError, SharedBuf};
+use crate::jsonrpc::{MAX_REQUEST_BYTES, RpcError, SharedBuf};
 
 /// Read buffer of an idle client, in bytes. A longer line enlarges it temporarily.
 const BUFFER_BYTES: usize = 512;
@@ -25,7 +26,7 @@ const BUFFER_BYTES: usize = 512;
 /// Stream of lines from a client, and of responses to it.
 pub(super) enum ClientStream {
     /// Lines on a byte stream.
-    Lines(FramedRead<Box<dyn Stream>, LineCodec>),
+    Lines(FramedRead<Box<dyn Stream>, LinesCodec>),
     /// One line per WebSocket message.
     WebSocket(Box<WsStream>),
 }
@@ -45,6 +46,8 @@ pub(super) enum ClientInput {
     Control,
     /// A line that is too long or no text.
     Unreadable(RpcError),
+    /// A line for which no memory is left.
+    OutOfMemory,
     /// A line took longer than the line timeout.
     Slow,
     /// No line began within the idle timeout.
@@ -54,9 +57,10 @@ pub(super) enum ClientInput {
 }
 
 impl ClientStream {
-    /// Reads lines, of which long ones need a permit of the pool.
-    pub(super) fn lines(stream: Box<dyn Stream>, long: &LongLinePool) -> ClientStream {
-        ClientStream::Lines(FramedRead::with_capacity(stream, LineCodec::new(long), BUFFER_BYTES))
+    /// Reads lines of up to this length.
+    pub(super) fn lines(stream: Box<dyn Stream>, max_line_bytes: usize) -> ClientStream {
+        let codec = LinesCodec::new_with_max_length(max_line_bytes);
+        ClientStream::Lines(FramedRead::with_capacity(stream, codec, BUFFER_BYTES))
     }
 
     /// Performs the WebSocket handshake.
@@ -64,7 +68,6 @@ impl ClientStream {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER_BYTES)
             .write_buffer_size(0)
-            .max_write_buffer_size(2 * MAX_BATCH_RESPONSE_BYTES)
             .max_message_size(Some(MAX_REQUEST_BYTES))
             .max_frame_size(Some(MAX_REQUEST_BYTES));
         let stream = tokio_tungstenite::accept_async_with_config(stream, Some(config)).await?;
@@ -79,19 +82,33 @@ impl ClientStream {
         }
     }
 
-    /// Sends one line.
-    pub(super) async fn send(&mut self, mut line: SharedBuf) -> io::Result<()> {
+    /// Frees the buffer of a long line. Returns the number of bytes that follow the line in the buffer.
+    pub(super) fn shrink_buffer(&mut self) -> usize {
+        match self {
+            ClientStream::Lines(lines) => {
+                let mut rest = BytesMut::with_capacity(lines.read_buffer().len().max(BUFFER_BYTES));
+                rest.extend_from_slice(lines.read_buffer());
+                *lines.read_buffer_mut() = rest;
+                lines.read_buffer().len()
+            }
+            // Messages are short, and so are the reads.
+            ClientStream::WebSocket(_) => 0,
+        }
+    }
+
+    /// Sends a line, or a part of one. The last part ends with the line feed.
+    ///
+    /// The bytes are not copied, as sessions share them.
+    pub(super) async fn write_part(&mut self, mut part: SharedBuf) -> io::Result<()> {
         match self {
             ClientStream::Lines(lines) => {
                 let stream = lines.get_mut();
-                stream.write_all_buf(&mut line).await?;
+                stream.write_all_buf(&mut part).await?;
                 stream.flush().await
             }
             ClientStream::WebSocket(messages) => {
-                let mut text = line.to_vec();
-                text.truncate(text.trim_ascii_end().len());
-                let text = String::from_utf8(text).map_err(io::Error::other)?;
-                messages.stream.send(Message::text(text)).await.map_err(io::Error::other)
+                let ends_line = part.trim_line_feed();
+                messages.write_frame(part, ends_line).await
             }
         }
     }
@@ -104,7 +121,7 @@ impl ClientStream {
                 stream.write_all(&bytes).await?;
                 stream.flush().await
             }
-            ClientStream::WebSocket(messages) => messages.write_raw(bytes).await.map_err(io::Error::other),
+            ClientStream::WebSocket(messages) => messages.write_lines(bytes).await,
         }
     }
 
@@ -129,8 +146,7 @@ impl ClientStream {
 
 impl WsStream {
     /// Sends each line as one message, in several frames if its parts come separately.
-    async fn write_raw(&mut self, bytes: Bytes) -> Result<(), tungstenite::Error> {
-        let mut rest = bytes;
+    async fn write_lines(&mut self, mut rest: Bytes) -> io::Result<()> {
         while !rest.is_empty() {
             let end = rest.iter().position(|byte| *byte == b'\n');
             let piece = rest.split_to(end.unwrap_or(rest.len()));
@@ -138,36 +154,47 @@ impl WsStream {
             if piece.is_empty() && !self.in_message {
                 continue;
             }
-            let kind = if self.in_message { Data::Continue } else { Data::Text };
-            self.in_message = end.is_none();
-            self.stream.feed(Message::Frame(Frame::message(piece, OpCode::Data(kind), end.is_some()))).await?;
+            self.write_frame(piece.into(), end.is_some()).await?;
         }
-        self.stream.flush().await
+        Ok(())
+    }
+
+    /// Sends a frame of a text message.
+    ///
+    /// It is written to the stream below, as the library would copy it into a buffer for each session.
+    async fn write_frame(&mut self, mut frame: SharedBuf, is_final: bool) -> io::Result<()> {
+        // A reply to a ping may be in the library's buffer.
+        self.stream.flush().await.map_err(io::Error::other)?;
+        let opcode = OpCode::Data(if self.in_message { Data::Continue } else { Data::Text });
+        self.in_message = !is_final;
+        let mut header = Vec::new();
+        let format = FrameHeader { is_final, opcode, ..FrameHeader::default() };
+        format.format(frame.len() as u64, &mut header).map_err(io::Error::other)?;
+        frame.prepend(header);
+        let stream = self.stream.get_mut();
+        stream.write_all_buf(&mut frame).await?;
+        stream.flush().await
     }
 }
 
 /// Reads a line. The idle timeout applies between lines, the line timeout within one.
 async fn read_line(
-    lines: &mut FramedRead<Box<dyn Stream>, LineCodec>,
+    lines: &mut FramedRead<Box<dyn Stream>, LinesCodec>,
     timer: &mut ReadTimer,
     limits: &Limits,
 ) -> ClientInput {
-    if lines.read_buffer().is_empty() && lines.read_buffer().capacity() > 2 * BUFFER_BYTES {
-        *lines.read_buffer_mut() = BytesMut::with_capacity(BUFFER_BYTES);
-        lines.decoder_mut().release_permit();
-    }
     loop {
         tokio::select! {
             biased;
             line = lines.next() => return match line {
                 Some(Ok(line)) => ClientInput::Line(line),
-                Some(Err(error)) => unreadable(&error, lines.decoder().max_line_bytes()),
+                Some(Err(error)) => unreadable(&error, lines.decoder().max_length()),
                 None => ClientInput::End,
             },
             () = timer.alarm.as_mut() => {
-                let position = match lines.read_buffer().is_empty() {
-                    true => Position::BetweenLines,
-                    false => Position::WithinLine,
+                let position = match lines.read_buffer().len() {
+                    0 => Position::BetweenLines,
+                    received => Position::WithinLine { received },
                 };
                 if let Some(input) = timer.on_alarm(position, limits) {
                     return input;
@@ -192,6 +219,7 @@ async fn read_message(messages: &mut WsStream, timer: &mut ReadTimer, limits: &L
                 },
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => ClientInput::Control,
                 Some(Err(tungstenite::Error::Capacity(_))) => ClientInput::Unreadable(RpcError::TooLong(MAX_REQUEST_BYTES)),
+                Some(Err(tungstenite::Error::Io(error))) if error.kind() == OUT_OF_MEMORY => ClientInput::OutOfMemory,
                 Some(Ok(Message::Close(_)) | Err(_)) | None => ClientInput::End,
             },
             () = timer.alarm.as_mut() => {
@@ -207,7 +235,10 @@ async fn read_message(messages: &mut WsStream, timer: &mut ReadTimer, limits: &L
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Position {
     BetweenLines,
-    WithinLine,
+    WithinLine {
+        /// Received bytes of the line.
+        received: usize,
+    },
 }
 
 /// Read timeouts of a session.
@@ -239,8 +270,10 @@ impl ReadTimer {
     fn on_alarm(&mut self, position: Position, limits: &Limits) -> Option<ClientInput> {
         let now = Instant::now();
         let since = *self.first_alarm_at.get_or_insert(now);
-        if position == Position::WithinLine {
-            if self.line_started_at.is_some_and(|started| now >= started + limits.line) {
+        if let Position::WithinLine { received } = position {
+            // The quota of the source delays a long line by this.
+            let delay = Duration::from_secs(received as u64 / u64::from(limits.bytes_in_per_second.max(1)));
+            if self.line_started_at.is_some_and(|started| now >= started + limits.line + delay) {
                 return Some(ClientInput::Slow);
             }
             self.line_started_at.get_or_insert(now);
@@ -248,7 +281,7 @@ impl ReadTimer {
             return Some(ClientInput::Idle);
         }
         let idle_ends = match position {
-            Position::WithinLine => now + limits.line,
+            Position::WithinLine { .. } => now + limits.line,
             Position::BetweenLines => since + limits.idle,
         };
         self.alarm.as_mut().reset((now + limits.line).min(idle_ends));
@@ -262,6 +295,7 @@ fn unreadable(error: &LinesCodecError, max_line_bytes: usize) -> ClientInput {
         LinesCodecError::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
             ClientInput::Unreadable(RpcError::Parse)
         }
+        LinesCodecError::Io(error) if error.kind() == OUT_OF_MEMORY => ClientInput::OutOfMemory,
         LinesCodecError::Io(_) => ClientInput::End,
     }
 }

@@ -1,56 +1,84 @@
-//! Stream of a client whose bytes are metered, before TLS and WebSocket decode them.
+//! Stream of a client whose bytes are metered and charged, before TLS and WebSocket decode them.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::input_memory::InputMemory;
 use super::limits::SourceQuota;
 use crate::dial::Stream;
 
-/// Stream that reads no faster than the quota of its source allows.
+/// Interval between attempts to charge input while the memory is exhausted.
+const MEMORY_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Number of these attempts: for three seconds.
+const MAX_MEMORY_RETRIES: u32 = 30;
+
+/// Kind of the error of a read without memory for more input.
+pub(super) const OUT_OF_MEMORY: io::ErrorKind = io::ErrorKind::OutOfMemory;
+
+/// Stream that reads no faster than the quota of its source allows, and no more than its memory allows.
 ///
 /// Every byte counts: handshakes, blank lines, and frames without content as well.
 pub(super) struct MeteredStream {
     stream: Box<dyn Stream>,
     quota: Arc<SourceQuota>,
-    /// Bytes of the last read that are not charged yet. They are charged before the next read.
+    input: Arc<InputMemory>,
+    /// Bytes of the last read that are not charged to the quota yet. They are charged before the next read.
     uncharged: usize,
-    /// Time until the quota allows more; `None` if nothing is uncharged.
+    /// Time until the quota or the memory is tried again; `None` if neither is exhausted.
     delay: Option<Pin<Box<Sleep>>>,
+    /// Failed attempts to charge the memory, in sequence.
+    memory_retries: u32,
 }
 
 impl MeteredStream {
-    /// Charges the bytes of a stream to a source.
-    pub(super) fn new(stream: Box<dyn Stream>, quota: Arc<SourceQuota>) -> MeteredStream {
-        MeteredStream { stream, quota, uncharged: 0, delay: None }
+    /// Charges the bytes of a stream to the quota of a source, and to the memory of a session.
+    pub(super) fn new(stream: Box<dyn Stream>, quota: Arc<SourceQuota>, input: Arc<InputMemory>) -> MeteredStream {
+        MeteredStream { stream, quota, input, uncharged: 0, delay: None, memory_retries: 0 }
     }
 
     /// Waits until the last read is charged.
-    fn poll_charge(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.uncharged > 0 {
+    fn poll_charge(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
             if let Some(delay) = &mut self.delay {
                 ready!(delay.as_mut().poll(cx));
                 self.delay = None;
             }
-            match self.quota.bytes_in.acquire_part(self.uncharged) {
-                Ok(charged) => self.uncharged -= charged,
-                Err(wait) => self.delay = Some(Box::pin(sleep(wait))),
-            }
+            let wait = if self.uncharged > 0 {
+                match self.quota.bytes_in.acquire_part(self.uncharged) {
+                    Ok(charged) => {
+                        self.uncharged -= charged;
+                        continue;
+                    }
+                    Err(wait) => wait,
+                }
+            } else if self.input.charge().is_ok() {
+                self.memory_retries = 0;
+                return Poll::Ready(Ok(()));
+            } else if self.memory_retries < MAX_MEMORY_RETRIES {
+                self.memory_retries += 1;
+                MEMORY_RETRY_INTERVAL
+            } else {
+                return Poll::Ready(Err(OUT_OF_MEMORY.into()));
+            };
+            self.delay = Some(Box::pin(sleep(wait)));
         }
-        Poll::Ready(())
     }
 }
 
 impl AsyncRead for MeteredStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_charge(cx));
+        ready!(self.poll_charge(cx))?;
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         self.uncharged = buffer.filled().len() - before;
+        self.input.receive(self.uncharged);
         Poll::Ready(Ok(()))
     }
 }
@@ -86,6 +114,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::time::Instant;
 
+    use super::super::memory::SessionMemory;
     use super::*;
     use crate::server::Limits;
 
@@ -95,7 +124,8 @@ mod tests {
         let quota = Arc::new(SourceQuota::new(&limits));
         let (mut client, server) = tokio::io::duplex(64 * 1024);
         client.write_all(&[b'\n'; 4000]).await.unwrap();
-        let mut metered = MeteredStream::new(Box::new(server), quota);
+        let input = Arc::new(InputMemory::new(SessionMemory::for_tests().charge()));
+        let mut metered = MeteredStream::new(Box::new(server), quota, input);
         let (start, mut buffer, mut read) = (Instant::now(), [0; 512], 0);
         while read < 3500 {
             read += metered.read(&mut buffer).await.unwrap();

@@ -6,8 +6,9 @@ mod batch;
 mod book_requests;
 mod client_stream;
 mod connection;
+mod input_memory;
 mod limits;
-mod line_codec;
+mod memory;
 mod metered_stream;
 mod pending_calls;
 mod proxy_header;
@@ -16,6 +17,7 @@ mod session_activity;
 mod session_table;
 mod tls;
 mod upstream;
+mod upstream_event;
 
 use std::sync::Arc;
 
@@ -26,7 +28,7 @@ pub use admission::{ACCEPT_QUEUE, Ingresses, run_admission};
 pub use book_requests::BookRequestPool;
 pub use connection::{ClientSource, ConnectionKind, IncomingConnection};
 pub use limits::Limits;
-pub use line_codec::LongLinePool;
+pub use memory::MemoryPool;
 pub use proxy_header::{ProxyHeader, parse_proxy_header};
 pub use tls::{Acceptor, CertificateError, CertificateSource, Credentials};
 
@@ -54,8 +56,10 @@ pub struct SessionContext {
     pub tls: Option<Acceptor>,
     /// Upstream that requests are forwarded to. `None` for discovery only.
     pub backend: PerIngress<Option<Arc<Backend>>>,
-    /// Permits for long lines.
-    pub long_lines: PerIngress<LongLinePool>,
+    /// Longest line of clients whose requests are forwarded, in bytes.
+    pub max_line_bytes: usize,
+    /// Memory of clients.
+    pub memory: PerIngress<MemoryPool>,
     /// Permits for requests that wait for the book.
     pub book_requests: PerIngress<BookRequestPool>,
     /// Counters of client activity.

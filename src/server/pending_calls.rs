@@ -6,21 +6,25 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::memory::{MemoryCharge, Need};
 use crate::electrum::responder::ForwardedCall;
 use crate::jsonrpc::{RpcError, SharedBuf};
 
 /// Maximum memory of pending calls, in bytes. Further calls are not tracked.
 const MAX_BYTES: usize = 256 * 1024;
 
+/// Memory of pending calls that is not charged, in bytes.
+const FREE_BYTES: usize = 4 * 1024;
+
 /// Memory of a pending call besides its strings, in bytes.
 const CALL_OVERHEAD_BYTES: usize = 128;
 
 /// Forwarded calls without a response, in order.
-#[derive(Debug)]
 pub(super) struct PendingCalls {
     calls: Vec<PendingCall>,
     /// Memory of the calls, in bytes.
     bytes: usize,
+    charge: MemoryCharge,
     resend: Resend,
     /// Whether the client may get notifications from this upstream.
     is_subscribed: bool,
@@ -59,8 +63,8 @@ pub(super) enum ReplyKind {
 
 impl PendingCalls {
     /// Creates an empty list.
-    pub(super) fn new(resend: Resend) -> PendingCalls {
-        PendingCalls { calls: Vec::new(), bytes: 0, resend, is_subscribed: false, is_incomplete: false }
+    pub(super) fn new(resend: Resend, charge: MemoryCharge) -> PendingCalls {
+        PendingCalls { calls: Vec::new(), bytes: 0, charge, resend, is_subscribed: false, is_incomplete: false }
     }
 
     /// Returns whether no tracked call is pending.
@@ -100,11 +104,11 @@ impl PendingCalls {
         let texts = forwarded.id().map_or(0, str::len) + forwarded.method().len();
         let line = (self.resend == Resend::Possible).then(|| line.to_owned());
         let bytes = CALL_OVERHEAD_BYTES + texts + line.as_ref().map_or(0, String::len);
-        if self.bytes + bytes > MAX_BYTES {
+        if !self.reserve(bytes) {
             self.drop_lines();
         }
         let bytes = if self.resend == Resend::Possible { bytes } else { CALL_OVERHEAD_BYTES + texts };
-        if self.bytes + bytes > MAX_BYTES {
+        if !self.reserve(bytes) {
             self.is_incomplete = true;
             self.is_subscribed |= subscribes;
             return;
@@ -112,6 +116,21 @@ impl PendingCalls {
         self.bytes += bytes;
         let line = line.filter(|_| self.resend == Resend::Possible);
         self.calls.push(PendingCall { id, forwarded, line, bytes });
+    }
+
+    /// Charges the memory of one more call. Returns false if there is none.
+    fn reserve(&mut self, bytes: usize) -> bool {
+        let needed = self.bytes + bytes;
+        let charged = if needed > FREE_BYTES { needed.next_multiple_of(FREE_BYTES) } else { 0 };
+        needed <= MAX_BYTES && (charged <= self.charge.bytes() || self.charge.resize(charged, Need::Optional).is_ok())
+    }
+
+    /// Releases the charge once no call is pending.
+    fn release(&mut self) {
+        if self.calls.is_empty() {
+            self.calls = Vec::new();
+            self.charge.release();
+        }
     }
 
     /// Frees the lines of all calls, which can't be resent any more.
@@ -147,6 +166,9 @@ impl PendingCalls {
         let call = self.calls.remove(index);
         self.bytes -= call.bytes;
         self.is_subscribed |= is_subscription(call.forwarded.method());
+        if self.charge.bytes() > 0 {
+            self.release();
+        }
         ReplyKind::Response
     }
 
@@ -177,6 +199,7 @@ mod tests {
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
+    use super::super::memory::SessionMemory;
     use super::*;
     use crate::book::{Ingress, Snapshot};
     use crate::clock::Time;
@@ -199,7 +222,7 @@ mod tests {
 
     #[test]
     fn responses_are_distinguished_from_notifications() {
-        let mut calls = PendingCalls::new(Resend::Possible);
+        let mut calls = PendingCalls::new(Resend::Possible, SessionMemory::for_tests().charge());
         let notification = r#"{"jsonrpc":"2.0","method":"quiet"}"#;
         for call in [r#"{"id":1,"method":"a"}"#, r#"{"id":"1","method":"b"}"#, notification] {
             push(&mut calls, call);
@@ -214,7 +237,7 @@ mod tests {
 
     #[test]
     fn equal_ids_match_in_any_spelling() {
-        let mut calls = PendingCalls::new(Resend::Impossible);
+        let mut calls = PendingCalls::new(Resend::Impossible, SessionMemory::for_tests().charge());
         for (call, answered) in
             [(r#""\u0041""#, r#""A""#), ("1e0", "1.0"), ("7", "7.0"), (r#""\u00e9""#, r#""\u00E9""#)]
         {
@@ -229,13 +252,13 @@ mod tests {
 
     #[test]
     fn answered_subscription_prevents_failover() {
-        let mut calls = PendingCalls::new(Resend::Possible);
+        let mut calls = PendingCalls::new(Resend::Possible, SessionMemory::for_tests().charge());
         push(&mut calls, r#"{"id":1,"method":"blockchain.headers.subscribe","params":[]}"#);
         assert!(calls.can_fail_over());
         assert_eq!(calls.resolve(br#"{"id":1,"result":{"height":1}}"#), ReplyKind::Response);
         assert!(calls.is_empty() && calls.bytes == 0 && calls.is_subscribed() && !calls.can_fail_over());
         for line in [r#"{"jsonrpc":"2.0","method":"a.subscribe"}"#, r#"{"id":null,"method":"a.subscribe"}"#] {
-            let mut calls = PendingCalls::new(Resend::Possible);
+            let mut calls = PendingCalls::new(Resend::Possible, SessionMemory::for_tests().charge());
             push(&mut calls, line);
             assert!(calls.is_empty() && calls.is_subscribed(), "{line}");
         }
@@ -243,7 +266,7 @@ mod tests {
 
     #[test]
     fn lines_beyond_the_limit_are_dropped_and_ids_kept() {
-        let mut calls = PendingCalls::new(Resend::Possible);
+        let mut calls = PendingCalls::new(Resend::Possible, SessionMemory::for_tests().charge());
         let call = format!(r#"{{"id":1,"method":"a","params":["{}"]}}"#, "0".repeat(100_000));
         (0..3).for_each(|_| push(&mut calls, &call));
         assert!(!calls.can_fail_over() && !calls.is_incomplete() && lines(&calls).is_empty());
@@ -256,7 +279,7 @@ mod tests {
 
     #[test]
     fn failed_calls_get_errors_under_their_ids() {
-        let mut calls = PendingCalls::new(Resend::Impossible);
+        let mut calls = PendingCalls::new(Resend::Impossible, SessionMemory::for_tests().charge());
         push(&mut calls, r#"{"id":"a","method":"a","jsonrpc":"2.0"}"#);
         push(&mut calls, r#"{"id":7.0,"method":"b"}"#);
         let errors = calls.fail(&RpcError::Backend("closed the connection"));

@@ -1,5 +1,6 @@
 //! Session of one client: lines in, responses out, within the limits.
 
+use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,24 +10,26 @@ use std::time::Duration;
 use futures_util::poll;
 use rand::rngs::StdRng;
 use smallvec::SmallVec;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::SessionContext;
-use super::batch::AfterBatch;
 use super::client_stream::{ClientInput, ClientStream, ReadTimer};
 use super::connection::{ConnectionKind, IncomingConnection};
+use super::input_memory::InputMemory;
 use super::limits::{Limits, RateMeter, SourceQuota};
+use super::memory::SessionMemory;
 use super::metered_stream::MeteredStream;
 use super::session_activity::SessionActivity;
-use super::upstream::{Outlook, Upstream, UpstreamEvent, has_forwarded_calls};
-use crate::backend::{Backend, UpstreamConnection};
+use super::upstream::{Upstream, has_forwarded_calls};
+use super::upstream_event::UpstreamEvent;
+use crate::backend::Backend;
 use crate::book::Ingress;
-use crate::client_counters::Counter;
+use crate::client_counters::{Counter, Counters};
 use crate::clock;
 use crate::dial::Stream;
 use crate::electrum::responder::{CallOutcome, LineResult, PendingAddPeer, ReplyPart, Responder, encode_line};
-use crate::jsonrpc::{Message, Method, RpcError, SharedBuf, parse_line};
-use crate::peer::Host;
+use crate::jsonrpc::{MAX_REQUEST_BYTES, Message, Method, RpcError, SharedBuf, parse_line};
 
 /// Time after a failed connection to the backend during which a session's calls fail at once.
 const BACKEND_RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -39,6 +42,7 @@ pub(super) async fn run(
     connection: IncomingConnection,
     source: Arc<SourceQuota>,
     activity: Arc<SessionActivity>,
+    memory: Arc<SessionMemory>,
     shared: &SessionContext,
     rng: StdRng,
 ) {
@@ -46,11 +50,13 @@ pub(super) async fn run(
     let backend = shared.backend[ingress].as_ref().filter(|_| kind.backend_access);
     let responder = Responder::new(Arc::clone(&shared.local_identity.borrow()), ingress, backend.is_some());
     let limits = Arc::clone(&shared.limits.borrow());
-    let stream: Box<dyn Stream> = Box::new(MeteredStream::new(stream, Arc::clone(&source)));
-    let Ok(Some(stream)) = timeout(limits.handshake, handshake(stream, ingress, kind, shared)).await else {
+    let input = Arc::new(InputMemory::new(memory.charge()));
+    let stream: Box<dyn Stream> = Box::new(MeteredStream::new(stream, Arc::clone(&source), Arc::clone(&input)));
+    let Ok(Some(stream)) = timeout(limits.handshake, handshake(stream, kind, shared)).await else {
         shared.counters.failed_handshakes.add(1);
         return;
     };
+    input.release(0);
     let requests = RateMeter::new(limits.requests_per_second);
     let read_timer = ReadTimer::new(&limits);
     let mut session = ClientSession {
@@ -65,6 +71,9 @@ pub(super) async fn run(
         requests,
         source,
         activity,
+        input,
+        has_handled_input: false,
+        memory,
         upstream: None,
         backend_retry_at: None,
         rng,
@@ -75,12 +84,7 @@ pub(super) async fn run(
 }
 
 /// Performs the TLS and WebSocket handshakes. Returns `None` if one fails.
-async fn handshake(
-    stream: Box<dyn Stream>,
-    ingress: Ingress,
-    kind: ConnectionKind,
-    shared: &SessionContext,
-) -> Option<ClientStream> {
+async fn handshake(stream: Box<dyn Stream>, kind: ConnectionKind, shared: &SessionContext) -> Option<ClientStream> {
     let stream = match &shared.tls {
         Some(tls) if kind.tls => tls.accept(stream).await.ok()?,
         _ if kind.tls => return None,
@@ -89,7 +93,8 @@ async fn handshake(
     if kind.websocket {
         ClientStream::websocket(stream).await.ok()
     } else {
-        Some(ClientStream::lines(stream, &shared.long_lines[ingress]))
+        let max_line_bytes = if kind.backend_access { shared.max_line_bytes } else { MAX_REQUEST_BYTES };
+        Some(ClientStream::lines(stream, max_line_bytes))
     }
 }
 
@@ -111,6 +116,11 @@ struct ClientSession<'a> {
     source: Arc<SourceQuota>,
     /// Time of the last request, for evictions.
     activity: Arc<SessionActivity>,
+    /// Memory of the request that is read or handled.
+    input: Arc<InputMemory>,
+    /// Whether the last request is handled, but its memory is not released.
+    has_handled_input: bool,
+    memory: Arc<SessionMemory>,
     /// Connection to the backend. `None` until the first forwarded request, and after a loss.
     upstream: Option<Upstream>,
     /// Earliest time of the next connection to the backend. `None` if there was no failure.
@@ -146,6 +156,7 @@ impl ClientSession<'_> {
                     if !matches!(input, ClientInput::Control) {
                         self.read_timer.restart();
                     }
+                    self.has_handled_input = true;
                     self.on_input(input).await
                 }
                 SessionEvent::Upstream(event) => self.on_upstream(event).await,
@@ -158,6 +169,11 @@ impl ClientSession<'_> {
     }
 
     async fn next(&mut self) -> SessionEvent {
+        if self.has_handled_input && self.upstream.as_ref().is_none_or(Upstream::accepts_input) {
+            self.has_handled_input = false;
+            let rest = if self.input.is_long() { self.stream.shrink_buffer() } else { 0 };
+            self.input.release(rest);
+        }
         let ClientSession { stream, upstream, read_timer, limits, .. } = self;
         let Some(upstream) = upstream else { return SessionEvent::Input(stream.read(read_timer, limits).await) };
         let (accepts_input, stall_deadline) = (upstream.accepts_input(), upstream.stall_deadline());
@@ -183,6 +199,10 @@ impl ClientSession<'_> {
                 }
             }
             ClientInput::Unreadable(error) => Ok(Responder::malformed(&error)),
+            ClientInput::OutOfMemory => {
+                counters.out_of_memory.add(1);
+                return self.close_with(&RpcError::OutOfMemory).await;
+            }
             ClientInput::Slow => return Err(abort(&counters.slow)),
             ClientInput::Idle => return Err(abort(&counters.idle)),
             ClientInput::End => return Err(SessionEnd::Abort),
@@ -257,128 +277,28 @@ impl ClientSession<'_> {
         }
     }
 
-    /// Forwards a line, or the requests of a batch that are for the backend.
-    ///
-    /// Without a connection, each gets an error response.
-    async fn forward(&mut self, line: &str, result: LineResult) -> Result<(), SessionEnd> {
-        let upstream = match self.upstream.take() {
-            Some(upstream) => Some(upstream),
-            None => self.open_upstream(None).await.map(Upstream::new),
-        };
-        let (batch, close) = (result.batch, result.close);
-        let mut parts = Vec::with_capacity(result.parts.len());
-        for part in result.parts {
-            parts.push(match part {
-                ReplyPart::Forward(forwarded) => Err(forwarded),
-                ReplyPart::Ready(reply) => Ok(Some(reply)),
-                ReplyPart::AddPeer(pending) => Ok(self.submit_add_peer(pending).await),
-            });
-        }
-        let Some(mut upstream) = upstream else {
-            let error = RpcError::Backend("can't be reached");
-            let replies =
-                parts.into_iter().filter_map(|part| part.unwrap_or_else(|forwarded| forwarded.failed(&error)));
-            self.send_reply(encode_line(replies, batch)).await?;
-            return if close { Err(SessionEnd::Graceful) } else { Ok(()) };
-        };
-        if batch {
-            upstream.forward_batch(parts, if close { AfterBatch::Close } else { AfterBatch::Continue });
-        } else if let Some(Err(forwarded)) = parts.pop() {
-            upstream.forward(line, forwarded);
-        }
-        self.upstream = Some(upstream);
-        Ok(())
-    }
-
-    /// Opens a connection to the backend, preferably not to the peer that has just failed.
-    async fn open_upstream(&mut self, failed: Option<Host>) -> Option<UpstreamConnection> {
-        if self.backend_retry_at.is_some_and(|until| Instant::now() < until) {
-            return None;
-        }
-        let version = self.responder.upstream_version();
-        match self.backend?.open(&version, failed.as_ref()).await {
-            Ok(connection) => Some(connection),
-            Err(error) => {
-                self.backend_retry_at = Some(Instant::now() + BACKEND_RETRY_DELAY);
-                self.shared.counters.backend_failures.add(1);
-                tracing::debug!(%error, "no connection to the backend server");
-                None
-            }
-        }
-    }
-
-    async fn on_upstream(&mut self, event: UpstreamEvent) -> Result<(), SessionEnd> {
-        match event {
-            UpstreamEvent::Sent => Ok(()),
-            UpstreamEvent::Data(bytes) => {
-                // Limits the bytes per second of the source.
-                while !self.source.bytes_out.acquire_clamped(bytes.len()).await {}
-                match timeout(self.limits.line, self.stream.write_raw(bytes)).await {
-                    Ok(Ok(())) => Ok(()),
-                    Ok(Err(_)) => Err(SessionEnd::Abort),
-                    Err(_) => Err(abort(&self.shared.counters.slow)),
-                }
-            }
-            UpstreamEvent::Batch { replies, then } => {
-                self.send_reply(encode_line(replies, true)).await?;
-                match then {
-                    AfterBatch::Continue => Ok(()),
-                    AfterBatch::Close => Err(SessionEnd::Graceful),
-                }
-            }
-            UpstreamEvent::BatchTooLong => self.fail(&RpcError::BatchResponseTooLong).await,
-            UpstreamEvent::End => self.on_upstream_lost("closed the connection").await,
-        }
-    }
-
-    /// Handles the loss of the backend. A peer may be replaced by another one.
-    async fn on_upstream_lost(&mut self, failure: &'static str) -> Result<(), SessionEnd> {
-        let Some(mut upstream) = self.upstream.take_if(|upstream| upstream.is_needed()) else {
-            // The next forwarded request opens a new one.
-            self.upstream = None;
-            return Ok(());
-        };
-        self.shared.counters.backend_failures.add(1);
-        upstream.report_failure();
-        if upstream.can_fail_over()
-            && let Some(connection) = self.open_upstream(upstream.host().cloned()).await
-        {
-            upstream.fail_over(connection);
-            self.upstream = Some(upstream);
-            return Ok(());
-        }
-        self.upstream = Some(upstream);
-        self.fail(&RpcError::Backend(failure)).await
-    }
-
-    /// Drops the connection to the backend, and fails each pending call.
-    ///
-    /// The session of a subscribed client ends, because no notification would follow.
-    async fn fail(&mut self, error: &RpcError) -> Result<(), SessionEnd> {
-        let Some(upstream) = self.upstream.take() else { return Ok(()) };
-        let failed = upstream.fail(error);
-        let has_no_pending_call = failed.lines.is_empty();
-        for line in failed.lines {
-            self.send_reply(Some(line)).await?;
-        }
-        match failed.outlook {
-            Outlook::Continue => Ok(()),
-            Outlook::Close if has_no_pending_call => self.close_with(error).await,
-            Outlook::Close | Outlook::CloseMidLine => Err(SessionEnd::Graceful),
-        }
-    }
-
     /// Sends a reply within the byte limits of the source.
     async fn send_reply(&mut self, reply: Option<SharedBuf>) -> Result<(), SessionEnd> {
         let Some(reply) = reply else { return Ok(()) };
         if self.backend.is_some() {
             // Forwarded data may have used up the quota, so replies wait instead of failing.
-            while !self.source.bytes_out.acquire_clamped(reply.len()).await {}
+            self.await_quota(reply.len()).await;
         } else if !self.source.bytes_out.try_acquire(reply.len()) {
             self.shared.counters.rate_limited_bytes.add(1);
             return self.close_with(&RpcError::RateLimited("bytes")).await;
         }
         self.send(reply).await
+    }
+
+    /// Sends a part of the response to a batch.
+    async fn send_part(&mut self, part: SharedBuf) -> Result<(), SessionEnd> {
+        self.await_quota(part.len()).await;
+        self.send(part).await
+    }
+
+    /// Waits until the byte limits of the source allow this many bytes.
+    async fn await_quota(&mut self, bytes: usize) {
+        while !self.source.bytes_out.acquire_clamped(bytes).await {}
     }
 
     /// Sends an error, and ends the session.
@@ -391,17 +311,13 @@ impl ClientSession<'_> {
     }
 
     async fn send(&mut self, reply: SharedBuf) -> Result<(), SessionEnd> {
-        let mut sending = pin!(self.stream.send(reply));
+        let mut sending = pin!(self.stream.write_part(reply));
         // Most sends finish at once and need no timer.
         let sent = match poll!(sending.as_mut()) {
             Poll::Ready(sent) => Ok(sent),
             Poll::Pending => timeout(self.limits.line, sending).await,
         };
-        match sent {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(SessionEnd::Abort),
-            Err(_) => Err(abort(&self.shared.counters.slow)),
-        }
+        check_sent(sent, &self.shared.counters)
     }
 
     /// Returns the replies of a line in order. Those of `add_peer` wait for the book.
@@ -427,12 +343,25 @@ impl ClientSession<'_> {
     }
 }
 
+/// Ends the session if the client did not receive a response in time.
+fn check_sent(sent: Result<io::Result<()>, Elapsed>, counters: &Counters) -> Result<(), SessionEnd> {
+    match sent {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(SessionEnd::Abort),
+        Err(_) => Err(abort(&counters.slow)),
+    }
+}
+
 /// Counts the reason, and ends the session at once.
 fn abort(reason: &Counter) -> SessionEnd {
     reason.add(1);
     SessionEnd::Abort
 }
 
+mod forwarding;
+
+#[cfg(test)]
+mod batch_tests;
 #[cfg(test)]
 mod failover_tests;
 #[cfg(test)]

@@ -2,25 +2,29 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
-use tokio_util::io::{poll_read_buf, poll_write_buf};
+use tokio_util::io::poll_write_buf;
 
-use super::batch::{AfterBatch, Batch, BatchSlot, MAX_BATCH_BYTES};
+use super::batch::{AfterBatch, Batch, FinishedBatch, LongLine};
+use super::memory::{MemoryCharge, Need, OutOfMemory, SessionMemory};
 use super::pending_calls::{PendingCalls, ReplyKind, Resend};
+use super::upstream_event::{Failed, Outlook, UpstreamEvent};
 use crate::backend::{UpstreamConnection, UpstreamLease};
 use crate::dial::Stream;
 use crate::electrum::responder::{ForwardedCall, ReplyPart, encode_line};
-use crate::jsonrpc::{AnswerId, RpcError, SharedBuf};
+use crate::jsonrpc::{ResponseScanner, RpcError, SharedBuf};
 use crate::peer::Host;
 
-/// Size of a read in bytes. A session buffers this much for a slow client.
+/// Size of a read in bytes. A session buffers this much for a slow client, without a charge.
 const READ_BYTES: usize = 16 * 1024;
 
 /// Time limit for a backend server's response, and for progress within a line.
@@ -57,73 +61,41 @@ pub(super) struct Upstream {
     flushing: bool,
     /// Received bytes that are not parsed.
     input: BytesMut,
+    /// Charge for `input`, and for what was taken from it and is being sent.
+    input_charge: MemoryCharge,
+    memory: Arc<SessionMemory>,
     /// Number of bytes of `input` that contain no line feed.
     scan_offset: usize,
     /// Long line of which the client has received only the start. `None` between lines.
-    long_line: Option<AnswerId>,
+    long_line: Option<ResponseScanner>,
     /// Batch that waits for responses.
     batch: Option<Batch>,
-    /// Last id used for a request of a batch.
-    last_id: u64,
     /// Time of the last received byte or forwarded request.
     last_activity: Instant,
     /// Time since which a response is awaited. `None` if no tracked call is pending.
     awaiting_since: Option<Instant>,
 }
 
-/// What a client gets when the upstream fails.
-pub(super) struct Failed {
-    /// Error responses to its calls, each a line.
-    pub lines: Vec<SharedBuf>,
-    /// Whether the session can continue on another connection.
-    pub outlook: Outlook,
-}
-
-/// Whether a session outlives its upstream connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outlook {
-    /// It does, since no call remains without a response.
-    Continue,
-    /// It ends, since the client expects notifications or responses that will not arrive.
-    Close,
-    /// It ends without an error, which the client would read as the rest of a line.
-    CloseMidLine,
-}
-
-/// Event on an upstream connection.
-pub(super) enum UpstreamEvent {
-    /// All forwarded bytes are sent.
-    Sent,
-    /// Bytes for the client. They may end within a line.
-    Data(Bytes),
-    /// The batch is complete.
-    Batch {
-        /// Responses in the order of the requests.
-        replies: Vec<SharedBuf>,
-        /// What follows the response.
-        then: AfterBatch,
-    },
-    /// The responses of the batch exceed their limit.
-    BatchTooLong,
-    /// The upstream closed the connection.
-    End,
-}
-
 impl Upstream {
     /// Starts with an open connection and no pending call.
-    pub(super) fn new(UpstreamConnection { stream, lease }: UpstreamConnection) -> Upstream {
+    pub(super) fn new(
+        UpstreamConnection { stream, lease }: UpstreamConnection,
+        memory: Arc<SessionMemory>,
+    ) -> Upstream {
+        let resend = if lease.is_some() { Resend::Possible } else { Resend::Impossible };
         Upstream {
             stream,
-            pending: PendingCalls::new(if lease.is_some() { Resend::Possible } else { Resend::Impossible }),
+            pending: PendingCalls::new(resend, memory.charge()),
             lease,
             failovers: 0,
             out: BytesMut::new(),
             flushing: false,
             input: BytesMut::new(),
+            input_charge: memory.charge(),
+            memory,
             scan_offset: 0,
             long_line: None,
             batch: None,
-            last_id: 0,
             last_activity: Instant::now(),
             awaiting_since: None,
         }
@@ -138,7 +110,7 @@ impl Upstream {
 
     /// Returns whether the client has received only the start of a line.
     pub(super) fn is_mid_line(&self) -> bool {
-        self.long_line.is_some()
+        self.long_line.is_some() || self.batch.as_ref().is_some_and(Batch::is_started)
     }
 
     /// Returns the time at which a silent upstream counts as failed.
@@ -159,7 +131,8 @@ impl Upstream {
     ///
     /// A subscription or a partly sent line prevents it.
     pub(super) fn can_fail_over(&self) -> bool {
-        self.pending.can_fail_over() && self.long_line.is_none() && self.failovers < MAX_FAILOVERS
+        let is_within_response = self.long_line.is_some() || self.batch.as_ref().is_some_and(Batch::is_within_response);
+        self.pending.can_fail_over() && !is_within_response && self.failovers < MAX_FAILOVERS
     }
 
     /// Returns the peer. `None` for a backend server.
@@ -181,21 +154,22 @@ impl Upstream {
     /// Fails all pending calls.
     pub(super) fn fail(mut self, error: &RpcError) -> Failed {
         let mut lines: Vec<SharedBuf> = Vec::new();
-        let mut outlook = match &self.long_line {
-            Some(_) => return Failed { lines, outlook: Outlook::CloseMidLine },
-            None if self.pending.is_subscribed() || self.pending.is_incomplete() => Outlook::Close,
-            None => Outlook::Continue,
-        };
+        if self.long_line.is_some() || self.batch.as_ref().is_some_and(Batch::is_within_response) {
+            return Failed { lines, outlook: Outlook::CloseMidLine };
+        }
+        let is_lossy = self.pending.is_subscribed() || self.pending.is_incomplete();
+        let mut outlook = if is_lossy { Outlook::Close } else { Outlook::Continue };
         let replies = self.pending.fail(error);
         lines.extend(replies.into_iter().filter_map(|reply| encode_line([reply], false)));
-        if let Some(Batch { parts, then, .. }) = self.batch {
-            let replies = parts.into_iter().filter_map(|part| match part {
-                BatchSlot::Ready(answer) => answer,
-                BatchSlot::Waiting(_, forwarded) => forwarded.failed(error),
-            });
-            lines.extend(encode_line(replies, true));
+        if let Some(batch) = self.batch {
+            // The client may have received the start of this line.
+            let at = if batch.is_started() { 0 } else { lines.len() };
+            let (rest, then) = batch.fail(error);
             if then == AfterBatch::Close {
                 outlook = Outlook::Close;
+            }
+            if !rest.is_empty() {
+                lines.insert(at, rest);
             }
         }
         Failed { lines, outlook }
@@ -220,10 +194,8 @@ impl Upstream {
             self.out.extend_from_slice(line.as_bytes());
             self.out.extend_from_slice(b"\n");
         }
-        for part in self.batch.iter().flat_map(|batch| &batch.parts) {
-            if let BatchSlot::Waiting(id, forwarded) = part {
-                self.out.extend_from_slice(&forwarded.line(*id));
-            }
+        if let Some(batch) = &mut self.batch {
+            batch.write_requests(&mut self.out);
         }
     }
 
@@ -236,23 +208,16 @@ impl Upstream {
     }
 
     /// Forwards the requests of a batch that are for the backend, each on its own line.
+    ///
+    /// `nonce` makes their ids unguessable.
     pub(super) fn forward_batch(
         &mut self,
         parts: Vec<Result<Option<SharedBuf>, Box<ForwardedCall>>>,
         then: AfterBatch,
+        nonce: u64,
     ) {
-        let mut batch = Batch { parts: Vec::new(), awaited: 0, bytes: 0, then };
-        for part in parts {
-            batch.parts.push(match part {
-                Ok(answer) => BatchSlot::Ready(answer),
-                Err(forwarded) => {
-                    self.last_id += 1;
-                    self.out.extend_from_slice(&forwarded.line(self.last_id));
-                    batch.awaited += 1;
-                    BatchSlot::Waiting(self.last_id, forwarded)
-                }
-            });
-        }
+        let mut batch = Batch::new(parts, then, nonce, self.memory.charge());
+        batch.write_requests(&mut self.out);
         self.batch = Some(batch);
         self.start_reply_timer();
     }
@@ -271,17 +236,32 @@ impl Upstream {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<UpstreamEvent>> {
-        if let Some(event) = self.next_event() {
-            return Poll::Ready(Ok(event));
+        self.release_input();
+        loop {
+            if let Some(event) = self.next_event() {
+                return Poll::Ready(Ok(event));
+            }
+            if let Poll::Ready(event) = self.poll_send(cx)? {
+                return Poll::Ready(Ok(event));
+            }
+            // A buffer on the stack, so that a session that waits holds none.
+            let mut bytes = [MaybeUninit::uninit(); READ_BYTES];
+            let mut bytes = ReadBuf::uninit(&mut bytes);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut bytes))?;
+            if bytes.filled().is_empty() {
+                return Poll::Ready(Ok(UpstreamEvent::End));
+            }
+            self.input.extend_from_slice(bytes.filled());
+            self.last_activity = Instant::now();
+            self.awaiting_since = self.awaiting_since.map(|_| self.last_activity);
         }
-        if !self.out.is_empty() {
-            while self.out.has_remaining() {
-                match poll_write_buf(Pin::new(&mut self.stream), cx, &mut self.out) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Ok(UpstreamEvent::End)),
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => break,
-                }
+    }
+
+    /// Sends the forwarded requests. It is pending if there are none.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<UpstreamEvent>> {
+        while self.out.has_remaining() {
+            if ready!(poll_write_buf(Pin::new(&mut self.stream), cx, &mut self.out))? == 0 {
+                return Poll::Ready(Ok(UpstreamEvent::End));
             }
             if self.out.is_empty() {
                 // Frees the memory of a long line.
@@ -293,17 +273,18 @@ impl Upstream {
             self.flushing = false;
             return Poll::Ready(Ok(UpstreamEvent::Sent));
         }
-        loop {
-            self.input.reserve(READ_BYTES);
-            let read = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))?;
-            if read == 0 {
-                return Poll::Ready(Ok(UpstreamEvent::End));
-            }
-            self.last_activity = Instant::now();
-            self.awaiting_since = self.awaiting_since.map(|_| self.last_activity);
-            if let Some(event) = self.next_event() {
-                return Poll::Ready(Ok(event));
-            }
+        Poll::Pending
+    }
+
+    /// Frees what was taken from the input, as the client has received it now.
+    fn release_input(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        } else if self.input_charge.bytes() > 0 && self.input.len() <= READ_BYTES {
+            self.input = BytesMut::from(&*self.input);
+        }
+        if self.input.len() <= READ_BYTES {
+            self.input_charge.release();
         }
     }
 
@@ -318,26 +299,73 @@ impl Upstream {
 
     /// Parses the received bytes.
     fn parse(&mut self) -> Option<UpstreamEvent> {
-        if self.batch.is_none() {
+        // The batch may follow the start of a long response.
+        if self.batch.is_none() || self.long_line.is_some() {
             return self.parse_passthrough();
         }
-        // Each line may be a response to the batch, so lines are handled one by one.
-        while let Some(batch) = self.batch.as_mut().filter(|batch| batch.awaited > 0) {
-            let bytes = batch.bytes;
-            let Some(line) = self.next_line() else {
-                return (bytes + self.input.len() > MAX_BATCH_BYTES).then_some(UpstreamEvent::BatchTooLong);
-            };
-            match self.batch.as_mut().and_then(|batch| batch.resolve(&line, &mut self.pending)) {
-                None => return Some(self.on_line(line)),
-                Some(()) => self.failovers = 0,
+        match self.parse_batch() {
+            Ok(event) => event,
+            Err(OutOfMemory) => Some(UpstreamEvent::OutOfMemory),
+        }
+    }
+
+    /// Handles lines one by one while a batch waits, as each may be a response to it.
+    fn parse_batch(&mut self) -> Result<Option<UpstreamEvent>, OutOfMemory> {
+        loop {
+            let Some(batch) = self.batch.as_mut() else { return Ok(None) };
+            let reply = batch.next_reply(&self.pending);
+            if let Some(finished) = batch.finish() {
+                return Ok(Some(self.end_batch(reply.unwrap_or_default(), finished)));
+            }
+            if let Some(reply) = reply {
+                return Ok(Some(UpstreamEvent::BatchPart(reply)));
+            }
+            batch.write_first_request(&self.pending, &mut self.out);
+            if batch.is_within_long_line() {
+                if self.input.is_empty() {
+                    return Ok(None);
+                }
+                let (part, ends) = take_part(&mut self.input);
+                let reply = batch.on_part(&part, ends, &mut self.pending)?;
+                if !reply.is_empty() {
+                    return Ok(Some(UpstreamEvent::BatchPart(reply)));
+                }
+            } else if let Some(line) = take_line(&mut self.input, &mut self.scan_offset) {
+                if batch.on_line(&line, &mut self.pending) {
+                    self.failovers = 0;
+                } else if batch.is_started() {
+                    batch.keep_line(&line)?;
+                } else {
+                    return Ok(Some(self.on_other_line(line)));
+                }
+            } else {
+                let Some(start) = self.input.get(..READ_BYTES) else { return Ok(None) };
+                match batch.on_long_line(start, self.input.len(), &self.pending, &mut self.input_charge) {
+                    LongLine::Kept => return Ok(None),
+                    LongLine::InParts => self.scan_offset = 0,
+                }
             }
         }
-        let Batch { parts, then, .. } = self.batch.take()?;
-        let replies = parts.into_iter().filter_map(|part| match part {
-            BatchSlot::Ready(answer) => answer,
-            BatchSlot::Waiting(..) => None,
-        });
-        Some(UpstreamEvent::Batch { replies: replies.collect(), then })
+    }
+
+    /// Resolves the call that a line responds to, and returns the line for the client.
+    fn on_other_line(&mut self, line: Bytes) -> UpstreamEvent {
+        if self.pending.resolve(&line) == ReplyKind::Response {
+            self.failovers = 0;
+        }
+        UpstreamEvent::Data(line)
+    }
+
+    /// Ends the batch. Lines that were no responses to it are handled next.
+    fn end_batch(&mut self, mut reply: SharedBuf, finished: FinishedBatch) -> UpstreamEvent {
+        let FinishedBatch { end, mut other_lines, then } = finished;
+        reply.append(end);
+        self.batch = None;
+        if !other_lines.is_empty() {
+            other_lines.extend_from_slice(&self.input);
+            (self.input, self.scan_offset) = (other_lines, 0);
+        }
+        UpstreamEvent::BatchEnd(reply, then)
     }
 
     /// Returns complete lines, or the start of a line that is too long to buffer.
@@ -358,11 +386,14 @@ impl Upstream {
             return Some(UpstreamEvent::Data(self.input.split_to(complete).freeze()));
         }
         self.scan_offset = self.input.len();
-        let max_buffered = if self.lease.is_some() { MAX_BUFFERED_LINE } else { READ_BYTES };
-        if self.input.len() < max_buffered {
+        if self.input.len() < READ_BYTES {
             return None;
         }
-        self.long_line = Some(AnswerId::default());
+        let may_buffer = self.lease.is_some() && self.input.len() < MAX_BUFFERED_LINE;
+        if may_buffer && self.input_charge.resize(self.input.len(), Need::Optional).is_ok() {
+            return None;
+        }
+        self.long_line = Some(ResponseScanner::default());
         self.scan_offset = 0;
         self.parse_long_line()
     }
@@ -373,36 +404,33 @@ impl Upstream {
             return None;
         }
         let mut long_line = self.long_line.take()?;
-        let end = memchr(b'\n', &self.input).map(|end| end + 1);
-        let piece = self.input.split_to(end.unwrap_or(self.input.len())).freeze();
+        let (piece, ends) = take_part(&mut self.input);
         long_line.feed(&piece);
-        if end.is_none() {
+        if !ends {
             self.long_line = Some(long_line);
         } else if long_line.id().is_some_and(|id| self.pending.resolve_id(id) == ReplyKind::Response) {
             self.failovers = 0;
         }
         Some(UpstreamEvent::Data(piece))
     }
+}
 
-    /// Returns the next complete line.
-    fn next_line(&mut self) -> Option<Bytes> {
-        let rest = self.input.get(self.scan_offset..).unwrap_or_default();
-        let Some(end) = memchr(b'\n', rest) else {
-            self.scan_offset = self.input.len();
-            return None;
-        };
-        let line = self.input.split_to(self.scan_offset + end + 1).freeze();
-        self.scan_offset = 0;
-        Some(line)
-    }
+/// Takes the next complete line. `scan_offset` bytes contain no line feed.
+fn take_line(input: &mut BytesMut, scan_offset: &mut usize) -> Option<Bytes> {
+    let rest = input.get(*scan_offset..).unwrap_or_default();
+    let Some(end) = memchr(b'\n', rest) else {
+        *scan_offset = input.len();
+        return None;
+    };
+    let line = input.split_to(*scan_offset + end + 1).freeze();
+    *scan_offset = 0;
+    Some(line)
+}
 
-    /// Resolves the call that a line responds to, and returns the line for the client.
-    fn on_line(&mut self, line: Bytes) -> UpstreamEvent {
-        if self.pending.resolve(&line) == ReplyKind::Response {
-            self.failovers = 0;
-        }
-        UpstreamEvent::Data(line)
-    }
+/// Takes all bytes up to the end of the line. Returns whether they end it.
+fn take_part(input: &mut BytesMut) -> (Bytes, bool) {
+    let end = memchr(b'\n', input).map(|end| end + 1);
+    (input.split_to(end.unwrap_or(input.len())).freeze(), end.is_some())
 }
 
 /// Returns whether any part of a line's result is for the backend.

@@ -204,6 +204,7 @@ impl MetricsWriter<'_> {
 
     fn clients(&mut self, clients: &ClientStats) {
         self.gauge("sessions_open", "Open sessions of clients", clients.open_sessions);
+        self.gauge("client_memory_bytes", "Bytes held for long requests and unread responses", clients.memory_bytes);
         let onion = clients.sessions_onion;
         let sessions = [("clearnet", clients.sessions.saturating_sub(onion)), ("onion", onion)];
         let sessions = sessions.map(|(ingress, count)| (vec![("ingress", ingress.to_owned())], count));

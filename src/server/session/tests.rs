@@ -15,7 +15,7 @@ use crate::client_counters::Counters;
 use crate::dial::Tls;
 use crate::electrum::identity::{self, Identity, LocalIdentity};
 use crate::network::Network;
-use crate::server::{ClientSource, Limits, LongLinePool};
+use crate::server::{ClientSource, Limits, MemoryPool};
 
 /// Client of a session under test.
 pub(super) struct TestClient {
@@ -55,7 +55,8 @@ pub(super) fn connect_with_backend(
         inbox: sender,
         limits: watch::channel(Arc::new(limits)).1,
         tls: None,
-        long_lines: PerIngress::both(LongLinePool::new(if backend.is_some() { 5_000_000 } else { 0 })),
+        max_line_bytes: 5_000_000,
+        memory: PerIngress::both(MemoryPool::new(5_000_000, Arc::clone(&counters))),
         book_requests: PerIngress::default(),
         backend: PerIngress::both(backend),
         counters: Arc::clone(&counters),
@@ -70,8 +71,9 @@ pub(super) fn connect_with_backend(
         kind,
     };
     let activity = Arc::new(SessionActivity::new(clock::now()));
+    let memory = shared.memory[Ingress::Clearnet].open(ClientSource::SharedTor, 1);
     let session =
-        tokio::spawn(async move { run(connection, source, activity, &shared, StdRng::seed_from_u64(1)).await });
+        tokio::spawn(async move { run(connection, source, activity, memory, &shared, StdRng::seed_from_u64(1)).await });
     TestClient { stream: BufReader::new(client_end), session, counters, inbox, _snapshot: snapshot }
 }
 
@@ -269,6 +271,7 @@ pub(super) const WITH_BACKEND: ConnectionKind = ConnectionKind { tls: false, web
 /// Starts a session whose backend at a socket in this directory runs a script per connection.
 pub(super) async fn connect_to_script<F>(
     dir: &std::path::Path,
+    limits: Limits,
     script: impl Fn(tokio::net::UnixStream) -> F + Send + 'static,
 ) -> TestClient
 where
@@ -283,7 +286,7 @@ where
     });
     let (_chain, known) = tokio::sync::watch::channel(None);
     let server = Server::new(UpstreamAddr::Unix(path), Network::Regtest, Tls::new().unwrap(), dir.join("key"), known);
-    connect_with_backend(4096, WITH_BACKEND, Limits::default(), Some(Arc::new(Backend::Server(server))))
+    connect_with_backend(4096, WITH_BACKEND, limits, Some(Arc::new(Backend::Server(server))))
 }
 
 /// Responds to each request with its method, or as the method says.
@@ -321,7 +324,7 @@ pub(super) async fn fake_electrs(stream: tokio::net::UnixStream) {
 #[tokio::test]
 async fn other_methods_are_forwarded_and_answered() {
     let dir = tempfile::tempdir().unwrap();
-    let mut client = connect_to_script(dir.path(), fake_electrs).await;
+    let mut client = connect_to_script(dir.path(), Limits::default(), fake_electrs).await;
     client.send(b"{\"id\":1,\"method\":\"server.version\",\"params\":[\"x\",\"1.4\"]}\n").await;
     assert_eq!(client.receive().await.unwrap()["result"][1], "1.4");
     client.send(b"{\"id\":\"a\",\"method\":\"blockchain.headers.subscribe\"}\n").await;
@@ -349,11 +352,10 @@ async fn other_methods_are_forwarded_and_answered() {
 #[tokio::test]
 async fn batch_is_split_and_reassembled_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    let mut client = connect_to_script(dir.path(), fake_electrs).await;
+    let mut client = connect_to_script(dir.path(), Limits::default(), fake_electrs).await;
     let batch = r#"[{"id":7,"method":"one"},{"id":8,"method":"server.peers.subscribe"},{"jsonrpc":"2.0","method":"quiet"},
         {"jsonrpc":"2.0","id":7,"method":"notify"},{"id":9,"method":"error"}]"#;
     client.send(format!("{}\n", batch.replace('\n', "")).as_bytes()).await;
-    assert_eq!(client.receive().await.unwrap()["method"], "note");
     let answers = client.receive().await.unwrap();
     let expected = serde_json::json!([
         {"id": 7, "error": null, "result": "one"},
@@ -362,6 +364,7 @@ async fn batch_is_split_and_reassembled_in_order() {
         {"id": 9, "error": {"code": 7}, "result": null},
     ]);
     assert_eq!(answers, expected);
+    assert_eq!(client.receive().await.unwrap()["method"], "note", "a notification follows the response");
     client.send(b"{\"id\":1,\"method\":\"after\"}\n").await;
     assert_eq!(client.receive().await.unwrap()["result"], "after");
 }

@@ -11,7 +11,7 @@ const SUBSCRIBE: &[u8] = b"{\"id\":\"s\",\"method\":\"blockchain.headers.subscri
 
 async fn connect_to_electrs() -> (tempfile::TempDir, TestClient) {
     let dir = tempfile::tempdir().unwrap();
-    let client = connect_to_script(dir.path(), fake_electrs).await;
+    let client = connect_to_script(dir.path(), Limits::default(), fake_electrs).await;
     (dir, client)
 }
 
@@ -136,7 +136,7 @@ async fn completed_long_response_is_not_pending() {
 #[tokio::test]
 async fn refusing_backend_fails_calls_until_it_recovers() {
     let dir = tempfile::tempdir().unwrap();
-    let mut client = connect_to_script(dir.path(), |stream| async move { drop(stream) }).await;
+    let mut client = connect_to_script(dir.path(), Limits::default(), |stream| async move { drop(stream) }).await;
     client.send(PING).await;
     assert!(client.receive().await.unwrap()["error"].is_null(), "discovery works without a backend");
     client.send(b"{\"id\":1,\"method\":\"a\"}\n[{\"id\":2,\"method\":\"b\"},{\"id\":3,\"method\":\"server.peers.subscribe\"}]\n").await;
@@ -147,7 +147,7 @@ async fn refusing_backend_fails_calls_until_it_recovers() {
     assert_eq!(answers[1]["result"], json!([]));
     assert_eq!(client.counters.backend_failures.value(), 1, "the second failed at once");
     stop_listening(dir.path());
-    let _other = connect_to_script(dir.path(), fake_electrs).await;
+    let _other = connect_to_script(dir.path(), Limits::default(), fake_electrs).await;
     tokio::time::sleep(BACKEND_RETRY_DELAY + Duration::from_millis(100)).await;
     assert_session_works(&mut client).await;
 }
