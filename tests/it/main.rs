@@ -17,6 +17,7 @@ mod architecture;
 #[path = "support/as_map_encoder.rs"]
 mod as_map_encoder;
 mod attack;
+mod attack_in_front;
 mod backend;
 mod chain_work;
 mod cli_output;
