@@ -15,6 +15,11 @@ use crate::jsonrpc::MAX_RESPONSE_BYTES;
 use crate::peer::{Fault, Port, Transport};
 use crate::route::Route;
 
+/// Bytes of a peer's lines in one conversation, without requested headers: two of the longest responses.
+///
+/// Otherwise a peer could keep a probe busy with notifications.
+const CONVERSATION_BYTES: usize = 2 * MAX_RESPONSE_BYTES;
+
 /// Time limits of a probe.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadlines {
@@ -122,6 +127,7 @@ pub async fn run_prober(
     let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_RESPONSE_BYTES));
     let mut out = FramedWrite::new(writer, BytesCodec::new());
     let (mut prober, mut request) = Prober::new(expected.clone());
+    let mut budget = CONVERSATION_BYTES;
     loop {
         let deadline = end.min(Instant::now() + deadlines.response);
         let sent = timeout_at(deadline, out.send(Bytes::from(request))).await;
@@ -130,7 +136,13 @@ pub async fn run_prober(
             let line = timeout_at(deadline, lines.next()).await.map_err(|_| ProbeError::Timeout)?;
             let line = line.ok_or(ProbeError::Closed)?.map_err(|error| read_error(&error))?;
             let step = prober.step();
-            match prober.handle_line(&line).map_err(ProbeError::ProtocolViolation)? {
+            let action = prober.handle_line(&line).map_err(ProbeError::ProtocolViolation)?;
+            // The prober requests headers only as long as they prove work.
+            if step != ProbeStep::Chain || matches!(action, ProberAction::Wait) {
+                let rest = budget.checked_sub(line.len());
+                budget = rest.ok_or(ProbeError::ProtocolViolation(Fault::ResponseTooLong))?;
+            }
+            match action {
                 ProberAction::Wait => continue,
                 ProberAction::Unproven => return Err(ProbeError::Unproven),
                 ProberAction::Send(next) => {
@@ -304,6 +316,14 @@ mod tests {
             }
         });
         assert_eq!(notifications.await.unwrap_err(), ProbeError::ProtocolViolation(Fault::ExcessNotifications));
+
+        let long_notifications = verify_tcp(async |mut stream| {
+            let note = format!("{{\"method\":\"x\",\"params\":[\"{}\"]}}\n", "x".repeat(400_000));
+            loop {
+                stream.write_all(note.as_bytes()).await?;
+            }
+        });
+        assert_eq!(long_notifications.await.unwrap_err(), ProbeError::ProtocolViolation(Fault::ResponseTooLong));
 
         let drip = verify_tcp(async |mut stream| {
             loop {

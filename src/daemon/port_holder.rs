@@ -4,6 +4,11 @@ use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::peer::foreign_text;
+
+/// Maximum length of a process name, which Linux limits to 15 bytes.
+const MAX_NAME_CHARS: usize = 15;
+
 /// State of a listening socket in `/proc/net/tcp` (`TCP_LISTEN` of the kernel).
 const LISTEN: &str = "0A";
 
@@ -37,7 +42,7 @@ pub(crate) fn find(address: SocketAddr) -> Option<Holder> {
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let pid = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(|pid| has_socket(*pid))?;
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(Holder { name: name.trim().chars().filter(|char| !char.is_control()).collect(), pid })
+    Some(Holder { name: foreign_text(&name, MAX_NAME_CHARS), pid })
 }
 
 /// Returns the inode of a listening socket in a line of the table, if it conflicts with `address`.

@@ -11,7 +11,10 @@ use crate::connect::ProbeReport;
 use crate::header_chain::{ChainReference, HeaderSync, SyncStep};
 use crate::jsonrpc::{self, MAX_PROTOCOL, MIN_PROTOCOL, Response, USER_AGENT};
 use crate::network::Pin;
-use crate::peer::{Fault, Features, Host, LenientScalar, PeerList, Ports};
+use crate::peer::{Fault, Features, Host, LenientScalar, PeerList, Ports, foreign_text};
+
+/// Maximum length of a software name in characters.
+const MAX_SOFTWARE_CHARS: usize = 60;
 
 /// What a peer is checked against.
 #[derive(Debug, Clone)]
@@ -341,7 +344,7 @@ impl Prober {
             VersionReply::Pair(software, version) => (software, version.parse().map_err(|_| Fault::Malformed)?),
             VersionReply::Software(software) => (software, MIN_PROTOCOL),
         };
-        self.report.software = printable(&software);
+        self.report.software = Some(foreign_text(&software, MAX_SOFTWARE_CHARS)).filter(|name| !name.is_empty());
         self.report.negotiated_version = version;
         Ok(())
     }
@@ -405,12 +408,6 @@ struct Headers<'a> {
     hex: Option<Cow<'a, str>>,
     height: LenientScalar,
     block_height: LenientScalar,
-}
-
-/// Removes control characters and limits the length, for logs and terminals.
-fn printable(text: &str) -> Option<String> {
-    let text: String = text.chars().filter(|c| !c.is_control()).take(60).collect();
-    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use rand::{Rng, RngExt};
 
 pub use real_name_filter::{DEFAULT_REALNAME_LIMIT, RejectReason};
 
-use crate::peer::{Ports, RealName};
+use crate::peer::{Ports, RealName, foreign_text};
 use crate::secret::Secret;
 
 /// Parameters of a visit.
@@ -345,9 +345,9 @@ fn quit_with(error: IrcError) -> Vec<IrcAction> {
     vec![send(QUIT), IrcAction::End(Err(error))]
 }
 
-/// Removes control characters and limits the length, for logs and terminals.
+/// Returns a text of the server for logs and terminals.
 fn sanitize(text: Option<&str>) -> String {
-    text.unwrap_or_default().chars().filter(|char| !char.is_control()).take(200).collect()
+    foreign_text(text.unwrap_or_default(), 200)
 }
 
 /// Classifies an ERROR, which has no code, by its text.

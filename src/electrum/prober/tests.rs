@@ -137,13 +137,6 @@ fn excess_notifications_are_rejected() {
     assert!(matches!(prober.handle_line("nonsense"), Err(Fault::Malformed)));
 }
 
-#[test]
-fn software_name_is_sanitized() {
-    assert_eq!(printable("\u{1b}[31mred\n"), Some("[31mred".to_owned()));
-    assert_eq!(printable("\r\n"), None);
-    assert_eq!(printable(&"x".repeat(500)).unwrap().len(), 60);
-}
-
 proptest! {
     #[test]
     fn arbitrary_line_never_panics(lines in proptest::collection::vec("\\PC{0,60}", 0..5), id in 0..3u8) {
