@@ -1,11 +1,14 @@
 //! The onion service of the embedded Tor: from rendezvous circuits to client streams.
 
-use std::pin::pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arti_client::config::onion_service::{OnionServiceConfig, OnionServiceConfigBuilder};
 use futures_util::{Stream, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
@@ -28,6 +31,11 @@ const INTRO_RATE: (u32, u32) = (25, 200);
 
 /// Time to build a circuit to a client's rendezvous point.
 const RENDEZVOUS_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time without a stream after which a circuit is closed: the default of the time limit for handshakes.
+///
+/// Circuits cost nothing, and their number is limited.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A service that runs until this value is dropped.
 pub(super) struct Running {
@@ -94,14 +102,21 @@ async fn accept_rendezvous(
     }
 }
 
-/// Accepts streams to the service's port until the circuit closes.
+/// Accepts streams to the service's port until the circuit closes, or has no stream for [`IDLE_TIMEOUT`].
 async fn serve_circuit(
     mut streams: impl Stream<Item = StreamRequest> + Unpin,
     number: u64,
     port: Port,
     onion_streams: mpsc::Sender<OnionStream>,
 ) {
-    while let Some(request) = streams.next().await {
+    let open = Arc::new(());
+    loop {
+        let request = match timeout(IDLE_TIMEOUT, streams.next()).await {
+            Ok(Some(request)) => request,
+            Ok(None) => return,
+            Err(_) if Arc::strong_count(&open) > 1 => continue,
+            Err(_) => return,
+        };
         let is_service_port =
             matches!(request.request(), IncomingStreamRequest::Begin(begin) if begin.port() == port.get());
         let permit = if is_service_port { onion_streams.try_reserve().ok() } else { None };
@@ -111,7 +126,33 @@ async fn serve_circuit(
             continue;
         };
         if let Ok(stream) = request.accept(Connected::new_empty()).await {
-            permit.send((Box::new(stream), number));
+            permit.send((Box::new(CircuitStream { stream, _open: Arc::clone(&open) }), number));
         }
+    }
+}
+
+/// Stream of a client, which counts as open on its circuit until it is dropped.
+struct CircuitStream<S> {
+    stream: S,
+    _open: Arc<()>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for CircuitStream<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for CircuitStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
