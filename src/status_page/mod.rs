@@ -9,7 +9,7 @@ mod peer_query;
 mod status_cache;
 mod svg;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{interval, timeout};
 
 use self::history::{History, SAMPLE_INTERVAL};
@@ -37,7 +37,7 @@ use crate::book_handle::Inbox;
 
 pub use self::metrics::ProbeMetrics;
 
-/// Maximum number of concurrent connections; further ones are closed.
+/// Maximum number of concurrent connections. A further one ends the oldest, which may be silent.
 const MAX_CONNECTIONS: usize = 64;
 
 /// Time within which a request's header must arrive.
@@ -72,19 +72,24 @@ pub async fn serve(listener: TcpListener, config: StatusPageConfig, probes: Prob
     let app = Arc::new(AppState { config, cache: StatusCache::new(inbox), probes, history: Mutex::default() });
     let router = router(Arc::clone(&app));
     let mut listener = AcceptLoop::new(listener, "status page");
-    let mut connections = JoinSet::new();
+    let mut tasks = JoinSet::new();
+    let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     let mut samples = interval(SAMPLE_INTERVAL);
     loop {
-        while connections.try_join_next().is_some() {}
+        while tasks.try_join_next().is_some() {}
         tokio::select! {
             _ = samples.tick() => {
                 let app = Arc::clone(&app);
-                connections.spawn(async move { app.sample().await });
+                tasks.spawn(async move { app.sample().await });
             }
             (stream, _) = listener.next() => {
-                if connections.len() < MAX_CONNECTIONS {
-                    connections.spawn(serve_connection(stream, router.clone()));
+                connections.retain(|connection| !connection.is_finished());
+                if connections.len() >= MAX_CONNECTIONS
+                    && let Some(oldest) = connections.pop_front()
+                {
+                    oldest.abort();
                 }
+                connections.push_back(tasks.spawn(serve_connection(stream, router.clone())));
             }
         }
     }

@@ -109,3 +109,13 @@ impl Haproxy {
             .unwrap_or_default()
     }
 }
+
+#[test]
+fn silent_local_connections_do_not_block_the_health_check() {
+    let dir = TestDir::new();
+    let (daemon, _, page) = start(&dir, "");
+    let silent: Vec<_> = (0..200).map(|_| std::net::TcpStream::connect(page).unwrap()).collect();
+    assert_eq!(http(page, "GET /healthz HTTP/1.0\r\n\r\n"), (200, "ok\n".to_owned()));
+    drop(silent);
+    daemon.stop();
+}
