@@ -45,6 +45,9 @@ pub enum DaemonError {
     /// Another user owns the data directory.
     #[error("the data directory {} belongs to another user; choose another data_dir, or run as its owner", .0.display())]
     OthersDirectory(PathBuf),
+    /// Other users can replace files of the data directory.
+    #[error("other users can write to the data directory {path}; run `chmod go-w {path}`", path = .0.display())]
+    WritableDirectory(PathBuf),
     /// A configured address can't be bound.
     #[error(transparent)]
     Listen(#[from] BindError),

@@ -41,9 +41,9 @@ pub(crate) fn check_clock(now: Time) -> Result<(), DaemonError> {
     if now < BUILD_DATE { Err(DaemonError::Clock(now)) } else { Ok(()) }
 }
 
-/// Creates the data directory with mode 0700, or checks that this user owns it.
+/// Creates the data directory with mode 0700, or checks that only this user can write to it.
 ///
-/// Logs a warning if other users may access it.
+/// Logs a warning if other users may read it.
 pub(crate) fn data_directory(path: &Path) -> Result<(), DaemonError> {
     let failed = |error| DaemonError::MakeDirectory { path: path.to_owned(), error };
     if let Some(parent) = path.parent() {
@@ -61,6 +61,9 @@ pub(crate) fn data_directory(path: &Path) -> Result<(), DaemonError> {
     }
     if metadata.uid() != rustix::process::geteuid().as_raw() {
         return Err(DaemonError::OthersDirectory(path.to_owned()));
+    }
+    if metadata.permissions().mode() & 0o022 != 0 {
+        return Err(DaemonError::WritableDirectory(path.to_owned()));
     }
     if metadata.permissions().mode() & 0o077 != 0 {
         tracing::warn!(path = %path.display(), "other users may access the data directory; run `chmod 700` on it");

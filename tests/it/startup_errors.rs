@@ -67,6 +67,17 @@ fn occupied_status_port_is_reported_with_its_key() {
     );
 }
 
+#[test]
+fn data_directory_that_others_can_write_to_is_refused() {
+    let dir = offline_dir();
+    std::fs::create_dir(dir.data()).unwrap();
+    for mode in [0o770, 0o702, 0o1777] {
+        support::set_mode(&dir.data(), mode);
+        let text = start_error(&dir, 1);
+        assert!(text.contains("other users can write") && text.contains("chmod go-w"), "{mode:o}: {text}");
+    }
+}
+
 /// Runs in a namespace, whose first unprivileged port is always 1024.
 #[test]
 fn privileged_port_is_reported_with_capability() {
