@@ -84,7 +84,7 @@ counters! {
         evicted: Disconnected "evicted",
         /// Sessions closed because the memory for clients was exhausted.
         out_of_memory: Disconnected "memory",
-        /// Connections that failed the TLS or WebSocket handshake.
+        /// Connections that failed the TLS or WebSocket handshake, or started TLS on a plain port.
         failed_handshakes: Disconnected "handshake",
         /// Requests delayed by a rate limit.
         delayed_requests: Delayed "delayed",

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+use tokio_util::codec::{Decoder, FramedRead, LinesCodec, LinesCodecError};
 
 use super::Limits;
 use super::metered_stream::OUT_OF_MEMORY;
@@ -23,10 +23,13 @@ use crate::jsonrpc::{MAX_REQUEST_BYTES, RpcError, SharedBuf};
 /// Read buffer of an idle client, in bytes. A longer line enlarges it temporarily.
 const BUFFER_BYTES: usize = 512;
 
+/// Kind of the error for a TLS record instead of a line.
+const TLS_RECORD: io::ErrorKind = io::ErrorKind::Unsupported;
+
 /// Stream of lines from a client, and of responses to it.
 pub(super) enum ClientStream {
     /// Lines on a byte stream.
-    Lines(FramedRead<Box<dyn Stream>, LinesCodec>),
+    Lines(FramedRead<Box<dyn Stream>, PlainLines>),
     /// One line per WebSocket message.
     WebSocket(Box<WsStream>),
 }
@@ -48,6 +51,8 @@ pub(super) enum ClientInput {
     Unreadable(RpcError),
     /// A line for which no memory is left.
     OutOfMemory,
+    /// The start of a TLS handshake.
+    Tls,
     /// A line took longer than the line timeout.
     Slow,
     /// No line began within the idle timeout.
@@ -59,7 +64,7 @@ pub(super) enum ClientInput {
 impl ClientStream {
     /// Reads lines of up to this length.
     pub(super) fn lines(stream: Box<dyn Stream>, max_line_bytes: usize) -> ClientStream {
-        let codec = LinesCodec::new_with_max_length(max_line_bytes);
+        let codec = PlainLines(LinesCodec::new_with_max_length(max_line_bytes));
         ClientStream::Lines(FramedRead::with_capacity(stream, codec, BUFFER_BYTES))
     }
 
@@ -179,7 +184,7 @@ impl WsStream {
 
 /// Reads a line. The idle timeout applies between lines, the line timeout within one.
 async fn read_line(
-    lines: &mut FramedRead<Box<dyn Stream>, LinesCodec>,
+    lines: &mut FramedRead<Box<dyn Stream>, PlainLines>,
     timer: &mut ReadTimer,
     limits: &Limits,
 ) -> ClientInput {
@@ -188,7 +193,7 @@ async fn read_line(
             biased;
             line = lines.next() => return match line {
                 Some(Ok(line)) => ClientInput::Line(line),
-                Some(Err(error)) => unreadable(&error, lines.decoder().max_length()),
+                Some(Err(error)) => unreadable(&error, lines.decoder().0.max_length()),
                 None => ClientInput::End,
             },
             () = timer.alarm.as_mut() => {
@@ -228,6 +233,28 @@ async fn read_message(messages: &mut WsStream, timer: &mut ReadTimer, limits: &L
                 }
             }
         }
+    }
+}
+
+/// Codec of lines that recognizes the start of a TLS handshake.
+///
+/// It contains no line feed, so the client would wait for the line timeout.
+pub(super) struct PlainLines(LinesCodec);
+
+impl Decoder for PlainLines {
+    type Item = String;
+    type Error = LinesCodecError;
+
+    fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<String>, LinesCodecError> {
+        // The type of a handshake record, and the first byte of all versions. No line of JSON starts with them.
+        if bytes.starts_with(&[0x16, 0x03]) {
+            return Err(LinesCodecError::Io(TLS_RECORD.into()));
+        }
+        self.0.decode(bytes)
+    }
+
+    fn decode_eof(&mut self, bytes: &mut BytesMut) -> Result<Option<String>, LinesCodecError> {
+        self.0.decode_eof(bytes)
     }
 }
 
@@ -296,6 +323,7 @@ fn unreadable(error: &LinesCodecError, max_line_bytes: usize) -> ClientInput {
             ClientInput::Unreadable(RpcError::Parse)
         }
         LinesCodecError::Io(error) if error.kind() == OUT_OF_MEMORY => ClientInput::OutOfMemory,
+        LinesCodecError::Io(error) if error.kind() == TLS_RECORD => ClientInput::Tls,
         LinesCodecError::Io(_) => ClientInput::End,
     }
 }

@@ -73,6 +73,7 @@ pub(super) async fn run(
         activity,
         input,
         has_handled_input: false,
+        has_input_ended: false,
         memory,
         upstream: None,
         backend_retry_at: None,
@@ -120,6 +121,8 @@ struct ClientSession<'a> {
     input: Arc<InputMemory>,
     /// Whether the last request is handled, but its memory is not released.
     has_handled_input: bool,
+    /// Whether the client sends nothing more, but still gets responses.
+    has_input_ended: bool,
     memory: Arc<SessionMemory>,
     /// Connection to the backend. `None` until the first forwarded request, and after a loss.
     upstream: Option<Upstream>,
@@ -165,7 +168,15 @@ impl ClientSession<'_> {
             if let Err(end) = outcome {
                 return end;
             }
+            if self.has_input_ended && !self.awaits_responses() {
+                return SessionEnd::Graceful;
+            }
         }
+    }
+
+    /// Returns whether the backend owes the client a response.
+    fn awaits_responses(&self) -> bool {
+        self.upstream.as_ref().is_some_and(Upstream::has_pending)
     }
 
     async fn next(&mut self) -> SessionEvent {
@@ -174,13 +185,14 @@ impl ClientSession<'_> {
             let rest = if self.input.is_long() { self.stream.shrink_buffer() } else { 0 };
             self.input.release(rest);
         }
+        let may_read = !self.has_input_ended;
         let ClientSession { stream, upstream, read_timer, limits, .. } = self;
         let Some(upstream) = upstream else { return SessionEvent::Input(stream.read(read_timer, limits).await) };
         let (accepts_input, stall_deadline) = (upstream.accepts_input(), upstream.stall_deadline());
         tokio::select! {
             biased;
             event = upstream.next() => SessionEvent::Upstream(event),
-            input = stream.read(read_timer, limits), if accepts_input => SessionEvent::Input(input),
+            input = stream.read(read_timer, limits), if accepts_input && may_read => SessionEvent::Input(input),
             () = sleep_until(stall_deadline.unwrap_or_else(Instant::now)), if stall_deadline.is_some() => SessionEvent::Stalled,
         }
     }
@@ -205,6 +217,11 @@ impl ClientSession<'_> {
             }
             ClientInput::Slow => return Err(abort(&counters.slow)),
             ClientInput::Idle => return Err(abort(&counters.idle)),
+            ClientInput::Tls => return Err(abort(&counters.failed_handshakes)),
+            ClientInput::End if self.awaits_responses() => {
+                self.has_input_ended = true;
+                return Ok(());
+            }
             ClientInput::End => return Err(SessionEnd::Abort),
         };
         match result {

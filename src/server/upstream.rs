@@ -147,7 +147,7 @@ impl Upstream {
     }
 
     /// Returns whether a tracked call is pending.
-    fn has_pending(&self) -> bool {
+    pub(super) fn has_pending(&self) -> bool {
         self.batch.is_some() || !self.pending.is_empty()
     }
 

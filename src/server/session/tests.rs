@@ -403,3 +403,24 @@ async fn websocket_pings_count_as_requests_and_binary_messages_are_text() {
     assert_eq!(counters.requests.value(), 36);
     assert!(counters.delayed_requests.value() > 0);
 }
+
+#[tokio::test]
+async fn client_that_stops_sending_gets_its_responses() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut client = connect_to_script(dir.path(), Limits::default(), fake_electrs).await;
+    client.send(b"{\"id\":1,\"method\":\"one\"}\n{\"id\":2,\"method\":\"long\"}\n").await;
+    client.stream.get_mut().shutdown().await.unwrap();
+    assert_eq!(client.receive().await.unwrap()["result"], "one");
+    assert_eq!(client.receive().await.unwrap()["id"], 2);
+    assert!(client.receive().await.is_none());
+    client.session.await.unwrap();
+}
+
+#[tokio::test]
+async fn tls_on_a_plain_port_is_closed_at_once() {
+    let mut client = connect(4096);
+    client.send(&[0x16, 3, 1, 2, 0, 1]).await;
+    assert!(client.receive().await.is_none());
+    client.session.await.unwrap();
+    assert_eq!(client.counters.failed_handshakes.value(), 1);
+}
