@@ -33,6 +33,7 @@ use crate::config::Config;
 use crate::dial::{Dialer, Direct, Isolation, Tls};
 use crate::header_chain::HeaderChain;
 use crate::irc_discovery::{IrcConfig, IrcTask};
+use crate::jsonrpc::MAX_REQUEST_BYTES;
 use crate::route::RoutingPolicy;
 use crate::server::{Acceptor, CertificateSource, Credentials, MemoryPool, SessionContext};
 use crate::status_page::ProbeMetrics;
@@ -182,7 +183,8 @@ impl Node {
             backend: self.backend.clone(),
             irc: irc.as_ref().map(watch::Sender::subscribe),
         };
-        let max_line_bytes = self.backend.clearnet.as_ref().map_or(0, |_| self.config.backend.max_line_bytes);
+        let has_backend = self.backend.clearnet.is_some();
+        let max_line_bytes = if has_backend { self.config.backend.max_line_bytes } else { MAX_REQUEST_BYTES };
         let memory = || MemoryPool::new(max_line_bytes, Arc::clone(&counters));
         let memory = PerIngress { clearnet: memory(), onion: memory() };
         let limits = watch::Sender::new(limits(&self.config));

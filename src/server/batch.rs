@@ -364,7 +364,7 @@ struct StreamedResponse {
     scanner: ResponseScanner,
     /// Key whose value is sent; `None` before its first byte.
     key: Option<OutcomeKey>,
-    /// Key whose value is null, which JSON-RPC 1.0 sends beside the other one.
+    /// Key whose value is null, which JSON-RPC 1.0 sends together with the other one.
     null: Option<OutcomeKey>,
 }
 

@@ -124,6 +124,9 @@ impl CertificateSource {
     }
 }
 
+/// Encrypted bytes that a session holds while its client does not read: one TLS record. The default of rustls is 64 KiB.
+const MAX_UNSENT_BYTES: usize = 16 * 1024;
+
 /// Acceptor of TLS handshakes, with the current certificate.
 #[derive(Clone)]
 pub struct Acceptor(TlsAcceptor);
@@ -150,7 +153,9 @@ impl Acceptor {
     /// # Errors
     /// Returns an error if the handshake fails.
     pub async fn accept(&self, stream: Box<dyn Stream>) -> std::io::Result<Box<dyn Stream>> {
-        Ok(Box::new(self.0.accept(stream).await?))
+        let mut stream = self.0.accept(stream).await?;
+        stream.get_mut().1.set_buffer_limit(Some(MAX_UNSENT_BYTES));
+        Ok(Box::new(stream))
     }
 }
 
