@@ -221,7 +221,9 @@ async fn hostile_session(kind: u32, from: Ipv4Addr, to: SocketAddr) -> std::io::
     let mut unread = [0; 64 * 1024];
     if kind <= WEBSOCKET {
         stream.write_all(UPGRADE.as_bytes()).await?;
-        stream.read(&mut unread).await?;
+        if stream.read(&mut unread).await? == 0 {
+            return Ok(());
+        }
     }
     let batch = json!(vec![json!({"id": 1, "method": "long"}); 25]).to_string();
     match kind {
