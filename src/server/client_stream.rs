@@ -57,8 +57,10 @@ pub(super) enum ClientInput {
     Slow,
     /// No line began within the idle timeout.
     Idle,
-    /// The connection ended.
+    /// The client sends no more lines. It may still read.
     End,
+    /// The connection was lost, or the client closed a WebSocket.
+    Lost,
 }
 
 impl ClientStream {
@@ -225,7 +227,7 @@ async fn read_message(messages: &mut WsStream, timer: &mut ReadTimer, limits: &L
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => ClientInput::Control,
                 Some(Err(tungstenite::Error::Capacity(_))) => ClientInput::Unreadable(RpcError::TooLong(MAX_REQUEST_BYTES)),
                 Some(Err(tungstenite::Error::Io(error))) if error.kind() == OUT_OF_MEMORY => ClientInput::OutOfMemory,
-                Some(Ok(Message::Close(_)) | Err(_)) | None => ClientInput::End,
+                Some(Ok(Message::Close(_)) | Err(_)) | None => ClientInput::Lost,
             },
             () = timer.alarm.as_mut() => {
                 if let Some(input) = timer.on_alarm(Position::BetweenLines, limits) {
@@ -324,6 +326,37 @@ fn unreadable(error: &LinesCodecError, max_line_bytes: usize) -> ClientInput {
         }
         LinesCodecError::Io(error) if error.kind() == OUT_OF_MEMORY => ClientInput::OutOfMemory,
         LinesCodecError::Io(error) if error.kind() == TLS_RECORD => ClientInput::Tls,
-        LinesCodecError::Io(_) => ClientInput::End,
+        LinesCodecError::Io(_) => ClientInput::Lost,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_tungstenite::tungstenite::Message;
+
+    use super::*;
+    use crate::jsonrpc::MAX_BATCH_RESPONSE_BYTES;
+
+    #[tokio::test]
+    async fn long_websocket_message_is_sent_without_a_copy() {
+        let (client_end, server_end) = tokio::io::duplex(4096);
+        let server = tokio::spawn(async move {
+            let mut stream = ClientStream::websocket(Box::new(server_end)).await.unwrap();
+            // A batch of the maximum size, padded to the next power of two.
+            let shared = Bytes::from(vec![b'x'; 2 * MAX_BATCH_RESPONSE_BYTES - 1]);
+            let mut line = SharedBuf::from(shared.clone());
+            line.push(&b"\n"[..]);
+            let mut sending = Box::pin(stream.write_part(line));
+            assert!(futures_util::poll!(sending.as_mut()).is_pending());
+            assert!(!shared.is_unique(), "the stream holds a reference");
+            sending.await.unwrap();
+            for part in ["[1,", "2]\n"] {
+                stream.write_part(SharedBuf::from(part.as_bytes())).await.unwrap();
+            }
+        });
+        let (mut client, _) = tokio_tungstenite::client_async("ws://localhost/", client_end).await.unwrap();
+        assert_eq!(client.next().await.unwrap().unwrap().len(), 2 * MAX_BATCH_RESPONSE_BYTES - 1);
+        assert_eq!(client.next().await.unwrap().unwrap(), Message::text("[1,2]"));
+        server.await.unwrap();
     }
 }

@@ -1,13 +1,16 @@
 //! Memory that sessions hold for their clients: partial requests, and responses that a client has not read.
 //!
 //! What exceeds a small free amount is charged when it is received, to the session's source and to the pool of the
-//! ingress. When the pool is exhausted, the source that holds the most loses a session, unless it is the one that asks.
+//! ingress. When the pool is exhausted, the source that holds the most loses a session. If that is the one that asks, the
+//! session that has held memory for the longest time ends, unless that time is short.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::connection::ClientSource;
 use crate::client_counters::Counters;
@@ -29,6 +32,12 @@ const OPTIONAL_SHARE: usize = 2;
 
 /// Share of the pool that one source may hold when it asks for optional memory.
 const OPTIONAL_SOURCE_SHARE: usize = 16;
+
+/// Time for which a session may hold memory, whatever others need.
+///
+/// A transaction of the largest size that nodes relay, 800 KB, is received within ten seconds at the default limits. An
+/// attacker whose sources hold little each must send that much again and again, instead of once.
+const MIN_HOLD: Duration = Duration::from_secs(10);
 
 /// Pool of memory for the clients of one ingress.
 ///
@@ -57,6 +66,8 @@ struct SourceHoldings {
 
 struct SessionHoldings {
     bytes: usize,
+    /// Time of the first charge.
+    since: Instant,
     /// Task of the session; `None` if it can't be aborted.
     task: Option<AbortHandle>,
 }
@@ -181,7 +192,9 @@ impl Pool {
             if need == Need::Optional {
                 return Err(OutOfMemory);
             }
-            let evicted = holdings.evict_from_larger(memory.source, own).ok_or(OutOfMemory)?;
+            let larger = holdings.largest_session_of_larger_source(memory.source, own);
+            let victim = larger.or_else(|| holdings.longest_holder(memory.number, Instant::now()));
+            let evicted = victim.and_then(|(source, number)| holdings.evict(source, number)).ok_or(OutOfMemory)?;
             self.counters.memory_bytes.subtract(evicted.bytes as u64);
             if let Some(task) = evicted.task {
                 self.counters.out_of_memory.add(1);
@@ -209,7 +222,7 @@ impl Holdings {
         self.total += growth;
         let source = self.sources.entry(memory.source).or_default();
         source.total += growth;
-        let empty = || SessionHoldings { bytes: 0, task: memory.task.get().cloned() };
+        let empty = || SessionHoldings { bytes: 0, since: Instant::now(), task: memory.task.get().cloned() };
         source.sessions.entry(memory.number).or_insert_with(empty).bytes += growth;
     }
 
@@ -226,15 +239,25 @@ impl Holdings {
         bytes
     }
 
-    /// Removes the largest session of the largest source; `None` if that is this source or holds no more than `own`.
-    fn evict_from_larger(&mut self, asking: PayingSource, own: usize) -> Option<SessionHoldings> {
-        let (largest, held) = self.sources.iter_mut().max_by_key(|(_, held)| held.total)?;
-        if *largest == asking || held.total <= own {
-            return None;
-        }
-        let (largest, number) = (*largest, *held.sessions.iter().max_by_key(|(_, session)| session.bytes)?.0);
-        let session = held.sessions.remove(&number)?;
-        self.removed_from(largest, session.bytes);
+    /// Returns the largest session of the largest source; `None` if that source asks or holds no more than `own`.
+    fn largest_session_of_larger_source(&self, asking: PayingSource, own: usize) -> Option<(PayingSource, u64)> {
+        let (source, held) = self.sources.iter().max_by_key(|(_, held)| held.total)?;
+        let (number, _) = held.sessions.iter().max_by_key(|(_, session)| session.bytes)?;
+        (*source != asking && held.total > own).then_some((*source, *number))
+    }
+
+    /// Returns the session that has held memory for the longest time; `None` if all hold it for a short time.
+    fn longest_holder(&self, asking: u64, now: Instant) -> Option<(PayingSource, u64)> {
+        let sources = self.sources.iter();
+        let all =
+            sources.flat_map(|(source, held)| held.sessions.iter().map(move |(number, held)| (source, number, held)));
+        let old = all.filter(|(_, number, held)| **number != asking && now >= held.since + MIN_HOLD);
+        old.min_by_key(|(.., held)| held.since).map(|(source, number, _)| (*source, *number))
+    }
+
+    fn evict(&mut self, source: PayingSource, number: u64) -> Option<SessionHoldings> {
+        let session = self.sources.get_mut(&source)?.sessions.remove(&number)?;
+        self.removed_from(source, session.bytes);
         Some(session)
     }
 
@@ -327,6 +350,18 @@ mod tests {
         assert_eq!((harness.counters.out_of_memory.value(), harness.counters.memory_bytes.value()), (1, 81_000));
         drop((one, two));
         assert_eq!(harness.counters.memory_bytes.value(), 81_000, "an evicted session holds nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn quiet_sessions_lose_their_memory_to_larger_requests() {
+        let mut harness = PoolHarness::new(100 * SMALL);
+        harness.fill(100, SMALL);
+        let mut large = harness.session(200, 200).0.charge();
+        assert_eq!(large.resize(5 * SMALL, Need::Required), Err(OutOfMemory), "no source holds more");
+        tokio::time::advance(MIN_HOLD).await;
+        assert_eq!(large.resize(5 * SMALL, Need::Required), Ok(()));
+        assert_eq!(harness.counters.out_of_memory.value(), 5);
+        assert_eq!(harness.counters.memory_bytes.value(), 100 * SMALL as u64);
     }
 
     #[tokio::test]

@@ -294,6 +294,19 @@ mod tests {
         assert_eq!(table.sessions.open_sessions, 55);
     }
 
+    #[tokio::test]
+    async fn sessions_behind_a_shared_tor_have_meters_of_their_own() {
+        let mut table = TableHarness::new(100);
+        let mut quota = || match table.sessions.admit(ClientSource::SharedTor, Capacity::Free, &LIMITS, table.now) {
+            Admission::Admit(quota) => quota,
+            _ => panic!("a session is free"),
+        };
+        let (one, other) = (quota(), quota());
+        assert!(one.forwarded.try_acquire(3 * LIMITS.forwarded_requests_per_second as usize));
+        assert!(!one.forwarded.try_acquire(1), "the limit of one session");
+        assert!(other.forwarded.try_acquire(1));
+    }
+
     fn subnet(ip: &str) -> ClientSource {
         ClientSource::Subnet(Netgroup::rate_limit_subnet(ip.parse().unwrap()))
     }
