@@ -149,7 +149,7 @@ fn megabytes(daemon: &Daemon) -> f64 {
 }
 
 /// Starts the process of the hostile clients.
-fn spawn_attack(tcp: SocketAddr, tls: SocketAddr, sessions: u32) -> ChildGuard {
+pub(crate) fn spawn_attack(tcp: SocketAddr, tls: SocketAddr, sessions: u32) -> ChildGuard {
     ChildGuard::spawn(
         Command::new("chrt")
             .args(["--idle", "0"])

@@ -1,4 +1,6 @@
-//! Hostile clients in front of a server, who make Waypost hold memory or work without counted requests.
+//! Hostile clients in front of a server, which make Waypost hold memory or work without counted requests.
+//!
+//! Half of the sessions are of ten kinds, the others of the eight kinds of `attack.rs`.
 //!
 //! ```text
 //! cargo test --test it attack_in_front::                                  400 hostile sessions
@@ -51,7 +53,8 @@ fn mixed_hostile_sessions_exhaust_nothing() {
 
     let quiet = measure(tcp, 20);
     let before = megabytes(&daemon);
-    let attack = spawn_attack(&format!("{tcp} {websocket} {tls} {hostile}"));
+    let attack = spawn_attack(&format!("{tcp} {websocket} {tls} {}", hostile / 2));
+    let other_kinds = crate::attack::spawn_attack(tcp, tls, hostile / 2);
     wait_until(20, "the attack has begun", || daemon.status()["clients"]["open_sessions"].as_u64().unwrap() > 100);
     let mut most = before;
     let mut attacked = Vec::new();
@@ -60,7 +63,7 @@ fn mixed_hostile_sessions_exhaust_nothing() {
         most = most.max(megabytes(&daemon));
     }
     let counters = daemon.status()["clients"].clone();
-    drop(attack);
+    drop((attack, other_kinds));
     let (quiet, attacked) = (percentile(quiet), percentile(attacked));
     println!("p99 of honest requests: {quiet:?} quiet, {attacked:?} under attack");
     println!("resident: {before:.1} MB before, at most {most:.1} MB under attack; held: {}", counters["memory_bytes"]);
