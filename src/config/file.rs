@@ -276,7 +276,7 @@ config_section! {
         /// Requests per second of one source to the backend, with bursts of three times as many. From 1 to
         /// 1000000000. Default: 300.
         forwarded_requests_per_second: u32,
-        /// Requests in one batch. From 1 to 256. Default: 64.
+        /// Requests in one batch. From 1 to 1000. Default: 400.
         max_batch: usize,
         /// Time for a TLS or WebSocket handshake. From 1s to 24h. Default: 10s.
         handshake_timeout: HumanDuration,

@@ -72,7 +72,7 @@ const FORMS: &[Form] = &[
             ("limits.bytes_in_per_second", "65536"),
             ("limits.bytes_out_per_second", "1048576"),
             ("limits.forwarded_requests_per_second", "300"),
-            ("limits.max_batch", "64"),
+            ("limits.max_batch", "400"),
         ],
     },
     Form {

@@ -14,7 +14,9 @@ use serde_json::value::RawValue;
 use super::{OutcomeKey, RpcError, SharedBuf};
 
 /// Maximum number of requests in a batch, whatever the limits of the session.
-pub const MAX_BATCH_CALLS: usize = 256;
+///
+/// The table of a batch has 16 bytes for each.
+pub const MAX_BATCH_CALLS: usize = 1000;
 
 /// Content of one line from a client.
 #[derive(Debug)]

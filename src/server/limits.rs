@@ -43,7 +43,9 @@ pub struct Limits {
     ///
     /// Bursts and delays are those of `requests_per_second`.
     pub forwarded_requests_per_second: u32,
-    /// Requests in one batch. Default: 64.
+    /// Requests in one batch. Default: 400.
+    ///
+    /// BlueWallet sends up to 200, and Fulcrum accepts 345.
     pub batch: usize,
     /// Time limit for the TLS and WebSocket handshakes. Default: 10 seconds.
     pub handshake: Duration,
@@ -64,7 +66,7 @@ impl Default for Limits {
             bytes_in_per_second: 64 * 1024,
             bytes_out_per_second: 1024 * 1024,
             forwarded_requests_per_second: 300,
-            batch: 64,
+            batch: 400,
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(600),
             line: Duration::from_secs(30),

@@ -222,7 +222,7 @@ impl ClientSession<'_> {
                 self.has_input_ended = true;
                 return Ok(());
             }
-            ClientInput::End => return Err(SessionEnd::Abort),
+            ClientInput::End | ClientInput::Lost => return Err(SessionEnd::Abort),
         };
         match result {
             Ok(result) => {
@@ -247,7 +247,9 @@ impl ClientSession<'_> {
             self.charge_requests(1).await?;
         }
         let message = parse_line(line);
+        // A line that is refused counts as one request. Otherwise its error would be that of a rate limit.
         let calls = message.as_ref().map_or(1, Message::calls);
+        let calls = if calls > self.limits.batch { 1 } else { calls };
         let snapshot = &self.shared.snapshot[self.ingress];
         if !has_backend {
             self.charge_requests(calls - 1).await?;

@@ -104,3 +104,20 @@ async fn unread_batch_holds_little_memory() {
     assert!(held <= 2 * 512 * 1024, "{held}");
     assert!(client.receive().await.is_some());
 }
+
+#[tokio::test]
+async fn batches_of_wallets_are_forwarded_and_longer_ones_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut client = connect_to_reversed(dir.path(), 345).await;
+    client.send(batch_of(&["history"; 345]).as_bytes()).await;
+    assert_eq!(receive_batch(&mut client).await.as_array().unwrap().len(), 345);
+    client.send(batch_of(&["history"; 401]).as_bytes()).await;
+    let refused = loop {
+        match client.receive().await.unwrap() {
+            note if note["method"] == "note" => {}
+            refused => break refused,
+        }
+    };
+    assert_eq!(refused["error"]["code"], -32600, "the length is the reason: {refused}");
+    assert_eq!(client.counters.rate_limited_requests.value(), 0);
+}

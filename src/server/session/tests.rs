@@ -192,10 +192,11 @@ async fn requests_far_over_rate_are_rejected() {
     assert_eq!(client.receive_error_code().await, Some(-101));
     client.session.await.unwrap();
     assert_eq!(client.counters.rate_limited_requests.value(), 1);
-    let mut client = connect(64 * 1024);
+    let limits = Limits { batch: 64, ..Limits::default() };
+    let mut client = connect_within(64 * 1024, ConnectionKind::default(), limits.clone());
     client.send(batch(64).as_bytes()).await;
     assert_eq!(client.receive().await.unwrap().as_array().unwrap().len(), 64, "the longest allowed batch");
-    let mut client = connect(64 * 1024);
+    let mut client = connect_within(64 * 1024, ConnectionKind::default(), limits);
     client.send(batch(65).as_bytes()).await;
     assert_eq!(client.receive_error_code().await, Some(-32600), "one request too many");
 }
