@@ -68,8 +68,7 @@ struct SessionHoldings {
     bytes: usize,
     /// Time of the first charge.
     since: Instant,
-    /// Task of the session; `None` if it can't be aborted.
-    task: Option<AbortHandle>,
+    memory: Arc<SessionMemory>,
 }
 
 /// Source that memory is charged to.
@@ -85,6 +84,7 @@ pub(super) struct SessionMemory {
     pool: Arc<Pool>,
     source: PayingSource,
     number: u64,
+    /// Task of the session. Unset for a moment after the session starts.
     task: OnceLock<AbortHandle>,
 }
 
@@ -178,7 +178,7 @@ impl Pool {
         self.holdings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn grow(&self, memory: &SessionMemory, growth: usize, need: Need) -> Result<(), OutOfMemory> {
+    fn grow(&self, memory: &Arc<SessionMemory>, growth: usize, need: Need) -> Result<(), OutOfMemory> {
         let (total_share, source_share) = match need {
             Need::Required => (1, SOURCE_SHARE),
             Need::Optional => (OPTIONAL_SHARE, OPTIONAL_SOURCE_SHARE),
@@ -196,7 +196,7 @@ impl Pool {
             let victim = larger.or_else(|| holdings.longest_holder(memory.number, Instant::now()));
             let evicted = victim.and_then(|(source, number)| holdings.evict(source, number)).ok_or(OutOfMemory)?;
             self.counters.memory_bytes.subtract(evicted.bytes as u64);
-            if let Some(task) = evicted.task {
+            if let Some(task) = evicted.memory.task.get() {
                 self.counters.out_of_memory.add(1);
                 task.abort();
             }
@@ -218,11 +218,11 @@ impl Holdings {
         self.sources.get(&source).map_or(0, |held| held.total)
     }
 
-    fn add(&mut self, memory: &SessionMemory, growth: usize) {
+    fn add(&mut self, memory: &Arc<SessionMemory>, growth: usize) {
         self.total += growth;
         let source = self.sources.entry(memory.source).or_default();
         source.total += growth;
-        let empty = || SessionHoldings { bytes: 0, since: Instant::now(), task: memory.task.get().cloned() };
+        let empty = || SessionHoldings { bytes: 0, since: Instant::now(), memory: Arc::clone(memory) };
         source.sessions.entry(memory.number).or_insert_with(empty).bytes += growth;
     }
 
