@@ -11,7 +11,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tor_cell::relaycell::msg::{Connected, End, EndReason};
 use tor_hsservice::config::TokenBucketConfig;
 use tor_hsservice::{RendRequest, RunningOnionService, StreamRequest};
@@ -109,14 +109,8 @@ async fn serve_circuit(
     port: Port,
     onion_streams: mpsc::Sender<OnionStream>,
 ) {
-    let open = Arc::new(());
-    loop {
-        let request = match timeout(IDLE_TIMEOUT, streams.next()).await {
-            Ok(Some(request)) => request,
-            Ok(None) => return,
-            Err(_) if Arc::strong_count(&open) > 1 => continue,
-            Err(_) => return,
-        };
+    let mut circuit = CircuitUse::new();
+    while let Some(request) = circuit.next(&mut streams).await {
         let is_service_port =
             matches!(request.request(), IncomingStreamRequest::Begin(begin) if begin.port() == port.get());
         let permit = if is_service_port { onion_streams.try_reserve().ok() } else { None };
@@ -126,8 +120,38 @@ async fn serve_circuit(
             continue;
         };
         if let Ok(stream) = request.accept(Connected::new_empty()).await {
-            permit.send((Box::new(CircuitStream { stream, _open: Arc::clone(&open) }), number));
+            permit.send((Box::new(CircuitStream { stream, _open: circuit.open_stream() }), number));
         }
+    }
+}
+
+/// Use of a circuit by accepted streams. Requests that are rejected do not keep it open.
+struct CircuitUse {
+    /// A clone of it for each open stream.
+    open: Arc<()>,
+    idle_ends: Instant,
+}
+
+impl CircuitUse {
+    fn new() -> CircuitUse {
+        CircuitUse { open: Arc::new(()), idle_ends: Instant::now() + IDLE_TIMEOUT }
+    }
+
+    /// Returns the next request; `None` if the circuit is closed, or unused for [`IDLE_TIMEOUT`].
+    async fn next<T>(&mut self, requests: &mut (impl Stream<Item = T> + Unpin)) -> Option<T> {
+        loop {
+            match timeout_at(self.idle_ends, requests.next()).await {
+                Ok(request) => return request,
+                Err(_) if Arc::strong_count(&self.open) > 1 => self.idle_ends = Instant::now() + IDLE_TIMEOUT,
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Counts a stream as open until the returned value is dropped.
+    fn open_stream(&mut self) -> Arc<()> {
+        self.idle_ends = Instant::now() + IDLE_TIMEOUT;
+        Arc::clone(&self.open)
     }
 }
 
@@ -154,5 +178,38 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CircuitStream<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn rejected_requests_keep_no_circuit_open() {
+        let mut rejected = Box::pin(stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some(((), ()))
+        }));
+        let (start, mut circuit, mut count) = (Instant::now(), CircuitUse::new(), 0);
+        while count < 60 && circuit.next(&mut rejected).await.is_some() {
+            count += 1;
+        }
+        assert!(count < 11, "{count}");
+        assert_eq!(start.elapsed(), IDLE_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn open_stream_keeps_its_circuit_open() {
+        let (start, mut circuit) = (Instant::now(), CircuitUse::new());
+        let stream = circuit.open_stream();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(65)).await;
+            drop(stream);
+        });
+        assert_eq!(circuit.next(&mut stream::pending::<()>()).await, None);
+        assert_eq!(start.elapsed(), Duration::from_secs(70));
     }
 }
