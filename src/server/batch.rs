@@ -242,6 +242,11 @@ impl Batch {
         Some((slot, outcome))
     }
 
+    /// Returns whether a line responds to the first request.
+    fn is_first(&self, scanner: &ResponseScanner) -> bool {
+        scanner.id().and_then(|id| self.slot_of(id.as_str()?)) == Some(0)
+    }
+
     fn slot_of(&self, id: &str) -> Option<usize> {
         let number = id.strip_prefix(&format!("{:016x}-", self.nonce))?.parse::<u64>().ok()?;
         self.slots.iter().position(|slot| matches!(slot, Slot::Sent(sent, _) if *sent == number))
@@ -332,8 +337,8 @@ impl Batch {
         let Some(Slot::Sent(_, forwarded)) = self.slots.front() else { return Ok(reply) };
         let was_started = streamed.key.is_some();
         streamed.scan(part, forwarded, &mut reply);
-        // Other lines contain neither, so that nothing was sent.
-        let is_response = streamed.scanner.id().is_some() || streamed.key.is_some();
+        // Nothing was sent of other lines, as they have no outcome.
+        let is_response = streamed.key.is_some() || self.is_first(&streamed.scanner);
         if ends && is_response {
             streamed.end(forwarded, &mut reply);
             pending.note_answered(forwarded);

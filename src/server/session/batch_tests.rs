@@ -94,6 +94,32 @@ async fn long_responses_in_reverse_order_exceed_the_memory_and_arrive_all_the_sa
     assert_eq!(client.counters.memory_bytes.value(), 0);
 }
 
+/// Answers each request after a long line of another call.
+async fn with_foreign_lines(stream: UnixStream) {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    while stream.read_line(&mut line).await.is_ok_and(|read| read > 0) {
+        let call: Value = serde_json::from_str(&line).unwrap();
+        line.clear();
+        let (foreign, result) = match call["method"].as_str() {
+            Some("server.version") => (String::new(), json!(["x", "1.4"])),
+            _ => (format!("{}\n", json!({"a": "x".repeat(LONG), "id": "foreign"})), json!("own")),
+        };
+        let own = json!({"result": result, "id": call["id"]});
+        stream.get_mut().write_all(format!("{foreign}{own}\n").as_bytes()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn long_line_of_another_call_is_no_response_to_a_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { bytes_out_per_second: 100_000_000, ..Limits::default() };
+    let mut client = connect_to_script(dir.path(), limits, with_foreign_lines).await;
+    client.send(batch_of(&["a"]).as_bytes()).await;
+    let answers = receive_batch(&mut client).await;
+    assert_eq!(answers[0]["result"], "own", "{answers}");
+}
+
 #[tokio::test]
 async fn unread_batch_holds_little_memory() {
     let dir = tempfile::tempdir().unwrap();
