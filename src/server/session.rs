@@ -155,11 +155,12 @@ impl ClientSession<'_> {
         loop {
             let outcome = match self.next().await {
                 SessionEvent::Input(input) => {
-                    // Pings do not keep an idle session open.
+                    // Pings do not keep an idle session open. They may arrive within an unfinished request, whose
+                    // memory stays charged.
                     if !matches!(input, ClientInput::Control) {
                         self.read_timer.restart();
+                        self.has_handled_input = true;
                     }
-                    self.has_handled_input = true;
                     self.on_input(input).await
                 }
                 SessionEvent::Upstream(event) => self.on_upstream(event).await,

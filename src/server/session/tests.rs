@@ -406,6 +406,32 @@ async fn websocket_pings_count_as_requests_and_binary_messages_are_text() {
 }
 
 #[tokio::test]
+async fn ping_within_unfinished_message_releases_no_memory() {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+    let websocket = ConnectionKind { websocket: true, ..ConnectionKind::default() };
+    let client = connect_within(64 * 1024, websocket, Limits::default());
+    let counters = Arc::clone(&client.counters);
+    let (mut messages, _) =
+        tokio_tungstenite::client_async("ws://wp.example.com/", client.stream.into_inner()).await.unwrap();
+    let start = vec![b' '; 10_000];
+    messages.send(Message::Frame(Frame::message(start.clone(), OpCode::Data(Data::Text), false))).await.unwrap();
+    for _ in 0..3 {
+        messages.send(Message::Ping("x".into())).await.unwrap();
+        assert!(messages.next().await.unwrap().unwrap().is_pong());
+        assert!(counters.memory_bytes.value() > start.len() as u64, "{}", counters.memory_bytes.value());
+    }
+    let end = Frame::message(PING.trim_ascii().to_vec(), OpCode::Data(Data::Continue), true);
+    messages.send(Message::Frame(end)).await.unwrap();
+    assert!(messages.next().await.unwrap().unwrap().is_text());
+    messages.send(Message::Ping("x".into())).await.unwrap();
+    assert!(messages.next().await.unwrap().unwrap().is_pong());
+    assert_eq!(counters.memory_bytes.value(), 0);
+}
+
+#[tokio::test]
 async fn client_that_stops_sending_gets_its_responses() {
     let dir = tempfile::tempdir().unwrap();
     let mut client = connect_to_script(dir.path(), Limits::default(), fake_electrs).await;
