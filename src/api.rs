@@ -124,10 +124,12 @@ pub struct ClearnetStatus {
 /// State of the backend.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BackendStatus {
-    /// Value of `backend.electrum`.
+    /// Value of `backend.electrum`, with commas between several targets.
     pub electrum: String,
     /// Why the backend does not work now; `None` if it works.
     pub error: Option<String>,
+    /// The operator's servers, in the order of the configuration.
+    pub servers: Vec<BackendServerStatus>,
     /// Name and version of its software.
     pub software: Option<String>,
     /// Height of its chain tip.
@@ -136,6 +138,23 @@ pub struct BackendStatus {
     pub blocks_behind: Option<u32>,
     /// With peers as backend: number of sessions by host.
     pub sessions: BTreeMap<String, usize>,
+    /// With peers as backend: number of answers to wallets that agreed with another peer's.
+    pub checks_agreed: u64,
+    /// With peers as backend: number of answers to wallets that two other peers contradicted.
+    pub checks_differed: u64,
+}
+
+/// State of a server of the backend.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackendServerStatus {
+    /// Address as in `backend.electrum`.
+    pub address: String,
+    /// Why it is unusable; `None` if it is usable.
+    pub error: Option<String>,
+    /// Height of its chain tip; `None` if it was not reported.
+    pub tip: Option<u32>,
+    /// Number of sessions that it serves.
+    pub sessions: usize,
 }
 
 impl BackendStatus {

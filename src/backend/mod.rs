@@ -1,49 +1,87 @@
-//! The upstream of forwarded requests: the operator's server, or the verified peers.
+//! The upstream of forwarded requests: the operator's servers, the verified peers, or both.
 
 mod address;
+mod cross_check;
 mod key_pinning;
+mod peer_checks;
 mod peer_pool;
+mod peer_ranking;
+mod peer_set;
 mod server;
+mod server_list;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use rand::rngs::StdRng;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::codec::{Framed, LinesCodec};
 
-pub use address::{AddressError, BackendTarget, UpstreamAddr};
+pub use address::{AddressError, BackendTargets, UpstreamAddr};
+pub use cross_check::{MAX_COMPARED_BYTES, ReadRequest, result_of};
 pub use key_pinning::KeyPinError;
-pub use peer_pool::{PeerPool, UpstreamLease};
-pub use server::Server;
+pub use peer_pool::{PeerLease, PeerPool, SessionFailure};
+pub use server::{Server, ServerStatus};
+pub use server_list::{ServerLease, ServerList};
 
 use crate::book::Ingress;
-use crate::book_handle::Inbox;
 use crate::connect::ProbeError;
 use crate::dial::Stream;
 use crate::electrum::identity::{self, BackendInfo, Identity, LocalIdentity};
-use crate::jsonrpc::{self, MAX_PROTOCOL, MAX_RESPONSE_BYTES, MIN_PROTOCOL, USER_AGENT};
+use crate::jsonrpc::{self, DEFAULT_PROTOCOL, MAX_PROTOCOL, MAX_RESPONSE_BYTES, MIN_PROTOCOL, USER_AGENT};
 use crate::peer::{Fault, Host};
 
 /// Timeout for the operator's server to accept a connection and negotiate the version.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The upstream of forwarded requests.
+/// The upstream of forwarded requests of one ingress. Servers come first.
 #[derive(Debug)]
-pub enum Backend {
-    /// The operator's server.
-    Server(Server),
-    /// The verified peers.
-    Peers(PeerPool),
+pub struct Backend {
+    /// The operator's servers. Empty if there are only peers.
+    pub servers: Arc<ServerList>,
+    /// The verified peers; `None` if they are not configured.
+    pub peers: Option<PeerPool>,
+}
+
+/// Which parts of the backend serve a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BackendAccess {
+    /// None: the client's requests are not forwarded.
+    #[default]
+    None,
+    /// The operator's servers.
+    Servers,
+    /// The operator's servers, and the verified peers.
+    All,
+}
+
+/// An upstream of sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamName {
+    /// A verified peer.
+    Peer(Host),
+    /// A server of the operator.
+    Server(UpstreamAddr),
 }
 
 /// A session's connection to the upstream.
 pub struct UpstreamConnection {
     /// The stream, on which the version is negotiated.
     pub stream: Box<dyn Stream>,
-    /// The lease of the peer. `None` for the operator's server.
-    pub lease: Option<UpstreamLease>,
+    /// The lease of the upstream.
+    pub lease: UpstreamLease,
+}
+
+/// Counts a session at its upstream, until dropped.
+#[derive(Debug)]
+pub enum UpstreamLease {
+    /// Session of a peer.
+    Peer(PeerLease),
+    /// Session of a server.
+    Server(ServerLease),
 }
 
 /// Error of opening or checking an upstream connection.
@@ -63,6 +101,9 @@ pub enum BackendError {
     /// The server supports no common protocol version.
     #[error("server supports none of the protocol versions {MIN_PROTOCOL} to {MAX_PROTOCOL}")]
     Versions,
+    /// There is no server that may serve the session.
+    #[error("no server is left that could serve the session")]
+    NoServer,
     /// No candidate could be reached.
     #[error("no suitable peer is reachable")]
     NoPeer,
@@ -71,43 +112,129 @@ pub enum BackendError {
 impl Backend {
     /// Opens a connection for a session, with this protocol version.
     ///
-    /// With peers, the one that has just failed is tried last.
-    pub async fn open(&self, version: &str, failed: Option<&Host>) -> Result<UpstreamConnection, BackendError> {
-        match self {
-            Backend::Server(server) => Ok(UpstreamConnection { stream: server.open(version).await?, lease: None }),
-            Backend::Peers(peers) => peers.open(version, failed).await,
-        }
+    /// Upstreams that failed within the session are tried last.
+    pub async fn open(
+        &self,
+        version: &str,
+        access: BackendAccess,
+        failed: &[UpstreamName],
+        rng: &mut StdRng,
+    ) -> Result<UpstreamConnection, BackendError> {
+        let peers = self.peers.as_ref().filter(|_| access == BackendAccess::All);
+        let error = match self.servers.open(version, |server| !failed.contains(&server)).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        };
+        let Some(peers) = peers else {
+            // The others have failed just now.
+            return if failed.is_empty() { Err(error) } else { self.servers.open(version, |_| true).await };
+        };
+        let failed: Vec<Host> = failed.iter().filter_map(UpstreamName::host).cloned().collect();
+        peers.open(version, &failed, rng).await
+    }
+
+    /// Returns whether another upstream can take over a session when one fails.
+    pub fn has_alternatives(&self, access: BackendAccess) -> bool {
+        self.servers.len() > 1 || (self.peers.is_some() && access == BackendAccess::All)
     }
 
     /// Keeps the backend's properties in the local identity current until shutdown.
-    pub async fn monitor(&self, local_identity: &watch::Sender<Arc<LocalIdentity>>, inbox: Inbox) {
-        match self {
-            Backend::Server(server) => server.monitor(local_identity, inbox).await,
-            Backend::Peers(peers) => peers.monitor(local_identity).await,
+    pub async fn publish_info(&self, local_identity: &watch::Sender<Arc<LocalIdentity>>) {
+        let ingresses: Vec<Ingress> = match &self.peers {
+            Some(peers) => Ingress::ALL.into_iter().filter(|ingress| peers.side().serves(*ingress)).collect(),
+            None => Ingress::ALL.to_vec(),
+        };
+        let mut polls = self.servers.polls();
+        let mut snapshots = self.peers.as_ref().map(PeerPool::snapshots);
+        loop {
+            polls.mark_unchanged();
+            if let Some(snapshots) = &mut snapshots {
+                snapshots.mark_unchanged();
+            }
+            if let Some(info) = self.info() {
+                publish(local_identity, &ingresses, &info);
+            }
+            let other_candidates = async {
+                match &mut snapshots {
+                    Some(snapshots) => snapshots.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let changed = tokio::select! {
+                changed = polls.changed() => changed,
+                changed = other_candidates => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
         }
     }
 
-    /// Returns the target as configured.
-    pub fn target(&self) -> BackendTarget {
-        match self {
-            Backend::Server(server) => BackendTarget::Server(server.address.clone()),
-            Backend::Peers(_) => BackendTarget::Peers,
-        }
+    /// Returns the targets as configured.
+    pub fn targets(&self) -> String {
+        let servers = self.servers.addresses().map(|address| address.to_string());
+        servers.chain(self.peers.as_ref().map(|_| "peers".to_owned())).collect::<Vec<_>>().join(", ")
     }
 
     /// Returns why the backend is unusable. `None`: it is usable.
     pub fn last_error(&self) -> Option<String> {
-        match self {
-            Backend::Server(server) => server.last_error(),
-            Backend::Peers(peers) => peers.last_error(),
+        match &self.peers {
+            Some(peers) if self.servers.is_empty() => peers.last_error(),
+            Some(peers) => self.servers.last_error().filter(|_| peers.last_error().is_some()),
+            None => self.servers.last_error(),
         }
     }
 
-    /// Returns the number of sessions for each peer that serves any.
-    pub fn session_counts(&self) -> Vec<(Host, usize)> {
+    /// Returns the properties that clients are told; `None` while they are not known.
+    fn info(&self) -> Option<BackendInfo> {
+        let peers = self.peers.as_ref().map(|peers| BackendInfo {
+            software: None,
+            versions: (DEFAULT_PROTOCOL, peers.common_version()),
+            pruning: None,
+            tip: None,
+        });
+        self.servers.info().or(peers.filter(|_| self.servers.is_empty() || self.servers.last_error().is_some()))
+    }
+}
+
+impl UpstreamName {
+    fn host(&self) -> Option<&Host> {
         match self {
-            Backend::Server(_) => Vec::new(),
-            Backend::Peers(peers) => peers.session_counts(),
+            UpstreamName::Peer(host) => Some(host),
+            UpstreamName::Server(_) => None,
+        }
+    }
+}
+
+impl UpstreamLease {
+    /// Returns the upstream that serves the session.
+    pub fn name(&self) -> UpstreamName {
+        match self {
+            UpstreamLease::Peer(lease) => UpstreamName::Peer(lease.host().clone()),
+            UpstreamLease::Server(lease) => UpstreamName::Server(lease.address().clone()),
+        }
+    }
+
+    /// Returns the lease of a peer; `None` for a server.
+    pub fn peer(&mut self) -> Option<&mut PeerLease> {
+        match self {
+            UpstreamLease::Peer(lease) => Some(lease),
+            UpstreamLease::Server(_) => None,
+        }
+    }
+
+    /// Records that the upstream has answered a request.
+    pub fn record_answer(&mut self, now: Instant) {
+        if let UpstreamLease::Peer(lease) = self {
+            lease.record_answer(now);
+        }
+    }
+
+    /// Handles the failure of the upstream within the session.
+    pub fn failed(&self, failure: SessionFailure, rng: &mut StdRng) {
+        match self {
+            UpstreamLease::Peer(lease) => lease.failed(failure, rng),
+            UpstreamLease::Server(lease) => lease.failed(),
         }
     }
 }

@@ -1,30 +1,29 @@
-//! The verified peers as upstream: each session is served by the best reachable one.
+//! The verified peers as upstream: each session is served by one that answers.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use rand::Rng;
+use rand::rngs::StdRng;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
-use super::{BackendError, UpstreamConnection, negotiate, publish};
-use crate::book::{Event, Ingress, Side, Snapshot, UpstreamCandidate};
-use crate::book_handle::{BookMessage, Inbox};
-use crate::connect::{FailureOrigin, ProbeError};
-use crate::dial::{Dialer, Isolation, Stream};
-use crate::electrum::identity::{BackendInfo, LocalIdentity};
+use super::cross_check::ReadRequest;
+use super::peer_checks::{PeerChecks, REPEAT_DELAY, check_rng};
+use super::peer_set::PeerSet;
+use super::{BackendError, UpstreamConnection, UpstreamLease};
+use crate::book::{Side, Snapshot, UpstreamCandidate};
+use crate::book_handle::Inbox;
+use crate::connect::ProbeError;
+use crate::dial::{Dialer, Stream};
 use crate::jsonrpc::{DEFAULT_PROTOCOL, MAX_PROTOCOL};
 use crate::peer::{Host, Version};
 use crate::route::Route;
 
 /// Timeout for a session's connection. Wallets give up after 30 seconds.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
-
-/// Timeout for one peer to connect and negotiate, up to four round trips through Tor.
-const PEER_GREETING_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Time during which peers without Tor are not tried while one through Tor may answer.
 const CLEARNET_FALLBACK_DELAY: Duration = Duration::from_secs(12);
@@ -34,57 +33,63 @@ const HEDGE_DELAY: Duration = Duration::from_secs(4);
 /// Maximum number of attempts at the same time.
 const MAX_PARALLEL: usize = 3;
 
-/// Time for which a peer that failed or was too slow is ranked last.
-const PENALTY: Duration = Duration::from_secs(600);
+/// Minimum time between two records of answers of one session.
+const ANSWER_RECORD_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Number of sessions of a peer that lower its rank by one.
-const SESSIONS_PER_RANK: usize = 4;
+/// One in this many answers is compared with another peer's, if the peer's next check is due.
+const SAMPLING_RATE: u64 = 4;
 
 /// The verified peers that can serve sessions.
 #[derive(Debug)]
 pub struct PeerPool {
-    /// Side whose clients the peers serve.
-    side: Side,
-    dialer: Dialer,
-    snapshot: watch::Receiver<Arc<Snapshot>>,
-    inbox: Inbox,
-    loads: Arc<PeerLoads>,
-    /// Number of the next session's isolation group.
-    sessions: AtomicU64,
-}
-
-/// Sessions and penalties by peer.
-type PeerLoads = watch::Sender<BTreeMap<Host, PeerLoad>>;
-
-/// Load of a peer.
-#[derive(Debug, Default, Clone, Copy)]
-struct PeerLoad {
-    /// Number of sessions that the peer serves.
-    sessions: usize,
-    /// Time until which the peer is ranked last. `None`: it is not penalized.
-    penalized_until: Option<Instant>,
+    peers: Arc<PeerSet>,
+    checks: Arc<PeerChecks>,
 }
 
 /// Counts a session at the peer that serves it, until dropped.
 #[derive(Debug)]
-pub struct UpstreamLease {
+pub struct PeerLease {
     host: Host,
-    loads: Arc<PeerLoads>,
-    side: Side,
-    inbox: Inbox,
+    peers: Arc<PeerSet>,
+    checks: Arc<PeerChecks>,
+    /// Time of the last answer that was recorded; `None` before the first.
+    answer_recorded: Option<Instant>,
+}
+
+/// What is known of a peer's failure within a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionFailure {
+    /// The client's requests may be the cause.
+    Unclear,
+    /// The only request was one that costs a server nothing.
+    OwnFault,
 }
 
 impl PeerPool {
     /// Creates a pool without sessions.
     pub fn new(side: Side, dialer: Dialer, snapshot: watch::Receiver<Arc<Snapshot>>, inbox: Inbox) -> PeerPool {
-        PeerPool { side, dialer, snapshot, inbox, loads: Arc::default(), sessions: AtomicU64::new(first_session(side)) }
+        let peers = Arc::new(PeerSet::new(side, dialer, snapshot, inbox));
+        PeerPool { peers, checks: Arc::new(PeerChecks::new(REPEAT_DELAY)) }
     }
 
-    /// Opens a connection to the best reachable peer.
+    /// Changes the time between two comparisons of answers that differ.
+    #[cfg(test)]
+    pub(crate) fn with_repeat_delay(self, delay: Duration) -> PeerPool {
+        PeerPool { checks: Arc::new(PeerChecks::new(delay)), ..self }
+    }
+
+    /// Opens a connection to a peer, if possible none of those that failed within the session.
     ///
     /// A slow greeting starts a hedged attempt with the next peer.
-    pub async fn open(&self, version: &str, failed: Option<&Host>) -> Result<UpstreamConnection, BackendError> {
-        let mut candidates = self.ranked(version.parse().ok(), failed).into_iter().peekable();
+    pub async fn open(
+        &self,
+        version: &str,
+        failed: &[Host],
+        rng: &mut impl Rng,
+    ) -> Result<UpstreamConnection, BackendError> {
+        let mut candidates = self.peers.candidates();
+        self.peers.records().sort(&mut candidates, version.parse().ok(), failed, Instant::now(), rng);
+        let mut candidates = candidates.into_iter().peekable();
         let mut in_flight: Vec<(Host, Route)> = Vec::new();
         let mut attempts = FuturesUnordered::new();
         let started_at = Instant::now();
@@ -103,7 +108,7 @@ impl PeerPool {
                 && let Some(candidate) = candidates.next()
             {
                 in_flight.push((candidate.target.host.clone(), candidate.target.via));
-                attempts.push(self.connect_candidate(candidate, version));
+                attempts.push(attempt(&self.peers, candidate, version));
                 start = Instant::now() + HEDGE_DELAY;
                 continue;
             }
@@ -115,63 +120,57 @@ impl PeerPool {
                     match outcome {
                         Ok(stream) => {
                             self.penalize_slower(&in_flight, &host);
-                            let lease = UpstreamLease::take(host, self);
-                            return Ok(UpstreamConnection { stream, lease: Some(lease) });
+                            return Ok(UpstreamConnection { stream, lease: UpstreamLease::Peer(self.lease(host)) });
                         }
-                        Err(error) => self.failed(&host, &error),
+                        Err(error) => self.peers.record_connect_failure(&host, &error),
                     }
                     in_flight.retain(|(attempted, _)| *attempted != host);
                     start = Instant::now();
                 }
                 () = sleep_until(due), if next_via.is_some() => {}
                 () = sleep_until(started_at + OPEN_TIMEOUT) => {
-                    in_flight.iter().for_each(|(host, _)| self.failed(host, &ProbeError::Timeout.into()));
+                    in_flight.iter().for_each(|(host, _)| self.peers.record_connect_failure(host, &ProbeError::Timeout.into()));
                     return Err(ProbeError::Timeout.into());
                 }
             }
         }
     }
 
-    /// Publishes the protocol versions of the candidates as they change.
-    pub async fn monitor(&self, local_identity: &watch::Sender<Arc<LocalIdentity>>) {
-        let mut snapshot = self.snapshot.clone();
-        loop {
-            let newest = common_version(&snapshot.borrow_and_update().upstream_candidates);
-            let info = BackendInfo { software: None, versions: (DEFAULT_PROTOCOL, newest), pruning: None, tip: None };
-            let ingresses: Vec<Ingress> =
-                Ingress::ALL.into_iter().filter(|ingress| self.side.serves(*ingress)).collect();
-            publish(local_identity, &ingresses, &info);
-            if snapshot.changed().await.is_err() {
-                return;
-            }
-        }
+    /// Returns a receiver of the snapshots that contain the candidates.
+    pub(super) fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.peers.snapshot.clone()
+    }
+
+    /// Returns the side whose clients the peers serve.
+    pub(super) fn side(&self) -> Side {
+        self.peers.side
+    }
+
+    /// Returns the newest version that at least half of the candidates support.
+    pub(super) fn common_version(&self) -> Version {
+        common_version(&self.peers.snapshot.borrow().upstream_candidates)
     }
 
     /// Returns an error if there is no candidate.
     pub fn last_error(&self) -> Option<String> {
-        let no_candidate = self.snapshot.borrow().upstream_candidates.is_empty();
+        let no_candidate = self.peers.snapshot.borrow().upstream_candidates.is_empty();
         no_candidate.then(|| "no verified peer is suitable to serve a session".to_owned())
     }
 
     /// Returns the number of sessions for each peer that serves any.
     pub fn session_counts(&self) -> Vec<(Host, usize)> {
-        let loads = self.loads.borrow();
-        loads.iter().filter(|(_, load)| load.sessions > 0).map(|(host, load)| (host.clone(), load.sessions)).collect()
+        self.peers.records().session_counts()
     }
 
-    /// Returns the candidates in the order in which they are attempted.
-    fn ranked(&self, wanted: Option<Version>, failed: Option<&Host>) -> Vec<UpstreamCandidate> {
-        let candidate = self.snapshot.borrow().upstream_candidates.clone();
-        let (loads, now) = (self.loads.borrow(), Instant::now());
-        let mut ranked: Vec<_> = candidate.into_iter().enumerate().collect();
-        ranked.sort_by_key(|(rank, candidate)| {
-            let host = &candidate.target.host;
-            let load = loads.get(host).copied().unwrap_or_default();
-            let lacks_version = wanted.is_some_and(|wanted| candidate.newest.cmp_semver(&wanted).is_lt());
-            let penalized = failed == Some(host) || load.is_penalized(now);
-            (lacks_version, penalized, !host.is_onion(), rank + load.sessions / SESSIONS_PER_RANK)
-        });
-        ranked.into_iter().map(|(_, candidate)| candidate).collect()
+    /// Returns how many answers to wallets agreed with those of another peer, and how many were wrong.
+    pub fn check_counts(&self) -> (u64, u64) {
+        self.checks.counts()
+    }
+
+    fn lease(&self, host: Host) -> PeerLease {
+        self.peers.records().add_session(&host);
+        let (peers, checks) = (Arc::clone(&self.peers), Arc::clone(&self.checks));
+        PeerLease { host, peers, checks, answer_recorded: None }
     }
 
     /// Penalizes peers that were tried before the winner on the same route.
@@ -179,108 +178,70 @@ impl PeerPool {
         let winner_route = in_flight.iter().find(|(host, _)| host == winner).map(|(_, via)| *via);
         let slower = in_flight.iter().take_while(|(host, _)| host != winner);
         for (host, _) in slower.filter(|(_, via)| winner_route == Some(*via)) {
-            penalize(&self.loads, host);
-        }
-    }
-
-    /// Connects to a candidate and negotiates the version.
-    async fn connect_candidate(
-        &self,
-        candidate: UpstreamCandidate,
-        version: &str,
-    ) -> (Host, Result<Box<dyn Stream>, BackendError>) {
-        let isolation = Isolation::Session(self.sessions.fetch_add(1, Ordering::Relaxed));
-        let dialer = Dialer { isolation, ..self.dialer.clone() };
-        let attempt = async {
-            let endpoint = candidate.target.endpoints.first().ok_or(ProbeError::Internal)?;
-            let connection = dialer.dial(&candidate.target, *endpoint).await?;
-            // The verified peer had another key.
-            if let (Some(shown), Some(known)) =
-                (connection.certificate.map(|certificate| certificate.key), candidate.key)
-                && shown != known
-            {
-                return Err(ProbeError::Tls.into());
-            }
-            negotiate(connection.stream, version).await
-        };
-        let outcome = timeout(PEER_GREETING_TIMEOUT, attempt).await.unwrap_or(Err(ProbeError::Timeout.into()));
-        (candidate.target.host, outcome)
-    }
-
-    /// Penalizes a peer that failed, unless the cause is local or the client's.
-    fn failed(&self, host: &Host, error: &BackendError) {
-        tracing::debug!(%host, %error, "a peer can't serve a session");
-        match error {
-            BackendError::Failed(failure) if failure.blame() == FailureOrigin::Local => {}
-            // A client chose the version, and must not choose the peer by it.
-            BackendError::Versions => {}
-            _ => {
-                penalize(&self.loads, host);
-                request_recheck(&self.inbox, self.side, host);
-            }
+            self.peers.records().penalize(host, Instant::now());
         }
     }
 }
 
-impl UpstreamLease {
-    fn take(host: Host, pool: &PeerPool) -> UpstreamLease {
-        pool.loads.send_modify(|loads| loads.entry(host.clone()).or_default().sessions += 1);
-        UpstreamLease { host, loads: Arc::clone(&pool.loads), side: pool.side, inbox: pool.inbox.clone() }
-    }
+async fn attempt(
+    peers: &PeerSet,
+    candidate: UpstreamCandidate,
+    version: &str,
+) -> (Host, Result<Box<dyn Stream>, BackendError>) {
+    let outcome = peers.connect(&candidate, version).await;
+    (candidate.target.host, outcome)
+}
 
+impl PeerLease {
     /// Returns the peer that serves the session.
     pub fn host(&self) -> &Host {
         &self.host
     }
 
-    /// Requests a recheck after the peer failed within the session.
+    /// Records that the peer has answered a request.
+    pub fn record_answer(&mut self, now: Instant) {
+        if self.answer_recorded.is_none_or(|recorded| now >= recorded + ANSWER_RECORD_INTERVAL) {
+            self.peers.records().record_answer(&self.host, now);
+            self.answer_recorded = Some(now);
+        }
+    }
+
+    /// Returns whether the answer to a request is to be compared with that of another peer.
+    pub fn samples(&self, rng: &mut StdRng) -> bool {
+        rng.next_u64().is_multiple_of(SAMPLING_RATE) && self.checks.begin_comparison(&self.host, Instant::now(), rng)
+    }
+
+    /// Compares the peer's answer with those of others, in the background.
+    pub fn compare(&self, request: ReadRequest, answer: Vec<u8>, rng: &mut StdRng) {
+        let (peers, checks, host) = (Arc::clone(&self.peers), Arc::clone(&self.checks), self.host.clone());
+        let rng = check_rng(rng);
+        tokio::spawn(async move { checks.compare(&peers, host, request, answer, rng).await });
+    }
+
+    /// Handles the failure of the peer within the session.
     ///
-    /// The peer is not penalized, because the client's requests may have caused the failure.
-    pub fn failed(&self) {
-        request_recheck(&self.inbox, self.side, &self.host);
+    /// Unless it is clear, the peer is asked again with a request that the client did not choose.
+    pub fn failed(&self, failure: SessionFailure, rng: &mut StdRng) {
+        self.peers.request_probe(&self.host);
+        if failure == SessionFailure::OwnFault {
+            self.peers.strike(&self.host);
+        } else if self.checks.begin_recheck(&self.host, Instant::now(), rng) {
+            let (peers, checks, host) = (Arc::clone(&self.peers), Arc::clone(&self.checks), self.host.clone());
+            let rng = check_rng(rng);
+            tokio::spawn(async move { checks.recheck(&peers, host, rng).await });
+        }
     }
 }
 
-impl Drop for UpstreamLease {
+impl Drop for PeerLease {
     fn drop(&mut self) {
-        self.loads.send_modify(|loads| {
-            if let Some(load) = loads.get_mut(&self.host) {
-                load.sessions -= 1;
-            }
-            let now = Instant::now();
-            loads.retain(|_, load| load.sessions > 0 || load.is_penalized(now));
-        });
+        self.peers.records().remove_session(&self.host, Instant::now());
     }
-}
-
-impl PeerLoad {
-    fn is_penalized(&self, now: Instant) -> bool {
-        self.penalized_until.is_some_and(|until| until > now)
-    }
-}
-
-/// Ranks a peer last for a while.
-fn penalize(loads: &PeerLoads, host: &Host) {
-    let until = Instant::now() + PENALTY;
-    loads.send_modify(|loads| loads.entry(host.clone()).or_default().penalized_until = Some(until));
-}
-
-/// Asks the book to probe the peer. The request is dropped if the book is busy.
-/// Returns the first session number of a side, so that sessions of the two sides never share a circuit.
-fn first_session(side: Side) -> u64 {
-    match side {
-        Side::Both | Side::Clearnet => 0,
-        Side::Onion => 1 << 63,
-    }
-}
-
-fn request_recheck(inbox: &Inbox, side: Side, host: &Host) {
-    let _ = inbox.try_send(BookMessage::SideEvent(side, Event::SuspectPeer(host.clone())));
 }
 
 /// Returns the newest version that at least half of the candidates support.
-fn common_version(candidate: &[UpstreamCandidate]) -> Version {
-    let mut versions: Vec<Version> = candidate.iter().map(|candidate| candidate.newest).collect();
+fn common_version(candidates: &[UpstreamCandidate]) -> Version {
+    let mut versions: Vec<Version> = candidates.iter().map(|candidate| candidate.newest).collect();
     versions.sort_unstable_by(Version::cmp_semver);
     let newest = versions.get(versions.len() / 2).copied().unwrap_or(DEFAULT_PROTOCOL);
     let newest = if newest.cmp_semver(&MAX_PROTOCOL).is_gt() { MAX_PROTOCOL } else { newest };

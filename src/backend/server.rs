@@ -1,20 +1,21 @@
-//! The operator's Electrum server as upstream.
+//! An Electrum server of the operator as upstream.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::key_pinning::verify_or_pin;
-use super::{BackendError, GREETING_TIMEOUT, UpstreamAddr, negotiate, publish};
-use crate::book::{Checkpoint, Event, Ingress, height_to_compare};
+use super::{BackendError, GREETING_TIMEOUT, UpstreamAddr, negotiate};
+use crate::book::{Checkpoint, Event, height_to_compare};
 use crate::book_handle::{BookMessage, Inbox};
 use crate::clock;
 use crate::connect::{ProbeError, ProbeReport};
 use crate::dial::{Direct, Stream, Tls};
-use crate::electrum::identity::{BackendInfo, LocalIdentity};
+use crate::electrum::identity::BackendInfo;
 use crate::electrum::prober::ProbeExpectations;
 use crate::header_chain::{CatchUp, ChainReference, ChainStanding, HeaderChain};
 use crate::jsonrpc::{MAX_PROTOCOL, MIN_PROTOCOL};
@@ -42,7 +43,16 @@ pub struct BackendReport {
     pub standing: Option<ChainStanding>,
 }
 
-/// The operator's Electrum server.
+/// State of a server at the last poll.
+#[derive(Debug, Clone)]
+pub struct ServerStatus {
+    /// Why the server is unusable; `None` if it is usable.
+    pub error: Option<String>,
+    /// Properties at the last successful poll; `None` before the first.
+    pub info: Option<BackendInfo>,
+}
+
+/// An Electrum server of the operator.
 #[derive(Debug)]
 pub struct Server {
     /// Where the server listens.
@@ -55,12 +65,16 @@ pub struct Server {
     pub key_file: PathBuf,
     /// Known chain with the most work; `None` if work is not followed.
     pub chain: watch::Receiver<Option<Arc<HeaderChain>>>,
-    /// Error of the last poll. `None`: it succeeded.
-    last_error: watch::Sender<Option<String>>,
+    /// State at the last poll.
+    status: watch::Sender<ServerStatus>,
+    /// Number of sessions that the server serves.
+    sessions: AtomicUsize,
+    /// Signals that a session has lost its connection, so that the server is polled at once.
+    doubted: Notify,
 }
 
 impl Server {
-    /// Creates the upstream. Its last error says that it was not polled yet.
+    /// Creates the upstream. Its error says that it was not polled yet.
     pub fn new(
         address: UpstreamAddr,
         network: Network,
@@ -68,8 +82,8 @@ impl Server {
         key_file: PathBuf,
         chain: watch::Receiver<Option<Arc<HeaderChain>>>,
     ) -> Server {
-        let last_error = watch::Sender::new(Some("not polled yet".to_owned()));
-        Server { address, network, tls, key_file, chain, last_error }
+        let status = watch::Sender::new(ServerStatus { error: Some("not polled yet".to_owned()), info: None });
+        Server { address, network, tls, key_file, chain, status, sessions: AtomicUsize::new(0), doubted: Notify::new() }
     }
 
     /// Opens a connection with this protocol version.
@@ -109,13 +123,34 @@ impl Server {
         Ok(BackendReport { info: backend_info(report)?, checkpoint, standing })
     }
 
-    /// Returns the error of the last poll. `None`: it succeeded.
-    pub fn last_error(&self) -> Option<String> {
-        self.last_error.borrow().clone()
+    /// Returns the state at the last poll.
+    pub fn status(&self) -> ServerStatus {
+        self.status.borrow().clone()
     }
 
-    /// Polls the server until shutdown, and publishes its properties and tip.
-    pub async fn monitor(&self, local_identity: &watch::Sender<Arc<LocalIdentity>>, inbox: Inbox) {
+    /// Returns the number of sessions that the server serves.
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Counts one session more.
+    pub(super) fn add_session(&self) {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one session less.
+    pub(super) fn remove_session(&self) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Polls the server at once, as a session has lost its connection.
+    pub(super) fn doubt(&self) {
+        self.doubted.notify_one();
+    }
+
+    /// Polls the server until shutdown. `changed` is called after each poll, and `leads` tells whether the book hears of
+    /// this server's tip.
+    pub(super) async fn monitor(&self, inbox: Inbox, changed: impl Fn(), leads: impl Fn() -> bool) {
         let (mut was_ok, mut checkpoint_height) = (None, None);
         let mut chain = self.chain.clone();
         while !inbox.is_closed() {
@@ -124,25 +159,30 @@ impl Server {
             match &result {
                 Ok(_) if was_ok != Some(true) => tracing::info!(backend = %self.address, "the backend server works"),
                 Err(error) if was_ok != Some(false) => {
-                    tracing::warn!(backend = %self.address, %error, "the backend server failed; only discovery is served until it works again");
+                    tracing::warn!(backend = %self.address, %error, "the backend server failed; it serves no sessions until it works again");
                 }
                 _ => {}
             }
             was_ok = Some(result.is_ok());
-            self.last_error.send_replace(result.as_ref().err().map(BackendError::to_string));
+            self.status.send_modify(|status| {
+                status.error = result.as_ref().err().map(BackendError::to_string);
+                if let Ok(report) = &result {
+                    status.info = Some(report.info.clone());
+                }
+            });
+            changed();
             let mut is_catching_up = false;
             if let Ok(BackendReport { info, checkpoint, standing }) = result {
                 let (tip, previous) = (info.tip, checkpoint_height);
                 if let Some(ChainStanding::MoreWork(chain)) = &standing {
                     is_catching_up = Some(chain.height()) < tip;
                 }
-                publish(local_identity, &Ingress::ALL, &info);
                 checkpoint_height = tip.map(height_to_compare);
                 // Without a known chain, the tip must come with the block at the height at which peers are compared.
                 if checkpoint_height != previous && standing.is_none() {
                     continue;
                 }
-                if let Some(tip) = tip {
+                if let Some(tip) = tip.filter(|_| leads()) {
                     let _ =
                         inbox.send(BookMessage::Event(Event::BackendTip { tip, block: checkpoint, standing })).await;
                 }
@@ -153,8 +193,12 @@ impl Server {
             }
             sleep(POLL_FAILED).await;
             if was_ok == Some(true) {
-                // A new block of the peers shows whether the server follows the same chain.
-                let _ = timeout(POLL_OK.saturating_sub(POLL_FAILED), chain.changed()).await;
+                tokio::select! {
+                    () = sleep(POLL_OK.saturating_sub(POLL_FAILED)) => {}
+                    // A new block of the peers shows whether the server follows the same chain.
+                    _ = chain.changed() => {}
+                    () = self.doubted.notified() => {}
+                }
             }
         }
     }

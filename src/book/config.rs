@@ -25,8 +25,10 @@ pub struct BookConfig {
     pub local_hosts: Vec<Host>,
     /// Whether Waypost announces itself to peers that do not list it.
     pub announce: bool,
-    /// Whether peers serve the clients' sessions as backend. Waypost does not advertise itself then.
+    /// Whether peers serve clients' sessions as backend.
     pub peers_as_backend: bool,
+    /// Whether this node offers nothing of its own, so that its names are not in its lists.
+    pub omits_itself: bool,
     /// Maximum time between two probes of a verified peer; 24 hours by default.
     pub recheck_interval: Duration,
     /// Maximum age of a verification for a peer to be advertised; 24 hours by default.
@@ -62,6 +64,7 @@ impl Default for BookConfig {
             local_hosts: Vec::new(),
             announce: false,
             peers_as_backend: false,
+            omits_itself: false,
             recheck_interval: day,
             max_advertised_age: day,
             expire_after: day * 14,

@@ -249,11 +249,10 @@ impl PeerBook {
 
     /// Creates a snapshot of the advertised peers for sessions.
     pub fn snapshot(&self, now: Time, rng: &mut impl Rng) -> Snapshot {
-        let BookConfig { fallback_onions, max_advertised_age, peers_as_backend, .. } = self.config;
+        let BookConfig { fallback_onions, max_advertised_age, peers_as_backend, omits_itself, .. } = self.config;
         let as_map = self.config.as_map.clone();
-        // A node whose peers are the backend does not advertise itself.
         let own: Vec<&VerifiedSelfEntry> =
-            self.self_entries.recent(max_advertised_age, now).filter(|_| !peers_as_backend).collect();
+            self.self_entries.recent(max_advertised_age, now).filter(|_| !omits_itself).collect();
         let entries = self.peers.entries().filter(|entry| self.may_advertise(entry));
         let tor = self.tor_view.shown().clone();
         let rules = ListRules { as_map, max_age: max_advertised_age, fallback_onions };

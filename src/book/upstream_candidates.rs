@@ -38,6 +38,8 @@ pub struct UpstreamCandidate {
     pub key: Option<KeyHash>,
     /// Newest protocol version of the peer.
     pub newest: Version,
+    /// Whether it is healthy, and trusted or of the older half of the long-standing peers.
+    pub is_senior: bool,
 }
 
 impl PeerBook {
@@ -54,7 +56,7 @@ impl PeerBook {
         let is_first_choice = |entry: &&Entry| self.is_healthy(entry, now) && is_senior(entry, limit, now);
         let (mut chosen, rest): (Vec<&Entry>, Vec<&Entry>) = eligible.into_iter().partition(is_first_choice);
         chosen.extend(rest.into_iter().take(MIN_CANDIDATES.saturating_sub(chosen.len())));
-        let candidates = chosen.into_iter().filter_map(|entry| self.upstream_candidate(entry));
+        let candidates = chosen.into_iter().filter_map(|entry| self.upstream_candidate(entry, is_first_choice(&entry)));
         let (mut onions, mut others): (Vec<_>, Vec<_>) =
             candidates.enumerate().partition(|(_, candidate)| candidate.target.host.is_onion());
         onions.truncate(if others.is_empty() { MAX_CANDIDATES } else { MAX_ONION_CANDIDATES });
@@ -97,7 +99,7 @@ impl PeerBook {
         )
     }
 
-    fn upstream_candidate(&self, entry: &Entry) -> Option<UpstreamCandidate> {
+    fn upstream_candidate(&self, entry: &Entry, is_senior: bool) -> Option<UpstreamCandidate> {
         let route = self.peers.route(&entry.host);
         // The name of an onion service is its key, and TLS on top would cost two more round trips. Other peers are
         // dialled as they were verified: an attacker on the path could block TLS to force plain text.
@@ -108,7 +110,7 @@ impl PeerBook {
         // The address at which the peer was verified, without another name lookup.
         let addresses: Vec<_> = entry.ip.into_iter().collect();
         let target = ProbeTarget::without_extras(entry.host.clone(), route, addresses, vec![endpoint]);
-        Some(UpstreamCandidate { key: entry.key.map(|key| key.sha256), newest: entry.protocol?, target })
+        Some(UpstreamCandidate { key: entry.key.map(|key| key.sha256), newest: entry.protocol?, target, is_senior })
     }
 }
 

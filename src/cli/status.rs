@@ -149,8 +149,18 @@ fn backend(backend: &BackendStatus) -> String {
     if let Some(blocks @ 1..) = backend.blocks_behind {
         text.push_str(&format!(", {blocks} behind the known chain"));
     }
+    // With one server, its state is that of the backend.
+    if let [_, _, ..] = backend.servers.as_slice() {
+        for server in &backend.servers {
+            let state = server.error.as_deref().map_or_else(String::new, |error| format!(" (unusable: {error})"));
+            text.push_str(&format!(", {} at {}{state}", server.sessions, server.address));
+        }
+    }
     for (host, sessions) in &backend.sessions {
         text.push_str(&format!(", {sessions} at {host}"));
+    }
+    if backend.checks_differed > 0 {
+        text.push_str(&format!(", {} wrong answers of peers", backend.checks_differed));
     }
     if let Some(problem) = &backend.error {
         text.push_str(&format!("; unusable: {problem}"));

@@ -74,7 +74,8 @@ pub(super) fn status() -> Status {
         "page": "http://127.0.0.1:4280",
         "backend": {
             "electrum": "peers", "error": null, "software": null, "tip": 975_000, "blocks_behind": 6,
-            "sessions": { "a.example": 2 },
+            "servers": [{ "address": "tcp://127.0.0.1:60001", "error": "timeout", "tip": 975_000, "sessions": 1 }],
+            "sessions": { "a.example": 2 }, "checks_agreed": 5, "checks_differed": 1,
         },
         "chain": {
             "height": 975_006, "hash": "00", "log2_work": 93.25, "tip_time": 4_102_444_800_000_u64, "level": 40, "ahead": 1, "behind": 2,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use super::{BackendSection, InvalidValue, ListenConfig, ListenKind, in_range, invalid, own_address};
-use crate::backend::{BackendTarget, UpstreamAddr};
+use crate::backend::{BackendAccess, BackendTargets, UpstreamAddr};
 use crate::peer::{Host, Ports};
 use crate::route::RoutingPolicy;
 
@@ -12,7 +12,7 @@ use crate::route::RoutingPolicy;
 #[derive(Debug, Clone)]
 pub struct BackendConfig {
     /// Upstream of forwarded requests. `None`: discovery only.
-    pub electrum: Option<BackendTarget>,
+    pub electrum: Option<BackendTargets>,
     /// Whether peers also serve clients of listeners that are not on loopback.
     pub serve_public: bool,
     /// Longest line of a client for the backend, in bytes.
@@ -25,15 +25,26 @@ pub struct BackendConfig {
 const DEFAULT_MAX_LINE_BYTES: usize = 5_000_000;
 
 impl BackendConfig {
-    /// Returns whether the backend serves clients of a listener.
+    /// Returns which parts of the backend serve clients of a listener.
     ///
     /// Peers serve only local and onion clients unless `serve_public` is set, since public wallets would load them.
-    pub fn grants_backend(&self, kind: ListenKind, address: SocketAddr) -> bool {
-        match self.electrum {
-            None => false,
-            Some(BackendTarget::Server(_)) => true,
-            Some(BackendTarget::Peers) => self.serve_public || kind == ListenKind::Onion || address.ip().is_loopback(),
+    pub fn access(&self, kind: ListenKind, address: SocketAddr) -> BackendAccess {
+        let may_use_peers = self.serve_public || kind == ListenKind::Onion || address.ip().is_loopback();
+        match &self.electrum {
+            Some(targets) if targets.peers && may_use_peers => BackendAccess::All,
+            Some(targets) if !targets.servers.is_empty() => BackendAccess::Servers,
+            _ => BackendAccess::None,
         }
+    }
+
+    /// Returns the addresses of the operator's servers.
+    pub fn servers(&self) -> &[UpstreamAddr] {
+        self.electrum.as_ref().map_or(&[], |targets| &targets.servers)
+    }
+
+    /// Returns whether verified peers serve sessions.
+    pub fn uses_peers(&self) -> bool {
+        self.electrum.as_ref().is_some_and(|targets| targets.peers)
     }
 
     /// Rejects a backend address that belongs to Waypost itself.
@@ -46,53 +57,62 @@ impl BackendConfig {
         identity: Option<&(Host, Ports)>,
         control: &Path,
     ) -> Result<(), InvalidValue> {
-        let own = |what: &str| {
-            let reason = format!("{what} is Waypost itself; name the address of the Electrum server behind it");
-            Err(invalid("backend.electrum", reason))
-        };
-        let endpoint = match &self.electrum {
-            Some(BackendTarget::Server(UpstreamAddr::Tcp(endpoint) | UpstreamAddr::Tls(endpoint))) => endpoint,
-            Some(BackendTarget::Server(UpstreamAddr::Unix(path))) if own_address::is_same_path(path, control) => {
-                return own(&format!("the control socket {}", control.display()));
-            }
-            _ => return Ok(()),
-        };
-        let port = endpoint.port;
-        if let Some((host, ports)) = identity
-            && *host == endpoint.host
-            && [ports.tcp(), ports.tls()].contains(&Some(port))
-        {
-            return own(&format!("{endpoint}, which is identity.host,"));
-        }
-        let addresses = match &endpoint.host {
-            Host::Ip(ip) => vec![*ip],
-            host if own_address::is_localhost(host) => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-            _ => return Ok(()),
-        };
-        let listeners = ListenKind::ALL
-            .into_iter()
-            .flat_map(|kind| listening.addresses(kind).iter().map(move |address| (kind.key(), *address)));
-        for (key, listener) in listeners.chain(page.map(|page| ("status.listen", page))) {
-            if addresses.iter().any(|ip| own_address::reaches(*ip, port.get(), listener)) {
-                return own(&format!("{endpoint}, where {key} listens,"));
-            }
-        }
-        Ok(())
+        self.servers().iter().try_for_each(|server| check_not_self(server, listening, page, identity, control))
     }
 
-    /// Returns whether the backend is a single server, not the peers.
-    pub fn is_server(&self) -> bool {
-        matches!(self.electrum, Some(BackendTarget::Server(_)))
+    /// Returns whether the operator's servers serve sessions.
+    pub fn has_server(&self) -> bool {
+        !self.servers().is_empty()
     }
+}
+
+/// Rejects the address of a server that belongs to Waypost itself.
+fn check_not_self(
+    server: &UpstreamAddr,
+    listening: &ListenConfig,
+    page: Option<SocketAddr>,
+    identity: Option<&(Host, Ports)>,
+    control: &Path,
+) -> Result<(), InvalidValue> {
+    let own = |what: &str| {
+        let reason = format!("{what} is Waypost itself; name the address of the Electrum server behind it");
+        Err(invalid("backend.electrum", reason))
+    };
+    let endpoint = match server {
+        UpstreamAddr::Tcp(endpoint) | UpstreamAddr::Tls(endpoint) => endpoint,
+        UpstreamAddr::Unix(path) if own_address::is_same_path(path, control) => {
+            return own(&format!("the control socket {}", control.display()));
+        }
+        UpstreamAddr::Unix(_) => return Ok(()),
+    };
+    let port = endpoint.port;
+    if let Some((host, ports)) = identity
+        && *host == endpoint.host
+        && [ports.tcp(), ports.tls()].contains(&Some(port))
+    {
+        return own(&format!("{endpoint}, which is identity.host,"));
+    }
+    let addresses = match &endpoint.host {
+        Host::Ip(ip) => vec![*ip],
+        host if own_address::is_localhost(host) => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        _ => return Ok(()),
+    };
+    let listeners = ListenKind::ALL
+        .into_iter()
+        .flat_map(|kind| listening.addresses(kind).iter().map(move |address| (kind.key(), *address)));
+    for (key, listener) in listeners.chain(page.map(|page| ("status.listen", page))) {
+        if addresses.iter().any(|ip| own_address::reaches(*ip, port.get(), listener)) {
+            return own(&format!("{endpoint}, where {key} listens,"));
+        }
+    }
+    Ok(())
 }
 
 /// Fills in defaults and checks the section.
 pub(super) fn resolve(section: &mut BackendSection, routing: RoutingPolicy) -> Result<BackendConfig, InvalidValue> {
     let electrum = section.electrum.clone();
-    if let Some(BackendTarget::Server(address)) = &electrum
-        && routing == RoutingPolicy::TorOnly
-        && !is_local(address)
-    {
+    let mut servers = electrum.iter().flat_map(|targets| &targets.servers);
+    if routing == RoutingPolicy::TorOnly && !servers.all(is_local) {
         let reason = "tor.only needs a Unix socket, or an address of this machine or of a private network";
         return Err(invalid("backend.electrum", reason.to_owned()));
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{HumanDuration, PageAddress};
-use crate::backend::BackendTarget;
+use crate::backend::BackendTargets;
 use crate::network::Network;
 use crate::peer::{Endpoint, Host, Port};
 use crate::secret::Secret;
@@ -203,8 +203,8 @@ config_section! {
     /// Upstream for all requests other than discovery.
     BackendSection {
         /// Electrum server as `tcp://HOST:PORT`, `tls://HOST:PORT` or `unix:PATH`. With `peers`, verified peers
-        /// serve each session. Default: none.
-        electrum: BackendTarget,
+        /// serve each session. A list has several servers, and `peers` last if at all. Default: none.
+        electrum: BackendTargets,
         /// With `peers`: whether to serve clients of listeners that are not on loopback. Onion clients are always
         /// served. Default: false.
         serve_public: bool,

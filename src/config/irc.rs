@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{BackendConfig, HumanDuration, InvalidValue, IrcSection, TorConfig, invalid};
-use crate::backend::BackendTarget;
 use crate::connect::KeyHash;
 use crate::electrum::identity::Identity;
 use crate::electrum::irc::{DEFAULT_REALNAME_LIMIT, IrcVisitConfig};
@@ -151,7 +150,7 @@ fn real_name(section: &IrcSection, inputs: IrcInputs<'_>) -> Result<RealName, In
     let (host, ports) = inputs.identity.clearnet.clone().ok_or_else(|| {
         invalid("irc.advertise", "needs identity.host; onion names are too long for IRC real names".to_owned())
     })?;
-    if inputs.backend.electrum == Some(BackendTarget::Peers) {
+    if inputs.backend.uses_peers() && !inputs.backend.has_server() {
         let reason = "not possible with backend.electrum = \"peers\", which offers no server to others";
         return Err(invalid("irc.advertise", reason.to_owned()));
     }

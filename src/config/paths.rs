@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{ConfigFile, InvalidValue, invalid};
-use crate::backend::{BackendTarget, UpstreamAddr};
+use crate::backend::UpstreamAddr;
 use crate::network::Network;
 
 /// File that every command without `--config` reads, if it exists.
@@ -67,17 +67,18 @@ impl UserDirs {
 
     /// Expands `~/` in every key that is a path.
     pub(super) fn expand_all(&self, raw: &mut ConfigFile) -> Result<(), InvalidValue> {
-        let unix = match &mut raw.backend.electrum {
-            Some(BackendTarget::Server(UpstreamAddr::Unix(path))) => Some(path),
-            _ => None,
-        };
+        let servers = raw.backend.electrum.iter_mut().flat_map(|targets| &mut targets.servers);
+        for server in servers {
+            if let UpstreamAddr::Unix(path) = server {
+                self.expand("backend.electrum", path)?;
+            }
+        }
         let paths = [
             ("data_dir", raw.data_dir.as_mut()),
             ("listen.cert", raw.listen.cert.as_mut()),
             ("listen.key", raw.listen.key.as_mut()),
             ("tor.arti_config", raw.tor.arti_config.as_mut()),
             ("discovery.ban_file", raw.discovery.ban_file.as_mut()),
-            ("backend.electrum", unix),
         ];
         for (key, path) in paths {
             path.map_or(Ok(()), |path| self.expand(key, path))?;
@@ -138,7 +139,7 @@ mod tests {
         assert_eq!(raw.listen.key.as_deref(), Some(Path::new("/home/me/k")));
         assert_eq!(raw.tor.arti_config.as_deref(), Some(Path::new("/home/me/a")));
         assert_eq!(raw.discovery.ban_file.as_deref(), Some(Path::new("/home/me/b/~/c")));
-        assert_eq!(raw.backend.electrum.map(String::from).as_deref(), Some("unix:/home/me/electrs"));
+        assert_eq!(raw.backend.electrum, Some("unix:/home/me/electrs".parse().unwrap()));
     }
 
     #[test]

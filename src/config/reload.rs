@@ -18,6 +18,13 @@ impl Config {
         applied.use_ban_file_of(new);
         applied.use_as_map_of(new);
         applied.use_certificate_of(new);
+        // Without a server before or after, other parts of the node differ too.
+        if self.backend.has_server()
+            && new.backend.has_server()
+            && self.backend.uses_peers() == new.backend.uses_peers()
+        {
+            applied.use_backend_of(new);
+        }
         if self.book.network == new.book.network {
             applied.book.seeds = new.book.seeds.clone();
             applied.effective.discovery.seeds = new.effective.discovery.seeds.clone();
@@ -29,6 +36,12 @@ impl Config {
     pub fn use_ban_file_of(&mut self, other: &Config) {
         self.ban_file = other.ban_file.clone();
         self.effective.discovery.ban_file = other.effective.discovery.ban_file.clone();
+    }
+
+    /// Replaces the backend's servers.
+    pub fn use_backend_of(&mut self, other: &Config) {
+        self.backend.electrum = other.backend.electrum.clone();
+        self.effective.backend.electrum = other.effective.backend.electrum.clone();
     }
 
     /// Replaces the AS map.

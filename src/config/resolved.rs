@@ -12,13 +12,13 @@ use super::{
     ConfigFile, DiscoverySection, IdentitySection, InvalidValue, ListenConfig, LogFormat, PageAddress, TorConfig,
     in_range, invalid, limits,
 };
-use crate::backend::BackendTarget;
+use crate::backend::UpstreamAddr;
 use crate::book;
 use crate::electrum::identity::{BackendState, Identity};
 use crate::irc_discovery;
 use crate::netgroup::is_public;
 use crate::network::Network;
-use crate::peer::{Host, Port, Ports, RealName};
+use crate::peer::{Endpoint, Host, Port, Ports, RealName};
 use crate::server::Limits;
 use crate::status_page;
 
@@ -88,12 +88,12 @@ impl Config {
         let tor = tor::resolve(&mut file.tor, inputs, [loopback(9050), loopback(9150)])?;
         let backend = backend::resolve(&mut file.backend, tor.routing)?;
         let (page, status) = super::status::resolve(&mut file.status)?;
-        let peers_as_backend = backend.electrum == Some(BackendTarget::Peers);
-        if peers_as_backend && file.identity.announce == Some(true) {
+        let peers_as_backend = backend.uses_peers();
+        if peers_as_backend && !backend.has_server() && file.identity.announce == Some(true) {
             let reason = "not possible with backend.electrum = \"peers\", which offers no server to others";
             return Err(invalid("identity.announce", reason.to_owned()));
         }
-        file.identity.announce.get_or_insert(backend.is_server());
+        file.identity.announce.get_or_insert(backend.has_server());
         file.identity.address = resolve_address(&file)?;
         let identity = resolve_identity(&mut file.identity, network, &backend)?;
         let control = data_dir.join(CONTROL_SOCKET);
@@ -108,6 +108,7 @@ impl Config {
             local_hosts,
             announce: file.identity.announce == Some(true),
             peers_as_backend,
+            omits_itself: peers_as_backend && !backend.has_server(),
             ..resolve_book(&mut file.discovery, network)?
         };
         let log_level = file.log.level.get_or_insert_with(|| "info".to_owned()).clone();
@@ -157,9 +158,15 @@ impl Config {
         self.data_dir.join("tor/state")
     }
 
-    /// Returns the file with the pinned key of a `tls://` backend.
-    pub fn backend_key_path(&self) -> PathBuf {
-        self.data_dir.join("backend-key")
+    /// Returns the file with the pinned key of a `tls://` server. With several servers, each has its own.
+    pub fn backend_key_path(&self, server: &UpstreamAddr) -> PathBuf {
+        match server {
+            UpstreamAddr::Tls(endpoint) if self.backend.servers().len() > 1 => {
+                let Endpoint { host, port } = endpoint;
+                self.data_dir.join(format!("backend-key-{}-{port}", host.to_string().replace(':', "_")))
+            }
+            _ => self.data_dir.join("backend-key"),
+        }
     }
 
     /// Returns the path of the control socket.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::backend::BackendAccess;
 use crate::network::Network;
 use crate::peer::Port;
 use crate::route::RoutingPolicy;
@@ -124,11 +125,18 @@ fn contradicting_tor_keys_are_rejected() {
 fn unusable_backend_is_rejected() {
     let config = load_text("[backend]\nelectrum = \"peers\"\n", &[]).unwrap();
     assert!(config.book.peers_as_backend && !config.book.announce);
-    let grants = |kind, address: &str| config.backend.grants_backend(kind, address.parse().unwrap());
-    assert!(grants(ListenKind::Tcp, "127.0.0.1:50001") && grants(ListenKind::Onion, "10.0.0.1:50001"));
-    assert!(!grants(ListenKind::Tls, "0.0.0.0:50002"));
-    let config = load_text("[backend]\nelectrum = \"peers\"\nserve_public = true\n", &[]).unwrap();
-    assert!(config.backend.grants_backend(ListenKind::Tls, "0.0.0.0:50002".parse().unwrap()));
+    let access =
+        |text: &str, kind, address: &str| load_text(text, &[]).unwrap().backend.access(kind, address.parse().unwrap());
+    let peers = "[backend]\nelectrum = \"peers\"\n";
+    assert_eq!(access(peers, ListenKind::Tcp, "127.0.0.1:50001"), BackendAccess::All);
+    assert_eq!(access(peers, ListenKind::Onion, "10.0.0.1:50001"), BackendAccess::All);
+    assert_eq!(access(peers, ListenKind::Tls, "0.0.0.0:50002"), BackendAccess::None);
+    assert_eq!(access(&format!("{peers}serve_public = true\n"), ListenKind::Tls, "0.0.0.0:50002"), BackendAccess::All);
+    let both = "[backend]\nelectrum = [\"tcp://127.0.0.1:60001\", \"peers\"]\n";
+    assert_eq!(access(both, ListenKind::Tls, "0.0.0.0:50002"), BackendAccess::Servers);
+    assert_eq!(access(both, ListenKind::Onion, "10.0.0.1:50001"), BackendAccess::All);
+    assert!(load_text(both, &[]).unwrap().book.announce);
+    assert_eq!(access("", ListenKind::Tcp, "127.0.0.1:50001"), BackendAccess::None);
     let announced = "[backend]\nelectrum = \"peers\"\n[identity]\nannounce = true\n";
     insta::assert_snapshot!("peers_announced", error(announced, &[]));
     insta::assert_snapshot!("no_backend", error("[backend]\nelectrum = \"127.0.0.1:50001\"\n", &[]));

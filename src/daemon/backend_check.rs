@@ -10,12 +10,12 @@ use tokio::time::timeout;
 use super::DaemonError;
 use super::loaded_books::Separation;
 use super::side_book::{SnapshotSenders, side_dialer};
-use crate::backend::{Backend, BackendError, BackendTarget, PeerPool, Server, UpstreamAddr};
+use crate::backend::{Backend, BackendError, PeerPool, Server, ServerList, UpstreamAddr};
 use crate::book::{Ingress, PerIngress, Side};
 use crate::book_handle::Inbox;
 use crate::config::{Config, reaches};
 use crate::connect::ProbeError;
-use crate::dial::Dialer;
+use crate::dial::{Dialer, Tls};
 use crate::header_chain::HeaderChain;
 use crate::peer::{Fault, Host};
 
@@ -34,32 +34,53 @@ pub(super) async fn create(
     separation: Separation,
     inbox: &Inbox,
 ) -> Result<PerIngress<Option<Arc<Backend>>>, DaemonError> {
-    let address = match config.backend.electrum.clone() {
-        None => return Ok(PerIngress::default()),
-        Some(BackendTarget::Peers) => {
-            let pool = |side: Side, ingress: Ingress| {
-                let dialer = side_dialer(side, dialer);
-                let pool = PeerPool::new(side, dialer, snapshot[ingress].subscribe(), inbox.clone());
-                Some(Arc::new(Backend::Peers(pool)))
-            };
-            return Ok(match separation {
-                Separation::Shared => PerIngress::both(pool(Side::Both, Ingress::Clearnet)),
-                Separation::Separate => PerIngress {
-                    clearnet: pool(Side::Clearnet, Ingress::Clearnet),
-                    onion: pool(Side::Onion, Ingress::Onion),
-                },
-            });
-        }
-        Some(BackendTarget::Server(address)) => address,
+    if config.backend.electrum.is_none() {
+        return Ok(PerIngress::default());
+    }
+    let servers = create_servers(config, &dialer.tls, &chain);
+    let checks = servers.iter().map(|server| check_server(server, own_addresses, dialer));
+    futures_util::future::try_join_all(checks).await?;
+    let servers = Arc::new(ServerList::new(servers));
+    let backend = |side: Side, ingress: Ingress| {
+        let pool = || PeerPool::new(side, side_dialer(side, dialer), snapshot[ingress].subscribe(), inbox.clone());
+        let peers = config.backend.uses_peers().then(pool);
+        Some(Arc::new(Backend { servers: Arc::clone(&servers), peers }))
     };
-    check_not_self(&address, own_addresses, dialer).await?;
-    let (network, tls) = (config.book.network, dialer.tls.clone());
-    let server = Server::new(address, network, tls, config.backend_key_path(), chain);
+    Ok(match separation {
+        Separation::Separate if config.backend.uses_peers() => PerIngress {
+            clearnet: backend(Side::Clearnet, Ingress::Clearnet),
+            onion: backend(Side::Onion, Ingress::Onion),
+        },
+        _ => PerIngress::both(backend(Side::Both, Ingress::Clearnet)),
+    })
+}
+
+/// Creates the servers of the configuration.
+pub(super) fn create_servers(
+    config: &Config,
+    tls: &Tls,
+    chain: &watch::Receiver<Option<Arc<HeaderChain>>>,
+) -> Vec<Server> {
+    let servers = config.backend.servers().iter().cloned();
+    let server = |address: UpstreamAddr| {
+        let key_file = config.backend_key_path(&address);
+        Server::new(address, config.book.network, tls.clone(), key_file, chain.clone())
+    };
+    servers.map(server).collect()
+}
+
+/// Rejects a server that is Waypost itself, or that belongs to another network.
+pub(super) async fn check_server(
+    server: &Server,
+    own_addresses: &[SocketAddr],
+    dialer: &Dialer,
+) -> Result<(), DaemonError> {
+    check_not_self(&server.address, own_addresses, dialer).await?;
     match timeout(BACKEND_START_TIMEOUT, server.query_info(None)).await {
         Ok(Err(BackendError::Failed(ProbeError::ProtocolViolation(Fault::WrongGenesis)))) => {
-            Err(DaemonError::OtherNetwork(server.address.to_string(), network))
+            Err(DaemonError::OtherNetwork(server.address.to_string(), server.network))
         }
-        _ => Ok(PerIngress::both(Some(Arc::new(Backend::Server(server))))),
+        _ => Ok(()),
     }
 }
 

@@ -77,7 +77,8 @@ impl Listeners {
         let rng = StdRng::seed_from_u64(rng.next_u64());
         tasks.spawn("admission", server::run_admission(admitted, ingresses, context, rng));
         for (kind, listener) in self.0 {
-            let backend_access = listener.local_addr().is_ok_and(|address| backend.grants_backend(kind, address));
+            let backend_access =
+                listener.local_addr().map_or_else(|_| Default::default(), |address| backend.access(kind, address));
             let connection = ConnectionKind { backend_access, ..connection_kind(kind) };
             let ingress = if kind == ListenKind::Onion { Ingress::Onion } else { Ingress::Clearnet };
             tasks.spawn("a listener", server::accept(listener, ingress, connection, arrivals.clone()));
@@ -91,6 +92,6 @@ fn connection_kind(kind: ListenKind) -> ConnectionKind {
         ListenKind::Tcp | ListenKind::Onion => ConnectionKind::default(),
         ListenKind::Tls => ConnectionKind { tls: true, ..ConnectionKind::default() },
         ListenKind::Ws => ConnectionKind { websocket: true, ..ConnectionKind::default() },
-        ListenKind::Wss => ConnectionKind { tls: true, websocket: true, backend_access: false },
+        ListenKind::Wss => ConnectionKind { tls: true, websocket: true, ..ConnectionKind::default() },
     }
 }

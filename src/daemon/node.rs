@@ -1,5 +1,6 @@
 //! The node: its parts as opened at the start, and its tasks once they run.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use super::clearnet_monitor::{ClearnetMonitor, NameState};
 use super::file_watcher::{BanFile, FileWatcher};
 use super::listeners::Listeners;
 use super::loaded_books::{LoadedBooks, Separation};
-use super::reload::{ReloadHooks, Reloader};
+use super::reload::{ReloadHooks, Reloader, ServerReload};
 use super::side_book::SnapshotSenders;
 use super::task_set::TaskSet;
 use super::tor_wiring::{TorPeers, TorWiring};
@@ -57,6 +58,7 @@ pub(super) struct Node {
     tor: TorWiring,
     dialer: Dialer,
     backend: PerIngress<Option<Arc<Backend>>>,
+    own_addresses: Vec<SocketAddr>,
     snapshot: SnapshotSenders,
     chain: watch::Sender<Option<Arc<HeaderChain>>>,
     inbox: Inbox,
@@ -149,6 +151,7 @@ impl Node {
             tor,
             dialer,
             backend,
+            own_addresses,
             snapshot,
             chain,
             inbox,
@@ -206,6 +209,7 @@ impl Node {
         };
         let (config, inbox) = (self.config, self.inbox);
         let seen = self.snapshot.clearnet.subscribe();
+        let known_chain = self.chain.subscribe();
         let outputs = BookOutputs { snapshot: self.snapshot, health: health_sender, chain: self.chain };
         let Storage { loaded, writer, handle, ban_file, bans } = self.storage;
         log_store_problems(&loaded);
@@ -221,7 +225,15 @@ impl Node {
         let arrivals = listeners.spawn(&mut tasks, context, ingresses, &config.backend, &mut self.rng);
         let certificate = tls.map(|tls| (tls.source, tls.credentials));
         let files = FileWatcher::new(ban_file, bans, certificate, inbox.clone());
-        let reloader = Reloader { running: config.clone(), hooks: self.hooks, limits, files, inbox: inbox.clone() };
+        let list = self.backend.clearnet.as_ref().map(|backend| Arc::clone(&backend.servers));
+        if let Some(list) = list.clone() {
+            let inbox = inbox.clone();
+            tasks.spawn("the monitor of the backend's servers", async move { list.monitor(inbox).await });
+        }
+        let (dialer, own_addresses) = (self.dialer.clone(), self.own_addresses);
+        let servers = list.map(|list| ServerReload { list, dialer, chain: known_chain, own_addresses });
+        let running = config.clone();
+        let reloader = Reloader { running, hooks: self.hooks, limits, files, servers, inbox: inbox.clone() };
         tasks.spawn("the file watcher", reloader.run(sighup));
         if config.identity.clearnet.is_some() {
             let monitor = ClearnetMonitor {
@@ -247,8 +259,8 @@ impl Node {
         let onion_backend =
             onion_backend.filter(|onion| !backend.as_ref().is_some_and(|main| Arc::ptr_eq(main, onion)));
         for backend in backend.into_iter().chain(onion_backend) {
-            let (identity, inbox) = (self.tor.identity.clone(), inbox.clone());
-            tasks.spawn("the backend monitor", async move { backend.monitor(&identity, inbox).await });
+            let identity = self.tor.identity.clone();
+            tasks.spawn("the backend monitor", async move { backend.publish_info(&identity).await });
         }
         if let Some(page) = page {
             tasks.spawn("the status page", status_page::serve(page, config.status.clone(), probes, inbox.clone()));

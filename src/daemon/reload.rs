@@ -1,6 +1,7 @@
 //! Reload of the configuration on SIGHUP, and of files when they change.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +10,13 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::file_watcher::{BanFile, FileWatcher, ReloadOutcome};
-use super::{as_map_file, limits, service_manager};
+use super::{DaemonError, as_map_file, backend_check, limits, service_manager};
+use crate::backend::ServerList;
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
 use crate::config::{Config, ConfigError};
+use crate::dial::Dialer;
+use crate::header_chain::HeaderChain;
 use crate::server::Limits;
 
 /// Time between two checks whether the ban list or the certificate changed.
@@ -42,8 +46,34 @@ pub(crate) struct Reloader {
     pub limits: watch::Sender<Arc<Limits>>,
     /// Watcher of the ban list and the certificate.
     pub files: FileWatcher,
+    /// Servers of the backend; `None` without a backend.
+    pub servers: Option<ServerReload>,
     /// Channel to the book's task; the reloader ends with it.
     pub inbox: Inbox,
+}
+
+/// What is needed to replace the servers of the backend.
+pub(crate) struct ServerReload {
+    /// Servers in use.
+    pub list: Arc<ServerList>,
+    /// Dialer of the node.
+    pub dialer: Dialer,
+    /// Known chain with the most work.
+    pub chain: watch::Receiver<Option<Arc<HeaderChain>>>,
+    /// Addresses on which the node listens.
+    pub own_addresses: Vec<SocketAddr>,
+}
+
+impl ServerReload {
+    /// Replaces the servers. Sessions of removed ones continue until they end.
+    async fn apply(&self, updated: &Config) -> Result<(), DaemonError> {
+        let servers = backend_check::create_servers(updated, &self.dialer.tls, &self.chain);
+        for server in &servers {
+            backend_check::check_server(server, &self.own_addresses, &self.dialer).await?;
+        }
+        self.list.replace(servers);
+        Ok(())
+    }
 }
 
 impl Reloader {
@@ -86,6 +116,14 @@ impl Reloader {
         if any_changed(&changed, "discovery.seeds") {
             let seeds = updated.book.seeds.clone();
             let _ = self.inbox.send(BookMessage::Event(Event::SeedsReplaced(seeds))).await;
+        }
+        if any_changed(&changed, "backend.electrum")
+            && let Some(servers) = &self.servers
+            && let Err(error) = servers.apply(&updated).await
+        {
+            tracing::warn!("{error}; the previous servers stay in use");
+            updated.use_backend_of(&self.running);
+            changed.retain(|key| key != "backend.electrum");
         }
         match as_map_file::read(updated.as_map_file.as_deref()) {
             Ok(as_map) => {

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::clearnet_monitor::NameState;
-use crate::api::{BackendStatus, ChainStatus, ClearnetStatus, OnionStatus, PeerInfo, StoreStatus};
-use crate::backend::Backend;
+use crate::api::{BackendServerStatus, BackendStatus, ChainStatus, ClearnetStatus, OnionStatus, PeerInfo, StoreStatus};
+use crate::backend::{Backend, PeerPool, ServerStatus};
 use crate::book::{ChainSummary, Entry, Ingress, PeerBook};
 use crate::clock::Time;
 use crate::electrum::identity::Identity;
@@ -20,13 +20,23 @@ use crate::tor::OnionServiceState;
 pub(crate) fn backend(backend: &Backend, identity: &Identity, chain: Option<&Arc<HeaderChain>>) -> BackendStatus {
     let upstream = identity.backend_info(Ingress::Clearnet);
     let tip = upstream.and_then(|upstream| upstream.tip);
+    let servers = backend.servers.servers().into_iter().map(|server| {
+        let ServerStatus { error, info } = server.status();
+        let tip = info.and_then(|info| info.tip);
+        BackendServerStatus { address: server.address.to_string(), error, tip, sessions: server.sessions() }
+    });
+    let sessions = backend.peers.iter().flat_map(PeerPool::session_counts);
+    let (checks_agreed, checks_differed) = backend.peers.as_ref().map(PeerPool::check_counts).unwrap_or_default();
     BackendStatus {
-        electrum: backend.target().into(),
+        electrum: backend.targets(),
         error: backend.last_error(),
+        servers: servers.collect(),
         software: upstream.and_then(|upstream| upstream.software.clone()),
         tip,
         blocks_behind: chain.zip(tip).map(|(chain, tip)| chain.height().saturating_sub(tip)),
-        sessions: backend.session_counts().into_iter().map(|(host, sessions)| (host.to_string(), sessions)).collect(),
+        sessions: sessions.map(|(host, sessions)| (host.to_string(), sessions)).collect(),
+        checks_agreed,
+        checks_differed,
     }
 }
 

@@ -7,6 +7,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use tokio::sync::{mpsc, watch};
 
 use super::task_set::TaskSet;
+use crate::backend::BackendAccess;
 use crate::book::Ingress;
 use crate::book_handle::Inbox;
 use crate::config::Config;
@@ -84,7 +85,7 @@ impl TorWiring {
         tasks.spawn("the onion service", async move {
             while let Some((stream, circuit)) = onion_streams.recv().await {
                 let source = ClientSource::Circuit(circuit);
-                let kind = ConnectionKind { backend_access: true, ..ConnectionKind::default() };
+                let kind = ConnectionKind { backend_access: BackendAccess::All, ..ConnectionKind::default() };
                 let connection = IncomingConnection { stream, from: None, source, ingress: Ingress::Onion, kind };
                 if arrivals.send(connection).await.is_err() {
                     break;

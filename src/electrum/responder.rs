@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use serde_json::value::RawValue;
 use smallvec::{SmallVec, smallvec};
 
 use super::identity::LocalIdentity;
@@ -111,14 +112,17 @@ pub enum ReplyPart {
     Forward(Box<ForwardedCall>),
 }
 
+/// Longest parameters of a single request that are kept, in bytes: a script of the longest standard form.
+const MAX_KEPT_PARAMS_BYTES: usize = 256;
+
 /// A request that the backend answers.
 #[derive(Debug)]
 pub struct ForwardedCall {
     id: Option<String>,
     dialect: JsonRpcVersion,
     method: String,
-    /// Only for a request of a batch, which is encoded again.
-    params: Option<String>,
+    /// Only for a request of a batch, which is encoded again, and for subscriptions and reads, which may be repeated.
+    params: Option<Box<RawValue>>,
 }
 
 /// A request of `server.add_peer` that waits for its response.
@@ -341,19 +345,32 @@ impl PendingAddPeer {
     }
 }
 
+/// Returns whether Waypost may repeat requests of this method.
+fn is_repeated(method: &str) -> bool {
+    method.ends_with("subscribe") || method.starts_with("blockchain.scripthash.get_")
+}
+
 impl ForwardedCall {
     fn new(request: &Request<'_>, framing: Framing) -> ForwardedCall {
         let id = match request.id {
             Id::Present(id) => Some(id.get().to_owned()),
             Id::Absent => None,
         };
-        let params = request.params.filter(|_| framing == Framing::Batch).map(|params| params.get().to_owned());
+        let is_kept = |params: &&RawValue| {
+            framing == Framing::Batch || (params.get().len() <= MAX_KEPT_PARAMS_BYTES && is_repeated(&request.method))
+        };
+        let params = request.params.filter(is_kept).map(ToOwned::to_owned);
         ForwardedCall { id, dialect: request.dialect, method: request.method.to_string(), params }
     }
 
     /// Returns the method.
     pub fn method(&self) -> &str {
         &self.method
+    }
+
+    /// Returns the parameters; `None` if there are none, or if they were not kept.
+    pub fn params(&self) -> Option<&RawValue> {
+        self.params.as_deref()
     }
 
     /// Returns the client's id as it was written. `None` for a notification.
@@ -368,7 +385,7 @@ impl ForwardedCall {
 
     /// Encodes the request as a line of its own, under an id of Waypost's.
     pub fn line(&self, id: &str) -> Vec<u8> {
-        let (method, params) = (json!(self.method), self.params.as_deref().unwrap_or("[]"));
+        let (method, params) = (json!(self.method), self.params.as_deref().map_or("[]", RawValue::get));
         format!("{{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"method\":{method},\"params\":{params}}}\n").into_bytes()
     }
 

@@ -201,7 +201,7 @@ impl Batch {
     pub(super) fn on_line(&mut self, line: &Bytes, pending: &mut PendingCalls) -> bool {
         let Some((slot, outcome)) = self.parse(line) else { return false };
         let Some(Slot::Sent(_, forwarded)) = self.slots.get(slot) else { return false };
-        pending.note_answered(forwarded);
+        pending.note_answered(forwarded, outcome.as_ref().ok().map(SharedBuf::to_vec).as_deref());
         let (reply, held) = if slot == 0 && self.may_send(pending) {
             // It is sent at once, so it may share the read buffer.
             (forwarded.answer(outcome), 0)
@@ -250,6 +250,11 @@ impl Batch {
     fn slot_of(&self, id: &str) -> Option<usize> {
         let number = id.strip_prefix(&format!("{:016x}-", self.nonce))?.parse::<u64>().ok()?;
         self.slots.iter().position(|slot| matches!(slot, Slot::Sent(sent, _) if *sent == number))
+    }
+
+    /// Returns the number of requests whose responses are not sent.
+    pub(super) fn unanswered(&self) -> usize {
+        self.slots.len()
     }
 
     /// Number of responses that may arrive.
@@ -341,7 +346,7 @@ impl Batch {
         let is_response = streamed.key.is_some() || self.is_first(&streamed.scanner);
         if ends && is_response {
             streamed.end(forwarded, &mut reply);
-            pending.note_answered(forwarded);
+            pending.note_answered(forwarded, None);
         }
         if !forwarded.expects_response() {
             reply = SharedBuf::default();

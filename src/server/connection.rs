@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::backend::BackendAccess;
 use crate::book::Ingress;
 use crate::dial::Stream;
 use crate::netgroup::Netgroup;
@@ -37,8 +38,8 @@ pub struct ConnectionKind {
     pub tls: bool,
     /// Whether the client starts a WebSocket handshake.
     pub websocket: bool,
-    /// Whether requests may be forwarded to the backend.
-    pub backend_access: bool,
+    /// Parts of the backend to which requests may be forwarded.
+    pub backend_access: BackendAccess,
 }
 
 /// Source of a session, for the limits per source.

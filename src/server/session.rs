@@ -23,7 +23,7 @@ use super::metered_stream::MeteredStream;
 use super::session_activity::SessionActivity;
 use super::upstream::{Upstream, has_forwarded_calls};
 use super::upstream_event::UpstreamEvent;
-use crate::backend::Backend;
+use crate::backend::{Backend, BackendAccess, UpstreamName};
 use crate::book::Ingress;
 use crate::client_counters::{Counter, Counters};
 use crate::clock;
@@ -47,7 +47,7 @@ pub(super) async fn run(
     rng: StdRng,
 ) {
     let IncomingConnection { stream, from, ingress, kind, .. } = connection;
-    let backend = shared.backend[ingress].as_ref().filter(|_| kind.backend_access);
+    let backend = shared.backend[ingress].as_ref().filter(|_| kind.backend_access != BackendAccess::None);
     let responder = Responder::new(Arc::clone(&shared.local_identity.borrow()), ingress, backend.is_some());
     let limits = Arc::clone(&shared.limits.borrow());
     let input = Arc::new(InputMemory::new(memory.charge()));
@@ -67,6 +67,8 @@ pub(super) async fn run(
         shared,
         limits,
         backend,
+        access: kind.backend_access,
+        failed_upstreams: Vec::new(),
         read_timer,
         requests,
         source,
@@ -94,7 +96,8 @@ async fn handshake(stream: Box<dyn Stream>, kind: ConnectionKind, shared: &Sessi
     if kind.websocket {
         ClientStream::websocket(stream).await.ok()
     } else {
-        let max_line_bytes = if kind.backend_access { shared.max_line_bytes } else { MAX_REQUEST_BYTES };
+        let max_line_bytes =
+            if kind.backend_access == BackendAccess::None { MAX_REQUEST_BYTES } else { shared.max_line_bytes };
         Some(ClientStream::lines(stream, max_line_bytes))
     }
 }
@@ -110,6 +113,9 @@ struct ClientSession<'a> {
     limits: Arc<Limits>,
     /// The backend. `None` if requests of this client are not forwarded.
     backend: Option<&'a Arc<Backend>>,
+    access: BackendAccess,
+    /// Upstreams that failed within this session, the last one at the end.
+    failed_upstreams: Vec<UpstreamName>,
     read_timer: ReadTimer,
     /// Meter of this session's requests.
     requests: RateMeter,
@@ -153,7 +159,9 @@ impl ClientSession<'_> {
     /// Handles one line after the other. Meanwhile the next waits in the client's socket.
     async fn run_loop(&mut self) -> SessionEnd {
         loop {
-            let outcome = match self.next().await {
+            let event = self.next().await;
+            let began = Instant::now();
+            let outcome = match event {
                 SessionEvent::Input(input) => {
                     // Pings do not keep an idle session open. They may arrive within an unfinished request, whose
                     // memory stays charged.
@@ -164,8 +172,11 @@ impl ClientSession<'_> {
                     self.on_input(input).await
                 }
                 SessionEvent::Upstream(event) => self.on_upstream(event).await,
-                SessionEvent::Stalled => self.on_upstream_lost("doesn't respond").await,
+                SessionEvent::Stalled => self.on_upstream_lost("doesn't respond", false).await,
             };
+            if let Some(upstream) = &mut self.upstream {
+                upstream.extend_deadlines(began.elapsed());
+            }
             if let Err(end) = outcome {
                 return end;
             }
@@ -384,6 +395,8 @@ mod forwarding;
 mod batch_tests;
 #[cfg(test)]
 mod failover_tests;
+#[cfg(test)]
+mod hostile_peer_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

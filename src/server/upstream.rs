@@ -8,53 +8,32 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use memchr::memchr;
+use bytes::{Buf, BytesMut};
+use rand::Rng;
+use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_util::io::poll_write_buf;
 
-use super::batch::{AfterBatch, Batch, FinishedBatch, LongLine};
-use super::memory::{MemoryCharge, Need, OutOfMemory, SessionMemory};
-use super::pending_calls::{PendingCalls, ReplyKind, Resend};
+use super::batch::{AfterBatch, Batch};
+use super::memory::{MemoryCharge, SessionMemory};
+use super::pending_calls::{PendingCalls, Resend};
+use super::reply_timer::{Owed, Patience, ReplyTimer};
 use super::upstream_event::{Failed, Outlook, UpstreamEvent};
-use crate::backend::{UpstreamConnection, UpstreamLease};
+use crate::backend::{ReadRequest, SessionFailure, UpstreamConnection, UpstreamLease, UpstreamName};
 use crate::dial::Stream;
 use crate::electrum::responder::{ForwardedCall, ReplyPart, encode_line};
 use crate::jsonrpc::{ResponseScanner, RpcError, SharedBuf};
-use crate::peer::Host;
 
 /// Size of a read in bytes. A session buffers this much for a slow client, without a charge.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Time limit for a backend server's response, and for progress within a line.
-const STALL_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// Time limit for a peer's response if another peer can take over.
-///
-/// Wallets wait for half a minute.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Time limit for a peer's response if no other peer can take over.
-const PINNED_REPLY_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Consecutive failovers without a response, after which the calls fail.
-const MAX_FAILOVERS: u32 = 3;
-
-/// Longest line of a peer that is buffered whole, in bytes.
-///
-/// Another peer can take over until the client has received a part of a line.
-const MAX_BUFFERED_LINE: usize = 256 * 1024;
-
 /// Connection of a session to a backend server or peer.
 pub(super) struct Upstream {
     stream: Box<dyn Stream>,
-    /// Lease of the peer. `None` for a backend server.
-    lease: Option<UpstreamLease>,
+    lease: UpstreamLease,
     /// Calls without a response, except those of the batch.
     pending: PendingCalls,
-    /// Failovers since the last response.
-    failovers: u32,
     /// Bytes to send.
     out: BytesMut,
     /// Whether everything is written, but not flushed.
@@ -68,12 +47,18 @@ pub(super) struct Upstream {
     scan_offset: usize,
     /// Long line of which the client has received only the start. `None` between lines.
     long_line: Option<ResponseScanner>,
+    /// Bytes of a started line that were taken from `input`.
+    line_bytes: usize,
     /// Batch that waits for responses.
     batch: Option<Batch>,
-    /// Time of the last received byte or forwarded request.
-    last_activity: Instant,
-    /// Time since which a response is awaited. `None` if no tracked call is pending.
-    awaiting_since: Option<Instant>,
+    /// Time at which the batch was sent; meaningless without one.
+    batch_since: Instant,
+    timer: ReplyTimer,
+    /// Whether this upstream has answered a request.
+    has_answered: bool,
+    /// Number of requests that this upstream was sent.
+    sent: usize,
+    rng: StdRng,
 }
 
 impl Upstream {
@@ -81,13 +66,14 @@ impl Upstream {
     pub(super) fn new(
         UpstreamConnection { stream, lease }: UpstreamConnection,
         memory: Arc<SessionMemory>,
+        resend: Resend,
+        mut rng: StdRng,
     ) -> Upstream {
-        let resend = if lease.is_some() { Resend::Possible } else { Resend::Impossible };
+        let now = Instant::now();
         Upstream {
             stream,
-            pending: PendingCalls::new(resend, memory.charge()),
             lease,
-            failovers: 0,
+            pending: PendingCalls::new(resend, &memory, rng.next_u64()),
             out: BytesMut::new(),
             flushing: false,
             input: BytesMut::new(),
@@ -95,9 +81,13 @@ impl Upstream {
             memory,
             scan_offset: 0,
             long_line: None,
+            line_bytes: 0,
             batch: None,
-            last_activity: Instant::now(),
-            awaiting_since: None,
+            batch_since: now,
+            timer: ReplyTimer::new(now),
+            has_answered: false,
+            sent: 0,
+            rng,
         }
     }
 
@@ -113,51 +103,65 @@ impl Upstream {
         self.long_line.is_some() || self.batch.as_ref().is_some_and(Batch::is_started)
     }
 
-    /// Returns the time at which a silent upstream counts as failed.
-    ///
-    /// `None` if nothing is awaited.
+    /// Returns the time at which the upstream counts as failed; `None` if it owes nothing.
     pub(super) fn stall_deadline(&self) -> Option<Instant> {
-        let silence_limit = match &self.lease {
-            None => STALL_TIMEOUT,
-            Some(_) if self.pending.can_fail_over() => REPLY_TIMEOUT,
-            Some(_) => PINNED_REPLY_TIMEOUT,
+        let is_peer = matches!(self.lease, UpstreamLease::Peer(_));
+        let patience = match (is_peer, self.can_fail_over()) {
+            (true, true) => Patience::Peer,
+            (true, false) => Patience::LastPeer,
+            (false, true) => Patience::Server,
+            (false, false) => Patience::LastServer,
         };
-        let reply_deadline = self.awaiting_since.map(|call| call + silence_limit);
-        let progress_deadline = (!self.accepts_input()).then(|| self.last_activity + STALL_TIMEOUT);
-        reply_deadline.into_iter().chain(progress_deadline).min()
+        let batch = self.batch.as_ref().map(|_| self.batch_since);
+        let owed = Owed {
+            oldest_request: self.pending.oldest().into_iter().chain(batch).min(),
+            line_bytes: self.line_bytes + self.input.len(),
+            is_line_started: self.is_within_response(),
+            has_unfinished_io: !self.accepts_input(),
+        };
+        self.timer.deadline(&owed, patience)
+    }
+
+    /// Extends the time limits by a time during which the upstream was not read.
+    pub(super) fn extend_deadlines(&mut self, pause: Duration) {
+        self.timer.extend(pause);
     }
 
     /// Returns whether another upstream can take over.
     ///
-    /// A subscription or a partly sent line prevents it.
+    /// A partly sent response prevents it, and a subscription that can't be renewed.
     pub(super) fn can_fail_over(&self) -> bool {
-        let is_within_response = self.long_line.is_some() || self.batch.as_ref().is_some_and(Batch::is_within_response);
-        self.pending.can_fail_over() && !is_within_response && self.failovers < MAX_FAILOVERS
+        self.pending.can_fail_over() && !self.is_within_response() && self.timer.may_fail_over(Instant::now())
     }
 
-    /// Returns the peer. `None` for a backend server.
-    pub(super) fn host(&self) -> Option<&Host> {
-        self.lease.as_ref().map(UpstreamLease::host)
+    /// Returns whether the client has received a part of a response.
+    fn is_within_response(&self) -> bool {
+        self.long_line.is_some() || self.batch.as_ref().is_some_and(Batch::is_within_response)
+    }
+
+    /// Returns the name of the upstream.
+    pub(super) fn name(&self) -> UpstreamName {
+        self.lease.name()
     }
 
     /// Returns whether the client would notice the loss of the connection.
     pub(super) fn is_needed(&self) -> bool {
         let Upstream { pending, long_line, .. } = self;
-        self.has_pending() || long_line.is_some() || pending.is_subscribed() || pending.is_incomplete()
+        self.has_pending() || long_line.is_some() || pending.subscriptions.is_subscribed() || pending.is_incomplete()
     }
 
     /// Returns whether a tracked call is pending.
     pub(super) fn has_pending(&self) -> bool {
-        self.batch.is_some() || !self.pending.is_empty()
+        self.batch.is_some() || !self.pending.is_empty() || self.pending.subscriptions.is_renewing()
     }
 
     /// Fails all pending calls.
     pub(super) fn fail(mut self, error: &RpcError) -> Failed {
         let mut lines: Vec<SharedBuf> = Vec::new();
-        if self.long_line.is_some() || self.batch.as_ref().is_some_and(Batch::is_within_response) {
+        if self.is_within_response() {
             return Failed { lines, outlook: Outlook::CloseMidLine };
         }
-        let is_lossy = self.pending.is_subscribed() || self.pending.is_incomplete();
+        let is_lossy = self.pending.subscriptions.is_subscribed() || self.pending.is_incomplete();
         let mut outlook = if is_lossy { Outlook::Close } else { Outlook::Continue };
         let replies = self.pending.fail(error);
         lines.extend(replies.into_iter().filter_map(|reply| encode_line([reply], false)));
@@ -175,25 +179,24 @@ impl Upstream {
         Failed { lines, outlook }
     }
 
-    /// Reports the failure of a peer to the pool.
-    pub(super) fn report_failure(&self) {
-        if let Some(lease) = &self.lease {
-            lease.failed();
-        }
+    /// Reports the failure of the upstream. `closed`: it has closed the connection.
+    pub(super) fn report_failure(&mut self, closed: bool) {
+        // A client must not choose the upstreams by its requests, so only one that costs nothing is proof.
+        let is_first = self.sent == 1 && !self.has_answered && self.batch.is_none();
+        let is_own_fault = closed && is_first && self.pending.has_only_cheap_call();
+        let failure = if is_own_fault { SessionFailure::OwnFault } else { SessionFailure::Unclear };
+        self.lease.failed(failure, &mut self.rng);
     }
 
-    /// Replaces the connection, and resends all pending calls.
+    /// Replaces the connection, renews the subscriptions, and resends all pending calls.
     pub(super) fn fail_over(&mut self, UpstreamConnection { stream, lease }: UpstreamConnection) {
         (self.stream, self.lease) = (stream, lease);
         let now = Instant::now();
-        (self.flushing, self.last_activity, self.awaiting_since) = (false, now, Some(now));
-        self.failovers += 1;
-        (self.input, self.scan_offset) = (BytesMut::new(), 0);
+        self.timer.on_failover(now);
+        (self.flushing, self.has_answered, self.batch_since) = (false, false, now);
+        (self.input, self.scan_offset, self.line_bytes) = (BytesMut::new(), 0, 0);
         self.out.clear();
-        for line in self.pending.lines() {
-            self.out.extend_from_slice(line.as_bytes());
-            self.out.extend_from_slice(b"\n");
-        }
+        self.sent = self.pending.resend(&mut self.out, now);
         if let Some(batch) = &mut self.batch {
             batch.write_requests(&mut self.out);
         }
@@ -201,10 +204,12 @@ impl Upstream {
 
     /// Forwards a line unchanged, which contains this call.
     pub(super) fn forward(&mut self, line: &str, forwarded: Box<ForwardedCall>) {
-        self.pending.push(line, forwarded);
+        let request = forwarded.params().and_then(|params| ReadRequest::parse(forwarded.method(), params));
+        let sampled = request.filter(|_| self.lease.peer().is_some_and(|lease| lease.samples(&mut self.rng)));
+        self.pending.push(line, forwarded, sampled, Instant::now());
         self.out.extend_from_slice(line.as_bytes());
         self.out.extend_from_slice(b"\n");
-        self.start_reply_timer();
+        self.start_sending(1);
     }
 
     /// Forwards the requests of a batch that are for the backend, each on its own line.
@@ -216,18 +221,17 @@ impl Upstream {
         then: AfterBatch,
         nonce: u64,
     ) {
+        let count = parts.len();
         let mut batch = Batch::new(parts, then, nonce, self.memory.charge());
         batch.write_requests(&mut self.out);
         self.batch = Some(batch);
-        self.start_reply_timer();
+        self.batch_since = Instant::now();
+        self.start_sending(count);
     }
 
-    /// Starts the time limit of the response, unless it is already running.
-    fn start_reply_timer(&mut self) {
-        self.last_activity = Instant::now();
-        if self.has_pending() {
-            self.awaiting_since.get_or_insert(self.last_activity);
-        }
+    fn start_sending(&mut self, requests: usize) {
+        self.sent = self.sent.saturating_add(requests);
+        self.timer.on_io(Instant::now());
     }
 
     /// Sends and receives until the next event. Cancel safe.
@@ -252,8 +256,7 @@ impl Upstream {
                 return Poll::Ready(Ok(UpstreamEvent::End));
             }
             self.input.extend_from_slice(bytes.filled());
-            self.last_activity = Instant::now();
-            self.awaiting_since = self.awaiting_since.map(|_| self.last_activity);
+            self.timer.on_io(Instant::now());
         }
     }
 
@@ -291,149 +294,29 @@ impl Upstream {
     /// Returns the next event in the received bytes, and stops the timer if no call is pending.
     fn next_event(&mut self) -> Option<UpstreamEvent> {
         let event = self.parse();
+        if let Some((request, answer)) = self.pending.take_sampled()
+            && let Some(lease) = self.lease.peer()
+        {
+            lease.compare(request, answer, &mut self.rng);
+        }
         if event.is_some() && !self.has_pending() {
-            self.awaiting_since = None;
+            self.timer.on_idle();
         }
         event
     }
 
-    /// Parses the received bytes.
-    fn parse(&mut self) -> Option<UpstreamEvent> {
-        // The batch may follow the start of a long response.
-        if self.batch.is_none() || self.long_line.is_some() {
-            return self.parse_passthrough();
-        }
-        match self.parse_batch() {
-            Ok(event) => event,
-            Err(OutOfMemory) => Some(UpstreamEvent::OutOfMemory),
-        }
+    /// Records a response to a request.
+    fn on_reply(&mut self) {
+        let now = Instant::now();
+        self.timer.on_reply(now);
+        self.has_answered = true;
+        self.lease.record_answer(now);
     }
-
-    /// Handles lines one by one while a batch waits, as each may be a response to it.
-    fn parse_batch(&mut self) -> Result<Option<UpstreamEvent>, OutOfMemory> {
-        loop {
-            let Some(batch) = self.batch.as_mut() else { return Ok(None) };
-            let reply = batch.next_reply(&self.pending);
-            if let Some(finished) = batch.finish() {
-                return Ok(Some(self.end_batch(reply.unwrap_or_default(), finished)));
-            }
-            if let Some(reply) = reply {
-                return Ok(Some(UpstreamEvent::BatchPart(reply)));
-            }
-            batch.write_first_request(&self.pending, &mut self.out);
-            if batch.is_within_long_line() {
-                if self.input.is_empty() {
-                    return Ok(None);
-                }
-                let (part, ends) = take_part(&mut self.input);
-                let reply = batch.on_part(&part, ends, &mut self.pending)?;
-                if !reply.is_empty() {
-                    return Ok(Some(UpstreamEvent::BatchPart(reply)));
-                }
-            } else if let Some(line) = take_line(&mut self.input, &mut self.scan_offset) {
-                if batch.on_line(&line, &mut self.pending) {
-                    self.failovers = 0;
-                } else if batch.is_started() {
-                    batch.keep_line(&line)?;
-                } else {
-                    return Ok(Some(self.on_other_line(line)));
-                }
-            } else {
-                let Some(start) = self.input.get(..READ_BYTES) else { return Ok(None) };
-                match batch.on_long_line(start, self.input.len(), &self.pending, &mut self.input_charge) {
-                    LongLine::Kept => return Ok(None),
-                    LongLine::InParts => self.scan_offset = 0,
-                }
-            }
-        }
-    }
-
-    /// Resolves the call that a line responds to, and returns the line for the client.
-    fn on_other_line(&mut self, line: Bytes) -> UpstreamEvent {
-        if self.pending.resolve(&line) == ReplyKind::Response {
-            self.failovers = 0;
-        }
-        UpstreamEvent::Data(line)
-    }
-
-    /// Ends the batch. Lines that were no responses to it are handled next.
-    fn end_batch(&mut self, mut reply: SharedBuf, finished: FinishedBatch) -> UpstreamEvent {
-        let FinishedBatch { end, mut other_lines, then } = finished;
-        reply.append(end);
-        self.batch = None;
-        if !other_lines.is_empty() {
-            other_lines.extend_from_slice(&self.input);
-            (self.input, self.scan_offset) = (other_lines, 0);
-        }
-        UpstreamEvent::BatchEnd(reply, then)
-    }
-
-    /// Returns complete lines, or the start of a line that is too long to buffer.
-    fn parse_passthrough(&mut self) -> Option<UpstreamEvent> {
-        if self.long_line.is_some() {
-            return self.parse_long_line();
-        }
-        let mut complete = 0;
-        while let Some(end) = memchr(b'\n', self.input.get(self.scan_offset..)?) {
-            let line = complete..self.scan_offset + end + 1;
-            (complete, self.scan_offset) = (line.end, line.end);
-            if self.pending.resolve(self.input.get(line)?) == ReplyKind::Response {
-                self.failovers = 0;
-            }
-        }
-        if complete > 0 {
-            self.scan_offset = 0;
-            return Some(UpstreamEvent::Data(self.input.split_to(complete).freeze()));
-        }
-        self.scan_offset = self.input.len();
-        if self.input.len() < READ_BYTES {
-            return None;
-        }
-        let may_buffer = self.lease.is_some() && self.input.len() < MAX_BUFFERED_LINE;
-        if may_buffer && self.input_charge.resize(self.input.len(), Need::Optional).is_ok() {
-            return None;
-        }
-        self.long_line = Some(ResponseScanner::default());
-        self.scan_offset = 0;
-        self.parse_long_line()
-    }
-
-    /// Returns the received part of a long line, up to its end.
-    fn parse_long_line(&mut self) -> Option<UpstreamEvent> {
-        if self.input.is_empty() {
-            return None;
-        }
-        let mut long_line = self.long_line.take()?;
-        let (piece, ends) = take_part(&mut self.input);
-        long_line.feed(&piece);
-        if !ends {
-            self.long_line = Some(long_line);
-        } else if long_line.id().is_some_and(|id| self.pending.resolve_id(id) == ReplyKind::Response) {
-            self.failovers = 0;
-        }
-        Some(UpstreamEvent::Data(piece))
-    }
-}
-
-/// Takes the next complete line. `scan_offset` bytes contain no line feed.
-fn take_line(input: &mut BytesMut, scan_offset: &mut usize) -> Option<Bytes> {
-    let rest = input.get(*scan_offset..).unwrap_or_default();
-    let Some(end) = memchr(b'\n', rest) else {
-        *scan_offset = input.len();
-        return None;
-    };
-    let line = input.split_to(*scan_offset + end + 1).freeze();
-    *scan_offset = 0;
-    Some(line)
-}
-
-/// Takes all bytes up to the end of the line. Returns whether they end it.
-fn take_part(input: &mut BytesMut) -> (Bytes, bool) {
-    let end = memchr(b'\n', input).map(|end| end + 1);
-    (input.split_to(end.unwrap_or(input.len())).freeze(), end.is_some())
 }
 
 /// Returns whether any part of a line's result is for the backend.
 pub(super) fn has_forwarded_calls(parts: &[ReplyPart]) -> bool {
     parts.iter().any(|part| matches!(part, ReplyPart::Forward(_)))
 }
+
+mod parsing;

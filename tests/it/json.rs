@@ -88,7 +88,8 @@ fn complete_statuses() -> Vec<Value> {
                 "listeners": ["tcp://127.0.0.1:1"], "page": "http://127.0.0.1:1",
                 "backend": {
                     "electrum": "peers", "error": "x", "software": "x", "tip": 1, "blocks_behind": 1,
-                    "sessions": { "a.example": 1 },
+                    "servers": [{ "address": "tcp://a.example:1", "error": "x", "tip": 1, "sessions": 1 }],
+                    "sessions": { "a.example": 1 }, "checks_agreed": 1, "checks_differed": 1,
                 },
                 "chain": {
                     "height": 1, "hash": "00", "log2_work": 1.5, "tip_time": 1, "level": 1, "ahead": 1, "behind": 1,

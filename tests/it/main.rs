@@ -47,4 +47,5 @@ mod support;
 mod tor;
 mod tor_ports;
 mod two_sides;
+mod upstream_failures;
 mod wording;

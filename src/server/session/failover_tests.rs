@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
+use rand::SeedableRng;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::tests::{TestClient, WITH_BACKEND, connect_with_backend};
 use super::*;
-use crate::backend::PeerPool;
+use crate::backend::{PeerPool, ServerList};
 use crate::book::{Event as BookEvent, Side, Snapshot, UpstreamCandidate};
 use crate::book_handle::BookMessage;
 use crate::connect::ProbeTarget;
@@ -18,10 +19,16 @@ use crate::route::Route;
 use crate::server::Limits;
 
 /// Value of `closes_at` for a peer that responds only to `server.version`.
-const SILENT: &str = "(silent)";
+pub(super) const SILENT: &str = "(silent)";
+
+/// Value of `closes_at` for a silent peer that sends notifications.
+pub(super) const NOISY: &str = "(noisy)";
+
+/// Value of `closes_at` for a peer that invents balances.
+pub(super) const LIAR: &str = "(liar)";
 
 /// Peer that responds with its name and the method. The response to "held" waits for the next one.
-struct Peer {
+pub(super) struct Peer {
     name: &'static str,
     address: SocketAddr,
     received: Arc<Mutex<Vec<String>>>,
@@ -29,7 +36,7 @@ struct Peer {
 
 impl Peer {
     /// Starts a peer that closes the connection at a request of this method.
-    async fn start(name: &'static str, closes_at: &'static str) -> Peer {
+    pub(super) async fn start(name: &'static str, closes_at: &'static str) -> Peer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, received) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
         let log = Arc::clone(&received);
@@ -41,7 +48,7 @@ impl Peer {
         Peer { name, address, received }
     }
 
-    fn received(&self) -> Vec<String> {
+    pub(super) fn received(&self) -> Vec<String> {
         self.received.lock().unwrap().clone()
     }
 
@@ -53,7 +60,7 @@ impl Peer {
             vec![self.address.ip()],
             vec![endpoint],
         );
-        UpstreamCandidate { target, key: None, newest: Version::new(1, 4) }
+        UpstreamCandidate { target, key: None, newest: Version::new(1, 4), is_senior: true }
     }
 }
 
@@ -69,6 +76,11 @@ async fn serve(stream: TcpStream, name: &str, closes_at: &str, received: Arc<Mut
         if method == closes_at {
             return None;
         }
+        if closes_at == NOISY && method != "server.version" {
+            while stream.get_mut().write_all(b"{\"method\":\"note\",\"params\":[]}\n").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
         if closes_at == SILENT && method != "server.version" {
             continue;
         }
@@ -77,7 +89,15 @@ async fn serve(stream: TcpStream, name: &str, closes_at: &str, received: Arc<Mut
             stream.get_mut().write_all(format!("{error}\n").as_bytes()).await.ok()?;
             continue;
         }
-        held.push_str(&format!("{}\n", json!({ "id": call["id"], "result": [name, method] })));
+        let result = match method {
+            "blockchain.scripthash.get_history" => json!([]),
+            "blockchain.scripthash.get_balance" => {
+                json!({ "confirmed": u8::from(closes_at == LIAR), "unconfirmed": 0 })
+            }
+            "blockchain.scripthash.subscribe" => json!(name),
+            _ => json!([name, method]),
+        };
+        held.push_str(&format!("{}\n", json!({ "id": call["id"], "result": result })));
         if method != "held" {
             stream.get_mut().write_all(std::mem::take(&mut held).as_bytes()).await.ok()?;
         }
@@ -86,24 +106,44 @@ async fn serve(stream: TcpStream, name: &str, closes_at: &str, received: Arc<Mut
 }
 
 /// Starts a session with these peers as backend, the best first.
-fn connect(peers: &[&Peer]) -> (TestClient, Arc<Backend>, tokio::sync::mpsc::Receiver<BookMessage>) {
-    let candidates = peers.iter().map(|peer| peer.upstream_candidate()).collect();
+pub(super) fn connect(peers: &[&Peer]) -> (TestClient, Arc<Backend>, tokio::sync::mpsc::Receiver<BookMessage>) {
+    connect_to(peers, |rank| rank == 0)
+}
+
+/// Starts a session with these peers as backend, of which some are senior.
+pub(super) fn connect_to(
+    peers: &[&Peer],
+    is_senior: impl Fn(usize) -> bool,
+) -> (TestClient, Arc<Backend>, tokio::sync::mpsc::Receiver<BookMessage>) {
+    let candidate =
+        |(rank, peer): (usize, &&Peer)| UpstreamCandidate { is_senior: is_senior(rank), ..peer.upstream_candidate() };
+    let candidates = peers.iter().enumerate().map(candidate).collect();
     let mut snapshot = Snapshot::default();
     snapshot.upstream_candidates = candidates;
     let (_, tor) = tokio::sync::watch::channel(None);
     let dialer = Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, isolation: Isolation::Peers };
     let (inbox, book_messages) = tokio::sync::mpsc::channel(8);
     let peers = PeerPool::new(Side::Both, dialer, tokio::sync::watch::channel(Arc::new(snapshot)).1, inbox);
-    let backend = Arc::new(Backend::Peers(peers));
-    (
-        connect_with_backend(64 * 1024, WITH_BACKEND, Limits::default(), Some(Arc::clone(&backend))),
-        backend,
-        book_messages,
-    )
+    let peers = peers.with_repeat_delay(Duration::from_millis(200));
+    let servers = Arc::new(ServerList::new(Vec::new()));
+    let backend = Arc::new(Backend { servers, peers: Some(peers) });
+    (connect_again(&backend), backend, book_messages)
+}
+
+/// Starts another session with the same backend.
+pub(super) fn connect_again(backend: &Arc<Backend>) -> TestClient {
+    connect_with_backend(64 * 1024, WITH_BACKEND, Limits::default(), Some(Arc::clone(backend)))
 }
 
 fn session_counts(backend: &Backend) -> Vec<(String, usize)> {
-    backend.session_counts().into_iter().map(|(host, sessions)| (host.to_string(), sessions)).collect()
+    backend
+        .peers
+        .as_ref()
+        .unwrap()
+        .session_counts()
+        .into_iter()
+        .map(|(host, sessions)| (host.to_string(), sessions))
+        .collect()
 }
 
 #[tokio::test]
@@ -206,9 +246,10 @@ async fn silent_peer_is_replaced() {
 async fn unsupported_version_penalizes_no_peer() {
     let (first, second) = (Peer::start("first", "").await, Peer::start("second", "").await);
     let (_client, backend, mut book_messages) = connect(&[&first, &second]);
-    assert!(backend.open("nonsense", None).await.is_err());
+    let mut rng = StdRng::seed_from_u64(1);
+    assert!(backend.open("nonsense", BackendAccess::All, &[], &mut rng).await.is_err());
     assert!(book_messages.try_recv().is_err());
-    let _connection = backend.open("1.4", None).await.unwrap();
+    let _connection = backend.open("1.4", BackendAccess::All, &[], &mut rng).await.unwrap();
     assert_eq!(session_counts(&backend), [("first.example".to_owned(), 1)]);
 }
 

@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 
-use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, timeout};
 
 use super::super::batch::AfterBatch;
+use super::super::pending_calls::Resend;
 use super::super::upstream::Upstream;
 use super::super::upstream_event::{Outlook, UpstreamEvent};
 use super::{BACKEND_RETRY_DELAY, ClientSession, SessionEnd, abort, check_sent};
 use crate::backend::UpstreamConnection;
 use crate::electrum::responder::{LineResult, ReplyPart, encode_line};
 use crate::jsonrpc::RpcError;
-use crate::peer::Host;
+
+/// Number of upstreams that a session remembers to have failed. More than one session ever tries.
+const MAX_FAILED_UPSTREAMS: usize = 16;
 
 impl ClientSession<'_> {
     /// Forwards a line, or the requests of a batch that are for the backend.
@@ -22,8 +26,11 @@ impl ClientSession<'_> {
         let upstream = match self.upstream.take() {
             Some(upstream) => Some(upstream),
             None => {
-                let opened = self.open_upstream(None).await;
-                opened.map(|connection| Upstream::new(connection, Arc::clone(&self.memory)))
+                let may_move = self.backend.is_some_and(|backend| backend.has_alternatives(self.access));
+                let resend = if may_move { Resend::Possible } else { Resend::Impossible };
+                let rng = StdRng::seed_from_u64(self.rng.random());
+                let opened = self.open_upstream().await;
+                opened.map(|connection| Upstream::new(connection, Arc::clone(&self.memory), resend, rng))
             }
         };
         let (batch, close) = (result.batch, result.close);
@@ -52,13 +59,13 @@ impl ClientSession<'_> {
         Ok(())
     }
 
-    /// Opens a connection to the backend, preferably not to the peer that has just failed.
-    async fn open_upstream(&mut self, failed: Option<Host>) -> Option<UpstreamConnection> {
+    /// Opens a connection to the backend, if possible to an upstream that did not fail within this session.
+    async fn open_upstream(&mut self) -> Option<UpstreamConnection> {
         if self.backend_retry_at.is_some_and(|until| Instant::now() < until) {
             return None;
         }
         let version = self.responder.upstream_version();
-        match self.backend?.open(&version, failed.as_ref()).await {
+        match self.backend?.open(&version, self.access, &self.failed_upstreams, &mut self.rng).await {
             Ok(connection) => Some(connection),
             Err(error) => {
                 self.backend_retry_at = Some(Instant::now() + BACKEND_RETRY_DELAY);
@@ -88,21 +95,26 @@ impl ClientSession<'_> {
                 }
             }
             UpstreamEvent::OutOfMemory => Err(abort(&self.shared.counters.out_of_memory)),
-            UpstreamEvent::End => self.on_upstream_lost("closed the connection").await,
+            UpstreamEvent::End => self.on_upstream_lost("closed the connection", true).await,
         }
     }
 
-    /// Handles the loss of the backend. A peer may be replaced by another one.
-    pub(super) async fn on_upstream_lost(&mut self, failure: &'static str) -> Result<(), SessionEnd> {
+    /// Handles the loss of the upstream, which another one may replace. `closed`: it has closed the connection.
+    pub(super) async fn on_upstream_lost(&mut self, failure: &'static str, closed: bool) -> Result<(), SessionEnd> {
         let Some(mut upstream) = self.upstream.take_if(|upstream| upstream.is_needed()) else {
             // The next forwarded request opens a new one.
             self.upstream = None;
             return Ok(());
         };
         self.shared.counters.backend_failures.add(1);
-        upstream.report_failure();
+        upstream.report_failure(closed);
+        self.failed_upstreams.retain(|failed| *failed != upstream.name());
+        self.failed_upstreams.push(upstream.name());
+        if self.failed_upstreams.len() > MAX_FAILED_UPSTREAMS {
+            self.failed_upstreams.remove(0);
+        }
         if upstream.can_fail_over()
-            && let Some(connection) = self.open_upstream(upstream.host().cloned()).await
+            && let Some(connection) = self.open_upstream().await
         {
             upstream.fail_over(connection);
             self.upstream = Some(upstream);

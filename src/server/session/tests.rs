@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::SeedableRng;
@@ -8,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::*;
-use crate::backend::{Backend, Server, UpstreamAddr};
+use crate::backend::{Backend, Server, ServerList, UpstreamAddr};
 use crate::book::{Ingress, PerIngress, Snapshot};
 use crate::book_handle::BookMessage;
 use crate::client_counters::Counters;
@@ -16,6 +17,8 @@ use crate::dial::Tls;
 use crate::electrum::identity::{self, Identity, LocalIdentity};
 use crate::network::Network;
 use crate::server::{ClientSource, Limits, MemoryPool};
+
+static NEXT_SEED: AtomicU64 = AtomicU64::new(1);
 
 /// Client of a session under test.
 pub(super) struct TestClient {
@@ -71,9 +74,10 @@ pub(super) fn connect_with_backend(
         kind,
     };
     let activity = Arc::new(SessionActivity::new(clock::now()));
+    // Sessions differ, so that peers share them.
+    let rng = StdRng::seed_from_u64(NEXT_SEED.fetch_add(1, Ordering::Relaxed));
     let memory = shared.memory[Ingress::Clearnet].open(ClientSource::SharedTor, 1);
-    let session =
-        tokio::spawn(async move { run(connection, source, activity, memory, &shared, StdRng::seed_from_u64(1)).await });
+    let session = tokio::spawn(async move { run(connection, source, activity, memory, &shared, rng).await });
     TestClient { stream: BufReader::new(client_end), session, counters, inbox, _snapshot: snapshot }
 }
 
@@ -267,7 +271,8 @@ async fn add_peer_is_refused_when_book_is_busy() {
     assert_eq!(client.receive().await.unwrap()["result"], false);
 }
 
-pub(super) const WITH_BACKEND: ConnectionKind = ConnectionKind { tls: false, websocket: false, backend_access: true };
+pub(super) const WITH_BACKEND: ConnectionKind =
+    ConnectionKind { tls: false, websocket: false, backend_access: BackendAccess::All };
 
 /// Starts a session whose backend at a socket in this directory runs a script per connection.
 pub(super) async fn connect_to_script<F>(
@@ -287,7 +292,8 @@ where
     });
     let (_chain, known) = tokio::sync::watch::channel(None);
     let server = Server::new(UpstreamAddr::Unix(path), Network::Regtest, Tls::new().unwrap(), dir.join("key"), known);
-    connect_with_backend(4096, WITH_BACKEND, limits, Some(Arc::new(Backend::Server(server))))
+    let backend = Backend { servers: Arc::new(ServerList::new(vec![server])), peers: None };
+    connect_with_backend(4096, WITH_BACKEND, limits, Some(Arc::new(backend)))
 }
 
 /// Responds to each request with its method, or as the method says.

@@ -19,6 +19,13 @@ impl TestClient {
         TestClient::new(TcpStream::connect(server).unwrap())
     }
 
+    /// Connects, and waits this long for a response.
+    pub(crate) fn connect_patiently(server: impl ToSocketAddrs, timeout: Duration) -> TestClient {
+        let client = TestClient::connect(server);
+        client.0.get_ref().set_read_timeout(Some(timeout)).unwrap();
+        client
+    }
+
     /// Connects from a source address.
     pub(crate) fn connect_from(source: &str, server: SocketAddr) -> TestClient {
         TestClient::new(connect_from(source.parse().unwrap(), server))
