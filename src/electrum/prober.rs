@@ -9,12 +9,9 @@ use crate::block_header::{BlockHeader, HEADER_BYTES};
 use crate::book::height_to_compare;
 use crate::connect::ProbeReport;
 use crate::header_chain::{ChainReference, HeaderSync, SyncStep};
-use crate::jsonrpc::{self, MAX_PROTOCOL, MIN_PROTOCOL, Response, USER_AGENT};
+use crate::jsonrpc::{self, MAX_PROTOCOL, MAX_SOFTWARE_CHARS, MIN_PROTOCOL, Response, USER_AGENT};
 use crate::network::Pin;
 use crate::peer::{Fault, Features, Host, LenientScalar, PeerList, Ports, foreign_text};
-
-/// Maximum length of a software name in characters.
-const MAX_SOFTWARE_CHARS: usize = 60;
 
 /// What a peer is checked against.
 #[derive(Debug, Clone)]

@@ -12,8 +12,8 @@ use crate::book::{Ingress, Snapshot};
 use crate::clock::Time;
 use crate::jsonrpc::{
     BATCH_TOO_LONG, Call, DEFAULT_PROTOCOL, Id, InvalidRequest, JsonRpcVersion, MAX_BATCH_RESPONSE_BYTES, MIN_PROTOCOL,
-    Message, Method, OutcomeKey, Request, RpcError, SharedBuf, USER_AGENT, VersionRange, encode_raw_response,
-    encode_response, response_end, response_start,
+    Message, Method, OutcomeKey, Request, RpcError, SharedBuf, VersionRange, encode_raw_response, encode_response,
+    response_end, response_start,
 };
 use crate::peer::{Features, Version};
 
@@ -286,12 +286,13 @@ impl Responder {
             let (version, as_requested) = range.negotiate(self.local_identity.identity.versions(self.ingress))?;
             self.negotiated = Some(NegotiatedVersion { version, as_requested: as_requested.into_owned() });
         }
+        let software = &self.local_identity.static_replies(self.ingress).software;
         Ok(match &self.negotiated {
             Some(NegotiatedVersion { version, as_requested }) if version.cmp_semver(&MIN_PROTOCOL).is_gt() => {
-                json!([USER_AGENT, as_requested]).to_string()
+                json!([software, as_requested]).to_string()
             }
             // The first protocol answers with the software alone.
-            _ => json!(USER_AGENT).to_string(),
+            _ => json!(software).to_string(),
         })
     }
 }

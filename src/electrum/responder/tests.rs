@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::electrum::identity::{DEFAULT_BANNER, Identity};
-use crate::jsonrpc::{MAX_BATCH_CALLS, parse_line};
+use crate::jsonrpc::{MAX_BATCH_CALLS, USER_AGENT, parse_line};
 use crate::network::Network;
 
 fn session(ingress: Ingress) -> Responder {
