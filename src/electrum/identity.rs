@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::prober::AddPeerOffer;
 use crate::book::{Ingress, PerIngress};
-use crate::jsonrpc::{MAX_PROTOCOL, MIN_PROTOCOL, USER_AGENT, software_in_front_of};
+use crate::jsonrpc::{DEFAULT_PROTOCOL, MAX_PROTOCOL, MIN_PROTOCOL, USER_AGENT, software_in_front_of};
 use crate::network::Network;
 use crate::peer::{Features, Host, PeerListEntry, Ports, RealName, SCRIPT_HASH_FUNCTION, Version};
 
@@ -158,8 +158,14 @@ impl Identity {
     }
 
     /// Returns the oldest and newest protocol version that clients may negotiate.
+    ///
+    /// A backend that was not reached yet may speak less than Waypost, but every current server speaks the default.
     pub fn versions(&self, ingress: Ingress) -> (Version, Version) {
-        self.backend_info(ingress).map_or((MIN_PROTOCOL, MAX_PROTOCOL), |info| info.versions)
+        match &self.backend[ingress] {
+            BackendState::None => (MIN_PROTOCOL, MAX_PROTOCOL),
+            BackendState::Unknown => (DEFAULT_PROTOCOL, DEFAULT_PROTOCOL),
+            BackendState::Known(info) => info.versions,
+        }
     }
 
     /// Returns the backend's properties, if they are known.
@@ -235,6 +241,13 @@ mod tests {
                 assert_eq!(local_identity.static_replies(ingress).software, expected);
             }
         }
+    }
+
+    #[test]
+    fn unreached_backend_allows_only_the_default_version() {
+        let versions = |state| in_front_of(state).versions(Ingress::Onion);
+        assert_eq!(versions(BackendState::Unknown), (DEFAULT_PROTOCOL, DEFAULT_PROTOCOL));
+        assert_eq!(versions(BackendState::None), (MIN_PROTOCOL, MAX_PROTOCOL));
     }
 
     #[test]
