@@ -125,6 +125,7 @@ impl Identity {
         Features {
             hosts: Some(names.into_iter().flatten().map(|(host, ports)| (host.clone(), Some(*ports))).collect()),
             genesis_hash: Some(self.network.genesis_hash().to_owned()),
+            // Protocol 1.7 no longer has it, and allows any other key. Fulcrum rejects peers without it.
             hash_function: Some(SCRIPT_HASH_FUNCTION.to_owned()),
             server_version: Some(self.software(ingress)),
             protocol_min: Some(self.versions(ingress).0),

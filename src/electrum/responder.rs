@@ -17,6 +17,9 @@ use crate::jsonrpc::{
 };
 use crate::peer::{Features, Version};
 
+/// Oldest protocol version in which a ping requests the length of its response.
+const SIZED_PONG: Version = Version::new(1, 7);
+
 /// State of one client's connection.
 #[derive(Debug)]
 pub struct Responder {
@@ -248,7 +251,7 @@ impl Responder {
             Call::Banner => replies.forwards_banner,
             Call::DonationAddress => replies.forwards_donation_address,
             // The backend would otherwise close the upstream connection as idle.
-            Call::Ping => self.has_forwarded,
+            Call::Ping(_) => self.has_forwarded,
             _ => false,
         }
     }
@@ -274,10 +277,21 @@ impl Responder {
             Call::Features => replies.features.clone().into(),
             Call::Peers => context.snapshot.peers(self.ingress, context.now, context.rng),
             Call::AddPeer(_) => SharedBuf::from(&b"false"[..]),
-            Call::Ping => SharedBuf::from(&b"null"[..]),
+            Call::Ping(length) => self.pong(length)?,
             Call::Banner => replies.banner.clone().into(),
             Call::DonationAddress => replies.donation_address.clone().into(),
         })
+    }
+
+    /// Returns the result of a ping: since protocol 1.7 with as much data as the client requests, before it null.
+    fn pong(&self, length: Result<u32, RpcError>) -> Result<SharedBuf, RpcError> {
+        if self.negotiated.as_ref().is_none_or(|negotiated| negotiated.version.cmp_semver(&SIZED_PONG).is_lt()) {
+            return Ok(SharedBuf::from(&b"null"[..]));
+        }
+        let mut result = SharedBuf::from(&b"{\"data\":\""[..]);
+        result.push_zeros(usize::try_from(length?).unwrap_or_default());
+        result.push(&b"\"}"[..]);
+        Ok(result)
     }
 
     /// Negotiates the version once. Old clients repeat the request to keep a connection open.

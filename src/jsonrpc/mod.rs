@@ -3,6 +3,7 @@
 mod error;
 mod message;
 mod method;
+mod params;
 mod response_scanner;
 mod shared_buf;
 mod software;
@@ -23,7 +24,7 @@ use crate::peer::Version;
 /// Oldest Electrum protocol version that Waypost speaks, with clients and with peers.
 pub const MIN_PROTOCOL: Version = Version::new(1, 0);
 /// Newest Electrum protocol version that Waypost speaks.
-pub const MAX_PROTOCOL: Version = Version::new(1, 6);
+pub const MAX_PROTOCOL: Version = Version::new(1, 7);
 /// Protocol version of clients that send none.
 ///
 /// Every current server supports it.
