@@ -187,7 +187,7 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
-    use super::super::prober::{ProbeExpectations, Prober, ProberAction};
+    use super::super::prober::{FeaturesStep, ProbeExpectations, Prober, ProberAction};
     use super::*;
 
     const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
@@ -202,6 +202,7 @@ mod tests {
             host: Some(peer.parse().unwrap()),
             genesis_hash: identity.network.genesis_hash(),
             default_ports: ports,
+            features: FeaturesStep::Included,
             announce: identity.announcement(ingress),
             checkpoint_height: Some(900),
             reference: None,
