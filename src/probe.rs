@@ -190,6 +190,7 @@ mod tests {
 
     use super::*;
     use crate::dial::{Direct, Isolation, Tls};
+    use crate::electrum::prober::FeaturesStep;
     use crate::network::Network;
 
     const SHORT: Deadlines = Deadlines { response: Duration::from_millis(300), total: Duration::from_millis(1500) };
@@ -240,6 +241,7 @@ mod tests {
             host: Some(host),
             genesis_hash: network.genesis_hash(),
             default_ports: network.default_ports(),
+            features: FeaturesStep::Included,
             announce: None,
             checkpoint_height: None,
             reference: None,

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use waypost::electrum::prober::{ProbeExpectations, Prober, ProberAction};
+use waypost::electrum::prober::{FeaturesStep, ProbeExpectations, Prober, ProberAction};
 use waypost::network::Network;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -11,6 +11,7 @@ fuzz_target!(|bytes: &[u8]| {
         host: "a.example".parse().ok(),
         genesis_hash: network.genesis_hash(),
         default_ports: network.default_ports(),
+        features: FeaturesStep::Included,
         announce: None,
         checkpoint_height: None,
         reference: None,

@@ -1,8 +1,8 @@
 //! An Electrum server of the operator as upstream.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -16,12 +16,12 @@ use crate::clock;
 use crate::connect::{ProbeError, ProbeReport};
 use crate::dial::{Direct, Stream, Tls};
 use crate::electrum::identity::BackendInfo;
-use crate::electrum::prober::ProbeExpectations;
+use crate::electrum::prober::{FeaturesStep, ProbeExpectations, ProbeStep};
 use crate::header_chain::{CatchUp, ChainReference, ChainStanding, HeaderChain};
-use crate::jsonrpc::{MAX_PROTOCOL, MIN_PROTOCOL};
+use crate::jsonrpc::{DEFAULT_PROTOCOL, MAX_PROTOCOL, MIN_PROTOCOL};
 use crate::network::Network;
-use crate::peer::{Endpoint, Host};
-use crate::probe::{Deadlines, run_prober};
+use crate::peer::{Endpoint, Host, Version};
+use crate::probe::{Deadlines, Progress, run_prober};
 use crate::route::Route;
 
 /// Interval between two polls after a success, unless the known chain changes.
@@ -31,6 +31,11 @@ const POLL_FAILED: Duration = Duration::from_secs(5);
 
 /// Interval between two polls while the server has more headers than one visit downloads.
 const POLL_CATCHING_UP: Duration = Duration::from_secs(1);
+
+/// Time for which `server.features` is not requested from a server that failed at it.
+///
+/// A server that is replaced by another version is asked again after a failed poll, or after this time.
+const FEATURES_RETRY: Duration = Duration::from_hours(1);
 
 /// Result of a poll.
 #[derive(Debug)]
@@ -71,6 +76,21 @@ pub struct Server {
     sessions: AtomicUsize,
     /// Signals that a session has lost its connection, so that the server is polled at once.
     doubted: Notify,
+    /// Time until which `server.features` is left out. `None`: it is requested.
+    skip_features_until: Mutex<Option<Instant>>,
+}
+
+/// Failed attempt to probe the server.
+struct FailedProbe {
+    error: BackendError,
+    /// Whether the server closed the connection or fell silent at `server.features`.
+    is_at_features: bool,
+}
+
+impl From<BackendError> for FailedProbe {
+    fn from(error: BackendError) -> FailedProbe {
+        FailedProbe { error, is_at_features: false }
+    }
 }
 
 impl Server {
@@ -83,7 +103,8 @@ impl Server {
         chain: watch::Receiver<Option<Arc<HeaderChain>>>,
     ) -> Server {
         let status = watch::Sender::new(ServerStatus { error: Some("not polled yet".to_owned()), info: None });
-        Server { address, network, tls, key_file, chain, status, sessions: AtomicUsize::new(0), doubted: Notify::new() }
+        let (sessions, doubted, skip_features_until) = (AtomicUsize::new(0), Notify::new(), Mutex::new(None));
+        Server { address, network, tls, key_file, chain, status, sessions, doubted, skip_features_until }
     }
 
     /// Opens a connection with this protocol version.
@@ -94,25 +115,43 @@ impl Server {
 
     /// Probes the server, and requests its block at `checkpoint_height`.
     ///
+    /// A server that closes the connection or falls silent at `server.features` is probed again without that request.
     /// A server on a branch with less work is an error.
     pub async fn query_info(&self, checkpoint_height: Option<u32>) -> Result<BackendReport, BackendError> {
+        self.query_within(checkpoint_height, Deadlines::for_route(Route::Direct)).await
+    }
+
+    async fn query_within(
+        &self,
+        checkpoint_height: Option<u32>,
+        deadlines: Deadlines,
+    ) -> Result<BackendReport, BackendError> {
         let chain = self.chain.borrow().clone();
-        let stream = timeout(GREETING_TIMEOUT, self.connect()).await.unwrap_or(Err(ProbeError::Timeout.into()))?;
-        let expected = ProbeExpectations {
-            host: None,
-            genesis_hash: self.network.genesis_hash(),
-            default_ports: self.network.default_ports(),
-            announce: None,
-            checkpoint_height,
-            pin: self.network.pin(),
-            reference: chain.clone().map(|chain| ChainReference {
-                chain,
-                catch_up: CatchUp::Required,
-                now: clock::now().wall_secs(),
-            }),
+        let skip_until = self.skip_features_until();
+        let report = if skip_until.is_some_and(|until| Instant::now() < until) {
+            let report = self.probe(checkpoint_height, chain.clone(), FeaturesStep::Skipped, deadlines).await;
+            report.map_err(|failed| {
+                self.set_skip_features_until(None);
+                failed.error
+            })?
+        } else {
+            match self.probe(checkpoint_height, chain.clone(), FeaturesStep::Included, deadlines).await {
+                Ok(report) => {
+                    self.set_skip_features_until(None);
+                    report
+                }
+                Err(FailedProbe { is_at_features: true, .. }) => {
+                    let report = self.probe(checkpoint_height, chain.clone(), FeaturesStep::Skipped, deadlines).await;
+                    let report = report.map_err(|failed| failed.error)?;
+                    if skip_until.is_none() {
+                        tracing::info!(backend = %self.address, "the backend server does not answer server.features");
+                    }
+                    self.set_skip_features_until(Some(Instant::now() + FEATURES_RETRY));
+                    report
+                }
+                Err(FailedProbe { error, .. }) => return Err(error),
+            }
         };
-        let deadlines = Deadlines::for_route(Route::Direct);
-        let report = run_prober(stream, &expected, deadlines, Instant::now() + deadlines.total, &mut |_| {}).await?;
         if let (Some(standing), Some(tip), Some(chain)) = (&report.standing, report.tip_height, chain)
             && let ChainStanding::LessWork { fork_height, .. } = standing
             && standing.has_less_work(tip, &chain)
@@ -121,6 +160,52 @@ impl Server {
         }
         let (checkpoint, standing) = (report.checkpoint, report.standing.clone());
         Ok(BackendReport { info: backend_info(report)?, checkpoint, standing })
+    }
+
+    /// Probes the server on a connection of its own.
+    async fn probe(
+        &self,
+        checkpoint_height: Option<u32>,
+        chain: Option<Arc<HeaderChain>>,
+        features: FeaturesStep,
+        deadlines: Deadlines,
+    ) -> Result<ProbeReport, FailedProbe> {
+        let stream = timeout(GREETING_TIMEOUT, self.connect()).await.unwrap_or(Err(ProbeError::Timeout.into()))?;
+        let expected = ProbeExpectations {
+            host: None,
+            genesis_hash: self.network.genesis_hash(),
+            default_ports: self.network.default_ports(),
+            features,
+            announce: None,
+            checkpoint_height,
+            pin: self.network.pin(),
+            reference: chain.map(|chain| ChainReference {
+                chain,
+                catch_up: CatchUp::Required,
+                now: clock::now().wall_secs(),
+            }),
+        };
+        let mut answered = None;
+        let mut on_progress = |progress| {
+            if let Progress::Answered(step) = progress {
+                answered = Some(step);
+            }
+        };
+        let end = Instant::now() + deadlines.total;
+        run_prober(stream, &expected, deadlines, end, &mut on_progress).await.map_err(|error| {
+            let is_silent = matches!(error, ProbeError::Closed | ProbeError::Timeout);
+            let is_next = matches!(answered, Some(ProbeStep::Version | ProbeStep::LegacyVersion));
+            let is_at_features = features == FeaturesStep::Included && is_silent && is_next;
+            FailedProbe { error: error.into(), is_at_features }
+        })
+    }
+
+    fn skip_features_until(&self) -> Option<Instant> {
+        *self.skip_features_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_skip_features_until(&self, until: Option<Instant>) {
+        *self.skip_features_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
     /// Returns the state at the last poll.
@@ -225,15 +310,21 @@ impl Server {
 }
 
 /// Extracts the properties of the server from a report.
+///
+/// The newest version is at most the negotiated one, since clients must not be told more than the server then speaks.
 fn backend_info(report: ProbeReport) -> Result<BackendInfo, BackendError> {
     let features = report.features.unwrap_or_default();
-    // A server that does not report its versions supports at least the negotiated one.
-    let (oldest, newest) = (
-        features.protocol_min.unwrap_or(report.negotiated_version),
-        features.protocol_max.unwrap_or(report.negotiated_version),
-    );
+    let negotiated = report.negotiated_version;
+    let newest = match features.protocol_max {
+        // A server that refuses ranges of versions negotiated only the first protocol.
+        Some(newest) if negotiated.cmp_semver(&MIN_PROTOCOL).is_le() => newest,
+        Some(newest) => older(newest, negotiated),
+        None => negotiated,
+    };
+    let newest = older(newest, MAX_PROTOCOL);
+    // Without the server's oldest version, every current server supports the default, which some clients insist on.
+    let oldest = features.protocol_min.unwrap_or(older(DEFAULT_PROTOCOL, newest));
     let oldest = if oldest.cmp_semver(&MIN_PROTOCOL).is_lt() { MIN_PROTOCOL } else { oldest };
-    let newest = if newest.cmp_semver(&MAX_PROTOCOL).is_gt() { MAX_PROTOCOL } else { newest };
     if oldest.cmp_semver(&newest).is_gt() {
         return Err(BackendError::Versions);
     }
@@ -244,3 +335,11 @@ fn backend_info(report: ProbeReport) -> Result<BackendInfo, BackendError> {
         tip: report.tip_height,
     })
 }
+
+/// Returns the older of two versions; the first if they are equal.
+fn older(one: Version, other: Version) -> Version {
+    if one.cmp_semver(&other).is_gt() { other } else { one }
+}
+
+#[cfg(test)]
+mod tests;

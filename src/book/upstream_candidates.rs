@@ -10,7 +10,7 @@ use super::standing::Tier;
 use super::{PeerBook, dial_policy};
 use crate::clock::Time;
 use crate::connect::{KeyHash, ProbeTarget};
-use crate::jsonrpc::USER_AGENT;
+use crate::jsonrpc::is_waypost;
 use crate::peer::{Transport, Version};
 use crate::route::Route;
 
@@ -69,7 +69,7 @@ impl PeerBook {
     fn is_upstream_eligible(&self, entry: &Entry, now: Time) -> bool {
         let is_reachable = self.peers.route(&entry.host) == Route::Direct || self.paths.tor().is_ready();
         // Another Waypost may use its peers as backend too, which could forward sessions in a loop.
-        let is_waypost = || entry.software.as_deref().is_some_and(|software| software.starts_with(software_name()));
+        let is_waypost = || entry.software.as_deref().is_some_and(is_waypost);
         is_reachable
             && entry.state(now, self.config.max_advertised_age) == PeerState::Verified
             && entry.tip.is_some()
@@ -133,10 +133,6 @@ fn median_first_seen(entries: &[&Entry], now: Time) -> Option<Time> {
     times.get(times.len().saturating_sub(1) / 2).copied()
 }
 
-fn software_name() -> &'static str {
-    USER_AGENT.split(' ').next().unwrap_or(USER_AGENT)
-}
-
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;
@@ -144,6 +140,7 @@ mod tests {
 
     use super::super::{BookConfig, Event, PinnedKey, ProbeRecord, Source};
     use super::*;
+    use crate::jsonrpc::{USER_AGENT, software_in_front_of};
     use crate::network::Network;
     use crate::peer::RealName;
     use crate::route::PerRoute;
@@ -202,16 +199,18 @@ mod tests {
 
     #[test]
     fn peer_without_chain_data_is_not_eligible() {
-        let wrong = |change: fn(&mut Entry)| {
+        let wrong = |change: &dyn Fn(&mut Entry)| {
             let mut wrong = entry("a.example v1.4 s50002", 100, 100);
             change(&mut wrong);
             candidates(vec![wrong], true).is_empty()
         };
-        assert!(!wrong(|_| {}));
-        assert!(wrong(|entry| entry.tip = None), "serves peers only");
-        assert!(wrong(|entry| entry.genesis_hash = None));
-        assert!(wrong(|entry| entry.software = Some(USER_AGENT.to_owned())), "could forward the session back");
-        assert!(wrong(|entry| entry.last_success = None));
+        assert!(!wrong(&|_| {}));
+        assert!(wrong(&|entry| entry.tip = None), "serves peers only");
+        assert!(wrong(&|entry| entry.genesis_hash = None));
+        for software in [USER_AGENT.to_owned(), software_in_front_of("Fulcrum 2.1.1")] {
+            assert!(wrong(&|entry| entry.software = Some(software.clone())), "could forward the session back");
+        }
+        assert!(wrong(&|entry| entry.last_success = None));
     }
 
     #[test]

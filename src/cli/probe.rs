@@ -17,7 +17,7 @@ use crate::book::is_dialable;
 use crate::config::Config;
 use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::dial::{Dialer, Direct, Isolation, Socks, SocksDetection, Tls, TorConnector, detect_tor};
-use crate::electrum::prober::ProbeExpectations;
+use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
 use crate::peer::{Fault, Host, Port, Ports};
 use crate::probe::{Deadlines, Progress, probe};
 use crate::route::{Route, RoutingPolicy};
@@ -143,6 +143,7 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
         host: Some(args.host.clone()),
         genesis_hash: network.genesis_hash(),
         default_ports: network.default_ports(),
+        features: FeaturesStep::Included,
         announce: None,
         checkpoint_height: None,
         reference: None,

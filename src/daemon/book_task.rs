@@ -26,7 +26,7 @@ use crate::clock::{self, Time};
 use crate::connect::{ProbeError, ProbeTarget};
 use crate::dial::Dialer;
 use crate::electrum::identity::LocalIdentity;
-use crate::electrum::prober::{AddPeerOffer, ProbeExpectations};
+use crate::electrum::prober::{AddPeerOffer, FeaturesStep, ProbeExpectations};
 use crate::header_chain::HeaderChain;
 use crate::peer::{Features, Host, RealName};
 use crate::probe::{Deadlines, probe};
@@ -401,6 +401,7 @@ impl BookTask {
             checkpoint_height: target.checkpoint_height,
             reference: target.reference.clone(),
             pin: network.pin(),
+            features: FeaturesStep::Included,
             announce: target.announce.then(|| self.announcement(&target.host)).flatten(),
         };
         let (task_host, metrics) = (target.host.clone(), self.inputs.probes.clone());

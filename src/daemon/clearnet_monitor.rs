@@ -20,7 +20,7 @@ use crate::book_handle::{BookMessage, Inbox};
 use crate::connect::{FailureOrigin, ProbeError, ProbeTarget};
 use crate::dial::{Dialer, Isolation};
 use crate::electrum::identity::LocalIdentity;
-use crate::electrum::prober::ProbeExpectations;
+use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
 use crate::network::Network;
 use crate::peer::{DnsName, Host, Port, Ports, Transport};
 use crate::probe::{Deadlines, probe};
@@ -182,6 +182,7 @@ impl ClearnetMonitor {
             host: Some(host.clone()),
             genesis_hash: self.network.genesis_hash(),
             default_ports: self.network.default_ports(),
+            features: FeaturesStep::Included,
             announce: None,
             checkpoint_height: None,
             reference: None,

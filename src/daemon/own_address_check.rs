@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use crate::connect::{FailureOrigin, ProbeError};
-use crate::jsonrpc::USER_AGENT;
+use crate::jsonrpc::is_waypost;
 use crate::netgroup::is_public;
 use crate::peer::{Port, Ports, Transport};
 use crate::route::Route;
@@ -305,7 +305,7 @@ fn conclude_reached(check: &PathCheck) -> Conclusion {
                 warnings.push(format!("{} port {} is not advertised: {failure}", result.transport, result.port));
             }
             Ok(endpoint) => {
-                warnings.extend(endpoint.software.as_deref().filter(|name| *name != USER_AGENT).map(|name| {
+                warnings.extend(endpoint.software.as_deref().filter(|name| !is_waypost(name)).map(|name| {
                     format!("{} port {} is answered by {name}, not by Waypost", result.transport, result.port)
                 }))
             }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::prober::AddPeerOffer;
 use crate::book::{Ingress, PerIngress};
-use crate::jsonrpc::{MAX_PROTOCOL, MIN_PROTOCOL, USER_AGENT};
+use crate::jsonrpc::{DEFAULT_PROTOCOL, MAX_PROTOCOL, MIN_PROTOCOL, USER_AGENT, software_in_front_of};
 use crate::network::Network;
 use crate::peer::{Features, Host, PeerListEntry, Ports, RealName, SCRIPT_HASH_FUNCTION, Version};
 
@@ -68,6 +68,8 @@ pub struct LocalIdentity {
 /// JSON replies for clients of one ingress.
 #[derive(Debug, Default)]
 pub(super) struct StaticReplies {
+    /// Software name in `server.version`, the same as in the features. Not JSON.
+    pub software: String,
     pub features: Bytes,
     pub banner: Bytes,
     pub donation_address: Bytes,
@@ -92,6 +94,7 @@ impl LocalIdentity {
                 identity.backend[ingress] != BackendState::None && text.is_none() && !is_withheld
             };
             StaticReplies {
+                software: identity.software(ingress),
                 forwards_banner: forwards(&banner),
                 forwards_donation_address: forwards(&address),
                 features: json(json!(identity.features(ingress))),
@@ -122,11 +125,9 @@ impl Identity {
         Features {
             hosts: Some(names.into_iter().flatten().map(|(host, ports)| (host.clone(), Some(*ports))).collect()),
             genesis_hash: Some(self.network.genesis_hash().to_owned()),
+            // Protocol 1.7 no longer has it, and allows any other key. Fulcrum rejects peers without it.
             hash_function: Some(SCRIPT_HASH_FUNCTION.to_owned()),
-            server_version: Some(match self.backend_info(ingress).and_then(|info| info.software.as_ref()) {
-                Some(software) => format!("{USER_AGENT} in front of {software}"),
-                None => USER_AGENT.to_owned(),
-            }),
+            server_version: Some(self.software(ingress)),
             protocol_min: Some(self.versions(ingress).0),
             protocol_max: Some(self.versions(ingress).1),
             pruning: self.backend_info(ingress).and_then(|info| info.pruning),
@@ -151,9 +152,21 @@ impl Identity {
         Some(AddPeerOffer { host, ports, features: Features { hosts, ..self.features(ingress) } })
     }
 
+    /// Returns the software name for clients of an ingress, which wallets use to detect abilities of the backend.
+    pub fn software(&self, ingress: Ingress) -> String {
+        let backend = self.backend_info(ingress).and_then(|info| info.software.as_deref());
+        backend.map_or_else(|| USER_AGENT.to_owned(), software_in_front_of)
+    }
+
     /// Returns the oldest and newest protocol version that clients may negotiate.
+    ///
+    /// A backend that was not reached yet may speak less than Waypost, but every current server speaks the default.
     pub fn versions(&self, ingress: Ingress) -> (Version, Version) {
-        self.backend_info(ingress).map_or((MIN_PROTOCOL, MAX_PROTOCOL), |info| info.versions)
+        match &self.backend[ingress] {
+            BackendState::None => (MIN_PROTOCOL, MAX_PROTOCOL),
+            BackendState::Unknown => (DEFAULT_PROTOCOL, DEFAULT_PROTOCOL),
+            BackendState::Known(info) => info.versions,
+        }
     }
 
     /// Returns the backend's properties, if they are known.
@@ -174,7 +187,7 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
-    use super::super::prober::{ProbeExpectations, Prober, ProberAction};
+    use super::super::prober::{FeaturesStep, ProbeExpectations, Prober, ProberAction};
     use super::*;
 
     const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
@@ -189,6 +202,7 @@ mod tests {
             host: Some(peer.parse().unwrap()),
             genesis_hash: identity.network.genesis_hash(),
             default_ports: ports,
+            features: FeaturesStep::Included,
             announce: identity.announcement(ingress),
             checkpoint_height: Some(900),
             reference: None,
@@ -204,6 +218,38 @@ mod tests {
         }
         let text = |request: Vec<u8>| String::from_utf8(request).unwrap().replace(own, "OWN").replace(peer, "PEER");
         requests.into_iter().map(text).collect()
+    }
+
+    fn in_front_of(backend: BackendState) -> Identity {
+        Identity { backend: PerIngress::both(backend), ..Identity::default() }
+    }
+
+    #[test]
+    fn software_name_is_the_same_in_every_reply() {
+        let software = Some("Fulcrum 2.1.1".to_owned());
+        let info = BackendInfo { software, versions: (MIN_PROTOCOL, MAX_PROTOCOL), pruning: None, tip: None };
+        let named = BackendState::Known(info.clone());
+        let unnamed = BackendState::Known(BackendInfo { software: None, ..info });
+        for (state, expected) in [
+            (BackendState::None, USER_AGENT.to_owned()),
+            (BackendState::Unknown, USER_AGENT.to_owned()),
+            (unnamed, USER_AGENT.to_owned()),
+            (named, format!("Fulcrum 2.1.1-Waypost-{}", env!("CARGO_PKG_VERSION"))),
+        ] {
+            let local_identity = LocalIdentity::new(in_front_of(state));
+            for ingress in Ingress::ALL {
+                let features = local_identity.identity.features(ingress);
+                assert_eq!(features.server_version.as_ref(), Some(&expected));
+                assert_eq!(local_identity.static_replies(ingress).software, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn unreached_backend_allows_only_the_default_version() {
+        let versions = |state| in_front_of(state).versions(Ingress::Onion);
+        assert_eq!(versions(BackendState::Unknown), (DEFAULT_PROTOCOL, DEFAULT_PROTOCOL));
+        assert_eq!(versions(BackendState::None), (MIN_PROTOCOL, MAX_PROTOCOL));
     }
 
     #[test]

@@ -9,12 +9,9 @@ use crate::block_header::{BlockHeader, HEADER_BYTES};
 use crate::book::height_to_compare;
 use crate::connect::ProbeReport;
 use crate::header_chain::{ChainReference, HeaderSync, SyncStep};
-use crate::jsonrpc::{self, MAX_PROTOCOL, MIN_PROTOCOL, Response, USER_AGENT};
+use crate::jsonrpc::{self, MAX_PROTOCOL, MAX_SOFTWARE_CHARS, MIN_PROTOCOL, Response, USER_AGENT};
 use crate::network::Pin;
 use crate::peer::{Fault, Features, Host, LenientScalar, PeerList, Ports, foreign_text};
-
-/// Maximum length of a software name in characters.
-const MAX_SOFTWARE_CHARS: usize = 60;
 
 /// What a peer is checked against.
 #[derive(Debug, Clone)]
@@ -25,6 +22,8 @@ pub struct ProbeExpectations {
     pub genesis_hash: &'static str,
     /// Default ports of the chain.
     pub default_ports: Ports,
+    /// Whether `server.features` is requested. Some servers close the connection at it, or never answer.
+    pub features: FeaturesStep,
     /// Own name to announce if the peer does not list it. `None`: it is not announced.
     pub announce: Option<AddPeerOffer>,
     /// Height at which the peer's block is requested. `None`: no block is requested.
@@ -34,6 +33,15 @@ pub struct ProbeExpectations {
     pub pin: Option<Pin>,
     /// Chain to which the tip is compared. `None`: the tip needs no headers before it.
     pub reference: Option<ChainReference>,
+}
+
+/// Whether a probe requests `server.features`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeaturesStep {
+    /// It is requested. Peers must list the dialled host there.
+    Included,
+    /// It is left out, and the report has no features.
+    Skipped,
 }
 
 /// Own name, as it is announced to peers.
@@ -54,7 +62,7 @@ pub enum ProbeStep {
     Version,
     /// `server.version` in the form of the first protocol, after an error.
     LegacyVersion,
-    /// `server.features`.
+    /// `server.features`, unless it is skipped.
     Features,
     /// `server.peers.subscribe`.
     Peers,
@@ -171,7 +179,10 @@ impl Prober {
         let needs_proof = self.expected.pin.is_some();
         Ok(match self.step {
             ProbeStep::Version if !is_success => Next::Step(ProbeStep::LegacyVersion),
-            ProbeStep::Version | ProbeStep::LegacyVersion => Next::Step(ProbeStep::Features),
+            ProbeStep::Version | ProbeStep::LegacyVersion => Next::Step(match self.expected.features {
+                FeaturesStep::Included => ProbeStep::Features,
+                FeaturesStep::Skipped => ProbeStep::Peers,
+            }),
             ProbeStep::Features => Next::Step(ProbeStep::Peers),
             ProbeStep::Peers if self.needs_announcement() => Next::Step(ProbeStep::Announce),
             ProbeStep::Peers | ProbeStep::Announce => Next::Step(ProbeStep::Headers),
@@ -334,6 +345,8 @@ impl Prober {
         #[serde(untagged)]
         enum VersionReply {
             Pair(String, String),
+            // Electrum Personal Server sends the version as a number.
+            Number(String, f64),
             Software(String),
         }
         // An untagged enum is buffered whole, so its length is limited.
@@ -342,6 +355,9 @@ impl Prober {
         }
         let (software, version) = match serde_json::from_str(result).map_err(|_| Fault::Malformed)? {
             VersionReply::Pair(software, version) => (software, version.parse().map_err(|_| Fault::Malformed)?),
+            VersionReply::Number(software, version) => {
+                (software, version.to_string().parse().map_err(|_| Fault::Malformed)?)
+            }
             VersionReply::Software(software) => (software, MIN_PROTOCOL),
         };
         self.report.software = Some(foreign_text(&software, MAX_SOFTWARE_CHARS)).filter(|name| !name.is_empty());

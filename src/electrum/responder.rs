@@ -13,10 +13,13 @@ use crate::book::{Ingress, Snapshot};
 use crate::clock::Time;
 use crate::jsonrpc::{
     BATCH_TOO_LONG, Call, DEFAULT_PROTOCOL, Id, InvalidRequest, JsonRpcVersion, MAX_BATCH_RESPONSE_BYTES, MIN_PROTOCOL,
-    Message, Method, OutcomeKey, Request, RpcError, SharedBuf, USER_AGENT, VersionRange, encode_raw_response,
-    encode_response, response_end, response_start,
+    Message, Method, OutcomeKey, Request, RpcError, SharedBuf, VersionRange, encode_raw_response, encode_response,
+    response_end, response_start,
 };
 use crate::peer::{Features, Version};
+
+/// Oldest protocol version in which a ping requests the length of its response.
+const SIZED_PONG: Version = Version::new(1, 7);
 
 /// State of one client's connection.
 #[derive(Debug)]
@@ -252,7 +255,7 @@ impl Responder {
             Call::Banner => replies.forwards_banner,
             Call::DonationAddress => replies.forwards_donation_address,
             // The backend would otherwise close the upstream connection as idle.
-            Call::Ping => self.has_forwarded,
+            Call::Ping(_) => self.has_forwarded,
             _ => false,
         }
     }
@@ -278,10 +281,21 @@ impl Responder {
             Call::Features => replies.features.clone().into(),
             Call::Peers => context.snapshot.peers(self.ingress, context.now, context.rng),
             Call::AddPeer(_) => SharedBuf::from(&b"false"[..]),
-            Call::Ping => SharedBuf::from(&b"null"[..]),
+            Call::Ping(length) => self.pong(length)?,
             Call::Banner => replies.banner.clone().into(),
             Call::DonationAddress => replies.donation_address.clone().into(),
         })
+    }
+
+    /// Returns the result of a ping: since protocol 1.7 with as much data as the client requests, before it null.
+    fn pong(&self, length: Result<u32, RpcError>) -> Result<SharedBuf, RpcError> {
+        if self.negotiated.as_ref().is_none_or(|negotiated| negotiated.version.cmp_semver(&SIZED_PONG).is_lt()) {
+            return Ok(SharedBuf::from(&b"null"[..]));
+        }
+        let mut result = SharedBuf::from(&b"{\"data\":\""[..]);
+        result.push_zeros(usize::try_from(length?).unwrap_or_default());
+        result.push(&b"\"}"[..]);
+        Ok(result)
     }
 
     /// Negotiates the version once. Old clients repeat the request to keep a connection open.
@@ -290,12 +304,13 @@ impl Responder {
             let (version, as_requested) = range.negotiate(self.local_identity.identity.versions(self.ingress))?;
             self.negotiated = Some(NegotiatedVersion { version, as_requested: as_requested.into_owned() });
         }
+        let software = &self.local_identity.static_replies(self.ingress).software;
         Ok(match &self.negotiated {
             Some(NegotiatedVersion { version, as_requested }) if version.cmp_semver(&MIN_PROTOCOL).is_gt() => {
-                json!([USER_AGENT, as_requested]).to_string()
+                json!([software, as_requested]).to_string()
             }
             // The first protocol answers with the software alone.
-            _ => json!(USER_AGENT).to_string(),
+            _ => json!(software).to_string(),
         })
     }
 }

@@ -2,12 +2,18 @@
 
 use std::borrow::Cow;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::params::{AddPeerParams, PingParams, VersionParam, VersionParams, expect_params, parse_params};
 use super::{Request, RpcError};
 use crate::peer::{Features, LenientScalar, Version};
+
+/// Longest `data` in the response to `server.ping`, in bytes.
+///
+/// The padded response is within the burst that a source may receive, even with the lowest
+/// `bytes_out_per_second`. ElectrumX allows its longest response, 8,100,000 bytes by default.
+const MAX_PONG_BYTES: u32 = 1_000_000;
 
 /// Request with parsed parameters.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,8 +26,10 @@ pub enum Call {
     Peers,
     /// `server.add_peer`, with the features of the peer.
     AddPeer(Box<Features>),
-    /// `server.ping`.
-    Ping,
+    /// `server.ping`, with the requested length of `data` in bytes.
+    ///
+    /// Protocol 1.7 defines the length. Before, any parameters are ignored, so an invalid length is an error only there.
+    Ping(Result<u32, RpcError>),
     /// `server.banner`.
     Banner,
     /// `server.donation_address`.
@@ -69,20 +77,23 @@ pub struct VersionRange {
 impl Call {
     /// Parses the parameters of a request.
     ///
+    /// Further parameters are ignored, by position and by name. Protocol 1.6 requires it, so that later versions can
+    /// add parameters. Older versions leave it open.
+    ///
     /// # Errors
     /// Returns `UnknownMethod` or `InvalidParams`.
     pub fn parse(request: &Request<'_>) -> Result<Call, RpcError> {
         let params = request.params;
         match Method::from_name(&request.method) {
             Method::Version => version(params).map(Call::Version),
-            Method::Features => expect_no_params(params, Call::Features),
-            Method::Peers => expect_no_params(params, Call::Peers),
+            Method::Features => expect_params(params).map(|()| Call::Features),
+            Method::Peers => expect_params(params).map(|()| Call::Peers),
             Method::AddPeer => add_peer(params).map(|features| Call::AddPeer(Box::new(features))),
-            // Later protocol versions define parameters for padding. The response is null in any
-            // case.
-            Method::Ping => Ok(Call::Ping),
-            Method::Banner => expect_no_params(params, Call::Banner),
-            Method::DonationAddress => expect_no_params(params, Call::DonationAddress),
+            // As a notification it has other parameters, and no response.
+            Method::Ping if request.is_notification() => Ok(Call::Ping(Ok(0))),
+            Method::Ping => Ok(Call::Ping(pong_length(params))),
+            Method::Banner => expect_params(params).map(|()| Call::Banner),
+            Method::DonationAddress => expect_params(params).map(|()| Call::DonationAddress),
             Method::Other => Err(RpcError::UnknownMethod),
         }
     }
@@ -141,41 +152,8 @@ impl VersionRange {
     }
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct VersionParams {
-    #[allow(dead_code, reason = "positional parameters need it, with any value")]
-    client_name: LenientScalar,
-    protocol_version: VersionParam,
-}
-
-/// One version, or the bounds of a range.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum VersionParam {
-    One(String),
-    Range(String, String),
-}
-
-impl Default for VersionParam {
-    /// Returns the version that the protocol defines for clients that send none.
-    fn default() -> VersionParam {
-        VersionParam::One("1.4".to_owned())
-    }
-}
-
-#[derive(Deserialize)]
-struct AddPeerParams {
-    features: Features,
-}
-
 fn version(params: Option<&RawValue>) -> Result<VersionRange, RpcError> {
     const EXPECTED: &str = "expected a client name and a protocol version, or a pair of them";
-    // More than any name and two versions need. Serde buffers the value of an untagged enum in
-    // memory.
-    if params.is_some_and(|params| params.get().len() > 1024) {
-        return Err(RpcError::InvalidParams(EXPECTED));
-    }
     let params: VersionParams = match params {
         Some(params) => parse_params(params, EXPECTED)?,
         None => VersionParams::default(),
@@ -194,22 +172,13 @@ fn add_peer(params: Option<&RawValue>) -> Result<Features, RpcError> {
     Ok(params.features)
 }
 
-/// Returns the call if the parameters are absent or empty.
-fn expect_no_params(params: Option<&RawValue>, call: Call) -> Result<Call, RpcError> {
-    let params = params.map_or("[]", RawValue::get);
-    let within = |open, close| params.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
-    match within('[', ']').or_else(|| within('{', '}')) {
-        Some(content) if content.trim_ascii().is_empty() => Ok(call),
-        _ => Err(RpcError::InvalidParams("expected none")),
-    }
-}
-
-/// Deserializes parameters by position or by name.
-///
-/// Serde reads a struct from an array by the order of its fields, and from an object by their
-/// names.
-fn parse_params<P: DeserializeOwned>(params: &RawValue, reason: &'static str) -> Result<P, RpcError> {
-    serde_json::from_str(params.get()).map_err(|_| RpcError::InvalidParams(reason))
+/// Parses the length of `data` that a ping requests. Its own `data` is only padding.
+fn pong_length(params: Option<&RawValue>) -> Result<u32, RpcError> {
+    const EXPECTED: &str = "expected a pong_len from 0 to 1000000";
+    let Some(params) = params else { return Ok(0) };
+    let PingParams { pong_len } = parse_params(params, EXPECTED)?;
+    let length = if pong_len == LenientScalar::Null { Some(0) } else { pong_len.number() };
+    length.filter(|length| *length <= MAX_PONG_BYTES).ok_or(RpcError::InvalidParams(EXPECTED))
 }
 
 #[cfg(test)]
@@ -238,20 +207,24 @@ mod tests {
     fn negotiated_version_keeps_requested_spelling() {
         assert_eq!(negotiated(r#"["electrum/4.3.4","1.4"]"#).unwrap(), "1.4");
         assert_eq!(negotiated(r#"["x",["1.2","1.4.2"]]"#).unwrap(), "1.4.2");
-        assert_eq!(negotiated(r#"["x",["1.4","1.7.0"]]"#).unwrap(), "1.6");
+        assert_eq!(negotiated(r#"["x",["1.4","1.7.0"]]"#).unwrap(), "1.7.0");
+        assert_eq!(negotiated(r#"["x",["1.4","1.8"]]"#).unwrap(), "1.7");
         assert_eq!(negotiated(r#"["x",["1.4","1.6.0"]]"#).unwrap(), "1.6.0");
         assert_eq!(negotiated(r#"{"protocol_version":"1.0","client_name":"x"}"#).unwrap(), "1.0");
         assert_eq!(negotiated("[]").unwrap(), "1.4");
         assert_eq!(negotiated("{}").unwrap(), "1.4");
         assert_eq!(negotiated(r#"[null]"#).unwrap(), "1.4");
+        assert_eq!(negotiated(r#"[null,null]"#).unwrap(), "1.4");
     }
 
     #[test]
     fn disjoint_ranges_are_refused() {
-        for params in [r#"["x","0.9"]"#, r#"["x","1.7"]"#, r#"["x",["1.7","2.0"]]"#, r#"["x",["1.6","1.4"]]"#] {
+        for params in [r#"["x","0.9"]"#, r#"["x","1.8"]"#, r#"["x",["1.8","2.0"]]"#, r#"["x",["1.6","1.4"]]"#] {
             assert!(matches!(negotiated(params), Err(RpcError::UnsupportedVersion { .. })), "{params}");
         }
-        for params in [r#"["x",[]]"#, r#"["x",["1.4"]]"#, r#"["x",1.4]"#, r#"["x","one"]"#, "7", r#"["x","1.4","z"]"#] {
+        for params in
+            [r#"["x",[]]"#, r#"["x",["1.4"]]"#, r#"["x",1.4]"#, r#"["x","one"]"#, "7", r#"["x",["1","2","3"]]"#]
+        {
             assert!(matches!(negotiated(params), Err(RpcError::InvalidParams(_))), "{params}");
         }
     }
@@ -262,16 +235,48 @@ mod tests {
         let by_name = call("server.add_peer", &format!(r#"{{"features":{features}}}"#));
         assert_eq!(by_name, call("server.add_peer", &format!("[{features}]")));
         assert!(matches!(by_name, Ok(Call::AddPeer(_))));
-        for params in ["[]", "{}", "[1]", r#"["x"]"#, r#"[{"hosts":[]}]"#, r#"[{},{}]"#, "null"] {
+        for params in ["[]", "{}", "[1]", r#"["x"]"#, r#"[{"hosts":[]}]"#, "null"] {
             assert!(matches!(call("server.add_peer", params), Err(RpcError::InvalidParams(_))), "{params}");
         }
     }
 
     #[test]
-    fn parameterless_methods_refuse_parameters() {
+    fn further_parameters_are_ignored() {
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        for extra in ["1", "null", r#"{"a":[{}]}"#, &deep, &format!("\"{}\"", "x".repeat(8000))] {
+            for method in ["server.features", "server.peers.subscribe", "server.banner", "server.donation_address"] {
+                let expected = call(method, "[]").unwrap();
+                assert_eq!(call(method, &format!("[{extra}]")).as_ref(), Ok(&expected));
+                assert_eq!(call(method, &format!(r#"{{"new":{extra}}}"#)), Ok(expected));
+            }
+            assert_eq!(negotiated(&format!(r#"["x",["1.4","1.6"],{extra},{extra}]"#)).unwrap(), "1.6");
+            assert_eq!(negotiated(&format!(r#"{{"new":{extra},"protocol_version":"1.6"}}"#)).unwrap(), "1.6");
+            assert_eq!(call("server.add_peer", &format!("[{{}},{extra}]")), call("server.add_peer", "[{}]"));
+            assert_eq!(call("server.ping", &format!(r#"[3,"00",{extra}]"#)), Ok(Call::Ping(Ok(3))));
+        }
+        for method in ["server.banner", "server.version"] {
+            assert!(matches!(call(method, "12"), Err(RpcError::InvalidParams(_))));
+            assert!(matches!(call(method, r#""[]""#), Err(RpcError::InvalidParams(_))));
+        }
         assert_eq!(call("server.banner", "[ ]"), Ok(Call::Banner));
-        assert!(matches!(call("server.banner", "[1]"), Err(RpcError::InvalidParams(_))));
-        assert!(matches!(call("server.banner", "12"), Err(RpcError::InvalidParams(_))));
         assert_eq!(call("blockchain.headers.subscribe", "[]"), Err(RpcError::UnknownMethod));
+    }
+
+    #[test]
+    fn ping_requests_a_bounded_length() {
+        for (params, length) in [
+            ("[]", 0),
+            ("{}", 0),
+            ("[null]", 0),
+            ("[7]", 7),
+            (r#"["7","ab"]"#, 7),
+            (r#"{"data":"ab","pong_len":1000000}"#, 1_000_000),
+        ] {
+            assert_eq!(call("server.ping", params), Ok(Call::Ping(Ok(length))), "{params}");
+        }
+        for params in ["[1000001]", "[-1]", "[1.5]", "[[1]]", r#"["x"]"#, "[1e3]", "7", "[18446744073709551615]"] {
+            let ping = call("server.ping", params);
+            assert!(matches!(ping, Ok(Call::Ping(Err(RpcError::InvalidParams(_))))), "{params}: {ping:?}");
+        }
     }
 }

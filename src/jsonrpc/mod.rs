@@ -3,8 +3,10 @@
 mod error;
 mod message;
 mod method;
+mod params;
 mod response_scanner;
 mod shared_buf;
+mod software;
 
 pub use error::RpcError;
 pub use message::{
@@ -15,20 +17,18 @@ pub use message::{
 pub use method::{Call, Method, VersionRange};
 pub use response_scanner::{OutcomeKey, ResponseScanner};
 pub use shared_buf::SharedBuf;
+pub use software::{MAX_SOFTWARE_CHARS, USER_AGENT, is_waypost, software_in_front_of};
 
 use crate::peer::Version;
 
 /// Oldest Electrum protocol version that Waypost speaks, with clients and with peers.
 pub const MIN_PROTOCOL: Version = Version::new(1, 0);
 /// Newest Electrum protocol version that Waypost speaks.
-pub const MAX_PROTOCOL: Version = Version::new(1, 6);
+pub const MAX_PROTOCOL: Version = Version::new(1, 7);
 /// Protocol version of clients that send none.
 ///
 /// Every current server supports it.
 pub const DEFAULT_PROTOCOL: Version = Version::new(1, 4);
-
-/// Software name and version of Waypost in protocol fields.
-pub const USER_AGENT: &str = concat!("Waypost ", env!("CARGO_PKG_VERSION"));
 
 /// Longest line of a client in bytes, unless its requests are forwarded.
 ///

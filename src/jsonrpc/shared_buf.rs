@@ -13,6 +13,9 @@ const MIN_LINE_BYTES: usize = 1024;
 /// Spaces for padding, shared by all lines.
 static PADDING: [u8; 16 * 1024] = [b' '; 16 * 1024];
 
+/// Zeros for pongs, shared by all of them.
+static ZEROS: [u8; 16 * 1024] = [b'0'; 16 * 1024];
+
 /// Number of parts in most responses.
 const INITIAL_CAPACITY: usize = 8;
 
@@ -96,10 +99,19 @@ impl SharedBuf {
         true
     }
 
-    fn push_padding(&mut self, mut missing: usize) {
-        while missing > 0 {
-            let now = missing.min(PADDING.len());
-            self.push(PADDING.get(..now).unwrap_or(&PADDING));
+    fn push_padding(&mut self, missing: usize) {
+        self.push_repeated(&PADDING, missing);
+    }
+
+    /// Appends this many digits zero, without a copy.
+    pub fn push_zeros(&mut self, count: usize) {
+        self.push_repeated(&ZEROS, count);
+    }
+
+    fn push_repeated(&mut self, block: &'static [u8], mut missing: usize) {
+        while missing > 0 && !block.is_empty() {
+            let now = missing.min(block.len());
+            self.push(block.get(..now).unwrap_or(block));
             missing -= now;
         }
     }

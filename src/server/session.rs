@@ -401,3 +401,5 @@ mod hostile_peer_tests;
 mod tests;
 #[cfg(test)]
 mod upstream_loss_tests;
+#[cfg(test)]
+mod websocket_tests;

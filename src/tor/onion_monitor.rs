@@ -16,7 +16,7 @@ use crate::clock::{self, Time};
 use crate::connect::{ProbeError, ProbeTarget};
 use crate::dial::{Dialer, Isolation};
 use crate::electrum::identity::{Identity, LocalIdentity};
-use crate::electrum::prober::ProbeExpectations;
+use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
 use crate::network::Network;
 use crate::peer::{Host, Port, Ports, Transport};
 use crate::probe::{Deadlines, probe};
@@ -208,6 +208,7 @@ async fn self_probe(dialer: &Dialer, network: Network, name: &OnionServiceState,
         host: None,
         genesis_hash: network.genesis_hash(),
         default_ports: network.default_ports(),
+        features: FeaturesStep::Included,
         announce: None,
         checkpoint_height: None,
         reference: None,

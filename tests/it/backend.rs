@@ -36,7 +36,7 @@ fn real_servers_verify_and_list_waypost() {
     let daemon = Daemon::start(&config);
     wait_until(90, "ex2 lists Waypost", || own_entry(EX2, OWN_NAME).is_some());
     println!("{:.1} s from the start until ex2 lists Waypost", start.elapsed().as_secs_f64());
-    assert_eq!(own_entry(EX2, OWN_NAME).unwrap()[2], json!(["v1.6", "s50002", "t50001"]));
+    assert_eq!(own_entry(EX2, OWN_NAME).unwrap()[2], json!(["v1.7.0", "s50002", "t50001"]));
     let log = std::fs::read_to_string(lab.path("ex/ex2.log")).unwrap();
     assert!(log.lines().any(|line| line.contains(OWN_NAME) && line.contains("verified")), "ex2 has verified Waypost");
     check_forwarding(&daemon);

@@ -102,7 +102,7 @@ fn check_persistent_session(dir: &TestDir, users: &mut IrcUsers) {
     wait_until(60, "Waypost joins", || users.others().len() == 3);
     let nick = users.others()[2][1].as_str().unwrap().to_owned();
     assert!(nick.starts_with("ET_"), "{nick}");
-    assert_eq!(users.order(&format!("who {nick}")), "wp.example.com v1.6 t50001");
+    assert_eq!(users.order(&format!("who {nick}")), "wp.example.com v1.7 t50001");
     assert_eq!(daemon.row("ex2.example.com")["state"], "candidate", "the advertised port is closed");
     users.order("join ET_late late.example.org t50001");
     wait_until(60, "the server that joins later is found", || !daemon.row("late.example.org").is_null());

@@ -1,4 +1,5 @@
 use super::*;
+use crate::jsonrpc::{USER_AGENT, software_in_front_of};
 
 fn ips(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -91,6 +92,14 @@ fn failed_port_is_not_advertised() {
     };
     assert_eq!((via, ip, ports), (Route::Tor, ips(&["5.9.0.9"]).pop(), Ports::new(None, Port::new(50002)).unwrap()));
     assert!(warnings.len() == 1 && warnings[0].contains("TCP port 50001"), "{warnings:?}");
+    let in_front = software_in_front_of("ElectrumX 1.16");
+    let own = check(Route::Direct, [Ok(Some(USER_AGENT)), Ok(Some(&in_front))]);
+    let Conclusion::Reached { warnings, .. } =
+        conclude(situation(TorAvailability::Disabled), &Lookup::default(), &[own])
+    else {
+        panic!("not reached");
+    };
+    assert_eq!(warnings, Vec::<String>::new(), "Waypost answers, with or without a backend");
     let other = check(Route::Direct, [Ok(Some("ElectrumX 1.16")), Ok(None)]);
     let Conclusion::Reached { warnings, .. } =
         conclude(situation(TorAvailability::Disabled), &Lookup::default(), &[other])

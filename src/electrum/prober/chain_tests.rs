@@ -53,6 +53,7 @@ impl Server {
             host: None,
             genesis_hash: network.genesis_hash(),
             default_ports: network.default_ports(),
+            features: FeaturesStep::Included,
             announce: None,
             checkpoint_height: Some(height_to_compare(known.height())),
             pin: network.pin(),

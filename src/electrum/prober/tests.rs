@@ -13,6 +13,7 @@ fn prober() -> Prober {
         host,
         genesis_hash: GENESIS,
         default_ports,
+        features: FeaturesStep::Included,
         announce: None,
         checkpoint_height: None,
         reference: None,
@@ -66,6 +67,39 @@ fn peer_of_the_first_protocol_is_verified() {
     assert_eq!(report.features, None);
     let block = Some(r#"{"block_height":7,"version":1}"#);
     assert_eq!(run(&[Some(r#""x""#), None, None, block]).unwrap().tip_height, Some(7));
+}
+
+#[test]
+fn skipped_features_are_not_requested() {
+    let mut prober = prober();
+    prober.expected.features = FeaturesStep::Skipped;
+    let report = run_prober(prober, &[VERSION, PEERS, HEADERS]).unwrap().unwrap();
+    assert_eq!((report.features, report.tip_height), (None, Some(900_000)));
+}
+
+#[test]
+fn version_may_be_a_number() {
+    let report = run(&[Some(r#"["ElectrumPersonalServer 0.2.4",1.4]"#), None, None, None]).unwrap();
+    assert_eq!(report.negotiated_version, Version::new(1, 4));
+}
+
+#[test]
+fn requested_range_includes_protocol_1_7() {
+    let (_, line) = Prober::new(prober().expected);
+    assert!(String::from_utf8(line).unwrap().contains(r#"["1.0","1.7"]"#));
+    let features = r#"{"hosts":{"a.example":{}},"protocol_max":"1.7.0","method_flavours":{"x":[1]}}"#;
+    let mut prober = prober();
+    for line in [r#"{"id":0,"result":["ElectrumX 2.0.0","1.7.0"]}"#, &format!(r#"{{"id":1,"result":{features}}}"#)] {
+        assert!(matches!(prober.handle_line(line), Ok(ProberAction::Send(_))));
+    }
+    // Protocol 1.7 adds notifications without meaning, and leaves out `hash_function`. A ping is no response, even
+    // under the id of the pending request.
+    for line in [
+        r#"{"jsonrpc":"2.0","method":"server.ping","params":["00"]}"#,
+        r#"{"jsonrpc":"2.0","id":2,"method":"server.ping","params":[2]}"#,
+    ] {
+        assert!(matches!(prober.handle_line(line), Ok(ProberAction::Wait)), "{line}");
+    }
 }
 
 #[test]

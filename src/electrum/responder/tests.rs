@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::electrum::identity::{DEFAULT_BANNER, Identity};
-use crate::jsonrpc::{MAX_BATCH_CALLS, parse_line};
+use crate::jsonrpc::{MAX_BATCH_CALLS, USER_AGENT, parse_line};
 use crate::network::Network;
 
 fn session(ingress: Ingress) -> Responder {
@@ -45,6 +45,55 @@ fn version_reply_follows_the_negotiated_protocol() {
     assert_eq!(ask(r#"["x","1.0"]"#), json!(USER_AGENT));
     assert_eq!(ask(r#"["x","1.1"]"#), json!([USER_AGENT, "1.1"]));
     assert_eq!(ask(r#"["x",["1.4","1.6"]]"#), json!([USER_AGENT, "1.6"]));
+    assert_eq!(ask(r#"["x",["1.4","1.8"]]"#), json!([USER_AGENT, "1.7"]));
+}
+
+#[test]
+fn ping_returns_the_requested_length_since_protocol_1_7() {
+    let ping = |version: Option<&str>, params: &str| {
+        let mut session = session(Ingress::Clearnet);
+        if let Some(version) = version {
+            let line = format!(r#"{{"id":1,"method":"server.version","params":["x","{version}"]}}"#);
+            assert_eq!(handle(&mut session, &line).0["result"][1], version);
+        }
+        handle(&mut session, &format!(r#"{{"jsonrpc":"2.0","id":1,"method":"server.ping","params":{params}}}"#)).0
+    };
+    for version in [None, Some("1.4"), Some("1.6")] {
+        assert_eq!(ping(version, "[]")["result"], Value::Null);
+        assert_eq!(ping(version, "[\"x\"]"), json!({"jsonrpc": "2.0", "id": 1, "result": null}));
+    }
+    for version in [Some("1.7"), Some("1.7.0")] {
+        assert_eq!(ping(version, "[]")["result"], json!({"data": ""}));
+        assert_eq!(ping(version, r#"[5,"ab"]"#)["result"], json!({"data": "00000"}));
+        let longest = ping(version, r#"{"pong_len":1000000}"#);
+        assert_eq!(longest["result"]["data"].as_str().unwrap(), "0".repeat(1_000_000));
+        assert_eq!(ping(version, "[1000001]")["error"]["code"], -32602);
+        assert_eq!(ping(version, "[\"x\"]")["error"]["code"], -32602);
+    }
+}
+
+#[test]
+fn ping_notification_gets_no_response() {
+    let mut session = session(Ingress::Clearnet);
+    handle(&mut session, r#"{"id":1,"method":"server.version","params":["x","1.7"]}"#);
+    for params in ["[]", r#"["abcd"]"#, r#"{"data":"ab"}"#] {
+        let line = format!(r#"{{"jsonrpc":"2.0","method":"server.ping","params":{params}}}"#);
+        let mut rng = StdRng::seed_from_u64(1);
+        let result =
+            session.handle_line(parse_line(&line), MAX_BATCH_CALLS, &Snapshot::default(), Time::default(), &mut rng);
+        assert!(result.parts.is_empty() && !result.close);
+        assert_eq!(result.calls[..], [(Method::Ping, CallOutcome::Ok)]);
+    }
+}
+
+#[test]
+fn batch_of_long_pings_stays_within_the_budget() {
+    let mut session = session(Ingress::Clearnet);
+    handle(&mut session, r#"{"id":1,"method":"server.version","params":["x","1.7"]}"#);
+    let line = format!("[{}]", [r#"{"id":1,"method":"server.ping","params":[300000]}"#; 20].join(","));
+    let (answer, _) = handle(&mut session, &line);
+    let answered = answer.as_array().unwrap().iter().filter(|answer| answer["error"].is_null()).count();
+    assert_eq!(answered, 2);
 }
 
 #[test]
