@@ -12,6 +12,7 @@ mod key_types;
 mod limits;
 mod listen;
 mod log_level;
+mod networks;
 mod own_address;
 mod paths;
 mod reference;

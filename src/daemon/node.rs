@@ -218,10 +218,13 @@ impl Node {
         let Sockets { listeners, page, control, control_path, tls, stop, sighup } = self.sockets;
         let has_onion_service = config.tor.settings.service.is_some();
         let ingresses = listeners.ingresses(has_onion_service, self.separation);
-        let arrivals = listeners.spawn(&mut tasks, context, ingresses, &config.backend, &mut self.rng);
+        let trusted_proxies = watch::Sender::new(Arc::new(config.listen.trusted_proxies.clone()));
+        let proxies = trusted_proxies.subscribe();
+        let arrivals = listeners.spawn(&mut tasks, context, ingresses, &config.backend, proxies, &mut self.rng);
         let certificate = tls.map(|tls| (tls.source, tls.credentials));
         let files = FileWatcher::new(ban_file, bans, certificate, inbox.clone());
-        let reloader = Reloader { running: config.clone(), hooks: self.hooks, limits, files, inbox: inbox.clone() };
+        let running = config.clone();
+        let reloader = Reloader { running, hooks: self.hooks, limits, trusted_proxies, files, inbox: inbox.clone() };
         tasks.spawn("the file watcher", reloader.run(sighup));
         if config.identity.clearnet.is_some() {
             let monitor = ClearnetMonitor {

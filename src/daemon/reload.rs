@@ -13,7 +13,7 @@ use super::{as_map_file, limits, service_manager};
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
 use crate::config::{Config, ConfigError};
-use crate::server::Limits;
+use crate::server::{Limits, TrustedProxies};
 
 /// Time between two checks whether the ban list or the certificate changed.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
@@ -40,6 +40,8 @@ pub(crate) struct Reloader {
     pub hooks: ReloadHooks,
     /// Limits that sessions read.
     pub limits: watch::Sender<Arc<Limits>>,
+    /// Proxies that listeners trust.
+    pub trusted_proxies: watch::Sender<Arc<TrustedProxies>>,
     /// Watcher of the ban list and the certificate.
     pub files: FileWatcher,
     /// Channel to the book's task; the reloader ends with it.
@@ -82,6 +84,9 @@ impl Reloader {
             self.limits.send_replace(limits(&updated));
             changed.retain(|key| !key.starts_with("limits."));
             changed.push("limits".to_owned());
+        }
+        if any_changed(&changed, "listen.trusted_proxies") {
+            self.trusted_proxies.send_replace(Arc::new(updated.listen.trusted_proxies.clone()));
         }
         if any_changed(&changed, "discovery.seeds") {
             let seeds = updated.book.seeds.clone();

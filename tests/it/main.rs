@@ -19,6 +19,7 @@ mod as_map_encoder;
 mod attack;
 mod attack_in_front;
 mod backend;
+mod behind_proxy;
 mod chain_work;
 mod cli_output;
 mod commands;
