@@ -189,7 +189,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::dial::{Direct, Isolation, Tls};
+    use crate::dial::{Direct, Isolation, LocalAddresses, Tls};
     use crate::network::Network;
 
     const SHORT: Deadlines = Deadlines { response: Duration::from_millis(300), total: Duration::from_millis(1500) };
@@ -219,7 +219,9 @@ mod tests {
         endpoints: &[(Transport, SocketAddr)],
     ) -> Result<Verified, ProbeError> {
         let (_found, tor) = watch::channel(None);
-        let dialer = Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, isolation: Isolation::Peers };
+        let announce_from = LocalAddresses::default();
+        let dialer =
+            Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, isolation: Isolation::Peers, announce_from };
         let host: crate::peer::Host = "a.example".parse().unwrap();
         let endpoints: Vec<_> =
             endpoints.iter().map(|(transport, address)| (*transport, Port::new(address.port()).unwrap())).collect();

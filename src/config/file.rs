@@ -141,6 +141,10 @@ config_section! {
         /// Public IP address of `host`, for hosts behind NAT without hairpin and for split-horizon DNS.
         /// Default: the addresses that `host` resolves to.
         address: IpAddr,
+        /// Local addresses that direct announcements of `host` come from, for hosts with several addresses: peers accept
+        /// them only from an address of the name. The first one of a peer's address family is used. Default: the
+        /// addresses of this machine that `host` resolves to, or else the system's choice.
+        bind: Vec<IpAddr>,
         /// Onion service that an external Tor runs for this node. The embedded service needs no entry. Default:
         /// none.
         onion_host: Host,

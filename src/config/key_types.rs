@@ -36,6 +36,7 @@ const FORMS: &[Form] = &[
     },
     Form { kind: "a list of host names", examples: &[("status.allowed_hosts", "[\"waypost.example.org\"]")] },
     Form { kind: "a host name or IP address", examples: &[("identity.host", "\"electrum.example.org\"")] },
+    Form { kind: "a list of IP addresses", examples: &[("identity.bind", "[\"93.184.215.14\"]")] },
     Form { kind: "an IP address", examples: &[("identity.address", "\"93.184.215.14\"")] },
     Form {
         kind: "an onion name",

@@ -1,5 +1,6 @@
 //! The node: its parts as opened at the start, and its tasks once they run.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use crate::book::{PerIngress, Side};
 use crate::book_handle::{self, BookMessage, Inbox};
 use crate::client_counters::Counters;
 use crate::config::Config;
-use crate::dial::{Dialer, Direct, Isolation, Tls};
+use crate::dial::{Dialer, Direct, Isolation, LocalAddresses, Tls};
 use crate::header_chain::HeaderChain;
 use crate::irc_discovery::{IrcConfig, IrcTask};
 use crate::jsonrpc::MAX_REQUEST_BYTES;
@@ -56,6 +57,7 @@ pub(super) struct Node {
     storage: Storage,
     tor: TorWiring,
     dialer: Dialer,
+    announce_from: watch::Sender<Vec<IpAddr>>,
     backend: PerIngress<Option<Arc<Backend>>>,
     snapshot: SnapshotSenders,
     chain: watch::Sender<Option<Arc<HeaderChain>>>,
@@ -105,6 +107,7 @@ impl Node {
     pub(super) async fn build(mut config: Config, hooks: ReloadHooks) -> Result<Node, DaemonError> {
         let mut rng = platform::root_rng();
         platform::check_clock(clock::now())?;
+        config.check_bind()?;
         move_shared_data(&config)?.log(&config);
         platform::data_directory(&config.data_dir)?;
         let (store, loaded) = Store::open(&config.store_path(), config.book.network, clock::now())?;
@@ -124,11 +127,13 @@ impl Node {
             "waypost {} is up", env!("CARGO_PKG_VERSION")
         );
         let tor = TorWiring::new(&config);
+        let announce_from = watch::Sender::new(config.announce_from.clone());
         let dialer = Dialer {
             tls: Tls::new().map_err(start_error)?,
             direct: (config.book.routing == RoutingPolicy::Split).then_some(Direct),
             tor: tor.connector.subscribe(),
             isolation: Isolation::Peers,
+            announce_from: LocalAddresses::new(announce_from.subscribe()),
         };
         let has_onion = sockets.listeners.has_onion() || config.tor.settings.service.is_some();
         let separation = Separation::of(has_onion, config.identity.link_identities);
@@ -148,6 +153,7 @@ impl Node {
             storage,
             tor,
             dialer,
+            announce_from,
             backend,
             snapshot,
             chain,
@@ -233,6 +239,7 @@ impl Node {
                 local_identity: self.tor.identity.subscribe(),
                 address: config.identity.address,
                 allows_private: config.book.allow_private,
+                announce_from: Some(self.announce_from).filter(|_| config.announce_from.is_empty()),
                 health: health.clone(),
                 state: clearnet,
                 inbox: inbox.clone(),
