@@ -36,6 +36,7 @@ missing_packages() {
   has electrum || echo electrum
   has ngircd || echo ngircd
   has haproxy || echo haproxy
+  { has nginx && [ -e /usr/lib/nginx/modules/ngx_stream_module.so ]; } || echo nginx-light libnginx-mod-stream
   has chromium || has chromium-browser || has google-chrome || echo chromium fonts-dejavu-core
   compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
   if [ -x "$LAB_VENV/bin/python" ]; then return; fi   # the rest is needed to create it

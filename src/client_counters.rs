@@ -86,6 +86,10 @@ counters! {
         out_of_memory: Disconnected "memory",
         /// Connections that failed the TLS or WebSocket handshake, or started TLS on a plain port.
         failed_handshakes: Disconnected "handshake",
+        /// Connections of trusted proxies without a valid PROXY header.
+        missing_proxy_headers: Disconnected "proxy_header_missing",
+        /// Connections with a PROXY header that did not come from a trusted proxy.
+        unexpected_proxy_headers: Disconnected "proxy_header_unexpected",
         /// Requests delayed by a rate limit.
         delayed_requests: Delayed "delayed",
         /// Sessions closed for too many requests.
@@ -227,7 +231,7 @@ mod tests {
         counters.slow.add(4);
         counters.idle.add(8);
         let stats = counters.stats();
-        assert_eq!((stats.rejected(), stats.disconnected(), stats.limits().len()), (3, 4, 12));
+        assert_eq!((stats.rejected(), stats.disconnected(), stats.limits().len()), (3, 4, 14));
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod irc_discovery;
 pub mod jsonrpc;
 pub mod netgroup;
 pub mod network;
+pub mod networks;
 pub mod peer;
 pub mod probe;
 pub mod route;

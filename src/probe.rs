@@ -189,7 +189,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::dial::{Direct, Isolation, Tls};
+    use crate::dial::{Direct, Isolation, LocalAddresses, Tls};
     use crate::electrum::prober::FeaturesStep;
     use crate::network::Network;
 
@@ -220,7 +220,9 @@ mod tests {
         endpoints: &[(Transport, SocketAddr)],
     ) -> Result<Verified, ProbeError> {
         let (_found, tor) = watch::channel(None);
-        let dialer = Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, isolation: Isolation::Peers };
+        let announce_from = LocalAddresses::default();
+        let dialer =
+            Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, isolation: Isolation::Peers, announce_from };
         let host: crate::peer::Host = "a.example".parse().unwrap();
         let endpoints: Vec<_> =
             endpoints.iter().map(|(transport, address)| (*transport, Port::new(address.port()).unwrap())).collect();

@@ -91,12 +91,9 @@ impl PeerChecks {
     }
 
     /// Asks a peer that failed within a session. It is ranked last if it does not answer.
-    pub(super) async fn recheck(&self, peers: &PeerSet, host: Host, mut rng: StdRng) {
+    pub(super) async fn recheck(&self, peers: &PeerSet, candidate: UpstreamCandidate, mut rng: StdRng) {
         let Ok(_permit) = self.permits.try_acquire() else { return };
         sleep(Duration::from_millis(rng.random_range(0..MAX_CHECK_DELAY_MS))).await;
-        let Some(candidate) = peers.candidates().into_iter().find(|candidate| candidate.target.host == host) else {
-            return;
-        };
         let request = self.choose_request(&mut rng);
         let _ = ask(peers, &candidate, &request).await;
     }
@@ -107,15 +104,14 @@ impl PeerChecks {
     pub(super) async fn compare(
         &self,
         peers: &PeerSet,
-        host: Host,
+        first: UpstreamCandidate,
         request: ReadRequest,
         answer: Vec<u8>,
         mut rng: StdRng,
     ) {
         let Ok(_permit) = self.permits.try_acquire() else { return };
         let Some(answer) = request.confirmed(&answer) else { return };
-        let first = peers.candidates().into_iter().find(|candidate| candidate.target.host == host);
-        let Some(first) = first else { return };
+        let host = first.target.host.clone();
         let Some(second) = next_candidate(peers, &first, &[host.clone()], &mut rng) else { return };
         let Some(other) = ask(peers, &second, &request).await else { return };
         if request.confirmed(&other).as_ref() == Some(&answer) {

@@ -49,7 +49,7 @@ pub struct PeerPool {
 /// Counts a session at the peer that serves it, until dropped.
 #[derive(Debug)]
 pub struct PeerLease {
-    host: Host,
+    candidate: UpstreamCandidate,
     peers: Arc<PeerSet>,
     checks: Arc<PeerChecks>,
     /// Time of the last answer that was recorded; `None` before the first.
@@ -116,11 +116,12 @@ impl PeerPool {
                 return Err(BackendError::NoPeer);
             }
             tokio::select! {
-                Some((host, outcome)) = attempts.next() => {
+                Some((candidate, outcome)) = attempts.next() => {
+                    let host = candidate.target.host.clone();
                     match outcome {
                         Ok(stream) => {
                             self.penalize_slower(&in_flight, &host);
-                            return Ok(UpstreamConnection { stream, lease: UpstreamLease::Peer(self.lease(host)) });
+                            return Ok(UpstreamConnection { stream, lease: UpstreamLease::Peer(self.lease(candidate)) });
                         }
                         Err(error) => self.peers.record_connect_failure(&host, &error),
                     }
@@ -167,10 +168,10 @@ impl PeerPool {
         self.checks.counts()
     }
 
-    fn lease(&self, host: Host) -> PeerLease {
-        self.peers.records().add_session(&host);
+    fn lease(&self, candidate: UpstreamCandidate) -> PeerLease {
+        self.peers.records().add_session(&candidate.target.host);
         let (peers, checks) = (Arc::clone(&self.peers), Arc::clone(&self.checks));
-        PeerLease { host, peers, checks, answer_recorded: None }
+        PeerLease { candidate, peers, checks, answer_recorded: None }
     }
 
     /// Penalizes peers that were tried before the winner on the same route.
@@ -187,55 +188,56 @@ async fn attempt(
     peers: &PeerSet,
     candidate: UpstreamCandidate,
     version: &str,
-) -> (Host, Result<Box<dyn Stream>, BackendError>) {
+) -> (UpstreamCandidate, Result<Box<dyn Stream>, BackendError>) {
     let outcome = peers.connect(&candidate, version).await;
-    (candidate.target.host, outcome)
+    (candidate, outcome)
 }
 
 impl PeerLease {
     /// Returns the peer that serves the session.
     pub fn host(&self) -> &Host {
-        &self.host
+        &self.candidate.target.host
     }
 
     /// Records that the peer has answered a request.
     pub fn record_answer(&mut self, now: Instant) {
         if self.answer_recorded.is_none_or(|recorded| now >= recorded + ANSWER_RECORD_INTERVAL) {
-            self.peers.records().record_answer(&self.host, now);
+            self.peers.records().record_answer(self.host(), now);
             self.answer_recorded = Some(now);
         }
     }
 
     /// Returns whether the answer to a request is to be compared with that of another peer.
     pub fn samples(&self, rng: &mut StdRng) -> bool {
-        rng.next_u64().is_multiple_of(SAMPLING_RATE) && self.checks.begin_comparison(&self.host, Instant::now(), rng)
+        rng.next_u64().is_multiple_of(SAMPLING_RATE) && self.checks.begin_comparison(self.host(), Instant::now(), rng)
     }
 
     /// Compares the peer's answer with those of others, in the background.
     pub fn compare(&self, request: ReadRequest, answer: Vec<u8>, rng: &mut StdRng) {
-        let (peers, checks, host) = (Arc::clone(&self.peers), Arc::clone(&self.checks), self.host.clone());
+        let (peers, checks, candidate) = (Arc::clone(&self.peers), Arc::clone(&self.checks), self.candidate.clone());
         let rng = check_rng(rng);
-        tokio::spawn(async move { checks.compare(&peers, host, request, answer, rng).await });
+        tokio::spawn(async move { checks.compare(&peers, candidate, request, answer, rng).await });
     }
 
     /// Handles the failure of the peer within the session.
     ///
     /// Unless it is clear, the peer is asked again with a request that the client did not choose.
     pub fn failed(&self, failure: SessionFailure, rng: &mut StdRng) {
-        self.peers.request_probe(&self.host);
+        self.peers.request_probe(self.host());
         if failure == SessionFailure::OwnFault {
-            self.peers.strike(&self.host);
-        } else if self.checks.begin_recheck(&self.host, Instant::now(), rng) {
-            let (peers, checks, host) = (Arc::clone(&self.peers), Arc::clone(&self.checks), self.host.clone());
+            self.peers.strike(self.host());
+        } else if self.checks.begin_recheck(self.host(), Instant::now(), rng) {
+            let (peers, checks, candidate) =
+                (Arc::clone(&self.peers), Arc::clone(&self.checks), self.candidate.clone());
             let rng = check_rng(rng);
-            tokio::spawn(async move { checks.recheck(&peers, host, rng).await });
+            tokio::spawn(async move { checks.recheck(&peers, candidate, rng).await });
         }
     }
 }
 
 impl Drop for PeerLease {
     fn drop(&mut self) {
-        self.peers.records().remove_session(&self.host, Instant::now());
+        self.peers.records().remove_session(self.host(), Instant::now());
     }
 }
 

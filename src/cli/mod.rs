@@ -88,6 +88,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::CheckConfig { skip_files, json: Json { json } } => {
             if !skip_files {
                 config.check_files().map_err(ConfigError::NamedFile)?;
+                config.check_bind().map_err(ConfigError::NamedFile)?;
             }
             print_seed_warnings(&config);
             if json { print_json(config.effective()) } else { print(&toml::to_string(config.effective())?) }

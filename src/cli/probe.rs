@@ -16,7 +16,7 @@ use super::output::{print, print_json};
 use crate::book::is_dialable;
 use crate::config::Config;
 use crate::connect::{ProbeError, ProbeTarget, Verified};
-use crate::dial::{Dialer, Direct, Isolation, Socks, SocksDetection, Tls, TorConnector, detect_tor};
+use crate::dial::{Dialer, Direct, Isolation, LocalAddresses, Socks, SocksDetection, Tls, TorConnector, detect_tor};
 use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
 use crate::peer::{Fault, Host, Port, Ports};
 use crate::probe::{Deadlines, Progress, probe};
@@ -120,7 +120,8 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
     };
     let (_tor_sender, tor) = watch::channel(source.as_ref().map(TorSource::tor));
     let direct = (routing == RoutingPolicy::Split).then_some(Direct);
-    let dialer = Dialer { tls: Tls::new()?, direct, tor, isolation: Isolation::Peers };
+    let announce_from = LocalAddresses::default();
+    let dialer = Dialer { tls: Tls::new()?, direct, tor, isolation: Isolation::Peers, announce_from };
     let addresses = match &args.host {
         Host::Onion(_) => Vec::new(),
         Host::Ip(ip) => vec![*ip],

@@ -50,7 +50,8 @@ pub(super) fn status() -> Status {
         "open_sessions": 2, "memory_bytes": 0, "sessions": 40, "sessions_onion": 3, "requests": 99, "forwarded_requests": 0,
         "backend_failures": 0, "refused_full": 0, "refused_source": 7, "refused_banned": 0, "evicted": 0,
         "out_of_memory": 0,
-        "failed_handshakes": 0, "delayed_requests": 0, "rate_limited_requests": 3, "rate_limited_bytes": 0,
+        "failed_handshakes": 0, "missing_proxy_headers": 0, "unexpected_proxy_headers": 0,
+        "delayed_requests": 0, "rate_limited_requests": 3, "rate_limited_bytes": 0,
         "malformed_lines": 0, "slow": 0, "idle": 1, "panicked_sessions": 0,
         "calls": [{ "ingress": "onion", "method": "server.ping", "result": "ok", "count": 3 }],
     });

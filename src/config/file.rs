@@ -120,6 +120,11 @@ config_section! {
         onion_port: Port,
         /// Addresses at which an external Tor delivers the clients of `identity.onion_host`. Default: none.
         onion_tcp: Vec<SocketAddr>,
+        /// Addresses or networks of proxies, such as HAProxy or nginx, whose connections begin with a PROXY header,
+        /// version 1 or 2. The source in it is then the client's address. All other connections with a header are
+        /// closed. `tls=10.0.0.1` limits an entry to one of `tcp`, `tls`, `ws` and `wss`. List only addresses at which
+        /// no other program runs that you do not trust. Default: none.
+        trusted_proxies: Vec<String>,
     }
 }
 
@@ -136,6 +141,10 @@ config_section! {
         /// Public IP address of `host`, for hosts behind NAT without hairpin and for split-horizon DNS.
         /// Default: the addresses that `host` resolves to.
         address: IpAddr,
+        /// Local addresses that direct announcements of `host` come from, for hosts with several addresses: peers accept
+        /// them only from an address of the name. The first one of a peer's address family is used. Default: the
+        /// addresses of this machine that `host` resolves to, or else the system's choice.
+        bind: Vec<IpAddr>,
         /// Onion service that an external Tor runs for this node. The embedded service needs no entry. Default:
         /// none.
         onion_host: Host,
@@ -285,6 +294,10 @@ config_section! {
         /// Time for a line from its first byte to its last, and for the client to read a response. From 1s to
         /// 24h. Default: 30s.
         line_timeout: HumanDuration,
+        /// Addresses or networks of clients without limits on sessions per source, requests and bytes, which are not
+        /// evicted either. `max_sessions`, `max_batch`, the timeouts and the memory for clients still apply. Default:
+        /// none.
+        exempt: Vec<String>,
     }
 }
 

@@ -30,8 +30,13 @@ const FORMS: &[Form] = &[
         kind: "a list of servers with their ports",
         examples: &[("discovery.seeds", "[\"electrum.example.org s50002 t50001\"]")],
     },
+    Form {
+        kind: "a list of IP addresses or networks",
+        examples: &[("listen.trusted_proxies", "[\"10.0.0.1\"]"), ("limits.exempt", "[\"10.0.0.0/8\"]")],
+    },
     Form { kind: "a list of host names", examples: &[("status.allowed_hosts", "[\"waypost.example.org\"]")] },
     Form { kind: "a host name or IP address", examples: &[("identity.host", "\"electrum.example.org\"")] },
+    Form { kind: "a list of IP addresses", examples: &[("identity.bind", "[\"93.184.215.14\"]")] },
     Form { kind: "an IP address", examples: &[("identity.address", "\"93.184.215.14\"")] },
     Form {
         kind: "an onion name",

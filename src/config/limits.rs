@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::human_duration::Maximum;
-use super::{InvalidValue, LimitsSection, in_range};
+use super::{InvalidValue, LimitsSection, in_range, networks};
 use crate::jsonrpc::{MAX_BATCH_CALLS, MAX_BATCH_RESPONSE_BYTES, MAX_REQUEST_BYTES};
 use crate::server::Limits;
 
@@ -61,5 +61,6 @@ pub(super) fn resolve(section: &mut LimitsSection) -> Result<Limits, InvalidValu
         handshake: MAX_TIMEOUT.check("limits.handshake_timeout", &mut section.handshake_timeout, default.handshake)?,
         idle: MAX_TIMEOUT.check("limits.idle_timeout", &mut section.idle_timeout, default.idle)?,
         line: MAX_TIMEOUT.check("limits.line_timeout", &mut section.line_timeout, default.line)?,
+        exempt: networks::resolve_exempt(&mut section.exempt)?,
     })
 }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use super::{InvalidValue, ListenSection, invalid};
-use crate::server::CertificateSource;
+use super::{InvalidValue, ListenSection, invalid, networks};
+use crate::server::{CertificateSource, TrustedProxies};
 
 /// Protocol and ingress of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +66,8 @@ pub struct ListenConfig {
     onion: Vec<SocketAddr>,
     /// Certificate of the TLS listeners.
     pub certificate: CertificateSource,
+    /// Proxies that send a PROXY header to the clearnet listeners.
+    pub trusted_proxies: TrustedProxies,
 }
 
 impl ListenConfig {
@@ -91,6 +93,7 @@ impl ListenConfig {
             wss: section.wss.get_or_insert_default().clone(),
             onion: section.onion_tcp.get_or_insert_default().clone(),
             certificate,
+            trusted_proxies: networks::resolve_proxies(&mut section.trusted_proxies)?,
         })
     }
 

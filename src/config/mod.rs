@@ -12,6 +12,7 @@ mod key_types;
 mod limits;
 mod listen;
 mod log_level;
+mod networks;
 mod own_address;
 mod paths;
 mod reference;
@@ -36,7 +37,7 @@ pub use file::{
 pub use human_duration::HumanDuration;
 pub use listen::{ListenConfig, ListenKind};
 pub use log_level::check as check_log_level;
-pub use own_address::reaches;
+pub use own_address::{local_addresses, reaches};
 pub use paths::{DEFAULT_FILE, default_file};
 pub use reference::reference;
 pub use resolved::Config;
@@ -80,7 +81,7 @@ pub enum ConfigError {
         /// Key and cause.
         error: InvalidValue,
     },
-    /// A file that a key names is unusable.
+    /// A file or local address that a key names is unusable.
     #[error(transparent)]
     NamedFile(InvalidValue),
 }

@@ -3,6 +3,9 @@
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 
+use super::{Config, InvalidValue, invalid};
+use crate::netgroup::is_public;
+
 use crate::peer::Host;
 
 /// Returns whether a name resolves to loopback on every machine (RFC 6761).
@@ -18,6 +21,35 @@ pub fn reaches(ip: IpAddr, port: u16, listener: SocketAddr) -> bool {
     }
     // A connection to the unspecified address goes to this machine.
     ip == own || (own.is_unspecified() && is_of_this_machine(ip)) || (ip.is_unspecified() && own.is_loopback())
+}
+
+/// Returns the addresses of this machine among those of its name, in the same order.
+///
+/// Private ones are left out unless they may be peers: many hosts files map the name of a machine to loopback.
+pub fn local_addresses(addresses: impl IntoIterator<Item = IpAddr>, allows_private: bool) -> Vec<IpAddr> {
+    let mut local = Vec::new();
+    for ip in addresses.into_iter().map(|ip| ip.to_canonical()) {
+        if !local.contains(&ip) && (allows_private || is_public(ip)) && !ip.is_unspecified() && is_of_this_machine(ip) {
+            local.push(ip);
+        }
+    }
+    local
+}
+
+impl Config {
+    /// Checks that this machine has the addresses of `identity.bind`.
+    pub fn check_bind(&self) -> Result<(), InvalidValue> {
+        for ip in &self.announce_from {
+            TcpListener::bind((*ip, 0)).map_err(|error| {
+                let reason = format!(
+                    "{ip} can't be the source of connections: {error}; `ip address` lists the addresses of this machine; choose \
+                     one of them, or remove the key"
+                );
+                invalid("identity.bind", reason)
+            })?;
+        }
+        Ok(())
+    }
 }
 
 /// Returns whether both paths name the same socket, after resolution of links.
@@ -72,6 +104,17 @@ mod tests {
         ] {
             assert!(!reaches(ip, listener), "{ip} {listener}");
         }
+    }
+
+    #[test]
+    fn addresses_of_this_machine_are_found_among_those_of_its_name() {
+        let local = |texts: &[&str], allows_private| {
+            let addresses = texts.iter().map(|text| text.parse().unwrap());
+            local_addresses(addresses, allows_private).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let name = ["192.0.2.7", "5.9.0.1", "127.0.1.1", "::ffff:127.0.1.1", "0.0.0.0"];
+        assert_eq!(local(&name, true), ["127.0.1.1"]);
+        assert_eq!(local(&name, false), [""; 0], "loopback is no address of a public name");
     }
 
     #[test]

@@ -13,6 +13,8 @@ impl Config {
         let mut applied = self.clone();
         applied.limits = new.limits.clone();
         applied.effective.limits = new.effective.limits.clone();
+        applied.listen.trusted_proxies = new.listen.trusted_proxies.clone();
+        applied.effective.listen.trusted_proxies = new.effective.listen.trusted_proxies.clone();
         applied.log_level = new.log_level.clone();
         applied.effective.log.level = new.effective.log.level.clone();
         applied.use_ban_file_of(new);
@@ -146,10 +148,19 @@ mod tests {
 
     #[test]
     fn reloadable_keys_are_applied_and_others_left() {
-        let all = "[listen]\ncert = \"c\"\nkey = \"k\"\n[limits]\nmax_batch = 2\n[discovery]\nseeds = []\nban_file = \"b\"\n\
+        let all = "[listen]\ncert = \"c\"\nkey = \"k\"\ntrusted_proxies = [\"10.0.0.1\"]\n[limits]\nmax_batch = 2\n\
+                   exempt = [\"10.0.0.2\"]\n[discovery]\nseeds = []\nban_file = \"b\"\n\
                    [log]\nlevel = \"debug\"\n";
-        let keys =
-            ["discovery.ban_file", "discovery.seeds", "limits.max_batch", "listen.cert", "listen.key", "log.level"];
+        let keys = [
+            "discovery.ban_file",
+            "discovery.seeds",
+            "limits.exempt",
+            "limits.max_batch",
+            "listen.cert",
+            "listen.key",
+            "listen.trusted_proxies",
+            "log.level",
+        ];
         assert_eq!(reloaded("", all), (keys.map(str::to_owned).into(), Vec::new()));
         assert_eq!(reloaded(all, ""), (keys.map(str::to_owned).into(), Vec::new()), "in the other direction");
         let (applied, left) = reloaded("", "[tor]\nmode = \"off\"\n[log]\nformat = \"json\"\nlevel = \"warn\"\n");

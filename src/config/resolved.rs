@@ -19,6 +19,7 @@ use crate::irc_discovery;
 use crate::netgroup::is_public;
 use crate::network::Network;
 use crate::peer::{Endpoint, Host, Port, Ports, RealName};
+use crate::route::RoutingPolicy;
 use crate::server::Limits;
 use crate::status_page;
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub listen: ListenConfig,
     /// Names and texts of this node.
     pub identity: Identity,
+    /// Local addresses that announce the clearnet name directly. Empty: found by a look-up of the name.
+    pub announce_from: Vec<IpAddr>,
     /// Upstream of forwarded requests.
     pub backend: BackendConfig,
     /// Visits to an IRC channel. `None`: disabled.
@@ -95,6 +98,8 @@ impl Config {
         }
         file.identity.announce.get_or_insert(backend.has_server());
         file.identity.address = resolve_address(&file)?;
+        file.identity.bind = resolve_bind(&file.identity, tor.routing)?;
+        let announce_from = file.identity.bind.clone().unwrap_or_default();
         let identity = resolve_identity(&mut file.identity, network, &backend)?;
         let control = data_dir.join(CONTROL_SOCKET);
         backend.check_not_self(&listen, page.address(), identity.clearnet.as_ref(), &control)?;
@@ -119,6 +124,7 @@ impl Config {
             ignored_variables: Vec::new(),
             listen,
             identity,
+            announce_from,
             backend,
             irc,
             tor,
@@ -232,6 +238,25 @@ fn resolve_address(file: &ConfigFile) -> Result<Option<IpAddr>, InvalidValue> {
         )),
         Some(_) => Ok(Some(address)),
     }
+}
+
+/// Checks the local addresses that announcements come from.
+///
+/// Whether this machine has them is checked at the start.
+fn resolve_bind(section: &IdentitySection, routing: RoutingPolicy) -> Result<Option<Vec<IpAddr>>, InvalidValue> {
+    let Some(addresses) = section.bind.as_ref().filter(|addresses| !addresses.is_empty()) else { return Ok(None) };
+    let rejected = |reason: &str| Err(invalid("identity.bind", reason.to_owned()));
+    if section.host.is_none() {
+        return rejected("needs identity.host: the addresses are used to announce that name");
+    }
+    if routing == RoutingPolicy::TorOnly {
+        return rejected("tor.only makes no direct connections; remove one of the keys");
+    }
+    let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.to_canonical()).collect();
+    if addresses.iter().any(|address| address.is_unspecified() || address.is_multicast()) {
+        return rejected("expected addresses of this machine, such as 93.184.215.14");
+    }
+    Ok(Some(addresses))
 }
 
 /// Fills in defaults and checks the `[discovery]` section. Keys of other sections keep their defaults.

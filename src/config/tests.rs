@@ -122,6 +122,24 @@ fn contradicting_tor_keys_are_rejected() {
 }
 
 #[test]
+fn impossible_address_of_announcements_is_rejected() {
+    let named = "[identity]\nhost = \"a.example\"\ntcp_port = 1\nbind = ";
+    let config = load_text(&format!("{named}[\"::ffff:127.0.0.1\", \"192.0.2.7\"]\n"), &[]).unwrap();
+    assert_eq!(config.announce_from, ["127.0.0.1".parse::<std::net::IpAddr>().unwrap(), "192.0.2.7".parse().unwrap()]);
+    let absent = config.check_bind().unwrap_err().to_string();
+    assert!(absent.starts_with("identity.bind: 192.0.2.7 ") && absent.contains("`ip address`"), "{absent}");
+    assert_eq!(load_text(&format!("{named}[]\n"), &[]).unwrap().check_bind(), Ok(()));
+    for (text, reason) in [
+        ("[identity]\nbind = [\"127.0.0.1\"]\n".to_owned(), "needs identity.host"),
+        (format!("{named}[\"0.0.0.0\"]\n"), "expected addresses of this machine"),
+        (format!("{named}[\"127.0.0.1\"]\n[tor]\nonly = true\n"), "tor.only"),
+    ] {
+        let error = error(&text, &[]);
+        assert!(error.contains("identity.bind: ") && error.contains(reason), "{error}");
+    }
+}
+
+#[test]
 fn unusable_backend_is_rejected() {
     let config = load_text("[backend]\nelectrum = \"peers\"\n", &[]).unwrap();
     assert!(config.book.peers_as_backend && !config.book.announce);

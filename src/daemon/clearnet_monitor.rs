@@ -17,6 +17,7 @@ use super::own_address_check::{
 use crate::backoff::Backoff;
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
+use crate::config::local_addresses;
 use crate::connect::{FailureOrigin, ProbeError, ProbeTarget};
 use crate::dial::{Dialer, Isolation};
 use crate::electrum::identity::LocalIdentity;
@@ -72,6 +73,8 @@ pub(crate) struct ClearnetMonitor {
     pub address: Option<IpAddr>,
     /// `discovery.allow_private`: whether private addresses may be dialled.
     pub allows_private: bool,
+    /// Local addresses that announce the name, updated after each check. `None`: they are configured.
+    pub announce_from: Option<watch::Sender<Vec<IpAddr>>>,
     /// State of Tor. A check starts when it becomes ready.
     pub health: watch::Receiver<TorHealth>,
     /// State for the status, updated after each check.
@@ -125,7 +128,23 @@ impl ClearnetMonitor {
         if checks.iter().all(|check| check.via == Route::Tor && check.is_inconclusive()) && has_direct {
             checks.push(self.check_path(host, ports, Route::Direct, group, &mut lookup).await);
         }
-        conclude(situation, &lookup, &checks)
+        let conclusion = conclude(situation, &lookup, &checks);
+        self.update_announce_from(&conclusion, &lookup);
+        conclusion
+    }
+
+    /// Announces a reached name from the addresses of this machine that it resolves to.
+    ///
+    /// Peers reject announcements from other addresses. After a failed check the addresses stay as they are.
+    fn update_announce_from(&self, conclusion: &Conclusion, lookup: &Lookup) {
+        let Some(announce_from) = &self.announce_from else { return };
+        let advertised = match conclusion {
+            Conclusion::Reached { ip, .. } => *ip,
+            Conclusion::Assumed { ip, .. } => Some(*ip),
+            Conclusion::Unreached { .. } | Conclusion::Pending => return,
+        };
+        let addresses = advertised.into_iter().chain(lookup.local.iter().copied());
+        announce_from.send_replace(local_addresses(addresses, self.allows_private));
     }
 
     /// Checks each port by one path.

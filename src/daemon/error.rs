@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::bind::{self, BindError};
 use crate::clock::Time;
+use crate::config::InvalidValue;
 use crate::network::Network;
 use crate::server::CertificateError;
 use crate::store::StoreError;
@@ -51,6 +52,9 @@ pub enum DaemonError {
     /// A configured address can't be bound.
     #[error(transparent)]
     Listen(#[from] BindError),
+    /// This machine lacks an address of `identity.bind`.
+    #[error(transparent)]
+    AnnounceFrom(#[from] InvalidValue),
     /// The control socket can't be created.
     #[error("the control socket {} can't be created: {error}; {}", path.display(), bind::control_advice(error))]
     Control {

@@ -1,18 +1,22 @@
 //! Listeners: configured addresses, or sockets from systemd.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::loaded_books::Separation;
 use super::task_set::TaskSet;
 use super::{DaemonError, platform};
+use crate::backend::BackendAccess;
 use crate::book::Ingress;
 use crate::config::{BackendConfig, Config, ListenKind};
-use crate::server::{self, ConnectionKind, IncomingConnection, Ingresses, SessionContext};
+use crate::server::{
+    self, ClientListener, ConnectionKind, IncomingConnection, Ingresses, SessionContext, TrustedProxies,
+};
 
 /// All listeners, with the kind of each.
 pub(super) struct Listeners(Vec<(ListenKind, TcpListener)>);
@@ -71,17 +75,26 @@ impl Listeners {
         context: SessionContext,
         ingresses: Ingresses,
         backend: &BackendConfig,
+        trusted_proxies: watch::Receiver<Arc<TrustedProxies>>,
         rng: &mut StdRng,
     ) -> mpsc::Sender<IncomingConnection> {
         let (arrivals, admitted) = mpsc::channel(server::ACCEPT_QUEUE);
         let rng = StdRng::seed_from_u64(rng.next_u64());
+        let counters = Arc::clone(&context.counters);
         tasks.spawn("admission", server::run_admission(admitted, ingresses, context, rng));
-        for (kind, listener) in self.0 {
-            let backend_access =
-                listener.local_addr().map_or_else(|_| Default::default(), |address| backend.access(kind, address));
-            let connection = ConnectionKind { backend_access, ..connection_kind(kind) };
-            let ingress = if kind == ListenKind::Onion { Ingress::Onion } else { Ingress::Clearnet };
-            tasks.spawn("a listener", server::accept(listener, ingress, connection, arrivals.clone()));
+        for (kind, socket) in self.0 {
+            let access = |address| backend.access(kind, address);
+            let backend_access = socket.local_addr().map_or(BackendAccess::None, access);
+            let listener = ClientListener {
+                socket,
+                ingress: if kind == ListenKind::Onion { Ingress::Onion } else { Ingress::Clearnet },
+                kind: ConnectionKind { backend_access, ..connection_kind(kind) },
+                // As on a listener for all addresses of this machine.
+                proxied_backend_access: access((Ipv4Addr::UNSPECIFIED, 0).into()),
+                trusted_proxies: trusted_proxies.clone(),
+                counters: Arc::clone(&counters),
+            };
+            tasks.spawn("a listener", server::accept(listener, arrivals.clone()));
         }
         arrivals
     }

@@ -1,6 +1,6 @@
 //! The node: its parts as opened at the start, and its tasks once they run.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::book::{PerIngress, Side};
 use crate::book_handle::{self, BookMessage, Inbox};
 use crate::client_counters::Counters;
 use crate::config::Config;
-use crate::dial::{Dialer, Direct, Isolation, Tls};
+use crate::dial::{Dialer, Direct, Isolation, LocalAddresses, Tls};
 use crate::header_chain::HeaderChain;
 use crate::irc_discovery::{IrcConfig, IrcTask};
 use crate::jsonrpc::MAX_REQUEST_BYTES;
@@ -57,6 +57,7 @@ pub(super) struct Node {
     storage: Storage,
     tor: TorWiring,
     dialer: Dialer,
+    announce_from: watch::Sender<Vec<IpAddr>>,
     backend: PerIngress<Option<Arc<Backend>>>,
     own_addresses: Vec<SocketAddr>,
     snapshot: SnapshotSenders,
@@ -107,6 +108,7 @@ impl Node {
     pub(super) async fn build(mut config: Config, hooks: ReloadHooks) -> Result<Node, DaemonError> {
         let mut rng = platform::root_rng();
         platform::check_clock(clock::now())?;
+        config.check_bind()?;
         move_shared_data(&config)?.log(&config);
         platform::data_directory(&config.data_dir)?;
         let (store, loaded) = Store::open(&config.store_path(), config.book.network, clock::now())?;
@@ -126,11 +128,13 @@ impl Node {
             "waypost {} is up", env!("CARGO_PKG_VERSION")
         );
         let tor = TorWiring::new(&config);
+        let announce_from = watch::Sender::new(config.announce_from.clone());
         let dialer = Dialer {
             tls: Tls::new().map_err(start_error)?,
             direct: (config.book.routing == RoutingPolicy::Split).then_some(Direct),
             tor: tor.connector.subscribe(),
             isolation: Isolation::Peers,
+            announce_from: LocalAddresses::new(announce_from.subscribe()),
         };
         let has_onion = sockets.listeners.has_onion() || config.tor.settings.service.is_some();
         let separation = Separation::of(has_onion, config.identity.link_identities);
@@ -150,6 +154,7 @@ impl Node {
             storage,
             tor,
             dialer,
+            announce_from,
             backend,
             own_addresses,
             snapshot,
@@ -222,7 +227,9 @@ impl Node {
         let Sockets { listeners, page, control, control_path, tls, stop, sighup } = self.sockets;
         let has_onion_service = config.tor.settings.service.is_some();
         let ingresses = listeners.ingresses(has_onion_service, self.separation);
-        let arrivals = listeners.spawn(&mut tasks, context, ingresses, &config.backend, &mut self.rng);
+        let trusted_proxies = watch::Sender::new(Arc::new(config.listen.trusted_proxies.clone()));
+        let proxies = trusted_proxies.subscribe();
+        let arrivals = listeners.spawn(&mut tasks, context, ingresses, &config.backend, proxies, &mut self.rng);
         let certificate = tls.map(|tls| (tls.source, tls.credentials));
         let files = FileWatcher::new(ban_file, bans, certificate, inbox.clone());
         let list = self.backend.clearnet.as_ref().map(|backend| Arc::clone(&backend.servers));
@@ -232,8 +239,9 @@ impl Node {
         }
         let (dialer, own_addresses) = (self.dialer.clone(), self.own_addresses);
         let servers = list.map(|list| ServerReload { list, dialer, chain: known_chain, own_addresses });
-        let running = config.clone();
-        let reloader = Reloader { running, hooks: self.hooks, limits, files, servers, inbox: inbox.clone() };
+        let (running, inbox_of_book) = (config.clone(), inbox.clone());
+        let hooks = self.hooks;
+        let reloader = Reloader { running, hooks, limits, trusted_proxies, files, servers, inbox: inbox_of_book };
         tasks.spawn("the file watcher", reloader.run(sighup));
         if config.identity.clearnet.is_some() {
             let monitor = ClearnetMonitor {
@@ -242,6 +250,7 @@ impl Node {
                 local_identity: self.tor.identity.subscribe(),
                 address: config.identity.address,
                 allows_private: config.book.allow_private,
+                announce_from: Some(self.announce_from).filter(|_| config.announce_from.is_empty()),
                 health: health.clone(),
                 state: clearnet,
                 inbox: inbox.clone(),

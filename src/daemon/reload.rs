@@ -17,7 +17,7 @@ use crate::book_handle::{BookMessage, Inbox};
 use crate::config::{Config, ConfigError};
 use crate::dial::Dialer;
 use crate::header_chain::HeaderChain;
-use crate::server::Limits;
+use crate::server::{Limits, TrustedProxies};
 
 /// Time between two checks whether the ban list or the certificate changed.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
@@ -44,6 +44,8 @@ pub(crate) struct Reloader {
     pub hooks: ReloadHooks,
     /// Limits that sessions read.
     pub limits: watch::Sender<Arc<Limits>>,
+    /// Proxies that listeners trust.
+    pub trusted_proxies: watch::Sender<Arc<TrustedProxies>>,
     /// Watcher of the ban list and the certificate.
     pub files: FileWatcher,
     /// Servers of the backend; `None` without a backend.
@@ -112,6 +114,9 @@ impl Reloader {
             self.limits.send_replace(limits(&updated));
             changed.retain(|key| !key.starts_with("limits."));
             changed.push("limits".to_owned());
+        }
+        if any_changed(&changed, "listen.trusted_proxies") {
+            self.trusted_proxies.send_replace(Arc::new(updated.listen.trusted_proxies.clone()));
         }
         if any_changed(&changed, "discovery.seeds") {
             let seeds = updated.book.seeds.clone();

@@ -2,12 +2,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "one of the two files that open connections")]
 
-use std::io::ErrorKind;
-use std::net::IpAddr;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::connect::ProbeError;
@@ -47,15 +47,37 @@ impl Direct {
 
     /// Connects to the first of these addresses that answers.
     pub async fn connect(self, addresses: &[IpAddr], port: Port) -> Result<(TcpStream, IpAddr), ProbeError> {
+        self.connect_from(&[], addresses, port).await
+    }
+
+    /// Connects like `connect`, but first from local addresses: the first one of the same family as the peer's address.
+    ///
+    /// An address that can't be reached in this way is then dialled from the address that the system chooses.
+    pub async fn connect_from(
+        self,
+        local: &[IpAddr],
+        addresses: &[IpAddr],
+        port: Port,
+    ) -> Result<(TcpStream, IpAddr), ProbeError> {
+        let local_for = |ip: IpAddr| local.iter().copied().find(|local| local.is_ipv4() == ip.is_ipv4());
+        let bound = addresses.iter().filter_map(|ip| Some((*ip, Some(local_for(*ip)?))));
+        let unbound = addresses.iter().map(|ip| (*ip, None));
         let mut failure = ProbeError::Unreachable;
-        for ip in addresses {
-            match timeout(CONNECT_TIMEOUT, TcpStream::connect((*ip, port.get()))).await {
+        let mut refusing = Vec::new();
+        for (ip, from) in bound.chain(unbound) {
+            if refusing.contains(&ip) {
+                continue;
+            }
+            match timeout(CONNECT_TIMEOUT, open(SocketAddr::new(ip, port.get()), from)).await {
                 Ok(Ok(stream)) => {
                     // Lines are short, and each waits for its response.
                     let _ = stream.set_nodelay(true);
-                    return Ok((stream, *ip));
+                    return Ok((stream, ip));
                 }
-                Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => failure = ProbeError::Refused,
+                Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
+                    failure = ProbeError::Refused;
+                    refusing.push(ip);
+                }
                 Ok(Err(error)) => {
                     if let Some(local) = super::local_exhaustion(&error) {
                         return Err(local);
@@ -65,5 +87,53 @@ impl Direct {
             }
         }
         Err(failure)
+    }
+}
+
+/// Opens a connection, from a local address if one is given.
+async fn open(to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
+    let Some(from) = from else { return TcpStream::connect(to).await };
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(to).await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Connects to a listener and returns the source address that it sees.
+    async fn source(local: &[&str], addresses: &[&str]) -> String {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = Port::new(listener.local_addr().unwrap().port()).unwrap();
+        let (local, addresses) = (parse(local), parse(addresses));
+        let (connected, accepted) = tokio::join!(Direct.connect_from(&local, &addresses, port), listener.accept());
+        assert_eq!(connected.unwrap().1.to_string(), "127.0.0.1");
+        accepted.unwrap().1.ip().to_string()
+    }
+
+    #[tokio::test]
+    async fn connection_comes_from_the_local_address_of_the_same_family() {
+        assert_eq!(source(&["::1", "127.0.0.2", "127.0.0.3"], &["127.0.0.1"]).await, "127.0.0.2");
+        // Nothing listens at the IPv6 address, which is tried last.
+        assert_eq!(source(&["127.0.0.2"], &["::1", "127.0.0.1"]).await, "127.0.0.2");
+    }
+
+    #[tokio::test]
+    async fn connection_without_a_usable_local_address_is_not_bound() {
+        for local in [&[][..], &["::1"], &["192.0.2.7"]] {
+            assert_eq!(source(local, &["127.0.0.1"]).await, "127.0.0.1", "{local:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn refusal_is_not_repeated_from_another_address() {
+        let port = Port::new(TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()).unwrap();
+        let addresses = ["127.0.0.1".parse().unwrap()];
+        let refused = Direct.connect_from(&["127.0.0.2".parse().unwrap()], &addresses, port).await;
+        assert_eq!(refused.unwrap_err(), ProbeError::Refused);
     }
 }

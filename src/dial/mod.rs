@@ -52,6 +52,27 @@ pub struct Dialer {
     pub tor: watch::Receiver<Option<TorConnector>>,
     /// Which streams may share a circuit.
     pub isolation: Isolation,
+    /// Local addresses of direct connections that announce the clearnet name. Never used through Tor.
+    pub announce_from: LocalAddresses,
+}
+
+/// Local addresses that connections come from, as a task updates them. Default: the system chooses.
+///
+/// Peers accept an announcement only from an address of the announced name.
+#[derive(Debug, Clone)]
+pub struct LocalAddresses(watch::Receiver<Vec<IpAddr>>);
+
+impl LocalAddresses {
+    /// Follows the addresses of a sender.
+    pub fn new(addresses: watch::Receiver<Vec<IpAddr>>) -> LocalAddresses {
+        LocalAddresses(addresses)
+    }
+}
+
+impl Default for LocalAddresses {
+    fn default() -> LocalAddresses {
+        LocalAddresses(watch::channel(Vec::new()).1)
+    }
 }
 
 /// A connector into the Tor network.
@@ -153,7 +174,8 @@ impl Dialer {
     ) -> Result<Connection, ProbeError> {
         let (stream, ip): (Box<dyn Stream>, Option<IpAddr>) = match target.via {
             Route::Direct => {
-                let (stream, ip) = self.direct()?.connect(&target.addresses, port).await?;
+                let local = if target.announce { self.announce_from.0.borrow().clone() } else { Vec::new() };
+                let (stream, ip) = self.direct()?.connect_from(&local, &target.addresses, port).await?;
                 (Box::new(stream), Some(ip))
             }
             Route::Tor => self.connect_through_tor(target, port).await?,

@@ -23,6 +23,7 @@ use crate::book::Ingress;
 use crate::clock;
 use crate::electrum::responder::Responder;
 use crate::jsonrpc::RpcError;
+use crate::netgroup::Netgroup;
 
 /// Maximum number of connections that wait for admission.
 pub const ACCEPT_QUEUE: usize = 64;
@@ -123,12 +124,15 @@ struct SessionManager {
 }
 
 impl SessionManager {
-    fn admit_connection(&mut self, connection: IncomingConnection) {
+    fn admit_connection(&mut self, mut connection: IncomingConnection) {
         let counters = Arc::clone(&self.shared.counters);
         let now = clock::now();
         if connection.from.is_some_and(|ip| self.shared.bans.borrow().bans_ip(ip)) {
             counters.refused_banned.add(1);
             return;
+        }
+        if let Some(ip) = connection.from.filter(|ip| self.limits.exempt.contains(*ip)) {
+            connection.source = ClientSource::Exempt(Netgroup::rate_limit_subnet(ip));
         }
         let (table, other) = match connection.ingress {
             Ingress::Clearnet => (&mut self.clearnet, &self.onion),

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::codec::{Decoder, FramedRead, LinesCodec, LinesCodecError};
 
 use super::Limits;
-use super::metered_stream::OUT_OF_MEMORY;
+use super::metered_stream::{OUT_OF_MEMORY, is_unexpected_header};
 use crate::dial::Stream;
 use crate::jsonrpc::{MAX_REQUEST_BYTES, RpcError, SharedBuf};
 
@@ -53,6 +53,8 @@ pub(super) enum ClientInput {
     OutOfMemory,
     /// The start of a TLS handshake.
     Tls,
+    /// A PROXY header, but not of a trusted proxy.
+    ProxyHeader,
     /// A line took longer than the line timeout.
     Slow,
     /// No line began within the idle timeout.
@@ -326,6 +328,7 @@ fn unreadable(error: &LinesCodecError, max_line_bytes: usize) -> ClientInput {
         }
         LinesCodecError::Io(error) if error.kind() == OUT_OF_MEMORY => ClientInput::OutOfMemory,
         LinesCodecError::Io(error) if error.kind() == TLS_RECORD => ClientInput::Tls,
+        LinesCodecError::Io(error) if is_unexpected_header(error) => ClientInput::ProxyHeader,
         LinesCodecError::Io(_) => ClientInput::Lost,
     }
 }

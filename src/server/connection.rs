@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use super::trusted_proxies::ListenerProtocol;
 use crate::backend::BackendAccess;
 use crate::book::Ingress;
 use crate::dial::Stream;
@@ -42,6 +43,18 @@ pub struct ConnectionKind {
     pub backend_access: BackendAccess,
 }
 
+impl ConnectionKind {
+    /// Returns the protocol of the listener, if it is a clearnet listener.
+    pub(super) fn protocol(self) -> ListenerProtocol {
+        match (self.tls, self.websocket) {
+            (false, false) => ListenerProtocol::Tcp,
+            (true, false) => ListenerProtocol::Tls,
+            (false, true) => ListenerProtocol::Ws,
+            (true, true) => ListenerProtocol::Wss,
+        }
+    }
+}
+
 /// Source of a session, for the limits per source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ClientSource {
@@ -51,6 +64,8 @@ pub enum ClientSource {
     Circuit(u64),
     /// External Tor that sends no circuit id, for all of its clients.
     SharedTor,
+    /// Clients of `limits.exempt` in an IPv4 /24 or IPv6 /48, which have no limits.
+    Exempt(Netgroup),
 }
 
 /// Group of sources that are probably one network.
@@ -60,6 +75,8 @@ pub(super) enum SourceGroup {
     Allocation(Netgroup),
     /// All clients of the onion service, as circuits cost nothing.
     Onion,
+    /// All clients without limits. They are not evicted.
+    Exempt,
 }
 
 impl ClientSource {
@@ -68,6 +85,7 @@ impl ClientSource {
         match self {
             ClientSource::Subnet(subnet) => SourceGroup::Allocation(subnet.allocation_of()),
             ClientSource::Circuit(_) | ClientSource::SharedTor => SourceGroup::Onion,
+            ClientSource::Exempt(_) => SourceGroup::Exempt,
         }
     }
 }

@@ -8,6 +8,8 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::{Instant, sleep};
 
+use crate::networks::Networks;
+
 /// Limits of clients.
 ///
 /// A source is an IPv4 /24, an IPv6 /48, or a circuit of the onion service.
@@ -54,6 +56,10 @@ pub struct Limits {
     pub idle: Duration,
     /// Time limit for receiving a started line, and for sending a response. Default: 30 seconds.
     pub line: Duration,
+    /// Clients without limits on sessions, requests and bytes per source. Default: none.
+    ///
+    /// Timeouts, the length of batches and the memory of clients stay limited, as they protect the process.
+    pub exempt: Networks,
 }
 
 impl Default for Limits {
@@ -70,6 +76,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(600),
             line: Duration::from_secs(30),
+            exempt: Networks::default(),
         }
     }
 }
@@ -83,7 +90,8 @@ static CLOCK: LazyLock<DefaultClock> = LazyLock::new(DefaultClock::default);
 /// Meter of a rate with a burst of [`BURST_SECONDS`].
 #[derive(Debug)]
 pub(super) struct RateMeter {
-    limiter: DefaultDirectRateLimiter,
+    /// `None` if the rate is not limited.
+    limiter: Option<DefaultDirectRateLimiter>,
     burst: NonZeroU32,
 }
 
@@ -93,7 +101,12 @@ impl RateMeter {
         let rate = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
         let burst = rate.saturating_mul(NonZeroU32::new(BURST_SECONDS).unwrap_or(NonZeroU32::MIN));
         let limiter = RateLimiter::direct_with_clock(Quota::per_second(rate).allow_burst(burst), CLOCK.clone());
-        RateMeter { limiter, burst }
+        RateMeter { limiter: Some(limiter), burst }
+    }
+
+    /// Creates a meter that allows any rate.
+    pub(super) fn unlimited() -> RateMeter {
+        RateMeter { limiter: None, burst: NonZeroU32::MAX }
     }
 
     /// Takes `count` units if they are available now.
@@ -138,8 +151,9 @@ impl RateMeter {
     ///
     /// `None` means that `count` exceeds the burst.
     fn check(&self, count: usize) -> Option<Duration> {
+        let Some(limiter) = &self.limiter else { return Some(Duration::ZERO) };
         let Some(count) = NonZeroU32::new(u32::try_from(count).ok()?) else { return Some(Duration::ZERO) };
-        match self.limiter.check_n(count).ok()? {
+        match limiter.check_n(count).ok()? {
             Ok(()) => Some(Duration::ZERO),
             Err(not_until) => Some(not_until.wait_time_from(CLOCK.now()).max(Duration::from_millis(1))),
         }
@@ -165,6 +179,25 @@ impl SourceQuota {
             bytes_out: RateMeter::new(limits.bytes_out_per_second),
         }
     }
+
+    /// Creates meters that allow any rate, for exempt clients.
+    pub(super) fn unlimited() -> SourceQuota {
+        SourceQuota {
+            requests: RateMeter::unlimited(),
+            forwarded: RateMeter::unlimited(),
+            bytes_in: RateMeter::unlimited(),
+            bytes_out: RateMeter::unlimited(),
+        }
+    }
+
+    /// Creates the meter of one session's requests.
+    pub(super) fn session_requests(&self, limits: &Limits) -> RateMeter {
+        if self.requests.limiter.is_some() {
+            RateMeter::new(limits.requests_per_second)
+        } else {
+            RateMeter::unlimited()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -187,5 +220,15 @@ mod tests {
         assert!(!meter.try_acquire(1));
         assert!(!RateMeter::new(10).try_acquire(31));
         assert!(!RateMeter::new(10).try_acquire(usize::MAX));
+    }
+
+    #[tokio::test]
+    async fn unlimited_meter_allows_any_count() {
+        let quota = SourceQuota::unlimited();
+        assert!(quota.requests.try_acquire(usize::MAX) && quota.bytes_out.acquire_clamped(usize::MAX).await);
+        assert_eq!(quota.bytes_in.acquire_part(1_000_000), Ok(1_000_000));
+        let limits = Limits::default();
+        assert!(quota.session_requests(&limits).try_acquire(1_000_000));
+        assert!(!SourceQuota::new(&limits).session_requests(&limits).try_acquire(1_000_000));
     }
 }

@@ -121,7 +121,9 @@ impl MemoryPool {
     pub(super) fn open(&self, source: ClientSource, number: u64) -> Arc<SessionMemory> {
         let source = match source {
             ClientSource::SharedTor => PayingSource::Session(number),
-            ClientSource::Subnet(_) | ClientSource::Circuit(_) => PayingSource::Client(source),
+            ClientSource::Subnet(_) | ClientSource::Circuit(_) | ClientSource::Exempt(_) => {
+                PayingSource::Client(source)
+            }
         };
         Arc::new(SessionMemory { pool: Arc::clone(&self.0), source, number, task: OnceLock::new() })
     }

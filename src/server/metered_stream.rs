@@ -11,6 +11,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::input_memory::InputMemory;
 use super::limits::SourceQuota;
+use super::proxy_header::starts_with_header;
 use crate::dial::Stream;
 
 /// Interval between attempts to charge input while the memory is exhausted.
@@ -21,6 +22,16 @@ const MAX_MEMORY_RETRIES: u32 = 30;
 
 /// Kind of the error of a read without memory for more input.
 pub(super) const OUT_OF_MEMORY: io::ErrorKind = io::ErrorKind::OutOfMemory;
+
+/// Error of a stream that begins with a PROXY header which its listener does not expect.
+#[derive(Debug, thiserror::Error)]
+#[error("unexpected PROXY header")]
+pub(super) struct UnexpectedHeader;
+
+/// Returns whether the first read failed because of a PROXY header.
+pub(super) fn is_unexpected_header(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<UnexpectedHeader>())
+}
 
 /// Stream that reads no faster than the quota of its source allows, and no more than its memory allows.
 ///
@@ -35,12 +46,14 @@ pub(super) struct MeteredStream {
     delay: Option<Pin<Box<Sleep>>>,
     /// Failed attempts to charge the memory, in sequence.
     memory_retries: u32,
+    /// Whether no byte has been read.
+    is_new: bool,
 }
 
 impl MeteredStream {
     /// Charges the bytes of a stream to the quota of a source, and to the memory of a session.
     pub(super) fn new(stream: Box<dyn Stream>, quota: Arc<SourceQuota>, input: Arc<InputMemory>) -> MeteredStream {
-        MeteredStream { stream, quota, input, uncharged: 0, delay: None, memory_retries: 0 }
+        MeteredStream { stream, quota, input, uncharged: 0, delay: None, memory_retries: 0, is_new: true }
     }
 
     /// Waits until the last read is charged.
@@ -79,6 +92,10 @@ impl AsyncRead for MeteredStream {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         self.uncharged = buffer.filled().len() - before;
         self.input.receive(self.uncharged);
+        // A proxy that is not trusted, or a second header. Neither TLS, WebSocket nor JSON begins like this.
+        if std::mem::take(&mut self.is_new) && starts_with_header(buffer.filled().get(before..).unwrap_or_default()) {
+            return Poll::Ready(Err(io::Error::other(UnexpectedHeader)));
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -135,5 +152,26 @@ mod tests {
             read += metered.read(&mut buffer).await.unwrap();
         }
         assert!(start.elapsed().as_millis() > 400, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn header_at_the_start_only_is_an_error() {
+        let read = async |sent: &[&[u8]]| {
+            let (mut client, server) = tokio::io::duplex(1024);
+            let input = Arc::new(InputMemory::new(SessionMemory::for_tests().charge()));
+            let quota = Arc::new(SourceQuota::unlimited());
+            let mut metered = MeteredStream::new(Box::new(server), quota, input);
+            let mut result = Ok(0);
+            for bytes in sent {
+                client.write_all(bytes).await.unwrap();
+                result = metered.read(&mut [0; 64]).await;
+            }
+            result
+        };
+        for header in [&b"PROXY TCP4 5.9.0.1 5.9.0.2 1 2\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"] {
+            assert!(is_unexpected_header(&read(&[header]).await.unwrap_err()));
+            assert!(read(&[b"{}\n", header]).await.is_ok());
+        }
+        assert!(read(&[b"\r\n\r\n{}\n"]).await.is_ok());
     }
 }

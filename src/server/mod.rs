@@ -18,6 +18,7 @@ mod session_activity;
 mod session_table;
 mod subscriptions;
 mod tls;
+mod trusted_proxies;
 mod upstream;
 mod upstream_event;
 
@@ -25,14 +26,15 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-pub use accept::accept;
+pub use accept::{ClientListener, accept};
 pub use admission::{ACCEPT_QUEUE, Ingresses, run_admission};
 pub use book_requests::BookRequestPool;
 pub use connection::{ClientSource, ConnectionKind, IncomingConnection};
 pub use limits::Limits;
 pub use memory::MemoryPool;
-pub use proxy_header::{ProxyHeader, parse_proxy_header};
+pub use proxy_header::{HeaderVersions, ProxiedSource, ProxyHeader, parse_proxy_header};
 pub use tls::{Acceptor, CertificateError, CertificateSource, Credentials};
+pub use trusted_proxies::{ListenerProtocol, TrustedProxies};
 
 use crate::backend::Backend;
 use crate::ban_list::Bans;

@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use smallvec::SmallVec;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::tungstenite;
 
 use super::SessionContext;
 use super::client_stream::{ClientInput, ClientStream, ReadTimer};
@@ -19,7 +20,7 @@ use super::connection::{ConnectionKind, IncomingConnection};
 use super::input_memory::InputMemory;
 use super::limits::{Limits, RateMeter, SourceQuota};
 use super::memory::SessionMemory;
-use super::metered_stream::MeteredStream;
+use super::metered_stream::{MeteredStream, is_unexpected_header};
 use super::session_activity::SessionActivity;
 use super::upstream::{Upstream, has_forwarded_calls};
 use super::upstream_event::UpstreamEvent;
@@ -52,17 +53,19 @@ pub(super) async fn run(
     let limits = Arc::clone(&shared.limits.borrow());
     let input = Arc::new(InputMemory::new(memory.charge()));
     let stream: Box<dyn Stream> = Box::new(MeteredStream::new(stream, Arc::clone(&source), Arc::clone(&input)));
-    let Ok(Some(stream)) = timeout(limits.handshake, handshake(stream, kind, shared)).await else {
-        shared.counters.failed_handshakes.add(1);
-        return;
+    let stream = match timeout(limits.handshake, handshake(stream, kind, shared)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) if is_unexpected_header(&error) => return on_unexpected_header(ingress, kind, &shared.counters),
+        Ok(Err(_)) | Err(_) => return shared.counters.failed_handshakes.add(1),
     };
     input.release(0);
-    let requests = RateMeter::new(limits.requests_per_second);
+    let requests = source.session_requests(&limits);
     let read_timer = ReadTimer::new(&limits);
     let mut session = ClientSession {
         stream,
         responder,
         ingress,
+        kind,
         from,
         shared,
         limits,
@@ -86,19 +89,36 @@ pub(super) async fn run(
     }
 }
 
-/// Performs the TLS and WebSocket handshakes. Returns `None` if one fails.
-async fn handshake(stream: Box<dyn Stream>, kind: ConnectionKind, shared: &SessionContext) -> Option<ClientStream> {
+/// Performs the TLS and WebSocket handshakes.
+async fn handshake(stream: Box<dyn Stream>, kind: ConnectionKind, shared: &SessionContext) -> io::Result<ClientStream> {
     let stream = match &shared.tls {
-        Some(tls) if kind.tls => tls.accept(stream).await.ok()?,
-        _ if kind.tls => return None,
+        Some(tls) if kind.tls => tls.accept(stream).await?,
+        _ if kind.tls => return Err(io::ErrorKind::Unsupported.into()),
         _ => stream,
     };
     if kind.websocket {
-        ClientStream::websocket(stream).await.ok()
+        ClientStream::websocket(stream).await.map_err(|error| match error {
+            tungstenite::Error::Io(error) => error,
+            error => io::Error::other(error),
+        })
     } else {
         let max_line_bytes =
             if kind.backend_access == BackendAccess::None { MAX_REQUEST_BYTES } else { shared.max_line_bytes };
-        Some(ClientStream::lines(stream, max_line_bytes))
+        Ok(ClientStream::lines(stream, max_line_bytes))
+    }
+}
+
+/// Counts a PROXY header that did not come from a trusted proxy, and tells the operator of a clearnet listener.
+///
+/// The address is not logged: it may be a client's.
+fn on_unexpected_header(ingress: Ingress, kind: ConnectionKind, counters: &Counters) {
+    counters.unexpected_proxy_headers.add(1);
+    if ingress == Ingress::Clearnet {
+        tracing::warn!(
+            "listen.{}: connection with an unexpected PROXY header closed; if your proxy sent it, add the proxy's address \
+             to listen.trusted_proxies, and let only one proxy of a chain send the header",
+            kind.protocol()
+        );
     }
 }
 
@@ -106,6 +126,7 @@ struct ClientSession<'a> {
     stream: ClientStream,
     responder: Responder,
     ingress: Ingress,
+    kind: ConnectionKind,
     /// Address of the client. `None` on the onion ingress.
     from: Option<IpAddr>,
     shared: &'a SessionContext,
@@ -230,6 +251,10 @@ impl ClientSession<'_> {
             ClientInput::Slow => return Err(abort(&counters.slow)),
             ClientInput::Idle => return Err(abort(&counters.idle)),
             ClientInput::Tls => return Err(abort(&counters.failed_handshakes)),
+            ClientInput::ProxyHeader => {
+                on_unexpected_header(self.ingress, self.kind, counters);
+                return Err(SessionEnd::Abort);
+            }
             ClientInput::End if self.awaits_responses() => {
                 self.has_input_ended = true;
                 return Ok(());

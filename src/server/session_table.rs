@@ -101,6 +101,7 @@ impl SessionTable {
         let quota = match source {
             // Clients behind a shared Tor can't be distinguished, so each session has its own quota.
             ClientSource::SharedTor => Arc::new(SourceQuota::new(limits)),
+            ClientSource::Exempt(_) => Arc::new(SourceQuota::unlimited()),
             _ if slots.sessions.len() >= limits.sessions_per_source => {
                 return Admission::Refused(RpcError::ServerFull(" from your network"));
             }
@@ -164,8 +165,14 @@ impl SessionTable {
     /// Within its own group, a source displaces a larger source, or a session that is idle for long.
     fn choose_victim(&self, source: ClientSource, limits: &Limits, now: Time) -> Option<(ClientSource, u64)> {
         let own = source.group();
+        // Exempt clients displace others, and are never displaced.
+        let is_exempt = own == SourceGroup::Exempt;
         let own_sessions = self.groups.get(&own).map_or(0, |slots| slots.sessions);
-        let (largest, group) = self.groups_by_sessions.last().copied()?;
+        let mut by_sessions = self.groups_by_sessions.iter().rev().copied();
+        let (largest, group) = by_sessions.find(|(_, group)| *group != SourceGroup::Exempt)?;
+        if is_exempt {
+            return self.most_idle(self.largest_sources(group)).map(|(_, found)| found);
+        }
         if largest > own_sessions + 1 && group != own {
             return self.most_idle(self.largest_sources(group)).map(|(_, found)| found);
         }
@@ -211,20 +218,17 @@ mod tests {
     use super::*;
     use crate::netgroup::Netgroup;
 
-    const LIMITS: Limits = Limits { sessions: 100, sessions_per_source: 4, ..BASE };
-    const BASE: Limits = Limits {
-        sessions: 0,
-        sessions_per_source: 0,
-        requests_per_second: 20,
-        source_requests_per_second: 10,
-        bytes_in_per_second: 1,
-        bytes_out_per_second: 1,
-        forwarded_requests_per_second: 10,
-        batch: 1,
-        handshake: Duration::from_secs(1),
-        idle: Duration::from_secs(1),
-        line: Duration::from_secs(1),
-    };
+    fn limits() -> Limits {
+        Limits {
+            sessions: 100,
+            sessions_per_source: 4,
+            requests_per_second: 20,
+            source_requests_per_second: 10,
+            forwarded_requests_per_second: 10,
+            handshake: Duration::from_secs(1),
+            ..Limits::default()
+        }
+    }
 
     /// Table with pending tasks as sessions.
     struct TableHarness {
@@ -248,7 +252,7 @@ mod tests {
             TableHarness {
                 sessions: SessionTable::default(),
                 max_sessions,
-                limits: LIMITS,
+                limits: limits(),
                 tasks: JoinSet::new(),
                 next_number: 0,
                 now: Time::from_secs(1_700_000_000),
@@ -297,12 +301,12 @@ mod tests {
     #[tokio::test]
     async fn sessions_behind_a_shared_tor_have_meters_of_their_own() {
         let mut table = TableHarness::new(100);
-        let mut quota = || match table.sessions.admit(ClientSource::SharedTor, Capacity::Free, &LIMITS, table.now) {
+        let mut quota = || match table.sessions.admit(ClientSource::SharedTor, Capacity::Free, &limits(), table.now) {
             Admission::Admit(quota) => quota,
             _ => panic!("a session is free"),
         };
         let (one, other) = (quota(), quota());
-        assert!(one.forwarded.try_acquire(3 * LIMITS.forwarded_requests_per_second as usize));
+        assert!(one.forwarded.try_acquire(3 * limits().forwarded_requests_per_second as usize));
         assert!(!one.forwarded.try_acquire(1), "the limit of one session");
         assert!(other.forwarded.try_acquire(1));
     }
@@ -334,8 +338,20 @@ mod tests {
             assert_eq!(table.connect(subnet(&format!("5.9.{n}.1"))), Outcome::AdmittedEvicting);
         }
         assert_eq!(table.connect(subnet("2a01:4f8:ffff::1")), Outcome::Refused(-102), "the largest group");
-        table.now = table.now + LIMITS.handshake;
+        table.now = table.now + limits().handshake;
         assert_eq!(table.connect(subnet("2a01:4f8:ffff::1")), Outcome::AdmittedEvicting, "one of its silent sessions");
+    }
+
+    #[tokio::test]
+    async fn exempt_clients_are_neither_limited_nor_evicted() {
+        let mut table = TableHarness::new(100);
+        let exempt = ClientSource::Exempt(Netgroup::rate_limit_subnet("5.9.0.1".parse().unwrap()));
+        (0..60).for_each(|_| _ = table.connect_ok(exempt));
+        (0..40).for_each(|n| _ = table.connect_ok(subnet(&format!("88.{n}.0.1"))));
+        assert_eq!(table.connect(exempt), Outcome::AdmittedEvicting, "a session of another source");
+        table.now = table.now + limits().handshake;
+        assert_eq!(table.connect(subnet("89.0.0.1")), Outcome::Refused(-102), "no other source has two sessions");
+        assert_eq!(table.sessions.session_count(exempt), 61);
     }
 
     #[tokio::test]
@@ -348,7 +364,7 @@ mod tests {
             });
         };
         [0, 1, 3].iter().for_each(|n| record(&table, *n));
-        table.now = table.now + LIMITS.handshake;
+        table.now = table.now + limits().handshake;
         assert_eq!(table.connect(ClientSource::Circuit(9)), Outcome::AdmittedEvicting);
         assert!(table.sessions.sources[&ClientSource::Circuit(2)].sessions.is_empty(), "{numbers:?}");
         record(&table, 9);
@@ -365,7 +381,7 @@ mod tests {
         let mut table = TableHarness::new(100);
         let before: Vec<u64> = (0..4).map(|_| table.connect_ok(ClientSource::Circuit(1))).collect();
         let held = Arc::clone(&table.sessions.sources[&ClientSource::Circuit(1)].quota);
-        table.limits = Limits { sessions_per_source: 2, source_requests_per_second: 1, ..LIMITS };
+        table.limits = Limits { sessions_per_source: 2, source_requests_per_second: 1, ..limits() };
         table.sessions.update_limits(&table.limits);
         assert_eq!(table.sessions.open_sessions, 4, "open sessions remain");
         assert_eq!(table.connect(ClientSource::Circuit(1)), Outcome::Refused(-102));

@@ -17,6 +17,7 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("as_map", 0, &["netgroup"]),
     ("peer", 0, &["netgroup"]),
     ("ban_list", 0, &["netgroup", "peer"]),
+    ("networks", 0, &[]),
     ("network", 0, &["peer"]),
     ("block_header", 0, &["network"]),
     ("header_chain", 0, &["block_header", "network", "peer"]),

@@ -106,6 +106,34 @@ fn private_network_in_one_subnet_is_fully_advertised() {
 }
 
 #[test]
+fn host_with_several_addresses_is_announced_from_the_address_of_its_name() {
+    let dir = TestDir::new();
+    let listen = |n: u8| SocketAddr::from(([127, 0, 0, n], support::free_address().port()));
+    let [peer_at, own] = [31, 32].map(listen);
+    let peer = start_peer(&dir, "peer", peer_at);
+    let start = |name: &str, bind: &str| {
+        let identity = format!("host = \"{}\"\ntcp_port = {}\nannounce = true\n{bind}", own.ip(), own.port());
+        let seeds = format!("seeds = [\"{} t{}\"]", peer_at.ip(), peer_at.port());
+        let discovery = format!("{seeds}\nallow_private = true\n[identity]\n{identity}");
+        Daemon::start(&configure(&dir, name, own, &discovery))
+    };
+    let results = || {
+        let calls = peer.status()["clients"]["calls"].clone();
+        let of_add_peer = calls.as_array().unwrap().iter().filter(|call| call["method"] == "server.add_peer");
+        of_add_peer.map(|call| call["result"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    // Peers reject an announcement from another address, such as the one that the system would choose here.
+    let daemon = start("other", "bind = [\"127.0.0.33\"]\n");
+    wait_until(30, "the announcement is rejected", || results() == ["refused"]);
+    daemon.stop();
+    let daemon = start("own", "");
+    wait_until(30, "the announcement is accepted", || results().contains(&"ok".to_owned()));
+    assert!(peer.row("127.0.0.32").is_object());
+    daemon.stop();
+    peer.stop();
+}
+
+#[test]
 fn wall_clock_step_changes_neither_peers_nor_probes() {
     let dir = TestDir::new();
     let (peer, config) = configure_with_peer(&dir);

@@ -13,7 +13,7 @@ use crate::backend::{PeerPool, ServerList};
 use crate::book::{Event as BookEvent, Side, Snapshot, UpstreamCandidate};
 use crate::book_handle::BookMessage;
 use crate::connect::ProbeTarget;
-use crate::dial::{Dialer, Direct, Isolation, Tls};
+use crate::dial::{Dialer, Direct, Isolation, LocalAddresses, Tls};
 use crate::peer::{Port, Transport, Version};
 use crate::route::Route;
 use crate::server::Limits;
@@ -121,7 +121,9 @@ pub(super) fn connect_to(
     let mut snapshot = Snapshot::default();
     snapshot.upstream_candidates = candidates;
     let (_, tor) = tokio::sync::watch::channel(None);
-    let dialer = Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, isolation: Isolation::Peers };
+    let announce_from = LocalAddresses::default();
+    let dialer =
+        Dialer { tls: Tls::new().unwrap(), direct: Some(Direct), tor, isolation: Isolation::Peers, announce_from };
     let (inbox, book_messages) = tokio::sync::mpsc::channel(8);
     let peers = PeerPool::new(Side::Both, dialer, tokio::sync::watch::channel(Arc::new(snapshot)).1, inbox);
     let peers = peers.with_repeat_delay(Duration::from_millis(200));
