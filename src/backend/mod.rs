@@ -11,6 +11,7 @@ mod server;
 mod server_list;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +57,19 @@ pub enum BackendAccess {
     Servers,
     /// The operator's servers, and the verified peers.
     All,
+}
+
+/// What a session wants of its upstream.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionNeeds<'a> {
+    /// Protocol version to negotiate.
+    pub version: &'a str,
+    /// Parts of the backend that may serve the client.
+    pub access: BackendAccess,
+    /// Upstreams that failed within the session, which are tried last.
+    pub failed: &'a [UpstreamName],
+    /// Address of the client, for servers that are sent it; `None` for onion clients.
+    pub client: Option<IpAddr>,
 }
 
 /// An upstream of sessions.
@@ -110,24 +124,17 @@ pub enum BackendError {
 }
 
 impl Backend {
-    /// Opens a connection for a session, with this protocol version.
-    ///
-    /// Upstreams that failed within the session are tried last.
-    pub async fn open(
-        &self,
-        version: &str,
-        access: BackendAccess,
-        failed: &[UpstreamName],
-        rng: &mut StdRng,
-    ) -> Result<UpstreamConnection, BackendError> {
+    /// Opens a connection for a session.
+    pub async fn open(&self, needs: SessionNeeds<'_>, rng: &mut StdRng) -> Result<UpstreamConnection, BackendError> {
+        let SessionNeeds { version, access, failed, client } = needs;
         let peers = self.peers.as_ref().filter(|_| access == BackendAccess::All);
-        let error = match self.servers.open(version, |server| !failed.contains(&server)).await {
+        let error = match self.servers.open(version, client, |server| !failed.contains(&server)).await {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
         let Some(peers) = peers else {
             // The others have failed just now.
-            return if failed.is_empty() { Err(error) } else { self.servers.open(version, |_| true).await };
+            return if failed.is_empty() { Err(error) } else { self.servers.open(version, client, |_| true).await };
         };
         let failed: Vec<Host> = failed.iter().filter_map(UpstreamName::host).cloned().collect();
         peers.open(version, &failed, rng).await

@@ -1,10 +1,13 @@
 //! An Electrum server of the operator as upstream.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use proxy_header::{ProxiedAddress, ProxyHeader};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -78,6 +81,8 @@ pub struct Server {
     doubted: Notify,
     /// Time until which `server.features` is left out. `None`: it is requested.
     skip_features_until: Mutex<Option<Instant>>,
+    /// Whether connections begin with a PROXY header.
+    sends_proxy_headers: bool,
 }
 
 /// Failed attempt to probe the server.
@@ -104,12 +109,28 @@ impl Server {
     ) -> Server {
         let status = watch::Sender::new(ServerStatus { error: Some("not polled yet".to_owned()), info: None });
         let (sessions, doubted, skip_features_until) = (AtomicUsize::new(0), Notify::new(), Mutex::new(None));
-        Server { address, network, tls, key_file, chain, status, sessions, doubted, skip_features_until }
+        Server {
+            address,
+            network,
+            tls,
+            key_file,
+            chain,
+            status,
+            sessions,
+            doubted,
+            skip_features_until,
+            sends_proxy_headers: false,
+        }
     }
 
-    /// Opens a connection with this protocol version.
-    pub async fn open(&self, version: &str) -> Result<Box<dyn Stream>, BackendError> {
-        let stream = timeout(GREETING_TIMEOUT, async { negotiate(self.connect().await?, version).await });
+    /// Sends the addresses of clients to the server, by the PROXY protocol.
+    pub fn with_proxy_headers(self, sends_proxy_headers: bool) -> Server {
+        Server { sends_proxy_headers, ..self }
+    }
+
+    /// Opens a connection with this protocol version. `client` is `None` for onion clients.
+    pub async fn open(&self, version: &str, client: Option<IpAddr>) -> Result<Box<dyn Stream>, BackendError> {
+        let stream = timeout(GREETING_TIMEOUT, async { negotiate(self.connect(client).await?, version).await });
         stream.await.unwrap_or(Err(BackendError::Failed(ProbeError::Timeout)))
     }
 
@@ -170,7 +191,7 @@ impl Server {
         features: FeaturesStep,
         deadlines: Deadlines,
     ) -> Result<ProbeReport, FailedProbe> {
-        let stream = timeout(GREETING_TIMEOUT, self.connect()).await.unwrap_or(Err(ProbeError::Timeout.into()))?;
+        let stream = timeout(GREETING_TIMEOUT, self.connect(None)).await.unwrap_or(Err(ProbeError::Timeout.into()))?;
         let expected = ProbeExpectations {
             host: None,
             genesis_hash: self.network.genesis_hash(),
@@ -198,6 +219,18 @@ impl Server {
             let is_at_features = features == FeaturesStep::Included && is_silent && is_next;
             FailedProbe { error: error.into(), is_at_features }
         })
+    }
+
+    /// Sends a PROXY header if the server expects one, before TLS.
+    async fn send_proxy_header(
+        &self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        client: Option<IpAddr>,
+    ) -> Result<(), ProbeError> {
+        if !self.sends_proxy_headers {
+            return Ok(());
+        }
+        stream.write_all(&encode_proxy_header(client)?).await.map_err(|_| ProbeError::Closed)
     }
 
     fn skip_features_until(&self) -> Option<Instant> {
@@ -289,9 +322,13 @@ impl Server {
     }
 
     /// Connects, with a TLS handshake if configured.
-    async fn connect(&self) -> Result<Box<dyn Stream>, BackendError> {
+    async fn connect(&self, client: Option<IpAddr>) -> Result<Box<dyn Stream>, BackendError> {
         let Endpoint { host, port } = match &self.address {
-            UpstreamAddr::Unix(path) => return Ok(Box::new(Direct.connect_unix(path).await?)),
+            UpstreamAddr::Unix(path) => {
+                let mut stream = Direct.connect_unix(path).await?;
+                self.send_proxy_header(&mut stream, client).await?;
+                return Ok(Box::new(stream));
+            }
             UpstreamAddr::Tcp(endpoint) | UpstreamAddr::Tls(endpoint) => endpoint,
         };
         let addresses = match host {
@@ -299,7 +336,8 @@ impl Server {
             Host::Dns(name) => Direct.resolve(name).await?,
             Host::Onion(_) => return Err(ProbeError::NameNotFound.into()),
         };
-        let (stream, _) = Direct.connect(&addresses, *port).await?;
+        let (mut stream, _) = Direct.connect(&addresses, *port).await?;
+        self.send_proxy_header(&mut stream, client).await?;
         if matches!(self.address, UpstreamAddr::Tcp(..)) {
             return Ok(Box::new(stream));
         }
@@ -307,6 +345,25 @@ impl Server {
         verify_or_pin(&self.key_file, certificate.ok_or(ProbeError::Tls)?.key)?;
         Ok(Box::new(stream))
     }
+}
+
+/// Encodes a PROXY header of version 2. Without a client's address it says that the connection is Waypost's own.
+fn encode_proxy_header(client: Option<IpAddr>) -> Result<Vec<u8>, ProbeError> {
+    let header = match client.map(|ip| ip.to_canonical()) {
+        // The port and the address of the listener are not known, and no server needs them.
+        Some(ip @ IpAddr::V4(_)) => {
+            let address = ProxiedAddress::stream((ip, 0).into(), (Ipv4Addr::UNSPECIFIED, 0).into());
+            ProxyHeader::with_address(address)
+        }
+        Some(ip @ IpAddr::V6(_)) => {
+            let address = ProxiedAddress::stream((ip, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into());
+            ProxyHeader::with_address(address)
+        }
+        None => ProxyHeader::with_local(),
+    };
+    let mut bytes = Vec::new();
+    header.encode_v2(&mut bytes).map_err(|_| ProbeError::Internal)?;
+    Ok(bytes)
 }
 
 /// Extracts the properties of the server from a report.

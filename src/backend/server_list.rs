@@ -1,6 +1,7 @@
 //! The operator's servers as upstream: new sessions go to the least loaded one that works.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +77,7 @@ impl ServerList {
     pub(super) async fn open(
         &self,
         version: &str,
+        client: Option<IpAddr>,
         condition: impl Fn(UpstreamName) -> bool,
     ) -> Result<UpstreamConnection, BackendError> {
         let (mut servers, best_tip) = (self.servers(), self.best_tip());
@@ -84,7 +86,7 @@ impl ServerList {
         let mut failure = BackendError::NoServer;
         let count = servers.len();
         for (position, server) in servers.into_iter().enumerate() {
-            let opening = server.open(version);
+            let opening = server.open(version, client);
             let opened = if position + 1 < count {
                 timeout(OPEN_TIMEOUT, opening).await.unwrap_or(Err(ProbeError::Timeout.into()))
             } else {

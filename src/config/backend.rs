@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use super::file::ProxyProtocol;
 use super::{BackendSection, InvalidValue, ListenConfig, ListenKind, in_range, invalid, own_address};
 use crate::backend::{BackendAccess, BackendTargets, UpstreamAddr};
 use crate::peer::{Host, Ports};
@@ -17,6 +18,8 @@ pub struct BackendConfig {
     pub serve_public: bool,
     /// Longest line of a client for the backend, in bytes.
     pub max_line_bytes: usize,
+    /// Whether connections to the servers begin with a PROXY header.
+    pub proxy_protocol: bool,
 }
 
 /// Default length of a client's line for the backend, in bytes.
@@ -119,7 +122,12 @@ pub(super) fn resolve(section: &mut BackendSection, routing: RoutingPolicy) -> R
     let max_line_bytes = &mut section.max_line_bytes;
     let max_line_bytes =
         in_range("backend.max_line_bytes", max_line_bytes, DEFAULT_MAX_LINE_BYTES, 16_384..=32_000_000)?;
-    Ok(BackendConfig { electrum, serve_public: *section.serve_public.get_or_insert(false), max_line_bytes })
+    let proxy_protocol = section.proxy_protocol == Some(ProxyProtocol::V2);
+    if proxy_protocol && electrum.as_ref().is_none_or(|targets| targets.servers.is_empty()) {
+        return Err(invalid("backend.proxy_protocol", "needs a server in backend.electrum".to_owned()));
+    }
+    let serve_public = *section.serve_public.get_or_insert(false);
+    Ok(BackendConfig { electrum, serve_public, max_line_bytes, proxy_protocol })
 }
 
 /// Returns whether connections need neither name resolution nor packets on the Internet.

@@ -217,6 +217,10 @@ config_section! {
         /// With `peers`: whether to serve clients of listeners that are not on loopback. Onion clients are always
         /// served. Default: false.
         serve_public: bool,
+        /// With `v2`: connections to the servers begin with a PROXY header, version 2, that has the address of the
+        /// client. Those of onion clients and of Waypost itself say LOCAL. Each server must expect the header.
+        /// Default: none.
+        proxy_protocol: ProxyProtocol,
         /// Longest line of a client for the backend, in bytes. From 16384 to 32000000. Default: 5000000.
         max_line_bytes: usize,
     }
@@ -322,6 +326,14 @@ config_section! {
         /// `text` or `json`. Default: `text`.
         format: LogFormat,
     }
+}
+
+/// Version of the PROXY protocol that backend servers are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    /// Version 2, the binary one.
+    V2,
 }
 
 /// Format of log lines.

@@ -124,6 +124,7 @@ const FORMS: &[Form] = &[
     },
     Form { kind: "bitcoin, testnet3, testnet4, signet or regtest", examples: &[("network", "\"bitcoin\"")] },
     Form { kind: "auto, embedded, socks or off", examples: &[("tor.mode", "\"auto\"")] },
+    Form { kind: "v2", examples: &[("backend.proxy_protocol", "\"v2\"")] },
     Form { kind: "text or json", examples: &[("log.format", "\"json\"")] },
 ];
 

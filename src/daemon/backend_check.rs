@@ -64,7 +64,8 @@ pub(super) fn create_servers(
     let servers = config.backend.servers().iter().cloned();
     let server = |address: UpstreamAddr| {
         let key_file = config.backend_key_path(&address);
-        Server::new(address, config.book.network, tls.clone(), key_file, chain.clone())
+        let server = Server::new(address, config.book.network, tls.clone(), key_file, chain.clone());
+        server.with_proxy_headers(config.backend.proxy_protocol)
     };
     servers.map(server).collect()
 }

@@ -5,6 +5,36 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
+#[test]
+fn proxy_header_has_the_address_of_the_client() {
+    let parse = |client: Option<&str>| {
+        let bytes = encode_proxy_header(client.map(|ip| ip.parse().unwrap())).unwrap();
+        let (header, length) = ProxyHeader::parse(&bytes, proxy_header::ParseConfig::default()).unwrap();
+        assert_eq!(length, bytes.len());
+        header.proxied_address().map(|address| address.source.ip().to_string())
+    };
+    assert_eq!(parse(Some("5.9.0.1")).as_deref(), Some("5.9.0.1"));
+    assert_eq!(parse(Some("::ffff:5.9.0.1")).as_deref(), Some("5.9.0.1"));
+    assert_eq!(parse(Some("2a01::7")).as_deref(), Some("2a01::7"));
+    assert_eq!(parse(None), None, "an onion client has no address");
+}
+
+#[tokio::test]
+async fn proxy_header_comes_first() {
+    use tokio::io::AsyncReadExt;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("tcp://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let (_chain, known) = watch::channel(None);
+    let server = Server::new(address, Network::Regtest, Tls::new().unwrap(), PathBuf::new(), known);
+    let server = server.with_proxy_headers(true);
+    tokio::spawn(async move { server.open("1.4", Some("5.9.0.7".parse().unwrap())).await.map(drop) });
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut received = vec![0; 29];
+    stream.read_exact(&mut received).await.unwrap();
+    assert!(received.starts_with(b"\r\n\r\n\0\r\nQUIT\n") && received.ends_with(b"{"), "{received:?}");
+    assert_eq!(received[16..20], [5, 9, 0, 7]);
+}
+
 /// What a scripted server does at `server.features`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AtFeatures {

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::tests::{TestClient, WITH_BACKEND, connect_with_backend};
 use super::*;
-use crate::backend::{PeerPool, ServerList};
+use crate::backend::{PeerPool, ServerList, SessionNeeds};
 use crate::book::{Event as BookEvent, Side, Snapshot, UpstreamCandidate};
 use crate::book_handle::BookMessage;
 use crate::connect::ProbeTarget;
@@ -249,9 +249,10 @@ async fn unsupported_version_penalizes_no_peer() {
     let (first, second) = (Peer::start("first", "").await, Peer::start("second", "").await);
     let (_client, backend, mut book_messages) = connect(&[&first, &second]);
     let mut rng = StdRng::seed_from_u64(1);
-    assert!(backend.open("nonsense", BackendAccess::All, &[], &mut rng).await.is_err());
+    let needs = |version| SessionNeeds { version, access: BackendAccess::All, failed: &[], client: None };
+    assert!(backend.open(needs("nonsense"), &mut rng).await.is_err());
     assert!(book_messages.try_recv().is_err());
-    let _connection = backend.open("1.4", BackendAccess::All, &[], &mut rng).await.unwrap();
+    let _connection = backend.open(needs("1.4"), &mut rng).await.unwrap();
     assert_eq!(session_counts(&backend), [("first.example".to_owned(), 1)]);
 }
 

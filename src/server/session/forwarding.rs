@@ -11,7 +11,7 @@ use super::super::pending_calls::Resend;
 use super::super::upstream::Upstream;
 use super::super::upstream_event::{Outlook, UpstreamEvent};
 use super::{BACKEND_RETRY_DELAY, ClientSession, SessionEnd, abort, check_sent};
-use crate::backend::UpstreamConnection;
+use crate::backend::{SessionNeeds, UpstreamConnection};
 use crate::electrum::responder::{LineResult, ReplyPart, encode_line};
 use crate::jsonrpc::RpcError;
 
@@ -65,7 +65,9 @@ impl ClientSession<'_> {
             return None;
         }
         let version = self.responder.upstream_version();
-        match self.backend?.open(&version, self.access, &self.failed_upstreams, &mut self.rng).await {
+        let needs =
+            SessionNeeds { version: &version, access: self.access, failed: &self.failed_upstreams, client: self.from };
+        match self.backend?.open(needs, &mut self.rng).await {
             Ok(connection) => Some(connection),
             Err(error) => {
                 self.backend_retry_at = Some(Instant::now() + BACKEND_RETRY_DELAY);
