@@ -24,7 +24,7 @@ use crate::dial::Stream;
 use crate::jsonrpc::{self, DEFAULT_PROTOCOL, MAX_RESPONSE_BYTES};
 use crate::peer::Host;
 
-/// Maximum number of checks at the same time.
+/// Maximum number of checks of a kind at the same time.
 const MAX_CHECKS: usize = 8;
 
 /// Minimum and maximum time between two checks of one peer, in seconds. The peer can't predict the next one.
@@ -49,7 +49,9 @@ struct Intervals(Mutex<BTreeMap<Host, Instant>>);
 /// Checks of the peers of one side.
 #[derive(Debug)]
 pub(super) struct PeerChecks {
-    permits: Semaphore,
+    comparisons: Semaphore,
+    /// Permits of their own, as comparisons take half a minute.
+    rechecks: Semaphore,
     /// Time between two comparisons with different results.
     repeat_delay: Duration,
     /// Earliest time of the next comparison of each peer.
@@ -66,7 +68,8 @@ impl PeerChecks {
     pub(super) fn new(repeat_delay: Duration) -> PeerChecks {
         PeerChecks {
             repeat_delay,
-            permits: Semaphore::new(MAX_CHECKS),
+            comparisons: Semaphore::new(MAX_CHECKS),
+            rechecks: Semaphore::new(MAX_CHECKS),
             next_comparison: Intervals::default(),
             next_recheck: Intervals::default(),
             recent: Mutex::default(),
@@ -92,7 +95,7 @@ impl PeerChecks {
 
     /// Asks a peer that failed within a session. It is ranked last if it does not answer.
     pub(super) async fn recheck(&self, peers: &PeerSet, candidate: UpstreamCandidate, mut rng: StdRng) {
-        let Ok(_permit) = self.permits.try_acquire() else { return };
+        let Ok(_permit) = self.rechecks.try_acquire() else { return };
         sleep(Duration::from_millis(rng.random_range(0..MAX_CHECK_DELAY_MS))).await;
         let request = self.choose_request(&mut rng);
         let _ = ask(peers, &candidate, &request).await;
@@ -109,10 +112,10 @@ impl PeerChecks {
         answer: Vec<u8>,
         mut rng: StdRng,
     ) {
-        let Ok(_permit) = self.permits.try_acquire() else { return };
+        let Ok(_permit) = self.comparisons.try_acquire() else { return };
         let Some(answer) = request.confirmed(&answer) else { return };
         let host = first.target.host.clone();
-        let Some(second) = next_candidate(peers, &first, &[host.clone()], &mut rng) else { return };
+        let Some(second) = next_candidate(peers, &first, std::slice::from_ref(&host), &mut rng) else { return };
         let Some(other) = ask(peers, &second, &request).await else { return };
         if request.confirmed(&other).as_ref() == Some(&answer) {
             self.agreed.fetch_add(1, Ordering::Relaxed);

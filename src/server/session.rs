@@ -182,6 +182,9 @@ impl ClientSession<'_> {
         loop {
             let event = self.next().await;
             let began = Instant::now();
+            // Another upstream may replace a failed one, and the time for this does not count for it.
+            let keeps_upstream = self.upstream.is_some()
+                && !matches!(event, SessionEvent::Stalled | SessionEvent::Upstream(UpstreamEvent::End));
             let outcome = match event {
                 SessionEvent::Input(input) => {
                     // Pings do not keep an idle session open. They may arrive within an unfinished request, whose
@@ -195,7 +198,7 @@ impl ClientSession<'_> {
                 SessionEvent::Upstream(event) => self.on_upstream(event).await,
                 SessionEvent::Stalled => self.on_upstream_lost("doesn't respond", false).await,
             };
-            if let Some(upstream) = &mut self.upstream {
+            if let Some(upstream) = self.upstream.as_mut().filter(|_| keeps_upstream) {
                 upstream.extend_deadlines(began.elapsed());
             }
             if let Err(end) = outcome {
