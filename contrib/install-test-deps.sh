@@ -2,7 +2,7 @@
 #
 #   heading TEXT           prints a heading between steps
 #   install_test_deps      installs missing Debian packages with apt-get (through sudo if necessary), and cargo-deb,
-#                          ElectrumX and cargo-deny in target; takes little time if nothing is missing
+#                          ElectrumX, cargo-deny and @mempool/electrum-client in target; takes little time if nothing is missing
 #   install_package_deps   installs what contrib/package.sh needs
 #
 # No service of the machine is started or stopped: the tests run their own Tor processes.
@@ -35,6 +35,7 @@ missing_packages() {
   has g++ || echo g++
   has electrum || echo electrum
   has ngircd || echo ngircd
+  { has node && has npm; } || echo nodejs npm
   has haproxy || echo haproxy
   { has nginx && [ -e /usr/lib/nginx/modules/ngx_stream_module.so ]; } || echo nginx-light libnginx-mod-stream
   has chromium || has chromium-browser || has google-chrome || echo chromium fonts-dejavu-core
@@ -94,6 +95,13 @@ install_cargo_deny() {
   }
 }
 
+install_electrum_client() {
+  [ -e target/lab-node/node_modules/@mempool/electrum-client ] || {
+    heading "@mempool/electrum-client in target/lab-node"
+    npm install --silent --no-audit --no-fund --ignore-scripts --prefix target/lab-node @mempool/electrum-client@1.1.9
+  }
+}
+
 install_missing() { # FUNCTION that prints the missing packages
   local packages; read -ra packages <<<"$("$1" | tr '\n' ' ')"
   [ ${#packages[@]} = 0 ] || install_packages "${packages[@]}" || { echo "Could not install: ${packages[*]}" >&2; return 1; }
@@ -112,4 +120,5 @@ install_test_deps() {
   heading "ElectrumX in $LAB_VENV"
   tests/lab/electrumx.sh install "$(dirname "$LAB_VENV")"
   install_cargo_deny
+  install_electrum_client
 }

@@ -40,6 +40,7 @@ fn real_servers_verify_and_list_waypost() {
     let log = std::fs::read_to_string(lab.path("ex/ex2.log")).unwrap();
     assert!(log.lines().any(|line| line.contains(OWN_NAME) && line.contains("verified")), "ex2 has verified Waypost");
     check_forwarding(&daemon);
+    check_batches();
     check_own_entries(&own, &servers);
     wait_until(120, "ex3 lists the onion name", || hosts("95.216.0.3:51001").contains(&own));
     println!("{:.1} s until ex3, which has an onion name only, lists the onion name", start.elapsed().as_secs_f64());
@@ -118,6 +119,19 @@ fn check_forwarding(daemon: &Daemon) {
     assert!(software.contains("Waypost") && software.contains("ElectrumX"), "{software}");
     assert_eq!(features["hosts"], json!({ OWN_NAME: { "tcp_port": 50001, "ssl_port": 50002 } }));
     assert!(daemon.status()["clients"]["forwarded_requests"].as_u64().unwrap() >= 5);
+}
+
+/// Tests the batches of wallets that use the library of BlueWallet and mempool.
+fn check_batches() {
+    let modules = support::repository("target/lab-node/node_modules");
+    assert!(
+        modules.exists(),
+        "no @mempool/electrum-client in {}: run contrib/test.sh, which installs it",
+        modules.display()
+    );
+    let mut client = Command::new("node");
+    client.env("NODE_PATH", modules).arg(lab_script("batches.js")).args(["5.9.0.9", "50001", "100", "200", "400"]);
+    run(&mut client);
 }
 
 /// Tests that each own name is listed for its clients, whose features name no other.
