@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::{ClientSource, ConnectionKind, IncomingConnection};
-use super::proxy_header::{HeaderVersions, MAX_HEADER_BYTES, ProxiedSource, ProxyHeader, parse_proxy_header};
+use super::proxy_header::{HeaderVersions, ProxiedSource, ProxyHeader, parse_proxy_header};
 use super::trusted_proxies::TrustedProxies;
 use crate::accept_loop::AcceptLoop;
 use crate::backend::BackendAccess;
@@ -151,8 +151,8 @@ fn client_behind_proxy(
 /// Reads the PROXY header of a stream. Without a valid one, nothing is consumed.
 async fn read_proxy_header(stream: &mut TcpStream, time_limit: Duration, versions: HeaderVersions) -> HeaderResult {
     let deadline = Instant::now() + time_limit;
-    // The task of a waiting connection must stay small.
-    let mut bytes = vec![0; MAX_HEADER_BYTES];
+    // Any number of onion connections may wait, so each takes little memory.
+    let mut bytes = vec![0; versions.max_header_bytes()];
     let mut seen = 0;
     loop {
         let Ok(Ok(peeked)) = timeout_at(deadline, stream.peek(&mut bytes)).await else { return HeaderResult::Missing };

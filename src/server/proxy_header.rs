@@ -9,7 +9,10 @@ use ipnet::Ipv6Net;
 use proxy_header::{Error, ParseConfig, Protocol, ProxyHeader as ParsedHeader};
 
 /// Longest accepted header in bytes, as in nginx. Extensions of version 2, such as certificates, may be long.
-pub(super) const MAX_HEADER_BYTES: usize = 4096;
+const MAX_HEADER_BYTES: usize = 4096;
+
+/// Longest header of version 1 in bytes, from the specification of the PROXY protocol.
+const MAX_V1_HEADER_BYTES: usize = 107;
 
 /// First bytes of a header of version 1.
 const V1_SIGNATURE: &[u8] = b"PROXY ";
@@ -27,6 +30,16 @@ pub enum HeaderVersions {
     One,
     /// Versions 1 and 2.
     OneAndTwo,
+}
+
+impl HeaderVersions {
+    /// Returns the length of the longest accepted header in bytes.
+    pub(super) fn max_header_bytes(self) -> usize {
+        match self {
+            HeaderVersions::One => MAX_V1_HEADER_BYTES,
+            HeaderVersions::OneAndTwo => MAX_HEADER_BYTES,
+        }
+    }
 }
 
 /// Result of parsing the first bytes of a stream.
@@ -56,7 +69,7 @@ pub enum ProxiedSource {
     Circuit(u64),
 }
 
-/// Parses the first bytes of a stream, of which `MAX_HEADER_BYTES` suffice.
+/// Parses the first bytes of a stream, of which as many as the longest header suffice.
 pub fn parse_proxy_header(bytes: &[u8], versions: HeaderVersions) -> ProxyHeader {
     let signatures: &[&[u8]] = match versions {
         HeaderVersions::One => &[V1_SIGNATURE],
@@ -78,7 +91,7 @@ pub fn parse_proxy_header(bytes: &[u8], versions: HeaderVersions) -> ProxyHeader
         }
         // The crate searches for missing fields of version 1 beyond the end of the line.
         Err(Error::BufferTooShort) if bytes.starts_with(V1_SIGNATURE) && bytes.contains(&b'\n') => ProxyHeader::None,
-        Err(Error::BufferTooShort) if bytes.len() < MAX_HEADER_BYTES => ProxyHeader::Incomplete,
+        Err(Error::BufferTooShort) if bytes.len() < versions.max_header_bytes() => ProxyHeader::Incomplete,
         Err(_) => ProxyHeader::None,
     }
 }
