@@ -1,9 +1,10 @@
 //! Checks of the peers that serve sessions, by requests of Waypost's own choice.
 //!
 //! A failure within a session proves nothing, as clients choose the requests. So the peer is asked on another connection,
-//! which it can't tell from a wallet's. Some answers to wallets are compared with those of other peers.
+//! which it can't tell from a wallet's, for the history of a random script hash. That looks like an unused address of a
+//! wallet, and costs a server nothing. Some answers to wallets are compared with those of other peers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,13 +16,11 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::codec::{Framed, LinesCodec};
 
-use super::BackendError;
 use super::cross_check::{ReadRequest, Verdict, verdict};
 use super::peer_set::PeerSet;
 use crate::book::UpstreamCandidate;
-use crate::connect::ProbeError;
 use crate::dial::Stream;
-use crate::jsonrpc::{self, DEFAULT_PROTOCOL, MAX_RESPONSE_BYTES};
+use crate::jsonrpc::{self, DEFAULT_PROTOCOL, MAX_RESPONSE_BYTES, Response};
 use crate::peer::Host;
 
 /// Maximum number of checks of a kind at the same time.
@@ -39,8 +38,18 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Default time between two comparisons with different results. Meanwhile a new block reaches all servers.
 pub(super) const REPEAT_DELAY: Duration = Duration::from_secs(30);
 
-/// Number of requests of wallets from which checks choose.
-const MAX_RECENT: usize = 64;
+/// Outcome of asking a peer.
+#[derive(Debug)]
+enum Outcome {
+    /// The result as JSON.
+    Result(Vec<u8>),
+    /// The peer returned an error.
+    Error,
+    /// The peer closed the connection, was silent, or sent something else.
+    NoAnswer,
+    /// There was no connection.
+    Unreachable,
+}
 
 /// Earliest time of the next check of each peer.
 #[derive(Debug, Default)]
@@ -58,8 +67,6 @@ pub(super) struct PeerChecks {
     next_comparison: Intervals,
     /// Earliest time of the next question to each peer that failed.
     next_recheck: Intervals,
-    /// Requests of wallets to which two peers gave the same answer.
-    recent: Mutex<VecDeque<ReadRequest>>,
     agreed: AtomicU64,
     differed: AtomicU64,
 }
@@ -72,7 +79,6 @@ impl PeerChecks {
             rechecks: Semaphore::new(MAX_CHECKS),
             next_comparison: Intervals::default(),
             next_recheck: Intervals::default(),
-            recent: Mutex::default(),
             agreed: AtomicU64::new(0),
             differed: AtomicU64::new(0),
         }
@@ -93,12 +99,16 @@ impl PeerChecks {
         self.next_recheck.begin(host, now, rng)
     }
 
-    /// Asks a peer that failed within a session. It is ranked last if it does not answer.
+    /// Asks a peer that failed within a session. It is ranked last if it returns no result.
     pub(super) async fn recheck(&self, peers: &PeerSet, candidate: UpstreamCandidate, mut rng: StdRng) {
         let Ok(_permit) = self.rechecks.try_acquire() else { return };
         sleep(Duration::from_millis(rng.random_range(0..MAX_CHECK_DELAY_MS))).await;
-        let request = self.choose_request(&mut rng);
-        let _ = ask(peers, &candidate, &request).await;
+        let outcome = ask(peers, &candidate, &ReadRequest::history(rng.random())).await;
+        if matches!(outcome, Outcome::Error | Outcome::NoAnswer) {
+            let host = &candidate.target.host;
+            tracing::debug!(peer = %host, ?outcome, "a peer does not serve wallets; it gets no sessions for a while");
+            peers.strike(host);
+        }
     }
 
     /// Compares the answer that a peer gave to a wallet with that of a peer of another group.
@@ -116,17 +126,21 @@ impl PeerChecks {
         let Some(answer) = request.confirmed(&answer) else { return };
         let host = first.target.host.clone();
         let Some(second) = next_candidate(peers, &first, std::slice::from_ref(&host), &mut rng) else { return };
-        let Some(other) = ask(peers, &second, &request).await else { return };
+        // A client chose the request, so no answer at all is no fault.
+        let Outcome::Result(other) = ask(peers, &second, &request).await else { return };
         if request.confirmed(&other).as_ref() == Some(&answer) {
             self.agreed.fetch_add(1, Ordering::Relaxed);
-            return self.remember(request);
+            return;
         }
         sleep(self.repeat_delay).await;
         let used = [host.clone(), second.target.host.clone()];
         let Some(third) = next_candidate(peers, &first, &used, &mut rng) else { return };
         let (one, two, three) =
             tokio::join!(ask(peers, &first, &request), ask(peers, &second, &request), ask(peers, &third, &request));
-        let answers = [one, two, three].map(|answer| answer.and_then(|answer| request.confirmed(&answer)));
+        let answers = [one, two, three].map(|outcome| match outcome {
+            Outcome::Result(answer) => request.confirmed(&answer),
+            Outcome::Error | Outcome::NoAnswer | Outcome::Unreachable => None,
+        });
         let [Some(one), Some(two), Some(three)] = answers else { return };
         let wrong = match verdict(&one, &two, &three) {
             Verdict::FirstIsWrong => host,
@@ -136,19 +150,6 @@ impl PeerChecks {
         self.differed.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(peer = %wrong, "a peer's answer to a wallet differs from those of two other peers; it serves no sessions for a while");
         peers.strike(&wrong);
-    }
-
-    /// Chooses a recent request of a wallet, or an invented one, which most new addresses of wallets look like.
-    fn choose_request(&self, rng: &mut impl Rng) -> ReadRequest {
-        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = recent.get(rng.random_range(0..MAX_RECENT)).cloned();
-        known.unwrap_or_else(|| ReadRequest::history(rng.random()))
-    }
-
-    fn remember(&self, request: ReadRequest) {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.push_front(request);
-        recent.truncate(MAX_RECENT);
     }
 }
 
@@ -178,51 +179,42 @@ fn next_candidate(
         .find(|candidate| (candidate.is_senior || !judged.is_senior) && !used.contains(&candidate.target.host))
 }
 
-/// Asks a peer on a connection of its own. Returns the result, or `None` for an error or no answer.
-///
-/// A peer that accepts the connection and gives no answer gets a strike.
-async fn ask(peers: &PeerSet, candidate: &UpstreamCandidate, request: &ReadRequest) -> Option<Vec<u8>> {
+/// Asks a peer on a connection of its own.
+async fn ask(peers: &PeerSet, candidate: &UpstreamCandidate, request: &ReadRequest) -> Outcome {
     let host = &candidate.target.host;
     let stream = match peers.connect(candidate, &DEFAULT_PROTOCOL.to_string()).await {
         Ok(stream) => stream,
         Err(error) => {
             peers.record_connect_failure(host, &error);
-            return None;
+            return Outcome::Unreachable;
         }
     };
-    match timeout(ANSWER_TIMEOUT, exchange(stream, request)).await.unwrap_or(Err(ProbeError::Timeout.into())) {
-        Ok(result) => {
-            peers.records().record_answer(host, Instant::now());
-            result
-        }
-        Err(error) => {
-            tracing::debug!(peer = %host, %error, "a peer does not answer wallets' requests; it serves no sessions for a while");
-            peers.strike(host);
-            None
-        }
+    let outcome = timeout(ANSWER_TIMEOUT, exchange(stream, request)).await.unwrap_or(Outcome::NoAnswer);
+    if let Outcome::Result(_) = outcome {
+        peers.records().record_answer(host, Instant::now());
     }
+    outcome
 }
 
-/// Sends the request, and returns the result; `None` if the response is an error.
-async fn exchange(stream: Box<dyn Stream>, request: &ReadRequest) -> Result<Option<Vec<u8>>, BackendError> {
+/// Sends the request, and waits for the response.
+async fn exchange(stream: Box<dyn Stream>, request: &ReadRequest) -> Outcome {
     const ID: u64 = 1;
     let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_RESPONSE_BYTES));
-    let line = String::from_utf8(jsonrpc::encode_request(ID, request.method(), &request.params()));
-    let line = line.map_err(|_| ProbeError::Internal)?;
-    lines.send(line.trim_end()).await.map_err(|_| ProbeError::Closed)?;
-    loop {
-        let line = match lines.next().await {
-            Some(Ok(line)) => line,
-            // A history may be longer than what is kept.
-            Some(Err(tokio_util::codec::LinesCodecError::MaxLineLengthExceeded)) => return Ok(None),
-            Some(Err(_)) | None => return Err(ProbeError::Closed.into()),
-        };
+    let Ok(line) = String::from_utf8(jsonrpc::encode_request(ID, request.method(), &request.params())) else {
+        return Outcome::Unreachable;
+    };
+    if lines.send(line.trim_end()).await.is_err() {
+        return Outcome::NoAnswer;
+    }
+    // A line that is too long is an error too: the expected answers are short.
+    while let Some(Ok(line)) = lines.next().await {
         match jsonrpc::parse_response(&line) {
-            Ok(jsonrpc::Response::Result { id: ID, result }) => return Ok(Some(result.get().as_bytes().to_vec())),
-            Ok(jsonrpc::Response::Error { id: ID }) => return Ok(None),
+            Ok(Response::Result { id: ID, result }) => return Outcome::Result(result.get().as_bytes().to_vec()),
+            Ok(Response::Error { id: ID }) => return Outcome::Error,
             _ => {}
         }
     }
+    Outcome::NoAnswer
 }
 
 /// Creates the random generator of a check.

@@ -212,8 +212,9 @@ impl PeerLease {
         rng.next_u64().is_multiple_of(SAMPLING_RATE) && self.checks.begin_comparison(self.host(), Instant::now(), rng)
     }
 
-    /// Compares the peer's answer with those of others, in the background.
-    pub fn compare(&self, request: ReadRequest, answer: Vec<u8>, rng: &mut StdRng) {
+    /// Compares the peer's answer with those of others, in the background. `None` is an error, which is checked.
+    pub fn compare(&self, request: ReadRequest, answer: Option<Vec<u8>>, rng: &mut StdRng) {
+        let Some(answer) = answer else { return self.failed(SessionFailure::Unclear, rng) };
         let (peers, checks, candidate) = (Arc::clone(&self.peers), Arc::clone(&self.checks), self.candidate.clone());
         let rng = check_rng(rng);
         tokio::spawn(async move { checks.compare(&peers, candidate, request, answer, rng).await });

@@ -48,11 +48,14 @@ pub(super) struct PendingCalls {
     resend: Resend,
     /// Subscriptions of the client, which outlast the upstream.
     pub subscriptions: Subscriptions,
-    /// Request whose answer is to be compared with another peer's, and the answer.
-    sampled: Option<(ReadRequest, Vec<u8>)>,
+    /// Answer that is to be compared with another peer's.
+    sampled: Option<Sampled>,
     /// Whether some pending calls are not tracked.
     is_incomplete: bool,
 }
+
+/// Answer that is to be compared with another peer's: the request, and the result; `None` for an error.
+type Sampled = (ReadRequest, Option<Vec<u8>>);
 
 /// Whether calls can be resent to another upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,8 +237,9 @@ impl PendingCalls {
         }
         let Some(call) = self.take(&id) else { return ReplyKind::Other };
         if let Some(request) = call.sampled {
+            let answer = result_of(line);
             self.sampled =
-                result_of(line).filter(|answer| answer.len() <= MAX_COMPARED_BYTES).map(|answer| (request, answer));
+                answer.as_ref().is_none_or(|answer| answer.len() <= MAX_COMPARED_BYTES).then_some((request, answer));
         }
         if call.forwarded.method().ends_with("subscribe") {
             self.note_answered(&call.forwarded, result_of(line).as_deref());
@@ -262,8 +266,8 @@ impl PendingCalls {
         Some(call)
     }
 
-    /// Takes a request whose answer is to be compared, and the answer.
-    pub(super) fn take_sampled(&mut self) -> Option<(ReadRequest, Vec<u8>)> {
+    /// Takes the answer that is to be compared.
+    pub(super) fn take_sampled(&mut self) -> Option<Sampled> {
         self.sampled.take()
     }
 

@@ -84,7 +84,11 @@ pub(super) async fn run(
         backend_retry_at: None,
         rng,
     };
-    if let SessionEnd::Graceful = session.run_loop().await {
+    let end = session.run_loop().await;
+    if let Some(upstream) = &mut session.upstream {
+        upstream.on_client_gone();
+    }
+    if let SessionEnd::Graceful = end {
         let _ = timeout(CLOSE_LINGER, session.stream.shutdown()).await;
     }
 }

@@ -28,6 +28,9 @@ use crate::jsonrpc::{ResponseScanner, RpcError, SharedBuf};
 /// Size of a read in bytes. A session buffers this much for a slow client, without a charge.
 const READ_BYTES: usize = 16 * 1024;
 
+/// Time after which a client that leaves has waited for a response in vain.
+const UNANSWERED_TIME: Duration = Duration::from_secs(5);
+
 /// Connection of a session to a backend server or peer.
 pub(super) struct Upstream {
     stream: Box<dyn Stream>,
@@ -186,6 +189,14 @@ impl Upstream {
         let is_own_fault = closed && is_first && self.pending.has_only_cheap_call();
         let failure = if is_own_fault { SessionFailure::OwnFault } else { SessionFailure::Unclear };
         self.lease.failed(failure, &mut self.rng);
+    }
+
+    /// Handles the end of the session by the client, which may have waited in vain.
+    pub(super) fn on_client_gone(&mut self) {
+        let oldest = self.pending.oldest().into_iter().chain(self.batch.as_ref().map(|_| self.batch_since)).min();
+        if oldest.is_some_and(|sent| sent.elapsed() >= UNANSWERED_TIME) {
+            self.lease.failed(SessionFailure::Unclear, &mut self.rng);
+        }
     }
 
     /// Replaces the connection, renews the subscriptions, and resends all pending calls.

@@ -24,6 +24,9 @@ pub(super) const SILENT: &str = "(silent)";
 /// Value of `closes_at` for a silent peer that sends notifications.
 pub(super) const NOISY: &str = "(noisy)";
 
+/// Value of `closes_at` for a peer that returns errors to wallets.
+pub(super) const ERRORS: &str = "(errors)";
+
 /// Value of `closes_at` for a peer that invents balances.
 pub(super) const LIAR: &str = "(liar)";
 
@@ -84,7 +87,8 @@ async fn serve(stream: TcpStream, name: &str, closes_at: &str, received: Arc<Mut
         if closes_at == SILENT && method != "server.version" {
             continue;
         }
-        if call["params"][1] == "nonsense" {
+        if call["params"][1] == "nonsense" || (closes_at == ERRORS && method.starts_with("blockchain.scripthash.get_"))
+        {
             let error = json!({ "id": call["id"], "error": { "code": 1, "message": "unsupported" } });
             stream.get_mut().write_all(format!("{error}\n").as_bytes()).await.ok()?;
             continue;

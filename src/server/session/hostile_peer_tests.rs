@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::failover_tests::{LIAR, NOISY, Peer, SILENT, connect, connect_again, connect_to};
+use super::failover_tests::{ERRORS, LIAR, NOISY, Peer, SILENT, connect, connect_again, connect_to};
 use super::tests::TestClient;
 use super::*;
 
@@ -56,6 +56,36 @@ async fn silent_peer_is_found_by_a_request_of_its_own() {
     let (silent, second) = (Peer::start("silent", SILENT).await, Peer::start("second", "").await);
     let (mut client, backend, _messages) = connect(&[&silent, &second]);
     assert_eq!(ask(&mut client, "a").await, "second");
+    until(|| silent.received().contains(&"blockchain.scripthash.get_history".to_owned())).await;
+    tokio::time::sleep(Duration::from_secs(16)).await;
+    let attempts = silent.received().len();
+    assert_eq!(ask(&mut connect_again(&backend), "a").await, "second");
+    assert_eq!(silent.received().len(), attempts);
+}
+
+#[tokio::test]
+async fn peer_that_returns_errors_is_found() {
+    let (errors, second) = (Peer::start("errors", ERRORS).await, Peer::start("second", "").await);
+    let (mut client, backend, _messages) = connect(&[&errors, &second]);
+    let balance = json!({ "id": 7, "method": "blockchain.scripthash.get_balance", "params": [SCRIPT_HASH] });
+    for _ in 0..300 {
+        client.send(format!("{balance}\n").as_bytes()).await;
+        if client.receive().await.unwrap()["result"]["confirmed"] == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        client = connect_again(&backend);
+    }
+    assert_eq!(ask(&mut connect_again(&backend), "a").await, "second");
+}
+
+#[tokio::test]
+async fn peer_that_lets_a_client_leave_without_an_answer_is_found() {
+    let (silent, second) = (Peer::start("silent", SILENT).await, Peer::start("second", "").await);
+    let (mut client, backend, _messages) = connect(&[&silent, &second]);
+    client.send(b"{\"id\":1,\"method\":\"a\"}\n").await;
+    tokio::time::sleep(Duration::from_millis(5_500)).await;
+    drop(client);
     until(|| silent.received().contains(&"blockchain.scripthash.get_history".to_owned())).await;
     tokio::time::sleep(Duration::from_secs(16)).await;
     let attempts = silent.received().len();
