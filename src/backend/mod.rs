@@ -127,17 +127,27 @@ impl Backend {
     /// Opens a connection for a session.
     pub async fn open(&self, needs: SessionNeeds<'_>, rng: &mut StdRng) -> Result<UpstreamConnection, BackendError> {
         let SessionNeeds { version, access, failed, client } = needs;
-        let peers = self.peers.as_ref().filter(|_| access == BackendAccess::All);
-        let error = match self.servers.open(version, client, |server| !failed.contains(&server)).await {
-            Ok(connection) => return Ok(connection),
-            Err(error) => error,
-        };
-        let Some(peers) = peers else {
+        let has_failed = |server: &Server| failed.contains(&UpstreamName::Server(server.address.clone()));
+        let Some(peers) = self.peers.as_ref().filter(|_| access == BackendAccess::All) else {
+            let first = self.servers.open(version, client, |server| !has_failed(server)).await;
             // The others have failed just now.
-            return if failed.is_empty() { Err(error) } else { self.servers.open(version, client, |_| true).await };
+            return if first.is_ok() || failed.is_empty() {
+                first
+            } else {
+                self.servers.open(version, client, has_failed).await
+            };
         };
+        // Servers that do not work now would only delay the session.
+        let is_usable = |server: &Server| server.status().error.is_none() && !has_failed(server);
+        if let Ok(connection) = self.servers.open(version, client, is_usable).await {
+            return Ok(connection);
+        }
         let failed: Vec<Host> = failed.iter().filter_map(UpstreamName::host).cloned().collect();
-        peers.open(version, &failed, rng).await
+        match peers.open(version, &failed, rng).await {
+            Err(error) if self.servers.is_empty() => Err(error),
+            Err(_) => self.servers.open(version, client, |server| !is_usable(server)).await,
+            opened => opened,
+        }
     }
 
     /// Returns whether another upstream can take over a session when one fails.

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
-use super::{BackendError, Server, UpstreamAddr, UpstreamConnection, UpstreamLease, UpstreamName};
+use super::{BackendError, Server, UpstreamAddr, UpstreamConnection, UpstreamLease};
 use crate::book_handle::Inbox;
 use crate::connect::ProbeError;
 use crate::electrum::identity::BackendInfo;
@@ -78,10 +78,10 @@ impl ServerList {
         &self,
         version: &str,
         client: Option<IpAddr>,
-        condition: impl Fn(UpstreamName) -> bool,
+        condition: impl Fn(&Server) -> bool,
     ) -> Result<UpstreamConnection, BackendError> {
         let (mut servers, best_tip) = (self.servers(), self.best_tip());
-        servers.retain(|server| condition(UpstreamName::Server(server.address.clone())));
+        servers.retain(|server| condition(server));
         servers.sort_by_key(|server| (rank(server, best_tip), server.sessions()));
         let mut failure = BackendError::NoServer;
         let count = servers.len();

@@ -245,3 +245,28 @@ fn thousand_subscriptions_outlast_a_killed_server() {
     assert_ne!(ask(&mut TestClient::connect(dir.address)).unwrap(), serving);
     daemon.stop();
 }
+
+#[test]
+fn peers_serve_while_no_server_works() {
+    let own = Server::start("own server", Behaviour::Honest);
+    let peer = Server::start("127.0.0.1", Behaviour::Honest);
+    let dir = TestDir::new();
+    dir.configure_tcp(&format!(
+        "[tor]\nmode = \"off\"\n[discovery]\nallow_private = true\nseeds = [\"127.0.0.1 t{}\"]\n\
+         [backend]\nelectrum = [\"tcp://{}\", \"peers\"]\n",
+        peer.address.port(),
+        own.address
+    ));
+    let daemon = dir.start();
+    let is_working = || daemon.status()["backend"]["servers"][0]["error"].is_null();
+    wait_until(30, "the peer is verified, and the server works", || {
+        daemon.status()["peers"]["verified"] == 1 && is_working()
+    });
+    let mut client = TestClient::connect_patiently(dir.address, Duration::from_secs(40));
+    assert_eq!(ask(&mut client).as_deref(), Some("own server"));
+    own.kill();
+    assert_eq!(ask(&mut client).as_deref(), Some("127.0.0.1"), "a peer takes over the session");
+    wait_until(30, "the failure is noticed", || !is_working());
+    assert_eq!(ask(&mut TestClient::connect(dir.address)).as_deref(), Some("127.0.0.1"));
+    daemon.stop();
+}
