@@ -168,28 +168,28 @@ fn hostile_peers_leave_no_wallet_without_an_answer() {
     let is_honest =
         |name: &str| servers.iter().any(|(server, kind)| server.name == *name && *kind == Behaviour::Honest);
 
-    let slowest = Mutex::new(Duration::ZERO);
-    std::thread::scope(|scope| {
-        for _ in 0..WALLETS {
-            scope.spawn(|| {
-                let start = now();
-                let mut client = TestClient::connect_patiently(dir.address, Duration::from_secs(40));
-                assert!(is_honest(&ask(&mut client).expect("an answer")));
-                let mut slowest = slowest.lock().unwrap();
-                *slowest = slowest.max(start.elapsed());
-            });
-        }
-    });
-    let slowest = slowest.into_inner().unwrap();
+    // Returns the time of the slowest answer.
+    let ask_all = || {
+        let slowest = Mutex::new(Duration::ZERO);
+        std::thread::scope(|scope| {
+            for _ in 0..WALLETS {
+                scope.spawn(|| {
+                    let start = now();
+                    let mut client = TestClient::connect_patiently(dir.address, Duration::from_secs(40));
+                    assert!(is_honest(&ask(&mut client).expect("an answer")));
+                    let mut slowest = slowest.lock().unwrap();
+                    *slowest = slowest.max(start.elapsed());
+                });
+            }
+        });
+        slowest.into_inner().unwrap()
+    };
+    let slowest = ask_all();
     println!("{WALLETS} wallets at once: the slowest answer took {:.1} s", slowest.as_secs_f64());
     assert!(slowest < Duration::from_secs(30), "{slowest:?}");
-
-    // Later wallets don't meet the peers that failed.
-    wait_until(60, "the hostile peers were found", || {
-        let start = now();
-        (0..WALLETS).all(|_| ask(&mut TestClient::connect(dir.address)).is_some())
-            && start.elapsed() < Duration::from_secs(3)
-    });
+    let start = now();
+    wait_until(240, "no wallet meets a hostile peer", || ask_all() < Duration::from_secs(3));
+    println!("{} s until no wallet meets a hostile peer", start.elapsed().as_secs());
     daemon.stop();
 }
 
@@ -265,8 +265,11 @@ fn peers_serve_while_no_server_works() {
     let mut client = TestClient::connect_patiently(dir.address, Duration::from_secs(40));
     assert_eq!(ask(&mut client).as_deref(), Some("own server"));
     own.kill();
-    assert_eq!(ask(&mut client).as_deref(), Some("127.0.0.1"), "a peer takes over the session");
+    let is_served_by_peer = |client: &mut TestClient| ask(client).as_deref() == Some("127.0.0.1");
+    // Clients see a verified peer some seconds later.
+    wait_until(30, "a peer serves new sessions", || is_served_by_peer(&mut TestClient::connect(dir.address)));
+    assert!(is_served_by_peer(&mut client), "a peer takes over the session");
     wait_until(30, "the failure is noticed", || !is_working());
-    assert_eq!(ask(&mut TestClient::connect(dir.address)).as_deref(), Some("127.0.0.1"));
+    assert!(is_served_by_peer(&mut TestClient::connect(dir.address)));
     daemon.stop();
 }
