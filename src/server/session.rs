@@ -185,10 +185,10 @@ impl ClientSession<'_> {
     async fn run_loop(&mut self) -> SessionEnd {
         loop {
             let event = self.next().await;
-            let began = Instant::now();
             // Another upstream may replace a failed one, and the time for this does not count for it.
             let keeps_upstream = self.upstream.is_some()
                 && !matches!(event, SessionEvent::Stalled | SessionEvent::Upstream(UpstreamEvent::End));
+            let began = keeps_upstream.then(Instant::now);
             let outcome = match event {
                 SessionEvent::Input(input) => {
                     // Pings do not keep an idle session open. They may arrive within an unfinished request, whose
@@ -202,7 +202,7 @@ impl ClientSession<'_> {
                 SessionEvent::Upstream(event) => self.on_upstream(event).await,
                 SessionEvent::Stalled => self.on_upstream_lost("doesn't respond", false).await,
             };
-            if let Some(upstream) = self.upstream.as_mut().filter(|_| keeps_upstream) {
+            if let (Some(upstream), Some(began)) = (&mut self.upstream, began) {
                 upstream.extend_deadlines(began.elapsed());
             }
             if let Err(end) = outcome {
