@@ -28,7 +28,7 @@ use crate::jsonrpc::{ResponseScanner, RpcError, SharedBuf};
 /// Size of a read in bytes. A session buffers this much for a slow client, without a charge.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Time after which a client that leaves has waited for a response in vain.
+/// Time after which a client that leaves without a response has waited long enough for one.
 const UNANSWERED_TIME: Duration = Duration::from_secs(5);
 
 /// Connection of a session to a backend server or peer.
@@ -191,7 +191,7 @@ impl Upstream {
         self.lease.failed(failure, &mut self.rng);
     }
 
-    /// Handles the end of the session by the client, which may have waited in vain.
+    /// Handles the end of the session by the client, which may have waited for a response.
     pub(super) fn on_client_gone(&mut self) {
         let oldest = self.pending.oldest().into_iter().chain(self.batch.as_ref().map(|_| self.batch_since)).min();
         if oldest.is_some_and(|sent| sent.elapsed() >= UNANSWERED_TIME) {
