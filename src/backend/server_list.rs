@@ -206,7 +206,7 @@ fn rank(server: &Server, best_tip: Option<u32>) -> u8 {
     let tip = status.info.and_then(|info| info.tip);
     match (status.error, tip, best_tip) {
         (Some(_), ..) => 2,
-        (None, Some(tip), Some(best)) if tip + MAX_TIP_LAG < best => 1,
+        (None, Some(tip), Some(best)) if tip.saturating_add(MAX_TIP_LAG) < best => 1,
         (None, ..) => 0,
     }
 }

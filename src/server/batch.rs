@@ -201,7 +201,11 @@ impl Batch {
     pub(super) fn on_line(&mut self, line: &Bytes, pending: &mut PendingCalls) -> bool {
         let Some((slot, outcome)) = self.parse(line) else { return false };
         let Some(Slot::Sent(_, forwarded)) = self.slots.get(slot) else { return false };
-        pending.note_answered(forwarded, outcome.as_ref().ok().map(SharedBuf::to_vec).as_deref());
+        if let Ok(result) = &outcome
+            && forwarded.method().ends_with("subscribe")
+        {
+            pending.note_answered(forwarded, Some(&result.to_vec()));
+        }
         let (reply, held) = if slot == 0 && self.may_send(pending) {
             // It is sent at once, so it may share the read buffer.
             (forwarded.answer(outcome), 0)
@@ -346,7 +350,7 @@ impl Batch {
         let is_response = streamed.key.is_some() || self.is_first(&streamed.scanner);
         if ends && is_response {
             streamed.end(forwarded, &mut reply);
-            pending.note_answered(forwarded, None);
+            pending.note_long_answer(forwarded);
         }
         if !forwarded.expects_response() {
             reply = SharedBuf::default();

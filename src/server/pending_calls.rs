@@ -199,7 +199,7 @@ impl PendingCalls {
         }
     }
 
-    /// Records the response to a call; `None` if it is an error or of unknown content.
+    /// Records the response to a call; `None` if it is an error.
     pub(super) fn note_answered(&mut self, forwarded: &ForwardedCall, result: Option<&[u8]>) {
         let Some((_, action)) = forwarded.method().rsplit_once('.') else { return };
         let subscription = || Subscription::parse(forwarded.method(), forwarded.params().map(RawValue::get));
@@ -250,10 +250,15 @@ impl PendingCalls {
     /// Removes the call with this id, whose response was too long to be kept.
     pub(super) fn resolve_long(&mut self, id: &Value) -> ReplyKind {
         let Some(call) = self.take(id) else { return ReplyKind::Other };
-        if is_subscription(call.forwarded.method()) {
+        self.note_long_answer(&call.forwarded);
+        ReplyKind::Response
+    }
+
+    /// Records a response that was too long to be kept.
+    pub(super) fn note_long_answer(&mut self, forwarded: &ForwardedCall) {
+        if is_subscription(forwarded.method()) {
             self.subscriptions.add_unknown();
         }
-        ReplyKind::Response
     }
 
     fn take(&mut self, id: &Value) -> Option<PendingCall> {

@@ -56,6 +56,8 @@ pub(super) struct Upstream {
     batch: Option<Batch>,
     /// Time at which the batch was sent; meaningless without one.
     batch_since: Instant,
+    /// Time at which this upstream took over, and subscriptions began to be renewed.
+    connected_at: Instant,
     timer: ReplyTimer,
     /// Whether this upstream has answered a request.
     has_answered: bool,
@@ -87,6 +89,7 @@ impl Upstream {
             line_bytes: 0,
             batch: None,
             batch_since: now,
+            connected_at: now,
             timer: ReplyTimer::new(now),
             has_answered: false,
             sent: 0,
@@ -116,8 +119,9 @@ impl Upstream {
             (false, false) => Patience::LastServer,
         };
         let batch = self.batch.as_ref().map(|_| self.batch_since);
+        let renewal = self.pending.subscriptions.is_renewing().then_some(self.connected_at);
         let owed = Owed {
-            oldest_request: self.pending.oldest().into_iter().chain(batch).min(),
+            oldest_request: self.pending.oldest().into_iter().chain(batch).chain(renewal).min(),
             line_bytes: self.line_bytes + self.input.len(),
             is_line_started: self.is_within_response(),
             has_unfinished_io: !self.accepts_input(),
@@ -204,7 +208,8 @@ impl Upstream {
         (self.stream, self.lease) = (stream, lease);
         let now = Instant::now();
         self.timer.on_failover(now);
-        (self.flushing, self.has_answered, self.batch_since) = (false, false, now);
+        (self.flushing, self.has_answered) = (false, false);
+        (self.batch_since, self.connected_at) = (now, now);
         (self.input, self.scan_offset, self.line_bytes) = (BytesMut::new(), 0, 0);
         self.out.clear();
         self.sent = self.pending.resend(&mut self.out, now);

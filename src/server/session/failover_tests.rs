@@ -24,6 +24,9 @@ pub(super) const SILENT: &str = "(silent)";
 /// Value of `closes_at` for a silent peer that sends notifications.
 pub(super) const NOISY: &str = "(noisy)";
 
+/// Value of `closes_at` for a peer that does not answer subscriptions.
+pub(super) const NO_RENEWAL: &str = "(no renewal)";
+
 /// Value of `closes_at` for a peer that returns errors to wallets.
 pub(super) const ERRORS: &str = "(errors)";
 
@@ -83,6 +86,9 @@ async fn serve(stream: TcpStream, name: &str, closes_at: &str, received: Arc<Mut
             while stream.get_mut().write_all(b"{\"method\":\"note\",\"params\":[]}\n").await.is_ok() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
+        }
+        if closes_at == NO_RENEWAL && method == "blockchain.scripthash.subscribe" {
+            continue;
         }
         if closes_at == SILENT && method != "server.version" {
             continue;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::failover_tests::{ERRORS, LIAR, NOISY, Peer, SILENT, connect, connect_again, connect_to};
+use super::failover_tests::{ERRORS, LIAR, NO_RENEWAL, NOISY, Peer, SILENT, connect, connect_again, connect_to};
 use super::tests::TestClient;
 use super::*;
 
@@ -17,6 +17,13 @@ async fn ask(client: &mut TestClient, method: &str) -> String {
             return answer["result"][0].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
         }
     }
+}
+
+/// Subscribes to a script hash, and returns the status.
+async fn subscribe(client: &mut TestClient) -> serde_json::Value {
+    let call = json!({ "id": 7, "method": "blockchain.scripthash.subscribe", "params": [SCRIPT_HASH] });
+    client.send(format!("{call}\n").as_bytes()).await;
+    client.receive().await.unwrap()["result"].take()
 }
 
 /// Waits until a condition holds. Checks of peers run in the background.
@@ -109,9 +116,7 @@ async fn requests_of_a_client_demote_no_peer() {
 async fn subscription_moves_to_another_peer() {
     let (first, second) = (Peer::start("first", "poison").await, Peer::start("second", "").await);
     let (mut client, ..) = connect(&[&first, &second]);
-    let subscribe = json!({ "id": 7, "method": "blockchain.scripthash.subscribe", "params": [SCRIPT_HASH] });
-    client.send(format!("{subscribe}\n").as_bytes()).await;
-    assert_eq!(client.receive().await.unwrap()["result"], "first");
+    assert_eq!(subscribe(&mut client).await, "first");
     client.send(b"{\"id\":8,\"method\":\"poison\"}\n").await;
     let (mut lines, expected) = (Vec::new(), json!([SCRIPT_HASH, "second"]));
     for _ in 0..2 {
@@ -122,6 +127,17 @@ async fn subscription_moves_to_another_peer() {
         line["method"] == "blockchain.scripthash.subscribe" && line["params"] == expected && line["id"].is_null()
     };
     assert!(lines.iter().any(is_notification), "{lines:?}");
+}
+
+#[tokio::test]
+async fn peer_that_renews_no_subscription_is_replaced() {
+    let (first, second) = (Peer::start("first", "poison").await, Peer::start("second", NO_RENEWAL).await);
+    let (mut client, ..) = connect(&[&first, &second]);
+    assert_eq!(subscribe(&mut client).await, "first");
+    client.send(b"{\"id\":8,\"method\":\"poison\"}\n").await;
+    assert_eq!(client.receive().await.unwrap()["id"], 8);
+    // The second one leaves the renewal without an answer.
+    until(|| first.received().iter().filter(|method| *method == "blockchain.scripthash.subscribe").count() == 2).await;
 }
 
 #[tokio::test]
