@@ -4,18 +4,18 @@
 //! group keeps a fair share whatever others send, and an unused share is free for the others. A flood of
 //! onion names displaces onion names only, and a flood of one source displaces that source's names.
 
-use std::collections::BTreeMap;
-
 use rand::Rng;
-use rand::seq::IteratorRandom;
+use rand::seq::{IteratorRandom, index};
 
+use super::PeerBook;
 use super::context::Context;
-use super::source_group::SourceGroup;
-use super::{Entry, PeerBook};
 use crate::peer::Host;
 
 /// Number of failures after which a candidate is evicted before others of its group. They take a few hours.
 const EVICT_AFTER_FAILURES: u32 = 5;
+
+/// Number of candidates of the group that are compared. A group may be as large as the table.
+const MAX_COMPARED: usize = 32;
 
 impl PeerBook {
     /// Makes room for one more candidate. Returns whether there is room.
@@ -31,53 +31,19 @@ impl PeerBook {
 
     /// Returns a random candidate of the largest group; `None` if none may be evicted.
     fn choose_victim(&self, rng: &mut dyn Rng) -> Option<Host> {
-        let candidates = self.peers.entries().filter(|entry| entry.last_success.is_none());
-        let grouped = candidates.filter_map(|entry| Some((entry, SourceGroup::of(&entry.source, &self.peers)?)));
-        let all: Vec<(&Entry, SourceGroup)> = grouped.collect();
-        let mut group: Vec<&(&Entry, SourceGroup)> = all.iter().collect();
-        keep_largest(&mut group, |(entry, _)| entry.host.is_onion());
-        keep_largest(&mut group, |(_, source)| source.provenance);
-        keep_largest(&mut group, |(_, source)| source.payer.allocation());
-        keep_largest(&mut group, |(_, source)| source.payer.clone());
         // Few peers are in flight, and they stay.
-        let is_idle = |entry: &&Entry| self.peers.probe(&entry.host).is_none();
-        let mut group: Vec<&Entry> = group.into_iter().map(|(entry, _)| *entry).filter(is_idle).collect();
-        if group.is_empty() {
-            group = all.iter().map(|(entry, _)| *entry).filter(is_idle).collect();
-        }
-        let has_failed_often = |entry: &&Entry| {
-            entry.failures.saturating_add(self.peers.unattributed_failures(&entry.host)) >= EVICT_AFTER_FAILURES
-        };
-        if group.iter().any(has_failed_often) {
-            group.retain(has_failed_often);
-        }
-        // The table has no order, and the choice must depend on the generator alone.
-        let index = (0..group.len()).choose(rng)?;
-        let (_, victim, _) = group.select_nth_unstable_by(index, |a, b| a.host.cmp(&b.host));
-        Some(victim.host.clone())
+        let is_idle = |host: &&Host| self.peers.probe(host).is_none();
+        let groups = self.peers.candidate_groups();
+        let largest = groups.largest()?;
+        let drawn = index::sample(rng, largest.len(), largest.len().min(MAX_COMPARED));
+        let idle: Vec<&Host> = drawn.into_iter().filter_map(|at| largest.get_index(at)).filter(is_idle).collect();
+        let often_failed = idle.iter().find(|host| self.has_failed_often(host));
+        let victim = often_failed.or(idle.first()).copied();
+        victim.or_else(|| groups.iter().filter(is_idle).choose(rng)).cloned()
     }
-}
 
-/// Keeps the items of the key that most items have.
-fn keep_largest<T, K: Ord>(items: &mut Vec<T>, key: impl Fn(&T) -> K) {
-    let mut counts: BTreeMap<K, usize> = BTreeMap::new();
-    for item in items.iter() {
-        *counts.entry(key(item)).or_default() += 1;
-    }
-    if let Some((largest, _)) = counts.into_iter().max_by_key(|(_, count)| *count) {
-        items.retain(|item| key(item) == largest);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn items_of_the_most_frequent_key_are_kept() {
-        let mut items = vec![1, 2, 3, 5, 7, 8];
-        keep_largest(&mut items, |item| item % 2);
-        assert_eq!(items, [1, 3, 5, 7]);
-        keep_largest(&mut Vec::<u8>::new(), |item| *item);
+    fn has_failed_often(&self, host: &Host) -> bool {
+        let attributed = self.peers.get(host).map_or(0, |entry| entry.failures);
+        attributed.saturating_add(self.peers.unattributed_failures(host)) >= EVICT_AFTER_FAILURES
     }
 }

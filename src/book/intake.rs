@@ -13,7 +13,7 @@ use super::dial_policy;
 use super::port_claims::PortClaim;
 use super::probe_queue::jittered;
 use super::source::PortOrigin;
-use super::source_group::{Payer, SourceGroup};
+use super::source_group::Payer;
 use super::{Action, BookConfig, BookNotice, Entry, PathUsability, PeerBook, PeerState, Side, Source};
 use crate::ban_list::Bans;
 use crate::clock::Time;
@@ -98,7 +98,7 @@ impl PeerBook {
         if is_known {
             return self.on_known_host(name, source, from, ctx);
         }
-        if let Some(group) = SourceGroup::of(&source, &self.peers) {
+        if let Some(group) = self.peers.source_group(&source) {
             self.budgets.charge_name(&group, &source, &name.host, ctx.now)?;
             if !self.make_room(ctx) {
                 return Err(IntakeError::CandidateTableFull);
@@ -155,7 +155,7 @@ impl PeerBook {
         let is_owner = from.is_some_and(|from| entry.ip.is_some_and(|ip| netgroup::is_same(ip, from)));
         let is_sooner = soonest < entry.next_probe_at;
         // A probe caused by an untrusted source costs as much as a new name.
-        if let Some(group) = SourceGroup::of(&source, &self.peers) {
+        if let Some(group) = self.peers.source_group(&source) {
             self.budgets.charge_name(&group, &source, &name.host, ctx.now)?;
         }
         if is_trusted {
@@ -165,7 +165,7 @@ impl PeerBook {
             self.peers.add_port_claim(&name.host, PortClaim { ports: name.ports, from });
         }
         // Without a budget for another visit, the ports are dialled at the regular one.
-        let payer = Payer::of_peer(&name.host, &self.peers);
+        let payer = Payer::of_peer(&name.host, self.peers.get(&name.host));
         if is_sooner
             && self.peers.probe(&name.host).is_none()
             && (is_trusted || self.budgets.charge_visit(&name.host, payer, is_owner, ctx.now))

@@ -3,6 +3,7 @@
 //! Time and randomness are passed in, so that a simulator can run months of operation.
 
 mod admission;
+mod candidate_groups;
 mod chain_consensus;
 mod chain_votes;
 mod chain_work;
@@ -126,10 +127,12 @@ pub struct Counts {
 
 impl PeerBook {
     /// Creates a book from stored entries and the total working time of each path.
-    pub fn new(config: BookConfig, entries: Vec<Entry>, working_time: PerRoute<Duration>, now: Time) -> PeerBook {
+    pub fn new(config: BookConfig, mut entries: Vec<Entry>, working_time: PerRoute<Duration>, now: Time) -> PeerBook {
         let rules = RouteRules { policy: config.routing, tor_clearnet: ClearnetAccess::default() };
         let tor_view = TorView::new(config.side, now);
         let mut peers = PeerTable::new(rules);
+        // Verified peers come first, as their addresses pay for the candidates that they reported.
+        entries.sort_by_key(|entry| entry.last_success.is_none());
         for mut entry in entries {
             entry.correct_times(now, config.recheck_interval);
             // The tables of blocked ports may have grown since the entry was stored.

@@ -54,6 +54,27 @@ impl ProbeQueue {
         self.0[route].previously_verified.iter().map(|(_, host)| host)
     }
 
+    /// Returns whether a previously verified peer is queued for this time.
+    pub(super) fn has_verified(&self, route: Route, at: Time, host: &Host) -> bool {
+        self.0[route].previously_verified.contains(&(at, host.clone()))
+    }
+
+    /// Returns the previously verified peers of a route, beginning with one that is due at a random time.
+    ///
+    /// The time of a peer's next probe is random too, so no peer can choose its distance from the start.
+    pub(super) fn previously_verified_from_random(
+        &self,
+        route: Route,
+        now: Time,
+        rng: &mut (impl Rng + ?Sized),
+    ) -> impl Iterator<Item = &Host> {
+        let queue = &self.0[route].previously_verified;
+        let last = queue.last().map_or(now, |(at, _)| *at);
+        let start = now + Duration::from_secs(rng.random_range(0..=last.since(now).as_secs()));
+        let later = queue.iter().skip_while(move |(at, _)| *at < start);
+        later.chain(queue.iter().take_while(move |(at, _)| *at < start)).map(|(_, host)| host)
+    }
+
     /// Returns all peers of a route, previously verified ones first.
     pub(super) fn all(&self, route: Route) -> impl Iterator<Item = &Host> {
         ProbeClass::ALL.into_iter().flat_map(move |class| self.0[route].of(class)).map(|(_, host)| host)

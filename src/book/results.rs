@@ -91,7 +91,7 @@ impl PeerBook {
             !was_dialled && is_new(claimed) && dial_policy::is_dialable(host, route, claimed)
         };
         let has_untried_endpoint = entry.permitted_ports().is_some_and(|ports| ports.iter().any(is_untried));
-        let payer = Payer::of_peer(host, &self.peers);
+        let payer = Payer::of_peer(host, self.peers.get(host));
         let may_announce = self.announces_at_once() && !probe.announces_self;
         let delay = if may_announce && self.should_announce_to(host, ctx.now) {
             // An own name proved reachable only after this probe had started.

@@ -5,8 +5,8 @@
 
 use std::net::IpAddr;
 
+use super::entry::Entry;
 use super::source::Source;
-use super::table::PeerTable;
 use crate::netgroup::{self, Netgroup};
 use crate::peer::{DnsName, Host};
 
@@ -52,12 +52,14 @@ pub(super) struct SourceGroup {
 
 impl SourceGroup {
     /// Returns the group of a source; `None` for the operator, who has no limits.
-    pub(super) fn of(source: &Source, peers: &PeerTable) -> Option<SourceGroup> {
+    ///
+    /// `find` returns the entry of a peer that reported a name; `None` if it is unknown.
+    pub(super) fn of<'a>(source: &Source, find: impl FnOnce(&Host) -> Option<&'a Entry>) -> Option<SourceGroup> {
         let (provenance, payer) = match source {
             Source::Seed | Source::Operator => return None,
             Source::AddPeer(Some(ip)) => (Provenance::ClearnetClient, Payer::network(*ip)),
             Source::AddPeer(None) => (Provenance::OnionClient, Payer::Anonymous),
-            Source::Peer(host) => (Provenance::PeerList, Payer::of_peer(host, peers)),
+            Source::Peer(host) => (Provenance::PeerList, Payer::of_peer(host, find(host))),
             Source::Irc => (Provenance::Irc, Payer::Anonymous),
         };
         Some(SourceGroup { provenance, payer })
@@ -70,9 +72,8 @@ impl Payer {
         Payer::Network { allocation: Netgroup::allocation(ip), subnet: Netgroup::rate_limit_subnet(ip) }
     }
 
-    /// Returns the party behind a peer.
-    pub(super) fn of_peer(host: &Host, peers: &PeerTable) -> Payer {
-        let entry = peers.get(host);
+    /// Returns the party behind a peer. `entry` is `None` if the peer is unknown.
+    pub(super) fn of_peer(host: &Host, entry: Option<&Entry>) -> Payer {
         let ip = entry.and_then(|entry| entry.ip).filter(|ip| netgroup::is_public(*ip));
         match (host, ip) {
             _ if entry.is_some_and(|entry| entry.source.is_operator()) => Payer::OperatorsPeer(host.clone()),

@@ -86,6 +86,11 @@ impl Entry {
         }
     }
 
+    /// Returns whether the peer is trusted, or was promoted in whatever network.
+    pub(super) fn is_settled(&self) -> bool {
+        self.source.is_operator() || self.promotion.is_some()
+    }
+
     /// Returns whether the peer was promoted, is in the same network as then, and answered most of the last week.
     ///
     /// Otherwise names could be promoted in many networks, and then move together to a cheap one.
@@ -160,7 +165,7 @@ impl PeerBook {
         let mut counts = GroupCounts::default();
         let (mut networks, mut last) = (NewcomerNetworks::default(), None);
         // Peers that don't answer now keep their places: otherwise a group could gain places by taking turns.
-        for entry in self.peers.entries().filter(|entry| is_settled(entry)) {
+        for entry in self.peers.settled() {
             counts.add(&PeerGroup::all_of(entry, as_map));
             if entry.promotion.is_some() {
                 networks.add(entry, as_map);
@@ -212,9 +217,9 @@ impl PeerBook {
     /// Returns the verified peers of a kind that are trusted or were promoted.
     fn settled(&self, is_onion: bool, now: Time) -> impl Iterator<Item = &Entry> {
         let max_age = self.config.max_advertised_age;
-        self.peers.entries().filter(move |entry| {
-            entry.host.is_onion() == is_onion && is_settled(entry) && entry.state(now, max_age) == PeerState::Verified
-        })
+        self.peers
+            .settled()
+            .filter(move |entry| entry.host.is_onion() == is_onion && entry.state(now, max_age) == PeerState::Verified)
     }
 
     /// Returns the peers of a kind that may be promoted, in the order of their names.
@@ -226,11 +231,6 @@ impl PeerBook {
         found.sort_unstable_by(|a, b| a.host.cmp(&b.host));
         found
     }
-}
-
-/// Returns whether a peer is trusted or was promoted.
-fn is_settled(entry: &Entry) -> bool {
-    entry.source.is_operator() || entry.promotion.is_some()
 }
 
 fn hosts(entries: &[&Entry]) -> Vec<Host> {

@@ -1,12 +1,15 @@
 //! Peer table: entries, and the queue and counters derived from them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
+use super::candidate_groups::CandidateGroups;
 use super::dial_policy;
 use super::entry::Entry;
 use super::port_claims::{PortClaim, PortClaims};
 use super::probe_queue::ProbeQueue;
 use super::slot_budget::{ProbeClass, SlotPayer};
+use super::source::Source;
+use super::source_group::SourceGroup;
 use crate::clock::Time;
 use crate::netgroup::Netgroup;
 use crate::peer::{Host, Port, Ports, Transport};
@@ -24,6 +27,9 @@ pub(super) struct PeerTable {
     unattributed_failures: HashMap<Host, u32>,
     /// Number of entries that were never verified.
     candidate_count: usize,
+    candidate_groups: CandidateGroups,
+    /// Peers that are trusted or were promoted.
+    settled: BTreeSet<Host>,
     port_claims: PortClaims,
     /// Deferred peers, and the subnet whose dial budget they wait for.
     over_budget: HashMap<Host, Netgroup>,
@@ -62,6 +68,8 @@ impl PeerTable {
             in_flight: HashMap::new(),
             unattributed_failures: HashMap::new(),
             candidate_count: 0,
+            candidate_groups: CandidateGroups::default(),
+            settled: BTreeSet::new(),
             port_claims: PortClaims::default(),
             over_budget: HashMap::new(),
         }
@@ -104,6 +112,21 @@ impl PeerTable {
         self.entries.values()
     }
 
+    /// Returns the peers that are trusted or were promoted, in the order of their names.
+    pub(super) fn settled(&self) -> impl Iterator<Item = &Entry> {
+        self.settled.iter().filter_map(|host| self.entries.get(host))
+    }
+
+    /// Returns the group of a source; `None` for the operator, who has no limits.
+    pub(super) fn source_group(&self, source: &Source) -> Option<SourceGroup> {
+        SourceGroup::of(source, |host| self.entries.get(host))
+    }
+
+    /// Returns the candidates that may be evicted, by the party that pays for them.
+    pub(super) fn candidate_groups(&self) -> &CandidateGroups {
+        &self.candidate_groups
+    }
+
     /// Returns the number of entries that were never verified.
     pub(super) fn candidate_count(&self) -> usize {
         self.candidate_count
@@ -114,6 +137,7 @@ impl PeerTable {
         let host = entry.host.clone();
         self.candidate_count += usize::from(entry.last_success.is_none());
         self.entries.insert(host.clone(), entry);
+        self.regroup(&host);
         self.enqueue(&host);
     }
 
@@ -121,9 +145,14 @@ impl PeerTable {
     pub(super) fn update<R>(&mut self, host: &Host, change: impl FnOnce(&mut Entry) -> R) -> Option<R> {
         self.dequeue(host);
         let entry = self.entries.get_mut(host)?;
-        self.candidate_count -= usize::from(entry.last_success.is_none());
+        let group_facts = |entry: &Entry| (entry.last_success.is_none(), entry.is_settled(), entry.source.clone());
+        let before = group_facts(entry);
         let result = change(entry);
-        self.candidate_count += usize::from(entry.last_success.is_none());
+        let after = group_facts(entry);
+        if before != after {
+            self.candidate_count = self.candidate_count + usize::from(after.0) - usize::from(before.0);
+            self.regroup(host);
+        }
         self.enqueue(host);
         Some(result)
     }
@@ -142,6 +171,7 @@ impl PeerTable {
         self.over_budget.remove(host);
         self.dequeue(host);
         let removed = self.entries.remove(host);
+        self.regroup(host);
         self.candidate_count -= usize::from(removed.as_ref().is_some_and(|entry| entry.last_success.is_none()));
         removed.is_some()
     }
@@ -267,6 +297,20 @@ impl PeerTable {
     pub(super) fn on_conclusive_result(&mut self, host: &Host) {
         self.port_claims.remove(host);
         self.unattributed_failures.remove(host);
+    }
+
+    /// Updates the groups of a peer that was added, changed or removed.
+    fn regroup(&mut self, host: &Host) {
+        let entry = self.entries.get(host);
+        let candidate = entry.filter(|entry| entry.last_success.is_none());
+        let source = candidate.and_then(|entry| self.source_group(&entry.source));
+        let is_settled = entry.is_some_and(Entry::is_settled);
+        self.candidate_groups.set(host, source);
+        if is_settled {
+            self.settled.insert(host.clone());
+        } else {
+            self.settled.remove(host);
+        }
     }
 
     fn dequeue(&mut self, host: &Host) {

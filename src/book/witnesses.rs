@@ -25,6 +25,9 @@ const URGENT_CHECK_COOLDOWN: Duration = Duration::from_mins(10);
 /// Maximum number of concurrent checks, the default number of probes through Tor.
 const MAX_CHECKS: usize = 8;
 
+/// Number of queued peers without standing that a search reads, so that a mass of free names doesn't slow it down.
+const MAX_SEARCHED: usize = 500;
+
 impl PeerBook {
     /// Returns whether failures of a peer tell about its path.
     pub(super) fn is_witness(&self, entry: &Entry, route: Route, now: Time) -> bool {
@@ -66,8 +69,8 @@ impl PeerBook {
 
     /// Schedules witnesses for immediate probes while a failure is pending.
     ///
-    /// Their number grows with the number of failed witnesses. Those with standing are tried first, in random order, as a
-    /// peer could choose its place in the queue.
+    /// Their number grows with the number of failed witnesses. Those with standing are tried first, in random order, and
+    /// then others from a random place of the queue.
     pub(super) fn expedite_path_checks(&mut self, route: Route, ctx: &mut Context<'_>) {
         let health = self.paths.health(route);
         if !health.has_pending_failure() || !health.may_seek_witnesses(ctx.now) {
@@ -93,17 +96,23 @@ impl PeerBook {
         }
         let health = self.paths.health(route);
         let failed_groups = health.pending_witnesses();
-        let verified = self.peers.queue().previously_verified(route).filter_map(|host| self.peers.get(host));
-        let eligible = verified.filter(|entry| {
-            entry.next_probe_at > ctx.now
-                && self.is_rested(entry, route, ctx.now)
-                && self.is_witness(entry, route, ctx.now)
+        let now = ctx.now;
+        let is_eligible = |entry: &&Entry| {
+            entry.next_probe_at > now
+                && self.is_rested(entry, route, now)
+                && self.is_witness(entry, route, now)
                 && !failed_groups.contains(&witness_group(entry))
-        });
-        let (standing, others): (Vec<&Entry>, Vec<&Entry>) =
-            eligible.partition(|entry| self.has_standing(entry, ctx.now));
-        let mut chosen = standing.into_iter().sample(ctx.rng, count);
-        chosen.extend(others.into_iter().sample(ctx.rng, count - chosen.len()));
+        };
+        let queue = self.peers.queue();
+        let settled = self.peers.settled().filter(|entry| queue.has_verified(route, entry.next_probe_at, &entry.host));
+        let standing = settled.filter(|entry| self.has_standing(entry, now)).filter(is_eligible);
+        let mut chosen = standing.sample(ctx.rng, count);
+        let missing = count - chosen.len();
+        if missing > 0 {
+            let queued = queue.previously_verified_from_random(route, now, ctx.rng).take(MAX_SEARCHED);
+            let others = queued.filter_map(|host| self.peers.get(host)).filter(|entry| !self.has_standing(entry, now));
+            chosen.extend(others.filter(is_eligible).take(missing));
+        }
         chosen.into_iter().map(|entry| entry.host.clone()).collect()
     }
 
