@@ -1,8 +1,7 @@
 //! Lenient reading of JSON scalars: quoted numbers, nulls and values of other types.
 
-use std::fmt;
-
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 /// JSON value of which only a number or a string is used.
 ///
@@ -16,7 +15,7 @@ pub enum LenientScalar {
     Number(u64),
     /// String.
     Text(String),
-    /// Any other value: a list, a dictionary, a boolean, a fraction, a negative number.
+    /// Any other value: a list, a dictionary, a boolean, a fraction, a negative or large number, text that is not Unicode.
     Other,
 }
 
@@ -40,53 +39,18 @@ impl LenientScalar {
     }
 }
 
+/// Reads the text of the value first, so that a value that is valid JSON is never an error.
+///
+/// A half of a surrogate pair and a number beyond the range of a float are valid, but can't be parsed.
 impl<'de> Deserialize<'de> for LenientScalar {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<LenientScalar, D::Error> {
-        deserializer.deserialize_any(ScalarVisitor)
-    }
-}
-
-struct ScalarVisitor;
-
-impl<'de> Visitor<'de> for ScalarVisitor {
-    type Value = LenientScalar;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any value")
-    }
-
-    fn visit_unit<E>(self) -> Result<LenientScalar, E> {
-        Ok(LenientScalar::Null)
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<LenientScalar, E> {
-        Ok(LenientScalar::Number(number))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<LenientScalar, E> {
-        Ok(LenientScalar::Text(text.to_owned()))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<LenientScalar, E> {
-        Ok(LenientScalar::Other)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<LenientScalar, E> {
-        Ok(LenientScalar::Other)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<LenientScalar, E> {
-        Ok(LenientScalar::Other)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<LenientScalar, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(LenientScalar::Other)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LenientScalar, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(LenientScalar::Other)
+        let value = <&RawValue>::deserialize(deserializer)?.get();
+        Ok(match value.as_bytes().first() {
+            Some(b'n') => LenientScalar::Null,
+            Some(b'"') => serde_json::from_str(value).map_or(LenientScalar::Other, LenientScalar::Text),
+            Some(b'0'..=b'9') => serde_json::from_str(value).map_or(LenientScalar::Other, LenientScalar::Number),
+            _ => LenientScalar::Other,
+        })
     }
 }
 
@@ -101,6 +65,17 @@ mod tests {
         assert_eq!(number("\"50001\""), Some(50001));
         for json in ["null", "-1", "1.5", "\"+1\"", "\"\"", "\"x\"", "65536", "[1]", "{\"a\":1}", "true"] {
             assert_eq!(number(json), None, "{json}");
+        }
+    }
+
+    #[test]
+    fn unusable_value_is_no_error() {
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        for json in ["1e999", "-1e999", r#""\ud800""#, r#""\udc00x""#, "18446744073709551616", &deep] {
+            assert_eq!(serde_json::from_str::<LenientScalar>(json).unwrap(), LenientScalar::Other, "{json:.20}");
+        }
+        for json in ["", "nul", "1x", "\"", "[1", r#""\x""#] {
+            assert!(serde_json::from_str::<LenientScalar>(json).is_err(), "{json}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use super::{LenientScalar, Ports, RealName};
 
@@ -66,8 +67,12 @@ impl<'de> Visitor<'de> for PeerListSeed {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PeerList, A::Error> {
         let mut list = PeerList::default();
         for _ in 0..MAX_PEER_LIST_ENTRIES {
-            match seq.next_element::<RawEntry>()? {
-                Some(entry) => list.0.extend(entry.into_entry(self.0)),
+            // Each entry is parsed on its own, so that an invalid one does not invalidate the list.
+            match seq.next_element::<&RawValue>()? {
+                Some(entry) => {
+                    let entry = serde_json::from_str::<RawEntry>(entry.get()).ok();
+                    list.0.extend(entry.and_then(|entry| entry.into_entry(self.0)));
+                }
                 None => return Ok(list),
             }
         }
@@ -195,8 +200,20 @@ mod tests {
     }
 
     #[test]
+    fn value_without_meaning_invalidates_its_entry_only() {
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        for invalid in
+            ["1", "null", "{}", r#""x""#, r#"["5.9.0.1","\ud800",["t"]]"#, r#"["5.9.0.1",1e999,["t"]]"#, &deep]
+        {
+            let list = format!(r#"[{invalid},["5.9.0.1","a.example",["t","\udc00",1e999]],{invalid}]"#);
+            let hosts: Vec<String> = parse(&list).unwrap().0.iter().map(|entry| entry.name.to_string()).collect();
+            assert_eq!(hosts, ["a.example t50001"], "{invalid:.40}");
+        }
+    }
+
+    #[test]
     fn malformed_list_is_rejected() {
-        for json in ["{}", "null", "\"x\"", "[1,2]", "[\"a\"]", "[[1,2,3]] x", "[[\"a\"]"] {
+        for json in ["{}", "null", "\"x\"", "[1,2", "[[1,2,3]] x", "[[\"a\"]", "[[}]"] {
             assert!(parse(json).is_err(), "{json}");
         }
     }
