@@ -21,13 +21,17 @@ use crate::peer::{Features, Version};
 /// Oldest protocol version in which a ping requests the length of its response.
 const SIZED_PONG: Version = Version::new(1, 7);
 
+/// Oldest protocol version in which `server.version` is accepted once.
+const SINGLE_VERSION: Version = Version::new(1, 4);
+
 /// State of one client's connection.
 #[derive(Debug)]
 pub struct Responder {
     local_identity: Arc<LocalIdentity>,
     ingress: Ingress,
-    /// Version from `server.version`. `None` until then.
+    /// Version from `server.version`, or the one that was negotiated with the upstream before. `None` until then.
     negotiated: Option<NegotiatedVersion>,
+    version_seen: bool,
     add_peer_seen: bool,
     /// Whether this client's requests may be forwarded, and whether one was.
     has_backend: bool,
@@ -120,7 +124,15 @@ pub struct PendingAddPeer {
 impl Responder {
     /// Starts a connection. `has_backend`: whether its requests may be forwarded.
     pub fn new(local_identity: Arc<LocalIdentity>, ingress: Ingress, has_backend: bool) -> Responder {
-        Responder { local_identity, ingress, negotiated: None, add_peer_seen: false, has_backend, has_forwarded: false }
+        Responder {
+            local_identity,
+            ingress,
+            negotiated: None,
+            version_seen: false,
+            add_peer_seen: false,
+            has_backend,
+            has_forwarded: false,
+        }
     }
 
     /// Returns the result of a line that is too long, no text or no JSON-RPC.
@@ -278,8 +290,14 @@ impl Responder {
         Ok(result)
     }
 
-    /// Negotiates the version once. Old clients repeat the request to keep a connection open.
+    /// Negotiates the version once. Since protocol 1.4 only the first request is accepted; before it, clients repeat the
+    /// request to keep a connection open.
     fn version(&mut self, range: &VersionRange) -> Result<String, RpcError> {
+        let is_final = |negotiated: &NegotiatedVersion| negotiated.version.cmp_semver(&SINGLE_VERSION).is_ge();
+        if self.version_seen && self.negotiated.as_ref().is_some_and(is_final) {
+            return Err(RpcError::VersionRepeated);
+        }
+        self.version_seen = true;
         if self.negotiated.is_none() {
             let (version, as_requested) = range.negotiate(self.local_identity.identity.versions(self.ingress))?;
             self.negotiated = Some(NegotiatedVersion { version, as_requested: as_requested.into_owned() });

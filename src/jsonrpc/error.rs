@@ -11,6 +11,9 @@ pub enum RpcError {
     /// The line is not JSON.
     #[error("invalid JSON")]
     Parse,
+    /// The line is not JSON, for a reason that is easy to remove.
+    #[error("invalid JSON: {0}")]
+    Encoding(&'static str),
     /// The line has more bytes than this.
     #[error("the line is longer than {0} bytes")]
     TooLong(usize),
@@ -23,6 +26,9 @@ pub enum RpcError {
     /// The parameters do not fit the method; contains what is expected.
     #[error("invalid parameters: {0}")]
     InvalidParams(&'static str),
+    /// The version was negotiated before.
+    #[error("server.version was already sent; it is accepted once in a connection")]
+    VersionRepeated,
     /// No requested protocol version is supported.
     #[error("unsupported protocol version; this node speaks {oldest} to {newest}")]
     UnsupportedVersion {
@@ -49,17 +55,20 @@ pub enum RpcError {
 }
 
 impl RpcError {
+    /// Error for a line that is not UTF-8.
+    pub const NOT_UTF8: RpcError = RpcError::Encoding("the line is not UTF-8");
+
     /// Returns the error code on the wire.
     ///
     /// Codes below -32000 are those of JSON-RPC 2.0, and 1 is the Electrum protocol's. ElectrumX
     /// uses -101 for excessive use and -102 for a busy server.
     pub fn code(&self) -> i32 {
         match self {
-            RpcError::Parse => -32700,
+            RpcError::Parse | RpcError::Encoding(_) => -32700,
             RpcError::TooLong(_) | RpcError::BatchResponseTooLong | RpcError::InvalidRequest(_) => -32600,
             RpcError::UnknownMethod => -32601,
             RpcError::InvalidParams(_) => -32602,
-            RpcError::UnsupportedVersion { .. } => 1,
+            RpcError::UnsupportedVersion { .. } | RpcError::VersionRepeated => 1,
             RpcError::Backend(_) => -32603,
             RpcError::RateLimited(_) => -101,
             RpcError::ServerFull(_) | RpcError::OutOfMemory => -102,

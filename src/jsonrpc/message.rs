@@ -105,13 +105,13 @@ impl Message<'_> {
 /// Parses a request, or a batch of 1 to [`MAX_BATCH_CALLS`] requests.
 ///
 /// # Errors
-/// Returns `Parse` if the line is not JSON, and `InvalidRequest` for a batch of the wrong length.
+/// Returns `Parse` or `Encoding` if the line is not JSON, and `InvalidRequest` for a batch of the wrong length.
 pub fn parse_line(line: &str) -> Result<Message<'_>, RpcError> {
     if line.trim_ascii_start().starts_with('[') {
-        serde_json::from_str(line).map(Message::Batch).map_err(classify_batch_error)
+        serde_json::from_str(line).map(Message::Batch).map_err(|error| classify_batch_error(line, &error))
     } else {
         match Request::parse(line) {
-            Err(_) if serde_json::from_str::<&RawValue>(line).is_err() => Err(RpcError::Parse),
+            Err(_) if serde_json::from_str::<&RawValue>(line).is_err() => Err(not_json(line)),
             request => Ok(Message::Single(request)),
         }
     }
@@ -265,11 +265,22 @@ impl<'de> Visitor<'de> for BatchVisitor {
 /// Distinguishes a batch of the wrong length from invalid JSON.
 ///
 /// Serde passes custom errors of a visitor on only as text.
-fn classify_batch_error(error: serde_json::Error) -> RpcError {
+fn classify_batch_error(line: &str, error: &serde_json::Error) -> RpcError {
     let text = error.to_string();
     match [BATCH_TOO_LONG, BATCH_EMPTY].into_iter().find(|reason| text.starts_with(reason)) {
         Some(reason) => RpcError::InvalidRequest(reason),
-        None => RpcError::Parse,
+        None => not_json(line),
+    }
+}
+
+/// Returns the error for a line that is not JSON. Text editors and UTF-16 cause the first two.
+fn not_json(line: &str) -> RpcError {
+    if line.starts_with('\u{feff}') {
+        RpcError::Encoding("the line begins with a byte order mark")
+    } else if line.contains('\0') {
+        RpcError::Encoding("the line has a NUL byte, as text in UTF-16 does; send UTF-8")
+    } else {
+        RpcError::Parse
     }
 }
 
@@ -336,6 +347,11 @@ mod tests {
     fn invalid_requests_are_refused() {
         for line in ["", "x", "{", "{\"id\":1,\"method\":\"a\"} x", "[1,2", "[,]"] {
             assert!(matches!(parse_line(line), Err(RpcError::Parse)), "{line}");
+        }
+        let ping = r#"{"id":1,"method":"server.ping"}"#;
+        let utf_16: String = ping.chars().flat_map(|letter| [letter, '\0']).collect();
+        for line in [format!("\u{feff}{ping}"), format!("\u{feff}[{ping}]"), format!("{ping}\0"), utf_16] {
+            assert!(matches!(parse_line(&line), Err(RpcError::Encoding(_))), "{line:?}");
         }
         for line in [
             "1",

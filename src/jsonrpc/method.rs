@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::params::{AddPeerParams, PingParams, VersionParam, VersionParams, expect_params, parse_params};
-use super::{Request, RpcError};
+use super::{MIN_PROTOCOL, Request, RpcError};
 use crate::peer::{Features, LenientScalar, Version};
 
 /// Longest `data` in the response to `server.ping`, in bytes.
@@ -14,6 +14,9 @@ use crate::peer::{Features, LenientScalar, Version};
 /// The padded response is within the burst that a source may receive, even with the lowest
 /// `bytes_out_per_second`. ElectrumX allows its longest response, 8,100,000 bytes by default.
 const MAX_PONG_BYTES: u32 = 1_000_000;
+
+/// Oldest version that clients ask for. Electrum asked for 0.9 and 0.10 before 1.1, and never for 1.0.
+const OLDEST_CLIENT: Version = Version::new(0, 9);
 
 /// Request with parsed parameters.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,7 +73,7 @@ pub enum Method {
 pub struct VersionRange {
     min: Version,
     max: Version,
-    /// `max` exactly as the client sent it.
+    /// `max` as the client sent it, unless it is served like another version.
     as_requested: String,
 }
 
@@ -163,7 +166,16 @@ fn version(params: Option<&RawValue>) -> Result<VersionRange, RpcError> {
         VersionParam::Range(min, max) => (min, max),
     };
     let parse = |text: &str| text.parse::<Version>().map_err(|_| RpcError::InvalidParams(EXPECTED));
-    Ok(VersionRange { min: parse(&min)?, max: parse(&max)?, as_requested: max })
+    let (min, requested) = (served_version(parse(&min)?), parse(&max)?);
+    let served = served_version(requested);
+    let as_requested = if served == requested { max } else { served.to_string() };
+    Ok(VersionRange { min, max: served, as_requested })
+}
+
+/// Returns the version that a request is served with. Clients before 1.0 get the responses of that version.
+fn served_version(version: Version) -> Version {
+    let is_before = version.cmp_semver(&OLDEST_CLIENT).is_ge() && version.cmp_semver(&MIN_PROTOCOL).is_lt();
+    if is_before { MIN_PROTOCOL } else { version }
 }
 
 fn add_peer(params: Option<&RawValue>) -> Result<Features, RpcError> {
@@ -183,7 +195,7 @@ fn pong_length(params: Option<&RawValue>) -> Result<u32, RpcError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{MAX_PROTOCOL, MIN_PROTOCOL, Message, parse_line};
+    use super::super::{MAX_PROTOCOL, Message, parse_line};
     use super::*;
 
     fn call(method: &str, params: &str) -> Result<Call, RpcError> {
@@ -215,11 +227,27 @@ mod tests {
         assert_eq!(negotiated("{}").unwrap(), "1.4");
         assert_eq!(negotiated(r#"[null]"#).unwrap(), "1.4");
         assert_eq!(negotiated(r#"[null,null]"#).unwrap(), "1.4");
+        assert_eq!(negotiated(r#"["x",[null,null]]"#).unwrap(), "1.4");
+        assert_eq!(negotiated(r#"["x",[null,"1.5"]]"#).unwrap(), "1.5");
+        assert_eq!(negotiated(r#"["x",["1.6",null]]"#).unwrap(), "1.6");
+    }
+
+    #[test]
+    fn versions_before_1_0_are_served_like_1_0() {
+        for (version, as_requested) in [("0.9", "1.0"), ("0.10", "1.0"), ("1.0", "1.0"), ("1", "1")] {
+            let Ok(Call::Version(range)) = call("server.version", &format!(r#"["2.6.4","{version}"]"#)) else {
+                panic!("{version}");
+            };
+            let (served, text) = range.negotiate((MIN_PROTOCOL, MAX_PROTOCOL)).unwrap();
+            assert_eq!((served.cmp_semver(&MIN_PROTOCOL), text.as_ref()), (std::cmp::Ordering::Equal, as_requested));
+            assert!(range.negotiate((Version::new(1, 4), MAX_PROTOCOL)).is_err(), "in front of a newer server");
+        }
+        assert_eq!(negotiated(r#"["x",["0.10","1.4"]]"#).unwrap(), "1.4");
     }
 
     #[test]
     fn disjoint_ranges_are_refused() {
-        for params in [r#"["x","0.9"]"#, r#"["x","1.8"]"#, r#"["x",["1.8","2.0"]]"#, r#"["x",["1.6","1.4"]]"#] {
+        for params in [r#"["x","0.8"]"#, r#"["x","1.8"]"#, r#"["x",["1.8","2.0"]]"#, r#"["x",["1.6","1.4"]]"#] {
             assert!(matches!(negotiated(params), Err(RpcError::UnsupportedVersion { .. })), "{params}");
         }
         for params in

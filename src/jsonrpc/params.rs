@@ -122,10 +122,14 @@ impl<'de> Visitor<'de> for VersionVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<VersionParam, A::Error> {
-        let (min, max) = (seq.next_element::<String>()?, seq.next_element::<String>()?);
-        match (min, max, seq.next_element::<IgnoredAny>()?) {
-            (Some(min), Some(max), None) => Ok(VersionParam::Range(bounded(min)?, bounded(max)?)),
-            _ => Err(de::Error::custom("expected two versions")),
+        let (min, max) = (seq.next_element::<Option<String>>()?, seq.next_element::<Option<String>>()?);
+        let (Some(min), Some(max), None) = (min, max, seq.next_element::<IgnoredAny>()?) else {
+            return Err(de::Error::custom("expected two versions"));
+        };
+        match (min, max) {
+            (Some(min), Some(max)) => Ok(VersionParam::Range(bounded(min)?, bounded(max)?)),
+            (Some(one), None) | (None, Some(one)) => bounded(one).map(VersionParam::One),
+            (None, None) => Ok(VersionParam::default()),
         }
     }
 }

@@ -184,9 +184,10 @@ impl DnsName {
     }
 
     fn from_ascii(name: String) -> Result<DnsName, HostError> {
+        // Underscores are no part of host names, but resolvers accept them, and servers use them.
         let well_formed = |label: &str| {
             (1..=63).contains(&label.len())
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
@@ -196,6 +197,9 @@ impl DnsName {
         // Resolvers read `127.1`, `2130706433` and `0x7f000001` as addresses, so a last label that
         // is a number is rejected.
         let last = name.rsplit('.').next().unwrap_or_default();
+        if last.contains('_') {
+            return Err(HostError::Malformed);
+        }
         let hexadecimal = last.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
         if hexadecimal || last.bytes().all(|b| b.is_ascii_digit()) {
             return Err(HostError::Number);
@@ -287,6 +291,15 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn labels_may_have_underscores() {
+        for text in ["electrum_abc.example.net", "_electrum._tcp.example", "a_.example"] {
+            let host = parse(text).unwrap();
+            assert!(host.is_public() && rustls::pki_types::ServerName::try_from(text).is_ok(), "{text}");
+            assert_eq!(host.to_string(), text);
+        }
+    }
+
+    #[test]
     fn invalid_hosts_are_rejected() {
         for text in [
             "",
@@ -294,7 +307,8 @@ pub(super) mod tests {
             "a..b",
             "-a.example",
             "a-.example",
-            "a_b.example",
+            "tcp_port",
+            "a.b_c",
             "a b",
             "a/b",
             "a\0b",

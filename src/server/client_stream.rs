@@ -224,7 +224,7 @@ async fn read_message(messages: &mut WsStream, timer: &mut ReadTimer, limits: &L
                 // Fulcrum reads binary messages as text too.
                 Some(Ok(Message::Binary(bytes))) => match String::from_utf8(bytes.into()) {
                     Ok(text) => ClientInput::Line(text.replace(['\n', '\r'], " ")),
-                    Err(_) => ClientInput::Unreadable(RpcError::Parse),
+                    Err(_) => ClientInput::Unreadable(RpcError::NOT_UTF8),
                 },
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => ClientInput::Control,
                 Some(Err(tungstenite::Error::Capacity(_))) => ClientInput::Unreadable(RpcError::TooLong(MAX_REQUEST_BYTES)),
@@ -324,7 +324,7 @@ fn unreadable(error: &LinesCodecError, max_line_bytes: usize) -> ClientInput {
     match error {
         LinesCodecError::MaxLineLengthExceeded => ClientInput::Unreadable(RpcError::TooLong(max_line_bytes)),
         LinesCodecError::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-            ClientInput::Unreadable(RpcError::Parse)
+            ClientInput::Unreadable(RpcError::NOT_UTF8)
         }
         LinesCodecError::Io(error) if error.kind() == OUT_OF_MEMORY => ClientInput::OutOfMemory,
         LinesCodecError::Io(error) if error.kind() == TLS_RECORD => ClientInput::Tls,

@@ -42,7 +42,9 @@ fn result(line: &str) -> Value {
 #[test]
 fn version_reply_follows_the_negotiated_protocol() {
     let ask = |params: &str| result(&format!(r#"{{"id":1,"method":"server.version","params":{params}}}"#));
-    assert_eq!(ask(r#"["x","1.0"]"#), json!(USER_AGENT));
+    for first_protocol in ["0.9", "0.10", "1.0"] {
+        assert_eq!(ask(&format!(r#"["x","{first_protocol}"]"#)), json!(USER_AGENT));
+    }
     assert_eq!(ask(r#"["x","1.1"]"#), json!([USER_AGENT, "1.1"]));
     assert_eq!(ask(r#"["x",["1.4","1.6"]]"#), json!([USER_AGENT, "1.6"]));
     assert_eq!(ask(r#"["x",["1.4","1.8"]]"#), json!([USER_AGENT, "1.7"]));
@@ -104,11 +106,23 @@ fn missing_common_version_closes_the_connection() {
 }
 
 #[test]
-fn repeated_version_request_keeps_the_first_result() {
-    let mut session = session(Ingress::Clearnet);
+fn repeated_version_request_is_an_error_since_protocol_1_4() {
     let ask = |version: &str| format!(r#"{{"id":1,"method":"server.version","params":["x","{version}"]}}"#);
-    assert_eq!(handle(&mut session, &ask("1.4")).0["result"][1], "1.4");
-    assert_eq!(handle(&mut session, &ask("1.2")).0["result"][1], "1.4");
+    for first in ["1.4", "1.4.2", "1.7"] {
+        let mut session = session(Ingress::Clearnet);
+        assert_eq!(handle(&mut session, &ask(first)).0["result"][1], first);
+        for second in [first, "1.2"] {
+            let (answer, close) = handle(&mut session, &ask(second));
+            assert_eq!((answer["error"]["code"].as_i64(), close), (Some(1), false), "{answer}");
+        }
+        assert!(handle(&mut session, r#"{"id":1,"method":"server.features"}"#).0["result"].is_object());
+    }
+    let mut old = session(Ingress::Clearnet);
+    assert_eq!(handle(&mut old, &ask("1.2")).0["result"][1], "1.2");
+    assert_eq!(handle(&mut old, &ask("1.4")).0["result"][1], "1.2", "it keeps the connection open");
+    let mut forwarding = session(Ingress::Clearnet);
+    assert_eq!(forwarding.upstream_version(), "1.4");
+    assert_eq!(handle(&mut forwarding, &ask("1.4")).0["result"][1], "1.4", "the client's first request");
 }
 
 #[test]
