@@ -29,6 +29,9 @@ const BACKEND_TTL: Duration = Duration::from_hours(2);
 /// Tips only grow, so an old one never marks a good peer as behind.
 const VOTE_TTL: Duration = Duration::from_hours(48);
 
+/// Maximum age of a median that is used again. Without new votes it changes only when votes expire.
+const MEDIAN_TTL: Duration = Duration::from_mins(1);
+
 /// Maximum number of checkpoint heights kept.
 const MAX_CHECKPOINTS: usize = 8;
 
@@ -43,6 +46,8 @@ pub(super) struct ChainConsensus {
     /// Last report of the backend; `None` without one.
     backend: Option<BackendChain>,
     tips: Votes<u32>,
+    /// Median of the last tips and the time of its computation. `None`: a vote was added since.
+    median_tip: Option<(Time, Option<u32>)>,
     blocks: BTreeMap<u32, Votes<BlockHash>>,
 }
 
@@ -79,7 +84,7 @@ impl ChainConsensus {
     }
 
     /// Returns the height of the block to request from peers; `None` if no tip is known.
-    pub(super) fn height_to_compare(&self, now: Time) -> Option<u32> {
+    pub(super) fn height_to_compare(&mut self, now: Time) -> Option<u32> {
         self.tip(now).map(height_to_compare)
     }
 
@@ -100,7 +105,7 @@ impl ChainConsensus {
         self.work.as_ref().filter(|work| !work.chain().is_empty())
     }
 
-    fn check(&self, report: &ProbeReport, now: Time) -> Option<Fault> {
+    fn check(&mut self, report: &ProbeReport, now: Time) -> Option<Fault> {
         if let Some(work) = self.proven() {
             return work.check(report);
         }
@@ -133,17 +138,25 @@ impl ChainConsensus {
         }
         if let Some(tip) = report.tip_height {
             self.tips.record(voter, tip, now);
+            self.median_tip = None;
         }
     }
 
     /// Returns the known tip, that of the backend, or the median of the voters' last tips.
-    fn tip(&self, now: Time) -> Option<u32> {
+    fn tip(&mut self, now: Time) -> Option<u32> {
         if let Some(work) = self.proven() {
             return Some(work.chain().height());
         }
         match &self.backend {
             Some(backend) => Some(backend.tip).filter(|_| now.since(backend.at) <= BACKEND_TTL),
-            None => median(self.tips.current(now)),
+            None => {
+                // Each probe asks for it, and there may be many more probes than votes.
+                let is_fresh = |(at, _): &(Time, _)| *at <= now && now.since(*at) <= MEDIAN_TTL;
+                let computed =
+                    self.median_tip.filter(is_fresh).unwrap_or_else(|| (now, median(self.tips.current(now))));
+                self.median_tip = Some(computed);
+                computed.1
+            }
         }
     }
 }
@@ -208,14 +221,14 @@ mod tests {
 
     #[test]
     fn chain_check_below_quorum_reports_no_fault() {
-        let chain = chain(&[900, 900]);
+        let mut chain = chain(&[900, 900]);
         assert_eq!(chain.height_to_compare(NOW), None);
         assert_eq!(chain.check(&report(1, Some((800, [2; 32]))), NOW), None);
     }
 
     #[test]
     fn peer_far_below_median_is_behind() {
-        let chain = chain(&[900, 901, 5_000_000, 902, 1]);
+        let mut chain = chain(&[900, 901, 5_000_000, 902, 1]);
         assert_eq!(chain.height_to_compare(NOW), Some(800));
         assert_eq!(chain.check(&report(895, None), NOW), Some(Fault::ChainBehind));
         assert_eq!(chain.check(&report(896, None), NOW), None);

@@ -25,9 +25,26 @@ pub(super) struct FallbackClasses<T>([Vec<T>; CLASSES]);
 
 const CLASSES: usize = 8;
 
+/// Maximum number of members of a class in a snapshot. Each client gets a few of them.
+const MAX_MEMBERS: usize = 250;
+
 impl<T> Default for FallbackClasses<T> {
     fn default() -> FallbackClasses<T> {
         FallbackClasses(std::array::from_fn(|_| Vec::new()))
+    }
+}
+
+impl<'a> FallbackClasses<&'a Entry> {
+    /// Replaces random members of each class by other values, and drops the rest.
+    ///
+    /// A class may have as many members as there are free names, and each value costs something.
+    pub(super) fn map_some<T>(mut self, value: impl Fn(&'a Entry) -> T, rng: &mut impl Rng) -> FallbackClasses<T> {
+        FallbackClasses(std::array::from_fn(|class| {
+            let mut members = self.0.get_mut(class).map(std::mem::take).unwrap_or_default();
+            // A fixed order before the choice makes the result depend on the random generator alone.
+            members.sort_unstable_by(|a, b| a.host.cmp(&b.host));
+            members.into_iter().sample(rng, MAX_MEMBERS).into_iter().map(&value).collect()
+        }))
     }
 }
 
@@ -36,13 +53,6 @@ impl<T> FallbackClasses<T> {
     pub(super) fn add(&mut self, entry: &Entry, value: T, now: Time) {
         if let Some(members) = self.0.get_mut(class(entry, now)) {
             members.push(value);
-        }
-    }
-
-    /// Orders the members of each class by a key, so that a sample depends on the random generator alone.
-    pub(super) fn sort_by_key<K: Ord>(&mut self, key: impl Fn(&T) -> K) {
-        for members in &mut self.0 {
-            members.sort_unstable_by_key(&key);
         }
     }
 

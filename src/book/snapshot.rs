@@ -91,13 +91,13 @@ impl Snapshot {
         now: Time,
         rng: &mut impl Rng,
     ) -> Snapshot {
-        let mut fallback = FallbackClasses::default();
+        let mut fallback: FallbackClasses<&Entry> = FallbackClasses::default();
         let mut verified: Vec<&Entry> = Vec::new();
         for entry in entries {
             let state = entry.state(now, rules.max_age);
             let is_known = entry.last_try.is_some() || entry.next_probe_at <= now;
             if entry.host.is_onion() && is_known && state != PeerState::Bad {
-                fallback.add(entry, EncodedEntry::new(entry, &rules, now), now);
+                fallback.add(entry, entry, now);
             }
             if state == PeerState::Verified {
                 verified.push(entry);
@@ -105,7 +105,7 @@ impl Snapshot {
         }
         // A fixed order before the selection makes the result depend on the random generator alone.
         verified.sort_unstable_by(|a, b| a.host.cmp(&b.host));
-        fallback.sort_by_key(|encoded| encoded.json.clone());
+        let fallback = fallback.map_some(|entry| EncodedEntry::new(entry, &rules, now), rng);
         let mut views = PerIngress::default();
         for ingress in Ingress::ALL.into_iter().filter(|ingress| side.serves(*ingress)) {
             let Selection { clearnet, onions } = Selection::new(&verified, ingress, rules.as_map.as_deref(), now, rng);

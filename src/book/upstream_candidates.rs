@@ -51,7 +51,7 @@ impl PeerBook {
         // Among equals the order is random, so that the load is shared.
         eligible.shuffle(rng);
         let limit = median_first_seen(&eligible, now);
-        eligible.sort_by_key(|entry| self.upstream_sort_key(entry, limit, now));
+        eligible.sort_by_cached_key(|entry| self.upstream_sort_key(entry, limit, now));
         // Peers with less standing only serve where others are missing.
         let is_first_choice = |entry: &&Entry| self.is_healthy(entry, now) && is_senior(entry, limit, now);
         let (mut chosen, rest): (Vec<&Entry>, Vec<&Entry>) = eligible.into_iter().partition(is_first_choice);
