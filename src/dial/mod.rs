@@ -3,6 +3,7 @@
 #[cfg(feature = "embedded-tor")]
 mod arti;
 mod direct;
+mod handshake_signature;
 mod socks;
 mod socks_handshake;
 mod socks_port;

@@ -22,6 +22,7 @@ use webpki::RawPublicKeyEntity;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Stream;
+use super::handshake_signature::{self, ADDITIONAL_SCHEMES};
 use crate::connect::{ProbeError, TlsCertificate};
 use crate::peer::Host;
 
@@ -107,14 +108,19 @@ impl AcceptAnyCertificate {
         signed: &DigitallySignedStruct,
         max_algorithms: usize,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let spki = public_key(certificate).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        let key = RawPublicKeyEntity::try_from(&spki)
-            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        if !self.supported_verify_schemes().contains(&signed.scheme) {
+            return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+        }
+        let bad_encoding = Error::InvalidCertificate(CertificateError::BadEncoding);
+        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Err(bad_encoding) };
+        let key = &certificate.tbs_certificate.subject_pki;
+        let spki = SubjectPublicKeyInfoDer::from(key.raw);
+        let entity = RawPublicKeyEntity::try_from(&spki).map_err(|_| bad_encoding)?;
         let algorithms = self.algorithms.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme);
-        let (_, algorithms) =
-            algorithms.ok_or(Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme))?;
-        let valid = |algorithm: &&_| key.verify_signature(**algorithm, message, signed.signature()).is_ok();
-        if algorithms.iter().take(max_algorithms).any(|algorithm| valid(&algorithm)) {
+        let mut algorithms = algorithms.iter().flat_map(|(_, algorithms)| *algorithms).take(max_algorithms);
+        let is_valid = algorithms.any(|one| entity.verify_signature(*one, message, signed.signature()).is_ok())
+            || handshake_signature::is_valid(key, signed.scheme, message, signed.signature());
+        if is_valid {
             Ok(HandshakeSignatureValid::assertion())
         } else {
             Err(Error::InvalidCertificate(CertificateError::BadSignature))
@@ -156,7 +162,7 @@ impl ServerCertVerifier for AcceptAnyCertificate {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        [self.algorithms.supported_schemes().as_slice(), &ADDITIONAL_SCHEMES].concat()
     }
 }
 
