@@ -4,6 +4,7 @@
 //! commands read them back. contrib/JSON.md documents the fields.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -12,6 +13,7 @@ use crate::book::{Counts, MAX_TIP_LAG, PeerState, Side, WEEK, WINDOWS};
 use crate::client_counters::ClientStats;
 use crate::clock::Time;
 use crate::network::Network;
+use crate::peer::{Port, Ports};
 use crate::route::Route;
 use crate::tor_state::{OnionError, TorSource, TorState};
 
@@ -98,15 +100,44 @@ pub struct OnionStatus {
     pub error: Option<String>,
 }
 
+/// Ports of a server, displayed as in real names: `s50002 t50001 wss50004`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PortNumbers {
+    /// Port for plain TCP.
+    pub tcp_port: Option<u16>,
+    /// Port for TLS.
+    pub ssl_port: Option<u16>,
+    /// Port for WebSockets over plain TCP.
+    pub ws_port: Option<u16>,
+    /// Port for WebSockets over TLS.
+    pub wss_port: Option<u16>,
+}
+
+impl From<Ports> for PortNumbers {
+    fn from(ports: Ports) -> PortNumbers {
+        let [tcp_port, ssl_port, ws_port, wss_port] =
+            [ports.tcp(), ports.tls(), ports.ws(), ports.wss()].map(|port| port.map(Port::get));
+        PortNumbers { tcp_port, ssl_port, ws_port, wss_port }
+    }
+}
+
+impl fmt::Display for PortNumbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PortNumbers { tcp_port, ssl_port, ws_port, wss_port } = *self;
+        let all = [("s", ssl_port), ("t", tcp_port), ("wss", wss_port), ("ws", ws_port)];
+        let named = all.into_iter().filter_map(|(letters, port)| Some(format!("{letters}{}", port?)));
+        f.write_str(&named.collect::<Vec<_>>().join(" "))
+    }
+}
+
 /// State of the clearnet name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ClearnetStatus {
     /// Host name or address.
     pub host: String,
-    /// Port for plain TCP.
-    pub tcp_port: Option<u16>,
-    /// Port for TLS.
-    pub ssl_port: Option<u16>,
+    /// Configured ports.
+    #[serde(flatten)]
+    pub ports: PortNumbers,
     /// Address that is advertised with the name.
     pub address: Option<String>,
     /// Route of the last successful test.
@@ -230,10 +261,9 @@ pub struct PeerInfo {
     pub state: PeerState,
     /// Address at which it was last reached.
     pub ip: Option<String>,
-    /// Port for plain TCP.
-    pub tcp_port: Option<u16>,
-    /// Port for TLS.
-    pub ssl_port: Option<u16>,
+    /// Ports at which it was verified; of a candidate, the reported ones.
+    #[serde(flatten)]
+    pub ports: PortNumbers,
     /// Newest supported protocol version.
     pub protocol: Option<String>,
     /// Number of transactions kept for each address; `None` without a limit.

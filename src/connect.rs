@@ -39,6 +39,10 @@ pub struct ProbeTarget {
     pub addresses: Vec<IpAddr>,
     /// Endpoints in the order in which they are dialled.
     pub endpoints: Vec<(Transport, Port)>,
+    /// Endpoints of WebSockets that are verified after one of `endpoints`. Their failure changes nothing else.
+    pub web_sockets: Vec<(Transport, Port)>,
+    /// Whether `server.features` is left out, as the peer did not respond to it lately.
+    pub skips_features: bool,
     /// Number of leading `endpoints` that are known to be the peer's.
     ///
     /// The others are claims of third parties: a success confirms them, a failure proves nothing.
@@ -69,6 +73,8 @@ impl ProbeTarget {
             via,
             addresses,
             endpoints,
+            web_sockets: Vec::new(),
+            skips_features: false,
             announce: false,
             must_list_host: true,
             checkpoint_height: None,
@@ -88,6 +94,12 @@ pub struct Verified {
     pub port: Port,
     /// Certificate of the peer. `None` for plain TCP.
     pub certificate: Option<TlsCertificate>,
+    /// Endpoints of WebSockets at which the peer was verified as well.
+    pub web_sockets: Vec<(Transport, Port)>,
+    /// Whether `server.features` was left out.
+    pub skipped_features: bool,
+    /// Whether the TLS handshake failed at an endpoint that was dialled before.
+    pub tls_failed: bool,
     /// Time from the start of the connection to the last response.
     pub duration: Duration,
     /// What the peer reported.
@@ -160,6 +172,9 @@ pub enum ProbeError {
     /// The peer did not show the headers that prove its chain.
     #[error("no proof of the chain: the header at the pinned or compared height is missing, incomplete or different")]
     Unproven,
+    /// The endpoint serves no WebSocket.
+    #[error("no WebSocket at this port")]
+    WebSocket,
 }
 
 /// Origin of a failure, as far as the failure itself shows it.
@@ -179,9 +194,11 @@ impl ProbeError {
     /// Returns the origin of the failure.
     pub fn blame(self) -> FailureOrigin {
         match self {
-            ProbeError::Closed | ProbeError::Tls | ProbeError::ProtocolViolation(_) | ProbeError::Unproven => {
-                FailureOrigin::Peer
-            }
+            ProbeError::Closed
+            | ProbeError::Tls
+            | ProbeError::ProtocolViolation(_)
+            | ProbeError::Unproven
+            | ProbeError::WebSocket => FailureOrigin::Peer,
             // A local firewall refuses like a peer does, so a refusal does not prove the path.
             ProbeError::Refused | ProbeError::NotPublic => FailureOrigin::PeerUnconfirmed,
             // A local network failure within a conversation looks like a silent peer.

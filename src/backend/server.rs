@@ -19,12 +19,12 @@ use crate::clock;
 use crate::connect::{ProbeError, ProbeReport};
 use crate::dial::{Direct, Stream, Tls};
 use crate::electrum::identity::BackendInfo;
-use crate::electrum::prober::{FeaturesStep, ProbeExpectations, ProbeStep};
+use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
 use crate::header_chain::{CatchUp, ChainReference, ChainStanding, HeaderChain};
 use crate::jsonrpc::{DEFAULT_PROTOCOL, MAX_PROTOCOL, MIN_PROTOCOL};
 use crate::network::Network;
 use crate::peer::{Endpoint, Host, Version};
-use crate::probe::{Deadlines, Progress, run_prober};
+use crate::probe::{Deadlines, FailedConversation, run_prober};
 use crate::route::Route;
 
 /// Interval between two polls after a success, unless the known chain changes.
@@ -95,6 +95,12 @@ struct FailedProbe {
 impl From<BackendError> for FailedProbe {
     fn from(error: BackendError) -> FailedProbe {
         FailedProbe { error, is_at_features: false }
+    }
+}
+
+impl From<FailedConversation> for FailedProbe {
+    fn from(failed: FailedConversation) -> FailedProbe {
+        FailedProbe { error: failed.error.into(), is_at_features: failed.is_at_features }
     }
 }
 
@@ -206,19 +212,8 @@ impl Server {
                 now: clock::now().wall_secs(),
             }),
         };
-        let mut answered = None;
-        let mut on_progress = |progress| {
-            if let Progress::Answered(step) = progress {
-                answered = Some(step);
-            }
-        };
         let end = Instant::now() + deadlines.total;
-        run_prober(stream, &expected, deadlines, end, &mut on_progress).await.map_err(|error| {
-            let is_silent = matches!(error, ProbeError::Closed | ProbeError::Timeout);
-            let is_next = matches!(answered, Some(ProbeStep::Version | ProbeStep::LegacyVersion));
-            let is_at_features = features == FeaturesStep::Included && is_silent && is_next;
-            FailedProbe { error: error.into(), is_at_features }
-        })
+        Ok(run_prober(stream, &expected, deadlines, end, &mut |_| {}).await?)
     }
 
     /// Sends a PROXY header if the server expects one, before TLS.

@@ -16,7 +16,7 @@ use super::uptime::Uptime;
 use crate::clock::Time;
 use crate::connect::{CertificateBatch, KeyHash, ProbeError, Verified};
 use crate::netgroup;
-use crate::peer::{Host, PeerListEntry, Ports, RealName, Version};
+use crate::peer::{Host, PeerListEntry, Ports, RealName, Transport, Version};
 
 /// Maximum difference between the clocks of two processes that is not taken as a wrong clock.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
@@ -79,6 +79,11 @@ pub struct Entry {
     pub promotion: Option<Promotion>,
     /// Batch of the TLS certificate at the last success with TLS; `None` if there was none.
     pub certificate_batch: Option<CertificateBatch>,
+    /// WebSockets at which the peer was verified.
+    pub reached_web_sockets: ReachedEndpoints,
+    /// Whether its TLS handshake failed at the last success, over TCP, of this process.
+    #[serde(skip)]
+    pub tls_failed: bool,
     /// Position of its tip at the last visit of this process; `None` if it was not compared.
     #[serde(skip)]
     pub chain_position: Option<ChainPosition>,
@@ -164,6 +169,8 @@ impl Entry {
             reached: ReachedEndpoints::default(),
             promotion: None,
             certificate_batch: None,
+            reached_web_sockets: ReachedEndpoints::default(),
+            tls_failed: false,
             chain_position: None,
         }
     }
@@ -192,6 +199,7 @@ impl Entry {
         }
         self.uptime.correct_times(now);
         self.reached.correct_times(now);
+        self.reached_web_sockets.correct_times(now);
     }
 
     /// Returns whether the peer was verified recently and has not failed since.
@@ -230,9 +238,11 @@ impl Entry {
     /// Returns the ports at which the peer was verified and that may be dialled; `None` if there are none.
     ///
     /// Without a record, the claimed ports count: candidates are listed only while Tor is unavailable, and a peer of an
-    /// older store until its next visit.
+    /// older store until its next visit. Ports of WebSockets never count without a record.
     pub fn verified_ports(&self) -> Option<Ports> {
+        let reached = |transport| self.reached_web_sockets.port(transport);
         let ports = self.reached.ports().unwrap_or(self.ports);
+        let ports = ports.with_web_sockets(reached(Transport::Tcp), reached(Transport::Tls));
         dial_policy::permitted_ports(&self.host, ports, self.source.port_origin())
     }
 
@@ -255,6 +265,9 @@ impl Entry {
         self.ip = verified.ip;
         let endpoint = (verified.transport, verified.port);
         self.reached.record(endpoint, now);
+        for endpoint in &verified.web_sockets {
+            self.reached_web_sockets.record(*endpoint, now);
+        }
         if !self.ports.iter().any(|known| known == endpoint) {
             self.ports = Ports::single(verified.transport, verified.port);
         }
@@ -276,6 +289,7 @@ impl Entry {
         if report.add_peer_result.is_some() {
             self.last_announced_at = Some(now);
         }
+        self.tls_failed = verified.tls_failed;
         self.software = report.software.clone();
         self.tip = report.tip_height;
         self.last_success = Some(now);

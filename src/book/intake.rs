@@ -142,7 +142,9 @@ impl PeerBook {
         if state == PeerState::Bad && !is_trusted {
             return Err(IntakeError::KnownMisbehaving);
         }
-        let differs = entry.ports != name.ports;
+        // The peer itself names its WebSockets.
+        let claimed = name.ports.without_web_sockets();
+        let differs = entry.ports.without_web_sockets() != claimed;
         if state == PeerState::Verified && !differs && !is_trusted {
             return Ok(());
         }
@@ -162,7 +164,7 @@ impl PeerBook {
             self.adopt(&name, source, ctx);
         } else if differs || is_rival {
             // Of two clients that announce an unverified name, the lookup tells which one has its address.
-            self.peers.add_port_claim(&name.host, PortClaim { ports: name.ports, from });
+            self.peers.add_port_claim(&name.host, PortClaim { ports: claimed, from });
         }
         // Without a budget for another visit, the ports are dialled at the regular one.
         let payer = Payer::of_peer(&name.host, self.peers.get(&name.host));
@@ -183,7 +185,9 @@ impl PeerBook {
         let changed = self.peers.update(&name.host, |entry| {
             let before = (entry.source.clone(), entry.ports);
             let known = entry.permitted_ports().filter(|_| entry.last_success.is_some());
-            entry.ports = known.unwrap_or(name.ports);
+            entry.ports = known.map_or(name.ports, |known| {
+                known.with_web_sockets(name.ports.ws().or(known.ws()), name.ports.wss().or(known.wss()))
+            });
             if !entry.source.is_operator() {
                 entry.source = source;
             }
@@ -193,8 +197,9 @@ impl PeerBook {
         if changed == Some(true) {
             ctx.save(entry);
         }
-        if entry.ports != name.ports {
-            self.peers.add_port_claim(&name.host, PortClaim { ports: name.ports, from: None });
+        let claimed = name.ports.without_web_sockets();
+        if entry.ports.without_web_sockets() != claimed {
+            self.peers.add_port_claim(&name.host, PortClaim { ports: claimed, from: None });
         }
     }
 
@@ -222,11 +227,15 @@ impl PeerBook {
     pub(super) fn record_port_claims(&mut self, list: &PeerList, rng: &mut (impl Rng + ?Sized)) {
         let names = list.0.iter().map(|listed| &listed.name).filter(|name| {
             let known = self.peers.get(&name.host);
-            known.is_some_and(|entry| entry.failures > 0 && entry.violation.is_none() && entry.ports != name.ports)
+            known.is_some_and(|entry| {
+                let differs = entry.ports.without_web_sockets() != name.ports.without_web_sockets();
+                entry.failures > 0 && entry.violation.is_none() && differs
+            })
         });
         // A small random sample limits the influence of a single peer.
         for name in names.cloned().sample(rng, MAX_NAMES_PER_PEER_LIST) {
-            let ports = dial_policy::permitted_ports(&name.host, name.ports, PortOrigin::Untrusted);
+            let claimed = name.ports.without_web_sockets();
+            let ports = dial_policy::permitted_ports(&name.host, claimed, PortOrigin::Untrusted);
             if let Some(ports) = ports {
                 self.peers.add_port_claim(&name.host, PortClaim { ports, from: None });
             }

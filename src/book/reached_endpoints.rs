@@ -48,7 +48,20 @@ impl ReachedEndpoints {
 
     /// Returns the reached ports; `None` if there are none.
     pub fn ports(&self) -> Option<Ports> {
-        Ports::new(self.tcp.map(|(port, _)| port), self.tls.map(|(port, _)| port))
+        Ports::new(self.port(Transport::Tcp), self.port(Transport::Tls))
+    }
+
+    /// Returns the reached port of a transport; `None` if there is none.
+    pub fn port(&self, transport: Transport) -> Option<Port> {
+        match transport {
+            Transport::Tcp => self.tcp.map(|(port, _)| port),
+            Transport::Tls => self.tls.map(|(port, _)| port),
+        }
+    }
+
+    /// Returns whether an endpoint was not reached, or so long ago that it should be dialled again.
+    pub(super) fn needs_check(&self, endpoint: (Transport, Port), now: Time) -> bool {
+        self.reached_at(endpoint).is_none_or(|at| now.since(at) > RECHECK_AGE)
     }
 
     /// Returns whether the peer was verified at this endpoint.

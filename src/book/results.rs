@@ -13,7 +13,7 @@ use super::witnesses::witness_group;
 use super::{Action, BookConfig, BookNotice, PeerBook, PeerState, Source, dial_policy};
 use crate::clock::Time;
 use crate::connect::{FailureOrigin, ProbeError, Verified};
-use crate::peer::{Fault, Host};
+use crate::peer::{Fault, Host, Port, Transport};
 use crate::route::{Route, RouteRules, RoutingPolicy};
 use crate::tor_state::ClearnetAccess;
 
@@ -21,6 +21,11 @@ use crate::tor_state::ClearnetAccess;
 ///
 /// It is short, as clients need both transports, and long enough for servers that limit connections per minute.
 const OTHER_ENDPOINT_DELAY: Duration = Duration::from_secs(30);
+
+/// Time for which `server.features` is left out for a peer that did not respond to it.
+///
+/// The request costs such a peer a second connection. A peer may be upgraded meanwhile.
+const FEATURES_RETRY: Duration = Duration::from_hours(72);
 
 impl PeerBook {
     pub(super) fn on_probe_result(
@@ -77,8 +82,14 @@ impl PeerBook {
         // Endpoints are dialled in order until one answers, so those before it have failed.
         let failed: Vec<_> = probe.endpoints.iter().copied().take_while(|dialled| *dialled != endpoint).collect();
         let (before, had_reached) = (entry.ports, entry.reached.ports().is_some());
+        if !verified.skipped_features {
+            self.peers.set_skip_features_until(host, None);
+        } else if !self.peers.skips_features(host, ctx.now) {
+            self.peers.set_skip_features_until(host, Some(ctx.now + FEATURES_RETRY));
+        }
         let has_new_key = self.peers.update(host, |entry| {
             failed.iter().for_each(|failed| entry.reached.remove(*failed));
+            probe.web_sockets.iter().for_each(|dialled| entry.reached_web_sockets.remove(*dialled));
             entry.verified(&verified, working_time, ctx.now)
         });
         let Some(entry) = self.peers.get(host) else { return };
@@ -90,7 +101,12 @@ impl PeerBook {
             let was_dialled = entry.reached.contains(claimed) || failed.contains(&claimed);
             !was_dialled && is_new(claimed) && dial_policy::is_dialable(host, route, claimed)
         };
-        let has_untried_endpoint = entry.permitted_ports().is_some_and(|ports| ports.iter().any(is_untried));
+        let is_untried_web_socket = |claimed: &(Transport, Port)| {
+            !probe.web_sockets.contains(claimed)
+                && (!had_reached || before.web_sockets().all(|known| known != *claimed))
+        };
+        let has_untried_endpoint = entry.permitted_ports().is_some_and(|ports| ports.iter().any(is_untried))
+            || self.web_sockets_to_check(host, route, ctx.now).iter().any(is_untried_web_socket);
         let payer = Payer::of_peer(host, self.peers.get(host));
         let may_announce = self.announces_at_once() && !probe.announces_self;
         let delay = if may_announce && self.should_announce_to(host, ctx.now) {
@@ -125,6 +141,7 @@ impl PeerBook {
 
     fn on_peer_failure(&mut self, host: &Host, failure: ProbeError, ctx: &mut Context<'_>) {
         let BookConfig { recheck_interval, max_advertised_age, initial_retry, .. } = self.config;
+        self.peers.set_skip_features_until(host, None);
         // Ports that third parties claimed were dialled in the same probe.
         self.peers.on_conclusive_result(host);
         let Some(entry) = self.peers.get(host) else { return };

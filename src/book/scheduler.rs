@@ -227,10 +227,12 @@ impl PeerBook {
             reached.contains(**endpoint) || known.is_some_and(|ports| ports.iter().any(|of| of == **endpoint))
         };
         let trusted_endpoint_count = endpoints.iter().filter(is_known).count();
+        let web_sockets = self.web_sockets_to_check(host, via, ctx.now);
         let announce = self.should_announce_to(host, ctx.now);
         if let Some(probe) = self.peers.probe_mut(host) {
             probe.announces_self = announce;
             probe.endpoints.clone_from(&endpoints);
+            probe.web_sockets.clone_from(&web_sockets);
         }
         // The operator vouches for own seeds, which may run behind another name.
         let must_list_host = self.peers.get(host).is_none_or(|entry| !entry.source.is_operator());
@@ -241,12 +243,23 @@ impl PeerBook {
             via,
             addresses,
             endpoints,
+            web_sockets,
+            skips_features: self.peers.skips_features(host, ctx.now),
             trusted_endpoint_count,
             announce,
             must_list_host,
             checkpoint_height,
             reference,
         }
+    }
+
+    /// Returns the WebSockets that the peer claims and that are verified in a visit.
+    pub(super) fn web_sockets_to_check(&self, host: &Host, via: Route, now: Time) -> Vec<(Transport, Port)> {
+        let Some(entry) = self.peers.get(host) else { return Vec::new() };
+        let claimed = entry.permitted_ports();
+        let claimed = claimed.iter().flat_map(Ports::web_sockets);
+        let due = claimed.filter(|endpoint| entry.reached_web_sockets.needs_check(*endpoint, now));
+        due.filter(|endpoint| dial_policy::is_dialable(host, via, *endpoint)).collect()
     }
 
     /// Chooses a peer to test a path, preferably a healthy one.

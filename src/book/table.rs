@@ -31,6 +31,8 @@ pub(super) struct PeerTable {
     /// Peers that are trusted or were promoted.
     settled: BTreeSet<Host>,
     port_claims: PortClaims,
+    /// Peers that did not respond to `server.features`, and the time until which it is left out.
+    skip_features_until: HashMap<Host, Time>,
     /// Deferred peers, and the subnet whose dial budget they wait for.
     over_budget: HashMap<Host, Netgroup>,
 }
@@ -56,6 +58,8 @@ pub(super) struct InFlightProbe {
     pub payers: Vec<SlotPayer>,
     /// Endpoints in dial order; empty before they are dialled.
     pub endpoints: Vec<(Transport, Port)>,
+    /// WebSockets that are verified in this visit.
+    pub web_sockets: Vec<(Transport, Port)>,
 }
 
 impl PeerTable {
@@ -71,6 +75,7 @@ impl PeerTable {
             candidate_groups: CandidateGroups::default(),
             settled: BTreeSet::new(),
             port_claims: PortClaims::default(),
+            skip_features_until: HashMap::new(),
             over_budget: HashMap::new(),
         }
     }
@@ -168,6 +173,7 @@ impl PeerTable {
     pub(super) fn remove(&mut self, host: &Host) -> bool {
         self.port_claims.remove(host);
         self.unattributed_failures.remove(host);
+        self.skip_features_until.remove(host);
         self.over_budget.remove(host);
         self.dequeue(host);
         let removed = self.entries.remove(host);
@@ -256,6 +262,7 @@ impl PeerTable {
             class: ProbeClass::of(entry),
             payers: SlotPayer::of(entry, &[]),
             endpoints: Vec::new(),
+            web_sockets: Vec::new(),
         };
         self.in_flight.insert(host.clone(), probe);
         true
@@ -291,6 +298,19 @@ impl PeerTable {
         let failures = self.unattributed_failures.entry(host.clone()).or_default();
         *failures = failures.saturating_add(1);
         *failures
+    }
+
+    /// Returns whether `server.features` is left out in a visit.
+    pub(super) fn skips_features(&self, host: &Host, now: Time) -> bool {
+        self.skip_features_until.get(host).is_some_and(|until| now < *until)
+    }
+
+    /// Sets the time until which `server.features` is left out. `None`: it is requested at the next visit.
+    pub(super) fn set_skip_features_until(&mut self, host: &Host, until: Option<Time>) {
+        match until {
+            Some(until) => self.skip_features_until.insert(host.clone(), until),
+            None => self.skip_features_until.remove(host),
+        };
     }
 
     /// Forgets the port reports and the unattributed failures of a peer after a conclusive result.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::format::ports;
 use crate::api::PeerInfo;
 use crate::book::PeerState;
 use clap::ValueEnum;
@@ -42,7 +41,7 @@ fn electrum(row: &PeerInfo) -> BTreeMap<&'static str, String> {
     let pruning = row.pruning.map_or("-".to_owned(), |limit| limit.to_string());
     let version = row.protocol.clone().unwrap_or_else(|| "1.4".to_owned());
     let port = |letter, port: Option<u16>| port.map(|port| (letter, port.to_string()));
-    let ports = [port("s", row.ssl_port), port("t", row.tcp_port)];
+    let ports = [port("s", row.ports.ssl_port), port("t", row.ports.tcp_port)];
     [("pruning", pruning), ("version", version)].into_iter().chain(ports.into_iter().flatten()).collect()
 }
 
@@ -50,7 +49,7 @@ fn electrum(row: &PeerInfo) -> BTreeMap<&'static str, String> {
 fn real_name(row: &PeerInfo) -> String {
     let version = row.protocol.as_ref().map(|version| format!("v{version}"));
     let pruning = row.pruning.map(|limit| format!("p{limit}"));
-    let parts = [Some(row.host.clone()), version, pruning, Some(ports(row.ssl_port, row.tcp_port))];
+    let parts = [Some(row.host.clone()), version, pruning, Some(row.ports.to_string())];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
@@ -64,7 +63,7 @@ mod tests {
     fn export_has_verified_peers_and_json_has_all() {
         let now = Some(Time::from_secs(1_700_000_000));
         let mut onion = row("b.onion", PeerState::Verified, now);
-        (onion.ssl_port, onion.tcp_port, onion.pruning) = (None, Some(50001), Some(100));
+        (onion.ports.ssl_port, onion.ports.ws_port, onion.pruning) = (None, Some(50003), Some(100));
         let rows = || {
             vec![
                 row("c.example", PeerState::Candidate, None),

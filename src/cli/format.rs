@@ -4,13 +4,6 @@ use std::time::Duration;
 
 use crate::clock::{self, Time};
 
-/// Returns ports in the notation of a real name: `s50002 t50001`.
-pub(super) fn ports(tls: Option<u16>, tcp: Option<u16>) -> String {
-    let port = |letter: char, port: Option<u16>| port.map(|port| format!("{letter}{port}"));
-    let ports: Vec<String> = [port('s', tls), port('t', tcp)].into_iter().flatten().collect();
-    ports.join(" ")
-}
-
 /// Returns a past duration in a single unit: `3m ago`, `17h ago`, `4d ago`.
 pub(super) fn ago(time: Duration) -> String {
     match time.as_secs() {
@@ -34,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_and_ports_have_short_notation() {
+    fn durations_have_short_notation() {
         let ago_secs = |secs| ago(Duration::from_secs(secs));
         assert_eq!(
             [ago_secs(0), ago_secs(3599), ago_secs(172_799), ago_secs(172_800)],
@@ -42,6 +35,5 @@ mod tests {
         );
         assert_eq!(until(Time::default()), "due now");
         assert_eq!(until(clock::now() + Duration::from_millis(61_900)), "in 1m 1s");
-        assert_eq!([ports(Some(2), Some(1)), ports(None, Some(1)), ports(None, None)], ["s2 t1", "t1", ""]);
     }
 }

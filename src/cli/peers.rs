@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::format::{ago, ports, until};
+use super::format::{ago, until};
 use super::terminal::{PADDING, Style, Styled, TerminalStyle};
 use crate::api::PeerInfo;
 use crate::book::PeerState;
@@ -140,7 +140,7 @@ fn cells(row: &PeerInfo, now: Time) -> [Styled; 10] {
     [
         Styled::plain(row.host.clone()),
         Styled::new(row.state.to_string(), style),
-        Styled::plain(ports(row.ssl_port, row.tcp_port)),
+        Styled::plain(row.ports.to_string()),
         Styled::plain(row.protocol.clone().unwrap_or_default()),
         Styled::plain(row.software.clone().unwrap_or_default()),
         Styled::plain(row.latency_ms.map(|ms| format!("{ms} ms")).unwrap_or_default()),
@@ -186,7 +186,8 @@ mod tests {
 
     fn rows() -> Vec<PeerInfo> {
         let now = clock::now();
-        let onion = PeerInfo { ssl_port: None, ..row(ONION, PeerState::Candidate, None) };
+        let mut onion = row(ONION, PeerState::Candidate, None);
+        onion.ports.ssl_port = None;
         let error = Some("its name means an address that isn't public".to_owned());
         vec![
             PeerInfo { error, ..row("bad.example", PeerState::Bad, None) },

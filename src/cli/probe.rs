@@ -10,15 +10,15 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::format::ports;
 use super::output::Json;
 use super::output::{print, print_json};
+use crate::api::PortNumbers;
 use crate::book::is_dialable;
 use crate::config::Config;
 use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::dial::{Dialer, Direct, Isolation, LocalAddresses, Socks, SocksDetection, Tls, TorConnector, detect_tor};
 use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
-use crate::peer::{Fault, Host, Port, Ports};
+use crate::peer::{Fault, Host, Port, Ports, Transport};
 use crate::probe::{Deadlines, Progress, probe};
 use crate::route::{Route, RoutingPolicy};
 use crate::tor::{IS_EMBEDDED, Mode};
@@ -34,6 +34,12 @@ pub(super) struct ProbeArgs {
     /// TLS port.
     #[arg(long, value_name = "PORT")]
     tls: Option<Port>,
+    /// Port for WebSockets, which is verified after TCP or TLS.
+    #[arg(long, value_name = "PORT")]
+    ws: Option<Port>,
+    /// Port for WebSockets over TLS, which is verified after TCP or TLS.
+    #[arg(long, value_name = "PORT")]
+    wss: Option<Port>,
     #[command(flatten)]
     json: Json,
 }
@@ -66,8 +72,11 @@ struct VerifiedInfo {
     port: u16,
     software: Option<String>,
     protocol: String,
-    tcp_port: Option<u16>,
-    ssl_port: Option<u16>,
+    /// Ports that it reports.
+    #[serde(flatten)]
+    ports: PortNumbers,
+    /// WebSockets at which it was verified, of those in --ws and --wss.
+    web_sockets: Vec<String>,
     genesis_hash: Option<String>,
     tip: Option<u32>,
     peers: usize,
@@ -139,7 +148,10 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
             Route::Direct => bail!("the port belongs to another service; set others with --tcp and --tls"),
         }
     }
-    let target = ProbeTarget::without_extras(args.host.clone(), route, addresses, endpoints);
+    let mut target = ProbeTarget::without_extras(args.host.clone(), route, addresses, endpoints);
+    let web_sockets = ports.with_web_sockets(args.ws, args.wss);
+    target.web_sockets =
+        web_sockets.web_sockets().filter(|endpoint| is_dialable(&args.host, route, *endpoint)).collect();
     let expected = ProbeExpectations {
         host: Some(args.host.clone()),
         genesis_hash: network.genesis_hash(),
@@ -152,6 +164,10 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
     };
     let outcome = probe(&dialer, &target, &expected, Deadlines::for_route(route), |progress| match progress {
         Progress::Dialling(transport, port) => step(&format!("dialling port {port} ({transport}) {route}")),
+        Progress::WithoutFeatures => step("no response to server.features; connecting again without it"),
+        Progress::DiallingWebSocket(transport, port) => {
+            step(&format!("dialling port {port} (WebSocket over {transport}) {route}"));
+        }
         Progress::Connected => step("connected"),
         Progress::Answered(question) => step(&format!("{} answered", question.method())),
         Progress::Failed(failure) => step(&format!("failed: {failure}")),
@@ -168,7 +184,10 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
 /// Adds advice to the error of a probe.
 fn probe_error(host: &Host, failure: ProbeError) -> anyhow::Error {
     let advice = match failure {
-        ProbeError::Refused | ProbeError::Tls => "; set its ports with --tcp and --tls",
+        ProbeError::Refused => "; set its ports with --tcp and --tls",
+        ProbeError::Tls => {
+            "; set its ports with --tcp and --tls; servers need TLS 1.2 or 1.3 with ECDHE and an AEAD cipher, and no Ed448 key"
+        }
         ProbeError::Unreachable => {
             "; check that the server runs and accepts remote connections, and the ports of --tcp and --tls"
         }
@@ -253,13 +272,21 @@ fn facts(host: &Host, verified: &Verified) -> VerifiedInfo {
         port: verified.port.get(),
         software: report.software.clone(),
         protocol: report.negotiated_version.to_string(),
-        tcp_port: ports.and_then(|ports| ports.tcp()).map(Port::get),
-        ssl_port: ports.and_then(|ports| ports.tls()).map(Port::get),
+        ports: ports.map(PortNumbers::from).unwrap_or_default(),
+        web_sockets: verified.web_sockets.iter().map(|endpoint| web_socket_token(*endpoint)).collect(),
         genesis_hash: report.features.as_ref().and_then(|features| features.genesis_hash.clone()),
         tip: report.tip_height,
         peers: report.peer_list.0.len(),
         key: verified.certificate.map(|certificate| HEXLOWER.encode(&certificate.key)),
         took_ms: millis(verified.duration),
+    }
+}
+
+/// Returns the token of a WebSocket in real names.
+fn web_socket_token((transport, port): (Transport, Port)) -> String {
+    match transport {
+        Transport::Tcp => format!("ws{port}"),
+        Transport::Tls => format!("wss{port}"),
     }
 }
 
@@ -274,7 +301,8 @@ fn lines(host: &Host, facts: &VerifiedInfo) -> String {
     line("address", facts.ip.clone());
     line("software", facts.software.clone());
     line("protocol", Some(facts.protocol.clone()));
-    line("ports", Some(ports(facts.ssl_port, facts.tcp_port)).filter(|ports| !ports.is_empty()));
+    line("ports", Some(facts.ports.to_string()).filter(|ports| !ports.is_empty()));
+    line("WebSocket", Some(facts.web_sockets.join(" ")).filter(|verified| !verified.is_empty()));
     line("genesis", facts.genesis_hash.clone());
     line("tip", facts.tip.map(|tip| tip.to_string()));
     line("peers", Some(facts.peers.to_string()));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::format::{ago, ports, until};
+use super::format::{ago, until};
 use super::terminal::{Style, Styled, TerminalStyle};
 use crate::api::{BackendStatus, ChainStatus, ClearnetStatus, IrcStatus, OnionStatus, Status};
 use crate::book::Counts;
@@ -118,7 +118,7 @@ fn style(name: &str, status: &Status) -> Style {
 
 /// Describes the clearnet name.
 fn clearnet(name: &ClearnetStatus) -> String {
-    let mut text = format!("{} {}", name.host, ports(name.ssl_port, name.tcp_port));
+    let mut text = format!("{} {}", name.host, name.ports);
     if let Some(address) = name.address.as_ref().filter(|address| **address != name.host) {
         text.push_str(&format!(" at {address}"));
     }

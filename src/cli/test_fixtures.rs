@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::api::{PeerInfo, Status};
+use crate::api::{PeerInfo, PortNumbers, Status};
 use crate::book::{PeerState, Side};
 use crate::clock::Time;
 
@@ -16,8 +16,7 @@ pub(super) fn row(host: &str, state: PeerState, last_success: Option<Time>) -> P
         side: Side::Both,
         state,
         ip: None,
-        tcp_port: Some(50001),
-        ssl_port: Some(50002),
+        ports: PortNumbers { tcp_port: Some(50001), ssl_port: Some(50002), ..PortNumbers::default() },
         protocol: Some("1.4.2".to_owned()),
         pruning: None,
         software: Some("ElectrumX 1.16.0".to_owned()),
@@ -68,7 +67,7 @@ pub(super) fn status() -> Status {
         },
         "onion_error": onion_error,
         "clearnet": {
-            "host": "wp.example.org", "tcp_port": 50001, "ssl_port": null, "address": null, "via": null, "last_reached": null,
+            "host": "wp.example.org", "tcp_port": 50001, "ssl_port": null, "ws_port": null, "wss_port": 50004, "address": null, "via": null, "last_reached": null,
             "failures": 2, "error": "the name means 127.0.1.1 on this machine, which isn't public", "warnings": [],
         },
         "listeners": ["tcp://127.0.0.1:50001"],

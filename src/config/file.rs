@@ -138,6 +138,10 @@ config_section! {
         tcp_port: Port,
         /// Port of `host` for TLS. Default: none.
         ssl_port: Port,
+        /// Port of `host` for WebSockets. Needs `tcp_port` or `ssl_port`. Default: none.
+        ws_port: Port,
+        /// Port of `host` for WebSockets over TLS. Needs `tcp_port` or `ssl_port`. Default: none.
+        wss_port: Port,
         /// Public IP address of `host`, for hosts behind NAT without hairpin and for split-horizon DNS.
         /// Default: the addresses that `host` resolves to.
         address: IpAddr,

@@ -48,7 +48,13 @@ const FORMS: &[Form] = &[
     },
     Form {
         kind: "a port, from 1 to 65535",
-        examples: &[("listen.onion_port", "50001"), ("identity.tcp_port", "50001"), ("identity.ssl_port", "50002")],
+        examples: &[
+            ("listen.onion_port", "50001"),
+            ("identity.tcp_port", "50001"),
+            ("identity.ssl_port", "50002"),
+            ("identity.ws_port", "50003"),
+            ("identity.wss_port", "50004"),
+        ],
     },
     Form {
         kind: "a duration",

@@ -202,7 +202,11 @@ fn resolve_identity(
             let key = if section.tcp_port.is_some() { "identity.tcp_port" } else { "identity.ssl_port" };
             return Err(invalid(key, "needs identity.host".to_owned()));
         }
-        (Some(host), Some(ports)) => Some((host, ports)),
+        (None, None) if section.ws_port.or(section.wss_port).is_some() => {
+            let key = if section.ws_port.is_some() { "identity.ws_port" } else { "identity.wss_port" };
+            return Err(invalid(key, "needs identity.host, and identity.tcp_port or identity.ssl_port".to_owned()));
+        }
+        (Some(host), Some(ports)) => Some((host, ports.with_web_sockets(section.ws_port, section.wss_port))),
         (None, None) => None,
     };
     Ok(Identity {

@@ -401,7 +401,7 @@ impl BookTask {
             checkpoint_height: target.checkpoint_height,
             reference: target.reference.clone(),
             pin: network.pin(),
-            features: FeaturesStep::Included,
+            features: if target.skips_features { FeaturesStep::Skipped } else { FeaturesStep::Included },
             announce: target.announce.then(|| self.announcement(&target.host)).flatten(),
         };
         let (task_host, metrics) = (target.host.clone(), self.inputs.probes.clone());

@@ -18,12 +18,12 @@ use crate::backoff::Backoff;
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
 use crate::config::local_addresses;
-use crate::connect::{FailureOrigin, ProbeError, ProbeTarget};
+use crate::connect::{FailureOrigin, ProbeError, ProbeTarget, Verified};
 use crate::dial::{Dialer, Isolation};
 use crate::electrum::identity::LocalIdentity;
 use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
 use crate::network::Network;
-use crate::peer::{DnsName, Host, Port, Ports, Transport};
+use crate::peer::{DnsName, Host, Ports};
 use crate::probe::{Deadlines, probe};
 use crate::route::Route;
 use crate::tor::TorHealth;
@@ -160,12 +160,21 @@ impl ClearnetMonitor {
             Err(reason) => return PathCheck::refused(via, reason),
         };
         let mut results = Vec::new();
+        let web_sockets: Vec<_> = ports.web_sockets().collect();
+        let mut missing = web_sockets.clone();
         for (transport, port) in ports.iter() {
-            let outcome = self.probe_port(host, via, &dialled.addresses, (transport, port), group).await;
+            let target = ProbeTarget {
+                web_sockets: missing.clone(),
+                ..ProbeTarget::without_extras(host.clone(), via, dialled.addresses.clone(), vec![(transport, port)])
+            };
+            let outcome = self.probe_port(&target, group).await;
+            if let Ok(endpoint) = &outcome {
+                missing.retain(|web_socket| !endpoint.web_sockets.contains(web_socket));
+            }
             results.push(PortResult { transport, port, outcome });
         }
         let DialAddresses { addresses, warnings } = dialled;
-        PathCheck { via, refusal: None, lookup_error: None, addresses, ports: results, warnings }
+        PathCheck { via, refusal: None, lookup_error: None, addresses, ports: results, web_sockets, warnings }
     }
 
     /// Resolves the name through exits until they agree.
@@ -185,20 +194,13 @@ impl ClearnetMonitor {
         if lookup.exits.is_empty() { outcome } else { Ok(()) }
     }
 
-    /// Probes one port with a full conversation.
+    /// Probes one port with a full conversation, and the WebSockets of the target.
     ///
     /// Through Tor, retries on up to `CIRCUITS_PER_CHECK` circuits, except after a local failure.
-    async fn probe_port(
-        &self,
-        host: &Host,
-        via: Route,
-        addresses: &[IpAddr],
-        endpoint: (Transport, Port),
-        group: u8,
-    ) -> Result<VerifiedEndpoint, ProbeError> {
-        let target = ProbeTarget::without_extras(host.clone(), via, addresses.to_vec(), vec![endpoint]);
+    async fn probe_port(&self, target: &ProbeTarget, group: u8) -> Result<VerifiedEndpoint, ProbeError> {
+        let via = target.via;
         let expected = ProbeExpectations {
-            host: Some(host.clone()),
+            host: Some(target.host.clone()),
             genesis_hash: self.network.genesis_hash(),
             default_ports: self.network.default_ports(),
             features: FeaturesStep::Included,
@@ -209,9 +211,10 @@ impl ClearnetMonitor {
         };
         let mut outcome = Err(ProbeError::Unreachable);
         for dialer in self.circuits(group).take(if via == Route::Tor { usize::from(CIRCUITS_PER_CHECK) } else { 1 }) {
-            outcome = probe(&dialer, &target, &expected, Deadlines::for_route(via), |_| {})
-                .await
-                .map(|verified| VerifiedEndpoint { ip: verified.ip, software: verified.report.software });
+            outcome = probe(&dialer, target, &expected, Deadlines::for_route(via), |_| {}).await.map(|verified| {
+                let Verified { ip, web_sockets, report, .. } = verified;
+                VerifiedEndpoint { ip, software: report.software, web_sockets }
+            });
             if outcome.as_ref().map_or_else(|failure| failure.blame() == FailureOrigin::Local, |_| true) {
                 break;
             }

@@ -46,7 +46,7 @@ pub(crate) fn log(notice: &BookNotice, side: Side) {
 /// Error for a line that is not a real name, with its expected form.
 pub(crate) fn no_real_name(line: &str, error: RealNameError) -> String {
     let advice = match error {
-        RealNameError::NoPort => "",
+        RealNameError::NoPort | RealNameError::OnlyHttp => "",
         RealNameError::Host(_) => "; write a host and its ports, for example a.example s50002 t50001",
     };
     format!("{line:?} is not a real name: {error}{advice}")

@@ -72,8 +72,10 @@ pub(crate) struct PathCheck {
     pub lookup_error: Option<ProbeError>,
     /// Addresses that were dialled.
     pub addresses: Vec<IpAddr>,
-    /// Result for each configured port; empty if nothing was dialled.
+    /// Result for each configured port for TCP or TLS; empty if nothing was dialled.
     pub ports: Vec<PortResult>,
+    /// Configured ports for WebSockets.
+    pub web_sockets: Vec<(Transport, Port)>,
     /// Warnings about the addresses.
     pub warnings: Vec<String>,
 }
@@ -96,6 +98,8 @@ pub(crate) struct VerifiedEndpoint {
     pub ip: Option<IpAddr>,
     /// Reported software. It is not Waypost's if another server answers at the address.
     pub software: Option<String>,
+    /// WebSockets that passed verification as well.
+    pub web_sockets: Vec<(Transport, Port)>,
 }
 
 /// Conclusion from all checks.
@@ -223,8 +227,15 @@ impl Lookup {
 impl PathCheck {
     /// Creates the result of a check in which nothing was dialled.
     pub(crate) fn refused(via: Route, reason: String) -> PathCheck {
-        let (addresses, ports, warnings) = (Vec::new(), Vec::new(), Vec::new());
-        PathCheck { via, refusal: Some(reason), lookup_error: None, addresses, ports, warnings }
+        PathCheck {
+            via,
+            refusal: Some(reason),
+            lookup_error: None,
+            addresses: Vec::new(),
+            ports: Vec::new(),
+            web_sockets: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     /// Creates the result of a check whose lookup failed on all circuits.
@@ -299,6 +310,22 @@ fn conclude_reached(check: &PathCheck) -> Conclusion {
         result.map(|result| result.port)
     };
     let Some(ports) = Ports::new(port(Transport::Tcp), port(Transport::Tls)) else { return Conclusion::Pending };
+    let answered = || check.ports.iter().filter_map(|port| port.outcome.as_ref().ok());
+    let mut reached = [None, None];
+    for (transport, port) in check.web_sockets.iter().copied() {
+        let [ws, wss] = &mut reached;
+        let (slot, key) = match transport {
+            Transport::Tcp => (ws, "ws_port"),
+            Transport::Tls => (wss, "wss_port"),
+        };
+        if answered().any(|endpoint| endpoint.web_sockets.contains(&(transport, port))) {
+            *slot = Some(port);
+        } else {
+            warnings.push(format!("identity.{key} {port} is not advertised: no WebSocket was reached there"));
+        }
+    }
+    let [ws, wss] = reached;
+    let ports = ports.with_web_sockets(ws, wss);
     for result in &check.ports {
         match &result.outcome {
             Err(failure) => {
@@ -311,7 +338,7 @@ fn conclude_reached(check: &PathCheck) -> Conclusion {
             }
         }
     }
-    let ip = check.ports.iter().find_map(|port| port.outcome.as_ref().ok()?.ip);
+    let ip = answered().find_map(|endpoint| endpoint.ip);
     Conclusion::Reached { via: check.via, ip, ports, warnings }
 }
 

@@ -9,10 +9,11 @@ use crate::api::{BackendServerStatus, BackendStatus, ChainStatus, ClearnetStatus
 use crate::backend::{Backend, PeerPool, ServerStatus};
 use crate::book::{ChainSummary, Entry, Ingress, PeerBook};
 use crate::clock::Time;
+use crate::connect::ProbeError;
 use crate::electrum::identity::Identity;
 use crate::header_chain::HeaderChain;
 use crate::netgroup;
-use crate::peer::{Host, Port, Ports};
+use crate::peer::{Host, Ports};
 use crate::store::WriterStatus;
 use crate::tor::OnionServiceState;
 
@@ -83,8 +84,7 @@ pub(crate) fn clearnet(host: &Host, ports: Ports, state: &NameState, last_reache
     let NameState { address, via, failures, last_error, warnings } = state.clone();
     ClearnetStatus {
         host: host.to_string(),
-        tcp_port: ports.tcp().map(Port::get),
-        ssl_port: ports.tls().map(Port::get),
+        ports: ports.into(),
         address: address.map(|ip| ip.to_string()),
         via,
         // Without a path, the name is advertised untested, and the book's time is no success.
@@ -103,14 +103,14 @@ pub(crate) fn peers(book: &PeerBook, now: Time) -> impl Iterator<Item = PeerInfo
 /// Everything that the book stores about a peer, for operators.
 fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
     let last_failure = entry.violation.or_else(|| entry.history.back().and_then(|record| record.failure));
+    let tls_failed = || entry.tls_failed.then(|| format!("{}; verified over TCP only", ProbeError::Tls));
     let ports = entry.verified_ports().unwrap_or(entry.ports);
     PeerInfo {
         host: entry.host.to_string(),
         side: book.config().side,
         state: entry.state(now, book.config().max_advertised_age),
         ip: entry.ip.map(|ip| netgroup::canonical(ip).to_string()),
-        tcp_port: ports.tcp().map(Into::into),
-        ssl_port: ports.tls().map(Into::into),
+        ports: ports.into(),
         protocol: entry.protocol.map(|version| version.to_string()),
         pruning: entry.pruning,
         software: entry.software.clone(),
@@ -127,7 +127,7 @@ fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
         next_try: entry.next_probe_at,
         waiting_for: book.waiting(entry, now).map(|waiting| waiting.to_string()),
         failures: entry.failures,
-        error: last_failure.map(|error| error.to_string()),
+        error: last_failure.map(|error| error.to_string()).or_else(tls_failed),
         latency_ms: entry.latency().and_then(|latency| u64::try_from(latency.as_millis()).ok()),
         uptime: entry.uptime.shares().map(|(window, share)| (window.to_owned(), round(share))).collect(),
         history: entry.history.iter().map(|record| record.failure.is_none()).collect(),

@@ -8,6 +8,7 @@ mod socks;
 mod socks_handshake;
 mod socks_port;
 mod tls;
+mod web_socket;
 
 use std::net::IpAddr;
 use std::{fmt, io};
@@ -165,6 +166,17 @@ impl Dialer {
             // On the circuits on which the host is dialled next.
             Route::Tor => self.tor()?.resolve(name, &self.isolation.group(&Host::Dns(name.clone()))).await,
         }
+    }
+
+    /// Connects to a WebSocket of a target. The stream has lines, as that of [`Dialer::dial`].
+    pub async fn dial_web_socket(
+        &self,
+        target: &ProbeTarget,
+        endpoint: (Transport, Port),
+    ) -> Result<Connection, ProbeError> {
+        let connection = self.dial(target, endpoint).await?;
+        let stream = web_socket::upgrade(connection.stream, &target.host, endpoint).await?;
+        Ok(Connection { stream, ..connection })
     }
 
     /// Connects to one endpoint of a target, with a TLS handshake if its transport is TLS.

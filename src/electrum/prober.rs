@@ -275,12 +275,14 @@ impl Prober {
 
     /// Whether the peer does not list the own name with the current ports.
     fn needs_announcement(&self) -> bool {
+        // Other software lists no WebSockets.
+        let ports = |ports: &Ports| ports.without_web_sockets();
         let lists = |offer: &AddPeerOffer| {
             self.report
                 .peer_list
                 .0
                 .iter()
-                .any(|listed| listed.name.host == offer.host && listed.name.ports == offer.ports)
+                .any(|listed| listed.name.host == offer.host && ports(&listed.name.ports) == ports(&offer.ports))
         };
         self.expected.announce.as_ref().is_some_and(|offer| !lists(offer))
     }
@@ -360,6 +362,9 @@ impl Prober {
             }
             VersionReply::Software(software) => (software, MIN_PROTOCOL),
         };
+        if version.cmp_semver(&MIN_PROTOCOL).is_lt() || version.cmp_semver(&MAX_PROTOCOL).is_gt() {
+            return Err(Fault::VersionNotRequested);
+        }
         self.report.software = Some(foreign_text(&software, MAX_SOFTWARE_CHARS)).filter(|name| !name.is_empty());
         self.report.negotiated_version = version;
         Ok(())
@@ -371,9 +376,13 @@ impl Prober {
             _ => {}
         }
         // A server without `hosts` could be any server behind the name, so it is not verified.
-        let lists = |host: &Host| features.hosts.iter().flatten().any(|(named, _)| named == host);
-        let lists_host = self.expected.host.as_ref().is_none_or(lists);
-        if lists_host { Ok(()) } else { Err(Fault::HostMismatch) }
+        let listed = || features.hosts.iter().flatten();
+        match &self.expected.host {
+            None => Ok(()),
+            Some(host) if listed().any(|(named, _)| named == host) => Ok(()),
+            Some(_) if listed().next().is_none() => Err(Fault::NoHosts),
+            Some(_) => Err(Fault::HostMismatch),
+        }
     }
 }
 

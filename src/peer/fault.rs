@@ -8,8 +8,8 @@ pub enum Fault {
     /// The genesis hash is that of another chain.
     #[error("genesis hash of another chain")]
     WrongGenesis,
-    /// The features do not list the dialled host.
-    #[error("features without the dialled host")]
+    /// The features list other hosts than the dialled one.
+    #[error("features of another host")]
     HostMismatch,
     /// A response has an invalid form.
     #[error("malformed response")]
@@ -41,4 +41,10 @@ pub enum Fault {
     /// A header has an earlier time than the rules allow.
     #[error("header with an invalid time")]
     InvalidBlockTime,
+    /// The features list no host name, as the server was not told its own.
+    #[error("features without a host name")]
+    NoHosts,
+    /// The peer agreed to a protocol version that was not requested.
+    #[error("protocol version that was not requested")]
+    VersionNotRequested,
 }

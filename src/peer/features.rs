@@ -176,17 +176,19 @@ impl<'de> Visitor<'de> for HostPortsVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHostPorts, A::Error> {
-        let (mut tcp, mut tls) = (None, None);
+        let (mut tcp, mut tls, mut ws, mut wss) = (None, None, None, None);
         while let Some(key) = map.next_key::<LenientScalar>()? {
             let value: LenientScalar = map.next_value()?;
             let port = || value.number::<u16>().and_then(Port::new);
             match key.text().as_deref() {
                 Some("tcp_port") => tcp = port(),
                 Some("ssl_port") => tls = port(),
+                Some("ws_port") => ws = port(),
+                Some("wss_port") => wss = port(),
                 _ => {}
             }
         }
-        Ok(RawHostPorts(Ports::new(tcp, tls)))
+        Ok(RawHostPorts(Ports::new(tcp, tls).map(|ports| ports.with_web_sockets(ws, wss))))
     }
 
     fn visit_unit<E>(self) -> Result<RawHostPorts, E> {
@@ -227,9 +229,18 @@ impl Serialize for HostsWire<'_> {
         struct PortsWire {
             tcp_port: Option<Port>,
             ssl_port: Option<Port>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            ws_port: Option<Port>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            wss_port: Option<Port>,
         }
         serializer.collect_map(self.0.iter().map(|(host, ports)| {
-            let ports = PortsWire { tcp_port: ports.and_then(|p| p.tcp()), ssl_port: ports.and_then(|p| p.tls()) };
+            let ports = PortsWire {
+                tcp_port: ports.and_then(|ports| ports.tcp()),
+                ssl_port: ports.and_then(|ports| ports.tls()),
+                ws_port: ports.and_then(|ports| ports.ws()),
+                wss_port: ports.and_then(|ports| ports.wss()),
+            };
             (host, ports)
         }))
     }
@@ -308,6 +319,16 @@ pub(super) mod tests {
         assert_eq!(features.ports_for(&"c.example".parse().unwrap()), None);
         assert!(features.genesis_hash.unwrap().starts_with("000000000019d6"));
         assert_eq!(features.pruning, None);
+    }
+
+    #[test]
+    fn ports_for_web_sockets_are_read() {
+        let hosts =
+            r#"{"a.example": {"ssl_port": 50002, "ws_port": null, "wss_port": 443}, "b.example": {"ws_port": 1}}"#;
+        let features = parse(&format!(r#"{{"hosts": {hosts}}}"#));
+        let names: Vec<String> = features.real_names().map(|name| name.to_string()).collect();
+        assert_eq!(names, ["a.example s50002 wss443"]);
+        assert_eq!(features.ports_for(&"b.example".parse().unwrap()), Some(None));
     }
 
     #[test]

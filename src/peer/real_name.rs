@@ -1,6 +1,6 @@
 //! Server in one line, as in IRC real names and peer lists.
 //!
-//! Example: `electrum.example.org v1.4.2 p10000 s50002 t50001`.
+//! Example: `electrum.example.org v1.4.2 p10000 s50002 t50001 wss50004`.
 
 use std::fmt;
 
@@ -28,6 +28,9 @@ pub enum RealNameError {
     /// No token names a port.
     #[error("no port is named: write s50002, t50001 or both after the host")]
     NoPort,
+    /// The only ports are for the HTTP interface of the first servers, which no present server has.
+    #[error("all ports are for HTTP (h, g), which Electrum servers no longer have")]
+    OnlyHttp,
 }
 
 impl RealName {
@@ -46,8 +49,10 @@ impl RealName {
         tokens: impl Iterator<Item = &'a str>,
         defaults: Ports,
     ) -> Result<RealName, RealNameError> {
-        let host = host.parse()?;
+        // Some published lists have a space after the name.
+        let host = host.trim_ascii().parse()?;
         let (mut version, mut pruning, mut tcp, mut tls) = (None, None, None, None);
+        let (mut ws, mut wss, mut has_http) = (None, None, false);
         for token in tokens {
             // Of several tokens of one kind the last is used, as in ElectrumX.
             match Token::parse(token, defaults) {
@@ -55,22 +60,28 @@ impl RealName {
                 Some(Token::Pruning(limit)) => pruning = Some(limit),
                 Some(Token::Port(Transport::Tcp, port)) => tcp = Some(port),
                 Some(Token::Port(Transport::Tls, port)) => tls = Some(port),
+                Some(Token::WebSocket(Transport::Tcp, port)) => ws = Some(port),
+                Some(Token::WebSocket(Transport::Tls, port)) => wss = Some(port),
+                Some(Token::Http) => has_http = true,
                 None => {}
             }
         }
-        let ports = Ports::new(tcp, tls).ok_or(RealNameError::NoPort)?;
+        let without_port = if has_http { RealNameError::OnlyHttp } else { RealNameError::NoPort };
+        let ports = Ports::new(tcp, tls).ok_or(without_port)?.with_web_sockets(ws, wss);
         Ok(RealName { host, version, pruning, ports })
     }
 
-    /// Returns the tokens after the host: `v1.4.2`, `p10000`, `s50002`, `t50001`.
+    /// Returns the tokens after the host: `v1.4.2`, `p10000`, `s50002`, `t50001`, `wss50004`, `ws50003`.
     ///
-    /// Port numbers are always included.
+    /// Port numbers are always included. Programs that don't know WebSockets ignore the last two.
     pub fn tokens(&self) -> impl Iterator<Item = String> {
         let version = self.version.map(|version| format!("v{version}"));
         let pruning = self.pruning.map(|limit| format!("p{limit}"));
         let tls = self.ports.tls().map(|port| format!("s{port}"));
         let tcp = self.ports.tcp().map(|port| format!("t{port}"));
-        [version, pruning, tls, tcp].into_iter().flatten()
+        let wss = self.ports.wss().map(|port| format!("wss{port}"));
+        let ws = self.ports.ws().map(|port| format!("ws{port}"));
+        [version, pruning, tls, tcp, wss, ws].into_iter().flatten()
     }
 }
 
@@ -85,6 +96,9 @@ enum Token {
     Version(Version),
     Pruning(u32),
     Port(Transport, Port),
+    WebSocket(Transport, Port),
+    /// Port for HTTP (`h8081`) or HTTPS (`g8082`), which servers had until 2016.
+    Http,
 }
 
 impl Token {
@@ -98,6 +112,14 @@ impl Token {
             'p' => parse_unsigned(rest)?.parse().ok().filter(|limit| *limit > 0).map(Token::Pruning),
             's' => port(defaults.tls()).map(|port| Token::Port(Transport::Tls, port)),
             't' => port(defaults.tcp()).map(|port| Token::Port(Transport::Tcp, port)),
+            'w' => {
+                let (transport, number) = match token.strip_prefix("wss") {
+                    Some(number) => (Transport::Tls, number),
+                    None => (Transport::Tcp, token.strip_prefix("ws")?),
+                };
+                Some(Token::WebSocket(transport, parse_unsigned(number)?.parse().ok()?))
+            }
+            'h' | 'g' if parse_unsigned(rest).is_some() => Some(Token::Http),
             _ => None,
         }
     }
@@ -152,5 +174,22 @@ pub(super) mod tests {
         assert_eq!(parse("a.example"), Err(RealNameError::NoPort));
         assert_eq!(parse(""), Err(RealNameError::Host(HostError::Empty)));
         assert_eq!(parse("s t"), parse("s t50001"));
+        assert_eq!(parse("a.example s wss ws-1 wss0 w50003").unwrap().to_string(), "a.example s50002");
+    }
+
+    #[test]
+    fn web_sockets_need_another_port() {
+        let name = parse("a.example ws50003 v1.6 wss443 t").unwrap();
+        assert_eq!(name.to_string(), "a.example v1.6 t50001 wss443 ws50003");
+        assert_eq!(parse("a.example wss443"), Err(RealNameError::NoPort));
+    }
+
+    #[test]
+    fn ports_for_http_are_ignored_or_the_reason() {
+        assert_eq!(parse("a.example v1.0 h80 g443 s t").unwrap().to_string(), "a.example v1.0 s50002 t50001");
+        for text in ["a.example h", "a.example v1.0 g443", "a.example h8081 g8082 p100"] {
+            assert_eq!(parse(text), Err(RealNameError::OnlyHttp), "{text}");
+        }
+        assert_eq!(parse("a.example hello"), Err(RealNameError::NoPort));
     }
 }

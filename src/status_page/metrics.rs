@@ -320,6 +320,7 @@ fn outcome_label(error: ProbeError) -> &'static str {
         ProbeError::LocalResourceExhausted => "our_limits",
         ProbeError::TorPolicy => "tor_policy",
         ProbeError::Unproven => "unproven",
+        ProbeError::WebSocket => "web_socket",
     }
 }
 

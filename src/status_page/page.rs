@@ -127,7 +127,7 @@ fn clearnet(status: &ClearnetStatus, now: Time) -> Clearnet<'_> {
     };
     let at = status.address.as_ref().filter(|address| **address != status.host);
     let at = at.map(|address| format!(" at {address}")).unwrap_or_default();
-    Clearnet { status, ports: format!("{}{at}", ports(status.ssl_port, status.tcp_port)), reachability }
+    Clearnet { status, ports: format!("{}{at}", status.ports), reachability }
 }
 
 fn chain(status: &ChainStatus, now: Time) -> Option<String> {
@@ -170,7 +170,7 @@ fn row(row: &PeerInfo, now: Time) -> Row<'_> {
         row.uptimes().map(|(window, share)| format!("{window} {}", percent_text(share))).collect();
     Row {
         peer: row,
-        ports: ports(row.ssl_port, row.tcp_port),
+        ports: row.ports.to_string(),
         latency: row.latency_ms.map(|ms| format!("{ms} ms")).unwrap_or_default(),
         week: row.weekly_uptime().map(percent_text).unwrap_or_default(),
         uptimes: uptimes.join(", "),
@@ -185,11 +185,6 @@ fn error(row: &PeerInfo, now: Time) -> String {
     let next = span(row.next_try.since(now));
     let waiting = row.waiting_for.as_ref().map(|what| format!("waiting for {what}, next probe in {next}"));
     row.error.iter().cloned().chain(waiting).collect::<Vec<_>>().join("; ")
-}
-
-fn ports(tls: Option<u16>, tcp: Option<u16>) -> String {
-    let port = |letter: char, port: Option<u16>| port.map(|port| format!("{letter}{port}"));
-    [port('s', tls), port('t', tcp)].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 /// Formats a duration in its largest unit.

@@ -72,8 +72,9 @@ pub(crate) fn inferred(
         }
         if entry.source == Source::Seed {
             for network in Network::ALL {
+                let ports = entry.ports.without_web_sockets();
                 let is_seed =
-                    network.default_seeds().iter().any(|seed| (&seed.host, seed.ports) == (&entry.host, entry.ports));
+                    network.default_seeds().iter().any(|seed| (&seed.host, seed.ports) == (&entry.host, ports));
                 if is_seed {
                     seeds_by_chain.entry(network.name()).or_insert((0, network)).0 += 1;
                 }

@@ -1,11 +1,14 @@
 //! Schema of the store and its migrations.
 
+use std::net::IpAddr;
+
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
 use super::chain::{self, ChainName};
 use super::tables::{HEADERS, LABELS, META, ONION_PEERS, PEERS, REACH};
 use crate::book::Side;
 use crate::network::Network;
+use crate::peer::{Host, Port};
 use crate::route::Route;
 
 /// Key of the schema version in the metadata table.
@@ -24,6 +27,7 @@ const MIGRATIONS: &[Migration] = &[
     add_reached,
     add_standing,
     add_headers,
+    add_web_sockets,
 ];
 
 /// First version with the table of the onion side.
@@ -194,18 +198,42 @@ fn add_headers(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     Ok(())
 }
 
+/// Adds the ports of WebSockets to each record, within the ports and as reached endpoints: `None` each.
+fn add_web_sockets(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    /// Beginning of a record: host, address, and ports for TCP and TLS.
+    type Beginning = (Host, Option<IpAddr>, (Option<Port>, Option<Port>));
+    rewrite(transaction, |record| {
+        let rest = postcard::take_from_bytes::<Beginning>(record).map_or(record, |(_, rest)| rest);
+        let (beginning, rest) = record.split_at(record.len() - rest.len());
+        [beginning, &[0; 2], rest, &[0; 2]].concat()
+    })
+}
+
 fn append_bytes(
     transaction: &WriteTransaction,
     table: TableDefinition<'_, &str, &[u8]>,
     suffix: &[u8],
 ) -> Result<(), redb::Error> {
+    rewrite_table(transaction, table, |record| [record, suffix].concat())
+}
+
+fn rewrite(transaction: &WriteTransaction, change: impl Fn(&[u8]) -> Vec<u8>) -> Result<(), redb::Error> {
+    rewrite_table(transaction, PEERS, &change)?;
+    rewrite_table(transaction, ONION_PEERS, &change)
+}
+
+fn rewrite_table(
+    transaction: &WriteTransaction,
+    table: TableDefinition<'_, &str, &[u8]>,
+    change: impl Fn(&[u8]) -> Vec<u8>,
+) -> Result<(), redb::Error> {
     let mut peers = transaction.open_table(table)?;
-    let mut extended = Vec::new();
+    let mut changed = Vec::new();
     for record in peers.iter()? {
         let (host, entry) = record?;
-        extended.push((host.value().to_owned(), [entry.value(), suffix].concat()));
+        changed.push((host.value().to_owned(), change(entry.value())));
     }
-    for (host, entry) in extended {
+    for (host, entry) in changed {
         peers.insert(host.as_str(), entry.as_slice())?;
     }
     Ok(())

@@ -82,7 +82,7 @@ fn complete_statuses() -> Vec<Value> {
                 "clearnet_blocked": "x", "onion_error": { "stage": "launch", "reason": "x" },
                 "onion": { "host": "x.onion", "port": 1, "last_reached": 1, "failures": 1, "error": "x" },
                 "clearnet": {
-                    "host": "a.example", "tcp_port": 1, "ssl_port": 2, "address": "5.9.0.9", "via": "tor", "last_reached": 1,
+                    "host": "a.example", "tcp_port": 1, "ssl_port": 2, "ws_port": 3, "wss_port": 4, "address": "5.9.0.9", "via": "tor", "last_reached": 1,
                     "failures": 1, "error": "x", "warnings": ["x"],
                 },
                 "listeners": ["tcp://127.0.0.1:1"], "page": "http://127.0.0.1:1",
@@ -125,7 +125,8 @@ fn complete_status_has_exactly_documented_fields() {
 #[test]
 fn complete_peer_has_exactly_documented_fields() {
     let row: PeerInfo = serde_json::from_value(json!({
-        "host": "a.example", "side": "both", "state": "verified", "ip": "192.0.2.1", "tcp_port": 1, "ssl_port": 2, "protocol": "1.4",
+        "host": "a.example", "side": "both", "state": "verified", "ip": "192.0.2.1", "tcp_port": 1, "ssl_port": 2, "ws_port": 3,
+        "wss_port": 4, "protocol": "1.4",
         "pruning": 1, "software": "x", "genesis_hash": "00", "key": "00", "key_since": 1, "key_changes": 1, "tip": 1,
         "source": "seed", "self_reported": true, "first_seen": 1, "last_try": 1, "last_success": 1, "next_try": 1,
         "waiting_for": "x",

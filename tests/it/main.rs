@@ -40,14 +40,18 @@ mod onion_failure;
 mod only_tor;
 mod own_name;
 mod package;
+mod real_lists;
 mod reload;
+mod server_corpus;
 mod simulator;
 mod startup_errors;
 mod status_page;
 mod support;
+mod tls_servers;
 #[cfg(feature = "embedded-tor")]
 mod tor;
 mod tor_ports;
 mod two_sides;
 mod upstream_failures;
+mod web_socket_peers;
 mod wording;

@@ -130,7 +130,7 @@ async fn clients_are_told_at_most_the_negotiated_version() {
         (r#"["x","1.4"]"#, r#"{"protocol_min":"1.4","protocol_max":"1.4"}"#, (version(4), version(4))),
         (r#"["x","1.4"]"#, r#"{"protocol_min":"1.2","protocol_max":"1.6"}"#, (version(2), version(4))),
         (r#"["x","1.6"]"#, r#"{"protocol_max":"1.8"}"#, (version(4), version(6))),
-        (r#"["x","1.9"]"#, r#"{"protocol_max":"1.9"}"#, (version(4), version(7))),
+        (r#"["x","1.7"]"#, r#"{"protocol_max":"1.9"}"#, (version(4), version(7))),
         (r#"["x","1.6"]"#, "{}", (version(4), version(6))),
         (r#"["ElectrumPersonalServer 0.2.4",1.4]"#, "{}", (version(4), version(4))),
         (r#""x""#, r#"{"protocol_min":"1.0","protocol_max":"1.2"}"#, (version(0), version(2))),
@@ -140,6 +140,6 @@ async fn clients_are_told_at_most_the_negotiated_version() {
         let report = server.query_within(None, DEADLINES).await.unwrap();
         assert_eq!(report.info.versions, expected, "{negotiated} {features}");
     }
-    let (server, _) = backend(r#"["x","1.8"]"#, AtFeatures::Answer(r#"{"protocol_min":"1.8"}"#)).await;
+    let (server, _) = backend(r#"["x","1.7"]"#, AtFeatures::Answer(r#"{"protocol_min":"1.8"}"#)).await;
     assert!(matches!(server.query_within(None, DEADLINES).await, Err(BackendError::Versions)));
 }

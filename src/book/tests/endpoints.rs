@@ -2,6 +2,7 @@
 
 use super::attacks::{Network, answer_of, candidate};
 use super::*;
+use crate::peer::Port;
 
 const BOTH: &str = r#"{"hosts":{"5.9.0.1":{"tcp_port":50001,"ssl_port":50002}}}"#;
 
@@ -62,6 +63,62 @@ fn endpoint_that_is_closed_later_is_no_longer_listed() {
     assert_eq!(listed(&network), "5.9.0.1 v1.4 s50002 t50001");
     probe(&mut network, 24 * 4, Some(Transport::Tls));
     assert_eq!(listed(&network), "5.9.0.1 v1.4 s50002");
+}
+
+#[test]
+fn web_sockets_are_listed_while_they_are_reached() {
+    let features = BOTH.replace("}}", r#","ws_port":50003,"wss_port":50004}}"#);
+    let mut network = Network::new(vec![candidate("5.9.0.1".parse().unwrap())]);
+    let (mut visits, mut connections) = (0, 0);
+    for hour in 1..24 * 30 {
+        network.run(Event::Tick, START + Duration::from_hours(hour), &mut |target, _| {
+            visits += 1;
+            connections += target.web_sockets.len();
+            let open = |(transport, _): &&(Transport, Port)| *transport == Transport::Tls && hour < 24 * 20;
+            let web_sockets = target.web_sockets.iter().filter(open).copied().collect();
+            let answer = with_features(target, &features).map(|verified| Verified { web_sockets, ..verified });
+            (Duration::from_secs(1), answer)
+        });
+        let listed = listed(&network);
+        let expected = if hour < 24 * 20 { " wss50004" } else { "" };
+        assert!(
+            hour >= 24 * 20 && hour < 24 * 23 || listed == format!("5.9.0.1 v1.4 s50002 t50001{expected}"),
+            "{hour}"
+        );
+    }
+    assert!(visits < 60, "{visits}: checks of WebSockets add one visit");
+    // The port that never answers is dialled in each visit, and the other one at every third.
+    assert!(connections < visits * 2, "{connections}");
+}
+
+#[test]
+fn web_sockets_of_others_cause_no_visit() {
+    let mut harness = BookHarness::new(&["a.example t50001"]);
+    harness.resolve("a.example", &["5.9.0.1"]);
+    harness.finish("a.example", success("[]", None));
+    let list = r#"[["5.9.0.1","a.example",["v1.4","t50001","wss443"]]]"#;
+    let due = harness.entry("a.example").unwrap().next_probe_at;
+    add_peer(&mut harness, r#"{"hosts":{"a.example":{"tcp_port":50001,"wss_port":443}}}"#, Some("5.9.0.1")).unwrap();
+    assert_eq!(harness.entry("a.example").unwrap().next_probe_at, due);
+    harness.book.peers.update(&"a.example".parse().unwrap(), |entry| entry.failures = 1);
+    let list = PeerList::parse(list, crate::network::Network::Bitcoin.default_ports()).unwrap();
+    harness.book.record_port_claims(&list, &mut harness.rng);
+    assert_eq!(harness.book.peers.port_claims().ports(&"a.example".parse().unwrap()).count(), 0);
+}
+
+#[test]
+fn peer_that_fails_at_features_is_asked_without_them_for_days() {
+    let mut network = Network::new(vec![candidate("5.9.0.1".parse().unwrap())]);
+    let mut without = Vec::new();
+    for hour in 1..24 * 10 {
+        network.run(Event::Tick, START + Duration::from_hours(hour), &mut |target, _| {
+            without.push(target.skips_features);
+            let answer = answer_of(target).map(|verified| Verified { skipped_features: true, ..verified });
+            (Duration::from_secs(1), answer)
+        });
+    }
+    let asked = without.iter().filter(|skips| !**skips).count();
+    assert!(!without[0] && (3..=4).contains(&asked), "{asked} of {}", without.len());
 }
 
 #[test]

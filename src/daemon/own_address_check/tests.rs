@@ -17,12 +17,12 @@ fn situation(tor: TorAvailability) -> Situation {
 fn check(via: Route, outcomes: [Result<Option<&str>, ProbeError>; 2]) -> PathCheck {
     let [tls, tcp] = outcomes.map(|outcome| {
         let ip = Some("5.9.0.9".parse().unwrap());
-        outcome.map(|software| VerifiedEndpoint { ip, software: software.map(str::to_owned) })
+        outcome.map(|software| VerifiedEndpoint { ip, software: software.map(str::to_owned), web_sockets: Vec::new() })
     });
     let port = |transport, number, outcome| PortResult { transport, port: Port::new(number).unwrap(), outcome };
     let ports = vec![port(Transport::Tls, 50002, tls), port(Transport::Tcp, 50001, tcp)];
     let addresses = ips(&["5.9.0.9"]);
-    PathCheck { via, refusal: None, lookup_error: None, addresses, ports, warnings: Vec::new() }
+    PathCheck { ports, addresses, refusal: None, ..PathCheck::refused(via, String::new()) }
 }
 
 #[test]
@@ -37,6 +37,23 @@ fn paths_depend_on_tor_and_direct_access() {
     assert_eq!(only_tor(TorAvailability::Unproven).paths(), [Route::Tor]);
     assert_eq!(only_tor(TorAvailability::Absent).paths(), []);
     assert_eq!(conclude(only_tor(TorAvailability::Absent), &Lookup::default(), &[]), Conclusion::Pending);
+}
+
+#[test]
+fn only_reached_web_sockets_are_advertised() {
+    let endpoint = |transport, number| (transport, Port::new(number).unwrap());
+    let mut check = check(Route::Tor, [Ok(None), Err(ProbeError::Closed)]);
+    check.web_sockets = vec![endpoint(Transport::Tls, 50004), endpoint(Transport::Tcp, 50003)];
+    if let Ok(reached) = &mut check.ports[0].outcome {
+        reached.web_sockets = vec![endpoint(Transport::Tls, 50004)];
+    }
+    let Conclusion::Reached { ports, warnings, .. } =
+        conclude(situation(TorAvailability::Ready), &Lookup::default(), &[check])
+    else {
+        panic!("not reached");
+    };
+    assert_eq!((ports.wss().map(Port::get), ports.ws(), ports.tcp()), (Some(50004), None, None));
+    assert_eq!(warnings[0], "identity.ws_port 50003 is not advertised: no WebSocket was reached there");
 }
 
 #[test]

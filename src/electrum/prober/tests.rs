@@ -108,13 +108,16 @@ fn violating_peer_is_rejected() {
     let other = Network::Testnet4.genesis_hash();
     assert_eq!(fault(&[VERSION, Some(&features(other, "a.example"))]), Fault::WrongGenesis);
     assert_eq!(fault(&[VERSION, Some(&features(GENESIS, "b.example"))]), Fault::HostMismatch);
-    assert_eq!(fault(&[VERSION, Some(r#"{"hosts":{}}"#)]), Fault::HostMismatch);
-    assert_eq!(fault(&[VERSION, Some("{}")]), Fault::HostMismatch);
-    assert_eq!(fault(&[VERSION, Some(r#"{"hosts":null}"#)]), Fault::HostMismatch);
+    assert_eq!(fault(&[VERSION, Some(r#"{"hosts":{}}"#)]), Fault::NoHosts);
+    assert_eq!(fault(&[VERSION, Some("{}")]), Fault::NoHosts);
+    assert_eq!(fault(&[VERSION, Some(r#"{"hosts":null}"#)]), Fault::NoHosts);
     assert_eq!(fault(&[VERSION, Some("[]")]), Fault::Malformed);
     assert_eq!(fault(&[VERSION, None, Some("{}")]), Fault::Malformed);
     assert_eq!(fault(&[VERSION, None, PEERS, Some("[]")]), Fault::Malformed);
     assert_eq!(fault(&[Some("7")]), Fault::Malformed);
+    for version in ["1.8", "2.0", "0.10"] {
+        assert_eq!(fault(&[Some(&format!(r#"["x","{version}"]"#))]), Fault::VersionNotRequested, "{version}");
+    }
     assert_eq!(fault(&[None, None]), Fault::VersionRefused);
 }
 

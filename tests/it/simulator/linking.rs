@@ -354,6 +354,9 @@ impl Simulation {
             transport: Transport::Tls,
             port: Port::new(50002).unwrap(),
             certificate: None,
+            web_sockets: Vec::new(),
+            skipped_features: false,
+            tls_failed: false,
             duration: Duration::from_secs(1),
             report,
         })

@@ -400,5 +400,6 @@ fn verified(
         standing: None,
         add_peer_result: None,
     };
-    Verified { ip, transport, port, certificate: None, duration, report }
+    let (web_sockets, skipped_features, tls_failed) = (Vec::new(), false, false);
+    Verified { ip, transport, port, certificate: None, web_sockets, skipped_features, tls_failed, duration, report }
 }

@@ -58,7 +58,8 @@ impl Visit<'_> {
         };
         let certificate = (transport == Transport::Tls)
             .then(|| TlsCertificate { key: self.key, batch: self.key[..8].try_into().unwrap() });
-        Verified { ip, transport, port, certificate, duration: self.duration, report }
+        let (web_sockets, skipped_features, tls_failed, duration) = (Vec::new(), false, false, self.duration);
+        Verified { ip, transport, port, certificate, web_sockets, skipped_features, tls_failed, duration, report }
     }
 }
 
