@@ -99,6 +99,11 @@ impl GroupCounts {
         }
     }
 
+    /// Returns the number of peers of a group. Peers without a network count as the first of theirs.
+    pub(super) fn of(&self, group: Option<&PeerGroup>) -> usize {
+        group.and_then(|group| self.0.get(group)).copied().unwrap_or(0)
+    }
+
     /// Returns whether all these groups have room for another peer.
     pub(super) fn has_room(&self, groups: &[PeerGroup]) -> bool {
         groups.iter().all(|group| self.0.get(group).is_none_or(|count| *count < group.max_peers()))

@@ -76,11 +76,13 @@ fn select_clearnet<'a>(mut peers: Vec<&'a Entry>, as_map: Option<&AsMap>, now: T
     let mut counts = GroupCounts::default();
     // The sort is stable, so peers of equal standing stay in random order.
     peers.sort_by_key(|entry| entry.tier(now));
-    let (mut selected, newcomers): (Vec<&Entry>, Vec<&Entry>) =
+    let (mut selected, mut newcomers): (Vec<&Entry>, Vec<&Entry>) =
         peers.into_iter().partition(|entry| entry.tier(now) != Tier::Newcomer);
     selected.retain(|entry| counts.add_if_address_is_free(&PeerGroup::all_of(entry, as_map)));
     let missing = ENOUGH_CLEARNET.saturating_sub(selected.len());
     let places = MIN_NEWCOMERS.max(selected.len() / SETTLED_PER_NEWCOMER) + missing * PLACES_PER_MISSING_PEER;
+    // Networks without a trusted or long-standing peer come first.
+    newcomers.sort_by_cached_key(|entry| counts.of(PeerGroup::network_of(entry, as_map).as_ref()));
     let mut networks = NewcomerNetworks::default();
     let admitted = newcomers.into_iter().filter(|entry| match missing {
         0 => counts.add_within_limits(&PeerGroup::all_of(entry, as_map)),

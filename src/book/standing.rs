@@ -123,6 +123,8 @@ impl Entry {
     fn may_be_promoted(&self, now: Time) -> bool {
         !self.is_long_standing(now)
             && !self.source.is_operator()
+            // Otherwise names of others' servers could be promoted.
+            && self.self_reported
             && self.is_reliable(now)
             && self.uptime.observed(WEEK) >= MIN_OBSERVED
     }
@@ -183,11 +185,14 @@ impl PeerBook {
             candidates.retain(|entry| networks.admit(entry, as_map, &mut counts));
             return hosts(&candidates);
         }
-        // Networks take turns, as names within one cost little.
+        // Networks take turns, as names within one cost little. The first peer of a network precedes the second of any
+        // other, so that an attacker with some networks does not gain a second place in each while others arrive.
         candidates.retain(|entry| counts.has_room(&PeerGroup::all_of(entry, as_map)));
         let mut networks: Vec<_> = candidates.iter().map(|entry| PeerGroup::network_of(entry, as_map)).collect();
         networks.sort_unstable();
         networks.dedup();
+        let fewest = networks.iter().map(|network| counts.of(network.as_ref())).min();
+        networks.retain(|network| Some(counts.of(network.as_ref())) == fewest);
         let Some(network) = networks.choose(ctx.rng) else { return Vec::new() };
         let found = candidates.into_iter().find(|entry| PeerGroup::network_of(entry, as_map) == *network);
         hosts(found.as_slice())
@@ -304,6 +309,20 @@ mod tests {
     }
 
     #[test]
+    fn first_peer_of_a_network_precedes_the_second_of_another() {
+        let in_one = |name: &str, count: u32, b: u32| -> Vec<Entry> {
+            let entry = |n| clearnet_entry(&format!("{name}{n}.{name}{n}.example"), &format!("5.{b}.{n}.1"));
+            (0..count).map(|n| aged(entry(n), 20)).collect()
+        };
+        let mut entries = promoted(peers("old", 80, 60, 90));
+        entries.extend((0..40).flat_map(|b| promoted(in_one(&format!("rented{b}x"), 1, b))));
+        entries.extend((0..40).flat_map(|b| in_one(&format!("second{b}x"), 2, b).split_off(1)));
+        entries.extend(peers("new", 4, 90, 20));
+        let names = long_standing_after(entries, 4);
+        assert_eq!(names.iter().filter(|name| name.starts_with("new")).count(), 4, "{names:?}");
+    }
+
+    #[test]
     fn onion_names_gain_one_place_in_two_weeks() {
         let mut entries = promoted((0..40).map(|n| aged(onion_entry(n), 90)).collect());
         entries.extend((40..2000).map(|n| aged(onion_entry(n), 20)));
@@ -328,6 +347,13 @@ mod tests {
         assert!(peer.is_long_standing(START));
         peer.ip = Some("5.10.0.1".parse().unwrap());
         assert!(!peer.is_long_standing(START));
+    }
+
+    #[test]
+    fn name_that_does_not_describe_itself_is_not_promoted() {
+        let entries = peers("a", 2, 5, 20);
+        let foreign = Entry { self_reported: false, ..entries[1].clone() };
+        assert_eq!(long_standing_after(vec![entries[0].clone(), foreign], 0), ["a0.a0.example"]);
     }
 
     #[test]
