@@ -94,8 +94,10 @@ pub struct Verified {
     pub port: Port,
     /// Certificate of the peer. `None` for plain TCP.
     pub certificate: Option<TlsCertificate>,
-    /// Endpoints of WebSockets at which the peer was verified as well.
-    pub web_sockets: Vec<(Transport, Port)>,
+    /// Results of the WebSockets that were dialled after that.
+    pub web_sockets: Vec<WebSocketCheck>,
+    /// Time since the last response of the peer, which WebSockets that fail take.
+    pub since_response: Duration,
     /// Whether `server.features` was left out.
     pub skipped_features: bool,
     /// Whether the TLS handshake failed at an endpoint that was dialled before.
@@ -104,6 +106,15 @@ pub struct Verified {
     pub duration: Duration,
     /// What the peer reported.
     pub report: ProbeReport,
+}
+
+/// Result of the verification of a WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WebSocketCheck {
+    /// Endpoint of the WebSocket.
+    pub endpoint: (Transport, Port),
+    /// The failure; `None` if the peer was verified there.
+    pub failure: Option<ProbeError>,
 }
 
 /// Data that a peer sent during a probe.

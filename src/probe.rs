@@ -1,6 +1,7 @@
 //! Driver of a probe: dials endpoints and runs the prober within deadlines.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -8,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::bytes::Bytes;
 use tokio_util::codec::{BytesCodec, FramedRead, FramedWrite, LinesCodec, LinesCodecError};
 
-use crate::connect::{FailureOrigin, ProbeError, ProbeReport, ProbeTarget, Verified};
+use crate::connect::{FailureOrigin, ProbeError, ProbeReport, ProbeTarget, Verified, WebSocketCheck};
 use crate::dial::{Connection, Dialer, Stream};
 use crate::electrum::prober::{FeaturesStep, ProbeExpectations, ProbeStep, Prober, ProberAction};
 use crate::jsonrpc::MAX_RESPONSE_BYTES;
@@ -79,7 +80,10 @@ pub async fn probe(
         let failure = match attempt.run(*endpoint, &mut on_progress).await {
             Ok(mut verified) => {
                 verified.tls_failed = tls_failed;
-                verified.web_sockets = attempt.reached_web_sockets(verified.skipped_features, &mut on_progress).await;
+                let answered_at = Instant::now();
+                let answered_at =
+                    attempt.check_web_sockets(&mut verified, &mut on_progress).await.unwrap_or(answered_at);
+                verified.since_response = answered_at.elapsed();
                 return Ok(verified);
             }
             Err(failure) => failure,
@@ -116,33 +120,40 @@ impl Attempt<'_> {
         endpoint: (Transport, Port),
         on_progress: &mut impl FnMut(Progress),
     ) -> Result<Verified, ProbeError> {
-        match self.run_once(endpoint, self.expected, on_progress).await {
-            Err(FailedConversation { is_at_features: true, .. }) => {
+        match self.run_once(endpoint, self.target, self.expected, on_progress).await {
+            Err(Failed { conversation: FailedConversation { is_at_features: true, error }, ip }) => {
                 on_progress(Progress::WithoutFeatures);
-                self.run_once(endpoint, &self.without_features(), on_progress).await
+                // Another address of the name could be a server that does answer, and names another host.
+                let target = self.target_at(ip);
+                let second = self.run_once(endpoint, &target, &self.without_features(), on_progress).await;
+                second.map_err(|failed| more_conclusive(error, failed.conversation.error))
             }
-            outcome => outcome,
+            outcome => outcome.map_err(|failed| failed.conversation.error),
         }
-        .map_err(|failed| failed.error)
     }
 
     async fn run_once(
         &self,
         (transport, port): (Transport, Port),
+        target: &ProbeTarget,
         expected: &ProbeExpectations,
         on_progress: &mut impl FnMut(Progress),
-    ) -> Result<Verified, FailedConversation> {
+    ) -> Result<Verified, Failed> {
         let started_at = Instant::now();
-        let dialling = timeout_at(self.end, self.dialer.dial(self.target, (transport, port)));
-        let Connection { stream, ip, certificate } = dialling.await.unwrap_or(Err(ProbeError::Unreachable))?;
+        let dialling = timeout_at(self.end, self.dialer.dial(target, (transport, port)));
+        let dialled = dialling.await.unwrap_or(Err(ProbeError::Unreachable));
+        let Connection { stream, ip, certificate } =
+            dialled.map_err(|error| Failed { conversation: error.into(), ip: None })?;
         on_progress(Progress::Connected);
-        let report = run_prober(stream, expected, self.deadlines, self.end, on_progress).await?;
+        let conversation = run_prober(stream, expected, self.deadlines, self.end, on_progress);
+        let report = conversation.await.map_err(|conversation| Failed { conversation, ip })?;
         Ok(Verified {
             ip,
             transport,
             port,
             certificate,
             web_sockets: Vec::new(),
+            since_response: Duration::ZERO,
             skipped_features: expected.features == FeaturesStep::Skipped,
             tls_failed: false,
             duration: started_at.elapsed(),
@@ -150,35 +161,55 @@ impl Attempt<'_> {
         })
     }
 
-    /// Dials the WebSockets of a verified peer, and returns those at which it is verified as well.
-    async fn reached_web_sockets(
+    /// Dials the WebSockets of a verified peer, at the address where it was verified.
+    ///
+    /// Returns the time of the last response; `None` if there was none.
+    async fn check_web_sockets(
         &self,
-        skips_features: bool,
+        verified: &mut Verified,
         on_progress: &mut impl FnMut(Progress),
-    ) -> Vec<(Transport, Port)> {
-        let expected = if skips_features { self.without_features() } else { self.expected.clone() };
-        let expected = ProbeExpectations { announce: None, ..expected };
-        let mut reached = Vec::new();
-        for (transport, port) in self.target.web_sockets.iter().copied() {
+    ) -> Option<Instant> {
+        let expected = if verified.skipped_features { self.without_features() } else { self.expected.clone() };
+        // The chain was compared before, and further headers would not count towards the limit of bytes.
+        let expected = ProbeExpectations { announce: None, reference: None, ..expected };
+        let target = self.target_at(verified.ip);
+        let mut answered_at = None;
+        for (transport, port) in self.target.web_sockets.iter().copied().take_while(|_| Instant::now() < self.end) {
             on_progress(Progress::DiallingWebSocket(transport, port));
             let conversation = async {
-                let Connection { stream, .. } = self.dialer.dial_web_socket(self.target, (transport, port)).await?;
+                let dialling = self.dialer.dial_web_socket(&target, (transport, port), CONVERSATION_BYTES);
+                let Connection { stream, .. } = dialling.await?;
                 on_progress(Progress::Connected);
                 run_prober(stream, &expected, self.deadlines, self.end, on_progress)
                     .await
                     .map_err(|failed| failed.error)
             };
-            match timeout_at(self.end, conversation).await.unwrap_or(Err(ProbeError::Timeout)) {
-                Ok(_) => reached.push((transport, port)),
-                Err(failure) => on_progress(Progress::Failed(failure)),
+            let failure = timeout_at(self.end, conversation).await.unwrap_or(Err(ProbeError::Timeout)).err();
+            match failure {
+                None => answered_at = Some(Instant::now()),
+                Some(failure) => on_progress(Progress::Failed(failure)),
             }
+            verified.web_sockets.push(WebSocketCheck { endpoint: (transport, port), failure });
         }
-        reached
+        answered_at
+    }
+
+    /// Returns the target with one of its addresses only. `None`: it has none, or they are unknown.
+    fn target_at(&self, ip: Option<IpAddr>) -> ProbeTarget {
+        let addresses = ip.map_or_else(|| self.target.addresses.clone(), |ip| vec![ip]);
+        ProbeTarget { addresses, ..self.target.clone() }
     }
 
     fn without_features(&self) -> ProbeExpectations {
         ProbeExpectations { features: FeaturesStep::Skipped, ..self.expected.clone() }
     }
+}
+
+/// Failure of one attempt at an endpoint.
+struct Failed {
+    conversation: FailedConversation,
+    /// Address that was reached; `None` if none was, and for onion services.
+    ip: Option<IpAddr>,
 }
 
 /// Failure of a conversation.

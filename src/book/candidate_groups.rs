@@ -9,7 +9,8 @@ use crate::peer::Host;
 
 /// Candidates that may be evicted, by kind and source.
 ///
-/// An index, so that the cost of an eviction grows with the number of parties, and not with the number of free names.
+/// An index, so that the cost of an eviction grows with the number of parties, and not with the number of free names. A
+/// candidate stays in the group of the party as it was when the name arrived.
 #[derive(Debug, Default)]
 pub(super) struct CandidateGroups {
     /// Groups with at least one member.

@@ -78,7 +78,8 @@ pub(super) fn permitted_ports(host: &Host, ports: Ports, origin: PortOrigin) -> 
 /// A report does not permit a blocked port, even for the operator's peers: a DNS name can move to another machine.
 /// A blocked port that the operator wrote (it is in `known`) stays.
 pub(super) fn first_hand_ports(host: &Host, ports: Ports, known: Option<Ports>) -> Option<Ports> {
-    let is_known = |port: Port| known.is_some_and(|known| known.iter().any(|(_, known)| known == port));
+    let is_known =
+        |port: Port| known.is_some_and(|known| known.iter().chain(known.web_sockets()).any(|(_, known)| known == port));
     ports.filtered(|port| host.is_onion() || is_known(port) || !is_blocked_port(port))
 }
 

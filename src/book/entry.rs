@@ -14,7 +14,7 @@ use super::reached_endpoints::ReachedEndpoints;
 use super::source::Source;
 use super::uptime::Uptime;
 use crate::clock::Time;
-use crate::connect::{CertificateBatch, KeyHash, ProbeError, Verified};
+use crate::connect::{CertificateBatch, FailureOrigin, KeyHash, ProbeError, Verified, WebSocketCheck};
 use crate::netgroup;
 use crate::peer::{Host, PeerListEntry, Ports, RealName, Transport, Version};
 
@@ -49,7 +49,7 @@ pub struct Entry {
     pub tip: Option<u32>,
     /// First source of the name, or the operator.
     pub source: Source,
-    /// Whether the peer reported its ports and versions itself.
+    /// Whether the peer described itself at the last success, by `server.features`.
     pub self_reported: bool,
     /// Time at which the name was added.
     pub first_seen: Time,
@@ -81,6 +81,10 @@ pub struct Entry {
     pub certificate_batch: Option<CertificateBatch>,
     /// WebSockets at which the peer was verified.
     pub reached_web_sockets: ReachedEndpoints,
+    /// Own names in its list at the last success.
+    pub own_listings: Vec<OwnListing>,
+    /// Result of the last `server.add_peer` to it; `None` if none was sent.
+    pub announcement_accepted: Option<bool>,
     /// Whether its TLS handshake failed at the last success, over TCP, of this process.
     #[serde(skip)]
     pub tls_failed: bool,
@@ -96,6 +100,17 @@ pub struct Promotion {
     pub at: Time,
     /// Address of the peer at that time, in whose network it stays long-standing. `None` for onion services.
     pub ip: Option<IpAddr>,
+}
+
+/// Entry of an own name in the list of a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnListing {
+    /// Own name.
+    pub host: Host,
+    /// Ports with which the peer lists it.
+    pub ports: Ports,
+    /// Time at which it was first seen there; it was there in each visit since.
+    pub since: Time,
 }
 
 /// TLS key that a peer presented.
@@ -170,6 +185,8 @@ impl Entry {
             promotion: None,
             certificate_batch: None,
             reached_web_sockets: ReachedEndpoints::default(),
+            own_listings: Vec::new(),
+            announcement_accepted: None,
             tls_failed: false,
             chain_position: None,
         }
@@ -200,6 +217,9 @@ impl Entry {
         self.uptime.correct_times(now);
         self.reached.correct_times(now);
         self.reached_web_sockets.correct_times(now);
+        for listing in &mut self.own_listings {
+            listing.since = listing.since.min(now);
+        }
     }
 
     /// Returns whether the peer was verified recently and has not failed since.
@@ -220,6 +240,11 @@ impl Entry {
     /// Returns whether the peer was reached last without proof of its chain.
     fn is_unproven(&self) -> bool {
         self.history.back().is_some_and(|past| past.failure == Some(ProbeError::Unproven))
+    }
+
+    /// Returns whether the peer listed an own name at the last success.
+    pub fn lists(&self, own: &Host) -> bool {
+        self.own_listings.iter().any(|listing| listing.host == *own)
     }
 
     /// Returns the entry as it appears in peer lists, with reached endpoints only.
@@ -265,9 +290,6 @@ impl Entry {
         self.ip = verified.ip;
         let endpoint = (verified.transport, verified.port);
         self.reached.record(endpoint, now);
-        for endpoint in &verified.web_sockets {
-            self.reached_web_sockets.record(*endpoint, now);
-        }
         if !self.ports.iter().any(|known| known == endpoint) {
             self.ports = Ports::single(verified.transport, verified.port);
         }
@@ -284,10 +306,13 @@ impl Entry {
                 .as_ref()
                 .and_then(|hash| HEXLOWER_PERMISSIVE.decode(hash.as_bytes()).ok()?.try_into().ok());
             self.genesis_hash = hash.or(self.genesis_hash);
-            self.self_reported = true;
         }
-        if report.add_peer_result.is_some() {
+        // A peer that does not describe itself could be any server behind the name.
+        self.self_reported = report.features.is_some();
+        self.record_web_sockets(&verified.web_sockets, now);
+        if let Some(accepted) = report.add_peer_result {
             self.last_announced_at = Some(now);
+            self.announcement_accepted = Some(accepted);
         }
         self.tls_failed = verified.tls_failed;
         self.software = report.software.clone();
@@ -302,6 +327,22 @@ impl Entry {
             self.certificate_batch = Some(certificate.batch);
             self.update_key(certificate.key, now)
         })
+    }
+
+    /// Records the results of WebSockets. Those that the peer no longer claims are dropped.
+    fn record_web_sockets(&mut self, checks: &[WebSocketCheck], now: Time) {
+        for WebSocketCheck { endpoint, failure } in checks {
+            match failure.map(ProbeError::blame) {
+                None => self.reached_web_sockets.record(*endpoint, now),
+                Some(FailureOrigin::Peer | FailureOrigin::PeerUnconfirmed) => {
+                    self.reached_web_sockets.remove(*endpoint)
+                }
+                // The path may be at fault.
+                Some(FailureOrigin::Ambiguous | FailureOrigin::Local) => {}
+            }
+        }
+        let claimed = self.ports;
+        self.reached_web_sockets.retain(|endpoint| claimed.web_sockets().any(|of| of == endpoint), now);
     }
 
     /// Records a failure that is attributed to the peer.

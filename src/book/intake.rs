@@ -109,7 +109,8 @@ impl PeerBook {
             return Ok(());
         }
         if let Some(from) = from {
-            self.peers.add_port_claim(&name.host, PortClaim { ports: name.ports, from: Some(from) });
+            self.peers
+                .add_port_claim(&name.host, PortClaim { ports: name.ports.without_web_sockets(), from: Some(from) });
         }
         let working_time = self.paths.working_time_for(&name.host);
         let entry = Entry::new(name, source, working_time, ctx.now);

@@ -8,7 +8,7 @@ use rand::{Rng, RngExt};
 use super::slot_budget::ProbeClass;
 use crate::backoff::Backoff;
 use crate::clock::Time;
-use crate::peer::Host;
+use crate::peer::{Host, OnionAddress};
 use crate::route::{PerRoute, Route};
 
 /// Peers by due time on each route.
@@ -61,7 +61,7 @@ impl ProbeQueue {
 
     /// Returns the previously verified peers of a route, beginning with one that is due at a random time.
     ///
-    /// The time of a peer's next probe is random too, so no peer can choose its distance from the start.
+    /// The time of a peer's next probe is random too, so its owner can't choose its place relative to the start.
     pub(super) fn previously_verified_from_random(
         &self,
         route: Route,
@@ -71,8 +71,9 @@ impl ProbeQueue {
         let queue = &self.0[route].previously_verified;
         let last = queue.last().map_or(now, |(at, _)| *at);
         let start = now + Duration::from_secs(rng.random_range(0..=last.since(now).as_secs()));
-        let later = queue.iter().skip_while(move |(at, _)| *at < start);
-        later.chain(queue.iter().take_while(move |(at, _)| *at < start)).map(|(_, host)| host)
+        // No host precedes this one.
+        let start = (start, Host::Onion(OnionAddress::from_public_key([0; 32])));
+        queue.range(&start..).chain(queue.range(..&start)).map(|(_, host)| host)
     }
 
     /// Returns all peers of a route, previously verified ones first.

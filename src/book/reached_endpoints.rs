@@ -36,14 +36,19 @@ impl ReachedEndpoints {
     /// Records a success, and drops endpoints that were not reached for long.
     pub fn record(&mut self, (transport, port): (Transport, Port), now: Time) {
         *self.slot(transport) = Some((port, now));
-        for slot in [&mut self.tcp, &mut self.tls] {
-            slot.take_if(|(_, at)| now.since(*at) > MAX_AGE);
-        }
+        self.retain(|_| true, now);
     }
 
     /// Drops an endpoint that failed while another endpoint of the peer answered.
     pub fn remove(&mut self, (transport, port): (Transport, Port)) {
         self.slot(transport).take_if(|(reached, _)| *reached == port);
+    }
+
+    /// Drops endpoints that are not kept, and those that were not reached for long.
+    pub(super) fn retain(&mut self, keep: impl Fn((Transport, Port)) -> bool, now: Time) {
+        for (transport, slot) in [(Transport::Tcp, &mut self.tcp), (Transport::Tls, &mut self.tls)] {
+            slot.take_if(|(port, at)| !keep((transport, *port)) || now.since(*at) > MAX_AGE);
+        }
     }
 
     /// Returns the reached ports; `None` if there are none.

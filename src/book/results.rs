@@ -22,10 +22,8 @@ use crate::tor_state::ClearnetAccess;
 /// It is short, as clients need both transports, and long enough for servers that limit connections per minute.
 const OTHER_ENDPOINT_DELAY: Duration = Duration::from_secs(30);
 
-/// Time for which `server.features` is left out for a peer that did not respond to it.
-///
-/// The request costs such a peer a second connection. A peer may be upgraded meanwhile.
-const FEATURES_RETRY: Duration = Duration::from_hours(72);
+/// Maximum age of a peer's last response for it to prove that the path works now.
+const CURRENT_RESPONSE: Duration = Duration::from_secs(5);
 
 impl PeerBook {
     pub(super) fn on_probe_result(
@@ -43,7 +41,9 @@ impl PeerBook {
         }
         match outcome {
             Ok(verified) => {
-                self.on_answer(host, ctx);
+                if verified.since_response <= CURRENT_RESPONSE {
+                    self.on_answer(host, ctx);
+                }
                 let voter = self.peers.get(host).and_then(|entry| self.voter(entry, ctx.now));
                 let fault = self.chain.judge(voter, &verified.report, ctx.now);
                 let position = self.chain.work.as_ref().and_then(|work| work.position(&verified.report));
@@ -82,14 +82,11 @@ impl PeerBook {
         // Endpoints are dialled in order until one answers, so those before it have failed.
         let failed: Vec<_> = probe.endpoints.iter().copied().take_while(|dialled| *dialled != endpoint).collect();
         let (before, had_reached) = (entry.ports, entry.reached.ports().is_some());
-        if !verified.skipped_features {
-            self.peers.set_skip_features_until(host, None);
-        } else if !self.peers.skips_features(host, ctx.now) {
-            self.peers.set_skip_features_until(host, Some(ctx.now + FEATURES_RETRY));
-        }
+        let own_listings = self.own_listings(entry, &verified.report.peer_list, ctx.now);
+        self.peers.record_features(host, verified.skipped_features, verified.ip, ctx.now);
         let has_new_key = self.peers.update(host, |entry| {
+            entry.own_listings = own_listings;
             failed.iter().for_each(|failed| entry.reached.remove(*failed));
-            probe.web_sockets.iter().for_each(|dialled| entry.reached_web_sockets.remove(*dialled));
             entry.verified(&verified, working_time, ctx.now)
         });
         let Some(entry) = self.peers.get(host) else { return };
@@ -141,7 +138,7 @@ impl PeerBook {
 
     fn on_peer_failure(&mut self, host: &Host, failure: ProbeError, ctx: &mut Context<'_>) {
         let BookConfig { recheck_interval, max_advertised_age, initial_retry, .. } = self.config;
-        self.peers.set_skip_features_until(host, None);
+        self.peers.forget_features(host);
         // Ports that third parties claimed were dialled in the same probe.
         self.peers.on_conclusive_result(host);
         let Some(entry) = self.peers.get(host) else { return };

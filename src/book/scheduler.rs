@@ -227,6 +227,12 @@ impl PeerBook {
             reached.contains(**endpoint) || known.is_some_and(|ports| ports.iter().any(|of| of == **endpoint))
         };
         let trusted_endpoint_count = endpoints.iter().filter(is_known).count();
+        let (addresses, skips_features) = match self.peers.address_without_features(host, ctx.now) {
+            // Another address of the name must be asked.
+            Some(Some(ip)) if addresses.contains(&ip) => (vec![ip], true),
+            Some(None) => (addresses, true),
+            _ => (addresses, false),
+        };
         let web_sockets = self.web_sockets_to_check(host, via, ctx.now);
         let announce = self.should_announce_to(host, ctx.now);
         if let Some(probe) = self.peers.probe_mut(host) {
@@ -244,7 +250,7 @@ impl PeerBook {
             addresses,
             endpoints,
             web_sockets,
-            skips_features: self.peers.skips_features(host, ctx.now),
+            skips_features,
             trusted_endpoint_count,
             announce,
             must_list_host,

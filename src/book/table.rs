@@ -1,6 +1,7 @@
 //! Peer table: entries, and the queue and counters derived from them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use super::candidate_groups::CandidateGroups;
 use super::dial_policy;
@@ -10,6 +11,7 @@ use super::probe_queue::ProbeQueue;
 use super::slot_budget::{ProbeClass, SlotPayer};
 use super::source::Source;
 use super::source_group::SourceGroup;
+use super::without_features::WithoutFeatures;
 use crate::clock::Time;
 use crate::netgroup::Netgroup;
 use crate::peer::{Host, Port, Ports, Transport};
@@ -31,8 +33,8 @@ pub(super) struct PeerTable {
     /// Peers that are trusted or were promoted.
     settled: BTreeSet<Host>,
     port_claims: PortClaims,
-    /// Peers that did not respond to `server.features`, and the time until which it is left out.
-    skip_features_until: HashMap<Host, Time>,
+    /// Peers that did not respond to `server.features`.
+    without_features: WithoutFeatures,
     /// Deferred peers, and the subnet whose dial budget they wait for.
     over_budget: HashMap<Host, Netgroup>,
 }
@@ -75,7 +77,7 @@ impl PeerTable {
             candidate_groups: CandidateGroups::default(),
             settled: BTreeSet::new(),
             port_claims: PortClaims::default(),
-            skip_features_until: HashMap::new(),
+            without_features: WithoutFeatures::default(),
             over_budget: HashMap::new(),
         }
     }
@@ -173,7 +175,7 @@ impl PeerTable {
     pub(super) fn remove(&mut self, host: &Host) -> bool {
         self.port_claims.remove(host);
         self.unattributed_failures.remove(host);
-        self.skip_features_until.remove(host);
+        self.without_features.remove(host);
         self.over_budget.remove(host);
         self.dequeue(host);
         let removed = self.entries.remove(host);
@@ -300,17 +302,23 @@ impl PeerTable {
         *failures
     }
 
-    /// Returns whether `server.features` is left out in a visit.
-    pub(super) fn skips_features(&self, host: &Host, now: Time) -> bool {
-        self.skip_features_until.get(host).is_some_and(|until| now < *until)
+    /// Returns the address to which a visit without `server.features` is limited; `None` if it is requested.
+    pub(super) fn address_without_features(&self, host: &Host, now: Time) -> Option<Option<IpAddr>> {
+        self.without_features.address(host, now)
     }
 
-    /// Sets the time until which `server.features` is left out. `None`: it is requested at the next visit.
-    pub(super) fn set_skip_features_until(&mut self, host: &Host, until: Option<Time>) {
-        match until {
-            Some(until) => self.skip_features_until.insert(host.clone(), until),
-            None => self.skip_features_until.remove(host),
-        };
+    /// Records whether a peer was verified without `server.features`, and where.
+    pub(super) fn record_features(&mut self, host: &Host, are_skipped: bool, ip: Option<IpAddr>, now: Time) {
+        if are_skipped {
+            self.without_features.add(host, ip, now);
+        } else {
+            self.without_features.remove(host);
+        }
+    }
+
+    /// Has `server.features` requested at the next visit.
+    pub(super) fn forget_features(&mut self, host: &Host) {
+        self.without_features.remove(host);
     }
 
     /// Forgets the port reports and the unattributed failures of a peer after a conclusive result.

@@ -74,6 +74,7 @@ impl PeerBook {
             && entry.state(now, self.config.max_advertised_age) == PeerState::Verified
             && entry.tip.is_some()
             && entry.genesis_hash.is_some()
+            && (entry.self_reported || entry.source.is_operator())
             && !is_waypost()
     }
 

@@ -273,7 +273,12 @@ fn facts(host: &Host, verified: &Verified) -> VerifiedInfo {
         software: report.software.clone(),
         protocol: report.negotiated_version.to_string(),
         ports: ports.map(PortNumbers::from).unwrap_or_default(),
-        web_sockets: verified.web_sockets.iter().map(|endpoint| web_socket_token(*endpoint)).collect(),
+        web_sockets: verified
+            .web_sockets
+            .iter()
+            .filter(|check| check.failure.is_none())
+            .map(|check| web_socket_token(check.endpoint))
+            .collect(),
         genesis_hash: report.features.as_ref().and_then(|features| features.genesis_hash.clone()),
         tip: report.tip_height,
         peers: report.peer_list.0.len(),

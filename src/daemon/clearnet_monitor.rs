@@ -213,6 +213,8 @@ impl ClearnetMonitor {
         for dialer in self.circuits(group).take(if via == Route::Tor { usize::from(CIRCUITS_PER_CHECK) } else { 1 }) {
             outcome = probe(&dialer, target, &expected, Deadlines::for_route(via), |_| {}).await.map(|verified| {
                 let Verified { ip, web_sockets, report, .. } = verified;
+                let reached = web_sockets.iter().filter(|check| check.failure.is_none());
+                let web_sockets = reached.map(|check| check.endpoint).collect();
                 VerifiedEndpoint { ip, software: report.software, web_sockets }
             });
             if outcome.as_ref().map_or_else(|failure| failure.blame() == FailureOrigin::Local, |_| true) {

@@ -86,7 +86,7 @@ impl Hash {
     fn of(scheme: SignatureScheme) -> Option<(Hash, Padding)> {
         use SignatureScheme::*;
         Some(match scheme {
-            // TLS 1.2 names the hash only, and any curve may be used with it.
+            // TLS 1.2 names the hash only. Servers with a P-521 key choose SHA-384 or SHA-512.
             ECDSA_NISTP256_SHA256 => (Hash::Sha256, Padding::Ecdsa),
             ECDSA_NISTP384_SHA384 => (Hash::Sha384, Padding::Ecdsa),
             ECDSA_NISTP521_SHA512 => (Hash::Sha512, Padding::Ecdsa),
@@ -112,4 +112,59 @@ impl Hash {
 /// Parses an RSA key of 1024 to 4096 bits.
 fn rsa_key(bits: &[u8]) -> Option<RsaPublicKey> {
     RsaPublicKey::from_pkcs1_der(bits).ok().filter(|key| key.size() >= MIN_RSA_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    use x509_parser::prelude::{FromDer, X509Certificate};
+
+    use super::*;
+
+    const MESSAGE: &[u8] = b"signed message";
+    const CASES: [(&[u8], &[u8], SignatureScheme); 3] = [
+        (
+            include_bytes!("../../tests/data/signatures/p521.pem"),
+            include_bytes!("../../tests/data/signatures/p521.sig"),
+            SignatureScheme::ECDSA_NISTP521_SHA512,
+        ),
+        (
+            include_bytes!("../../tests/data/signatures/rsa-1024.pem"),
+            include_bytes!("../../tests/data/signatures/rsa-1024.sig"),
+            SignatureScheme::RSA_PKCS1_SHA256,
+        ),
+        (
+            include_bytes!("../../tests/data/signatures/rsa-pss.pem"),
+            include_bytes!("../../tests/data/signatures/rsa-pss.sig"),
+            RSA_PSS_PSS_SHA256,
+        ),
+    ];
+
+    fn verify(certificate: &[u8], scheme: SignatureScheme, message: &[u8], signature: &[u8]) -> bool {
+        let certificate = CertificateDer::from_pem_slice(certificate).unwrap();
+        let (_, certificate) = X509Certificate::from_der(&certificate).unwrap();
+        is_valid(&certificate.tbs_certificate.subject_pki, scheme, message, signature)
+    }
+
+    #[test]
+    fn only_the_signature_of_this_key_and_message_is_valid() {
+        for (certificate, signature, scheme) in CASES {
+            assert!(verify(certificate, scheme, MESSAGE, signature), "{scheme:?}");
+            assert!(!verify(certificate, scheme, b"another message", signature), "{scheme:?}");
+            for byte in [0, signature.len() / 2, signature.len() - 1] {
+                let mut changed = signature.to_vec();
+                changed[byte] ^= 1;
+                assert!(!verify(certificate, scheme, MESSAGE, &changed), "{scheme:?} {byte}");
+            }
+            for length in [0, 1, signature.len() - 1] {
+                assert!(!verify(certificate, scheme, MESSAGE, &signature[..length]), "{scheme:?} {length}");
+            }
+            for (other, _, other_scheme) in CASES.into_iter().filter(|(_, _, other)| *other != scheme) {
+                assert!(!verify(other, other_scheme, MESSAGE, signature), "{scheme:?} by {other_scheme:?}");
+                assert!(!verify(certificate, other_scheme, MESSAGE, signature), "{scheme:?} as {other_scheme:?}");
+            }
+            assert!(!verify(certificate, SignatureScheme::ED25519, MESSAGE, signature), "{scheme:?}");
+        }
+    }
 }

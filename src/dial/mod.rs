@@ -169,13 +169,16 @@ impl Dialer {
     }
 
     /// Connects to a WebSocket of a target. The stream has lines, as that of [`Dialer::dial`].
+    ///
+    /// It ends after `max_bytes` of the peer.
     pub async fn dial_web_socket(
         &self,
         target: &ProbeTarget,
         endpoint: (Transport, Port),
+        max_bytes: usize,
     ) -> Result<Connection, ProbeError> {
         let connection = self.dial(target, endpoint).await?;
-        let stream = web_socket::upgrade(connection.stream, &target.host, endpoint).await?;
+        let stream = web_socket::upgrade(connection.stream, max_bytes, &target.host, endpoint).await?;
         Ok(Connection { stream, ..connection })
     }
 

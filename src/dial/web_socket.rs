@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
@@ -19,11 +20,16 @@ use crate::peer::{Endpoint, Host, Port, Transport};
 /// Timeout of the HTTP upgrade, which takes one round trip through Tor.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Maximum number of bytes of unsent frames. Requests are shorter, and the library queues a pong for each ping.
+const WRITE_BUFFER_BYTES: usize = 64 * 1024;
+
 /// Upgrades a connection to a WebSocket. Each line is a message, in both directions.
 ///
-/// A message may have as many bytes as a line of a peer.
+/// A message may have as many bytes as a line of a peer. The connection ends after `max_bytes` of the peer in total: pings
+/// and empty frames are no lines, so nothing else counts them.
 pub(super) async fn upgrade<S: Stream + 'static>(
     stream: S,
+    max_bytes: usize,
     host: &Host,
     (transport, port): (Transport, Port),
 ) -> Result<Box<dyn Stream>, ProbeError> {
@@ -32,8 +38,13 @@ pub(super) async fn upgrade<S: Stream + 'static>(
         Transport::Tls => "wss",
     };
     let url = format!("{scheme}://{}/", Endpoint { host: host.clone(), port });
-    let config =
-        WebSocketConfig::default().max_message_size(Some(MAX_RESPONSE_BYTES)).max_frame_size(Some(MAX_RESPONSE_BYTES));
+    let (reader, writer) = tokio::io::split(stream);
+    let stream = tokio::io::join(reader.take(u64::try_from(max_bytes).unwrap_or(u64::MAX)), writer);
+    let config = WebSocketConfig::default()
+        .write_buffer_size(0)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(Some(MAX_RESPONSE_BYTES))
+        .max_frame_size(Some(MAX_RESPONSE_BYTES));
     let upgraded = timeout(UPGRADE_TIMEOUT, client_async_with_config(url, stream, Some(config)));
     let (socket, _) = match upgraded.await {
         Ok(Ok(upgraded)) => upgraded,
@@ -89,7 +100,7 @@ mod tests {
             socket.send(Message::binary(&b"binary"[..])).await.unwrap();
             socket.send(Message::text("x".repeat(MAX_RESPONSE_BYTES + 1))).await
         });
-        let stream = upgrade(client, &"a.example".parse().unwrap(), ENDPOINT).await.unwrap();
+        let stream = upgrade(client, usize::MAX, &"a.example".parse().unwrap(), ENDPOINT).await.unwrap();
         let (reader, mut writer) = tokio::io::split(stream);
         writer.write_all(b"request\n").await.unwrap();
         writer.flush().await.unwrap();
@@ -102,6 +113,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn pings_end_the_connection_after_the_limit() {
+        let (client, server) = duplex(1024);
+        let server = tokio::spawn(async move {
+            let mut socket = accept_async(server).await.unwrap();
+            let mut sent = 0;
+            // The pongs are never read, so they would pile up.
+            while sent < 10_000 && socket.send(Message::Ping(Bytes::from_static(&[0; 125]))).await.is_ok() {
+                sent += 1;
+            }
+            sent
+        });
+        let stream = upgrade(client, 20_000, &"a.example".parse().unwrap(), ENDPOINT).await.unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        assert!(!matches!(lines.next_line().await, Ok(Some(_))));
+        drop(lines);
+        assert!(server.await.unwrap() < 1_000);
+    }
+
+    #[tokio::test]
     async fn other_services_are_an_error() {
         for (response, expected) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", ProbeError::WebSocket),
@@ -111,7 +141,7 @@ mod tests {
             let (client, mut server) = duplex(1024);
             server.write_all(response.as_bytes()).await.unwrap();
             server.shutdown().await.unwrap();
-            let outcome = upgrade(client, &"a.example".parse().unwrap(), ENDPOINT).await;
+            let outcome = upgrade(client, usize::MAX, &"a.example".parse().unwrap(), ENDPOINT).await;
             assert_eq!(outcome.err(), Some(expected), "{response}");
         }
     }

@@ -1,4 +1,4 @@
-//! Ports of services that unexpected JSON or TLS could harm.
+//! Ports of services that unexpected JSON, TLS or a GET request of HTTP could harm.
 //!
 //! Untrusted sources choose the hosts and ports that Waypost dials. These ports are not dialled for
 //! such a source. They stay allowed for onion services, which serve only ports of their own choice,

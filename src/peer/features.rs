@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::value::RawValue;
 
 use super::{Host, LenientScalar, Port, Ports, RealName, Version};
 
@@ -147,7 +148,8 @@ impl<'de> Visitor<'de> for HostsVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Hosts, A::Error> {
         let mut hosts: Vec<(Host, Option<Ports>)> = Vec::new();
         while let Some(name) = map.next_key::<LenientScalar>()? {
-            let RawHostPorts(ports) = map.next_value()?;
+            let ports = map.next_value::<&RawValue>()?;
+            let ports = serde_json::from_str(ports.get()).map_or(None, |RawHostPorts(ports)| ports);
             let Some(Ok(host)) = name.text().map(|name| name.parse::<Host>()) else { continue };
             if hosts.len() < Features::MAX_HOSTS && !hosts.iter().any(|(known, _)| *known == host) {
                 hosts.push((host, ports));
@@ -319,6 +321,16 @@ pub(super) mod tests {
         assert_eq!(features.ports_for(&"c.example".parse().unwrap()), None);
         assert!(features.genesis_hash.unwrap().starts_with("000000000019d6"));
         assert_eq!(features.pruning, None);
+    }
+
+    #[test]
+    fn value_without_meaning_invalidates_its_host_only() {
+        for invalid in ["1e999", r#""\ud800""#, r#"{"tcp_port":1e999}"#, r#"{"\ud800":1}"#] {
+            let hosts = format!(r#"{{"a.example": {invalid}, "b.example": {{"tcp_port": 1}}, "\ud800": {{}}}}"#);
+            let features = parse(&format!(r#"{{"hosts": {hosts}, "pruning": 1e999}}"#));
+            let names: Vec<String> = features.real_names().map(|name| name.to_string()).collect();
+            assert_eq!(names, ["b.example t1"], "{invalid}");
+        }
     }
 
     #[test]

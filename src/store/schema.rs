@@ -199,13 +199,15 @@ fn add_headers(transaction: &WriteTransaction) -> Result<(), redb::Error> {
 }
 
 /// Adds the ports of WebSockets to each record, within the ports and as reached endpoints: `None` each.
+///
+/// Appends the own names in the peer's list, of which there are none, and `None` as the result of an announcement.
 fn add_web_sockets(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     /// Beginning of a record: host, address, and ports for TCP and TLS.
     type Beginning = (Host, Option<IpAddr>, (Option<Port>, Option<Port>));
     rewrite(transaction, |record| {
         let rest = postcard::take_from_bytes::<Beginning>(record).map_or(record, |(_, rest)| rest);
         let (beginning, rest) = record.split_at(record.len() - rest.len());
-        [beginning, &[0; 2], rest, &[0; 2]].concat()
+        [beginning, &[0; 2], rest, &[0; 4]].concat()
     })
 }
 

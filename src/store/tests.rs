@@ -158,7 +158,7 @@ fn record_without_web_sockets(entry: &Entry) -> Vec<u8> {
     let record = postcard::to_stdvec(entry).unwrap();
     let beginning = postcard::to_stdvec(&(&entry.host, entry.ip, (entry.ports.tcp(), entry.ports.tls()))).unwrap();
     let (beginning, rest) = record.split_at(beginning.len());
-    let rest = rest.strip_prefix(&[0; 2]).and_then(|rest| rest.strip_suffix(&[0; 2])).unwrap();
+    let rest = rest.strip_prefix(&[0; 2]).and_then(|rest| rest.strip_suffix(&[0; 4])).unwrap();
     [beginning, rest].concat()
 }
 

@@ -2,6 +2,7 @@
 
 use super::attacks::{Network, answer_of, candidate};
 use super::*;
+use crate::connect::WebSocketCheck;
 use crate::peer::Port;
 
 const BOTH: &str = r#"{"hosts":{"5.9.0.1":{"tcp_port":50001,"ssl_port":50002}}}"#;
@@ -74,8 +75,12 @@ fn web_sockets_are_listed_while_they_are_reached() {
         network.run(Event::Tick, START + Duration::from_hours(hour), &mut |target, _| {
             visits += 1;
             connections += target.web_sockets.len();
-            let open = |(transport, _): &&(Transport, Port)| *transport == Transport::Tls && hour < 24 * 20;
-            let web_sockets = target.web_sockets.iter().filter(open).copied().collect();
+            let is_open = |(transport, _)| transport == Transport::Tls && hour < 24 * 20;
+            let check = |endpoint: &(Transport, Port)| WebSocketCheck {
+                endpoint: *endpoint,
+                failure: (!is_open(*endpoint)).then_some(ProbeError::Refused),
+            };
+            let web_sockets = target.web_sockets.iter().map(check).collect();
             let answer = with_features(target, &features).map(|verified| Verified { web_sockets, ..verified });
             (Duration::from_secs(1), answer)
         });
@@ -89,6 +94,52 @@ fn web_sockets_are_listed_while_they_are_reached() {
     assert!(visits < 60, "{visits}: checks of WebSockets add one visit");
     // The port that never answers is dialled in each visit, and the other one at every third.
     assert!(connections < visits * 2, "{connections}");
+}
+
+#[test]
+fn web_socket_that_the_peer_no_longer_names_is_not_listed() {
+    let with_port = BOTH.replace("}}", r#","ws_port":50003}}"#);
+    let mut network = Network::new(vec![candidate("5.9.0.1".parse().unwrap())]);
+    for hour in 1..24 * 5 {
+        let features = if hour < 24 * 3 { &with_port } else { BOTH };
+        network.run(Event::Tick, START + Duration::from_hours(hour), &mut |target, _| {
+            let check = |endpoint: &(Transport, Port)| WebSocketCheck { endpoint: *endpoint, failure: None };
+            let web_sockets = target.web_sockets.iter().map(check).collect();
+            (
+                Duration::from_secs(1),
+                with_features(target, features).map(|verified| Verified { web_sockets, ..verified }),
+            )
+        });
+        assert!(hour != 24 * 3 - 1 || listed(&network).ends_with("ws50003"));
+    }
+    assert_eq!(listed(&network), "5.9.0.1 v1.4 s50002 t50001");
+}
+
+#[test]
+fn answer_before_a_long_check_of_web_sockets_does_not_prove_the_path() {
+    let mut harness = BookHarness::new(&["5.9.0.1 t50001", "88.99.0.2 t50001"]);
+    harness.finish("88.99.0.2", Err(ProbeError::Timeout));
+    let old = success("[]", None).map(|verified| Verified { since_response: Duration::from_secs(20), ..verified });
+    harness.finish("5.9.0.1", old);
+    assert_eq!(harness.entry("88.99.0.2").unwrap().failures, 0, "its failure is not attributed");
+    assert!(harness.entry("5.9.0.1").unwrap().last_success.is_some());
+}
+
+#[test]
+fn name_without_features_must_stay_at_its_address() {
+    let mut harness = BookHarness::new(&[]);
+    add_peer(&mut harness, r#"{"hosts":{"a.example":{"tcp_port":50001}}}"#, Some("5.9.0.1")).unwrap();
+    let answer = || success("[]", None).map(|verified| Verified { skipped_features: true, ..verified });
+    harness.resolve("a.example", &["5.9.0.1"]);
+    assert!(!harness.target().unwrap().skips_features);
+    harness.finish("a.example", answer());
+    for (addresses, skips) in [(&["5.9.0.1", "88.99.0.2"][..], true), (&["88.99.0.2"], false)] {
+        harness.wait(Duration::from_hours(20));
+        harness.resolve("a.example", addresses);
+        let target = harness.target().unwrap();
+        assert_eq!((target.skips_features, target.addresses.len()), (skips, 1), "{addresses:?}");
+        harness.finish("a.example", answer());
+    }
 }
 
 #[test]

@@ -355,6 +355,7 @@ impl Simulation {
             port: Port::new(50002).unwrap(),
             certificate: None,
             web_sockets: Vec::new(),
+            since_response: Duration::ZERO,
             skipped_features: false,
             tls_failed: false,
             duration: Duration::from_secs(1),

@@ -400,6 +400,17 @@ fn verified(
         standing: None,
         add_peer_result: None,
     };
-    let (web_sockets, skipped_features, tls_failed) = (Vec::new(), false, false);
-    Verified { ip, transport, port, certificate: None, web_sockets, skipped_features, tls_failed, duration, report }
+    let (web_sockets, since_response, skipped_features, tls_failed) = (Vec::new(), Duration::ZERO, false, false);
+    Verified {
+        ip,
+        transport,
+        port,
+        certificate: None,
+        web_sockets,
+        since_response,
+        skipped_features,
+        tls_failed,
+        duration,
+        report,
+    }
 }

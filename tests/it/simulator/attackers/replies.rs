@@ -58,8 +58,20 @@ impl Visit<'_> {
         };
         let certificate = (transport == Transport::Tls)
             .then(|| TlsCertificate { key: self.key, batch: self.key[..8].try_into().unwrap() });
-        let (web_sockets, skipped_features, tls_failed, duration) = (Vec::new(), false, false, self.duration);
-        Verified { ip, transport, port, certificate, web_sockets, skipped_features, tls_failed, duration, report }
+        let (web_sockets, since_response, duration) = (Vec::new(), Duration::ZERO, self.duration);
+        let (skipped_features, tls_failed) = (false, false);
+        Verified {
+            ip,
+            transport,
+            port,
+            certificate,
+            web_sockets,
+            since_response,
+            skipped_features,
+            tls_failed,
+            duration,
+            report,
+        }
     }
 }
 
