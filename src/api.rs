@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::book::{Counts, MAX_TIP_LAG, PeerState, Side, WEEK, WINDOWS};
+use crate::book::{Counts, ListingCount, MAX_TIP_LAG, PeerState, Side, WEEK, WINDOWS};
 use crate::client_counters::ClientStats;
 use crate::clock::Time;
 use crate::network::Network;
@@ -98,6 +98,42 @@ pub struct OnionStatus {
     pub failures: u32,
     /// Cause of the last failure; `None` after a success.
     pub error: Option<String>,
+    /// How many onion peers list it.
+    #[serde(flatten)]
+    pub listings: Listings,
+}
+
+/// How many peers list an own name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Listings {
+    /// Verified peers of the name's kind, onion or clearnet, that list it.
+    pub listed_by: usize,
+    /// Verified peers of that kind.
+    pub peers_of_its_kind: usize,
+}
+
+impl From<ListingCount> for Listings {
+    fn from(ListingCount { listed_by, peers }: ListingCount) -> Listings {
+        Listings { listed_by, peers_of_its_kind: peers }
+    }
+}
+
+impl fmt::Display for Listings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "listed by {} of {}", self.listed_by, self.peers_of_its_kind)
+    }
+}
+
+/// Own name in the list of a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnListingInfo {
+    /// Own name.
+    pub host: String,
+    /// Ports with which it is listed.
+    #[serde(flatten)]
+    pub ports: PortNumbers,
+    /// Time since which it was there in each visit.
+    pub since: Time,
 }
 
 /// Ports of a server, displayed as in real names: `s50002 t50001 wss50004`.
@@ -150,6 +186,9 @@ pub struct ClearnetStatus {
     pub error: Option<String>,
     /// Problems that do not prevent the name from being advertised.
     pub warnings: Vec<String>,
+    /// How many clearnet peers list it.
+    #[serde(flatten)]
+    pub listings: Listings,
 }
 
 /// State of the backend.
@@ -280,6 +319,10 @@ pub struct PeerInfo {
     pub key_changes: u32,
     /// Height of its chain tip at the last success.
     pub tip: Option<u32>,
+    /// Own names in its list.
+    pub lists: Vec<OwnListingInfo>,
+    /// Result of the last announcement to it; `None` if none was sent.
+    pub announcement_accepted: Option<bool>,
     /// Source of the name.
     pub source: String,
     /// Whether the peer itself reported its ports.

@@ -52,7 +52,7 @@ struct Column {
 }
 
 /// All columns, in order.
-const COLUMNS: [Column; 10] = [
+const COLUMNS: [Column; 11] = [
     Column { name: "HOST", rank: 0 },
     Column { name: "STATE", rank: 0 },
     Column { name: "PORTS", rank: 3 },
@@ -61,7 +61,8 @@ const COLUMNS: [Column; 10] = [
     Column { name: "LATENCY", rank: 4 },
     Column { name: "UPTIME", rank: 5 },
     Column { name: "VERIFIED", rank: 2 },
-    Column { name: "FROM", rank: 8 },
+    Column { name: "LISTS US", rank: 7 },
+    Column { name: "FROM", rank: 9 },
     Column { name: PROBLEM, rank: 1 },
 ];
 
@@ -89,7 +90,7 @@ pub(super) fn table(rows: &[PeerInfo], terminal: TerminalStyle) -> String {
         return "no such peers".to_owned();
     }
     let now = clock::now();
-    let rows: Vec<[Styled; 10]> = rows.iter().map(|row| cells(row, now)).collect();
+    let rows: Vec<[Styled; 11]> = rows.iter().map(|row| cells(row, now)).collect();
     let kept = fit_columns(&rows, terminal.width);
     let names: Vec<&str> = COLUMNS.iter().zip(kept).filter(|(_, kept)| *kept).map(|(column, _)| column.name).collect();
     let wrap_column = names.iter().position(|name| *name == PROBLEM).unwrap_or_default();
@@ -100,8 +101,8 @@ pub(super) fn table(rows: &[PeerInfo], terminal: TerminalStyle) -> String {
 /// Returns which columns fit into the width.
 ///
 /// Empty columns come last, whatever their rank, and only if the problem column needs no wrapping.
-fn fit_columns(rows: &[[Styled; 10]], width: Option<u16>) -> [bool; 10] {
-    let Some(mut remaining) = width else { return [true; 10] };
+fn fit_columns(rows: &[[Styled; 11]], width: Option<u16>) -> [bool; 11] {
+    let Some(mut remaining) = width else { return [true; 11] };
     let mut candidates: Vec<_> = COLUMNS
         .iter()
         .enumerate()
@@ -113,7 +114,7 @@ fn fit_columns(rows: &[[Styled; 10]], width: Option<u16>) -> [bool; 10] {
         })
         .collect();
     candidates.sort_unstable();
-    let mut kept = [false; 10];
+    let mut kept = [false; 11];
     let mut wrapped = 0;
     for (is_empty, rank, index, name, full_width) in candidates {
         let need = if name == PROBLEM { full_width.min(PROBLEM_WIDTH + PADDING) } else { full_width };
@@ -130,7 +131,7 @@ fn fit_columns(rows: &[[Styled; 10]], width: Option<u16>) -> [bool; 10] {
 }
 
 /// Returns the cells of a peer's row, one for each of [`COLUMNS`].
-fn cells(row: &PeerInfo, now: Time) -> [Styled; 10] {
+fn cells(row: &PeerInfo, now: Time) -> [Styled; 11] {
     let style = match row.state {
         PeerState::Verified => Style::Good,
         PeerState::Stale => Style::Doubtful,
@@ -146,9 +147,20 @@ fn cells(row: &PeerInfo, now: Time) -> [Styled; 10] {
         Styled::plain(row.latency_ms.map(|ms| format!("{ms} ms")).unwrap_or_default()),
         Styled::plain(row.weekly_uptime().map(|share| format!("{:.0} %", share * 100.0)).unwrap_or_default()),
         Styled::plain(row.last_success.map(|at| ago(now.since(at))).unwrap_or_default()),
+        Styled::plain(lists_us(row).to_owned()),
         Styled::plain(row.origin()),
         Styled::plain(problem(row)),
     ]
+}
+
+/// Returns whether a peer lists an own name, and otherwise what it answered to an announcement.
+fn lists_us(row: &PeerInfo) -> &'static str {
+    match (row.lists.is_empty(), row.announcement_accepted) {
+        (false, _) => "yes",
+        (true, Some(true)) => "accepted",
+        (true, Some(false)) => "refused",
+        (true, None) => "",
+    }
 }
 
 /// Returns the last error of a peer, and what it waits for.

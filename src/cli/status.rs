@@ -128,6 +128,9 @@ fn clearnet(name: &ClearnetStatus) -> String {
         _ if name.address.is_some() => text.push_str(", not tested"),
         _ => text.push_str(", not reached yet and not advertised"),
     }
+    if name.last_reached.is_some() || name.address.is_some() {
+        text.push_str(&format!(", {}", name.listings));
+    }
     if let Some(reason) = &name.error {
         text.push_str(&format!("; {} failed tests: {reason}", name.failures));
     }
@@ -209,8 +212,9 @@ fn onion(onion: &OnionStatus) -> String {
         (None, Some(reason)) => format!("not reached yet and not advertised: {reason}"),
         (None, None) => "not reached yet and not advertised".to_owned(),
     };
+    let listings = onion.last_reached.map(|_| format!(", {}", onion.listings)).unwrap_or_default();
     // Without a comma, the address and port fit into a line of 80 characters.
-    format!("{}:{} {reachability}", onion.host, onion.port)
+    format!("{}:{} {reachability}{listings}", onion.host, onion.port)
 }
 
 fn counts(peers: &Counts) -> String {

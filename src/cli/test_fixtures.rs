@@ -25,6 +25,8 @@ pub(super) fn row(host: &str, state: PeerState, last_success: Option<Time>) -> P
         key_since: None,
         key_changes: 0,
         tip: None,
+        lists: Vec::new(),
+        announcement_accepted: None,
         source: "seed".to_owned(),
         self_reported: true,
         first_seen: Time::default(),
@@ -64,11 +66,13 @@ pub(super) fn status() -> Status {
         "network_down": true,
         "onion": {
             "host": ONION, "port": 50001, "last_reached": null, "failures": 3, "error": "its onion service wasn't found",
+            "listed_by": 0, "peers_of_its_kind": 0,
         },
         "onion_error": onion_error,
         "clearnet": {
             "host": "wp.example.org", "tcp_port": 50001, "ssl_port": null, "ws_port": null, "wss_port": 50004, "address": null, "via": null, "last_reached": null,
             "failures": 2, "error": "the name means 127.0.1.1 on this machine, which isn't public", "warnings": [],
+            "listed_by": 31, "peers_of_its_kind": 42,
         },
         "listeners": ["tcp://127.0.0.1:50001"],
         "page": "http://127.0.0.1:4280",

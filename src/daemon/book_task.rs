@@ -343,10 +343,15 @@ impl BookTask {
             tor_source: self.inputs.tor.borrow().source.clone(),
             clearnet_blocked: book.clearnet_blocked().map(str::to_owned),
             network_down: book.network_is_down(),
-            onion: onion.borrow().as_ref().map(status_report::onion),
+            onion: onion.borrow().as_ref().map(|state| {
+                // The onion service's peers are in a book of their own, if there are two.
+                let book = self.onion.as_ref().map_or(book, |side| &side.book);
+                status_report::onion(state, book.listing_count(&state.host, now))
+            }),
             onion_error: self.inputs.tor.borrow().onion_error.clone(),
             clearnet: local_identity.borrow().identity.clearnet.as_ref().map(|(host, ports)| {
-                status_report::clearnet(host, *ports, &self.inputs.clearnet.borrow(), book.last_reached(host))
+                let (state, reached) = (self.inputs.clearnet.borrow(), book.last_reached(host));
+                status_report::clearnet(host, *ports, &state, reached, book.listing_count(host, now))
             }),
             listeners: listeners.clone(),
             page: self.inputs.page.map(|address| format!("http://{address}")),

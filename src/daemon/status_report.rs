@@ -5,9 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::clearnet_monitor::NameState;
-use crate::api::{BackendServerStatus, BackendStatus, ChainStatus, ClearnetStatus, OnionStatus, PeerInfo, StoreStatus};
+use crate::api::{
+    BackendServerStatus, BackendStatus, ChainStatus, ClearnetStatus, OnionStatus, OwnListingInfo, PeerInfo, StoreStatus,
+};
 use crate::backend::{Backend, PeerPool, ServerStatus};
-use crate::book::{ChainSummary, Entry, Ingress, PeerBook};
+use crate::book::{ChainSummary, Entry, Ingress, ListingCount, OwnListing, PeerBook};
 use crate::clock::Time;
 use crate::connect::ProbeError;
 use crate::electrum::identity::Identity;
@@ -67,20 +69,27 @@ pub(crate) fn store(writer: &WriterStatus, path: &Path) -> StoreStatus {
 }
 
 /// Status of the onion service and of its self-checks.
-pub(crate) fn onion(state: &OnionServiceState) -> OnionStatus {
+pub(crate) fn onion(state: &OnionServiceState, listings: ListingCount) -> OnionStatus {
     OnionStatus {
         host: state.host.to_string(),
         port: state.port.get(),
         last_reached: state.last_reached,
         failures: state.failures,
         error: state.last_error.clone(),
+        listings: listings.into(),
     }
 }
 
 /// Status of the own clearnet name.
 ///
 /// `last_reached` is the book's time of the last success; `None` if there was none.
-pub(crate) fn clearnet(host: &Host, ports: Ports, state: &NameState, last_reached: Option<Time>) -> ClearnetStatus {
+pub(crate) fn clearnet(
+    host: &Host,
+    ports: Ports,
+    state: &NameState,
+    last_reached: Option<Time>,
+    listings: ListingCount,
+) -> ClearnetStatus {
     let NameState { address, via, failures, last_error, warnings } = state.clone();
     ClearnetStatus {
         host: host.to_string(),
@@ -92,6 +101,7 @@ pub(crate) fn clearnet(host: &Host, ports: Ports, state: &NameState, last_reache
         failures,
         error: last_error,
         warnings,
+        listings: listings.into(),
     }
 }
 
@@ -119,6 +129,8 @@ fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
         key_since: entry.key.map(|key| key.since),
         key_changes: entry.key.map_or(0, |key| key.rotation_count),
         tip: entry.tip,
+        lists: entry.own_listings.iter().map(own_listing).collect(),
+        announcement_accepted: entry.announcement_accepted,
         source: entry.source.to_string(),
         self_reported: entry.self_reported,
         first_seen: entry.first_seen,
@@ -132,6 +144,10 @@ fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
         uptime: entry.uptime.shares().map(|(window, share)| (window.to_owned(), round(share))).collect(),
         history: entry.history.iter().map(|record| record.failure.is_none()).collect(),
     }
+}
+
+fn own_listing(listing: &OwnListing) -> OwnListingInfo {
+    OwnListingInfo { host: listing.host.to_string(), ports: listing.ports.into(), since: listing.since }
 }
 
 /// Rounds to three decimals.

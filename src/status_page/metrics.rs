@@ -13,7 +13,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::status_cache::StatusSample;
-use crate::api::{ChainStatus, ClearnetStatus, PeerInfo, Status};
+use crate::api::{ChainStatus, ClearnetStatus, Listings, PeerInfo, Status};
 use crate::book::Side;
 use crate::client_counters::ClientStats;
 use crate::clock::{self, Time};
@@ -84,6 +84,7 @@ pub(crate) fn encode_metrics(sample: &StatusSample, probes: &ProbeMetrics) -> Re
     if let Some(clearnet) = &status.clearnet {
         writer.clearnet(clearnet);
     }
+    writer.listings(status);
     writer.clients(&status.clients);
     if let Some(backend) = &status.backend {
         writer.bool_gauge("backend_up", "Whether the backend server works", backend.error.is_none());
@@ -186,6 +187,19 @@ impl MetricsWriter<'_> {
                 reached,
             );
         }
+    }
+
+    /// Writes how many peers list the own names.
+    fn listings(&mut self, status: &Status) {
+        let onion = status.onion.as_ref().map(|onion| ("onion", onion.listings));
+        let clearnet = status.clearnet.as_ref().map(|clearnet| ("clearnet", clearnet.listings));
+        let names: Vec<_> = [onion, clearnet].into_iter().flatten().collect();
+        let family = |of: fn(Listings) -> usize| -> Vec<_> {
+            names.iter().map(|(kind, listings)| (vec![("kind", (*kind).to_owned())], count(of(*listings)))).collect()
+        };
+        let (listed_by, peers) = (family(|name| name.listed_by), family(|name| name.peers_of_its_kind));
+        self.gauge_family("listed_by_peers", "Verified peers of the kind of an own name that list it", listed_by);
+        self.gauge_family("peers_of_own_kind", "Verified peers of the kind of an own name", peers);
     }
 
     fn clearnet(&mut self, clearnet: &ClearnetStatus) {

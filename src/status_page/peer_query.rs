@@ -243,7 +243,7 @@ mod tests {
 
     fn row(host: &str, state: PeerState, latency_ms: Option<u64>) -> PeerInfo {
         let row = serde_json::json!({
-            "host": host, "side": "both", "state": state, "key_changes": 0, "source": "seed", "self_reported": true, "first_seen": 0,
+            "host": host, "side": "both", "state": state, "key_changes": 0, "lists": [], "source": "seed", "self_reported": true, "first_seen": 0,
             "next_try": 0, "waiting_for": null, "failures": 0, "latency_ms": latency_ms, "uptime": {}, "history": [true, false],
         });
         serde_json::from_value(row).unwrap()
