@@ -121,7 +121,7 @@ impl Attempt<'_> {
         on_progress: &mut impl FnMut(Progress),
     ) -> Result<Verified, ProbeError> {
         match self.run_once(endpoint, self.target, self.expected, on_progress).await {
-            Err(Failed { conversation: FailedConversation { is_at_features: true, error }, ip }) => {
+            Err(FailedAttempt { conversation: FailedConversation { is_at_features: true, error }, ip }) => {
                 on_progress(Progress::WithoutFeatures);
                 // Another address of the name could be a server that does answer, and names another host.
                 let target = self.target_at(ip);
@@ -138,15 +138,15 @@ impl Attempt<'_> {
         target: &ProbeTarget,
         expected: &ProbeExpectations,
         on_progress: &mut impl FnMut(Progress),
-    ) -> Result<Verified, Failed> {
+    ) -> Result<Verified, FailedAttempt> {
         let started_at = Instant::now();
         let dialling = timeout_at(self.end, self.dialer.dial(target, (transport, port)));
         let dialled = dialling.await.unwrap_or(Err(ProbeError::Unreachable));
         let Connection { stream, ip, certificate } =
-            dialled.map_err(|error| Failed { conversation: error.into(), ip: None })?;
+            dialled.map_err(|error| FailedAttempt { conversation: error.into(), ip: None })?;
         on_progress(Progress::Connected);
         let conversation = run_prober(stream, expected, self.deadlines, self.end, on_progress);
-        let report = conversation.await.map_err(|conversation| Failed { conversation, ip })?;
+        let report = conversation.await.map_err(|conversation| FailedAttempt { conversation, ip })?;
         Ok(Verified {
             ip,
             transport,
@@ -206,7 +206,7 @@ impl Attempt<'_> {
 }
 
 /// Failure of one attempt at an endpoint.
-struct Failed {
+struct FailedAttempt {
     conversation: FailedConversation,
     /// Address that was reached; `None` if none was, and for onion services.
     ip: Option<IpAddr>,

@@ -93,7 +93,7 @@ pub struct UpstreamConnection {
 #[derive(Debug)]
 pub enum UpstreamLease {
     /// Session of a peer.
-    Peer(PeerLease),
+    Peer(Box<PeerLease>),
     /// Session of a server.
     Server(ServerLease),
 }

@@ -121,7 +121,7 @@ impl PeerPool {
                     match outcome {
                         Ok(stream) => {
                             self.penalize_slower(&in_flight, &host);
-                            return Ok(UpstreamConnection { stream, lease: UpstreamLease::Peer(self.lease(candidate)) });
+                            return Ok(UpstreamConnection { stream, lease: UpstreamLease::Peer(Box::new(self.lease(candidate))) });
                         }
                         Err(error) => self.peers.record_connect_failure(&host, &error),
                     }

@@ -81,7 +81,7 @@ fn output_to_pipe_is_complete_and_has_no_colours() {
     }
     let peers = harness.daemon.waypost(&["peers"]);
     let header: Vec<&str> = peers.lines().next().unwrap().split_whitespace().collect();
-    let all = "HOST STATE PORTS PROTOCOL SOFTWARE LATENCY UPTIME VERIFIED FROM PROBLEM";
+    let all = "HOST STATE PORTS PROTOCOL SOFTWARE LATENCY UPTIME VERIFIED LISTS US FROM PROBLEM";
     assert_eq!((header.join(" ").as_str(), peers.lines().count()), (all, 21));
     harness.daemon.stop();
 }

@@ -65,12 +65,12 @@ fn expected(name: &str, tokens: &[String]) -> String {
     let mut parts = vec![host.to_string()];
     for (letter, default) in [('v', None), ('p', None), ('s', Some(50002)), ('t', Some(50001))] {
         let rests = tokens.iter().filter_map(|token| token.strip_prefix(letter));
-        let valid = rests.filter_map(|rest| match letter {
+        let mut valid = rests.filter_map(|rest| match letter {
             'v' => rest.starts_with(|first: char| first.is_ascii_digit()).then(|| rest.to_owned()),
             _ if rest.is_empty() => default.map(|port: u16| port.to_string()),
             _ => rest.parse::<u32>().ok().filter(|number| *number > 0).map(|number| number.to_string()),
         });
-        parts.extend(valid.last().map(|value| format!("{letter}{value}")));
+        parts.extend(valid.next_back().map(|value| format!("{letter}{value}")));
     }
     parts.join(" ")
 }
