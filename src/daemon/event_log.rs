@@ -28,7 +28,11 @@ pub(crate) fn log(notice: &BookNotice, side: Side) {
         }
         BookNotice::Banned { host } => tracing::info!(%host, "removed: banned"),
         BookNotice::KeyChanged { host } => tracing::info!(%host, "TLS key changed"),
-        BookNotice::NetworkDown => tracing::warn!("no peer reachable: the local network seems to be down"),
+        BookNotice::NetworkDown => {
+            tracing::warn!(
+                "no peer reachable: the local network seems to be down; check the connection and the firewall of this machine"
+            );
+        }
         BookNotice::NetworkUp => tracing::info!("peers reachable again: the local network is up"),
         BookNotice::Tor(state @ TorState::Down { .. }) => tracing::warn!("Tor is {state}"),
         BookNotice::Tor(state) => tracing::info!("Tor is {state}"),

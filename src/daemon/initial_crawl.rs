@@ -42,8 +42,12 @@ impl InitialCrawl {
         let Counts { verified, stale, candidate, bad, probing, .. } = counts;
         let known = verified + stale + candidate + bad;
         if pending == 0 {
-            let line = format!("initial crawl: every name was probed once; {verified} verified of {known} known");
-            return (Some(line), true);
+            let outcome = if verified == 0 {
+                "no server could be reached yet: is this machine online?".to_owned()
+            } else {
+                format!("{verified} verified of {known} known")
+            };
+            return (Some(format!("initial crawl: every name was probed once; {outcome}")), true);
         }
         let has_changed = self.last_logged.replace((counts, pending)) != Some((counts, pending));
         let line = format!(
@@ -76,6 +80,8 @@ mod tests {
         let (line, is_over) = crawl.report(counts(35, 5, 1), 0, after(70));
         let end = "initial crawl: every name was probed once; 35 verified of 40 known";
         assert_eq!((line.as_deref(), is_over), (Some(end), true));
+        let (line, _) = crawl.report(counts(0, 40, 0), 0, after(80));
+        assert!(line.unwrap().ends_with("is this machine online?"));
     }
 
     #[test]

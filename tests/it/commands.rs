@@ -188,7 +188,7 @@ fn initial_crawl_is_logged_once() {
     let dir = TestDir::new();
     let seeds = "seeds = [\"127.1.0.1 t50001\", \"127.2.0.1 t50001\"]\nallow_private = true\n";
     dir.configure_tcp(&format!("[tor]\nmode = \"off\"\n[discovery]\n{seeds}"));
-    let end = "initial crawl: every name was probed once; 0 verified of 2 known";
+    let end = "initial crawl: every name was probed once; no server could be reached yet: is this machine online?";
     let daemon = dir.start();
     wait_until(20, "the crawl has ended", || daemon.log().contains(end));
     daemon.stop();
