@@ -1,4 +1,4 @@
-//! `waypost onion-address`: the onion address, and the import of a key.
+//! `waypost onion-address`: the onion address, and its key: a new one, export and import.
 
 use std::path::{Path, PathBuf};
 
@@ -9,24 +9,31 @@ use super::output::Json;
 /// Arguments of `waypost onion-address`.
 #[derive(Debug, Args)]
 pub(super) struct OnionArgs {
-    /// Import the key of a C tor service: its HiddenServiceDir, or the file hs_ed25519_secret_key in it.
-    #[arg(long, value_name = "PATH")]
+    /// Import the key of a C tor service (its HiddenServiceDir, or the file hs_ed25519_secret_key in it), or of another
+    /// Waypost (its data directory).
+    #[arg(long, value_name = "PATH", group = "change")]
     import: Option<PathBuf>,
-    /// Discard the existing key and its address.
-    #[arg(long, requires = "import")]
+    /// Create a key, for a new address.
+    #[arg(long, group = "change")]
+    new: bool,
+    /// Write the key to a new directory in the format of C tor: a HiddenServiceDir.
+    #[arg(long, value_name = "DIR", conflicts_with = "change")]
+    export: Option<PathBuf>,
+    /// With --import or --new: discard the existing key and its address.
+    #[arg(long, requires = "change")]
     replace: bool,
     #[command(flatten)]
     json: Json,
 }
 
 impl OnionArgs {
-    /// Returns whether the address is queried, not imported.
+    /// Returns whether only the address is queried.
     pub(super) fn is_query(&self) -> bool {
-        self.import.is_none()
+        self.import.is_none() && self.export.is_none() && !self.new
     }
 }
 
-/// Prints the onion address, or imports a key and prints its address.
+/// Prints the onion address, after a change or an export of its key.
 ///
 /// `daemon_onion` is the address that a running daemon reports. Without it, the key in `state_dir` of the embedded Tor
 /// determines the address.
@@ -37,35 +44,57 @@ pub(super) fn run(args: &OnionArgs, daemon_onion: Option<&str>, state_dir: &Path
     }
 }
 
-/// Prints an address that was not imported.
+/// Prints an address whose key was not changed.
 fn print_address(args: &OnionArgs, onion: &str) -> anyhow::Result<()> {
-    args.json.emit(&serde_json::json!({ "onion_address": onion, "imported": false }), onion)
+    args.json.emit(&result(onion, Action::None), onion)
 }
 
-/// Reads or imports the key in the state directory, and prints its address.
+/// What a command did with the key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Action {
+    None,
+    #[cfg_attr(not(feature = "embedded-tor"), expect(dead_code, reason = "needs the embedded Tor"))]
+    Created,
+    #[cfg_attr(not(feature = "embedded-tor"), expect(dead_code, reason = "needs the embedded Tor"))]
+    Imported,
+    #[cfg_attr(not(feature = "embedded-tor"), expect(dead_code, reason = "needs the embedded Tor"))]
+    Exported,
+}
+
+fn result(onion: &str, action: Action) -> serde_json::Value {
+    serde_json::json!({
+        "onion_address": onion,
+        "created": action == Action::Created,
+        "imported": action == Action::Imported,
+        "exported": action == Action::Exported,
+    })
+}
+
+/// Reads, creates, imports or exports the key in the state directory, and prints its address.
 #[cfg(feature = "embedded-tor")]
 fn from_state_dir(args: &OnionArgs, state_dir: &Path) -> anyhow::Result<()> {
     use crate::tor;
 
-    match &args.import {
-        None => {
-            let Some(onion) = tor::onion_address(state_dir)? else {
-                anyhow::bail!(
-                    "no onion address yet: `waypost run` with the embedded Tor creates one, and --import takes one from C tor"
-                );
-            };
-            print_address(args, &onion.to_string())
-        }
-        Some(from) => {
-            let existing = if args.replace { tor::ExistingKey::Replace } else { tor::ExistingKey::Keep };
-            let onion = tor::import(state_dir, from, existing)?;
-            let value = serde_json::json!({ "onion_address": onion.to_string(), "imported": true });
-            let text = format!(
-                "{onion}\nimported; remove the service from the other Tor before `waypost run`, since only one may run an address"
+    let existing = if args.replace { tor::ExistingKey::Replace } else { tor::ExistingKey::Keep };
+    let (onion, action, note) = if let Some(from) = &args.import {
+        let note =
+            "imported; remove the service from the other Tor before `waypost run`, since only one may run an address";
+        (tor::import(state_dir, from, existing)?, Action::Imported, note)
+    } else if args.new {
+        (tor::generate(state_dir, existing)?, Action::Created, "created; the next `waypost run` uses it")
+    } else if let Some(to) = &args.export {
+        let note = "exported; whoever has the directory can run the address, and only one Tor may do so at a time";
+        (tor::export(state_dir, to)?, Action::Exported, note)
+    } else {
+        let Some(onion) = tor::onion_address(state_dir)? else {
+            anyhow::bail!(
+                "no onion address yet: `waypost run` with the embedded Tor creates one, so does --new, and --import takes one from C tor"
             );
-            args.json.emit(&value, &text)
-        }
-    }
+        };
+        return print_address(args, &onion.to_string());
+    };
+    let onion = onion.to_string();
+    args.json.emit(&result(&onion, action), &format!("{onion}\n{note}"))
 }
 
 /// Fails, since this build has no embedded Tor.

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 #[cfg(feature = "embedded-tor")]
 pub use embedded::{
     ArtiConfigError, DirLock, EphemeralClient, ExistingKey, LockError, OnionKeyError, bootstrap_ephemeral, check,
-    import, onion_address,
+    export, generate, import, onion_address,
 };
 pub use onion_monitor::{OnionMonitor, OnionServiceState};
 

@@ -209,10 +209,19 @@ fn onion_address_json_is_documented() {
     let key = [b"== ed25519v1-secret: type0 ==\0\0\0".as_slice(), &[64; 64]].concat();
     let file = dir.path("hs_ed25519_secret_key");
     std::fs::write(&file, key).unwrap();
-    for (args, imported) in [(["--import", file.to_str().unwrap()].as_slice(), true), (&[], false)] {
+    let exported = dir.path("exported");
+    for (args, done) in [
+        (["--import", file.to_str().unwrap()].as_slice(), "imported"),
+        (&[], ""),
+        (&["--export", exported.to_str().unwrap()], "exported"),
+        (&["--new", "--replace"], "created"),
+    ] {
         let (text, ok) = support::waypost(&config, &[&["onion-address", "--json"], args].concat());
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_documented("onion-address", &value);
-        assert!(ok && value["imported"] == imported && value["onion_address"].as_str().unwrap().ends_with(".onion"));
+        assert!(ok && value["onion_address"].as_str().unwrap().ends_with(".onion"), "{text}");
+        for action in ["imported", "exported", "created"] {
+            assert_eq!(value[action], action == done, "{args:?}");
+        }
     }
 }

@@ -3,8 +3,9 @@
 //! The service's directory contains `hs_ed25519_secret_key`, the public key and the host name. The
 //! latter two show whether files of different services were mixed up.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use tor_llcrypto::pk::ed25519::ExpandedKeypair;
@@ -18,12 +19,15 @@ const HOSTNAME: &str = "hostname";
 const SECRET_HEADER: &[u8; 32] = b"== ed25519v1-secret: type0 ==\0\0\0";
 const PUBLIC_HEADER: &[u8; 32] = b"== ed25519v1-public: type0 ==\0\0\0";
 
-/// Error of reading a key in C tor's format.
+/// Error of reading or writing a key in C tor's format.
 #[derive(Debug, thiserror::Error)]
 pub enum CTorError {
     /// A file can't be read.
     #[error("can't read {}: {reason}; pass the HiddenServiceDir of torrc, and run this as a user that may read it", path.display())]
     Read { path: PathBuf, reason: io::Error },
+    /// The directory of an exported key can't be written.
+    #[error("can't write {}: {reason}; pass a directory that doesn't exist yet, in one that you may write to", path.display())]
+    Write { path: PathBuf, reason: io::Error },
     /// A file is not a key.
     #[error("{} is no key of a version 3 onion service: {reason}; pass the HiddenServiceDir of torrc, or the {SECRET} in it", path.display())]
     Malformed { path: PathBuf, reason: &'static str },
@@ -53,6 +57,30 @@ pub(super) fn read(from: &Path) -> Result<(ExpandedKeypair, OnionAddress), CTorE
         }
     }
     Ok((pair, onion))
+}
+
+/// Writes a key as C tor's service directory, which must not exist yet.
+pub(super) fn write(pair: &ExpandedKeypair, onion: OnionAddress, to: &Path) -> Result<(), CTorError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        |reason| CTorError::Write { path, reason }
+    };
+    DirBuilder::new().mode(0o700).create(to).map_err(failed(to))?;
+    let public = pair.public().to_bytes();
+    for (name, content) in [
+        (PUBLIC, [&PUBLIC_HEADER[..], &public].concat()),
+        (HOSTNAME, format!("{onion}\n").into_bytes()),
+        (SECRET, [&SECRET_HEADER[..], &pair.to_secret_key_bytes()].concat()),
+    ] {
+        let path = to.join(name);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let written = file.and_then(|mut file| {
+            file.write_all(&content)?;
+            file.sync_all()
+        });
+        written.map_err(failed(&path))?;
+    }
+    Ok(())
 }
 
 /// Reads what follows the header of a key file.
@@ -115,6 +143,23 @@ pub(super) mod tests {
         let alone = tempfile::tempdir().unwrap();
         std::fs::copy(file, alone.path().join("my.key")).unwrap();
         assert_eq!(read(&alone.path().join("my.key")).unwrap().1.to_string(), NAME);
+    }
+
+    #[test]
+    fn written_directory_is_that_of_c_tor() {
+        let original = folder();
+        let (pair, onion) = read(original.path()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("service");
+        write(&pair, onion, &copy).unwrap();
+        for name in [SECRET, PUBLIC, HOSTNAME] {
+            let [written, expected] = [&copy, original.path()].map(|dir| std::fs::read(dir.join(name)).unwrap());
+            assert_eq!(written, expected, "{name}");
+        }
+        let mode = |path: &Path| std::os::unix::fs::MetadataExt::mode(&path.metadata().unwrap()) & 0o777;
+        assert_eq!((mode(&copy), mode(&copy.join(SECRET))), (0o700, 0o600));
+        let text = write(&pair, onion, &copy).err().unwrap().to_string();
+        assert!(text.contains("can't write") && text.contains("doesn't exist yet"), "{text}");
     }
 
     #[test]

@@ -9,9 +9,12 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use fs_mistrust::Mistrust;
+use rand::SeedableRng;
+use rand::rngs::{StdRng, SysRng};
 use tor_hscrypto::pk::{HsIdKey, HsIdKeypair};
 use tor_hsservice::{HsIdKeypairSpecifier, HsNickname};
 use tor_keymgr::{ArtiNativeKeystore, KeyMgr, KeyMgrBuilder, KeyPathPattern, KeySpecifier, KeystoreSelector};
+use tor_llcrypto::pk::ed25519::{ExpandedKeypair, Keypair};
 use tor_persist::state_dir::StateDirectory;
 
 use super::c_tor_key::{self, CTorError};
@@ -19,13 +22,16 @@ use super::client_config::error_chain;
 use super::dir_lock::{DirLock, LockError};
 use crate::peer::OnionAddress;
 
+/// Directory of Tor's state in the data directory of a Waypost.
+const STATE_DIR: &str = "tor/state";
+
 /// Nickname of the service in Tor's files.
 pub(super) const NICKNAME: &str = "waypost";
 
-/// Error of reading or importing the key of the onion service.
+/// Error of reading, writing or importing the key of the onion service.
 #[derive(Debug, thiserror::Error)]
 pub enum OnionKeyError {
-    /// The key to import is invalid.
+    /// The key to import is invalid, or the key can't be exported.
     #[error(transparent)]
     CTor(#[from] CTorError),
     /// The directory can't be locked.
@@ -47,6 +53,12 @@ pub enum OnionKeyError {
         /// The cause.
         reason: String,
     },
+    /// There is no key.
+    #[error("no key in {}; `waypost run` with the embedded Tor creates one, and so does --new", path.display())]
+    NoKey {
+        /// Directory of the key.
+        path: PathBuf,
+    },
     /// The keystore can't be opened or changed.
     #[error("can't use the keystore {}: {reason}", path.display())]
     Keystore {
@@ -65,10 +77,10 @@ pub enum OnionKeyError {
     },
 }
 
-/// What [`import`] does with another key that exists already.
+/// What [`import`] and [`generate`] do with another key that exists already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExistingKey {
-    /// It is kept, and the import fails.
+    /// It is kept, and the command fails.
     Keep,
     /// It is replaced, and its state is removed.
     Replace,
@@ -83,11 +95,52 @@ pub fn onion_address(state_dir: &Path) -> Result<Option<OnionAddress>, OnionKeyE
     Keys::open(state_dir)?.onion()
 }
 
-/// Imports a key from C tor's service directory or secret key file.
+/// Imports a key from C tor's service directory or secret key file, or from the data directory of another Waypost.
 ///
 /// The next launch of the service uses it.
 pub fn import(state_dir: &Path, from: &Path, existing: ExistingKey) -> Result<OnionAddress, OnionKeyError> {
-    let (pair, onion) = c_tor_key::read(from)?;
+    let other_state = from.join(STATE_DIR);
+    let (pair, onion) = if keystore(&other_state).is_dir() {
+        let keys = Keys::open(&other_state)?;
+        let pair = keys.pair()?.ok_or_else(|| OnionKeyError::NoKey { path: keys.key_dir() })?;
+        with_address(pair)
+    } else {
+        c_tor_key::read(from)?
+    };
+    install(state_dir, pair, onion, existing)
+}
+
+/// Creates a key, which the next launch of the service uses.
+pub fn generate(state_dir: &Path, existing: ExistingKey) -> Result<OnionAddress, OnionKeyError> {
+    let mut rng = StdRng::try_from_rng(&mut SysRng).map_err(|reason| failed(state_dir, &reason))?;
+    let (pair, onion) = with_address(HsIdKeypair::from(ExpandedKeypair::from(&Keypair::generate(&mut rng))));
+    install(state_dir, pair, onion, existing)
+}
+
+/// Writes the key below Tor's `state_dir` as C tor's service directory, which must not exist yet.
+pub fn export(state_dir: &Path, to: &Path) -> Result<OnionAddress, OnionKeyError> {
+    let no_key = || OnionKeyError::NoKey { path: key_dir(state_dir) };
+    // Opening the keystore would create it.
+    if matches!(keystore(state_dir).try_exists(), Ok(false)) {
+        return Err(no_key());
+    }
+    let (pair, onion) = with_address(Keys::open(state_dir)?.pair()?.ok_or_else(no_key)?);
+    c_tor_key::write(&pair, onion, to)?;
+    Ok(onion)
+}
+
+/// Returns a key with its address.
+fn with_address(pair: HsIdKeypair) -> (ExpandedKeypair, OnionAddress) {
+    let onion = OnionAddress::from_public_key(*HsIdKey::from(&pair).id().as_ref());
+    (pair.into(), onion)
+}
+
+fn install(
+    state_dir: &Path,
+    pair: ExpandedKeypair,
+    onion: OnionAddress,
+    existing: ExistingKey,
+) -> Result<OnionAddress, OnionKeyError> {
     let _lock = DirLock::take(state_dir.parent().unwrap_or(state_dir))?;
     let keys = Keys::open(state_dir)?;
     let old = keys.onion();
@@ -144,10 +197,13 @@ impl<'a> Keys<'a> {
     }
 
     fn onion(&self) -> Result<Option<OnionAddress>, OnionKeyError> {
+        Ok(self.pair()?.map(|pair| with_address(pair).1))
+    }
+
+    /// Returns the key of the service; `None` if there is none.
+    fn pair(&self) -> Result<Option<HsIdKeypair>, OnionKeyError> {
         let pair = self.manager.get::<HsIdKeypair>(&self.identity());
-        let pair =
-            pair.map_err(|reason| OnionKeyError::Unreadable { path: self.key_dir(), reason: error_chain(&reason) })?;
-        Ok(pair.map(|pair| OnionAddress::from_public_key(*HsIdKey::from(&pair).id().as_ref())))
+        pair.map_err(|reason| OnionKeyError::Unreadable { path: self.key_dir(), reason: error_chain(&reason) })
     }
 
     fn put(&self, pair: HsIdKeypair) -> Result<(), OnionKeyError> {
@@ -244,6 +300,26 @@ mod tests {
             let mode = path.metadata().unwrap().permissions().mode() & 0o777;
             assert_eq!(mode, if path.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
         }
+    }
+
+    #[test]
+    fn new_key_is_exported_and_imported_elsewhere() {
+        let (dir, state) = temp_state();
+        let text = export(&state, &dir.path().join("none")).unwrap_err().to_string();
+        assert!(text.contains("no key") && !state.exists(), "{text}");
+        let onion = generate(&state, ExistingKey::Keep).unwrap();
+        assert_eq!(launched(&state), onion.to_string());
+        let text = generate(&state, ExistingKey::Keep).unwrap_err().to_string();
+        assert!(text.contains(&onion.to_string()) && text.contains("--replace"), "{text}");
+        let service = dir.path().join("service");
+        assert_eq!(export(&state, &service).unwrap(), onion);
+        // By C tor's directory, and by the data directory.
+        for from in [service.as_path(), &dir.path().join("data")] {
+            let (_other, other_state) = temp_state();
+            assert_eq!(import(&other_state, from, ExistingKey::Keep).unwrap(), onion);
+            assert_eq!(launched(&other_state), onion.to_string());
+        }
+        assert_ne!(generate(&state, ExistingKey::Replace).unwrap(), onion);
     }
 
     #[test]

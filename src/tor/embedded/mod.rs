@@ -19,7 +19,7 @@ pub use self::client::{EphemeralClient, bootstrap_ephemeral};
 pub use self::client_config::{ArtiConfigError, check};
 use self::client_health::{ClientHealth, Verdict};
 pub use self::dir_lock::{DirLock, LockError};
-pub use self::keys::{ExistingKey, OnionKeyError, import, onion_address};
+pub use self::keys::{ExistingKey, OnionKeyError, export, generate, import, onion_address};
 use self::status_text::Phase;
 use super::{OnionServiceState, TorChannels, TorOptions, report_probe};
 use crate::backoff::Backoff;
