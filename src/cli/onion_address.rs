@@ -83,7 +83,7 @@ fn from_state_dir(args: &OnionArgs, state_dir: &Path) -> anyhow::Result<()> {
     } else if args.new {
         (tor::generate(state_dir, existing)?, Action::Created, "created; the next `waypost run` uses it")
     } else if let Some(to) = &args.export {
-        let note = "exported; whoever has the directory can run the address, and only one Tor may do so at a time";
+        let note = "exported; anyone with the directory can run the address, and only one Tor may do so at a time";
         (tor::export(state_dir, to)?, Action::Exported, note)
     } else {
         let Some(onion) = tor::onion_address(state_dir)? else {

@@ -3,8 +3,12 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
+#[cfg(feature = "embedded-tor")]
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+#[cfg(feature = "embedded-tor")]
+use crate::support::ChildGuard;
 use crate::support::{self, OFFLINE, TestDir, binary, call, wait_until};
 use serde_json::{Value, json};
 
@@ -81,6 +85,30 @@ fn onion_address_is_printed_after_import() {
     let (printed, printed_ok) = onion(&[]);
     assert!(ok && printed_ok && printed.trim().ends_with(".onion"), "{printed}");
     assert!(text.starts_with(printed.trim()), "{printed}{text}");
+}
+
+#[test]
+#[cfg(feature = "embedded-tor")]
+fn c_tor_has_the_address_of_an_exported_key() {
+    let dir = offline_dir();
+    let onion = |args: &[&str]| support::waypost(&dir.config(), &[&["onion-address"], args].concat());
+    let (text, ok) = onion(&["--new"]);
+    assert!(ok, "{text}");
+    let address = text.lines().next().unwrap().to_owned();
+    let service = dir.path("service");
+    let (text, ok) = onion(&["--export", service.to_str().unwrap()]);
+    assert!(ok && text.starts_with(&address), "{text}");
+    // C tor derives these files from the secret key.
+    for name in ["hostname", "hs_ed25519_public_key"] {
+        std::fs::remove_file(service.join(name)).unwrap();
+    }
+    let mut tor = Command::new("tor");
+    tor.args(["-f", "/dev/null", "--DisableNetwork", "1", "--SocksPort", "0", "--DataDirectory"]).arg(dir.path("tor"));
+    tor.arg("--HiddenServiceDir").arg(&service).args(["--HiddenServicePort", "50001"]).stdout(Stdio::null());
+    let path = std::env::var("PATH").unwrap_or_default();
+    let _tor = ChildGuard::spawn(tor.env("PATH", format!("{path}:/usr/sbin")));
+    let hostname = || std::fs::read_to_string(service.join("hostname")).unwrap_or_default();
+    wait_until(20, "C tor writes the address", || hostname().trim() == address);
 }
 
 #[test]

@@ -152,10 +152,12 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let copy = dir.path().join("service");
         write(&pair, onion, &copy).unwrap();
-        for name in [SECRET, PUBLIC, HOSTNAME] {
+        for name in [PUBLIC, HOSTNAME] {
             let [written, expected] = [&copy, original.path()].map(|dir| std::fs::read(dir.join(name)).unwrap());
             assert_eq!(written, expected, "{name}");
         }
+        // The secret scalar is written modulo the order of the group, which has the same public key.
+        assert_eq!(read(&copy).unwrap().1, onion);
         let mode = |path: &Path| std::os::unix::fs::MetadataExt::mode(&path.metadata().unwrap()) & 0o777;
         assert_eq!((mode(&copy), mode(&copy.join(SECRET))), (0o700, 0o600));
         let text = write(&pair, onion, &copy).err().unwrap().to_string();
