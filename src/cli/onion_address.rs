@@ -53,11 +53,8 @@ fn print_address(args: &OnionArgs, onion: &str) -> anyhow::Result<()> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Action {
     None,
-    #[cfg_attr(not(feature = "embedded-tor"), expect(dead_code, reason = "needs the embedded Tor"))]
     Created,
-    #[cfg_attr(not(feature = "embedded-tor"), expect(dead_code, reason = "needs the embedded Tor"))]
     Imported,
-    #[cfg_attr(not(feature = "embedded-tor"), expect(dead_code, reason = "needs the embedded Tor"))]
     Exported,
 }
 
