@@ -103,7 +103,9 @@ fn c_tor_has_the_address_of_an_exported_key() {
         std::fs::remove_file(service.join(name)).unwrap();
     }
     let mut tor = Command::new("tor");
-    tor.args(["-f", "/dev/null", "--DisableNetwork", "1", "--SocksPort", "0", "--DataDirectory"]).arg(dir.path("tor"));
+    std::fs::write(dir.path("torrc"), "").unwrap();
+    tor.arg("-f").arg(dir.path("torrc")).args(["--DisableNetwork", "1", "--SocksPort", "0"]);
+    tor.arg("--DataDirectory").arg(dir.path("tor"));
     tor.arg("--HiddenServiceDir").arg(&service).args(["--HiddenServicePort", "50001"]).stdout(Stdio::null());
     let path = std::env::var("PATH").unwrap_or_default();
     let _tor = ChildGuard::spawn(tor.env("PATH", format!("{path}:/usr/sbin")));
