@@ -22,7 +22,7 @@ use crate::tor_state::ClearnetAccess;
 /// It is short, as clients need both transports, and long enough for servers that limit connections per minute.
 const OTHER_ENDPOINT_DELAY: Duration = Duration::from_secs(30);
 
-/// Maximum age of a peer's last response for it to prove that the path works now.
+/// Maximum age of a peer's last response for it to prove a path about which there is doubt.
 const CURRENT_RESPONSE: Duration = Duration::from_secs(5);
 
 impl PeerBook {
@@ -41,7 +41,9 @@ impl PeerBook {
         }
         match outcome {
             Ok(verified) => {
-                if verified.since_response <= CURRENT_RESPONSE {
+                let health = self.paths.health(route);
+                let is_doubtful = health.is_down() || health.has_pending_failure();
+                if !is_doubtful || verified.since_response <= CURRENT_RESPONSE {
                     self.on_answer(host, ctx);
                 }
                 let voter = self.peers.get(host).and_then(|entry| self.voter(entry, ctx.now));

@@ -262,6 +262,10 @@ impl PeerBook {
     /// Returns the WebSockets that the peer claims and that are verified in a visit.
     pub(super) fn web_sockets_to_check(&self, host: &Host, via: Route, now: Time) -> Vec<(Transport, Port)> {
         let Some(entry) = self.peers.get(host) else { return Vec::new() };
+        // The result of a trial is needed at once.
+        if self.paths.usability(via) != PathUsability::Usable {
+            return Vec::new();
+        }
         let claimed = entry.permitted_ports();
         let claimed = claimed.iter().flat_map(Ports::web_sockets);
         let due = claimed.filter(|endpoint| entry.reached_web_sockets.needs_check(*endpoint, now));

@@ -121,6 +121,12 @@ fn answer_before_a_long_check_of_web_sockets_does_not_prove_the_path() {
     harness.finish("5.9.0.1", old);
     assert_eq!(harness.entry("88.99.0.2").unwrap().failures, 0, "its failure is not attributed");
     assert!(harness.entry("5.9.0.1").unwrap().last_success.is_some());
+    let mut alone = BookHarness::new(&["5.9.0.1 t50001"]);
+    alone.finish(
+        "5.9.0.1",
+        success("[]", None).map(|found| Verified { since_response: Duration::from_secs(20), ..found }),
+    );
+    assert!(alone.book.paths.health(Route::Direct).last_proof().is_some(), "there is no doubt");
 }
 
 #[test]
