@@ -20,6 +20,7 @@ pub mod connect;
 pub mod control;
 pub mod daemon;
 pub mod dial;
+pub mod doctor;
 pub mod electrum;
 pub mod header_chain;
 pub mod irc_discovery;

@@ -77,6 +77,10 @@ pub(super) enum Command {
     },
     /// Show the state of the running daemon.
     Status(Json),
+    /// Check this node from here and through Tor, and say what to do; works with and without a running daemon.
+    ///
+    /// Some peers that do not list this node are asked to list it.
+    Doctor(Json),
     /// Show the known peers of the running daemon.
     Peers(peers::PeersArgs),
     /// Print the known peers of the running daemon in the format of another program.

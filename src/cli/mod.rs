@@ -3,6 +3,7 @@
 mod args;
 mod ban;
 mod docs;
+mod doctor;
 mod export;
 mod format;
 mod logging;
@@ -76,6 +77,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         let file = file.clone().or_else(config::default_file);
         config::load(file.as_deref(), std::env::vars_os(), flags.clone())
     };
+    if let Command::Doctor(Json { json }) = command {
+        return block_on(doctor::run(load(), json))?;
+    }
     let config = load()?;
     let control = ControlClient::new(config.control_path());
     match command {
@@ -140,7 +144,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             daemon::move_shared_data(&config)?;
             ban::unban(&config.ban_path(), &pattern, json)
         }
-        Command::Completions { .. } | Command::Man { .. } => Ok(()),
+        Command::Completions { .. } | Command::Man { .. } | Command::Doctor(_) => Ok(()),
     }
 }
 

@@ -11,6 +11,7 @@ mod file_watcher;
 mod initial_crawl;
 mod listeners;
 mod loaded_books;
+mod name_check;
 mod node;
 mod own_address_check;
 mod platform;
@@ -27,7 +28,10 @@ use std::sync::Arc;
 
 pub use self::error::DaemonError;
 use self::file_watcher::BanFile;
+pub(crate) use self::name_check::{CheckedName, NameCheck};
 use self::node::Node;
+pub(crate) use self::own_address_check::{Lookup, PathCheck, PortResult};
+pub(crate) use self::platform::{OWN_DESCRIPTORS, check_clock, root_rng};
 pub use self::reload::ReloadHooks;
 pub use self::shared_data::{Moved, move_shared_data};
 use crate::ban_list::Bans;

@@ -19,6 +19,7 @@ use super::clearnet_monitor::{ClearnetMonitor, NameState};
 use super::file_watcher::{BanFile, FileWatcher};
 use super::listeners::Listeners;
 use super::loaded_books::{LoadedBooks, Separation};
+use super::name_check::NameCheck;
 use super::reload::{ReloadHooks, Reloader, ServerReload};
 use super::side_book::SnapshotSenders;
 use super::task_set::TaskSet;
@@ -245,11 +246,13 @@ impl Node {
         tasks.spawn("the file watcher", reloader.run(sighup));
         if config.identity.clearnet.is_some() {
             let monitor = ClearnetMonitor {
-                network: config.book.network,
-                dialer: self.dialer.clone(),
+                check: NameCheck {
+                    network: config.book.network,
+                    dialer: self.dialer.clone(),
+                    address: config.identity.address,
+                    allows_private: config.book.allow_private,
+                },
                 local_identity: self.tor.identity.subscribe(),
-                address: config.identity.address,
-                allows_private: config.book.allow_private,
                 announce_from: Some(self.announce_from).filter(|_| config.announce_from.is_empty()),
                 health: health.clone(),
                 state: clearnet,

@@ -19,7 +19,7 @@ use crate::config::ListenKind;
 /// File descriptors reserved for everything but clients.
 ///
 /// These are probes, operators, the store, standard streams and Tor.
-const OWN_DESCRIPTORS: usize = 250;
+pub(crate) const OWN_DESCRIPTORS: usize = 250;
 
 /// Connections that the kernel queues per listener. Linux caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;

@@ -13,7 +13,7 @@ use crate::backoff::Backoff;
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
 use crate::clock::{self, Time};
-use crate::connect::{ProbeError, ProbeTarget};
+use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::dial::{Dialer, Isolation};
 use crate::electrum::identity::{Identity, LocalIdentity};
 use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
@@ -112,13 +112,14 @@ impl OnionMonitor {
 
     /// Checks the name once and returns the number of failures in a row.
     async fn check(&self, name: &OnionServiceState, group: u8) -> u32 {
-        let outcome = self_probe(&self.dialer, self.network, name, group).await;
+        let name_and_port = (&name.host, name.port);
+        let outcome = probe_onion_name(&self.dialer, self.network, name_and_port, group).await;
         let (now, mut failures, mut is_change) = (clock::now(), 0, false);
         self.onion_service.send_if_modified(|current| {
             // The name may have changed during the check.
             let Some(current) = current.as_mut().filter(|current| current.host == name.host) else { return false };
             match &outcome {
-                Ok(()) => {
+                Ok(_) => {
                     is_change = current.last_reached.is_none() || current.failures > 0;
                     (current.last_reached, current.failures, current.last_error) = (Some(now), 0, None);
                 }
@@ -132,7 +133,7 @@ impl OnionMonitor {
             true
         });
         match &outcome {
-            Ok(()) => {
+            Ok(_) => {
                 if is_change {
                     tracing::info!(name = %name.host, "the onion name is reachable");
                 }
@@ -200,10 +201,16 @@ fn pause(failures: u32, rng: &mut impl Rng) -> Duration {
     pause.mul_f64(rng.random_range(0.8..1.2))
 }
 
-/// Probes the node itself through its onion name.
-async fn self_probe(dialer: &Dialer, network: Network, name: &OnionServiceState, group: u8) -> Result<(), ProbeError> {
-    let target =
-        ProbeTarget::without_extras(name.host.clone(), Route::Tor, Vec::new(), vec![(Transport::Tcp, name.port)]);
+/// Probes the node itself at a port of its onion name.
+///
+/// `group` chooses the circuits.
+pub async fn probe_onion_name(
+    dialer: &Dialer,
+    network: Network,
+    (host, port): (&Host, Port),
+    group: u8,
+) -> Result<Verified, ProbeError> {
+    let target = ProbeTarget::without_extras(host.clone(), Route::Tor, Vec::new(), vec![(Transport::Tcp, port)]);
     let expected = ProbeExpectations {
         host: None,
         genesis_hash: network.genesis_hash(),
@@ -215,7 +222,7 @@ async fn self_probe(dialer: &Dialer, network: Network, name: &OnionServiceState,
         pin: None,
     };
     let dialer = Dialer { isolation: Isolation::SelfCheck(group), ..dialer.clone() };
-    probe(&dialer, &target, &expected, Deadlines::for_route(Route::Tor), |_| {}).await.map(|_| ())
+    probe(&dialer, &target, &expected, Deadlines::for_route(Route::Tor), |_| {}).await
 }
 
 #[cfg(test)]

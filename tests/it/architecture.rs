@@ -44,7 +44,8 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("status_page", 2, &["accept_loop", "api", "book_handle", "client_counters"]),
     ("config", 3, &[]),
     ("daemon", 3, &["config"]),
-    ("cli", 3, &["config", "daemon"]),
+    ("doctor", 3, &["config", "daemon"]),
+    ("cli", 3, &["config", "daemon", "doctor"]),
 ];
 
 /// Files that are no modules.

@@ -161,6 +161,9 @@ fn json_of_every_command_is_documented() {
     assert_eq!(probed["facts"]["key"].as_str().unwrap().len(), 64);
     assert_eq!(all_fields(&[probed]), documented("probe"), "every documented field is printed");
 
+    let examined = run_json("doctor", &[]);
+    assert_eq!(all_fields(&[examined]), documented("doctor"), "every documented field is printed");
+
     let peer = format!("127.0.0.2 t{}", tcp.port());
     assert_eq!(run_json("add", &[&peer]), json!({ "added": peer }));
     wait_until(20, "the peer is tried", || {

@@ -27,6 +27,7 @@ mod commands;
 mod configuration;
 mod crash_recovery;
 mod discovery;
+mod doctor;
 mod documents;
 #[path = "../../benches/fixture.rs"]
 mod fixture;

@@ -13,7 +13,7 @@ use crate::support::{self, ChildGuard, Daemon, Lab, TestDir, wait_until};
 const EX1: &str = "ex1.example.com";
 
 /// Running C tor.
-struct CTor {
+pub(crate) struct CTor {
     _process: ChildGuard,
     /// Warnings that the control port has reported.
     warnings: Arc<AtomicUsize>,
@@ -70,7 +70,7 @@ impl CTor {
 }
 
 /// Starts a client in the lab's Tor network with these ports.
-fn lab_client(lab: &Lab, dir: &Path, control: u16, ports: &str) -> CTor {
+pub(crate) fn lab_client(lab: &Lab, dir: &Path, control: u16, ports: &str) -> CTor {
     let torrc = lab.read("tor/client/torrc");
     let replaced =
         ["DataDirectory", "Nickname", "PidFile", "Log ", "RunAsDaemon", "SocksPort", "ControlPort", "Cookie"];
