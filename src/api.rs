@@ -51,6 +51,8 @@ pub struct Status {
     pub uptime_secs: u64,
     /// State of Tor.
     pub tor: TorState,
+    /// Time since which Tor is off, starting, ready or down; `None` while it was never used.
+    pub tor_since: Option<Time>,
     /// Tor in use; `None` if Tor is off.
     pub tor_source: Option<TorSource>,
     /// With `tor.only`: why the Tor in use reaches no clearnet peer.

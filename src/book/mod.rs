@@ -212,6 +212,11 @@ impl PeerBook {
         self.paths.tor()
     }
 
+    /// Returns since when Tor is off, starting, ready or down; `None` while it was never used.
+    pub fn tor_since(&self) -> Option<Time> {
+        self.paths.tor_since()
+    }
+
     /// Returns the time of the last success through Tor; `None` if there was none.
     pub fn tor_reached(&self) -> Option<Time> {
         self.paths.health(Route::Tor).last_proof()

@@ -61,6 +61,7 @@ pub(super) fn status() -> Status {
         "network": "signet",
         "uptime_secs": 3720,
         "tor": { "state": "starting", "percent": null, "waiting_for": "the first answer of an onion service" },
+        "tor_since": null,
         "tor_source": tor_source,
         "clearnet_blocked": "Tor's SOCKS port accepts onion services only",
         "network_down": true,

@@ -340,6 +340,7 @@ impl BookTask {
             network: book.config().network,
             uptime_secs: now.since(*started).as_secs(),
             tor: book.tor().clone(),
+            tor_since: book.tor_since(),
             tor_source: self.inputs.tor.borrow().source.clone(),
             clearnet_blocked: book.clearnet_blocked().map(str::to_owned),
             network_down: book.network_is_down(),

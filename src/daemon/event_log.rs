@@ -34,7 +34,9 @@ pub(crate) fn log(notice: &BookNotice, side: Side) {
             );
         }
         BookNotice::NetworkUp => tracing::info!("peers reachable again: the local network is up"),
-        BookNotice::Tor(state @ TorState::Down { .. }) => tracing::warn!("Tor is {state}"),
+        BookNotice::Tor(state @ TorState::Down { .. }) => {
+            tracing::warn!("Tor is {state}; `waypost doctor` looks for the cause");
+        }
         BookNotice::Tor(state) => tracing::info!("Tor is {state}"),
         BookNotice::TorClearnet(access) => match access.refusal() {
             Some(reason) => {

@@ -17,7 +17,7 @@ use crate::peer::Transport;
 const STREAMS: u8 = 4;
 
 /// A new circuit that is not slower than an existing one by this factor is no new circuit.
-const MIN_RATIO: f64 = 2.0;
+const MIN_RATIO: f64 = 1.5;
 
 /// Time for one stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(60);
@@ -76,6 +76,6 @@ mod tests {
         let is_isolated =
             |shared, separate| is_isolated(Duration::from_millis(shared), Duration::from_millis(separate));
         assert!(is_isolated(300, 1500) && is_isolated(13, 300));
-        assert!(!is_isolated(300, 280) && !is_isolated(300, 500));
+        assert!(!is_isolated(300, 280) && !is_isolated(300, 400));
     }
 }

@@ -106,7 +106,10 @@ impl TorInUse {
 fn daemon_state(daemon: &RunningDaemon) -> Option<Finding> {
     let source = daemon.status.tor_source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
     match &daemon.status.tor {
-        TorState::Ready => Some(Finding::ok(Subject::Tor, format!("the daemon's Tor is ready{source}"))),
+        TorState::Ready => {
+            let since = daemon.status.tor_since.map(|since| format!(" since {since}")).unwrap_or_default();
+            Some(Finding::ok(Subject::Tor, format!("the daemon's Tor{source} is ready{since}")))
+        }
         TorState::Off => None,
         state @ TorState::Starting { .. } => {
             let text = format!("the daemon's Tor{source} is {state}");

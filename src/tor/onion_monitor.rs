@@ -144,7 +144,7 @@ impl OnionMonitor {
                 let _ = self.inbox.send(BookMessage::Event(Event::SelfReachable(listed))).await;
             }
             Err(failure) if is_change && name.last_reached.is_some() => {
-                tracing::warn!(%failure, "the onion name could not be reached");
+                tracing::warn!(%failure, "the onion name could not be reached; `waypost doctor` looks for the cause");
             }
             Err(failure) => tracing::debug!(%failure, "the onion name could not be reached"),
         }
