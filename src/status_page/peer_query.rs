@@ -105,7 +105,7 @@ impl PeerQuery {
         }
     }
 
-    /// Returns the URL of this view.
+    /// Returns the URL of this view, relative to the page, which may have a path behind a reverse proxy.
     fn href(self) -> String {
         let mut params = Vec::new();
         if self.sort != Column::default() {
@@ -119,7 +119,7 @@ impl PeerQuery {
         if self.page > 0 {
             params.push(format!("page={}", self.page.saturating_add(1)));
         }
-        format!("/?{}#peers", params.join("&"))
+        format!("?{}#peers", params.join("&"))
     }
 
     fn matches(&self, row: &PeerInfo) -> bool {
@@ -290,8 +290,8 @@ mod tests {
     fn href_round_trips_through_parse() {
         let parsed =
             query(&[("sort", "uptime"), ("order", "reversed"), ("state", "stale"), ("kind", "onion"), ("page", "3")]);
-        assert_eq!(parsed.href(), "/?sort=uptime&order=reversed&state=stale&kind=onion&page=3#peers");
-        assert_eq!(query(&[]).href(), "/?#peers");
+        assert_eq!(parsed.href(), "?sort=uptime&order=reversed&state=stale&kind=onion&page=3#peers");
+        assert_eq!(query(&[]).href(), "?#peers");
         let heading = parsed.column_header(Column::Uptime);
         assert_eq!((heading.order, heading.link.href.contains("reversed")), ("ascending", false));
         assert_eq!(parsed.column_header(Column::Host).order, "none");
