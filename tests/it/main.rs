@@ -26,6 +26,7 @@ mod cli_output;
 mod commands;
 mod configuration;
 mod crash_recovery;
+mod deployment;
 mod discovery;
 mod doctor;
 mod documents;
