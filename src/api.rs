@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::ban_list::ListFormat;
 use crate::book::{Counts, ListingCount, MAX_TIP_LAG, PeerState, Side, WEEK, WINDOWS};
 use crate::client_counters::ClientStats;
 use crate::clock::Time;
@@ -73,6 +74,8 @@ pub struct Status {
     pub backend: Option<BackendStatus>,
     /// Visits to IRC; `None` without any.
     pub irc: Option<IrcStatus>,
+    /// Ban lists, the own one first.
+    pub ban_lists: Vec<BanListStatus>,
     /// Known chain with the most work; `None` if work is not followed.
     pub chain: Option<ChainStatus>,
     /// Number of peers by state.
@@ -276,6 +279,27 @@ pub struct IrcStatus {
     pub control_codes: u64,
     /// Number of names that are not real names of servers.
     pub unreadable: u64,
+}
+
+/// State of a ban list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BanListStatus {
+    /// Path of the file.
+    pub path: String,
+    /// Whether `waypost ban` and `waypost unban` edit it.
+    pub own: bool,
+    /// Format of the file.
+    pub format: ListFormat,
+    /// Number of patterns in force.
+    pub patterns: usize,
+    /// Number of entries without effect; zero for the text format.
+    pub skipped: usize,
+    /// Time at which the version in force was last read.
+    pub last_read: Time,
+    /// Time in its signature; `None` without a signature or a time.
+    pub signed: Option<Time>,
+    /// Why the last reading failed; the previous version then stays in force. `None` after a success.
+    pub error: Option<String>,
 }
 
 /// State of the store.

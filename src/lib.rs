@@ -8,6 +8,7 @@ pub mod as_map;
 pub mod atomic_file;
 pub mod backend;
 pub mod backoff;
+pub mod ban_files;
 pub mod ban_list;
 pub mod block_header;
 pub mod book;

@@ -2,6 +2,7 @@
 
 mod args;
 mod ban;
+mod bans;
 mod docs;
 mod doctor;
 mod export;
@@ -94,7 +95,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 config.check_files().map_err(ConfigError::NamedFile)?;
                 config.check_bind().map_err(ConfigError::NamedFile)?;
             }
-            print_seed_warnings(&config);
+            print_warnings(&config);
             if json { print_json(config.effective()) } else { print(&toml::to_string(config.effective())?) }
         }
         Command::Probe(args) => block_on(probe::run(args, &config))?,
@@ -138,21 +139,25 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Ban { pattern, json } => {
             daemon::move_shared_data(&config)?;
-            ban::ban(&config.ban_path(), &pattern, json)
+            ban::ban(&config, &pattern, json)
         }
         Command::Unban { pattern, json } => {
             daemon::move_shared_data(&config)?;
-            ban::unban(&config.ban_path(), &pattern, json)
+            ban::unban(&config, &pattern, json)
+        }
+        Command::Bans { host, json } => {
+            daemon::move_shared_data(&config)?;
+            bans::run(&config, host.as_ref(), json)
         }
         Command::Completions { .. } | Command::Man { .. } | Command::Doctor(_) => Ok(()),
     }
 }
 
-/// Prints a warning for each seed that can't be added.
+/// Prints warnings, such as for each seed that can't be added.
 ///
 /// Standard error is used since the standard output of `check-config` is a configuration.
-fn print_seed_warnings(config: &Config) {
-    let warnings = daemon::seed_warnings(config);
+fn print_warnings(config: &Config) {
+    let warnings = daemon::warnings(config);
     #[expect(clippy::print_stderr, reason = "standard output is a configuration")]
     for warning in warnings {
         eprintln!("waypost: warning: {warning}");

@@ -34,6 +34,7 @@ const FORMS: &[Form] = &[
         kind: "a list of IP addresses or networks",
         examples: &[("listen.trusted_proxies", "[\"10.0.0.1\"]"), ("limits.exempt", "[\"10.0.0.0/8\"]")],
     },
+    Form { kind: "a list of paths", examples: &[("discovery.ban_lists", "[\"blacklist.json\"]")] },
     Form { kind: "a list of host names", examples: &[("status.allowed_hosts", "[\"waypost.example.org\"]")] },
     Form { kind: "a host name or IP address", examples: &[("identity.host", "\"electrum.example.org\"")] },
     Form { kind: "a list of IP addresses", examples: &[("identity.bind", "[\"93.184.215.14\"]")] },
@@ -119,6 +120,7 @@ const FORMS: &[Form] = &[
         examples: &[
             ("identity.banner", "\"Welcome\""),
             ("identity.donation_address", "\"bc1q...\""),
+            ("discovery.ban_list_key", "\"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\""),
             ("irc.channel", "\"#electrum\""),
             ("irc.nick_prefix", "\"E_\""),
             ("irc.key", "\"0123...\""),

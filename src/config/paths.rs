@@ -83,7 +83,8 @@ impl UserDirs {
         for (key, path) in paths {
             path.map_or(Ok(()), |path| self.expand(key, path))?;
         }
-        Ok(())
+        let lists = raw.discovery.ban_lists.as_mut();
+        lists.into_iter().flatten().try_for_each(|path| self.expand("discovery.ban_lists", path))
     }
 
     /// Sets the default data directory if none is set.
@@ -112,7 +113,8 @@ impl UserDirs {
 pub(super) fn join_to_folder(raw: &mut ConfigFile, file: Option<&Path>) {
     let Some(folder) = file.and_then(Path::parent) else { return };
     let paths = [&mut raw.tor.arti_config, &mut raw.listen.cert, &mut raw.listen.key, &mut raw.discovery.ban_file];
-    for path in paths.into_iter().flatten() {
+    let lists = raw.discovery.ban_lists.as_mut();
+    for path in paths.into_iter().flatten().chain(lists.into_iter().flatten()) {
         *path = folder.join(&*path);
     }
 }
@@ -129,7 +131,7 @@ mod tests {
     fn every_path_expands_the_home_directory() {
         let mut raw: ConfigFile = toml::from_str(
             "data_dir = \"~\"\n[listen]\ncert = \"~/c\"\nkey = \"~/k\"\n[tor]\narti_config = \"~/a\"\n\
-             [discovery]\nban_file = \"~/b/~/c\"\n[backend]\nelectrum = \"unix:~/electrs\"\n",
+             [discovery]\nban_file = \"~/b/~/c\"\nban_lists = [\"~/d\", \"e\"]\n[backend]\nelectrum = \"unix:~/electrs\"\n",
         )
         .unwrap();
         dirs(&[("HOME", "/home/me")]).expand_all(&mut raw).unwrap();
@@ -139,6 +141,8 @@ mod tests {
         assert_eq!(raw.listen.key.as_deref(), Some(Path::new("/home/me/k")));
         assert_eq!(raw.tor.arti_config.as_deref(), Some(Path::new("/home/me/a")));
         assert_eq!(raw.discovery.ban_file.as_deref(), Some(Path::new("/home/me/b/~/c")));
+        let lists = ["/home/me/d", "/etc/waypost/e"].map(PathBuf::from);
+        assert_eq!(raw.discovery.ban_lists, Some(lists.into()));
         assert_eq!(raw.backend.electrum, Some("unix:/home/me/electrs".parse().unwrap()));
     }
 

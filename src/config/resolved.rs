@@ -1,5 +1,6 @@
 //! Resolved configuration: the checked configuration of each module.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,8 @@ use super::{
     in_range, invalid, limits,
 };
 use crate::backend::UpstreamAddr;
+use crate::ban_files::{BanFile, BanFileKind};
+use crate::ban_list::ListKey;
 use crate::book;
 use crate::electrum::identity::{BackendState, Identity};
 use crate::irc_discovery;
@@ -52,8 +55,12 @@ pub struct Config {
     pub tor: TorConfig,
     /// Configuration of the peer book.
     pub book: book::BookConfig,
-    /// Ban list of the operator. `None`: `bans` in the data directory.
+    /// Ban list that `waypost ban` edits. `None`: `bans` in the data directory.
     pub ban_file: Option<PathBuf>,
+    /// Further ban lists, which are only read.
+    pub ban_lists: Vec<PathBuf>,
+    /// Key with which the further ban lists are signed. `None`: they need no signature.
+    pub ban_list_key: Option<ListKey>,
     /// Map of autonomous systems. `None`: networks are told apart by their ranges of addresses.
     pub as_map_file: Option<PathBuf>,
     /// Limits for clients.
@@ -130,6 +137,8 @@ impl Config {
             tor,
             book,
             ban_file: file.discovery.ban_file.clone(),
+            ban_lists: resolve_ban_lists(&mut file.discovery)?,
+            ban_list_key: resolve_list_key(&file.discovery)?,
             as_map_file: file.discovery.asmap.clone(),
             limits,
             page,
@@ -152,9 +161,18 @@ impl Config {
         self.data_dir.join("peers.redb")
     }
 
-    /// Returns the path of the ban list.
-    pub fn ban_path(&self) -> PathBuf {
-        self.ban_file.clone().unwrap_or_else(|| self.data_dir.join("bans"))
+    /// Returns the file of each ban list, the own one first.
+    pub fn ban_files(&self) -> Vec<BanFile> {
+        let further = self.ban_lists.iter().map(|path| BanFile::further(path.clone(), self.ban_list_key.clone()));
+        std::iter::once(self.own_ban_file()).chain(further).collect()
+    }
+
+    /// Returns the file of the ban list that `waypost ban` edits.
+    pub fn own_ban_file(&self) -> BanFile {
+        match &self.ban_file {
+            Some(path) => BanFile::own(path.clone(), BanFileKind::Own),
+            None => BanFile::own(self.data_dir.join("bans"), BanFileKind::OwnDefault),
+        }
     }
 
     /// Returns the directory of the embedded Tor's state, with the key of the onion service.
@@ -261,6 +279,25 @@ fn resolve_bind(section: &IdentitySection, routing: RoutingPolicy) -> Result<Opt
         return rejected("expected addresses of this machine, such as 93.184.215.14");
     }
     Ok(Some(addresses))
+}
+
+/// Checks the paths of the further ban lists.
+fn resolve_ban_lists(section: &mut DiscoverySection) -> Result<Vec<PathBuf>, InvalidValue> {
+    let lists = section.ban_lists.get_or_insert_default().clone();
+    let mut known: HashSet<&PathBuf> = section.ban_file.iter().collect();
+    match lists.iter().find(|path| !known.insert(path)) {
+        Some(path) => {
+            let reason = format!("{} is named twice; name each ban list once", path.display());
+            Err(invalid("discovery.ban_lists", reason))
+        }
+        None => Ok(lists),
+    }
+}
+
+/// Checks the key of the further ban lists.
+fn resolve_list_key(section: &DiscoverySection) -> Result<Option<ListKey>, InvalidValue> {
+    let key = section.ban_list_key.as_ref().map(|key| key.parse::<ListKey>()).transpose();
+    key.map_err(|error| invalid("discovery.ban_list_key", error.to_string()))
 }
 
 /// Fills in defaults and checks the `[discovery]` section. Keys of other sections keep their defaults.

@@ -17,7 +17,7 @@ use super::initial_crawl::InitialCrawl;
 use super::loaded_books::LoadedBooks;
 use super::side_book::{SideBook, SnapshotSenders};
 use super::{event_log, status_report};
-use crate::api::{AdminRequest, IrcStatus, Status};
+use crate::api::{AdminRequest, BanListStatus, IrcStatus, Status};
 use crate::backend::Backend;
 use crate::book::{Action, Event, Ingress, PeerBook, PerIngress, Side};
 use crate::book_handle::BookMessage;
@@ -72,6 +72,8 @@ pub(super) struct StatusInputs {
     pub backend: PerIngress<Option<Arc<Backend>>>,
     /// State of IRC discovery; `None` if it is off.
     pub irc: Option<watch::Receiver<IrcStatus>>,
+    /// State of the ban lists.
+    pub ban_lists: watch::Receiver<Vec<BanListStatus>>,
 }
 
 /// Receivers of what the books publish.
@@ -308,7 +310,7 @@ impl BookTask {
         let parsed = RealName::parse(name, book.config().network.default_ports());
         let parsed = parsed.map_err(|error| event_log::no_real_name(name, error))?;
         let added = book.add(parsed.clone(), now, rng);
-        let actions = added.map_err(|refusal| format!("{refusal}{}", event_log::advice(refusal)))?;
+        let actions = added.map_err(|refusal| format!("{refusal}{}", event_log::advice(&refusal)))?;
         self.execute(Side::Clearnet, actions);
         if let Some(SideBook { book, rng, .. }) = &mut self.onion {
             // A name that the onion side rejects, for example for lack of a TLS port, is used on the clearnet side only.
@@ -361,6 +363,7 @@ impl BookTask {
                 .as_ref()
                 .map(|backend| status_report::backend(backend, &local_identity.borrow().identity, book.header_chain())),
             irc: irc.as_ref().map(|visits| visits.borrow().clone()),
+            ban_lists: self.inputs.ban_lists.borrow().clone(),
             chain: book.chain_summary(now).map(|summary| status_report::chain(&summary)),
             peers: book.counts(now),
             onion_side: self.onion.as_ref().map(|side| side.book.counts(now)),

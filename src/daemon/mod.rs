@@ -2,6 +2,7 @@
 
 mod as_map_file;
 mod backend_check;
+mod ban_lists;
 mod bind;
 mod book_task;
 mod clearnet_monitor;
@@ -26,8 +27,8 @@ mod tor_wiring;
 
 use std::sync::Arc;
 
+use self::ban_lists::BanLists;
 pub use self::error::DaemonError;
-use self::file_watcher::BanFile;
 pub(crate) use self::name_check::{CheckedName, NameCheck};
 use self::node::Node;
 pub(crate) use self::own_address_check::{Lookup, PathCheck, PortResult};
@@ -55,18 +56,19 @@ pub async fn run(config: Config, hooks: ReloadHooks) -> Result<(), DaemonError> 
     }
 }
 
-/// Returns why seeds of this configuration can't be added, and what to do.
+/// Returns why seeds of this configuration can't be added, which bans have no effect, and what to do.
 ///
-/// Reads the ban file. If this user may not read the daemon's file, that is a warning as well.
-pub fn seed_warnings(config: &Config) -> Vec<String> {
-    let (bans, unread) = match BanFile::new(config.ban_path(), config.ban_file.is_some()).read() {
-        Ok(bans) => (bans, None),
-        Err(error) => (Bans::default(), Some(error.to_string())),
+/// Reads the ban lists. If this user may not read the daemon's files, that is a warning as well.
+pub fn warnings(config: &Config) -> Vec<String> {
+    let (bans, mut warnings) = match BanLists::read(config.ban_files()) {
+        Ok(lists) => (lists.bans(), lists.warnings().collect()),
+        Err(error) => (Bans::default(), vec![error.to_string()]),
     };
     let settings = BookConfig { bans: Arc::new(bans), ..config.book.clone() };
     let book = PeerBook::new(settings, Vec::new(), PerRoute::default(), clock::now());
     let refused = book.refused_seeds();
-    unread.into_iter().chain(refused.iter().map(|seed| event_log::refused_seed(&seed.name, seed.reason))).collect()
+    warnings.extend(refused.iter().map(|seed| event_log::refused_seed(&seed.name, &seed.reason)));
+    warnings
 }
 
 /// Returns the limits of clients, reduced to the file descriptors that the system grants.

@@ -14,9 +14,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::ban_lists::BanLists;
 use super::book_task::{BookOutputs, BookTask, StatusInputs};
 use super::clearnet_monitor::{ClearnetMonitor, NameState};
-use super::file_watcher::{BanFile, FileWatcher};
+use super::file_watcher::{FileWatcher, PublishedBans};
 use super::listeners::Listeners;
 use super::loaded_books::{LoadedBooks, Separation};
 use super::name_check::NameCheck;
@@ -27,7 +28,6 @@ use super::tor_wiring::{TorPeers, TorWiring};
 use super::{DaemonError, as_map_file, backend_check, limits, move_shared_data, platform, service_manager};
 use crate::api::IrcStatus;
 use crate::backend::Backend;
-use crate::ban_list::Bans;
 use crate::book::{PerIngress, Side};
 use crate::book_handle::{self, BookMessage, Inbox};
 use crate::client_counters::Counters;
@@ -90,8 +90,7 @@ struct Storage {
     loaded: LoadedState,
     writer: Writer,
     handle: StoreHandle,
-    ban_file: BanFile,
-    bans: watch::Sender<Arc<Bans>>,
+    bans: PublishedBans,
 }
 
 /// Tasks of a running node.
@@ -113,12 +112,12 @@ impl Node {
         move_shared_data(&config)?.log(&config);
         platform::data_directory(&config.data_dir)?;
         let (store, loaded) = Store::open(&config.store_path(), config.book.network, clock::now())?;
-        let ban_file = BanFile::new(config.ban_path(), config.ban_file.is_some());
-        let bans = watch::Sender::new(Arc::new(ban_file.read()?));
+        let lists = BanLists::read(config.ban_files())?;
         config.book.as_map = as_map_file::read(config.as_map_file.as_deref())?;
         let sockets = Sockets::open(&config)?;
         let (writer, handle) = Writer::spawn(store).map_err(start_error)?;
-        let storage = Storage { loaded, writer, handle, ban_file, bans };
+        lists.log_warnings();
+        let storage = Storage { loaded, writer, handle, bans: PublishedBans::new(lists) };
         if !config.ignored_variables.is_empty() {
             tracing::info!(
                 variables = ?config.ignored_variables, "ignored the environment variables of Kubernetes services"
@@ -191,6 +190,7 @@ impl Node {
             local_identity: self.tor.identity.subscribe(),
             backend: self.backend.clone(),
             irc: irc.as_ref().map(watch::Sender::subscribe),
+            ban_lists: self.storage.bans.subscribe_status(),
         };
         let has_backend = self.backend.clearnet.is_some();
         let max_line_bytes = if has_backend { self.config.backend.max_line_bytes } else { MAX_REQUEST_BYTES };
@@ -217,9 +217,9 @@ impl Node {
         let seen = self.snapshot.clearnet.subscribe();
         let known_chain = self.chain.subscribe();
         let outputs = BookOutputs { snapshot: self.snapshot, health: health_sender, chain: self.chain };
-        let Storage { loaded, writer, handle, ban_file, bans } = self.storage;
+        let Storage { loaded, writer, handle, bans } = self.storage;
         log_store_problems(&loaded);
-        let (started, banned) = (status_inputs.started, Arc::clone(&bans.borrow()));
+        let (started, banned) = (status_inputs.started, Arc::clone(&bans.subscribe().borrow()));
         let books = LoadedBooks::load(&config.book, self.separation, loaded, &banned, started, &mut self.rng);
         let book = BookTask::new(books, handle, &self.dialer, status_inputs, outputs, &mut self.rng);
         let (stop_book, book_stops) = oneshot::channel();
@@ -232,7 +232,7 @@ impl Node {
         let proxies = trusted_proxies.subscribe();
         let arrivals = listeners.spawn(&mut tasks, context, ingresses, &config.backend, proxies, &mut self.rng);
         let certificate = tls.map(|tls| (tls.source, tls.credentials));
-        let files = FileWatcher::new(ban_file, bans, certificate, inbox.clone());
+        let files = FileWatcher::new(bans, certificate, inbox.clone());
         let list = self.backend.clearnet.as_ref().map(|backend| Arc::clone(&backend.servers));
         if let Some(list) = list.clone() {
             let inbox = inbox.clone();

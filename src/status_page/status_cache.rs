@@ -127,6 +127,9 @@ impl StatusSample {
             let blocks = backend.blocks_behind.unwrap_or_default();
             problems.push(format!("the backend is {blocks} blocks behind the chain with the most work"));
         }
+        for reason in status.ban_lists.iter().filter_map(|list| list.error.as_ref()) {
+            problems.push(format!("a ban list can't be used, and its previous version stays in force: {reason}"));
+        }
         if status.clients.panicked_sessions > 0 {
             problems.push(format!("{} sessions ended by a bug; see the log", status.clients.panicked_sessions));
         }

@@ -32,6 +32,7 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("client_counters", 2, &[]),
     ("api", 2, &["client_counters"]),
     ("atomic_file", 2, &[]),
+    ("ban_files", 2, &[]),
     ("book_handle", 2, &["api"]),
     ("store", 2, &[]),
     ("dial", 2, &[]),

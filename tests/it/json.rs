@@ -99,6 +99,10 @@ fn complete_statuses() -> Vec<Value> {
                     "server": "irc.example:6697", "last": 1, "error": "x", "next": 1,
                     "found": 1, "cut_off": 1, "control_codes": 1, "unreadable": 1,
                 },
+                "ban_lists": [{
+                    "path": "/bans", "own": true, "format": "text", "patterns": 1, "skipped": 1, "last_read": 1, "signed": 1,
+                    "error": "x",
+                }],
                 "peers": {
                     "verified": 1, "stale": 1, "candidate": 1, "bad": 1, "verified_onion": 1, "stale_onion": 1,
                     "candidate_onion": 1, "bad_onion": 1, "probing": 1,
@@ -176,7 +180,11 @@ fn json_of_every_command_is_documented() {
     assert_eq!(run_json("forget", &["127.0.0.2"]), json!({ "forgotten": "127.0.0.2" }));
     assert_eq!(run_json("ban", &["*.example.org"]), json!({ "banned": "*.example.org", "new": true }));
     assert_eq!(run_json("ban", &["*.Example.org"]), json!({ "banned": "*.example.org", "new": false }));
-    assert_eq!(run_json("unban", &["*.example.org"]), json!({ "unbanned": "*.example.org" }));
+    assert_eq!(run_json("unban", &["*.example.org"]), json!({ "unbanned": "*.example.org", "still_banned_by": [] }));
+    let bans = run_json("bans", &["a.example"]);
+    assert_eq!((&bans["banned"], bans["lists"].as_array().unwrap().len()), (&json!(false), 1));
+    assert_eq!(all_fields(&[bans]), documented("bans"), "every documented field is printed");
+    assert_eq!(run_json("bans", &[])["banned"], Value::Null);
     daemon.stop();
 }
 
