@@ -30,6 +30,7 @@ missing_packages() {
   has script || echo bsdutils
   has mandoc || echo mandoc
   has openssl || echo openssl
+  has minisign || echo minisign
   has systemd-analyze || echo systemd
   has deb-systemd-helper || echo init-system-helpers
   has g++ || echo g++

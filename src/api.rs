@@ -302,6 +302,13 @@ pub struct BanListStatus {
     pub error: Option<String>,
 }
 
+impl BanListStatus {
+    /// Returns whether the list has bans or a problem, or was configured.
+    pub fn is_notable(&self) -> bool {
+        !self.own || self.patterns > 0 || self.error.is_some()
+    }
+}
+
 /// State of the store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StoreStatus {

@@ -63,7 +63,7 @@ fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
     if let Some(visits) = &status.irc {
         line("irc", irc(visits));
     }
-    for list in status.ban_lists.iter().filter(|list| !list.own || list.patterns > 0 || list.error.is_some()) {
+    for list in status.ban_lists.iter().filter(|list| list.is_notable()) {
         line("bans", bans(list));
     }
     if let Some(chain) = &status.chain {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::backend::{self, BackendConfig};
@@ -137,7 +137,7 @@ impl Config {
             tor,
             book,
             ban_file: file.discovery.ban_file.clone(),
-            ban_lists: resolve_ban_lists(&mut file.discovery)?,
+            ban_lists: resolve_ban_lists(&mut file.discovery, default_ban_file(&data_dir))?,
             ban_list_key: resolve_list_key(&file.discovery)?,
             as_map_file: file.discovery.asmap.clone(),
             limits,
@@ -171,7 +171,7 @@ impl Config {
     pub fn own_ban_file(&self) -> BanFile {
         match &self.ban_file {
             Some(path) => BanFile::own(path.clone(), BanFileKind::Own),
-            None => BanFile::own(self.data_dir.join("bans"), BanFileKind::OwnDefault),
+            None => BanFile::own(default_ban_file(&self.data_dir), BanFileKind::OwnDefault),
         }
     }
 
@@ -281,11 +281,16 @@ fn resolve_bind(section: &IdentitySection, routing: RoutingPolicy) -> Result<Opt
     Ok(Some(addresses))
 }
 
+/// Returns the path of the ban list without `discovery.ban_file`.
+fn default_ban_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("bans")
+}
+
 /// Checks the paths of the further ban lists.
-fn resolve_ban_lists(section: &mut DiscoverySection) -> Result<Vec<PathBuf>, InvalidValue> {
+fn resolve_ban_lists(section: &mut DiscoverySection, default: PathBuf) -> Result<Vec<PathBuf>, InvalidValue> {
     let lists = section.ban_lists.get_or_insert_default().clone();
-    let mut known: HashSet<&PathBuf> = section.ban_file.iter().collect();
-    match lists.iter().find(|path| !known.insert(path)) {
+    let mut known = HashSet::from([section.ban_file.clone().unwrap_or(default)]);
+    match lists.iter().find(|path| !known.insert((*path).clone())) {
         Some(path) => {
             let reason = format!("{} is named twice; name each ban list once", path.display());
             Err(invalid("discovery.ban_lists", reason))

@@ -8,7 +8,7 @@ use super::history::History;
 use super::peer_query::{PeerPage, PeerQuery};
 use super::status_cache::StatusSample;
 use super::svg;
-use crate::api::{ChainStatus, ClearnetStatus, OnionStatus, PeerInfo, Status};
+use crate::api::{BanListStatus, ChainStatus, ClearnetStatus, OnionStatus, PeerInfo, Status};
 use crate::client_counters::CallCount;
 use crate::clock::{self, Time};
 use crate::tor_state::TorState;
@@ -27,6 +27,7 @@ struct Page<'a> {
     backend: Option<&'a str>,
     /// Age and positions of the known chain; `None` if no block is known.
     chain: Option<String>,
+    ban_lists: Vec<&'a BanListStatus>,
     calls: Vec<CallRow>,
     trend: Option<String>,
     rows: Vec<Row<'a>>,
@@ -89,6 +90,7 @@ pub(crate) fn render(sample: &StatusSample, history: &History, query: &PeerQuery
         clearnet: status.clearnet.as_ref().map(|status| clearnet(status, now)),
         backend: status.backend.as_ref().map(|backend| backend.electrum.as_str()),
         chain: status.chain.as_ref().and_then(|chain| self::chain(chain, now)),
+        ban_lists: status.ban_lists.iter().filter(|list| list.is_notable()).collect(),
         calls: call_rows(&status.clients.calls),
         trend: svg::trend(history),
         rows: peers.rows.iter().map(|row| self::row(row, now)).collect(),

@@ -20,6 +20,7 @@ mod attack;
 mod attack_in_front;
 mod backend;
 mod backend_versions;
+mod bans;
 mod behind_proxy;
 mod chain_work;
 mod cli_output;

@@ -10,7 +10,7 @@ fn refused(harness: &BookHarness) -> Vec<(String, IntakeError)> {
     let mut refused = Vec::new();
     for notice in harness.notices() {
         if let BookNotice::SeedRefused { name, reason } = notice {
-            refused.push((name.host.to_string(), *reason));
+            refused.push((name.host.to_string(), reason.clone()));
         }
     }
     refused

@@ -105,7 +105,7 @@ fn banned_peers_are_dropped_and_rejected() {
     harness.finish("a.example", success("[]", None));
     let bans = Bans::parse("5.9.0.0/16\n*.spy.example\n").unwrap();
     harness.handle(Event::BansReplaced(Arc::new(bans)));
-    let notices: Vec<String> = harness.notices().iter().map(notice_text).collect();
+    let notices: Vec<String> = harness.notices().into_iter().map(notice_text).collect();
     let expected = ["a.example: 5.9.0.0/16 in bans", "c.spy.example: *.spy.example in bans", "bans: 2"];
     assert_eq!(notices, expected);
     assert!(harness.entry("a.example").is_none() && harness.entry("c.spy.example").is_none());
