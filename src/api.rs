@@ -3,20 +3,25 @@
 //! The book's task answers a request with these types. `control` sends them as JSON, and the
 //! commands read them back. contrib/JSON.md documents the fields.
 
+mod peer_details;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+pub use peer_details::{DayVisits, PeerDetails, ReachedEndpoint, Visit};
+
 use crate::ban_list::ListFormat;
 use crate::book::{Counts, ListingCount, MAX_TIP_LAG, PeerState, Side, WEEK, WINDOWS};
 use crate::client_counters::ClientStats;
 use crate::clock::Time;
 use crate::network::Network;
-use crate::peer::{Port, Ports};
+use crate::peer::{Host, Port, Ports};
 use crate::route::Route;
 use crate::tor_state::{OnionError, TorSource, TorState};
+use crate::trends::Trends;
 
 /// Request to the book's task, with the sender of its reply.
 #[derive(Debug)]
@@ -25,6 +30,15 @@ pub enum AdminRequest {
     Status(oneshot::Sender<Status>),
     /// Reads all peers.
     Peers(oneshot::Sender<Vec<PeerInfo>>),
+    /// Reads everything about one peer.
+    Peer {
+        /// Host of the peer.
+        host: Host,
+        /// Receives the peer as each side knows it; nothing for an unknown host.
+        reply: oneshot::Sender<Vec<PeerDetails>>,
+    },
+    /// Reads the samples of the last thirty days.
+    Trends(oneshot::Sender<Trends>),
     /// Adds a peer.
     Add {
         /// Real name of the peer.

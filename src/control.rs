@@ -206,6 +206,7 @@ mod tests {
                         drop(reply.send(result));
                     }
                     AdminRequest::Forget { reply, .. } => drop(reply.send(Ok(()))),
+                    AdminRequest::Peer { .. } | AdminRequest::Trends(_) => {}
                 }
             }
         });

@@ -38,3 +38,4 @@ pub mod status_page;
 pub mod store;
 pub mod tor;
 pub mod tor_state;
+pub mod trends;

@@ -9,6 +9,7 @@ mod chain_votes;
 mod chain_work;
 mod config;
 mod context;
+mod daily_history;
 mod dial_policy;
 mod entry;
 mod event;
@@ -67,6 +68,7 @@ pub use admission::{IntakeError, MAX_NAMES_PER_PEER_LIST};
 pub use chain_consensus::{Checkpoint, height_to_compare};
 pub use chain_work::{ChainPosition, MAX_TIP_LAG};
 pub use config::BookConfig;
+pub use daily_history::{DAY, DailyHistory, DayCounts, MAX_DAYS};
 pub use dial_policy::is_dialable;
 pub use entry::{Entry, OwnListing, PeerState, PinnedKey, ProbeRecord, Promotion};
 pub use event::{Action, BookNotice, Event};
@@ -205,6 +207,11 @@ impl PeerBook {
     /// Returns all entries, in no particular order.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.peers.entries()
+    }
+
+    /// Returns the entry of a host; `None` if the host is unknown.
+    pub fn entry(&self, host: &Host) -> Option<&Entry> {
+        self.peers.get(host)
     }
 
     /// Returns the state of Tor.

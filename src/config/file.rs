@@ -324,6 +324,11 @@ config_section! {
         allowed_hosts: Vec<String>,
         /// Whether `/metrics` contains series per peer. Default: false.
         peer_metrics: bool,
+        /// Addresses of a page for the public: the verified peers in the list of clearnet clients, as HTML and as
+        /// `/peers.json`, and nothing about this node. Default: none.
+        public: Vec<SocketAddr>,
+        /// Likewise, with the list of onion clients, for a port of an onion service. Default: none.
+        public_onion: Vec<SocketAddr>,
     }
 }
 

@@ -21,6 +21,8 @@ const FORMS: &[Form] = &[
             ("listen.ws", "[\"0.0.0.0:50003\"]"),
             ("listen.wss", "[\"0.0.0.0:50004\"]"),
             ("listen.onion_tcp", "[\"127.0.0.1:50011\"]"),
+            ("status.public", "[\"127.0.0.1:4281\"]"),
+            ("status.public_onion", "[\"127.0.0.1:4282\"]"),
         ],
     },
     Form { kind: "an IP address with a port", examples: &[("tor.socks", "\"127.0.0.1:9050\"")] },

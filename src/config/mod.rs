@@ -41,7 +41,7 @@ pub use own_address::{local_addresses, reaches};
 pub use paths::{DEFAULT_FILE, default_file};
 pub use reference::reference;
 pub use resolved::Config;
-pub use status::PageAddress;
+pub use status::{PageAddress, PageAddresses};
 pub use tor::TorConfig;
 
 use paths::UserDirs;

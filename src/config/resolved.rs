@@ -10,7 +10,7 @@ use super::human_duration::Maximum;
 use super::irc::{self, IrcInputs};
 use super::tor::{self, TorInputs};
 use super::{
-    ConfigFile, DiscoverySection, IdentitySection, InvalidValue, ListenConfig, LogFormat, PageAddress, TorConfig,
+    ConfigFile, DiscoverySection, IdentitySection, InvalidValue, ListenConfig, LogFormat, PageAddresses, TorConfig,
     in_range, invalid, limits,
 };
 use crate::backend::UpstreamAddr;
@@ -65,8 +65,8 @@ pub struct Config {
     pub as_map_file: Option<PathBuf>,
     /// Limits for clients.
     pub limits: Limits,
-    /// Address of the status page.
-    pub page: PageAddress,
+    /// Addresses of the status page and of public pages.
+    pub pages: PageAddresses,
     /// Other settings of the status page.
     pub status: status_page::StatusPageConfig,
     /// Level or directives of the log.
@@ -97,7 +97,7 @@ impl Config {
         let inputs = TorInputs { listen: &file.listen, onion_host, onion_port, limits: &limits, dir };
         let tor = tor::resolve(&mut file.tor, inputs, [loopback(9050), loopback(9150)])?;
         let backend = backend::resolve(&mut file.backend, tor.routing)?;
-        let (page, status) = super::status::resolve(&mut file.status)?;
+        let (pages, status) = super::status::resolve(&mut file.status)?;
         let peers_as_backend = backend.uses_peers();
         if peers_as_backend && !backend.has_server() && file.identity.announce == Some(true) {
             let reason = "not possible with backend.electrum = \"peers\", which offers no server to others";
@@ -109,7 +109,7 @@ impl Config {
         let announce_from = file.identity.bind.clone().unwrap_or_default();
         let identity = resolve_identity(&mut file.identity, network, &backend)?;
         let control = data_dir.join(CONTROL_SOCKET);
-        backend.check_not_self(&listen, page.address(), identity.clearnet.as_ref(), &control)?;
+        backend.check_not_self(&listen, &pages, identity.clearnet.as_ref(), &control)?;
         let inputs = IrcInputs { identity: &identity, backend: &backend, tor: &tor, data_dir: &data_dir };
         let irc = irc::resolve(&mut file.irc, inputs)?;
         let named = identity.clearnet.iter().map(|(host, _)| host);
@@ -141,7 +141,7 @@ impl Config {
             ban_list_key: resolve_list_key(&file.discovery)?,
             as_map_file: file.discovery.asmap.clone(),
             limits,
-            page,
+            pages,
             status,
             log_level,
             log_format: *file.log.format.get_or_insert_default(),

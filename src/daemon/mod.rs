@@ -14,6 +14,7 @@ mod listeners;
 mod loaded_books;
 mod name_check;
 mod node;
+mod operator_requests;
 mod own_address_check;
 mod platform;
 mod port_holder;
@@ -41,6 +42,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::route::PerRoute;
 use crate::server::Limits;
+use crate::status_page::MAX_PUBLIC_CONNECTIONS;
 
 /// Runs until a stop signal, or until a task ends that never should.
 pub async fn run(config: Config, hooks: ReloadHooks) -> Result<(), DaemonError> {
@@ -73,5 +75,6 @@ pub fn warnings(config: &Config) -> Vec<String> {
 
 /// Returns the limits of clients, reduced to the file descriptors that the system grants.
 fn limits(config: &Config) -> Arc<Limits> {
-    Arc::new(Limits { sessions: platform::raise_fd_limit(config.limits.sessions), ..config.limits.clone() })
+    let others = config.pages.public_count() * MAX_PUBLIC_CONNECTIONS;
+    Arc::new(Limits { sessions: platform::raise_fd_limit(config.limits.sessions, others), ..config.limits.clone() })
 }

@@ -28,17 +28,17 @@ use super::tor_wiring::{TorPeers, TorWiring};
 use super::{DaemonError, as_map_file, backend_check, limits, move_shared_data, platform, service_manager};
 use crate::api::IrcStatus;
 use crate::backend::Backend;
-use crate::book::{PerIngress, Side};
+use crate::book::{Ingress, PerIngress, Side};
 use crate::book_handle::{self, BookMessage, Inbox};
 use crate::client_counters::Counters;
-use crate::config::Config;
+use crate::config::{Config, PageAddresses};
 use crate::dial::{Dialer, Direct, Isolation, LocalAddresses, Tls};
 use crate::header_chain::HeaderChain;
 use crate::irc_discovery::{IrcConfig, IrcTask};
 use crate::jsonrpc::MAX_REQUEST_BYTES;
 use crate::route::RoutingPolicy;
 use crate::server::{Acceptor, CertificateSource, Credentials, MemoryPool, SessionContext};
-use crate::status_page::ProbeMetrics;
+use crate::status_page::{ProbeMetrics, PublicPage};
 use crate::store::{LoadedState, Quarantine, Store, StoreHandle, Writer};
 use crate::tor::TorHealth;
 use crate::{clock, control, status_page};
@@ -71,6 +71,7 @@ pub(super) struct Node {
 struct Sockets {
     listeners: Listeners,
     page: Option<TcpListener>,
+    public_pages: Vec<(Ingress, TcpListener)>,
     control: UnixListener,
     control_path: PathBuf,
     tls: Option<TlsFiles>,
@@ -136,7 +137,9 @@ impl Node {
             isolation: Isolation::Peers,
             announce_from: LocalAddresses::new(announce_from.subscribe()),
         };
-        let has_onion = sockets.listeners.has_onion() || config.tor.settings.service.is_some();
+        // A page on an onion service must not be linked to the clearnet name either.
+        let has_onion_page = !config.pages.public.onion.is_empty();
+        let has_onion = sockets.listeners.has_onion() || config.tor.settings.service.is_some() || has_onion_page;
         let separation = Separation::of(has_onion, config.identity.link_identities);
         let snapshot = SnapshotSenders::default();
         let (inbox, messages) = mpsc::channel(book_handle::CAPACITY);
@@ -215,6 +218,11 @@ impl Node {
         };
         let (config, inbox) = (self.config, self.inbox);
         let seen = self.snapshot.clearnet.subscribe();
+        for (ingress, listener) in self.sockets.public_pages {
+            let snapshot = self.snapshot[ingress].subscribe();
+            let public = PublicPage { ingress, network: config.book.network, snapshot };
+            tasks.spawn("a public status page", status_page::serve_public(listener, public));
+        }
         let known_chain = self.chain.subscribe();
         let outputs = BookOutputs { snapshot: self.snapshot, health: health_sender, chain: self.chain };
         let Storage { loaded, writer, handle, bans } = self.storage;
@@ -225,7 +233,7 @@ impl Node {
         let (stop_book, book_stops) = oneshot::channel();
         let book = tokio::spawn(book.run(self.messages, book_stops));
 
-        let Sockets { listeners, page, control, control_path, tls, stop, sighup } = self.sockets;
+        let Sockets { listeners, page, control, control_path, tls, stop, sighup, .. } = self.sockets;
         let has_onion_service = config.tor.settings.service.is_some();
         let ingresses = listeners.ingresses(has_onion_service, self.separation);
         let trusted_proxies = watch::Sender::new(Arc::new(config.listen.trusted_proxies.clone()));
@@ -319,19 +327,25 @@ impl RunningNode {
 impl Sockets {
     fn open(config: &Config) -> Result<Sockets, DaemonError> {
         let listeners = Listeners::open(config)?;
-        let page = platform::listen("status.listen", config.page.address().as_slice())?.pop();
+        let page = platform::listen("status.listen", config.pages.private.address().as_slice())?.pop();
+        let mut public_pages = Vec::new();
+        for ingress in Ingress::ALL {
+            let opened = platform::listen(PageAddresses::public_key(ingress), &config.pages.public[ingress])?;
+            public_pages.extend(opened.into_iter().map(|listener| (ingress, listener)));
+        }
         let tls = listeners.has_tls().then(|| TlsFiles::load(&config.listen.certificate)).transpose()?;
         let control_path = config.control_path();
         let control =
             control::bind(&control_path).map_err(|error| DaemonError::Control { path: control_path.clone(), error })?;
         let stop = Box::pin(platform::stop_signals().map_err(start_error)?);
         let sighup = platform::sighup_stream().map_err(start_error)?;
-        Ok(Sockets { listeners, page, control, control_path, tls, stop, sighup })
+        Ok(Sockets { listeners, page, public_pages, control, control_path, tls, stop, sighup })
     }
 
     fn addresses(&self) -> Vec<std::net::SocketAddr> {
-        let page = self.page.as_ref().and_then(|page| page.local_addr().ok());
-        self.listeners.addresses().into_iter().chain(page).collect()
+        let pages = self.page.iter().chain(self.public_pages.iter().map(|(_, listener)| listener));
+        let pages = pages.filter_map(|page| page.local_addr().ok());
+        self.listeners.addresses().into_iter().chain(pages).collect()
     }
 }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::clearnet_monitor::NameState;
 use crate::api::{
-    BackendServerStatus, BackendStatus, ChainStatus, ClearnetStatus, OnionStatus, OwnListingInfo, PeerInfo, StoreStatus,
+    BackendServerStatus, BackendStatus, ChainStatus, ClearnetStatus, DayVisits, OnionStatus, OwnListingInfo,
+    PeerDetails, PeerInfo, ReachedEndpoint, StoreStatus, Visit,
 };
 use crate::backend::{Backend, PeerPool, ServerStatus};
-use crate::book::{ChainSummary, Entry, Ingress, ListingCount, OwnListing, PeerBook};
+use crate::book::{ChainSummary, DayCounts, Entry, Ingress, ListingCount, OwnListing, PeerBook, ReachedEndpoints};
 use crate::clock::Time;
 use crate::connect::ProbeError;
 use crate::electrum::identity::Identity;
@@ -144,6 +145,32 @@ fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
         uptime: entry.uptime.shares().map(|(window, share)| (window.to_owned(), round(share))).collect(),
         history: entry.history.iter().map(|record| record.failure.is_none()).collect(),
     }
+}
+
+/// One peer of a book with its history; `None` if the host is unknown.
+pub(crate) fn peer_details(book: &PeerBook, host: &Host, now: Time) -> Option<PeerDetails> {
+    let entry = book.entry(host)?;
+    let reached = |is_web_socket, endpoints: &ReachedEndpoints| {
+        endpoints.iter().map(move |((transport, port), at)| ReachedEndpoint { transport, port, is_web_socket, at })
+    };
+    let days = entry.days.days().map(|(start, DayCounts { successes, failures, mean_ms })| DayVisits {
+        start,
+        successes,
+        failures,
+        mean_ms: (successes > 0).then_some(mean_ms),
+    });
+    let visits = entry.history.iter().map(|record| Visit {
+        at: record.at,
+        error: record.failure.map(|failure| failure.to_string()),
+        duration_ms: record.duration_ms,
+    });
+    Some(PeerDetails {
+        info: peer_info(book, entry, now),
+        claimed_ports: entry.ports.into(),
+        endpoints: reached(false, &entry.reached).chain(reached(true, &entry.reached_web_sockets)).collect(),
+        days: days.collect(),
+        visits: visits.collect(),
+    })
 }
 
 fn own_listing(listing: &OwnListing) -> OwnListingInfo {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use askama::Template;
 
+use super::charts::{self, Chart};
 use super::history::History;
 use super::peer_query::{PeerPage, PeerQuery};
 use super::status_cache::StatusSample;
@@ -30,6 +31,8 @@ struct Page<'a> {
     ban_lists: Vec<&'a BanListStatus>,
     calls: Vec<CallRow>,
     trend: Option<String>,
+    /// Verified peers over thirty days, and peers that list the own names; each `None` without enough samples.
+    month: [Option<Chart>; 2],
     rows: Vec<Row<'a>>,
     peers: PeerPage<'a>,
 }
@@ -78,7 +81,7 @@ struct Row<'a> {
 
 /// Renders the page.
 pub(crate) fn render(sample: &StatusSample, history: &History, query: &PeerQuery) -> Result<String, askama::Error> {
-    let StatusSample { status, rows, .. } = sample;
+    let StatusSample { status, rows, trends, .. } = sample;
     let now = clock::now();
     let peers = query.apply(rows);
     let page = Page {
@@ -93,6 +96,7 @@ pub(crate) fn render(sample: &StatusSample, history: &History, query: &PeerQuery
         ban_lists: status.ban_lists.iter().filter(|list| list.is_notable()).collect(),
         calls: call_rows(&status.clients.calls),
         trend: svg::trend(history),
+        month: [charts::verified(trends), charts::listings(trends)],
         rows: peers.rows.iter().map(|row| self::row(row, now)).collect(),
         peers,
     };
@@ -190,7 +194,7 @@ fn error(row: &PeerInfo, now: Time) -> String {
 }
 
 /// Formats a duration in its largest unit.
-fn span(time: Duration) -> String {
+pub(crate) fn span(time: Duration) -> String {
     match time.as_secs() {
         secs @ 0..60 => format!("{secs} s"),
         secs @ 60..3600 => format!("{} min", secs / 60),

@@ -6,9 +6,11 @@ use std::time::Duration;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout};
 
-use crate::api::{AdminRequest, PeerInfo, Status};
+use crate::api::{AdminRequest, PeerDetails, PeerInfo, Status};
 use crate::book_handle::{self, Inbox};
+use crate::peer::Host;
 use crate::tor_state::TorState;
+use crate::trends::Trends;
 
 /// Time during which a status is reused.
 const STATUS_TTL: Duration = Duration::from_secs(1);
@@ -26,6 +28,8 @@ pub(crate) struct StatusSample {
     pub status: Status,
     /// All peers; empty if only the status was requested.
     pub rows: Arc<Vec<PeerInfo>>,
+    /// Samples of the last thirty days; empty if only the status was requested.
+    pub trends: Arc<Trends>,
     /// Time that the book's task took to answer, including its queue.
     pub answered_in: Duration,
     /// Number of messages in the queue of the book's task.
@@ -60,7 +64,7 @@ impl StatusCache {
         if let Some(answer) = fresh(&last.status, STATUS_TTL) {
             return answer;
         }
-        let answer = self.read(Arc::default()).await.map(Arc::new);
+        let answer = self.read(Arc::default(), Arc::default()).await.map(Arc::new);
         last.status = Some((Instant::now(), answer.clone()));
         answer
     }
@@ -71,19 +75,32 @@ impl StatusCache {
         if let Some(answer) = fresh(&last.all, PEERS_TTL) {
             return answer;
         }
-        let answer = match self.query(AdminRequest::Peers).await {
-            Ok(rows) => self.read(Arc::new(rows)).await.map(Arc::new),
-            Err(reason) => Err(reason),
-        };
+        let answer = self.read_all().await.map(Arc::new);
         last.all = Some((Instant::now(), answer.clone()));
         answer
     }
 
-    async fn read(&self, rows: Arc<Vec<PeerInfo>>) -> Result<StatusSample, String> {
+    /// Returns a peer as each side knows it, or why it is unavailable.
+    pub(crate) async fn peer(&self, host: Host) -> Result<Vec<PeerDetails>, String> {
+        self.query(|reply| AdminRequest::Peer { host, reply }).await
+    }
+
+    /// Returns the samples of the last thirty days, or why they are unavailable.
+    pub(crate) async fn trends(&self) -> Result<Trends, String> {
+        self.query(AdminRequest::Trends).await
+    }
+
+    async fn read_all(&self) -> Result<StatusSample, String> {
+        let rows = self.query(AdminRequest::Peers).await?;
+        let trends = self.trends().await?;
+        self.read(Arc::new(rows), Arc::new(trends)).await
+    }
+
+    async fn read(&self, rows: Arc<Vec<PeerInfo>>, trends: Arc<Trends>) -> Result<StatusSample, String> {
         let waiting = self.inbox.max_capacity().saturating_sub(self.inbox.capacity());
         let started = Instant::now();
         let status = self.query(AdminRequest::Status).await?;
-        Ok(StatusSample { status, rows, answered_in: started.elapsed(), waiting })
+        Ok(StatusSample { status, rows, trends, answered_in: started.elapsed(), waiting })
     }
 
     async fn query<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> AdminRequest) -> Result<T, String> {

@@ -28,6 +28,7 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("connect", 1, &["route"]),
     ("book", 1, &["connect", "route", "tor_state"]),
     ("electrum", 1, &["book", "connect"]),
+    ("trends", 1, &[]),
     ("accept_loop", 2, &[]),
     ("client_counters", 2, &[]),
     ("api", 2, &["client_counters"]),
