@@ -14,13 +14,17 @@ pub const MAX_DAYS: usize = 35;
 /// Length of a day.
 pub const DAY: Duration = Duration::from_hours(24);
 
-/// Visits of the last days, without gaps between the first and the last day.
+/// Visits of the last days; nothing before the first visit.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct DailyHistory {
-    /// Start of the newest day; `None` without a visit. A step of the wall clock moves all days by the same time.
-    newest: Option<Time>,
+pub struct DailyHistory(Option<Box<Days>>);
+
+/// Days with visits, without gaps between the first and the last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Days {
+    /// Start of the newest day. A step of the wall clock moves all days by the same time.
+    newest: Time,
     /// Counts of each day, oldest first. A boxed slice has no spare capacity.
-    days: Box<[DayCounts]>,
+    counts: Box<[DayCounts]>,
 }
 
 /// Visits of one day.
@@ -37,8 +41,11 @@ pub struct DayCounts {
 impl DailyHistory {
     /// Records a visit with its duration; `None` for a failed one.
     pub fn record(&mut self, duration: Option<Duration>, now: Time) {
-        self.advance(now);
-        let Some(today) = self.days.last_mut() else { return };
+        let days = self.0.get_or_insert_with(|| {
+            Box::new(Days { newest: start_of_day(now), counts: Box::new([DayCounts::default()]) })
+        });
+        days.advance(now);
+        let Some(today) = days.counts.last_mut() else { return };
         match duration {
             Some(duration) => {
                 today.successes = today.successes.saturating_add(1);
@@ -49,40 +56,41 @@ impl DailyHistory {
     }
 
     /// Returns the start and the counts of each day, oldest first.
-    pub fn days(&self) -> impl ExactSizeIterator<Item = (Time, DayCounts)> {
-        let newest = self.newest.unwrap_or_default();
-        let last = self.days.len().saturating_sub(1);
-        self.days.iter().enumerate().map(move |(index, counts)| (newest - days(last.saturating_sub(index)), *counts))
+    pub fn days(&self) -> impl Iterator<Item = (Time, DayCounts)> {
+        self.0.iter().flat_map(|days| {
+            let last = days.counts.len().saturating_sub(1);
+            let start = move |index: usize| days.newest - days_long(last.saturating_sub(index));
+            days.counts.iter().enumerate().map(move |(index, counts)| (start(index), *counts))
+        })
     }
 
     /// Moves days that lie in the future into the past.
     pub(super) fn correct_times(&mut self, now: Time) {
-        self.newest = self.newest.map(|newest| newest.min(start_of_day(now)));
+        let Some(days) = &mut self.0 else { return };
+        days.newest = days.newest.min(start_of_day(now));
         // A damaged record must not hold more than a written one.
-        if let Some(surplus) = self.days.len().checked_sub(MAX_DAYS).filter(|surplus| *surplus > 0) {
-            self.days = self.days.iter().skip(surplus).copied().collect();
+        let surplus = days.counts.len().saturating_sub(MAX_DAYS);
+        if surplus > 0 {
+            days.counts = days.counts.iter().skip(surplus).copied().collect();
         }
     }
+}
 
+impl Days {
     /// Appends the days that have begun since the last visit, and drops those that are too old.
     fn advance(&mut self, now: Time) {
-        let Some(newest) = self.newest.filter(|_| !self.days.is_empty()) else {
-            *self = DailyHistory { newest: Some(start_of_day(now)), days: Box::new([DayCounts::default()]) };
-            return;
-        };
-        let begun = now.since(newest).as_secs() / DAY.as_secs();
+        let begun = now.since(self.newest).as_secs() / DAY.as_secs();
         let Ok(begun) = usize::try_from(begun) else { return };
         if begun == 0 {
             return;
         }
-        self.newest = Some(newest + days(begun));
+        self.newest = self.newest + days_long(begun);
         let added = begun.min(MAX_DAYS);
-        let kept = self.days.len().min(MAX_DAYS - added);
-        let old = self.days.iter().skip(self.days.len() - kept).copied();
-        let mut all = Vec::with_capacity(kept + added);
-        all.extend(old);
-        all.resize(kept + added, DayCounts::default());
-        self.days = all.into_boxed_slice();
+        let kept = self.counts.len().min(MAX_DAYS - added);
+        let mut counts = Vec::with_capacity(kept + added);
+        counts.extend(self.counts.iter().skip(self.counts.len() - kept).copied());
+        counts.resize(kept + added, DayCounts::default());
+        self.counts = counts.into_boxed_slice();
     }
 }
 
@@ -91,7 +99,8 @@ fn start_of_day(now: Time) -> Time {
     Time::from_secs(now.as_secs() - now.as_secs() % DAY.as_secs())
 }
 
-fn days(count: usize) -> Duration {
+/// Returns the length of so many days.
+fn days_long(count: usize) -> Duration {
     DAY.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
@@ -142,7 +151,7 @@ mod tests {
         assert_eq!(counts(&history), [(1, 0, 10); MAX_DAYS]);
         let mut after_a_pause = history.clone();
         after_a_pause.record(None, NOON + DAY * 1000);
-        assert_eq!(after_a_pause.days().len(), MAX_DAYS);
+        assert_eq!(after_a_pause.days().count(), MAX_DAYS);
         assert_eq!(counts(&after_a_pause)[MAX_DAYS - 2..], [(0, 0, 0), (0, 1, 0)]);
     }
 
@@ -167,11 +176,11 @@ mod tests {
     fn record_of_five_weeks_takes_few_bytes() {
         let visits: Vec<(u64, Option<u32>)> = (0..70).map(|half| (half * 12, Some(900))).collect();
         let history = recorded(&visits);
-        let in_memory = size_of::<DailyHistory>() + size_of_val(&*history.days);
+        let in_memory = size_of::<DailyHistory>() + size_of::<Days>() + MAX_DAYS * size_of::<DayCounts>();
         let on_disk = postcard::to_stdvec(&history).unwrap().len();
         println!("history of {MAX_DAYS} days: {in_memory} bytes in memory, {on_disk} bytes on disk");
         assert!(in_memory <= 200 && on_disk <= 200, "{in_memory}, {on_disk}");
-        assert_eq!(postcard::to_stdvec(&DailyHistory::default()).unwrap(), [0, 0], "the format of the migration");
+        assert_eq!(postcard::to_stdvec(&DailyHistory::default()).unwrap(), [0], "the format of the migration");
     }
 
     proptest! {
@@ -182,7 +191,7 @@ mod tests {
             let mut hours = 0;
             let visits: Vec<_> = visits.into_iter().map(|(step, ms)| { hours += step; (hours, ms) }).collect();
             let history = recorded(&visits);
-            prop_assert!((1..=MAX_DAYS).contains(&history.days().len()));
+            prop_assert!((1..=MAX_DAYS).contains(&history.days().count()));
             let (start, today) = history.days().last().unwrap();
             prop_assert!(today.successes > 0 || today.failures > 0);
             prop_assert!((NOON + Duration::from_hours(hours)).since(start) < DAY);

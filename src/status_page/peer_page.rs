@@ -123,10 +123,10 @@ fn identity(peer: &PeerInfo, now: Time) -> Vec<(&'static str, String)> {
     rows.extend(peer.tip.map(|tip| ("Tip", tip.to_string())));
     if let (Some(key), Some(since)) = (&peer.key, peer.key_since) {
         rows.push(("TLS key", key.clone()));
-        rows.push(("Key known since", format!("{}, {} changes", ago(since, now), peer.key_changes)));
+        rows.push(("Key known since", format!("{}; changes before: {}", ago(since, now), peer.key_changes)));
     }
-    let described = if peer.self_reported { "by the peer itself" } else { "by its source" };
-    rows.push(("Described", described.to_owned()));
+    let features = if peer.self_reported { "reported by the peer" } else { "not reported" };
+    rows.push(("Features", features.to_owned()));
     rows
 }
 

@@ -215,10 +215,10 @@ fn add_web_sockets(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     })
 }
 
-/// Appends the visits by day to each record: no day. Creates the table of trends.
+/// Appends the visits by day to each record: `None`. Creates the table of trends.
 fn add_days_and_trends(transaction: &WriteTransaction) -> Result<(), redb::Error> {
-    append_bytes(transaction, PEERS, &[0; 2])?;
-    append_bytes(transaction, ONION_PEERS, &[0; 2])?;
+    append_bytes(transaction, PEERS, &[0])?;
+    append_bytes(transaction, ONION_PEERS, &[0])?;
     transaction.open_table(TRENDS)?;
     Ok(())
 }

@@ -159,7 +159,7 @@ fn record_without_web_sockets(entry: &Entry) -> Vec<u8> {
     let record = postcard::to_stdvec(entry).unwrap();
     let beginning = postcard::to_stdvec(&(&entry.host, entry.ip, (entry.ports.tcp(), entry.ports.tls()))).unwrap();
     let (beginning, rest) = record.split_at(beginning.len());
-    let rest = rest.strip_prefix(&[0; 2]).and_then(|rest| rest.strip_suffix(&[0; 6])).unwrap();
+    let rest = rest.strip_prefix(&[0; 2]).and_then(|rest| rest.strip_suffix(&[0; 5])).unwrap();
     [beginning, rest].concat()
 }
 
@@ -173,7 +173,7 @@ fn days_and_trends_are_added_to_a_store_of_schema_nine() {
     transaction.delete_table(tables::TRENDS).unwrap();
     for table in [tables::PEERS, tables::ONION_PEERS] {
         let record = postcard::to_stdvec(&entry(1)).unwrap();
-        let before = record.strip_suffix(&[0; 2]).unwrap();
+        let before = record.strip_suffix(&[0]).unwrap();
         transaction.open_table(table).unwrap().insert(entry(1).host.to_string().as_str(), before).unwrap();
     }
     transaction.commit().unwrap();

@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::support::{self, OFFLINE, TestDir, binary, free_address, wait_until};
 use serde_json::{Value, json};
 use waypost::api::{PeerInfo, Status};
+use waypost::clock::Time;
+use waypost::trends::{NameListing, TrendSample, Trends};
 
 /// Objects whose keys are hosts or periods.
 const MAPS: &[&str] = &["backend.sessions", "uptime"];
 
 /// Returns the documented fields of a command.
-fn documented(command: &str) -> BTreeSet<String> {
+pub(crate) fn documented(command: &str) -> BTreeSet<String> {
     let text = std::fs::read_to_string(support::repository("contrib/JSON.md")).unwrap();
     let section = text.split("\n## ").find(|section| section.lines().next() == Some(command)).expect(command);
     let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
@@ -46,7 +48,7 @@ fn fields(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-fn all_fields(values: &[Value]) -> BTreeSet<String> {
+pub(crate) fn all_fields(values: &[Value]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     values.iter().for_each(|value| fields(value, "", &mut found));
     found
@@ -139,6 +141,15 @@ fn complete_peer_has_exactly_documented_fields() {
     }))
     .unwrap();
     assert_eq!(all_fields(&[json!([row])]), documented("peers"));
+}
+
+#[test]
+fn complete_trends_have_exactly_documented_fields() {
+    let name = Some(NameListing { listed_by: 1, peers_of_its_kind: 2 });
+    let at = Time::from_secs(1);
+    let mut trends = Trends::default();
+    trends.record(TrendSample { at, verified_clearnet: 2, verified_onion: 2, clearnet_name: name, onion_name: name });
+    assert_eq!(all_fields(&[json!({ "samples": trends })]), documented("/trends.json"));
 }
 
 #[test]

@@ -43,6 +43,7 @@ mod onion_failure;
 mod only_tor;
 mod own_name;
 mod package;
+mod peer_pages;
 mod real_lists;
 mod reload;
 mod server_corpus;
