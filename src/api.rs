@@ -4,6 +4,7 @@
 //! commands read them back. contrib/JSON.md documents the fields.
 
 mod peer_details;
+mod peer_summary;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use peer_details::{DayVisits, PeerDetails, ReachedEndpoint, Visit};
+pub use peer_summary::PeerSummary;
 
 use crate::ban_list::ListFormat;
 use crate::book::{Counts, ListingCount, MAX_TIP_LAG, PeerState, Side, WEEK, WINDOWS};
@@ -30,6 +32,15 @@ pub enum AdminRequest {
     Status(oneshot::Sender<Status>),
     /// Reads all peers.
     Peers(oneshot::Sender<Vec<PeerInfo>>),
+    /// Reads the values by which all peers are sorted.
+    Summaries(oneshot::Sender<Vec<PeerSummary>>),
+    /// Reads these peers, each of one side.
+    PeersNamed {
+        /// Sides and hosts.
+        names: Vec<(Side, Host)>,
+        /// Receives the known ones in the same order.
+        reply: oneshot::Sender<Vec<PeerInfo>>,
+    },
     /// Reads everything about one peer.
     Peer {
         /// Host of the peer.

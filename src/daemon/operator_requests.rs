@@ -19,6 +19,17 @@ impl BookTask {
                 let peers = self.sides().flat_map(|side| status_report::peers(&side.book, now));
                 drop(reply.send(peers.collect()));
             }
+            AdminRequest::Summaries(reply) => {
+                let peers = self.sides().flat_map(|side| status_report::summaries(&side.book, now));
+                drop(reply.send(peers.collect()));
+            }
+            AdminRequest::PeersNamed { names, reply } => {
+                let peer = |(side, host): &(Side, Host)| {
+                    let book = &self.sides().find(|known| known.side() == *side)?.book;
+                    Some(status_report::peer_info(book, book.entry(host)?, now))
+                };
+                drop(reply.send(names.iter().filter_map(peer).collect()));
+            }
             AdminRequest::Peer { host, reply } => {
                 let known = self.sides().filter_map(|side| status_report::peer_details(&side.book, &host, now));
                 drop(reply.send(known.collect()));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::clearnet_monitor::NameState;
 use crate::api::{
     BackendServerStatus, BackendStatus, ChainStatus, ClearnetStatus, DayVisits, OnionStatus, OwnListingInfo,
-    PeerDetails, PeerInfo, ReachedEndpoint, StoreStatus, Visit,
+    PeerDetails, PeerInfo, PeerSummary, ReachedEndpoint, StoreStatus, Visit,
 };
 use crate::backend::{Backend, PeerPool, ServerStatus};
 use crate::book::{ChainSummary, DayCounts, Entry, Ingress, ListingCount, OwnListing, PeerBook, ReachedEndpoints};
@@ -111,8 +111,22 @@ pub(crate) fn peers(book: &PeerBook, now: Time) -> impl Iterator<Item = PeerInfo
     book.entries().map(move |entry| peer_info(book, entry, now))
 }
 
+/// Values by which the peers of a book are sorted.
+pub(crate) fn summaries(book: &PeerBook, now: Time) -> impl Iterator<Item = PeerSummary> {
+    book.entries().map(move |entry| PeerSummary {
+        host: entry.host.clone(),
+        side: book.config().side,
+        state: entry.state(now, book.config().max_advertised_age),
+        software: entry.software.as_deref().map(Box::from),
+        source: entry.source.clone(),
+        latency_ms: entry.latency().and_then(|latency| u32::try_from(latency.as_millis()).ok()),
+        weekly_uptime: entry.uptime.share(WEEK),
+        last_success: entry.last_success,
+    })
+}
+
 /// Everything that the book stores about a peer, for operators.
-fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
+pub(crate) fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
     let last_failure = entry.violation.or_else(|| entry.history.back().and_then(|record| record.failure));
     let tls_failed = || entry.tls_failed.then(|| format!("{}; verified over TCP only", ProbeError::Tls));
     let ports = entry.verified_ports().unwrap_or(entry.ports);

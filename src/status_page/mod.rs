@@ -92,12 +92,17 @@ fn router(app: Arc<AppState>) -> Router {
 }
 
 async fn show_page(State(app): State<Arc<AppState>>, Query(query): Query<HashMap<String, String>>) -> Response {
-    let sample = match app.cache.all().await {
+    let sample = match app.cache.page().await {
         Ok(sample) => sample,
         Err(reason) => return unavailable(reason),
     };
+    let peers = PeerQuery::parse(&query).apply(&sample.peers);
+    let rows = match app.cache.peers_named(peers.names.clone()).await {
+        Ok(rows) => rows,
+        Err(reason) => return unavailable(reason),
+    };
     let history = app.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    html(page::render(&sample, &history, &PeerQuery::parse(&query)))
+    html(page::render(&sample, &history, peers, &rows))
 }
 
 /// Shows one peer. A text that is no host is never repeated in the response.
@@ -137,7 +142,7 @@ async fn icon() -> impl IntoResponse {
 }
 
 async fn show_metrics(State(app): State<Arc<AppState>>) -> Response {
-    let sample = if app.config.peer_metrics { app.cache.all().await } else { app.cache.status().await };
+    let sample = if app.config.peer_metrics { app.cache.with_rows().await } else { app.cache.status().await };
     match sample.map(|sample| metrics::encode_metrics(&sample, &app.probes)) {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Ok(Err(error)) => unavailable(error),

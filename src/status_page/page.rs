@@ -6,8 +6,8 @@ use askama::Template;
 
 use super::charts::{self, Chart};
 use super::history::History;
-use super::peer_query::{PeerPage, PeerQuery};
-use super::status_cache::StatusSample;
+use super::peer_query::PeerPage;
+use super::status_cache::{PageSample, StatusSample};
 use super::svg;
 use crate::api::{BanListStatus, ChainStatus, ClearnetStatus, OnionStatus, PeerInfo, Status};
 use crate::client_counters::CallCount;
@@ -34,7 +34,7 @@ struct Page<'a> {
     /// Verified peers over thirty days, and peers that list the own names; each `None` without enough samples.
     month: [Option<Chart>; 2],
     rows: Vec<Row<'a>>,
-    peers: PeerPage<'a>,
+    peers: PeerPage,
 }
 
 /// State of Tor, the CSS class of its colour, and a detail.
@@ -79,11 +79,16 @@ struct Row<'a> {
     error: String,
 }
 
-/// Renders the page.
-pub(crate) fn render(sample: &StatusSample, history: &History, query: &PeerQuery) -> Result<String, askama::Error> {
-    let StatusSample { status, rows, trends, .. } = sample;
+/// Renders the page with these peers, whose rows are in the same order.
+pub(crate) fn render(
+    sample: &PageSample,
+    history: &History,
+    peers: PeerPage,
+    rows: &[PeerInfo],
+) -> Result<String, askama::Error> {
+    let PageSample { sample, trends, .. } = sample;
+    let StatusSample { status, .. } = &**sample;
     let now = clock::now();
-    let peers = query.apply(rows);
     let page = Page {
         status,
         uptime: span(Duration::from_secs(status.uptime_secs)),
@@ -97,7 +102,7 @@ pub(crate) fn render(sample: &StatusSample, history: &History, query: &PeerQuery
         calls: call_rows(&status.clients.calls),
         trend: svg::trend(history),
         month: [charts::verified(trends), charts::listings(trends)],
-        rows: peers.rows.iter().map(|row| self::row(row, now)).collect(),
+        rows: rows.iter().map(|row| self::row(row, now)).collect(),
         peers,
     };
     page.render()

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout};
 
-use crate::api::{AdminRequest, PeerDetails, PeerInfo, Status};
+use crate::api::{AdminRequest, PeerDetails, PeerInfo, PeerSummary, Status};
+use crate::book::Side;
 use crate::book_handle::{self, Inbox};
 use crate::peer::Host;
 use crate::tor_state::TorState;
@@ -26,14 +27,23 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct StatusSample {
     /// Reply to the status request.
     pub status: Status,
-    /// All peers; empty if only the status was requested.
+    /// All peers, for metrics of each; empty if only the status was requested.
     pub rows: Arc<Vec<PeerInfo>>,
-    /// Samples of the last thirty days; empty if only the status was requested.
-    pub trends: Arc<Trends>,
     /// Time that the book's task took to answer, including its queue.
     pub answered_in: Duration,
     /// Number of messages in the queue of the book's task.
     pub waiting: usize,
+}
+
+/// Values of the page at one point in time.
+#[derive(Debug, Clone)]
+pub(crate) struct PageSample {
+    /// Status without peers.
+    pub sample: Arc<StatusSample>,
+    /// Values by which the peers are sorted.
+    pub peers: Arc<Vec<PeerSummary>>,
+    /// Samples of the last thirty days.
+    pub trends: Arc<Trends>,
 }
 
 /// Cache of status samples.
@@ -45,12 +55,13 @@ pub(crate) struct StatusCache {
 
 #[derive(Debug, Default)]
 struct Last {
-    status: CachedSample,
-    all: CachedSample,
+    status: Cached<Arc<StatusSample>>,
+    with_rows: Cached<Arc<StatusSample>>,
+    page: Cached<PageSample>,
 }
 
 /// Last result with its time. Errors are cached as well, so that concurrent requests fail together.
-type CachedSample = Option<(Instant, Result<Arc<StatusSample>, String>)>;
+type Cached<T> = Option<(Instant, Result<T, String>)>;
 
 impl StatusCache {
     /// Creates an empty cache.
@@ -64,20 +75,41 @@ impl StatusCache {
         if let Some(answer) = fresh(&last.status, STATUS_TTL) {
             return answer;
         }
-        let answer = self.read(Arc::default(), Arc::default()).await.map(Arc::new);
+        let answer = self.read(Arc::default()).await.map(Arc::new);
         last.status = Some((Instant::now(), answer.clone()));
         answer
     }
 
     /// Returns the status with all peers, or why it is unavailable.
-    pub(crate) async fn all(&self) -> Result<Arc<StatusSample>, String> {
+    pub(crate) async fn with_rows(&self) -> Result<Arc<StatusSample>, String> {
         let mut last = self.last.lock().await;
-        if let Some(answer) = fresh(&last.all, PEERS_TTL) {
+        if let Some(answer) = fresh(&last.with_rows, PEERS_TTL) {
             return answer;
         }
-        let answer = self.read_all().await.map(Arc::new);
-        last.all = Some((Instant::now(), answer.clone()));
+        let answer = match self.query(AdminRequest::Peers).await {
+            Ok(rows) => self.read(Arc::new(rows)).await.map(Arc::new),
+            Err(reason) => Err(reason),
+        };
+        last.with_rows = Some((Instant::now(), answer.clone()));
         answer
+    }
+
+    /// Returns the values of the page, or why they are unavailable.
+    pub(crate) async fn page(&self) -> Result<PageSample, String> {
+        let mut last = self.last.lock().await;
+        if let Some(answer) = fresh(&last.page, PEERS_TTL) {
+            return answer;
+        }
+        // With many peers, the old values are dropped before there are new ones.
+        last.page = None;
+        let answer = self.read_page().await;
+        last.page = Some((Instant::now(), answer.clone()));
+        answer
+    }
+
+    /// Returns these peers in the same order, or why they are unavailable.
+    pub(crate) async fn peers_named(&self, names: Vec<(Side, Host)>) -> Result<Vec<PeerInfo>, String> {
+        self.query(|reply| AdminRequest::PeersNamed { names, reply }).await
     }
 
     /// Returns a peer as each side knows it, or why it is unavailable.
@@ -90,17 +122,17 @@ impl StatusCache {
         self.query(AdminRequest::Trends).await
     }
 
-    async fn read_all(&self) -> Result<StatusSample, String> {
-        let rows = self.query(AdminRequest::Peers).await?;
-        let trends = self.trends().await?;
-        self.read(Arc::new(rows), Arc::new(trends)).await
+    async fn read_page(&self) -> Result<PageSample, String> {
+        let peers = Arc::new(self.query(AdminRequest::Summaries).await?);
+        let trends = Arc::new(self.trends().await?);
+        Ok(PageSample { sample: Arc::new(self.read(Arc::default()).await?), peers, trends })
     }
 
-    async fn read(&self, rows: Arc<Vec<PeerInfo>>, trends: Arc<Trends>) -> Result<StatusSample, String> {
+    async fn read(&self, rows: Arc<Vec<PeerInfo>>) -> Result<StatusSample, String> {
         let waiting = self.inbox.max_capacity().saturating_sub(self.inbox.capacity());
         let started = Instant::now();
         let status = self.query(AdminRequest::Status).await?;
-        Ok(StatusSample { status, rows, trends, answered_in: started.elapsed(), waiting })
+        Ok(StatusSample { status, rows, answered_in: started.elapsed(), waiting })
     }
 
     async fn query<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> AdminRequest) -> Result<T, String> {
@@ -155,6 +187,6 @@ impl StatusSample {
 }
 
 /// Returns the cached result if it is younger than `age`.
-fn fresh(last: &CachedSample, age: Duration) -> Option<Result<Arc<StatusSample>, String>> {
+fn fresh<T: Clone>(last: &Cached<T>, age: Duration) -> Option<Result<T, String>> {
     last.as_ref().filter(|(at, _)| at.elapsed() < age).map(|(_, answer)| answer.clone())
 }
