@@ -10,7 +10,9 @@ use crate::api::{
     PeerDetails, PeerInfo, PeerSummary, ReachedEndpoint, StoreStatus, Visit,
 };
 use crate::backend::{Backend, PeerPool, ServerStatus};
-use crate::book::{ChainSummary, DayCounts, Entry, Ingress, ListingCount, OwnListing, PeerBook, ReachedEndpoints};
+use crate::book::{
+    ChainSummary, DayCounts, Entry, Ingress, ListingCount, OwnListing, PeerBook, ReachedEndpoints, WEEK,
+};
 use crate::clock::Time;
 use crate::connect::ProbeError;
 use crate::electrum::identity::Identity;

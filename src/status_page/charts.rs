@@ -40,9 +40,12 @@ pub(crate) struct Line {
     value: fn(&TrendSample) -> Option<u32>,
 }
 
+/// CSS classes, name and value of a line.
+type LineSource = (&'static str, &'static str, fn(&TrendSample) -> Option<u32>);
+
 /// Plots verified peers by kind; `None` with fewer than two samples.
 pub(crate) fn verified(trends: &Trends) -> Option<Chart> {
-    let lines: [(_, _, fn(&TrendSample) -> Option<u32>); 2] = [
+    let lines: [LineSource; 2] = [
         ("all", "clearnet", |sample| Some(sample.verified_clearnet)),
         ("onions", "onion services", |sample| Some(sample.verified_onion)),
     ];
@@ -51,7 +54,7 @@ pub(crate) fn verified(trends: &Trends) -> Option<Chart> {
 
 /// Plots how many peers list the own names; `None` without names or with fewer than two samples.
 pub(crate) fn listings(trends: &Trends) -> Option<Chart> {
-    let lines: [(_, _, fn(&TrendSample) -> Option<u32>); 4] = [
+    let lines: [LineSource; 4] = [
         ("all", "list the clearnet name", |sample| Some(sample.clearnet_name?.listed_by)),
         ("all of", "clearnet peers", |sample| Some(sample.clearnet_name?.peers_of_its_kind)),
         ("onions", "list the onion name", |sample| Some(sample.onion_name?.listed_by)),
@@ -59,8 +62,6 @@ pub(crate) fn listings(trends: &Trends) -> Option<Chart> {
     ];
     chart("Peers that list this node", trends, &lines)
 }
-
-type LineSource = (&'static str, &'static str, fn(&TrendSample) -> Option<u32>);
 
 fn chart(what: &str, trends: &Trends, lines: &[LineSource]) -> Option<Chart> {
     let all: Vec<&TrendSample> = trends.samples().collect();

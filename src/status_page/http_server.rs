@@ -14,14 +14,13 @@ use tokio::time::timeout;
 use crate::accept_loop::AcceptLoop;
 use crate::netgroup::Netgroup;
 
-/// Maximum size of a request's header, and of the unread part of a response, in bytes.
-const MAX_BUFFER_BYTES: usize = 16 * 1024;
-
 /// Limits of one listener.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HttpLimits {
     /// Maximum number of concurrent connections. A further one ends an older one, which may be silent.
     pub max_connections: usize,
+    /// Maximum size of a request's header, and of the buffered part of a response, in bytes.
+    pub max_buffer_bytes: usize,
     /// Time within which a request's header must arrive.
     pub header_timeout: Duration,
     /// Maximum lifetime of a connection.
@@ -53,7 +52,7 @@ pub(super) async fn serve(listener: TcpListener, name: &'static str, limits: Htt
 async fn serve_connection(stream: TcpStream, limits: HttpLimits, router: Router) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
-    http.max_buf_size(MAX_BUFFER_BYTES).auto_date_header(limits.sends_date);
+    http.max_buf_size(limits.max_buffer_bytes).auto_date_header(limits.sends_date);
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     // A client that disconnects early is no error.
     let _ = timeout(limits.connection_timeout, connection).await;

@@ -45,6 +45,8 @@ pub use self::public_page::{MAX_PUBLIC_CONNECTIONS, PublicPage, serve_public};
 /// Limits of the page's listener.
 const LIMITS: HttpLimits = HttpLimits {
     max_connections: 64,
+    // Browsers send the cookies of all programs on localhost.
+    max_buffer_bytes: 256 * 1024,
     header_timeout: Duration::from_secs(10),
     connection_timeout: Duration::from_secs(120),
     sends_date: true,

@@ -35,6 +35,7 @@ pub const MAX_PUBLIC_CONNECTIONS: usize = 128;
 /// The time of this machine is left out: a precise clock would link the names of a node.
 const LIMITS: HttpLimits = HttpLimits {
     max_connections: MAX_PUBLIC_CONNECTIONS,
+    max_buffer_bytes: 16 * 1024,
     header_timeout: Duration::from_secs(10),
     connection_timeout: Duration::from_secs(60),
     sends_date: false,
