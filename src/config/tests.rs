@@ -325,7 +325,9 @@ fn ban_list_named_twice_is_rejected() {
         Config::resolve(raw).map(|config| config.ban_files().len()).map_err(|error| error.to_string())
     };
     assert_eq!(resolve("ban_file = \"/a\"\nban_lists = [\"/b\", \"/d/bans\"]\n"), Ok(3));
-    for keys in ["ban_lists = [\"/b\", \"/b\"]\n", "ban_lists = [\"/d/bans\"]\n", "ban_file = \"/a\"\nban_lists = [\"/a\"]\n"] {
+    for keys in
+        ["ban_lists = [\"/b\", \"/b\"]\n", "ban_lists = [\"/d/bans\"]\n", "ban_file = \"/a\"\nban_lists = [\"/a\"]\n"]
+    {
         let error = resolve(keys).unwrap_err();
         assert!(error.starts_with("discovery.ban_lists: /") && error.contains("named twice"), "{error}");
     }
