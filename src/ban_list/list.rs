@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::pattern::{Pattern, strip_comment};
 use crate::peer::{Host, HostError, foreign_text};
 
-/// Maximum number of patterns of one list. They take some 30 MB of memory.
+/// Maximum number of patterns of one list, which take tens of megabytes of memory.
 pub const MAX_PATTERNS: usize = 200_000;
 
 /// Maximum number of characters of a list that are quoted in a message.
