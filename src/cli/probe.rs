@@ -229,20 +229,22 @@ impl TorSource {
 async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<TorSource> {
     let settings = &config.tor.settings;
     let mut failures = Vec::new();
-    for address in &settings.socks {
-        match detect_tor(*address).await {
+    for port in &settings.socks {
+        let address = &port.address;
+        match detect_tor(port).await {
             SocksDetection::Tor(access) => {
                 step(&format!("Tor answers on {address}"));
-                let socks = Socks::new(*address, u128::from(std::process::id()));
+                let socks = Socks::new(port.clone(), u128::from(std::process::id()));
                 socks.set_clearnet(access);
                 return Ok(TorSource::External(TorConnector::Socks(socks)));
             }
+            SocksDetection::LoginRejected(reason) => failures.push(format!("{address}: {reason}")),
             SocksDetection::NotTor => failures.push(format!("the program on {address} is not Tor")),
             SocksDetection::Unreachable(error) => failures.push(format!("no answer on {address}: {error}")),
         }
     }
     match settings.mode {
-        Mode::Off => bail!("this host needs Tor, but tor.mode is off; --socks IP:PORT sets one for this probe"),
+        Mode::Off => bail!("this host needs Tor, but tor.mode is off; --socks HOST:PORT sets one for this probe"),
         Mode::Auto | Mode::Embedded if IS_EMBEDDED => embedded(config, step).await,
         _ => bail!("this host needs Tor: {}; start Tor, or set its address with tor.socks", failures.join("; ")),
     }

@@ -44,8 +44,7 @@ pub(super) fn row(host: &str, state: PeerState, last_success: Option<Time>) -> P
 
 /// Returns a status with every optional field set.
 pub(super) fn status() -> Status {
-    let tor_source =
-        json!({ "kind": "socks", "addresses": ["127.0.0.1:9050"], "until": null, "clearnet": "onion_only" });
+    let tor_source = json!({ "kind": "socks", "addresses": ["127.0.0.1:9050"], "until": null, "clearnet": "onion_only", "shares_circuits": false });
     let onion_error = json!({ "stage": "launch", "reason": "its key can't be read" });
     let clients = json!({
         "open_sessions": 2, "memory_bytes": 0, "sessions": 40, "sessions_onion": 3, "requests": 99, "forwarded_requests": 0,

@@ -10,6 +10,7 @@ use crate::backend::BackendTargets;
 use crate::network::Network;
 use crate::peer::{Endpoint, Host, Port};
 use crate::secret::Secret;
+use crate::socks_address::SocksAddress;
 use crate::tor::Mode;
 
 /// Keys, each with its text in the configuration reference.
@@ -169,8 +170,19 @@ config_section! {
     TorSection {
         /// `auto` uses a Tor on a SOCKS port if one answers, and otherwise the embedded one. Default: `auto`.
         mode: Mode,
-        /// SOCKS address of an external Tor. Default: `127.0.0.1:9050`, then `127.0.0.1:9150`.
-        socks: SocketAddr,
+        /// SOCKS port of an external Tor: `IP:PORT`, `HOST:PORT` or `unix:PATH`. A name is resolved by this machine
+        /// for each connection; with `only`, it must have no dot. Default: `127.0.0.1:9050`, then `127.0.0.1:9150`.
+        socks: SocksAddress,
+        /// User name for a proxy in front of Tor that requires a login. Waypost appends `+` and a code for each group
+        /// of connections that may share circuits. At most 222 bytes. Default: none, as Tor accepts any login.
+        socks_user: String,
+        /// Password of `socks_user`. Default: the content of `socks_password_file`.
+        socks_password: Secret,
+        /// File with the password of `socks_user`, for example a credential of systemd. Default: none.
+        socks_password_file: PathBuf,
+        /// Whether to send `socks_user` as it is, for a proxy that accepts no other user name. Connections to different
+        /// peers may then share circuits. Default: false.
+        socks_exact_login: bool,
         /// Whether all traffic goes through Tor, name resolution included. Default: false.
         only: bool,
         /// TOML file with settings of Arti, the embedded Tor, for example bridges. Default: none.

@@ -23,7 +23,7 @@ const FORMS: &[Form] = &[
             ("listen.onion_tcp", "[\"127.0.0.1:50011\"]"),
         ],
     },
-    Form { kind: "an IP address with a port", examples: &[("tor.socks", "\"127.0.0.1:9050\"")] },
+    Form { kind: "IP:PORT, HOST:PORT or unix:PATH", examples: &[("tor.socks", "\"127.0.0.1:9050\"")] },
     Form { kind: "an IP address with a port, or off", examples: &[("status.listen", "\"127.0.0.1:4280\"")] },
     Form { kind: "a host with a port", examples: &[("irc.server", "\"irc.libera.chat:6697\"")] },
     Form {
@@ -93,6 +93,7 @@ const FORMS: &[Form] = &[
             ("identity.announce", "true"),
             ("identity.link_identities", "false"),
             ("tor.only", "true"),
+            ("tor.socks_exact_login", "true"),
             ("discovery.allow_private", "false"),
             ("backend.serve_public", "false"),
             ("irc.enabled", "true"),
@@ -110,6 +111,7 @@ const FORMS: &[Form] = &[
             ("listen.cert", "\"cert.pem\""),
             ("listen.key", "\"key.pem\""),
             ("tor.arti_config", "\"arti.toml\""),
+            ("tor.socks_password_file", "\"/run/credentials/waypost.service/tor\""),
             ("discovery.ban_file", "\"bans\""),
             ("discovery.asmap", "\"asmap.dat\""),
         ],
@@ -119,6 +121,8 @@ const FORMS: &[Form] = &[
         examples: &[
             ("identity.banner", "\"Welcome\""),
             ("identity.donation_address", "\"bc1q...\""),
+            ("tor.socks_user", "\"waypost\""),
+            ("tor.socks_password", "\"...\""),
             ("irc.channel", "\"#electrum\""),
             ("irc.nick_prefix", "\"E_\""),
             ("irc.key", "\"0123...\""),
@@ -135,7 +139,8 @@ const FORMS: &[Form] = &[
 ];
 
 /// Keys whose values never appear in messages.
-const SECRETS: &[&str] = &["irc.password", "irc.sasl_user", "irc.sasl_password"];
+const SECRETS: &[&str] =
+    &["tor.socks_user", "tor.socks_password", "irc.password", "irc.sasl_user", "irc.sasl_password"];
 
 /// Describes a TOML error in one line with the key and an example.
 ///

@@ -19,6 +19,7 @@ mod reference;
 mod reload;
 mod renamed_keys;
 mod resolved;
+mod socks;
 mod status;
 mod tor;
 

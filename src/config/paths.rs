@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{ConfigFile, InvalidValue, invalid};
 use crate::backend::UpstreamAddr;
 use crate::network::Network;
+use crate::socks_address::SocksAddress;
 
 /// File that every command without `--config` reads, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/waypost/waypost.toml";
@@ -73,11 +74,15 @@ impl UserDirs {
                 self.expand("backend.electrum", path)?;
             }
         }
+        if let Some(SocksAddress::Unix(path)) = &mut raw.tor.socks {
+            self.expand("tor.socks", path)?;
+        }
         let paths = [
             ("data_dir", raw.data_dir.as_mut()),
             ("listen.cert", raw.listen.cert.as_mut()),
             ("listen.key", raw.listen.key.as_mut()),
             ("tor.arti_config", raw.tor.arti_config.as_mut()),
+            ("tor.socks_password_file", raw.tor.socks_password_file.as_mut()),
             ("discovery.ban_file", raw.discovery.ban_file.as_mut()),
         ];
         for (key, path) in paths {
@@ -111,8 +116,18 @@ impl UserDirs {
 /// Makes relative paths of a file start at the directory of the file.
 pub(super) fn join_to_folder(raw: &mut ConfigFile, file: Option<&Path>) {
     let Some(folder) = file.and_then(Path::parent) else { return };
-    let paths = [&mut raw.tor.arti_config, &mut raw.listen.cert, &mut raw.listen.key, &mut raw.discovery.ban_file];
-    for path in paths.into_iter().flatten() {
+    let socks = match &mut raw.tor.socks {
+        Some(SocksAddress::Unix(path)) => Some(path),
+        _ => None,
+    };
+    let paths = [
+        &mut raw.tor.arti_config,
+        &mut raw.tor.socks_password_file,
+        &mut raw.listen.cert,
+        &mut raw.listen.key,
+        &mut raw.discovery.ban_file,
+    ];
+    for path in paths.into_iter().flatten().chain(socks) {
         *path = folder.join(&*path);
     }
 }
@@ -128,7 +143,7 @@ mod tests {
     #[test]
     fn every_path_expands_the_home_directory() {
         let mut raw: ConfigFile = toml::from_str(
-            "data_dir = \"~\"\n[listen]\ncert = \"~/c\"\nkey = \"~/k\"\n[tor]\narti_config = \"~/a\"\n\
+            "data_dir = \"~\"\n[listen]\ncert = \"~/c\"\nkey = \"~/k\"\n[tor]\narti_config = \"~/a\"\nsocks_password_file = \"~/p\"\nsocks = \"unix:~/s\"\n\
              [discovery]\nban_file = \"~/b/~/c\"\n[backend]\nelectrum = \"unix:~/electrs\"\n",
         )
         .unwrap();
@@ -139,6 +154,8 @@ mod tests {
         assert_eq!(raw.listen.key.as_deref(), Some(Path::new("/home/me/k")));
         assert_eq!(raw.tor.arti_config.as_deref(), Some(Path::new("/home/me/a")));
         assert_eq!(raw.discovery.ban_file.as_deref(), Some(Path::new("/home/me/b/~/c")));
+        assert_eq!(raw.tor.socks_password_file.as_deref(), Some(Path::new("/home/me/p")));
+        assert_eq!(raw.tor.socks, Some("unix:/home/me/s".parse().unwrap()));
         assert_eq!(raw.backend.electrum, Some("unix:/home/me/electrs".parse().unwrap()));
     }
 

@@ -83,8 +83,16 @@ impl Config {
         }
         // Secrets are hidden in the output, but compared.
         let irc = &self.effective.irc;
-        for (key, secret) in [("irc.password", &irc.password), ("irc.sasl_password", &irc.sasl_password)] {
-            flat.extend(secret.iter().map(|secret| (key.to_owned(), secret.expose().into())));
+        let login = self.tor.settings.socks.first().and_then(|port| port.login.as_ref());
+        let tor = &self.effective.tor;
+        let tor_key = if tor.socks_password.is_some() { "tor.socks_password" } else { "tor.socks_password_file" };
+        let secrets = [
+            ("irc.password", irc.password.as_ref()),
+            ("irc.sasl_password", irc.sasl_password.as_ref()),
+            (tor_key, login.map(|login| &login.password)),
+        ];
+        for (key, secret) in secrets {
+            flat.extend(secret.map(|secret| (key.to_owned(), secret.expose().into())));
         }
         Ok(flat)
     }

@@ -1,6 +1,6 @@
 //! Resolved configuration: the checked configuration of each module.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -80,7 +80,6 @@ impl Config {
         let data_dir = file.data_dir.clone().ok_or_else(|| {
             invalid("data_dir", "no default, since neither XDG_DATA_HOME nor HOME is set; set a directory".to_owned())
         })?;
-        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let limits = limits::resolve(&mut file.limits)?;
         let listen = ListenConfig::resolve(&mut file.listen, &data_dir)?;
         let default_port = network.default_ports().tcp().unwrap_or(Port::MIN);
@@ -88,8 +87,9 @@ impl Config {
         let onion_host = file.identity.onion_host.clone();
         let dir = data_dir.join("tor");
         let inputs = TorInputs { listen: &file.listen, onion_host, onion_port, limits: &limits, dir };
-        let tor = tor::resolve(&mut file.tor, inputs, [loopback(9050), loopback(9150)])?;
+        let tor = tor::resolve(&mut file.tor, inputs)?;
         let backend = backend::resolve(&mut file.backend, tor.routing)?;
+        super::socks::check_isolation(&file)?;
         let (page, status) = super::status::resolve(&mut file.status)?;
         let peers_as_backend = backend.uses_peers();
         if peers_as_backend && !backend.has_server() && file.identity.announce == Some(true) {

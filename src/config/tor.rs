@@ -1,9 +1,8 @@
 //! The `[tor]` section, with the onion keys of other sections.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{InvalidValue, ListenSection, TorSection, invalid};
+use super::{InvalidValue, ListenSection, TorSection, invalid, socks};
 use crate::peer::{Host, Port};
 use crate::route::RoutingPolicy;
 use crate::server::Limits;
@@ -35,18 +34,14 @@ pub(super) struct TorInputs<'a> {
 const NOT_BUILT_IN: &str = "this build has no embedded Tor; use tor.mode = \"socks\"";
 
 /// Fills in defaults and checks the section.
-pub(super) fn resolve(
-    section: &mut TorSection,
-    inputs: TorInputs<'_>,
-    default_socks: [SocketAddr; 2],
-) -> Result<TorConfig, InvalidValue> {
+pub(super) fn resolve(section: &mut TorSection, inputs: TorInputs<'_>) -> Result<TorConfig, InvalidValue> {
     let onion = inputs.listen.onion;
     let port = inputs.onion_port;
     let onion_host = resolve_onion_host(&inputs, port)?;
     let mode = match section.mode {
         Some(mode) => mode,
         // A configured external Tor takes precedence over the automatic choice.
-        None if section.socks.is_some() || onion_host.is_some() => Mode::Socks,
+        None if section.socks.is_some() || section.socks_user.is_some() || onion_host.is_some() => Mode::Socks,
         None => Mode::Auto,
     };
     section.mode = Some(mode);
@@ -55,6 +50,9 @@ pub(super) fn resolve(
     match mode {
         Mode::Embedded if !IS_EMBEDDED => return Err(invalid("tor.mode", NOT_BUILT_IN.to_owned())),
         Mode::Embedded | Mode::Off if section.socks.is_some() => return not_with("tor.socks", "this tor.mode"),
+        Mode::Embedded | Mode::Off if section.socks_user.is_some() => {
+            return not_with("tor.socks_user", "this tor.mode");
+        }
         Mode::Socks | Mode::Off if section.arti_config.is_some() => {
             return not_with("tor.arti_config", "this tor.mode");
         }
@@ -74,10 +72,9 @@ pub(super) fn resolve(
             return not_with("identity.onion_host", "listen.onion");
         }
     }
-    let socks = match (mode, section.socks) {
-        (Mode::Off | Mode::Embedded, _) => Vec::new(),
-        (_, Some(address)) => vec![address],
-        (_, None) => default_socks.to_vec(),
+    let socks = match mode {
+        Mode::Off | Mode::Embedded => Vec::new(),
+        Mode::Auto | Mode::Socks => socks::resolve(section, is_only)?,
     };
     let runs_service = IS_EMBEDDED && matches!(mode, Mode::Auto | Mode::Embedded) && onion != Some(false);
     let streams = u32::try_from(inputs.limits.sessions_per_source).unwrap_or(u32::MAX);

@@ -7,7 +7,6 @@ mod socks_monitor;
 #[cfg(feature = "embedded-tor")]
 mod startup;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -23,7 +22,7 @@ pub use onion_monitor::{OnionMonitor, OnionServiceState};
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
 use crate::clock::Time;
-use crate::dial::{self, Stream};
+use crate::dial::{self, SocksPort, Stream};
 use crate::peer::Port;
 use crate::tor_state::{OnionError, TorProbe, TorSource, TorState};
 
@@ -50,8 +49,8 @@ pub const IS_EMBEDDED: bool = cfg!(feature = "embedded-tor");
 pub struct TorOptions {
     /// Which Tor is used.
     pub mode: Mode,
-    /// SOCKS addresses to check, in this order.
-    pub socks: Vec<SocketAddr>,
+    /// SOCKS ports to check, in this order.
+    pub socks: Vec<SocksPort>,
     /// Directory of the embedded Tor's state and cache.
     pub dir: PathBuf,
     /// Arti configuration in TOML that overrides Waypost's defaults.

@@ -78,7 +78,7 @@ fn complete_statuses() -> Vec<Value> {
         .map(|tor| {
             let status: Status = serde_json::from_value(json!({
                 "version": "0.1.0", "network": "regtest", "uptime_secs": 1, "tor": tor, "network_down": false,
-                "tor_source": { "kind": "socks", "addresses": ["127.0.0.1:9050"], "until": 1, "clearnet": "allowed" },
+                "tor_source": { "kind": "socks", "addresses": ["127.0.0.1:9050"], "until": 1, "clearnet": "allowed", "shares_circuits": false },
                 "clearnet_blocked": "x", "onion_error": { "stage": "launch", "reason": "x" },
                 "onion": { "host": "x.onion", "port": 1, "last_reached": 1, "failures": 1, "error": "x", "listed_by": 1, "peers_of_its_kind": 1 },
                 "clearnet": {
