@@ -98,7 +98,10 @@ fn style(name: &str, status: &Status) -> Style {
     match name {
         "tor" => tor_style(&status.tor),
         "network" | "blocked" | "no onion" => Style::Wrong,
-        "onion" => style_if(status.onion.as_ref().is_some_and(|name| name.error.is_some()), Style::Doubtful),
+        "onion" => style_if(
+            status.onion.as_ref().is_some_and(|name| name.error.is_some() || name.tls_error.is_some()),
+            Style::Doubtful,
+        ),
         "clearnet" => {
             let is_doubtful = |name: &ClearnetStatus| {
                 name.last_reached.is_none() || name.error.is_some() || !name.warnings.is_empty()
@@ -213,8 +216,13 @@ fn onion(onion: &OnionStatus) -> String {
         (None, None) => "not reached yet and not advertised".to_owned(),
     };
     let listings = onion.last_reached.map(|_| format!(", {}", onion.listings)).unwrap_or_default();
+    let tls = match (onion.tls_port, &onion.tls_error) {
+        (Some(port), Some(reason)) => format!("; TLS port {port} not reached: {reason}"),
+        (Some(port), None) => format!("; TLS port {port}"),
+        (None, _) => String::new(),
+    };
     // Without a comma, the address and port fit into a line of 80 characters.
-    format!("{}:{} {reachability}{listings}", onion.host, onion.port)
+    format!("{}:{} {reachability}{listings}{tls}", onion.host, onion.port)
 }
 
 fn counts(peers: &Counts) -> String {

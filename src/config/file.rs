@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{HumanDuration, PageAddress};
+use super::{HumanDuration, PageAddress, PortList};
 use crate::backend::BackendTargets;
 use crate::network::Network;
 use crate::peer::{Endpoint, Host, Port};
@@ -117,10 +117,22 @@ config_section! {
         /// Whether to serve clients on an onion service of the embedded Tor. With true,
         /// `tor.mode = "auto"` chooses the embedded Tor. Default: true if the embedded Tor is used.
         onion: bool,
-        /// Port of the onion service, embedded or external. Default: the network's usual TCP port.
-        onion_port: Port,
+        /// Port of the onion service, embedded or external, for TCP. A list has several ports: all serve clients, and
+        /// the first is advertised. Default: the network's usual TCP port.
+        onion_port: PortList,
+        /// Port of the onion service for TLS, with a self-signed certificate of its own. Default: the network's usual
+        /// TLS port with `onion_tls`, and otherwise none.
+        onion_tls_port: Port,
+        /// Number of introduction points of the embedded onion service. From 3 to 20. Default: 3.
+        onion_introduction_points: u8,
+        /// Directory with the public keys of the only clients that can reach the embedded onion service, in files
+        /// `NAME.auth` as in C tor's `authorized_clients`. The onion name is then not advertised. Default: none, so
+        /// all clients can.
+        onion_clients: PathBuf,
         /// Addresses at which an external Tor delivers the clients of `identity.onion_host`. Default: none.
         onion_tcp: Vec<SocketAddr>,
+        /// The same for clients that use TLS. Default: none.
+        onion_tls: Vec<SocketAddr>,
         /// Addresses or networks of proxies, such as HAProxy or nginx, whose connections begin with a PROXY header,
         /// version 1 or 2. The source in it is then the client's address. All other connections with a header are
         /// closed. `tls=10.0.0.1` limits an entry to one of `tcp`, `tls`, `ws` and `wss`. List only addresses at which

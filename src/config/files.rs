@@ -15,7 +15,7 @@ impl Config {
         let certificate = &self.listen.certificate;
         let is_checked = match certificate {
             CertificateSource::Configured { .. } => true,
-            CertificateSource::SelfSigned(_) => {
+            CertificateSource::SelfSigned(_) | CertificateSource::OnionSelfSigned(_) => {
                 let has_tls = |kind| !self.listen.addresses(kind).is_empty();
                 (has_tls(ListenKind::Tls) || has_tls(ListenKind::Wss))
                     && certificate.paths().iter().all(|path| path.exists())

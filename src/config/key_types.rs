@@ -21,6 +21,7 @@ const FORMS: &[Form] = &[
             ("listen.ws", "[\"0.0.0.0:50003\"]"),
             ("listen.wss", "[\"0.0.0.0:50004\"]"),
             ("listen.onion_tcp", "[\"127.0.0.1:50011\"]"),
+            ("listen.onion_tls", "[\"127.0.0.1:50012\"]"),
         ],
     },
     Form { kind: "IP:PORT, HOST:PORT or unix:PATH", examples: &[("tor.socks", "\"127.0.0.1:9050\"")] },
@@ -49,13 +50,14 @@ const FORMS: &[Form] = &[
     Form {
         kind: "a port, from 1 to 65535",
         examples: &[
-            ("listen.onion_port", "50001"),
+            ("listen.onion_tls_port", "50002"),
             ("identity.tcp_port", "50001"),
             ("identity.ssl_port", "50002"),
             ("identity.ws_port", "50003"),
             ("identity.wss_port", "50004"),
         ],
     },
+    Form { kind: "a port or a list of ports", examples: &[("listen.onion_port", "50001")] },
     Form {
         kind: "a duration",
         examples: &[
@@ -72,6 +74,7 @@ const FORMS: &[Form] = &[
     Form {
         kind: "a whole number",
         examples: &[
+            ("listen.onion_introduction_points", "3"),
             ("discovery.fallback_onions", "3"),
             ("discovery.max_probes", "32"),
             ("discovery.max_tor_probes", "8"),
@@ -110,6 +113,7 @@ const FORMS: &[Form] = &[
             ("data_dir", "\"/var/lib/waypost\""),
             ("listen.cert", "\"cert.pem\""),
             ("listen.key", "\"key.pem\""),
+            ("listen.onion_clients", "\"authorized_clients\""),
             ("tor.arti_config", "\"arti.toml\""),
             ("tor.socks_password_file", "\"/run/credentials/waypost.service/tor\""),
             ("discovery.ban_file", "\"bans\""),

@@ -57,7 +57,9 @@ impl Config {
     pub fn use_certificate_of(&mut self, other: &Config) {
         self.listen.certificate = match &other.listen.certificate {
             configured @ CertificateSource::Configured { .. } => configured.clone(),
-            CertificateSource::SelfSigned(_) => CertificateSource::SelfSigned(self.data_dir.clone()),
+            CertificateSource::SelfSigned(_) | CertificateSource::OnionSelfSigned(_) => {
+                CertificateSource::SelfSigned(self.data_dir.clone())
+            }
         };
         self.effective.listen.cert = other.effective.listen.cert.clone();
         self.effective.listen.key = other.effective.listen.key.clone();

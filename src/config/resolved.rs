@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::backend::{self, BackendConfig};
 use super::human_duration::Maximum;
 use super::irc::{self, IrcInputs};
+use super::onion::OnionKeys;
 use super::tor::{self, TorInputs};
 use super::{
     ConfigFile, DiscoverySection, IdentitySection, InvalidValue, ListenConfig, LogFormat, PageAddress, TorConfig,
@@ -18,7 +19,7 @@ use crate::electrum::identity::{BackendState, Identity};
 use crate::irc_discovery;
 use crate::netgroup::is_public;
 use crate::network::Network;
-use crate::peer::{Endpoint, Host, Port, Ports, RealName};
+use crate::peer::{Endpoint, Host, Ports, RealName};
 use crate::route::RoutingPolicy;
 use crate::server::Limits;
 use crate::status_page;
@@ -82,11 +83,10 @@ impl Config {
         })?;
         let limits = limits::resolve(&mut file.limits)?;
         let listen = ListenConfig::resolve(&mut file.listen, &data_dir)?;
-        let default_port = network.default_ports().tcp().unwrap_or(Port::MIN);
-        let onion_port = *file.listen.onion_port.get_or_insert(default_port);
+        let onion = OnionKeys::resolve(&mut file.listen, network)?;
         let onion_host = file.identity.onion_host.clone();
         let dir = data_dir.join("tor");
-        let inputs = TorInputs { listen: &file.listen, onion_host, onion_port, limits: &limits, dir };
+        let inputs = TorInputs { listen: &file.listen, onion_host, onion, limits: &limits, dir };
         let tor = tor::resolve(&mut file.tor, inputs)?;
         let backend = backend::resolve(&mut file.backend, tor.routing)?;
         super::socks::check_isolation(&file)?;

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::onion::OnionKeys;
 use super::{InvalidValue, ListenSection, TorSection, invalid, socks};
-use crate::peer::{Host, Port};
+use crate::peer::{Host, Ports};
 use crate::route::RoutingPolicy;
 use crate::server::Limits;
 use crate::tor::{self, IS_EMBEDDED, Mode, OnionServiceOptions};
@@ -15,8 +16,8 @@ pub struct TorConfig {
     pub settings: tor::TorOptions,
     /// Route to peers.
     pub routing: RoutingPolicy,
-    /// Name and port of the onion service that an external Tor runs. `None`: no such service.
-    pub onion_host: Option<(Host, Port)>,
+    /// Name and ports of the onion service that an external Tor runs. `None`: no such service.
+    pub onion_host: Option<(Host, Ports)>,
 }
 
 /// Values of other sections that `resolve` needs.
@@ -24,8 +25,8 @@ pub struct TorConfig {
 pub(super) struct TorInputs<'a> {
     pub listen: &'a ListenSection,
     pub onion_host: Option<Host>,
-    /// Port of the onion service, embedded or external.
-    pub onion_port: Port,
+    /// Keys of the onion service, embedded or external.
+    pub onion: OnionKeys,
     pub limits: &'a Limits,
     /// Directory of the embedded Tor.
     pub dir: PathBuf,
@@ -36,8 +37,7 @@ const NOT_BUILT_IN: &str = "this build has no embedded Tor; use tor.mode = \"soc
 /// Fills in defaults and checks the section.
 pub(super) fn resolve(section: &mut TorSection, inputs: TorInputs<'_>) -> Result<TorConfig, InvalidValue> {
     let onion = inputs.listen.onion;
-    let port = inputs.onion_port;
-    let onion_host = resolve_onion_host(&inputs, port)?;
+    let onion_host = resolve_onion_host(&inputs)?;
     let mode = match section.mode {
         Some(mode) => mode,
         // A configured external Tor takes precedence over the automatic choice.
@@ -78,11 +78,18 @@ pub(super) fn resolve(section: &mut TorSection, inputs: TorInputs<'_>) -> Result
     };
     let runs_service = IS_EMBEDDED && matches!(mode, Mode::Auto | Mode::Embedded) && onion != Some(false);
     let streams = u32::try_from(inputs.limits.sessions_per_source).unwrap_or(u32::MAX);
-    let service = runs_service.then_some(OnionServiceOptions {
-        port,
+    if !runs_service {
+        inputs.onion.check_without_service(inputs.listen)?;
+    }
+    let OnionKeys { ports, tls_port, introduction_points, clients } = inputs.onion;
+    let service = runs_service.then(|| OnionServiceOptions {
+        ports: ports.iter().collect(),
+        tls_port,
         required: onion == Some(true),
         circuits: inputs.limits.sessions,
         streams,
+        introduction_points,
+        clients,
     });
     let overrides = section.arti_config.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
     let routing = if is_only { RoutingPolicy::TorOnly } else { RoutingPolicy::Split };
@@ -91,7 +98,7 @@ pub(super) fn resolve(section: &mut TorSection, inputs: TorInputs<'_>) -> Result
 }
 
 /// Returns the onion service of an external Tor, if one is configured.
-fn resolve_onion_host(inputs: &TorInputs<'_>, port: Port) -> Result<Option<(Host, Port)>, InvalidValue> {
+fn resolve_onion_host(inputs: &TorInputs<'_>) -> Result<Option<(Host, Ports)>, InvalidValue> {
     match &inputs.onion_host {
         None => Ok(None),
         Some(host) if !host.is_onion() => Err(invalid("identity.onion_host", "expected an onion name".to_owned())),
@@ -99,7 +106,10 @@ fn resolve_onion_host(inputs: &TorInputs<'_>, port: Port) -> Result<Option<(Host
             "identity.onion_host",
             "needs listen.onion_tcp, with the address of HiddenServicePort in torrc".to_owned(),
         )),
-        Some(host) => Ok(Some((host.clone(), port))),
+        Some(host) => {
+            let ports = Ports::new(Some(inputs.onion.ports.first()), inputs.onion.tls_port);
+            Ok(ports.map(|ports| (host.clone(), ports)))
+        }
     }
 }
 

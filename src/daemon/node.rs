@@ -73,6 +73,7 @@ struct Sockets {
     control: UnixListener,
     control_path: PathBuf,
     tls: Option<TlsFiles>,
+    onion_tls: Option<Acceptor>,
     stop: StopSignal,
     sighup: Signal,
 }
@@ -205,7 +206,10 @@ impl Node {
             bans: self.storage.bans.subscribe(),
             inbox: self.inbox.clone(),
             limits: limits.subscribe(),
-            tls: self.sockets.tls.as_ref().map(|tls| tls.acceptor.clone()),
+            tls: PerIngress {
+                clearnet: self.sockets.tls.as_ref().map(|tls| tls.acceptor.clone()),
+                onion: self.sockets.onion_tls.clone(),
+            },
             backend: self.backend.clone(),
             max_line_bytes,
             memory,
@@ -224,7 +228,7 @@ impl Node {
         let (stop_book, book_stops) = oneshot::channel();
         let book = tokio::spawn(book.run(self.messages, book_stops));
 
-        let Sockets { listeners, page, control, control_path, tls, stop, sighup } = self.sockets;
+        let Sockets { listeners, page, control, control_path, tls, onion_tls: _, stop, sighup } = self.sockets;
         let has_onion_service = config.tor.settings.service.is_some();
         let ingresses = listeners.ingresses(has_onion_service, self.separation);
         let trusted_proxies = watch::Sender::new(Arc::new(config.listen.trusted_proxies.clone()));
@@ -318,12 +322,16 @@ impl Sockets {
         let listeners = Listeners::open(config)?;
         let page = platform::listen("status.listen", config.page.address().as_slice())?.pop();
         let tls = listeners.has_tls().then(|| TlsFiles::load(&config.listen.certificate)).transpose()?;
+        let service_has_tls = config.tor.settings.service.as_ref().is_some_and(|service| service.tls_port.is_some());
+        let needs_onion_tls = listeners.has_onion_tls() || service_has_tls;
+        let onion_tls = needs_onion_tls.then(|| TlsFiles::load(&config.listen.onion_certificate)).transpose()?;
+        let onion_tls = onion_tls.map(|tls| tls.acceptor);
         let control_path = config.control_path();
         let control =
             control::bind(&control_path).map_err(|error| DaemonError::Control { path: control_path.clone(), error })?;
         let stop = Box::pin(platform::stop_signals().map_err(start_error)?);
         let sighup = platform::sighup_stream().map_err(start_error)?;
-        Ok(Sockets { listeners, page, control, control_path, tls, stop, sighup })
+        Ok(Sockets { listeners, page, control, control_path, tls, onion_tls, stop, sighup })
     }
 
     fn addresses(&self) -> Vec<std::net::SocketAddr> {

@@ -145,7 +145,11 @@ mod tests {
         ];
         for (reply, expected) in cases {
             let socks = Socks::new(proxy(reply).await, 7);
-            assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(), expected, "{reply:?}");
+            assert_eq!(
+                socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.err().unwrap(),
+                expected,
+                "{reply:?}"
+            );
         }
     }
 
@@ -161,7 +165,7 @@ mod tests {
         }
         let host: Host = "88.99.0.2".parse().unwrap();
         let socks = Socks::new(proxy(&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]).await, 7);
-        assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(), ProbeError::Unreachable);
+        assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.err().unwrap(), ProbeError::Unreachable);
     }
 
     #[tokio::test]
@@ -170,7 +174,7 @@ mod tests {
         // The proxy refuses requests by address and resolves names, as SafeSocks does.
         let safe_socks = Socks::new(port(|request| if is_by_name(request) { RESOLVED } else { NOT_ALLOWED }).await, 7);
         assert_eq!(
-            safe_socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(),
+            safe_socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.err().unwrap(),
             ProbeError::TorPolicy
         );
         assert_eq!(*safe_socks.clearnet().borrow(), ClearnetAccess::NamesOnly);
@@ -178,7 +182,7 @@ mod tests {
         let unrestricted =
             Socks::new(port(|request| if request.get(1) == Some(&1) { NOT_ALLOWED } else { RESOLVED }).await, 7);
         assert_eq!(
-            unrestricted.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(),
+            unrestricted.connect(&host, Port::MIN, &IsolationGroup::Irc).await.err().unwrap(),
             ProbeError::Unreachable
         );
         assert_eq!(*unrestricted.clearnet().borrow(), ClearnetAccess::Allowed);
@@ -191,6 +195,6 @@ mod tests {
         socks.set_clearnet(ClearnetAccess::OnionOnly);
         assert_eq!(socks.resolve(&name, &IsolationGroup::Irc).await, Err(ProbeError::TorPolicy));
         let host = Host::Ip("88.99.0.2".parse().unwrap());
-        assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(), ProbeError::TorPolicy);
+        assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.err().unwrap(), ProbeError::TorPolicy);
     }
 }

@@ -106,7 +106,7 @@ pub(super) mod tests {
     const UNREACHABLE: &[u8] = &[5, 4, 0, 0, 0, 0, 0, 0, 0, 0];
 
     /// Starts a SOCKS5 port that requires a password if offered, and replies as `answer` says.
-    pub(crate) async fn port(answer: impl Fn(&[u8]) -> &'static [u8] + Send + 'static) -> SocksPort {
+    pub(crate) async fn port(answer: impl Fn(&[u8]) -> &'static [u8] + Send + Sync + 'static) -> SocksPort {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: SocksAddress = listener.local_addr().unwrap().to_string().parse().unwrap();
         tokio::spawn(async move {
@@ -149,7 +149,7 @@ pub(super) mod tests {
     }
 
     /// Starts a proxy on a Unix socket that accepts logins as `accepts` says.
-    fn gateway(path: &std::path::Path, accepts: impl Fn(&str) -> bool + Send + 'static) -> SocksAddress {
+    fn gateway(path: &std::path::Path, accepts: impl Fn(&str) -> bool + Send + Sync + 'static) -> SocksAddress {
         let listener = UnixListener::bind(path).unwrap();
         tokio::spawn(async move {
             loop {

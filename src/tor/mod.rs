@@ -7,6 +7,7 @@ mod socks_monitor;
 #[cfg(feature = "embedded-tor")]
 mod startup;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,7 @@ use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
 use crate::clock::Time;
 use crate::dial::{self, SocksPort, Stream};
-use crate::peer::Port;
+use crate::peer::{Port, Ports, Transport};
 use crate::tor_state::{OnionError, TorProbe, TorSource, TorState};
 
 /// Which Tor is used.
@@ -60,10 +61,12 @@ pub struct TorOptions {
 }
 
 /// Options of the onion service.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct OnionServiceOptions {
-    /// Virtual port of the service.
-    pub port: Port,
+    /// Virtual ports for TCP, none twice. The first is advertised.
+    pub ports: Vec<Port>,
+    /// Virtual port for TLS, not one of the others. `None`: TCP only.
+    pub tls_port: Option<Port>,
     /// Whether the operator asked for the service, which only the embedded Tor can run.
     pub required: bool,
     /// Maximum number of client circuits at the same time.
@@ -72,10 +75,42 @@ pub struct OnionServiceOptions {
     ///
     /// A wallet needs one. A client that opens more loses the circuit.
     pub streams: u32,
+    /// Number of introduction points, from 3 to 20. `None`: Arti's default, 3.
+    pub introduction_points: Option<u8>,
+    /// Directory with the keys of the only clients that can reach the service. `None`: all clients can.
+    pub clients: Option<PathBuf>,
 }
 
-/// Stream of a client of the onion service, and the number of its circuit.
-pub type OnionStream = (Box<dyn Stream>, u64);
+impl OnionServiceOptions {
+    /// Returns the ports that are advertised once they were reached.
+    pub fn advertised(&self) -> Option<Ports> {
+        Ports::new(self.ports.first().copied(), self.tls_port)
+    }
+
+    /// Returns the transport of a virtual port. `None` for ports that the service does not have.
+    pub fn transport(&self, port: u16) -> Option<Transport> {
+        if self.tls_port.is_some_and(|tls_port| tls_port.get() == port) {
+            return Some(Transport::Tls);
+        }
+        self.ports.iter().any(|own| own.get() == port).then_some(Transport::Tcp)
+    }
+}
+
+/// Stream of a client of the onion service.
+pub struct OnionStream {
+    /// Bytes of the stream.
+    pub stream: Box<dyn Stream>,
+    /// Number of its circuit.
+    pub circuit: u64,
+    /// Transport of the virtual port. The client starts a TLS handshake if it is TLS.
+    pub transport: Transport,
+}
+
+impl fmt::Debug for OnionStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnionStream").field("transport", &self.transport).finish_non_exhaustive()
+    }
+}
 
 /// State of Tor according to the book.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -138,7 +173,10 @@ async fn choose(settings: &TorOptions, channels: &TorChannels) -> TorBackend {
         Mode::Socks | Mode::Off => TorBackend::External,
         Mode::Embedded => TorBackend::Embedded,
         // The name of an existing service depends on its key in the embedded Tor's directory.
-        Mode::Auto if settings.service.is_some_and(|service| service.required) || embedded::has_key(&settings.dir) => {
+        Mode::Auto
+            if settings.service.as_ref().is_some_and(|service| service.required)
+                || embedded::has_key(&settings.dir) =>
+        {
             TorBackend::Embedded
         }
         Mode::Auto => startup::choose(&settings.socks, channels, startup::wait_limit()).await,

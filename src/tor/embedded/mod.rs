@@ -27,7 +27,7 @@ use crate::book::Event;
 use crate::book_handle::BookMessage;
 use crate::clock::{self, Time};
 use crate::dial::Client;
-use crate::peer::Host;
+use crate::peer::{Host, Port};
 use crate::tor_state::{OnionError, OnionFailure, TorKind, TorProbe, TorSource, TorState};
 
 /// Time for a client to find a relay that answers.
@@ -223,15 +223,17 @@ impl Supervisor {
 
     /// Launches the service if one is configured and a launch is due.
     fn launch(&self, client: &Client, launcher: &mut Launcher) {
-        let Some(service) = self.settings.service.filter(|_| launcher.is_due()) else { return };
+        let Some(service) = self.settings.service.as_ref().filter(|_| launcher.is_due()) else { return };
+        let Some(ports) = service.advertised() else { return };
         match service::launch(client, service, self.channels.onion_streams.clone()) {
             Ok((running, name)) => {
                 launcher.running = Some(running);
                 self.report_onion(None);
                 let name = Host::Onion(name);
                 if self.channels.onion_service.borrow().as_ref().is_none_or(|known| known.host != name) {
-                    tracing::info!(%name, port = service.port.get(), "the onion service was launched");
-                    self.channels.onion_service.send_replace(Some(OnionServiceState::new(name, service.port)));
+                    let port = ports.tcp().map(Port::get);
+                    tracing::info!(%name, port, "the onion service was launched");
+                    self.channels.onion_service.send_replace(Some(OnionServiceState::new(name, ports)));
                 }
             }
             Err(reason) => {
