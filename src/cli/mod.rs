@@ -90,7 +90,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 config.check_files().map_err(ConfigError::NamedFile)?;
                 config.check_bind().map_err(ConfigError::NamedFile)?;
             }
-            print_seed_warnings(&config);
+            print_warnings(&config);
             if json { print_json(config.effective()) } else { print(&toml::to_string(config.effective())?) }
         }
         Command::Probe(args) => block_on(probe::run(args, &config))?,
@@ -144,11 +144,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// Prints a warning for each seed that can't be added.
+/// Prints warnings about the configuration, and one for each seed that can't be added.
 ///
 /// Standard error is used since the standard output of `check-config` is a configuration.
-fn print_seed_warnings(config: &Config) {
-    let warnings = daemon::seed_warnings(config);
+fn print_warnings(config: &Config) {
+    let warnings = config.warnings().into_iter().chain(daemon::seed_warnings(config));
     #[expect(clippy::print_stderr, reason = "standard output is a configuration")]
     for warning in warnings {
         eprintln!("waypost: warning: {warning}");

@@ -227,6 +227,9 @@ impl TorSource {
 
 /// Finds a Tor on a SOCKS port, or starts the embedded one.
 async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<TorSource> {
+    if let Some(error) = config.tor.unread.first() {
+        bail!("this host needs Tor: {error}");
+    }
     let settings = &config.tor.settings;
     let mut failures = Vec::new();
     for port in &settings.socks {
@@ -255,7 +258,7 @@ async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<TorSo
 async fn embedded(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<TorSource> {
     let settings = &config.tor.settings;
     let progress = |percent, waiting_for: &str| step(&format!("embedded Tor, {percent} %: {waiting_for}"));
-    let client = crate::tor::bootstrap_ephemeral(&settings.dir, &settings.arti, progress).await;
+    let client = crate::tor::bootstrap_ephemeral(&settings.dir, &settings.arti, &settings.peer_keys, progress).await;
     Ok(TorSource::Embedded(Box::new(client.map_err(|reason| anyhow!("the embedded Tor does not start: {reason}"))?)))
 }
 

@@ -212,10 +212,16 @@ fn onion(onion: &OnionStatus) -> String {
         (Some(reached), Some(reason)) => {
             format!("reached {}, {} failed checks since: {reason}", ago(clock::now().since(reached)), onion.failures)
         }
+        (None, Some(reason)) if onion.restricted => format!("not reached yet: {reason}"),
+        (None, None) if onion.restricted => "not reached yet".to_owned(),
         (None, Some(reason)) => format!("not reached yet and not advertised: {reason}"),
         (None, None) => "not reached yet and not advertised".to_owned(),
     };
-    let listings = onion.last_reached.map(|_| format!(", {}", onion.listings)).unwrap_or_default();
+    let listings = match onion.last_reached {
+        _ if onion.restricted => "; not advertised, as only clients with a key find it".to_owned(),
+        Some(_) => format!(", {}", onion.listings),
+        None => String::new(),
+    };
     let tls = match (onion.tls_port, &onion.tls_error) {
         (Some(port), Some(reason)) => format!("; TLS port {port} not reached: {reason}"),
         (Some(port), None) => format!("; TLS port {port}"),

@@ -64,7 +64,7 @@ pub(super) fn status() -> Status {
         "clearnet_blocked": "Tor's SOCKS port accepts onion services only",
         "network_down": true,
         "onion": {
-            "host": ONION, "port": 50001, "tls_port": 50002, "tls_error": null, "last_reached": null, "failures": 3, "error": "its onion service wasn't found",
+            "host": ONION, "port": 50001, "restricted": false, "tls_port": 50002, "tls_error": null, "last_reached": null, "failures": 3, "error": "its onion service wasn't found",
             "listed_by": 0, "peers_of_its_kind": 0,
         },
         "onion_error": onion_error,

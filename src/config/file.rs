@@ -199,6 +199,9 @@ config_section! {
         only: bool,
         /// TOML file with settings of Arti, the embedded Tor, for example bridges. Default: none.
         arti_config: PathBuf,
+        /// Directory with keys for onion peers that require one, in files `NAME.auth_private` as in C tor's
+        /// `ClientOnionAuthDir`. Needs the embedded Tor. Default: none.
+        onion_auth_dir: PathBuf,
     }
 }
 

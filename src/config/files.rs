@@ -6,10 +6,13 @@ use crate::ban_list::Bans;
 use crate::server::{CertificateError, CertificateSource};
 
 impl Config {
-    /// Reads the ban file, AS map, certificate and key that the configuration names.
+    /// Reads the files with passwords and keys, ban file, AS map, certificate and key that the configuration names.
     ///
     /// Files that Waypost creates itself are read only if they exist. `tor.arti_config` is read by `resolve`.
     pub fn check_files(&self) -> Result<(), InvalidValue> {
+        if let Some(error) = self.tor.unread.first() {
+            return Err(error.clone());
+        }
         self.check_bans()?;
         self.check_as_map()?;
         let certificate = &self.listen.certificate;

@@ -115,6 +115,7 @@ const FORMS: &[Form] = &[
             ("listen.key", "\"key.pem\""),
             ("listen.onion_clients", "\"authorized_clients\""),
             ("tor.arti_config", "\"arti.toml\""),
+            ("tor.onion_auth_dir", "\"onion_auth\""),
             ("tor.socks_password_file", "\"/run/credentials/waypost.service/tor\""),
             ("discovery.ban_file", "\"bans\""),
             ("discovery.asmap", "\"asmap.dat\""),

@@ -1,10 +1,9 @@
 //! The keys `listen.onion_…`: ports and options of the onion service, embedded or external.
 
-use std::path::PathBuf;
-
 use super::{InvalidValue, ListenSection, PortList, in_range, invalid};
 use crate::network::Network;
 use crate::peer::Port;
+use crate::tor::{self, ClientKey};
 
 /// Checked keys of the onion service.
 #[derive(Debug)]
@@ -15,8 +14,10 @@ pub(super) struct OnionKeys {
     pub tls_port: Option<Port>,
     /// Number of introduction points. `None`: Arti's default.
     pub introduction_points: Option<u8>,
-    /// Directory with the keys of clients that may reach the service. `None`: all clients.
-    pub clients: Option<PathBuf>,
+    /// Keys of the clients that may reach the service. `None`: all clients.
+    pub clients: Option<Vec<ClientKey>>,
+    /// Why these keys can't be read. `None`: they were read, or there are none.
+    pub unread: Option<InvalidValue>,
 }
 
 impl OnionKeys {
@@ -40,7 +41,12 @@ impl OnionKeys {
                 Some(in_range("listen.onion_introduction_points", key, number, 3..=20)?)
             }
         };
-        Ok(OnionKeys { ports, tls_port, introduction_points, clients: section.onion_clients.clone() })
+        let (clients, unread) = match section.onion_clients.as_ref().map(|dir| tor::read_client_keys(dir)) {
+            None => (None, None),
+            Some(Ok(keys)) => (Some(keys), None),
+            Some(Err(error)) => (Some(Vec::new()), Some(invalid("listen.onion_clients", error.to_string()))),
+        };
+        Ok(OnionKeys { ports, tls_port, introduction_points, clients, unread })
     }
 
     /// Checks that keys for the service of the embedded Tor have an effect.
@@ -65,6 +71,7 @@ impl OnionKeys {
 mod tests {
     use super::*;
     use crate::config::{Config, ConfigFile};
+    use crate::tor::IS_EMBEDDED;
 
     const EXTERNAL: &str = "[identity]\nonion_host = \"explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion\"\n\
                             [listen]\nonion_tcp = [\"127.0.0.1:50011\"]\n";
@@ -97,11 +104,29 @@ mod tests {
     }
 
     #[test]
+    fn clients_are_read_for_the_embedded_service() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = format!("onion_clients = {:?}\n", dir.path());
+        let embedded = format!("[listen]\n{keys}");
+        if IS_EMBEDDED {
+            let error = resolve(&embedded).unwrap().check_files().unwrap_err();
+            assert!(error.key == "listen.onion_clients" && error.reason.contains("*.auth"), "{error}");
+        }
+        std::fs::write(dir.path().join("a.auth"), format!("descriptor:x25519:{}", "A".repeat(52))).unwrap();
+        if IS_EMBEDDED {
+            let config = resolve(&embedded).unwrap();
+            assert_eq!(config.check_files(), Ok(()));
+            assert_eq!(config.tor.settings.service.as_ref().unwrap().clients.as_ref().map(Vec::len), Some(1));
+            assert!(config.warnings().iter().any(|warning| warning.contains("not advertised")));
+        }
+        assert_eq!(resolve(&format!("{EXTERNAL}{keys}")).unwrap_err().key, "listen.onion_clients");
+    }
+
+    #[test]
     fn keys_without_effect_or_with_conflicts_are_refused() {
         let key = |text: &str| resolve(text).unwrap_err().key;
         assert_eq!(key(&format!("{EXTERNAL}onion_tls_port = 50002")), "listen.onion_tls_port");
         assert_eq!(key(&format!("{EXTERNAL}onion_introduction_points = 3")), "listen.onion_introduction_points");
-        assert_eq!(key(&format!("{EXTERNAL}onion_clients = \"/c\"")), "listen.onion_clients");
         assert_eq!(key("[listen]\nonion_port = [1, 2]\nonion_tls_port = 2"), "listen.onion_tls_port");
         for number in [2, 21] {
             let text = format!("[listen]\nonion_introduction_points = {number}");

@@ -83,6 +83,7 @@ impl UserDirs {
             ("listen.key", raw.listen.key.as_mut()),
             ("listen.onion_clients", raw.listen.onion_clients.as_mut()),
             ("tor.arti_config", raw.tor.arti_config.as_mut()),
+            ("tor.onion_auth_dir", raw.tor.onion_auth_dir.as_mut()),
             ("tor.socks_password_file", raw.tor.socks_password_file.as_mut()),
             ("discovery.ban_file", raw.discovery.ban_file.as_mut()),
         ];
@@ -123,6 +124,7 @@ pub(super) fn join_to_folder(raw: &mut ConfigFile, file: Option<&Path>) {
     };
     let paths = [
         &mut raw.tor.arti_config,
+        &mut raw.tor.onion_auth_dir,
         &mut raw.tor.socks_password_file,
         &mut raw.listen.cert,
         &mut raw.listen.key,
@@ -145,7 +147,7 @@ mod tests {
     #[test]
     fn every_path_expands_the_home_directory() {
         let mut raw: ConfigFile = toml::from_str(
-            "data_dir = \"~\"\n[listen]\ncert = \"~/c\"\nkey = \"~/k\"\nonion_clients = \"~/o\"\n[tor]\narti_config = \"~/a\"\nsocks_password_file = \"~/p\"\nsocks = \"unix:~/s\"\n\
+            "data_dir = \"~\"\n[listen]\ncert = \"~/c\"\nkey = \"~/k\"\nonion_clients = \"~/o\"\n[tor]\narti_config = \"~/a\"\nonion_auth_dir = \"~/u\"\nsocks_password_file = \"~/p\"\nsocks = \"unix:~/s\"\n\
              [discovery]\nban_file = \"~/b/~/c\"\n[backend]\nelectrum = \"unix:~/electrs\"\n",
         )
         .unwrap();
@@ -155,6 +157,7 @@ mod tests {
         assert_eq!(raw.listen.cert.as_deref(), Some(Path::new("/home/me/c")));
         assert_eq!(raw.listen.key.as_deref(), Some(Path::new("/home/me/k")));
         assert_eq!(raw.listen.onion_clients.as_deref(), Some(Path::new("/home/me/o")));
+        assert_eq!(raw.tor.onion_auth_dir.as_deref(), Some(Path::new("/home/me/u")));
         assert_eq!(raw.tor.arti_config.as_deref(), Some(Path::new("/home/me/a")));
         assert_eq!(raw.discovery.ban_file.as_deref(), Some(Path::new("/home/me/b/~/c")));
         assert_eq!(raw.tor.socks_password_file.as_deref(), Some(Path::new("/home/me/p")));

@@ -83,6 +83,16 @@ impl Config {
         if let Some(arti) = flat.get_mut("tor.arti_config") {
             *arti = toml::Value::Array(vec![arti.clone(), self.tor.settings.arti.clone().into()]);
         }
+        let clients = self.tor.settings.service.as_ref().and_then(|service| service.clients.as_ref());
+        if let (Some(value), Some(keys)) = (flat.get_mut("listen.onion_clients"), clients) {
+            let keys = keys.iter().map(|key| key.to_string().into());
+            *value = toml::Value::Array(std::iter::once(value.clone()).chain(keys).collect());
+        }
+        if let Some(value) = flat.get_mut("tor.onion_auth_dir") {
+            let keys = &self.tor.settings.peer_keys;
+            let keys = keys.iter().map(|key| format!("{} {}", key.onion, key.key.expose()).into());
+            *value = toml::Value::Array(std::iter::once(value.clone()).chain(keys).collect());
+        }
         // Secrets are hidden in the output, but compared.
         let irc = &self.effective.irc;
         let login = self.tor.settings.socks.first().and_then(|port| port.login.as_ref());

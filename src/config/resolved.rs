@@ -15,6 +15,7 @@ use super::{
 };
 use crate::backend::UpstreamAddr;
 use crate::book;
+use crate::dial::SocksPort;
 use crate::electrum::identity::{BackendState, Identity};
 use crate::irc_discovery;
 use crate::netgroup::is_public;
@@ -145,6 +146,21 @@ impl Config {
     /// Reading the printed result gives the same configuration, except for secrets, which are hidden.
     pub fn effective(&self) -> &ConfigFile {
         &self.effective
+    }
+
+    /// Returns consequences of the configuration that an operator may not expect.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.tor.settings.service.as_ref().is_some_and(|service| service.clients.is_some()) {
+            let text = "listen.onion_clients: the onion name is not advertised, as only these clients can reach it";
+            warnings.push(text.to_owned());
+        }
+        if self.tor.settings.socks.iter().any(SocksPort::shares_circuits) {
+            let text = "tor.socks_exact_login: connections to different peers may share circuits; IsolateDestAddr at the SocksPort in torrc \
+                        keeps them apart";
+            warnings.push(text.to_owned());
+        }
+        warnings
     }
 
     /// Returns the path of the peer database.

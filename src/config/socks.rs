@@ -14,8 +14,14 @@ const DEFAULT_ADDRESSES: [&str; 2] = ["127.0.0.1:9050", "127.0.0.1:9150"];
 const RESERVED_PREFIX: &str = "<torS0X>";
 
 /// Checks the keys and returns the ports to try, in this order.
-pub(super) fn resolve(section: &TorSection, is_only: bool) -> Result<Vec<SocksPort>, InvalidValue> {
-    let login = resolve_login(section)?;
+///
+/// A password file that can't be read is added to `unread`.
+pub(super) fn resolve(
+    section: &TorSection,
+    is_only: bool,
+    unread: &mut Vec<InvalidValue>,
+) -> Result<Vec<SocksPort>, InvalidValue> {
+    let login = resolve_login(section, unread)?;
     let port = |address| SocksPort { address, login: login.clone() };
     match &section.socks {
         Some(address) if is_only && address.is_dns_name() => {
@@ -45,7 +51,7 @@ pub(super) fn check_isolation(file: &ConfigFile) -> Result<(), InvalidValue> {
     Ok(())
 }
 
-fn resolve_login(section: &TorSection) -> Result<Option<SocksLogin>, InvalidValue> {
+fn resolve_login(section: &TorSection, unread: &mut Vec<InvalidValue>) -> Result<Option<SocksLogin>, InvalidValue> {
     let Some(user) = section.socks_user.clone() else {
         let keys = [
             ("tor.socks_password", section.socks_password.is_some()),
@@ -67,7 +73,13 @@ fn resolve_login(section: &TorSection) -> Result<Option<SocksLogin>, InvalidValu
     }
     let (key, password) = match (&section.socks_password, &section.socks_password_file) {
         (Some(password), None) => ("tor.socks_password", password.clone()),
-        (None, Some(path)) => ("tor.socks_password_file", read_password(path)?),
+        (None, Some(path)) => {
+            let password = read_password(path).unwrap_or_else(|error| {
+                unread.push(error);
+                Secret::new("unread")
+            });
+            ("tor.socks_password_file", password)
+        }
         (Some(_), Some(_)) => {
             let reason = "conflicts with tor.socks_password; remove one of the two";
             return Err(invalid("tor.socks_password_file", reason.to_owned()));
@@ -122,11 +134,17 @@ mod tests {
         assert_eq!(key("socks_user = \"wp\""), "tor.socks_password");
         assert_eq!(key("socks_password = \"pw\""), "tor.socks_password");
         assert_eq!(key("socks_exact_login = true"), "tor.socks_exact_login");
-        assert_eq!(key("socks_user = \"wp\"\nsocks_password_file = \"/nowhere/pw\""), "tor.socks_password_file");
         assert_eq!(key("socks_user = \"wp\"\nsocks_password = \"\""), "tor.socks_password");
         assert_eq!(key("socks_user = \"<torS0X>1\"\nsocks_password = \"pw\""), "tor.socks_user");
         let embedded = "mode = \"off\"\nsocks_user = \"wp\"\nsocks_password = \"pw\"";
         assert_eq!(key(embedded), "tor.socks_user");
+    }
+
+    #[test]
+    fn unreadable_password_stops_the_daemon_but_no_other_command() {
+        let text = "data_dir = \"/d\"\n[tor]\nsocks_user = \"wp\"\nsocks_password_file = \"/nowhere/pw\"\n";
+        let config = Config::resolve(toml::from_str(text).unwrap()).unwrap();
+        assert_eq!(config.check_files().unwrap_err().key, "tor.socks_password_file");
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct TorConfig {
     pub routing: RoutingPolicy,
     /// Name and ports of the onion service that an external Tor runs. `None`: no such service.
     pub onion_host: Option<(Host, Ports)>,
+    /// Errors of files with passwords and keys, which only the daemon may be able to read.
+    pub unread: Vec<InvalidValue>,
 }
 
 /// Values of other sections that `resolve` needs.
@@ -56,6 +58,11 @@ pub(super) fn resolve(section: &mut TorSection, inputs: TorInputs<'_>) -> Result
         Mode::Socks | Mode::Off if section.arti_config.is_some() => {
             return not_with("tor.arti_config", "this tor.mode");
         }
+        Mode::Socks if section.onion_auth_dir.is_some() => {
+            let reason = "needs the embedded Tor; an external Tor has ClientOnionAuthDir in torrc";
+            return Err(invalid("tor.onion_auth_dir", reason.to_owned()));
+        }
+        Mode::Off if section.onion_auth_dir.is_some() => return not_with("tor.onion_auth_dir", "this tor.mode"),
         Mode::Socks | Mode::Off if onion == Some(true) => return not_with("listen.onion", "this tor.mode"),
         Mode::Off if is_only => return not_with("tor.only", "tor.mode = \"off\""),
         Mode::Embedded | Mode::Off if onion_host.is_some() => return not_with("identity.onion_host", "this tor.mode"),
@@ -63,6 +70,9 @@ pub(super) fn resolve(section: &mut TorSection, inputs: TorInputs<'_>) -> Result
     }
     if !IS_EMBEDDED && section.arti_config.is_some() {
         return Err(invalid("tor.arti_config", NOT_BUILT_IN.to_owned()));
+    }
+    if !IS_EMBEDDED && section.onion_auth_dir.is_some() {
+        return Err(invalid("tor.onion_auth_dir", NOT_BUILT_IN.to_owned()));
     }
     if onion == Some(true) {
         if !IS_EMBEDDED {
@@ -72,16 +82,18 @@ pub(super) fn resolve(section: &mut TorSection, inputs: TorInputs<'_>) -> Result
             return not_with("identity.onion_host", "listen.onion");
         }
     }
+    let mut unread = Vec::new();
     let socks = match mode {
         Mode::Off | Mode::Embedded => Vec::new(),
-        Mode::Auto | Mode::Socks => socks::resolve(section, is_only)?,
+        Mode::Auto | Mode::Socks => socks::resolve(section, is_only, &mut unread)?,
     };
     let runs_service = IS_EMBEDDED && matches!(mode, Mode::Auto | Mode::Embedded) && onion != Some(false);
     let streams = u32::try_from(inputs.limits.sessions_per_source).unwrap_or(u32::MAX);
     if !runs_service {
         inputs.onion.check_without_service(inputs.listen)?;
     }
-    let OnionKeys { ports, tls_port, introduction_points, clients } = inputs.onion;
+    let OnionKeys { ports, tls_port, introduction_points, clients, unread: unread_clients } = inputs.onion;
+    unread.extend(unread_clients);
     let service = runs_service.then(|| OnionServiceOptions {
         ports: ports.iter().collect(),
         tls_port,
@@ -92,9 +104,14 @@ pub(super) fn resolve(section: &mut TorSection, inputs: TorInputs<'_>) -> Result
         clients,
     });
     let overrides = section.arti_config.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
+    let peer_keys = section.onion_auth_dir.as_ref().map_or(Ok(Vec::new()), |dir| tor::read_peer_keys(dir));
+    let peer_keys = peer_keys.unwrap_or_else(|error| {
+        unread.push(invalid("tor.onion_auth_dir", error.to_string()));
+        Vec::new()
+    });
     let routing = if is_only { RoutingPolicy::TorOnly } else { RoutingPolicy::Split };
-    let settings = tor::TorOptions { mode, socks, dir: inputs.dir, arti: overrides, service };
-    Ok(TorConfig { settings, routing, onion_host })
+    let settings = tor::TorOptions { mode, socks, dir: inputs.dir, arti: overrides, peer_keys, service };
+    Ok(TorConfig { settings, routing, onion_host, unread })
 }
 
 /// Returns the onion service of an external Tor, if one is configured.

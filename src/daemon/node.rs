@@ -124,6 +124,9 @@ impl Node {
                 variables = ?config.ignored_variables, "ignored the environment variables of Kubernetes services"
             );
         }
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
         tracing::info!(
             network = %config.book.network, peers = storage.loaded.entries.len(), listening = ?sockets.listeners.names(),
             "waypost {} is up", env!("CARGO_PKG_VERSION")

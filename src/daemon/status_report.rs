@@ -73,6 +73,7 @@ pub(crate) fn onion(state: &OnionServiceState, listings: ListingCount) -> OnionS
     OnionStatus {
         host: state.host.to_string(),
         port: state.ports.tcp().map_or(0, Port::get),
+        restricted: state.is_restricted,
         tls_port: state.ports.tls().map(Port::get),
         tls_error: state.tls.last_error.clone(),
         last_reached: state.last_reached,

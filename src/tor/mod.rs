@@ -1,5 +1,6 @@
 //! Detection and supervision of Tor, and the node's onion service.
 
+mod client_keys;
 #[cfg(feature = "embedded-tor")]
 mod embedded;
 mod onion_monitor;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
+pub use client_keys::{ClientKey, ClientKeyError, PeerKey, read_client_keys, read_peer_keys};
 #[cfg(feature = "embedded-tor")]
 pub use embedded::{
     ArtiConfigError, DirLock, EphemeralClient, ExistingKey, LockError, OnionKeyError, bootstrap_ephemeral, check,
@@ -56,6 +58,8 @@ pub struct TorOptions {
     pub dir: PathBuf,
     /// Arti configuration in TOML that overrides Waypost's defaults.
     pub arti: String,
+    /// Keys for onion peers that require one. Used by the embedded Tor.
+    pub peer_keys: Vec<PeerKey>,
     /// The onion service. `None`: none is launched.
     pub service: Option<OnionServiceOptions>,
 }
@@ -77,8 +81,8 @@ pub struct OnionServiceOptions {
     pub streams: u32,
     /// Number of introduction points, from 3 to 20. `None`: Arti's default, 3.
     pub introduction_points: Option<u8>,
-    /// Directory with the keys of the only clients that can reach the service. `None`: all clients can.
-    pub clients: Option<PathBuf>,
+    /// Keys of the only clients that can reach the service. `None`: all clients can.
+    pub clients: Option<Vec<ClientKey>>,
 }
 
 impl OnionServiceOptions {

@@ -56,6 +56,8 @@ pub struct OnionServiceState {
     pub host: Host,
     /// The virtual ports. Those for TLS are advertised only once reached.
     pub ports: Ports,
+    /// Whether only clients with a key find the service. Its name is then not advertised.
+    pub is_restricted: bool,
     /// Reachability of the port for TLS, if there is one.
     pub tls: TlsPortState,
     /// Time of the last success through Tor. `None`: none yet.
@@ -70,7 +72,7 @@ impl OnionServiceState {
     /// Creates the state of a name that was not checked yet.
     pub fn new(host: Host, ports: Ports) -> OnionServiceState {
         let tls = TlsPortState::default();
-        OnionServiceState { host, ports, tls, last_reached: None, failures: 0, last_error: None }
+        OnionServiceState { host, ports, is_restricted: false, tls, last_reached: None, failures: 0, last_error: None }
     }
 
     /// Returns the ports to advertise after a success: not that for TLS unless it was reached.
@@ -184,9 +186,12 @@ impl OnionMonitor {
                 if is_change {
                     tracing::info!(name = %name.host, "the onion name is reachable");
                 }
+                let _ = self.inbox.send(BookMessage::Event(Event::TorPathProven)).await;
+                if name.is_restricted {
+                    return failures;
+                }
                 let ports = name.reached_ports();
                 self.publish_onion(&name.host, ports);
-                let _ = self.inbox.send(BookMessage::Event(Event::TorPathProven)).await;
                 let listed = Box::new(self.local_identity.borrow().identity.listed(&name.host, ports, None));
                 let _ = self.inbox.send(BookMessage::Event(Event::SelfReachable(listed))).await;
             }

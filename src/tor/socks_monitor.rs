@@ -146,12 +146,6 @@ impl Monitor {
             }
             _ => {
                 tracing::info!(address = %port.address, "found Tor on its SOCKS port");
-                if port.shares_circuits() {
-                    tracing::warn!(
-                        "streams to different peers may share a circuit, as tor.socks_exact_login is set; \
-                         IsolateDestAddr at the SocksPort in torrc keeps peers apart"
-                    );
-                }
                 let socks = Socks::new(port, self.secret);
                 socks.set_clearnet(access);
                 self.channels.connector.send_replace(Some(TorConnector::Socks(socks.clone())));

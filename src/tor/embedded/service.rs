@@ -1,6 +1,7 @@
 //! The onion service of the embedded Tor: from rendezvous circuits to client streams.
 
 use std::io;
+use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,10 +15,12 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 use tor_cell::relaycell::msg::{Connected, End, EndReason};
 use tor_hsservice::config::TokenBucketConfig;
+use tor_hsservice::config::restricted_discovery::HsClientNickname;
 use tor_hsservice::{RendRequest, RunningOnionService, StreamRequest};
 use tor_proto::stream::IncomingStreamRequest;
 
 use super::client_config::error_chain;
+use super::key_files::{OwnKey, public_key};
 use super::keys::NICKNAME;
 use super::status_text::explain_permissions;
 use crate::dial::Client;
@@ -53,25 +56,40 @@ impl Drop for Running {
 pub(super) fn launch(
     client: &Client,
     options: &OnionServiceOptions,
+    tor_dir: &Path,
     onion_streams: mpsc::Sender<OnionStream>,
 ) -> Result<(Running, OnionAddress), String> {
-    let config = config(options).map_err(|error| error_chain(&error))?;
+    let own_key = options.clients.as_ref().map(|_| OwnKey::generate()).transpose()?;
+    let config = config(options, own_key.as_ref()).map_err(|error| error_chain(&error))?;
     let launched = client.launch_onion_service(config).map_err(|error| explain_permissions(&error))?;
     let (service, requests) = launched.ok_or("the service is disabled in Arti's configuration")?;
     let name = service.onion_address().ok_or("the service's key can't be read")?;
     let name = OnionAddress::from_public_key(*name.as_ref());
+    if let Some(key) = own_key {
+        key.store(tor_dir, &name)?;
+    }
     let acceptor = tokio::spawn(accept_rendezvous(requests, Arc::new(options.clone()), onion_streams)).abort_handle();
     Ok((Running { _service: service, acceptor }, name))
 }
 
-fn config(options: &OnionServiceOptions) -> Result<OnionServiceConfig, tor_config::ConfigBuildError> {
-    let nickname = NICKNAME.to_owned().try_into().map_err(|_| tor_config::ConfigBuildError::Invalid {
-        field: "nickname".to_owned(),
-        problem: NICKNAME.to_owned(),
-    })?;
+fn config(
+    options: &OnionServiceOptions,
+    own_key: Option<&OwnKey>,
+) -> Result<OnionServiceConfig, tor_config::ConfigBuildError> {
+    let invalid = |problem: String| tor_config::ConfigBuildError::Invalid { field: "nickname".to_owned(), problem };
+    let nickname = NICKNAME.to_owned().try_into().map_err(|_| invalid(NICKNAME.to_owned()))?;
     let mut builder = OnionServiceConfigBuilder::default();
     if let Some(number) = options.introduction_points {
         builder.num_intro_points(number);
+    }
+    if let Some(clients) = &options.clients {
+        let restricted = builder.restricted_discovery();
+        restricted.enabled(true);
+        for (number, key) in clients.iter().copied().chain(own_key.map(OwnKey::public)).enumerate() {
+            let client = format!("client-{number}");
+            let name: HsClientNickname = client.parse().map_err(|_| invalid(client))?;
+            restricted.static_keys().access().push((name, public_key(key)));
+        }
     }
     builder
         .nickname(nickname)
