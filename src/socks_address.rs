@@ -1,4 +1,4 @@
-//! Address of a SOCKS port: TCP, by IP address or host name, or a Unix socket.
+//! Address of a SOCKS port: IP address, host name or Unix socket.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +12,9 @@ use crate::peer::{Endpoint, Host};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum SocksAddress {
-    /// TCP port of an address, or of a name that is resolved for each connection. Never an onion name.
+    /// TCP port of an address or name, never of an onion name.
+    ///
+    /// A name is resolved for each connection.
     Tcp(Endpoint),
     /// Unix socket, as C tor's `SocksPort unix:PATH`.
     Unix(PathBuf),

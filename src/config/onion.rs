@@ -1,4 +1,4 @@
-//! The keys `listen.onion_…`: ports and options of the onion service, embedded or external.
+//! The keys `listen.onion_…`: ports and options of the onion service.
 
 use super::{InvalidValue, ListenSection, PortList, in_range, invalid};
 use crate::network::Network;
@@ -25,7 +25,7 @@ impl OnionKeys {
     pub(super) fn resolve(section: &mut ListenSection, network: Network) -> Result<OnionKeys, InvalidValue> {
         let defaults = network.default_ports();
         let ports = section.onion_port.get_or_insert_with(|| defaults.tcp().unwrap_or(Port::MIN).into()).clone();
-        let has_tls_listener = section.onion_tls.get_or_insert_default().first().is_some();
+        let has_tls_listener = !section.onion_tls.get_or_insert_default().is_empty();
         if has_tls_listener && section.onion_tls_port.is_none() {
             section.onion_tls_port = defaults.tls();
         }
@@ -49,7 +49,7 @@ impl OnionKeys {
         Ok(OnionKeys { ports, tls_port, introduction_points, clients, unread })
     }
 
-    /// Checks that keys for the service of the embedded Tor have an effect.
+    /// Refuses keys that need the service of the embedded Tor.
     pub(super) fn check_without_service(&self, section: &ListenSection) -> Result<(), InvalidValue> {
         let needs = |key, what: &str| Err(invalid(key, format!("needs {what}")));
         let embedded = "the onion service of the embedded Tor";

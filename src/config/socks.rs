@@ -1,4 +1,4 @@
-//! The keys `tor.socks…`: the SOCKS port of an external Tor, and the login of a proxy in front of it.
+//! The keys `tor.socks…`: SOCKS port of an external Tor, and the login there.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use crate::dial::{SocksLogin, SocksPort};
 use crate::secret::Secret;
 use crate::socks_address::SocksAddress;
 
-/// Addresses that are tried if none is configured: those of C tor and of Tor Browser.
+/// Default addresses: those of C tor and of Tor Browser.
 const DEFAULT_ADDRESSES: [&str; 2] = ["127.0.0.1:9050", "127.0.0.1:9150"];
 
 /// Prefix of user names that Tor reserves for extensions.
@@ -39,7 +39,9 @@ pub(super) fn resolve(
     }
 }
 
-/// Checks that peers can't see by a shared circuit that both sides of a node are one.
+/// Refuses shared circuits on a node with two sides.
+///
+/// Otherwise a peer that both sides contact sees that they are one node.
 pub(super) fn check_isolation(file: &ConfigFile) -> Result<(), InvalidValue> {
     let is_exact = file.tor.socks_exact_login == Some(true);
     let has_onion_side = file.listen.onion_tcp.as_ref().is_some_and(|addresses| !addresses.is_empty());

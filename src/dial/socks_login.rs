@@ -1,4 +1,4 @@
-//! Logins at a SOCKS port. Tor shares no circuit between streams whose user name or password differ.
+//! Logins at a SOCKS port, by which Tor isolates streams.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use tor_socksproto::SocksAuth;
 use crate::secret::Secret;
 use crate::socks_address::SocksAddress;
 
-/// SOCKS port, with the login that a proxy in front of Tor requires.
+/// SOCKS port, with the login of a proxy in front of Tor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocksPort {
     /// Address of the port.
@@ -29,17 +29,19 @@ pub struct SocksLogin {
     pub is_exact: bool,
 }
 
-/// Bytes of a group's hash in a user name: enough that groups never collide.
+/// Bytes of a group's hash in a user name, so that no groups collide.
 const GROUP_BYTES: usize = 16;
 
-/// Separator between the user name of the operator and the name of the group.
+/// Separator between the operator's user name and the group.
 const SEPARATOR: char = '+';
 
 /// Name of the group of requests that Tor answers by itself.
 const CHECK: &str = "check";
 
 impl SocksLogin {
-    /// Longest user name in bytes: with the name of a group, it must fit in the 255 of SOCKS.
+    /// Longest user name in bytes, which leaves room for a group.
+    ///
+    /// SOCKS allows 255 bytes (RFC 1929).
     pub const MAX_USER_BYTES: usize = 255 - 1 - 2 * GROUP_BYTES;
 
     /// Longest password in bytes, from RFC 1929.

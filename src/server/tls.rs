@@ -105,7 +105,8 @@ impl CertificateSource {
     /// Loads certificate and key. A missing self-signed certificate is generated first.
     pub fn load(&self) -> Result<Credentials, CertificateError> {
         let [certificate, key] = self.paths();
-        if !matches!(self, CertificateSource::Configured { .. }) && !(certificate.exists() && key.exists()) {
+        let is_generated = !matches!(self, CertificateSource::Configured { .. });
+        if is_generated && !(certificate.exists() && key.exists()) {
             generate(&certificate, &key)?;
         }
         let unreadable = |path: &Path| {

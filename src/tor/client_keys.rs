@@ -1,4 +1,4 @@
-//! Keys of clients for onion services with restricted discovery, in C tor's files.
+//! Client keys for restricted discovery, in C tor's files.
 //!
 //! Such a service encrypts its descriptor, so that only clients whose public keys it knows find it.
 
@@ -11,13 +11,13 @@ use data_encoding::BASE32_NOPAD;
 use crate::peer::{Host, OnionAddress};
 use crate::secret::Secret;
 
-/// Maximum number of clients, for which a descriptor has room (the limit of arti), less one for Waypost itself.
+/// Maximum number of clients: Arti's limit for a descriptor, less one for Waypost itself.
 const MAX_CLIENTS: usize = 159;
 
-/// Extension of files with the public key of a client, as in C tor's `authorized_clients`.
+/// Extension of files with public keys, as in C tor's `authorized_clients`.
 const PUBLIC_EXTENSION: &str = "auth";
 
-/// Extension of files with the private key for a service, as in C tor's `ClientOnionAuthDir`.
+/// Extension of files with private keys, as in C tor's `ClientOnionAuthDir`.
 const PRIVATE_EXTENSION: &str = "auth_private";
 
 /// Public key of a client that may reach the onion service (x25519).
@@ -77,7 +77,7 @@ pub enum ClientKeyError {
     TooMany(PathBuf),
 }
 
-/// Reads the public keys of the clients that may reach the onion service.
+/// Reads the public keys of the onion service's clients.
 pub fn read_client_keys(dir: &Path) -> Result<Vec<ClientKey>, ClientKeyError> {
     let keys = read(dir, PUBLIC_EXTENSION, "descriptor:x25519:KEY, with the public key in base32", |text| {
         let key = text.strip_prefix("descriptor:x25519:")?;

@@ -1,8 +1,8 @@
-//! Private keys with which the embedded Tor reaches onion services, in a directory that Arti reads.
+//! Private keys for onion services, in a directory that Arti reads.
 //!
-//! Arti reads C tor's files at each connection to an onion service. They are written at each start of a client, since the
-//! files of the operator may belong to another user. With restricted discovery, the onion service accepts Waypost itself
-//! by a key that is created for each launch.
+//! Arti reads C tor's files at each connection to an onion service. They are written at each start
+//! of a client, since the files of the operator may belong to another user. With restricted
+//! discovery, the onion service accepts Waypost itself by a key that is created for each launch.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
@@ -26,7 +26,7 @@ pub(super) fn keys_dir(tor_dir: &Path) -> PathBuf {
     tor_dir.join("client-keys")
 }
 
-/// Creates the directory with the keys for these peers, in place of an older one.
+/// Replaces the directory by one with the keys for these peers.
 pub(super) fn create(tor_dir: &Path, peers: &[PeerKey]) -> Result<(), String> {
     let dir = keys_dir(tor_dir);
     let failed = |error: io::Error| {
