@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
-use waypost::book::{Entry, PinnedKey, ProbeRecord, Side, Source};
+use waypost::book::{Entry, MAX_DAYS, PinnedKey, ProbeRecord, Side, Source};
 use waypost::clock::{self, Time};
 use waypost::network::Network;
 use waypost::peer::{Host, OnionAddress, RealName};
@@ -52,6 +52,10 @@ fn entry(n: u32, onion: bool, now: Time) -> Entry {
     for day in 0..14 {
         let at = entry.first_seen + Duration::from_hours(24 * day);
         entry.history.push_back(ProbeRecord { at, failure: None, duration_ms: 120 + n % 900 });
+    }
+    for day in 0..MAX_DAYS as u64 {
+        let at = now - Duration::from_hours(24 * (MAX_DAYS as u64 - 1 - day));
+        entry.days.record(Some(Duration::from_millis((120 + n % 900).into())), at);
     }
     entry
 }

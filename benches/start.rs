@@ -1,6 +1,7 @@
-//! Size of a store of ten thousand peers, time until the first response, and memory.
+//! Size of a store of ten thousand peers, time until the first response and of pages, and memory.
 //!
-//! `cargo bench --bench start` prints the figures. The comparison is the same program when it only prints its version.
+//! `cargo bench --bench start` prints the figures. The comparison is the same program when it only prints its version,
+//! and for pages its health check, which reads no peer.
 
 #![allow(
     clippy::unwrap_used,
@@ -52,6 +53,8 @@ fn main() {
     );
     println!("resident after the first response: {:.1} MB", mb(median(resident_bytes)));
 
+    measure_pages(dir.path(), &data);
+
     let empty = dir.path().join("empty");
     let (_, memory) = measure_start(dir.path(), &empty);
     println!("resident with an empty book: {:.1} MB", mb(memory));
@@ -81,6 +84,50 @@ fn measure_start(dir: &Path, data: &Path) -> (Duration, u64) {
     daemon.kill().unwrap();
     daemon.wait().unwrap();
     (latency, memory)
+}
+
+/// Prints the time of pages and of `waypost peers`, and the memory that they add.
+fn measure_pages(dir: &Path, data: &Path) {
+    let [listener, page, public] = [(); 3].map(|()| support::free_address());
+    let config = dir.join("pages.toml");
+    let text = format!(
+        "data_dir = {data:?}\n[listen]\ntcp = [\"{listener}\"]\n[tor]\nmode = \"off\"\n[discovery]\nseeds = []\n\
+         [status]\nlisten = \"{page}\"\npublic = [\"{public}\"]\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut daemon = Command::new(WAYPOST)
+        .args(["run", "--log", "warn", "--config"])
+        .arg(&config)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    first_response_length(listener);
+    std::thread::sleep(Duration::from_secs(1));
+    let before = support::resident_bytes(daemon.id());
+    let peer = "/peer/electrum1.example-host1.org";
+    for (address, path) in [(page, "/healthz"), (page, "/"), (page, peer), (page, "/trends.json"), (public, "/")] {
+        let times = (0..ROUNDS).map(|_| {
+            // The page keeps its values for three seconds.
+            std::thread::sleep(Duration::from_millis(if path == "/" { 3100 } else { 10 }));
+            let start = Instant::now();
+            let (code, _) = support::fetch(&address.to_string(), path);
+            assert_eq!(code, 200, "{path}");
+            start.elapsed()
+        });
+        let what = if address == public { "public page" } else { path };
+        println!("{what}: {:.1} ms (median of {ROUNDS})", median(times.collect()).as_secs_f64() * 1000.0);
+    }
+    let after = support::resident_bytes(daemon.id());
+    println!("resident memory grows by {:.1} MB with the pages", mb(after.saturating_sub(before)));
+    let times = (0..ROUNDS).map(|_| {
+        let start = Instant::now();
+        let output = Command::new(WAYPOST).args(["peers", "--config"]).arg(&config).output().unwrap();
+        assert!(output.status.success());
+        start.elapsed()
+    });
+    println!("waypost peers: {:.1} ms (median of {ROUNDS})", median(times.collect()).as_secs_f64() * 1000.0);
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
 }
 
 /// Waits for the listener, and returns the length of the first response.

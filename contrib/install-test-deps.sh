@@ -30,6 +30,7 @@ missing_packages() {
   has script || echo bsdutils
   has mandoc || echo mandoc
   has openssl || echo openssl
+  has minisign || echo minisign
   has systemd-analyze || echo systemd
   has deb-systemd-helper || echo init-system-helpers
   has g++ || echo g++
@@ -37,6 +38,7 @@ missing_packages() {
   has ngircd || echo ngircd
   { has node && has npm; } || echo nodejs npm
   has haproxy || echo haproxy
+  has caddy || echo caddy
   { has nginx && [ -e /usr/lib/nginx/modules/ngx_stream_module.so ]; } || echo nginx-light libnginx-mod-stream
   has chromium || has chromium-browser || has google-chrome || echo chromium fonts-dejavu-core
   compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
@@ -80,6 +82,15 @@ install_cargo_deb() {
     heading "cargo-deb in target/tools"
     # A debug build, since build time matters more than speed.
     cargo install --quiet --locked --debug --no-default-features --root target/tools --target-dir target/tools/build cargo-deb@3.8.0
+    rm -rf target/tools/build
+  }
+}
+
+install_cargo_cyclonedx() {
+  export PATH="$PATH:$PWD/target/tools/bin"
+  command -v cargo-cyclonedx >/dev/null || {
+    heading "cargo-cyclonedx in target/tools"
+    cargo install --quiet --locked --debug --root target/tools --target-dir target/tools/build cargo-cyclonedx@0.5.9
     rm -rf target/tools/build
   }
 }

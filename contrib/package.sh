@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Builds a Debian package of this checkout, and prints how to install it.
+# Builds a Debian package of this checkout, and prints how to install it. Next to the package it writes waypost.cdx.json, a
+# software bill of materials (CycloneDX) with the crates that are linked into the program.
 #
 #   contrib/package.sh [--fast] [--binary PATH] [--deb-version VERSION] [--out FILE]
 #
 # Builds the program with --release, or uses an existing one (--binary), which also prints the manual pages and
-# completions. --fast compresses less. Missing build requirements are installed: gcc, dpkg-dev and xz-utils with
-# apt-get, and cargo-deb with cargo in target/tools.
+# completions. --fast compresses less, and omits the bill of materials. Missing build requirements are installed: gcc,
+# dpkg-dev and xz-utils with apt-get, and cargo-deb and cargo-cyclonedx with cargo in target/tools.
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/.."
 usage() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
-binary='' options=(--output target/package/waypost.deb)
+binary='' bill=yes options=(--output target/package/waypost.deb)
 while [ $# -gt 0 ]; do
-  if [ "$1" = --fast ]; then options+=(--fast -Z gz); shift; continue; fi
+  if [ "$1" = --fast ]; then options+=(--fast -Z gz); bill=; shift; continue; fi
   [ $# -ge 2 ] || usage
   case $1 in
     --binary) binary=$2 ;;
@@ -22,11 +23,13 @@ while [ $# -gt 0 ]; do
   shift 2
 done
 . contrib/install-test-deps.sh
+. contrib/build-env.sh
 
 install_package_deps
 if [ -z "$binary" ]; then
   heading "cargo build --release"
-  cargo build --release
+  reproducible_env
+  cargo build --release --locked
   binary=${CARGO_TARGET_DIR:-target}/release/waypost
 fi
 
@@ -38,6 +41,15 @@ cp "$binary" $stage/waypost
 ! command -v strip >/dev/null || strip --strip-unneeded $stage/waypost
 $stage/waypost man --out $stage/man
 for shell in bash zsh fish; do $stage/waypost completions $shell >$stage/completions/$shell; done
+
+if [ -n "$bill" ]; then
+  install_cargo_cyclonedx
+  heading "cargo cyclonedx"
+  # It writes to the directory of Cargo.toml. The path of this checkout is replaced, so that all checkouts have one text.
+  cargo cyclonedx --quiet --format json --spec-version 1.5 --describe binaries --no-build-deps
+  sed "s|path+file://$PWD|path+file:///waypost|g" waypost_bin.cdx.json >"$(dirname "${options[1]}")/waypost.cdx.json"
+  rm waypost_bin.cdx.json
+fi
 
 heading "cargo deb"
 # cargo finds cargo-deb on PATH.

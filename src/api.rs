@@ -3,19 +3,27 @@
 //! The book's task answers a request with these types. `control` sends them as JSON, and the
 //! commands read them back. contrib/JSON.md documents the fields.
 
+mod peer_details;
+mod peer_summary;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+pub use peer_details::{DayVisits, PeerDetails, ReachedEndpoint, Visit};
+pub use peer_summary::PeerSummary;
+
+use crate::ban_list::ListFormat;
 use crate::book::{Counts, ListingCount, MAX_TIP_LAG, PeerState, Side, WEEK, WINDOWS};
 use crate::client_counters::ClientStats;
 use crate::clock::Time;
 use crate::network::Network;
-use crate::peer::{Port, Ports};
+use crate::peer::{Host, Port, Ports};
 use crate::route::Route;
 use crate::tor_state::{OnionError, TorSource, TorState};
+use crate::trends::Trends;
 
 /// Request to the book's task, with the sender of its reply.
 #[derive(Debug)]
@@ -24,6 +32,24 @@ pub enum AdminRequest {
     Status(oneshot::Sender<Status>),
     /// Reads all peers.
     Peers(oneshot::Sender<Vec<PeerInfo>>),
+    /// Reads the values by which all peers are sorted.
+    Summaries(oneshot::Sender<Vec<PeerSummary>>),
+    /// Reads these peers, each of one side.
+    PeersNamed {
+        /// Sides and hosts.
+        names: Vec<(Side, Host)>,
+        /// Receives the known ones in the same order.
+        reply: oneshot::Sender<Vec<PeerInfo>>,
+    },
+    /// Reads everything about one peer.
+    Peer {
+        /// Host of the peer.
+        host: Host,
+        /// Receives the peer as each side knows it; nothing for an unknown host.
+        reply: oneshot::Sender<Vec<PeerDetails>>,
+    },
+    /// Reads the samples of the last thirty days.
+    Trends(oneshot::Sender<Trends>),
     /// Adds a peer.
     Add {
         /// Real name of the peer.
@@ -51,6 +77,8 @@ pub struct Status {
     pub uptime_secs: u64,
     /// State of Tor.
     pub tor: TorState,
+    /// Time since which Tor is off, starting, ready or down; `None` while it was never used.
+    pub tor_since: Option<Time>,
     /// Tor in use; `None` if Tor is off.
     pub tor_source: Option<TorSource>,
     /// With `tor.only`: why the Tor in use reaches no clearnet peer.
@@ -71,6 +99,8 @@ pub struct Status {
     pub backend: Option<BackendStatus>,
     /// Visits to IRC; `None` without any.
     pub irc: Option<IrcStatus>,
+    /// Ban lists, the own one first.
+    pub ban_lists: Vec<BanListStatus>,
     /// Known chain with the most work; `None` if work is not followed.
     pub chain: Option<ChainStatus>,
     /// Number of peers by state.
@@ -280,6 +310,34 @@ pub struct IrcStatus {
     pub control_codes: u64,
     /// Number of names that are not real names of servers.
     pub unreadable: u64,
+}
+
+/// State of a ban list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BanListStatus {
+    /// Path of the file.
+    pub path: String,
+    /// Whether `waypost ban` and `waypost unban` edit it.
+    pub own: bool,
+    /// Format of the file.
+    pub format: ListFormat,
+    /// Number of patterns in force.
+    pub patterns: usize,
+    /// Number of entries without effect; zero for the text format.
+    pub skipped: usize,
+    /// Time at which the version in force was last read.
+    pub last_read: Time,
+    /// Time in its signature; `None` without a signature or a time.
+    pub signed: Option<Time>,
+    /// Why the last reading failed; the previous version then stays in force. `None` after a success.
+    pub error: Option<String>,
+}
+
+impl BanListStatus {
+    /// Returns whether the list has bans or a problem, or was configured.
+    pub fn is_notable(&self) -> bool {
+        !self.own || self.patterns > 0 || self.error.is_some()
+    }
 }
 
 /// State of the store.

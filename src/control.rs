@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
@@ -62,17 +63,18 @@ async fn session(stream: UnixStream, inbox: Inbox) {
             _ => Value::Null,
         };
         let response = match handle_line(&line, &inbox).await {
-            Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
-            Err(reason) => json!({ "jsonrpc": "2.0", "id": id, "error": { "code": 1, "message": reason } }),
+            // The result is long, and not parsed again.
+            Ok(result) => format!(r#"{{"id":{id},"jsonrpc":"2.0","result":{result}}}"#),
+            Err(reason) => json!({ "jsonrpc": "2.0", "id": id, "error": { "code": 1, "message": reason } }).to_string(),
         };
-        if lines.send(response.to_string()).await.is_err() {
+        if lines.send(response).await.is_err() {
             return;
         }
     }
 }
 
 /// Returns the JSON of the reply, or why the request is refused.
-async fn handle_line(line: &str, inbox: &Inbox) -> Result<Value, String> {
+async fn handle_line(line: &str, inbox: &Inbox) -> Result<Box<RawValue>, String> {
     let request = match parse_line(line) {
         Ok(Message::Single(Ok(request))) => request,
         _ => return Err("malformed request: expected one JSON-RPC request per line".to_owned()),
@@ -87,18 +89,18 @@ async fn handle_line(line: &str, inbox: &Inbox) -> Result<Value, String> {
         ("peers", None, _) => to_json(&query(inbox, AdminRequest::Peers).await.map_err(reason)?),
         ("add", Some(name), true) => {
             query(inbox, |reply| AdminRequest::Add { name, reply }).await.map_err(reason)??;
-            Ok(Value::Bool(true))
+            to_json(&true)
         }
         ("forget", Some(host), true) => {
             query(inbox, |reply| AdminRequest::Forget { host, reply }).await.map_err(reason)??;
-            Ok(Value::Bool(true))
+            to_json(&true)
         }
         _ => Err("unknown request: expected status, peers, add with a real name, or forget with a host".to_owned()),
     }
 }
 
-fn to_json(reply: &impl Serialize) -> Result<Value, String> {
-    serde_json::to_value(reply).map_err(reason)
+fn to_json(reply: &impl Serialize) -> Result<Box<RawValue>, String> {
+    to_raw_value(reply).map_err(reason)
 }
 
 fn reason(error: impl ToString) -> String {
@@ -131,6 +133,20 @@ fn advice(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => "use sudo, or run this as the daemon's user",
         _ => "check that `waypost run` is running with this data_dir; --config or --data-dir select it",
     }
+}
+
+/// Response as a command reads it.
+#[derive(Deserialize)]
+struct Response<'a> {
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+    error: Option<Refusal>,
+}
+
+/// Error of a response.
+#[derive(Deserialize)]
+struct Refusal {
+    message: String,
 }
 
 /// Client of a daemon's control socket. Each request opens a connection.
@@ -174,12 +190,14 @@ impl ControlClient {
         lines.send(request.to_string()).await.map_err(|error| unreadable(&error))?;
         let line = timeout(RESPONSE_TIMEOUT, lines.next()).await.map_err(|error| unreadable(&error))?;
         let line = line.ok_or_else(|| unreadable(&"connection closed"))?.map_err(|error| unreadable(&error))?;
-        let mut response: Value = serde_json::from_str(&line).map_err(|error| unreadable(&error))?;
-        if let Some(reason) = response.pointer("/error/message").and_then(Value::as_str) {
-            return Err(ControlError::Refused(reason.to_owned()));
+        let response: Response<'_> = serde_json::from_str(&line).map_err(|error| unreadable(&error))?;
+        match response {
+            Response { error: Some(Refusal { message }), .. } => Err(ControlError::Refused(message)),
+            Response { result, .. } => {
+                let result = result.ok_or_else(|| unreadable(&"no result"))?;
+                serde_json::from_str(result.get()).map_err(|error| unreadable(&error))
+            }
         }
-        let result = response.get_mut("result").map(Value::take).unwrap_or_default();
-        serde_json::from_value(result).map_err(|error| unreadable(&error))
     }
 }
 
@@ -206,6 +224,10 @@ mod tests {
                         drop(reply.send(result));
                     }
                     AdminRequest::Forget { reply, .. } => drop(reply.send(Ok(()))),
+                    AdminRequest::Peer { .. }
+                    | AdminRequest::PeersNamed { .. }
+                    | AdminRequest::Summaries(_)
+                    | AdminRequest::Trends(_) => {}
                 }
             }
         });

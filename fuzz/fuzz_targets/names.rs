@@ -5,9 +5,12 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use libfuzzer_sys::fuzz_target;
-use waypost::ban_list::{Bans, Pattern, remove_pattern};
+use waypost::ban_list::{Bans, ListKey, Pattern, remove_pattern};
 use waypost::network::Network;
 use waypost::peer::{Host, RealName, Version};
+
+/// Public key of minisign.
+const LIST_KEY: &str = "RWTvOSVys029uwc9QOdd7HholMXpAgAqVMRZBF18SWGuaUJhBgxwzZ6H";
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
@@ -28,6 +31,9 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(remove_pattern(&line, &pattern).as_deref(), Some(""));
     }
     let _ = Bans::parse(text);
+    let _ = text.parse::<ListKey>();
+    let key: ListKey = LIST_KEY.parse().expect("a valid key");
+    let _ = key.verify(bytes, text);
 });
 
 fn check_round_trip<T: FromStr + Display + Debug + PartialEq>(text: &str)

@@ -272,7 +272,10 @@ impl Server {
             match &result {
                 Ok(_) if was_ok != Some(true) => tracing::info!(backend = %self.address, "the backend server works"),
                 Err(error) if was_ok != Some(false) => {
-                    tracing::warn!(backend = %self.address, %error, "the backend server failed; it serves no sessions until it works again");
+                    tracing::warn!(
+                        backend = %self.address, %error,
+                        "the backend server failed and serves no sessions until it works again; `waypost doctor` looks for the cause"
+                    );
                 }
                 _ => {}
             }

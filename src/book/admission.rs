@@ -3,13 +3,14 @@
 use rand::Rng;
 use rand::seq::IteratorRandom;
 
+use crate::ban_list::Ban;
 use crate::peer::{Host, PeerList, RealName};
 
 /// Maximum number of new names taken from one peer list.
 pub const MAX_NAMES_PER_PEER_LIST: usize = 2;
 
 /// Reason for rejecting a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IntakeError {
     /// No host with a port is named.
     #[error("no host with a port is named")]
@@ -26,9 +27,9 @@ pub enum IntakeError {
     /// The name belongs to this node.
     #[error("the host is this node")]
     LocalHost,
-    /// The host is on the ban list.
-    #[error("the host is banned")]
-    Banned,
+    /// The host is on a ban list.
+    #[error("the host is banned by {0}")]
+    Banned(Ban),
     /// All ports are blocked for untrusted names.
     #[error("its ports belong to other services, and are not dialled on a host that the operator did not name")]
     NoDialablePort,

@@ -47,7 +47,7 @@ pub struct BookConfig {
     pub max_tor_probes: usize,
     /// Maximum number of never-verified peers; a further one displaces one of the largest group. 5000 by default.
     pub max_candidates: usize,
-    /// Ban list of the operator.
+    /// Ban lists of the operator.
     pub bans: Arc<Bans>,
     /// Map of autonomous systems. `None` without one: each IPv4 /16 or IPv6 /32 counts as one.
     pub as_map: Option<Arc<AsMap>>,

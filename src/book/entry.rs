@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::chain_work::ChainPosition;
+use super::daily_history::DailyHistory;
 use super::dial_policy;
 use super::reached_endpoints::ReachedEndpoints;
 use super::source::Source;
@@ -85,6 +86,8 @@ pub struct Entry {
     pub own_listings: Vec<OwnListing>,
     /// Result of the last `server.add_peer` to it; `None` if none was sent.
     pub announcement_accepted: Option<bool>,
+    /// Visits by day, from the first success on.
+    pub days: DailyHistory,
     /// Whether its TLS handshake failed at the last success, over TCP, of this process.
     #[serde(skip)]
     pub tls_failed: bool,
@@ -187,6 +190,7 @@ impl Entry {
             reached_web_sockets: ReachedEndpoints::default(),
             own_listings: Vec::new(),
             announcement_accepted: None,
+            days: DailyHistory::default(),
             tls_failed: false,
             chain_position: None,
         }
@@ -215,6 +219,7 @@ impl Entry {
             past.at = past.at.min(now);
         }
         self.uptime.correct_times(now);
+        self.days.correct_times(now);
         self.reached.correct_times(now);
         self.reached_web_sockets.correct_times(now);
         for listing in &mut self.own_listings {
@@ -322,6 +327,7 @@ impl Entry {
         self.violation = None;
         self.path_uptime_at_success = working_time;
         self.uptime.record_result(true, now);
+        self.days.record(Some(verified.duration), now);
         self.push_history(None, verified.duration, now);
         verified.certificate.is_some_and(|certificate| {
             self.certificate_batch = Some(certificate.batch);
@@ -349,6 +355,9 @@ impl Entry {
     pub fn record_failure(&mut self, failure: ProbeError, now: Time) {
         self.failures = self.failures.saturating_add(1);
         self.uptime.record_result(false, now);
+        if self.last_success.is_some() {
+            self.days.record(None, now);
+        }
         // A local DNS server that redirects, as in a hotel, must not mark known peers bad.
         let misbehaved = match failure {
             ProbeError::ProtocolViolation(_) => true,

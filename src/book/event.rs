@@ -10,7 +10,7 @@ use super::entry::Entry;
 use super::ingress::Ingress;
 use super::side::Side;
 use crate::as_map::AsMap;
-use crate::ban_list::Bans;
+use crate::ban_list::{Ban, Bans, ListName};
 use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::header_chain::{ChainStanding, HeaderChain};
 use crate::peer::{Host, PeerListEntry, RealName};
@@ -61,7 +61,7 @@ pub enum Event {
     },
     /// A name belongs to this node and is never accepted as a peer again.
     LocalHost(Host),
-    /// The ban list was replaced.
+    /// The ban lists were replaced.
     BansReplaced(Arc<Bans>),
     /// The operator's seeds were replaced.
     SeedsReplaced(Vec<RealName>),
@@ -135,10 +135,19 @@ pub enum BookNotice {
         /// Host that was named.
         host: Host,
     },
-    /// The peer is on the ban list.
+    /// The peer is on a ban list, and was removed.
     Banned {
         /// Host of the peer.
         host: Host,
+        /// Pattern that bans it, and its list.
+        ban: Ban,
+    },
+    /// The ban lists were replaced, and peers were removed.
+    BansApplied {
+        /// List that bans the peers.
+        list: Arc<ListName>,
+        /// Number of removed peers.
+        removed: usize,
     },
     /// The peer presented another TLS key than before.
     KeyChanged {

@@ -1,5 +1,6 @@
 //! Intake of names from all sources.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::probe_queue::jittered;
 use super::source::PortOrigin;
 use super::source_group::Payer;
 use super::{Action, BookConfig, BookNotice, Entry, PathUsability, PeerBook, PeerState, Side, Source};
-use crate::ban_list::Bans;
+use crate::ban_list::{Ban, Bans, ListName};
 use crate::clock::Time;
 use crate::netgroup;
 use crate::peer::{Features, Host, PeerList, Ports, RealName};
@@ -204,21 +205,28 @@ impl PeerBook {
         }
     }
 
-    /// Replaces the ban list and drops banned peers.
+    /// Replaces the bans and drops banned peers.
     pub(super) fn apply_bans(&mut self, bans: Arc<Bans>, ctx: &mut Context<'_>) {
-        let is_banned = |entry: &&Entry| bans.bans_host(&entry.host) || entry.ip.is_some_and(|ip| bans.bans_ip(ip));
-        let mut banned: Vec<Host> = self.peers.entries().filter(is_banned).map(|entry| entry.host.clone()).collect();
-        banned.sort();
-        for host in banned {
-            self.drop_banned(&host, ctx);
+        let ban_of = |entry: &Entry| bans.find_host(&entry.host).or_else(|| bans.find_ip(entry.ip?));
+        let mut banned: Vec<(Host, Ban)> =
+            self.peers.entries().filter_map(|entry| Some((entry.host.clone(), ban_of(entry)?))).collect();
+        banned.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let mut removed: BTreeMap<String, (Arc<ListName>, usize)> = BTreeMap::new();
+        for (host, ban) in banned {
+            let list = Arc::clone(&ban.list);
+            removed.entry(list.path.clone()).or_insert((list, 0)).1 += 1;
+            self.drop_banned(&host, ban, ctx);
+        }
+        for (list, removed) in removed.into_values() {
+            ctx.notify(BookNotice::BansApplied { list, removed });
         }
         self.config.bans = bans;
     }
 
-    pub(super) fn drop_banned(&mut self, host: &Host, ctx: &mut Context<'_>) {
+    pub(super) fn drop_banned(&mut self, host: &Host, ban: Ban, ctx: &mut Context<'_>) {
         if self.peers.remove(host) {
             ctx.delete(host);
-            ctx.notify(BookNotice::Banned { host: host.clone() });
+            ctx.notify(BookNotice::Banned { host: host.clone(), ban });
         }
     }
 
@@ -256,8 +264,10 @@ impl BookConfig {
         if !self.allow_private && !host.is_public() && !is_checked_later {
             return Err(IntakeError::NotPublic);
         }
-        if self.bans.bans_host(host) && !matches!(source, Source::AddPeer(_)) {
-            return Err(IntakeError::Banned);
+        if !matches!(source, Source::AddPeer(_))
+            && let Some(ban) = self.bans.find_host(host)
+        {
+            return Err(IntakeError::Banned(ban));
         }
         match (host, source) {
             (Host::Ip(ip), Source::AddPeer(Some(from))) if !netgroup::is_same(*ip, *from) => {

@@ -9,6 +9,7 @@ mod chain_votes;
 mod chain_work;
 mod config;
 mod context;
+mod daily_history;
 mod dial_policy;
 mod entry;
 mod event;
@@ -67,6 +68,7 @@ pub use admission::{IntakeError, MAX_NAMES_PER_PEER_LIST};
 pub use chain_consensus::{Checkpoint, height_to_compare};
 pub use chain_work::{ChainPosition, MAX_TIP_LAG};
 pub use config::BookConfig;
+pub use daily_history::{DAY, DailyHistory, DayCounts, MAX_DAYS};
 pub use dial_policy::is_dialable;
 pub use entry::{Entry, OwnListing, PeerState, PinnedKey, ProbeRecord, Promotion};
 pub use event::{Action, BookNotice, Event};
@@ -207,9 +209,19 @@ impl PeerBook {
         self.peers.entries()
     }
 
+    /// Returns the entry of a host; `None` if the host is unknown.
+    pub fn entry(&self, host: &Host) -> Option<&Entry> {
+        self.peers.get(host)
+    }
+
     /// Returns the state of Tor.
     pub fn tor(&self) -> &TorState {
         self.paths.tor()
+    }
+
+    /// Returns since when Tor is off, starting, ready or down; `None` while it was never used.
+    pub fn tor_since(&self) -> Option<Time> {
+        self.paths.tor_since()
     }
 
     /// Returns the time of the last success through Tor; `None` if there was none.

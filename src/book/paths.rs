@@ -16,6 +16,8 @@ use crate::tor_state::{TorProbe, TorState};
 pub(super) struct Paths {
     health: PerRoute<PathHealth>,
     tor: TorState,
+    /// Time of the last change between two kinds of state; `None` while Tor was never used.
+    tor_since: Option<Time>,
     tor_probe: TorProbe,
 }
 
@@ -35,12 +37,17 @@ impl Paths {
     pub(super) fn new(working_time: PerRoute<Duration>) -> Paths {
         let PerRoute { direct, tor } = working_time;
         let health = PerRoute { direct: PathHealth::new(direct), tor: PathHealth::new(tor) };
-        Paths { health, tor: TorState::Off, tor_probe: TorProbe::Off }
+        Paths { health, tor: TorState::Off, tor_since: None, tor_probe: TorProbe::Off }
     }
 
     /// Returns the state of Tor.
     pub(super) fn tor(&self) -> &TorState {
         &self.tor
+    }
+
+    /// Returns since when Tor is off, starting, ready or down; `None` while it was never used.
+    pub(super) fn tor_since(&self) -> Option<Time> {
+        self.tor_since
     }
 
     /// Returns whether Tor is used at all.
@@ -168,6 +175,9 @@ impl Paths {
 
     fn set_tor(&mut self, state: TorState, ctx: &mut Context<'_>) {
         if self.tor != state {
+            if std::mem::discriminant(&self.tor) != std::mem::discriminant(&state) {
+                self.tor_since = Some(ctx.now);
+            }
             self.tor = state.clone();
             ctx.notify(BookNotice::Tor(state));
             ctx.snapshot_changed();

@@ -64,6 +64,12 @@ impl ReachedEndpoints {
         }
     }
 
+    /// Returns the reached endpoints with the times of their last success, TLS first.
+    pub fn iter(&self) -> impl Iterator<Item = ((Transport, Port), Time)> + use<> {
+        let slots = [(Transport::Tls, self.tls), (Transport::Tcp, self.tcp)];
+        slots.into_iter().filter_map(|(transport, slot)| slot.map(|(port, at)| ((transport, port), at)))
+    }
+
     /// Returns whether an endpoint was not reached, or so long ago that it should be dialled again.
     pub(super) fn needs_check(&self, endpoint: (Transport, Port), now: Time) -> bool {
         self.reached_at(endpoint).is_none_or(|at| now.since(at) > RECHECK_AGE)

@@ -158,8 +158,8 @@ impl PeerBook {
             Ok(addresses) => addresses,
             Err(failure) => return self.on_probe_result(host, Err(failure), ctx),
         };
-        if addresses.iter().any(|ip| self.config.bans.bans_ip(*ip)) {
-            self.drop_banned(host, ctx);
+        if let Some(ban) = addresses.iter().find_map(|ip| self.config.bans.find_ip(*ip)) {
+            self.drop_banned(host, ban, ctx);
             self.peers.end_probe(host);
             return;
         }

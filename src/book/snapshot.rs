@@ -78,6 +78,8 @@ struct EncodedEntry {
     json: Bytes,
     /// Time until which the entry may be advertised.
     fresh_until: Time,
+    /// Whether the entry is a name of this node.
+    is_own: bool,
 }
 
 impl Snapshot {
@@ -117,7 +119,7 @@ impl Snapshot {
         // Clients of each own name find only that name in their list.
         for own in own {
             let json = serde_json::to_vec(&own.listed).unwrap_or_default().into();
-            let encoded = EncodedEntry { json, fresh_until: own.reached + rules.max_age };
+            let encoded = EncodedEntry { json, fresh_until: own.reached + rules.max_age, is_own: true };
             match &own.listed.name.host {
                 Host::Onion(_) => views.onion.onions.insert(0, encoded),
                 Host::Dns(_) | Host::Ip(_) => views.clearnet.clearnet.insert(0, encoded),
@@ -157,8 +159,22 @@ impl Snapshot {
         Ingress::ALL.into_iter().filter_map(|ingress| self.views[ingress].cached.fresh_until).min()
     }
 
+    /// Returns the verified peers in the list for an ingress as JSON, without own names and fallback onion peers.
+    ///
+    /// The result says less than [`Snapshot::peers`], so it may be published.
+    pub fn verified_peers(&self, ingress: Ingress, now: Time) -> Bytes {
+        encode_list(self.fresh_entries(ingress, now).into_iter().filter(|entry| !entry.is_own))
+    }
+
     /// Builds the list for an ingress at this time.
     fn build_list(&self, ingress: Ingress, now: Time) -> CachedList {
+        let entries = self.fresh_entries(ingress, now);
+        let fresh_until = entries.iter().map(|entry| entry.fresh_until).min();
+        CachedList { list: encode_list(entries.into_iter()), fresh_until }
+    }
+
+    /// Returns the entries of the list for an ingress at this time, in its order.
+    fn fresh_entries(&self, ingress: Ingress, now: Time) -> Vec<&EncodedEntry> {
         let is_fresh = |entry: &&EncodedEntry| entry.fresh_until >= now;
         let view = &self.views[ingress];
         let mut clearnet: Vec<&EncodedEntry> = view.clearnet.iter().filter(is_fresh).collect();
@@ -173,15 +189,18 @@ impl Snapshot {
             Ingress::Clearnet => (clearnet, onions),
             Ingress::Onion => (onions, clearnet),
         };
-        let entries = || first.iter().chain(&second).copied();
-        CachedList { list: encode_list(entries()), fresh_until: entries().map(|entry| entry.fresh_until).min() }
+        first.into_iter().chain(second).collect()
     }
 }
 
 impl EncodedEntry {
     fn new(entry: &Entry, rules: &ListRules, now: Time) -> EncodedEntry {
         let json = serde_json::to_vec(&entry.listed()).unwrap_or_default().into();
-        EncodedEntry { json, fresh_until: entry.last_success.map_or(now, |success| success + rules.max_age) }
+        EncodedEntry {
+            json,
+            fresh_until: entry.last_success.map_or(now, |success| success + rules.max_age),
+            is_own: false,
+        }
     }
 }
 
@@ -293,6 +312,24 @@ mod tests {
             (list.len(), list.iter().position(Host::is_onion)),
             (MAX_LIST_ENTRIES, Some(MAX_LIST_ENTRIES / 4 * 3))
         );
+    }
+
+    #[test]
+    fn verified_peers_have_neither_own_names_nor_fallback_onions() {
+        let entries: Vec<Entry> =
+            (0..4).map(|n| clear(n, &format!("5.{n}.0.1"))).chain((0..9).map(|n| onion(n, None))).collect();
+        let own = VerifiedSelfEntry { listed: clear(7, "5.7.0.1").listed(), reached: NOW, announced_from: NOW };
+        let mut rng = StdRng::seed_from_u64(3);
+        let snapshot = Snapshot::new(Side::Both, entries.iter(), &[&own], TorState::Off, rules(), NOW, &mut rng);
+        let hosts = |list: &[u8]| -> HashSet<Host> {
+            let list = PeerList::parse(std::str::from_utf8(list).unwrap(), Network::Bitcoin.default_ports()).unwrap();
+            list.0.into_iter().map(|listed| listed.name.host).collect()
+        };
+        let listed = hosts(&snapshot.peers(Ingress::Clearnet, NOW, &mut rng).to_vec());
+        assert_eq!((listed.len(), listed.contains(&own.listed.name.host)), (4 + 1 + 3, true));
+        let verified = hosts(&snapshot.verified_peers(Ingress::Clearnet, NOW));
+        assert_eq!(verified, entries[..4].iter().map(|entry| entry.host.clone()).collect());
+        assert!(snapshot.verified_peers(Ingress::Clearnet, NOW + rules().max_age * 2).starts_with(b"[]"));
     }
 
     #[test]

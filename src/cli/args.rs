@@ -11,6 +11,7 @@ use super::{export, onion_address, peers, probe};
 use crate::ban_list::Pattern;
 use crate::config;
 use crate::network::Network;
+use crate::peer::Host;
 use crate::socks_address::SocksAddress;
 
 /// A Tor-aware peer-discovery proxy for the Electrum server network.
@@ -70,7 +71,7 @@ pub(super) enum Command {
     },
     /// Check the configuration and the files that it names, and print the effective values.
     CheckConfig {
-        /// Skip the certificate, its key and the ban file, which may be on another machine.
+        /// Skip the certificate, its key and the ban lists, which may be on another machine.
         #[arg(long)]
         skip_files: bool,
         #[command(flatten)]
@@ -78,6 +79,10 @@ pub(super) enum Command {
     },
     /// Show the state of the running daemon.
     Status(Json),
+    /// Check this node from here and through Tor, and say what to do; works with and without a running daemon.
+    ///
+    /// Some peers that do not list this node are asked to list it.
+    Doctor(Json),
     /// Show the known peers of the running daemon.
     Peers(peers::PeersArgs),
     /// Print the known peers of the running daemon in the format of another program.
@@ -121,6 +126,14 @@ pub(super) enum Command {
         #[command(flatten)]
         json: Json,
     },
+    /// Show the ban lists, or which of them ban a host; needs no daemon.
+    Bans {
+        /// Onion address, name or IP address. Names are not looked up.
+        #[arg(value_parser = host)]
+        host: Option<Host>,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Print a script for shell completion of commands and options.
     Completions {
         /// Shell.
@@ -144,6 +157,10 @@ fn socks_address(text: &str) -> Result<SocksAddress, String> {
 
 fn log_level(text: &str) -> Result<String, String> {
     config::check_log_level(text).map(|()| text.to_owned())
+}
+
+fn host(text: &str) -> Result<Host, String> {
+    text.parse().map_err(|error| format!("{error}; expected an onion address, a name or an IP address"))
 }
 
 fn pattern(text: &str) -> Result<Pattern, String> {

@@ -43,7 +43,7 @@ const SECTIONS: [(&str, &[(&str, &str)]); 3] = [
             ),
             (
                 "$XDG_DATA_HOME/waypost, or ~/.local/share/waypost",
-                "Data directory on bitcoin: the peer database peers.redb, the ban list, and the state of the embedded Tor with the \
+                "Data directory on bitcoin: the peer database peers.redb, the own ban list, and the state of the embedded Tor with the \
                  key of the onion service. Other chains use a directory below it with the chain's name. --data-dir sets another.",
             ),
             ("control.sock in the data directory", "Socket through which commands reach the running daemon."),

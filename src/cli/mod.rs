@@ -2,7 +2,9 @@
 
 mod args;
 mod ban;
+mod bans;
 mod docs;
+mod doctor;
 mod export;
 mod format;
 mod logging;
@@ -76,6 +78,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         let file = file.clone().or_else(config::default_file);
         config::load(file.as_deref(), std::env::vars_os(), flags.clone())
     };
+    if let Command::Doctor(Json { json }) = command {
+        return block_on(doctor::run(load(), json))?;
+    }
     let config = load()?;
     let control = ControlClient::new(config.control_path());
     match command {
@@ -134,21 +139,25 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Ban { pattern, json } => {
             daemon::move_shared_data(&config)?;
-            ban::ban(&config.ban_path(), &pattern, json)
+            ban::ban(&config, &pattern, json)
         }
         Command::Unban { pattern, json } => {
             daemon::move_shared_data(&config)?;
-            ban::unban(&config.ban_path(), &pattern, json)
+            ban::unban(&config, &pattern, json)
         }
-        Command::Completions { .. } | Command::Man { .. } => Ok(()),
+        Command::Bans { host, json } => {
+            daemon::move_shared_data(&config)?;
+            bans::run(&config, host.as_ref(), json)
+        }
+        Command::Completions { .. } | Command::Man { .. } | Command::Doctor(_) => Ok(()),
     }
 }
 
-/// Prints warnings about the configuration, and one for each seed that can't be added.
+/// Prints warnings, such as for each seed that can't be added.
 ///
 /// Standard error is used since the standard output of `check-config` is a configuration.
 fn print_warnings(config: &Config) {
-    let warnings = config.warnings().into_iter().chain(daemon::seed_warnings(config));
+    let warnings = daemon::warnings(config);
     #[expect(clippy::print_stderr, reason = "standard output is a configuration")]
     for warning in warnings {
         eprintln!("waypost: warning: {warning}");

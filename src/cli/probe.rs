@@ -16,12 +16,12 @@ use crate::api::PortNumbers;
 use crate::book::is_dialable;
 use crate::config::Config;
 use crate::connect::{ProbeError, ProbeTarget, Verified};
-use crate::dial::{Dialer, Direct, Isolation, LocalAddresses, Socks, SocksDetection, Tls, TorConnector, detect_tor};
+use crate::dial::{Dialer, Direct, Isolation, LocalAddresses, Tls};
 use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
 use crate::peer::{Fault, Host, Port, Ports, Transport};
 use crate::probe::{Deadlines, Progress, probe};
 use crate::route::{Route, RoutingPolicy};
-use crate::tor::{IS_EMBEDDED, Mode};
+use crate::tor::{TemporaryTor, TemporaryTorError};
 
 /// Arguments of `waypost probe`.
 #[derive(Debug, Args)]
@@ -127,7 +127,7 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
         Route::Tor => Some(find_tor(config, step).await?),
         Route::Direct => None,
     };
-    let (_tor_sender, tor) = watch::channel(source.as_ref().map(TorSource::tor));
+    let (_tor_sender, tor) = watch::channel(source.as_ref().map(TemporaryTor::connector));
     let direct = (routing == RoutingPolicy::Split).then_some(Direct);
     let announce_from = LocalAddresses::default();
     let dialer = Dialer { tls: Tls::new()?, direct, tor, isolation: Isolation::Peers, announce_from };
@@ -205,66 +205,17 @@ fn probe_error(host: &Host, failure: ProbeError) -> anyhow::Error {
     anyhow!("{host} is not verified: {failure}{advice}")
 }
 
-/// Tor that the probe uses; dropping it stops an embedded Tor.
-enum TorSource {
-    /// Tor on a SOCKS port.
-    External(TorConnector),
-    /// Embedded Tor of this process.
-    #[cfg(feature = "embedded-tor")]
-    Embedded(Box<crate::tor::EphemeralClient>),
-}
-
-impl TorSource {
-    /// Returns the connector of this Tor.
-    fn tor(&self) -> TorConnector {
-        match self {
-            TorSource::External(tor) => tor.clone(),
-            #[cfg(feature = "embedded-tor")]
-            TorSource::Embedded(client) => client.tor.clone(),
-        }
-    }
-}
-
-/// Finds a Tor on a SOCKS port, or starts the embedded one.
-async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<TorSource> {
+/// Finds a Tor for the probe.
+async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<TemporaryTor> {
     if let Some(error) = config.tor.unread.first() {
         bail!("this host needs Tor: {error}");
     }
-    let settings = &config.tor.settings;
-    let mut failures = Vec::new();
-    for port in &settings.socks {
-        let address = &port.address;
-        match detect_tor(port).await {
-            SocksDetection::Tor(access) => {
-                step(&format!("Tor answers on {address}"));
-                let socks = Socks::new(port.clone(), u128::from(std::process::id()));
-                socks.set_clearnet(access);
-                return Ok(TorSource::External(TorConnector::Socks(socks)));
-            }
-            SocksDetection::LoginRejected(reason) => failures.push(format!("{address}: {reason}")),
-            SocksDetection::NotTor => failures.push(format!("the program on {address} is not Tor")),
-            SocksDetection::Unreachable(error) => failures.push(format!("no answer on {address}: {error}")),
+    TemporaryTor::find(&config.tor.settings, step).await.map_err(|error| match error {
+        TemporaryTorError::Off => {
+            anyhow!("this host needs Tor, but {error}; --socks HOST:PORT sets one for this probe")
         }
-    }
-    match settings.mode {
-        Mode::Off => bail!("this host needs Tor, but tor.mode is off; --socks HOST:PORT sets one for this probe"),
-        Mode::Auto | Mode::Embedded if IS_EMBEDDED => embedded(config, step).await,
-        _ => bail!("this host needs Tor: {}; start Tor, or set its address with tor.socks", failures.join("; ")),
-    }
-}
-
-/// Starts an embedded Tor for this probe.
-#[cfg(feature = "embedded-tor")]
-async fn embedded(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<TorSource> {
-    let settings = &config.tor.settings;
-    let progress = |percent, waiting_for: &str| step(&format!("embedded Tor, {percent} %: {waiting_for}"));
-    let client = crate::tor::bootstrap_ephemeral(&settings.dir, &settings.arti, &settings.peer_keys, progress).await;
-    Ok(TorSource::Embedded(Box::new(client.map_err(|reason| anyhow!("the embedded Tor does not start: {reason}"))?)))
-}
-
-#[cfg(not(feature = "embedded-tor"))]
-async fn embedded(_: &Config, _: &impl Fn(&str)) -> anyhow::Result<TorSource> {
-    bail!("this build has no embedded Tor")
+        error => anyhow!("this host needs Tor: {error}"),
+    })
 }
 
 /// Collects the data of a verified server.

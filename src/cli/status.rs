@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::format::{ago, until};
 use super::terminal::{Style, Styled, TerminalStyle};
-use crate::api::{BackendStatus, ChainStatus, ClearnetStatus, IrcStatus, OnionStatus, Status};
+use crate::api::{BackendStatus, BanListStatus, ChainStatus, ClearnetStatus, IrcStatus, OnionStatus, Status};
 use crate::book::Counts;
 use crate::clock;
 use crate::tor_state::TorState;
@@ -63,6 +63,9 @@ fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
     if let Some(visits) = &status.irc {
         line("irc", irc(visits));
     }
+    for list in status.ban_lists.iter().filter(|list| list.is_notable()) {
+        line("bans", bans(list));
+    }
     if let Some(chain) = &status.chain {
         line("chain", self::chain(chain));
     }
@@ -114,6 +117,7 @@ fn style(name: &str, status: &Status) -> Style {
             None => Style::Plain,
         },
         "irc" => style_if(status.irc.as_ref().is_some_and(|visits| visits.error.is_some()), Style::Doubtful),
+        "bans" => style_if(status.ban_lists.iter().any(|list| list.error.is_some()), Style::Doubtful),
         "store" => style_if(status.store.failing, Style::Wrong),
         _ => Style::Plain,
     }
@@ -205,6 +209,22 @@ fn irc(visits: &IrcStatus) -> String {
     text
 }
 
+/// Describes a ban list.
+fn bans(list: &BanListStatus) -> String {
+    let mut text =
+        format!("{}, {} patterns, read {}", list.path, list.patterns, ago(clock::now().since(list.last_read)));
+    if let Some(signed) = list.signed {
+        text.push_str(&format!(", signed {}", ago(clock::now().since(signed))));
+    }
+    if list.skipped > 0 {
+        text.push_str(&format!(", {} entries without effect", list.skipped));
+    }
+    if let Some(error) = &list.error {
+        text.push_str(&format!("; newer version not used: {error}"));
+    }
+    text
+}
+
 /// Describes the onion service.
 fn onion(onion: &OnionStatus) -> String {
     let reachability = match (onion.last_reached, &onion.error) {
@@ -267,11 +287,14 @@ mod tests {
             ("no onion", Style::Wrong),
             ("clearnet", Style::Doubtful),
             ("backend", Style::Doubtful),
+            ("bans", Style::Doubtful),
+            ("bans", Style::Doubtful),
         ];
         assert_eq!(styles(&status), expected);
         status.tor = TorState::Ready;
         (status.network_down, status.onion, status.clearnet) = (false, None, None);
         (status.clearnet_blocked, status.onion_error, status.backend) = (None, None, None);
+        status.ban_lists.clear();
         status.store.failing = true;
         assert_eq!(styles(&status), [("tor", Style::Good), ("store", Style::Wrong)]);
         let down = TorState::Down { since: Time::default(), reason: "it is gone".to_owned() };

@@ -60,6 +60,7 @@ pub(super) fn status() -> Status {
         "network": "signet",
         "uptime_secs": 3720,
         "tor": { "state": "starting", "percent": null, "waiting_for": "the first answer of an onion service" },
+        "tor_since": null,
         "tor_source": tor_source,
         "clearnet_blocked": "Tor's SOCKS port accepts onion services only",
         "network_down": true,
@@ -88,6 +89,16 @@ pub(super) fn status() -> Status {
             "server": "irc.example:6697", "last": null, "error": null, "next": null,
             "found": 2, "cut_off": 1, "control_codes": 0, "unreadable": 0,
         },
+        "ban_lists": [
+            {
+                "path": "/d/bans", "own": true, "format": "text", "patterns": 3, "skipped": 0, "last_read": 4_102_444_800_000_u64,
+                "signed": null, "error": null,
+            },
+            {
+                "path": "/d/list.json", "own": false, "format": "json", "patterns": 40, "skipped": 2, "last_read": 4_102_444_800_000_u64,
+                "signed": 4_102_444_800_000_u64, "error": "/d/list.json: its signature is missing",
+            },
+        ],
         "peers": {
             "verified": 12, "stale": 1, "candidate": 3, "bad": 2, "verified_onion": 4, "stale_onion": 0,
             "candidate_onion": 1, "bad_onion": 0, "probing": 5,

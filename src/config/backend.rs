@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use super::file::ProxyProtocol;
-use super::{BackendSection, InvalidValue, ListenConfig, ListenKind, in_range, invalid, own_address};
+use super::{BackendSection, InvalidValue, ListenConfig, ListenKind, PageAddresses, in_range, invalid, own_address};
 use crate::backend::{BackendAccess, BackendTargets, UpstreamAddr};
 use crate::peer::{Host, Ports};
 use crate::route::RoutingPolicy;
@@ -56,11 +56,11 @@ impl BackendConfig {
     pub fn check_not_self(
         &self,
         listening: &ListenConfig,
-        page: Option<SocketAddr>,
+        pages: &PageAddresses,
         identity: Option<&(Host, Ports)>,
         control: &Path,
     ) -> Result<(), InvalidValue> {
-        self.servers().iter().try_for_each(|server| check_not_self(server, listening, page, identity, control))
+        self.servers().iter().try_for_each(|server| check_not_self(server, listening, pages, identity, control))
     }
 
     /// Returns whether the operator's servers serve sessions.
@@ -73,7 +73,7 @@ impl BackendConfig {
 fn check_not_self(
     server: &UpstreamAddr,
     listening: &ListenConfig,
-    page: Option<SocketAddr>,
+    pages: &PageAddresses,
     identity: Option<&(Host, Ports)>,
     control: &Path,
 ) -> Result<(), InvalidValue> {
@@ -103,7 +103,7 @@ fn check_not_self(
     let listeners = ListenKind::ALL
         .into_iter()
         .flat_map(|kind| listening.addresses(kind).iter().map(move |address| (kind.key(), *address)));
-    for (key, listener) in listeners.chain(page.map(|page| ("status.listen", page))) {
+    for (key, listener) in listeners.chain(pages.by_key()) {
         if addresses.iter().any(|ip| own_address::reaches(*ip, port.get(), listener)) {
             return own(&format!("{endpoint}, where {key} listens,"));
         }

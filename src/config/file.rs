@@ -226,6 +226,12 @@ config_section! {
         /// Ban list: a file with a host, `*.domain`, address or subnet on each line, read again when it
         /// changes. Default: `bans` in the data directory.
         ban_file: PathBuf,
+        /// Further ban lists, in the format of `ban_file` or in ElectrumX's (a JSON array). They are read again when
+        /// they change, and never written. Default: none.
+        ban_lists: Vec<PathBuf>,
+        /// Public key of minisign, as in a .pub file. With it, each file of `ban_lists` needs a valid signature in a
+        /// file of the same name plus `.minisig`. Default: none.
+        ban_list_key: String,
         /// Map from addresses to autonomous systems, in the binary format of Bitcoin Core's `-asmap`. It is read at
         /// the start and on SIGHUP. With it, the network of a provider has at most two new peers in a list. Default:
         /// none, and only ranges of addresses are limited.
@@ -345,6 +351,11 @@ config_section! {
         allowed_hosts: Vec<String>,
         /// Whether `/metrics` contains series per peer. Default: false.
         peer_metrics: bool,
+        /// Addresses of a page for the public: the verified peers in the list of clearnet clients, as HTML and as
+        /// `/peers.json`, and nothing about this node. Default: none.
+        public: Vec<SocketAddr>,
+        /// Likewise, with the list of onion clients, for a port of an onion service. Default: none.
+        public_onion: Vec<SocketAddr>,
     }
 }
 

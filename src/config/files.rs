@@ -2,11 +2,10 @@
 
 use super::{Config, InvalidValue, ListenKind, invalid};
 use crate::as_map::AsMap;
-use crate::ban_list::Bans;
 use crate::server::{CertificateError, CertificateSource};
 
 impl Config {
-    /// Reads the files with passwords and keys, ban file, AS map, certificate and key that the configuration names.
+    /// Reads the files with passwords and keys, ban lists, AS map, certificate and key that the configuration names.
     ///
     /// Files that Waypost creates itself are read only if they exist. `tor.arti_config` is read by `resolve`.
     pub fn check_files(&self) -> Result<(), InvalidValue> {
@@ -40,17 +39,17 @@ impl Config {
     }
 
     fn check_bans(&self) -> Result<(), InvalidValue> {
-        let (path, is_configured) = (self.ban_path(), self.ban_file.is_some());
-        let failed = |reason: &dyn std::fmt::Display| {
-            let advice = if is_configured { "correct the file or name another" } else { "correct the file" };
-            invalid("discovery.ban_file", format!("{}: {reason}; {advice}", path.display()))
-        };
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Bans::parse(&text).map(drop).map_err(|error| failed(&error)),
-            // The default file is optional. A faulty data directory is reported at the start.
-            Err(_) if !is_configured => Ok(()),
-            Err(error) => Err(failed(&error)),
+        for file in self.ban_files() {
+            match file.read() {
+                Ok(_) => {}
+                // The default file is optional. A faulty data directory is reported at the start.
+                Err(error) if file.is_optional() && error.is_inaccessible() => {}
+                Err(error) => {
+                    return Err(invalid(error.key(), format!("{}; {}", error.cause(), error.advice())));
+                }
+            }
         }
+        Ok(())
     }
 }
 

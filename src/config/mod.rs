@@ -45,7 +45,7 @@ pub use paths::{DEFAULT_FILE, default_file};
 pub use port_list::PortList;
 pub use reference::reference;
 pub use resolved::Config;
-pub use status::PageAddress;
+pub use status::{PageAddress, PageAddresses};
 pub use tor::TorConfig;
 
 use paths::UserDirs;

@@ -90,7 +90,8 @@ impl UserDirs {
         for (key, path) in paths {
             path.map_or(Ok(()), |path| self.expand(key, path))?;
         }
-        Ok(())
+        let lists = raw.discovery.ban_lists.as_mut();
+        lists.into_iter().flatten().try_for_each(|path| self.expand("discovery.ban_lists", path))
     }
 
     /// Sets the default data directory if none is set.
@@ -131,7 +132,8 @@ pub(super) fn join_to_folder(raw: &mut ConfigFile, file: Option<&Path>) {
         &mut raw.listen.onion_clients,
         &mut raw.discovery.ban_file,
     ];
-    for path in paths.into_iter().flatten().chain(socks) {
+    let lists = raw.discovery.ban_lists.as_mut();
+    for path in paths.into_iter().flatten().chain(socks).chain(lists.into_iter().flatten()) {
         *path = folder.join(&*path);
     }
 }
@@ -148,7 +150,7 @@ mod tests {
     fn every_path_expands_the_home_directory() {
         let mut raw: ConfigFile = toml::from_str(
             "data_dir = \"~\"\n[listen]\ncert = \"~/c\"\nkey = \"~/k\"\nonion_clients = \"~/o\"\n[tor]\narti_config = \"~/a\"\nonion_auth_dir = \"~/u\"\nsocks_password_file = \"~/p\"\nsocks = \"unix:~/s\"\n\
-             [discovery]\nban_file = \"~/b/~/c\"\n[backend]\nelectrum = \"unix:~/electrs\"\n",
+             [discovery]\nban_file = \"~/b/~/c\"\nban_lists = [\"~/d\", \"e\"]\n[backend]\nelectrum = \"unix:~/electrs\"\n",
         )
         .unwrap();
         dirs(&[("HOME", "/home/me")]).expand_all(&mut raw).unwrap();
@@ -162,6 +164,8 @@ mod tests {
         assert_eq!(raw.discovery.ban_file.as_deref(), Some(Path::new("/home/me/b/~/c")));
         assert_eq!(raw.tor.socks_password_file.as_deref(), Some(Path::new("/home/me/p")));
         assert_eq!(raw.tor.socks, Some("unix:/home/me/s".parse().unwrap()));
+        let lists = ["/home/me/d", "/etc/waypost/e"].map(PathBuf::from);
+        assert_eq!(raw.discovery.ban_lists, Some(lists.into()));
         assert_eq!(raw.backend.electrum, Some("unix:/home/me/electrs".parse().unwrap()));
     }
 

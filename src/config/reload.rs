@@ -17,7 +17,7 @@ impl Config {
         applied.effective.listen.trusted_proxies = new.effective.listen.trusted_proxies.clone();
         applied.log_level = new.log_level.clone();
         applied.effective.log.level = new.effective.log.level.clone();
-        applied.use_ban_file_of(new);
+        applied.use_ban_lists_of(new);
         applied.use_as_map_of(new);
         applied.use_certificate_of(new);
         // Without a server before or after, other parts of the node differ too.
@@ -34,10 +34,15 @@ impl Config {
         applied
     }
 
-    /// Replaces the ban file.
-    pub fn use_ban_file_of(&mut self, other: &Config) {
+    /// Replaces the ban lists. The default one stays in the data directory, which is not reloadable.
+    pub fn use_ban_lists_of(&mut self, other: &Config) {
         self.ban_file = other.ban_file.clone();
-        self.effective.discovery.ban_file = other.effective.discovery.ban_file.clone();
+        self.ban_lists = other.ban_lists.clone();
+        self.ban_list_key = other.ban_list_key.clone();
+        let (discovery, new) = (&mut self.effective.discovery, &other.effective.discovery);
+        discovery.ban_file = new.ban_file.clone();
+        discovery.ban_lists = new.ban_lists.clone();
+        discovery.ban_list_key = new.ban_list_key.clone();
     }
 
     /// Replaces the backend's servers.
@@ -169,10 +174,13 @@ mod tests {
     #[test]
     fn reloadable_keys_are_applied_and_others_left() {
         let all = "[listen]\ncert = \"c\"\nkey = \"k\"\ntrusted_proxies = [\"10.0.0.1\"]\n[limits]\nmax_batch = 2\n\
-                   exempt = [\"10.0.0.2\"]\n[discovery]\nseeds = []\nban_file = \"b\"\n\
+                   exempt = [\"10.0.0.2\"]\n[discovery]\nseeds = []\nban_file = \"b\"\nban_lists = [\"c\"]\n\
+                   ban_list_key = \"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\"\n\
                    [log]\nlevel = \"debug\"\n";
         let keys = [
             "discovery.ban_file",
+            "discovery.ban_list_key",
+            "discovery.ban_lists",
             "discovery.seeds",
             "limits.exempt",
             "limits.max_batch",

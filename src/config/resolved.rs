@@ -1,7 +1,8 @@
 //! Resolved configuration: the checked configuration of each module.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::backend::{self, BackendConfig};
@@ -10,10 +11,12 @@ use super::irc::{self, IrcInputs};
 use super::onion::OnionKeys;
 use super::tor::{self, TorInputs};
 use super::{
-    ConfigFile, DiscoverySection, IdentitySection, InvalidValue, ListenConfig, LogFormat, PageAddress, TorConfig,
+    ConfigFile, DiscoverySection, IdentitySection, InvalidValue, ListenConfig, LogFormat, PageAddresses, TorConfig,
     in_range, invalid, limits,
 };
 use crate::backend::UpstreamAddr;
+use crate::ban_files::{BanFile, BanFileKind};
+use crate::ban_list::ListKey;
 use crate::book;
 use crate::dial::SocksPort;
 use crate::electrum::identity::{BackendState, Identity};
@@ -54,14 +57,18 @@ pub struct Config {
     pub tor: TorConfig,
     /// Configuration of the peer book.
     pub book: book::BookConfig,
-    /// Ban list of the operator. `None`: `bans` in the data directory.
+    /// Ban list that `waypost ban` edits. `None`: `bans` in the data directory.
     pub ban_file: Option<PathBuf>,
+    /// Further ban lists, which are only read.
+    pub ban_lists: Vec<PathBuf>,
+    /// Key with which the further ban lists are signed. `None`: they need no signature.
+    pub ban_list_key: Option<ListKey>,
     /// Map of autonomous systems. `None`: networks are told apart by their ranges of addresses.
     pub as_map_file: Option<PathBuf>,
     /// Limits for clients.
     pub limits: Limits,
-    /// Address of the status page.
-    pub page: PageAddress,
+    /// Addresses of the status page and of public pages.
+    pub pages: PageAddresses,
     /// Other settings of the status page.
     pub status: status_page::StatusPageConfig,
     /// Level or directives of the log.
@@ -91,7 +98,7 @@ impl Config {
         let tor = tor::resolve(&mut file.tor, inputs)?;
         let backend = backend::resolve(&mut file.backend, tor.routing)?;
         super::socks::check_isolation(&file)?;
-        let (page, status) = super::status::resolve(&mut file.status)?;
+        let (pages, status) = super::status::resolve(&mut file.status)?;
         let peers_as_backend = backend.uses_peers();
         if peers_as_backend && !backend.has_server() && file.identity.announce == Some(true) {
             let reason = "not possible with backend.electrum = \"peers\", which offers no server to others";
@@ -103,7 +110,7 @@ impl Config {
         let announce_from = file.identity.bind.clone().unwrap_or_default();
         let identity = resolve_identity(&mut file.identity, network, &backend)?;
         let control = data_dir.join(CONTROL_SOCKET);
-        backend.check_not_self(&listen, page.address(), identity.clearnet.as_ref(), &control)?;
+        backend.check_not_self(&listen, &pages, identity.clearnet.as_ref(), &control)?;
         let inputs = IrcInputs { identity: &identity, backend: &backend, tor: &tor, data_dir: &data_dir };
         let irc = irc::resolve(&mut file.irc, inputs)?;
         let named = identity.clearnet.iter().map(|(host, _)| host);
@@ -131,9 +138,11 @@ impl Config {
             tor,
             book,
             ban_file: file.discovery.ban_file.clone(),
+            ban_lists: resolve_ban_lists(&mut file.discovery, default_ban_file(&data_dir))?,
+            ban_list_key: resolve_list_key(&file.discovery)?,
             as_map_file: file.discovery.asmap.clone(),
             limits,
-            page,
+            pages,
             status,
             log_level,
             log_format: *file.log.format.get_or_insert_default(),
@@ -168,9 +177,18 @@ impl Config {
         self.data_dir.join("peers.redb")
     }
 
-    /// Returns the path of the ban list.
-    pub fn ban_path(&self) -> PathBuf {
-        self.ban_file.clone().unwrap_or_else(|| self.data_dir.join("bans"))
+    /// Returns the file of each ban list, the own one first.
+    pub fn ban_files(&self) -> Vec<BanFile> {
+        let further = self.ban_lists.iter().map(|path| BanFile::further(path.clone(), self.ban_list_key.clone()));
+        std::iter::once(self.own_ban_file()).chain(further).collect()
+    }
+
+    /// Returns the file of the ban list that `waypost ban` edits.
+    pub fn own_ban_file(&self) -> BanFile {
+        match &self.ban_file {
+            Some(path) => BanFile::own(path.clone(), BanFileKind::Own),
+            None => BanFile::own(default_ban_file(&self.data_dir), BanFileKind::OwnDefault),
+        }
     }
 
     /// Returns the directory of the embedded Tor's state, with the key of the onion service.
@@ -277,6 +295,30 @@ fn resolve_bind(section: &IdentitySection, routing: RoutingPolicy) -> Result<Opt
         return rejected("expected addresses of this machine, such as 93.184.215.14");
     }
     Ok(Some(addresses))
+}
+
+/// Returns the path of the ban list without `discovery.ban_file`.
+fn default_ban_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("bans")
+}
+
+/// Checks the paths of the further ban lists.
+fn resolve_ban_lists(section: &mut DiscoverySection, default: PathBuf) -> Result<Vec<PathBuf>, InvalidValue> {
+    let lists = section.ban_lists.get_or_insert_default().clone();
+    let mut known = HashSet::from([section.ban_file.clone().unwrap_or(default)]);
+    match lists.iter().find(|path| !known.insert((*path).clone())) {
+        Some(path) => {
+            let reason = format!("{} is named twice; name each ban list once", path.display());
+            Err(invalid("discovery.ban_lists", reason))
+        }
+        None => Ok(lists),
+    }
+}
+
+/// Checks the key of the further ban lists.
+fn resolve_list_key(section: &DiscoverySection) -> Result<Option<ListKey>, InvalidValue> {
+    let key = section.ban_list_key.as_ref().map(|key| key.parse::<ListKey>()).transpose();
+    key.map_err(|error| invalid("discovery.ban_list_key", error.to_string()))
 }
 
 /// Fills in defaults and checks the `[discovery]` section. Keys of other sections keep their defaults.

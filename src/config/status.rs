@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{InvalidValue, StatusSection, invalid};
+use crate::book::{Ingress, PerIngress};
 use crate::status_page::StatusPageConfig;
 
 /// Address of the status page.
@@ -66,9 +67,45 @@ impl From<PageAddress> for String {
     }
 }
 
+/// Addresses of the pages.
+#[derive(Debug, Clone)]
+pub struct PageAddresses {
+    /// Address of the operator's page.
+    pub private: PageAddress,
+    /// Addresses of public pages, by the ingress whose list they show.
+    pub public: PerIngress<Vec<SocketAddr>>,
+}
+
+impl PageAddresses {
+    /// Returns the key of public pages that show the list of an ingress.
+    pub fn public_key(ingress: Ingress) -> &'static str {
+        match ingress {
+            Ingress::Clearnet => "status.public",
+            Ingress::Onion => "status.public_onion",
+        }
+    }
+
+    /// Returns the addresses of all pages, each with its key.
+    pub fn by_key(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let public = Ingress::ALL.into_iter().flat_map(|ingress| {
+            self.public[ingress].iter().map(move |address| (PageAddresses::public_key(ingress), *address))
+        });
+        self.private.address().map(|address| ("status.listen", address)).into_iter().chain(public)
+    }
+
+    /// Returns the number of public pages.
+    pub fn public_count(&self) -> usize {
+        self.public.clearnet.len() + self.public.onion.len()
+    }
+}
+
 /// Fills in defaults and checks the section.
-pub(super) fn resolve(section: &mut StatusSection) -> Result<(PageAddress, StatusPageConfig), InvalidValue> {
-    let address = *section.listen.get_or_insert_default();
+pub(super) fn resolve(section: &mut StatusSection) -> Result<(PageAddresses, StatusPageConfig), InvalidValue> {
+    let private = *section.listen.get_or_insert_default();
+    let public = PerIngress {
+        clearnet: section.public.get_or_insert_default().clone(),
+        onion: section.public_onion.get_or_insert_default().clone(),
+    };
     let hosts = section.allowed_hosts.get_or_insert_default();
     if let Some(invalid_host) = hosts.iter().find(|host| host.is_empty() || host.contains(['/', ':'])) {
         return Err(invalid(
@@ -79,5 +116,5 @@ pub(super) fn resolve(section: &mut StatusSection) -> Result<(PageAddress, Statu
     hosts.iter_mut().for_each(|host| host.make_ascii_lowercase());
     let hosts = hosts.clone();
     let peer_metrics = *section.peer_metrics.get_or_insert(StatusPageConfig::default().peer_metrics);
-    Ok((address, StatusPageConfig { hosts, peer_metrics }))
+    Ok((PageAddresses { private, public }, StatusPageConfig { hosts, peer_metrics }))
 }

@@ -311,4 +311,25 @@ fn unusable_file_is_named_with_its_key() {
     assert!(error.starts_with("discovery.ban_file: ") && error.contains("/bans: line 1"), "{error}");
     let error = check("[discovery]\nban_file = \"/nowhere/bans\"\n").unwrap_err();
     assert!(error.starts_with("discovery.ban_file: /nowhere/bans: "), "{error}");
+    std::fs::write(path("bans"), "[\"a b\"]").unwrap();
+    assert_eq!(check(""), Ok(()), "invalid entries of a JSON list are skipped");
+    let error = check("[discovery]\nban_lists = [\"/nowhere/list\"]\n").unwrap_err();
+    assert!(error.starts_with("discovery.ban_lists: /nowhere/list: "), "{error}");
+}
+
+#[test]
+fn ban_list_named_twice_is_rejected() {
+    let resolve = |keys: &str| {
+        let raw: ConfigFile = toml::from_str(&format!("data_dir = \"/d\"\n[discovery]\n{keys}")).unwrap();
+        Config::resolve(raw).map(|config| config.ban_files().len()).map_err(|error| error.to_string())
+    };
+    assert_eq!(resolve("ban_file = \"/a\"\nban_lists = [\"/b\", \"/d/bans\"]\n"), Ok(3));
+    for keys in
+        ["ban_lists = [\"/b\", \"/b\"]\n", "ban_lists = [\"/d/bans\"]\n", "ban_file = \"/a\"\nban_lists = [\"/a\"]\n"]
+    {
+        let error = resolve(keys).unwrap_err();
+        assert!(error.starts_with("discovery.ban_lists: /") && error.contains("named twice"), "{error}");
+    }
+    let error = resolve("ban_list_key = \"RWQ\"\n").unwrap_err();
+    assert!(error.starts_with("discovery.ban_list_key: not a public key of minisign"), "{error}");
 }

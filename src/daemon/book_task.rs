@@ -13,11 +13,11 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::clearnet_monitor::NameState;
+use super::event_log;
 use super::initial_crawl::InitialCrawl;
 use super::loaded_books::LoadedBooks;
 use super::side_book::{SideBook, SnapshotSenders};
-use super::{event_log, status_report};
-use crate::api::{AdminRequest, IrcStatus, Status};
+use crate::api::{BanListStatus, IrcStatus};
 use crate::backend::Backend;
 use crate::book::{Action, Event, Ingress, PeerBook, PerIngress, Side};
 use crate::book_handle::BookMessage;
@@ -28,12 +28,13 @@ use crate::dial::Dialer;
 use crate::electrum::identity::LocalIdentity;
 use crate::electrum::prober::{AddPeerOffer, FeaturesStep, ProbeExpectations};
 use crate::header_chain::HeaderChain;
-use crate::peer::{Features, Host, RealName};
+use crate::peer::{Features, Host};
 use crate::probe::{Deadlines, probe};
 use crate::route::Route;
 use crate::status_page::ProbeMetrics;
 use crate::store::{Change, StoreHandle, WriterStatus};
 use crate::tor::{self, OnionServiceState, TorHealth};
+use crate::trends::Trends;
 
 /// Maximum time between two wake-ups. Timers stop during suspend, while the book's clock runs on.
 const MAX_SLEEP: Duration = Duration::from_mins(1);
@@ -72,6 +73,8 @@ pub(super) struct StatusInputs {
     pub backend: PerIngress<Option<Arc<Backend>>>,
     /// State of IRC discovery; `None` if it is off.
     pub irc: Option<watch::Receiver<IrcStatus>>,
+    /// State of the ban lists.
+    pub ban_lists: watch::Receiver<Vec<BanListStatus>>,
 }
 
 /// Receivers of what the books publish.
@@ -89,11 +92,13 @@ pub(super) struct BookOutputs {
 #[derive(Debug)]
 pub(super) struct BookTask {
     /// Book for both ingresses, or for clearnet alone.
-    main: SideBook,
+    pub(super) main: SideBook,
     /// Book of the onion side; `None` if `main` serves both ingresses.
-    onion: Option<SideBook>,
+    pub(super) onion: Option<SideBook>,
     store: StoreHandle,
-    inputs: StatusInputs,
+    pub(super) inputs: StatusInputs,
+    /// Samples of the last thirty days.
+    pub(super) trends: Trends,
     outputs: BookOutputs,
     /// Name lookups and probes in flight, with the side that started them.
     tasks: JoinSet<(Side, Event)>,
@@ -125,6 +130,7 @@ impl BookTask {
             onion: books.onion.map(side),
             store,
             inputs,
+            trends: books.trends,
             outputs,
             tasks: JoinSet::new(),
             task_hosts: HashMap::new(),
@@ -163,6 +169,7 @@ impl BookTask {
                 side.publish_due(&self.outputs.snapshot, now);
             }
             self.log_crawl_progress(now);
+            self.sample_trends(now);
             if Instant::now() >= self.next_rewrite {
                 self.follow_clock();
             }
@@ -177,7 +184,7 @@ impl BookTask {
         }
     }
 
-    fn sides(&self) -> impl Iterator<Item = &SideBook> {
+    pub(super) fn sides(&self) -> impl Iterator<Item = &SideBook> {
         std::iter::once(&self.main).chain(&self.onion)
     }
 
@@ -200,6 +207,15 @@ impl BookTask {
             for entry in side.book.entries() {
                 self.store.write(Change::Save(side.side(), Box::new(entry.clone())));
             }
+        }
+        self.store.write(Change::SaveTrends(Box::new(self.trends.clone())));
+    }
+
+    /// Records a sample of the node's state if one is due.
+    fn sample_trends(&mut self, now: Time) {
+        if self.trends.is_due(now) {
+            self.trends.record(self.trend_sample(now));
+            self.store.write(Change::SaveTrends(Box::new(self.trends.clone())));
         }
     }
 
@@ -289,87 +305,7 @@ impl BookTask {
         }
     }
 
-    /// Answers an operator's request. A receiver that is gone is no error.
-    fn answer(&mut self, request: AdminRequest) {
-        let now = clock::now();
-        match request {
-            AdminRequest::Status(reply) => drop(reply.send(self.status(now))),
-            AdminRequest::Peers(reply) => {
-                let peers = self.sides().flat_map(|side| status_report::peers(&side.book, now));
-                drop(reply.send(peers.collect()));
-            }
-            AdminRequest::Add { name, reply } => drop(reply.send(self.add(&name, now))),
-            AdminRequest::Forget { host, reply } => drop(reply.send(self.forget(&host))),
-        }
-    }
-
-    fn add(&mut self, name: &str, now: Time) -> Result<(), String> {
-        let SideBook { book, rng, .. } = &mut self.main;
-        let parsed = RealName::parse(name, book.config().network.default_ports());
-        let parsed = parsed.map_err(|error| event_log::no_real_name(name, error))?;
-        let added = book.add(parsed.clone(), now, rng);
-        let actions = added.map_err(|refusal| format!("{refusal}{}", event_log::advice(refusal)))?;
-        self.execute(Side::Clearnet, actions);
-        if let Some(SideBook { book, rng, .. }) = &mut self.onion {
-            // A name that the onion side rejects, for example for lack of a TLS port, is used on the clearnet side only.
-            let actions = book.add(parsed, now, rng).unwrap_or_default();
-            self.execute(Side::Onion, actions);
-        }
-        Ok(())
-    }
-
-    fn forget(&mut self, host: &str) -> Result<(), String> {
-        let host: Host =
-            host.parse().map_err(|error| format!("{host:?} is no host: {error}; `waypost peers` shows hosts"))?;
-        let main = self.main.book.forget(&host);
-        let onion = self.onion.as_mut().and_then(|side| side.book.forget(&host));
-        if main.is_none() && onion.is_none() {
-            return Err(format!("no peer {host} is known; `waypost peers` shows those that are"));
-        }
-        self.execute(Side::Clearnet, main.unwrap_or_default());
-        self.execute(Side::Onion, onion.unwrap_or_default());
-        Ok(())
-    }
-
-    fn status(&self, now: Time) -> Status {
-        let StatusInputs { started, listeners, counters, store, onion, backend, local_identity, irc, .. } =
-            &self.inputs;
-        let book = &self.main.book;
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            network: book.config().network,
-            uptime_secs: now.since(*started).as_secs(),
-            tor: book.tor().clone(),
-            tor_source: self.inputs.tor.borrow().source.clone(),
-            clearnet_blocked: book.clearnet_blocked().map(str::to_owned),
-            network_down: book.network_is_down(),
-            onion: onion.borrow().as_ref().map(|state| {
-                // The onion service's peers are in a book of their own, if there are two.
-                let book = self.onion.as_ref().map_or(book, |side| &side.book);
-                status_report::onion(state, book.listing_count(&state.host, now))
-            }),
-            onion_error: self.inputs.tor.borrow().onion_error.clone(),
-            clearnet: local_identity.borrow().identity.clearnet.as_ref().map(|(host, ports)| {
-                let (state, reached) = (self.inputs.clearnet.borrow(), book.last_reached(host));
-                status_report::clearnet(host, *ports, &state, reached, book.listing_count(host, now))
-            }),
-            listeners: listeners.clone(),
-            page: self.inputs.page.map(|address| format!("http://{address}")),
-            backend: backend
-                .clearnet
-                .as_ref()
-                .map(|backend| status_report::backend(backend, &local_identity.borrow().identity, book.header_chain())),
-            irc: irc.as_ref().map(|visits| visits.borrow().clone()),
-            chain: book.chain_summary(now).map(|summary| status_report::chain(&summary)),
-            peers: book.counts(now),
-            onion_side: self.onion.as_ref().map(|side| side.book.counts(now)),
-            next_probe: self.sides().map(|side| side.book.next_wakeup()).min().unwrap_or(now).max(now),
-            store: status_report::store(store, &self.inputs.store_path),
-            clients: counters.stats(),
-        }
-    }
-
-    fn execute(&mut self, side: Side, actions: Vec<Action>) {
+    pub(super) fn execute(&mut self, side: Side, actions: Vec<Action>) {
         // A single book stores the peers of both sides in one table.
         let side = self.side(side).side();
         for action in actions {

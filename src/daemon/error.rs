@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::bind::{self, BindError};
+use crate::ban_files::BanFileError;
 use crate::clock::Time;
 use crate::config::InvalidValue;
 use crate::network::Network;
@@ -74,14 +75,9 @@ pub enum DaemonError {
     /// The store can't be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The ban file can't be read or parsed.
-    #[error("the ban file {}: {reason}; correct it, or choose another with discovery.ban_file", path.display())]
-    Bans {
-        /// Path of the ban file.
-        path: PathBuf,
-        /// Cause, with the line of a syntax error.
-        reason: String,
-    },
+    /// A ban list can't be read or parsed, or lacks a valid signature.
+    #[error(transparent)]
+    Bans(#[from] BanFileError),
     /// The TLS certificate can't be loaded or generated.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -121,7 +117,7 @@ impl DaemonError {
     pub fn is_configuration(&self) -> bool {
         match self {
             DaemonError::Store(StoreError::OtherChain { .. })
-            | DaemonError::Bans { .. }
+            | DaemonError::Bans(_)
             | DaemonError::BackendIsSelf { .. } => true,
             DaemonError::Certificate(error) => error.is_configuration_error(),
             _ => false,

@@ -26,7 +26,10 @@ pub(crate) fn log(notice: &BookNotice, side: Side) {
         BookNotice::AddPeerSpoofed { host } => {
             tracing::debug!(%host, "host of an add_peer request does not resolve to the client's address");
         }
-        BookNotice::Banned { host } => tracing::info!(%host, "removed: banned"),
+        BookNotice::Banned { host, ban } => {
+            tracing::info!(%host, pattern = %ban.pattern, list = %ban.list, "removed: banned");
+        }
+        BookNotice::BansApplied { list, removed } => tracing::info!(%list, removed, "removed the banned peers"),
         BookNotice::KeyChanged { host } => tracing::info!(%host, "TLS key changed"),
         BookNotice::NetworkDown => {
             tracing::warn!(
@@ -34,7 +37,9 @@ pub(crate) fn log(notice: &BookNotice, side: Side) {
             );
         }
         BookNotice::NetworkUp => tracing::info!("peers reachable again: the local network is up"),
-        BookNotice::Tor(state @ TorState::Down { .. }) => tracing::warn!("Tor is {state}"),
+        BookNotice::Tor(state @ TorState::Down { .. }) => {
+            tracing::warn!("Tor is {state}; `waypost doctor` looks for the cause");
+        }
         BookNotice::Tor(state) => tracing::info!("Tor is {state}"),
         BookNotice::TorClearnet(access) => match access.refusal() {
             Some(reason) => {
@@ -42,7 +47,7 @@ pub(crate) fn log(notice: &BookNotice, side: Side) {
             }
             None => tracing::info!("Tor accepts clearnet connections again; clearnet peers are dialled"),
         },
-        BookNotice::SeedRefused { name, reason } => tracing::warn!("{}", refused_seed(name, *reason)),
+        BookNotice::SeedRefused { name, reason } => tracing::warn!("{}", refused_seed(name, reason)),
         BookNotice::SeedsReused => tracing::info!("no verified peer is left; the seeds are probed again"),
     }
 }
@@ -57,16 +62,17 @@ pub(crate) fn no_real_name(line: &str, error: RealNameError) -> String {
 }
 
 /// Error for a seed that the book rejected, with advice.
-pub(crate) fn refused_seed(name: &RealName, reason: IntakeError) -> String {
+pub(crate) fn refused_seed(name: &RealName, reason: &IntakeError) -> String {
     format!("discovery.seeds: {:?} is not accepted: {reason}{}", name.to_string(), advice(reason))
 }
 
 /// Advice for a rejected name, to be appended to the error.
 ///
 /// Starts with a semicolon. Empty if the operator can do nothing.
-pub(crate) fn advice(refusal: IntakeError) -> &'static str {
+pub(crate) fn advice(refusal: &IntakeError) -> &'static str {
     match refusal {
-        IntakeError::Banned => "; remove the ban with `waypost unban`",
+        IntakeError::Banned(ban) if ban.list.is_own => "; remove the ban with `waypost unban`",
+        IntakeError::Banned(_) => "; remove the pattern from that list, which `waypost unban` can't edit",
         IntakeError::NotPublic => "; discovery.allow_private accepts such hosts, in a test network",
         IntakeError::WrongGenesis => "; set network to its chain",
         IntakeError::LocalHost => "; identity and the onion service define the names of this node",

@@ -1,45 +1,19 @@
-//! Reload of the certificate and the ban list when their files change.
+//! Reload of the certificate and the ban lists when their files change.
 
-use std::fmt::Display;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::watch;
+use tokio::task::block_in_place;
 
-use super::DaemonError;
+use super::ban_lists::BanLists;
+use crate::api::BanListStatus;
+use crate::ban_files::BanFile;
 use crate::ban_list::Bans;
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
 use crate::server::{CertificateSource, Credentials};
-
-/// Path of the ban list, and whether the file must exist.
-#[derive(Debug, Clone)]
-pub(crate) struct BanFile {
-    path: PathBuf,
-    /// Whether a missing file is an error, as with a configured `discovery.ban_file`.
-    required: bool,
-}
-
-impl BanFile {
-    /// Creates the description of a ban file, and does not read it.
-    pub(crate) fn new(path: PathBuf, required: bool) -> BanFile {
-        BanFile { path, required }
-    }
-
-    /// Reads and parses the file.
-    ///
-    /// Returns an empty list if the file is missing and not required.
-    pub(crate) fn read(&self) -> Result<Bans, DaemonError> {
-        let failed = |error: &dyn Display| DaemonError::Bans { path: self.path.clone(), reason: error.to_string() };
-        match std::fs::read_to_string(&self.path) {
-            Ok(text) => Bans::parse(&text).map_err(|error| failed(&error)),
-            Err(error) if error.kind() == ErrorKind::NotFound && !self.required => Ok(Bans::default()),
-            Err(error) => Err(failed(&error)),
-        }
-    }
-}
 
 /// Result of reading a file again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,15 +26,38 @@ pub(crate) enum ReloadOutcome {
     Failed,
 }
 
-/// Watcher of the ban list and the certificate, polled by its owner.
+/// Watcher of the ban lists and the certificate, polled by its owner.
 pub(crate) struct FileWatcher {
-    ban_file: BanFile,
-    bans: watch::Sender<Arc<Bans>>,
-    /// State of the ban file when it was last read; `None` if it was missing.
-    bans_fingerprint: Option<Fingerprint>,
+    bans: PublishedBans,
     /// `None` without a TLS listener.
     certificate: Option<WatchedCertificate>,
     inbox: Inbox,
+}
+
+/// Ban lists in force, with the senders of what others read.
+pub(crate) struct PublishedBans {
+    lists: BanLists,
+    bans: watch::Sender<Arc<Bans>>,
+    status: watch::Sender<Vec<BanListStatus>>,
+}
+
+impl PublishedBans {
+    /// Publishes lists that were just read.
+    pub(crate) fn new(lists: BanLists) -> PublishedBans {
+        let bans = watch::Sender::new(Arc::new(lists.bans()));
+        let status = watch::Sender::new(lists.status());
+        PublishedBans { lists, bans, status }
+    }
+
+    /// Returns a receiver of the combined patterns.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Bans>> {
+        self.bans.subscribe()
+    }
+
+    /// Returns a receiver of the state of each list.
+    pub(crate) fn subscribe_status(&self) -> watch::Receiver<Vec<BanListStatus>> {
+        self.status.subscribe()
+    }
 }
 
 /// Certificate in use, with the state of its files when they were last read.
@@ -74,26 +71,26 @@ struct WatchedCertificate {
 impl FileWatcher {
     /// Creates a watcher of files that were just read.
     ///
-    /// New bans go to `bans` and to the book, a new certificate to its sender.
+    /// New bans go to the receivers of `bans` and to the book, a new certificate to its sender.
     pub(crate) fn new(
-        ban_file: BanFile,
-        bans: watch::Sender<Arc<Bans>>,
+        bans: PublishedBans,
         certificate: Option<(CertificateSource, watch::Sender<Credentials>)>,
         inbox: Inbox,
     ) -> FileWatcher {
-        let bans_fingerprint = fingerprint(&ban_file.path);
         let certificate = certificate.map(|(files, current)| WatchedCertificate {
             fingerprints: fingerprints(&files),
             files,
             current,
         });
-        FileWatcher { ban_file, bans, bans_fingerprint, certificate, inbox }
+        FileWatcher { bans, certificate, inbox }
     }
 
     /// Reads the files that changed since they were last read.
     pub(crate) async fn poll(&mut self) {
-        if fingerprint(&self.ban_file.path) != self.bans_fingerprint {
-            self.read_bans(self.ban_file.clone()).await;
+        if self.bans.lists.have_changed() {
+            // Parsing a long list takes a tenth of a second.
+            block_in_place(|| self.bans.lists.read_changed());
+            self.publish_bans().await;
         }
         let changed = self
             .certificate
@@ -104,27 +101,25 @@ impl FileWatcher {
         }
     }
 
-    /// Reads a ban file and applies its bans, in place of the previous file's.
-    pub(crate) async fn read_bans(&mut self, file: BanFile) -> ReloadOutcome {
-        let latest = fingerprint(&file.path);
-        if file.path == self.ban_file.path {
-            self.bans_fingerprint = latest;
+    /// Reads these ban lists and applies their bans, in place of the previous ones.
+    pub(crate) async fn read_bans(&mut self, files: Vec<BanFile>) -> ReloadOutcome {
+        if let Err(error) = block_in_place(|| self.bans.lists.replace(files)) {
+            tracing::warn!("{error}; the previous ban lists stay in force");
+            return ReloadOutcome::Failed;
         }
-        let bans = match file.read() {
-            Ok(bans) => bans,
-            Err(error) => {
-                tracing::warn!("{error}; the previous bans stay in force");
-                return ReloadOutcome::Failed;
-            }
-        };
-        (self.ban_file, self.bans_fingerprint) = (file, latest);
-        if **self.bans.borrow() == bans {
+        self.publish_bans().await
+    }
+
+    /// Passes the bans to sessions and the book if they differ.
+    async fn publish_bans(&mut self) -> ReloadOutcome {
+        let PublishedBans { lists, bans, status } = &self.bans;
+        status.send_replace(lists.status());
+        let new = Arc::new(block_in_place(|| lists.bans()));
+        if *bans.borrow() == new {
             return ReloadOutcome::Same;
         }
-        tracing::info!(patterns = bans.len(), "read the ban file");
-        let bans = Arc::new(bans);
-        self.bans.send_replace(Arc::clone(&bans));
-        let _ = self.inbox.send(BookMessage::Event(Event::BansReplaced(bans))).await;
+        bans.send_replace(Arc::clone(&new));
+        let _ = self.inbox.send(BookMessage::Event(Event::BansReplaced(new))).await;
         ReloadOutcome::Changed
     }
 

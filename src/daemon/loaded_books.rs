@@ -13,6 +13,7 @@ use crate::clock::Time;
 use crate::peer::Host;
 use crate::route::RoutingPolicy;
 use crate::store::{Change, LoadedState};
+use crate::trends::Trends;
 
 /// Time within which the onion side probes the peers that it took over.
 const FIRST_PROBES: Duration = Duration::from_hours(12);
@@ -25,6 +26,8 @@ pub(super) struct LoadedBooks {
     pub onion: Option<PeerBook>,
     /// Peers that move between the tables of the store.
     pub moves: Vec<Change>,
+    /// Samples of the last thirty days.
+    pub trends: Trends,
     /// Actions of each side, in order.
     pub actions: Vec<(Side, Vec<Action>)>,
 }
@@ -56,6 +59,8 @@ impl LoadedBooks {
         rng: &mut StdRng,
     ) -> LoadedBooks {
         let mut moves = Vec::new();
+        let mut trends = std::mem::take(&mut loaded.trends);
+        trends.correct_times(now);
         let (main, onion) = match separation {
             Separation::Shared => {
                 let entries = merge(loaded.entries, loaded.onion_entries, &mut moves);
@@ -70,7 +75,7 @@ impl LoadedBooks {
                 (main.with_chain(loaded.chain), Some(onion.with_chain(loaded.onion_chain)))
             }
         };
-        let mut books = LoadedBooks { main, onion, moves, actions: Vec::new() };
+        let mut books = LoadedBooks { main, onion, moves, trends, actions: Vec::new() };
         for book in [Some(&mut books.main), books.onion.as_mut()].into_iter().flatten() {
             let mut actions = book.handle(Event::BansReplaced(Arc::clone(bans)), now, rng);
             actions.extend(book.add_seeds(now, rng));

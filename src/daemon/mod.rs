@@ -2,6 +2,7 @@
 
 mod as_map_file;
 mod backend_check;
+mod ban_lists;
 mod bind;
 mod book_task;
 mod clearnet_monitor;
@@ -11,7 +12,9 @@ mod file_watcher;
 mod initial_crawl;
 mod listeners;
 mod loaded_books;
+mod name_check;
 mod node;
+mod operator_requests;
 mod own_address_check;
 mod platform;
 mod port_holder;
@@ -25,9 +28,12 @@ mod tor_wiring;
 
 use std::sync::Arc;
 
+use self::ban_lists::BanLists;
 pub use self::error::DaemonError;
-use self::file_watcher::BanFile;
+pub(crate) use self::name_check::{CheckedName, NameCheck};
 use self::node::Node;
+pub(crate) use self::own_address_check::{Lookup, PathCheck, PortResult};
+pub(crate) use self::platform::{OWN_DESCRIPTORS, check_clock, root_rng};
 pub use self::reload::ReloadHooks;
 pub use self::shared_data::{Moved, move_shared_data};
 use crate::ban_list::Bans;
@@ -36,6 +42,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::route::PerRoute;
 use crate::server::Limits;
+use crate::status_page::MAX_PUBLIC_CONNECTIONS;
 
 /// Runs until a stop signal, or until a task ends that never should.
 pub async fn run(config: Config, hooks: ReloadHooks) -> Result<(), DaemonError> {
@@ -51,21 +58,24 @@ pub async fn run(config: Config, hooks: ReloadHooks) -> Result<(), DaemonError> 
     }
 }
 
-/// Returns why seeds of this configuration can't be added, and what to do.
+/// Returns unexpected consequences of this configuration: seeds that can't be added, bans without effect.
 ///
-/// Reads the ban file. If this user may not read the daemon's file, that is a warning as well.
-pub fn seed_warnings(config: &Config) -> Vec<String> {
-    let (bans, unread) = match BanFile::new(config.ban_path(), config.ban_file.is_some()).read() {
-        Ok(bans) => (bans, None),
-        Err(error) => (Bans::default(), Some(error.to_string())),
+/// Reads the ban lists. If this user may not read the daemon's files, that is a warning as well.
+pub fn warnings(config: &Config) -> Vec<String> {
+    let (bans, mut warnings) = match BanLists::read(config.ban_files()) {
+        Ok(lists) => (lists.bans(), lists.warnings().collect()),
+        Err(error) => (Bans::default(), vec![error.to_string()]),
     };
     let settings = BookConfig { bans: Arc::new(bans), ..config.book.clone() };
     let book = PeerBook::new(settings, Vec::new(), PerRoute::default(), clock::now());
     let refused = book.refused_seeds();
-    unread.into_iter().chain(refused.iter().map(|seed| event_log::refused_seed(&seed.name, seed.reason))).collect()
+    warnings.extend(config.warnings());
+    warnings.extend(refused.iter().map(|seed| event_log::refused_seed(&seed.name, &seed.reason)));
+    warnings
 }
 
 /// Returns the limits of clients, reduced to the file descriptors that the system grants.
 fn limits(config: &Config) -> Arc<Limits> {
-    Arc::new(Limits { sessions: platform::raise_fd_limit(config.limits.sessions), ..config.limits.clone() })
+    let others = config.pages.public_count() * MAX_PUBLIC_CONNECTIONS;
+    Arc::new(Limits { sessions: platform::raise_fd_limit(config.limits.sessions, others), ..config.limits.clone() })
 }

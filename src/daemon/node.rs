@@ -14,11 +14,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::ban_lists::BanLists;
 use super::book_task::{BookOutputs, BookTask, StatusInputs};
 use super::clearnet_monitor::{ClearnetMonitor, NameState};
-use super::file_watcher::{BanFile, FileWatcher};
+use super::file_watcher::{FileWatcher, PublishedBans};
 use super::listeners::Listeners;
 use super::loaded_books::{LoadedBooks, Separation};
+use super::name_check::NameCheck;
 use super::reload::{ReloadHooks, Reloader, ServerReload};
 use super::side_book::SnapshotSenders;
 use super::task_set::TaskSet;
@@ -26,18 +28,17 @@ use super::tor_wiring::{TorPeers, TorWiring};
 use super::{DaemonError, as_map_file, backend_check, limits, move_shared_data, platform, service_manager};
 use crate::api::IrcStatus;
 use crate::backend::Backend;
-use crate::ban_list::Bans;
-use crate::book::{PerIngress, Side};
+use crate::book::{Ingress, PerIngress, Side};
 use crate::book_handle::{self, BookMessage, Inbox};
 use crate::client_counters::Counters;
-use crate::config::Config;
+use crate::config::{Config, PageAddresses};
 use crate::dial::{Dialer, Direct, Isolation, LocalAddresses, Tls};
 use crate::header_chain::HeaderChain;
 use crate::irc_discovery::{IrcConfig, IrcTask};
 use crate::jsonrpc::MAX_REQUEST_BYTES;
 use crate::route::RoutingPolicy;
 use crate::server::{Acceptor, CertificateSource, Credentials, MemoryPool, SessionContext};
-use crate::status_page::ProbeMetrics;
+use crate::status_page::{ProbeMetrics, PublicPage};
 use crate::store::{LoadedState, Quarantine, Store, StoreHandle, Writer};
 use crate::tor::TorHealth;
 use crate::{clock, control, status_page};
@@ -70,6 +71,7 @@ pub(super) struct Node {
 struct Sockets {
     listeners: Listeners,
     page: Option<TcpListener>,
+    public_pages: Vec<(Ingress, TcpListener)>,
     control: UnixListener,
     control_path: PathBuf,
     tls: Option<TlsFiles>,
@@ -90,8 +92,7 @@ struct Storage {
     loaded: LoadedState,
     writer: Writer,
     handle: StoreHandle,
-    ban_file: BanFile,
-    bans: watch::Sender<Arc<Bans>>,
+    bans: PublishedBans,
 }
 
 /// Tasks of a running node.
@@ -113,12 +114,12 @@ impl Node {
         move_shared_data(&config)?.log(&config);
         platform::data_directory(&config.data_dir)?;
         let (store, loaded) = Store::open(&config.store_path(), config.book.network, clock::now())?;
-        let ban_file = BanFile::new(config.ban_path(), config.ban_file.is_some());
-        let bans = watch::Sender::new(Arc::new(ban_file.read()?));
+        let lists = BanLists::read(config.ban_files())?;
         config.book.as_map = as_map_file::read(config.as_map_file.as_deref())?;
         let sockets = Sockets::open(&config)?;
         let (writer, handle) = Writer::spawn(store).map_err(start_error)?;
-        let storage = Storage { loaded, writer, handle, ban_file, bans };
+        lists.log_warnings();
+        let storage = Storage { loaded, writer, handle, bans: PublishedBans::new(lists) };
         if !config.ignored_variables.is_empty() {
             tracing::info!(
                 variables = ?config.ignored_variables, "ignored the environment variables of Kubernetes services"
@@ -140,7 +141,9 @@ impl Node {
             isolation: Isolation::Peers,
             announce_from: LocalAddresses::new(announce_from.subscribe()),
         };
-        let has_onion = sockets.listeners.has_onion() || config.tor.settings.service.is_some();
+        // A page on an onion service must not be linked to the clearnet name either.
+        let has_onion_page = !config.pages.public.onion.is_empty();
+        let has_onion = sockets.listeners.has_onion() || config.tor.settings.service.is_some() || has_onion_page;
         let separation = Separation::of(has_onion, config.identity.link_identities);
         let snapshot = SnapshotSenders::default();
         let (inbox, messages) = mpsc::channel(book_handle::CAPACITY);
@@ -194,6 +197,7 @@ impl Node {
             local_identity: self.tor.identity.subscribe(),
             backend: self.backend.clone(),
             irc: irc.as_ref().map(watch::Sender::subscribe),
+            ban_lists: self.storage.bans.subscribe_status(),
         };
         let has_backend = self.backend.clearnet.is_some();
         let max_line_bytes = if has_backend { self.config.backend.max_line_bytes } else { MAX_REQUEST_BYTES };
@@ -221,24 +225,29 @@ impl Node {
         };
         let (config, inbox) = (self.config, self.inbox);
         let seen = self.snapshot.clearnet.subscribe();
+        for (ingress, listener) in self.sockets.public_pages {
+            let snapshot = self.snapshot[ingress].subscribe();
+            let public = PublicPage { ingress, network: config.book.network, snapshot };
+            tasks.spawn("a public status page", status_page::serve_public(listener, public));
+        }
         let known_chain = self.chain.subscribe();
         let outputs = BookOutputs { snapshot: self.snapshot, health: health_sender, chain: self.chain };
-        let Storage { loaded, writer, handle, ban_file, bans } = self.storage;
+        let Storage { loaded, writer, handle, bans } = self.storage;
         log_store_problems(&loaded);
-        let (started, banned) = (status_inputs.started, Arc::clone(&bans.borrow()));
+        let (started, banned) = (status_inputs.started, Arc::clone(&bans.subscribe().borrow()));
         let books = LoadedBooks::load(&config.book, self.separation, loaded, &banned, started, &mut self.rng);
         let book = BookTask::new(books, handle, &self.dialer, status_inputs, outputs, &mut self.rng);
         let (stop_book, book_stops) = oneshot::channel();
         let book = tokio::spawn(book.run(self.messages, book_stops));
 
-        let Sockets { listeners, page, control, control_path, tls, onion_tls: _, stop, sighup } = self.sockets;
+        let Sockets { listeners, page, control, control_path, tls, stop, sighup, .. } = self.sockets;
         let has_onion_service = config.tor.settings.service.is_some();
         let ingresses = listeners.ingresses(has_onion_service, self.separation);
         let trusted_proxies = watch::Sender::new(Arc::new(config.listen.trusted_proxies.clone()));
         let proxies = trusted_proxies.subscribe();
         let arrivals = listeners.spawn(&mut tasks, context, ingresses, &config.backend, proxies, &mut self.rng);
         let certificate = tls.map(|tls| (tls.source, tls.credentials));
-        let files = FileWatcher::new(ban_file, bans, certificate, inbox.clone());
+        let files = FileWatcher::new(bans, certificate, inbox.clone());
         let list = self.backend.clearnet.as_ref().map(|backend| Arc::clone(&backend.servers));
         if let Some(list) = list.clone() {
             let inbox = inbox.clone();
@@ -252,11 +261,13 @@ impl Node {
         tasks.spawn("the file watcher", reloader.run(sighup));
         if config.identity.clearnet.is_some() {
             let monitor = ClearnetMonitor {
-                network: config.book.network,
-                dialer: self.dialer.clone(),
+                check: NameCheck {
+                    network: config.book.network,
+                    dialer: self.dialer.clone(),
+                    address: config.identity.address,
+                    allows_private: config.book.allow_private,
+                },
                 local_identity: self.tor.identity.subscribe(),
-                address: config.identity.address,
-                allows_private: config.book.allow_private,
                 announce_from: Some(self.announce_from).filter(|_| config.announce_from.is_empty()),
                 health: health.clone(),
                 state: clearnet,
@@ -323,7 +334,12 @@ impl RunningNode {
 impl Sockets {
     fn open(config: &Config) -> Result<Sockets, DaemonError> {
         let listeners = Listeners::open(config)?;
-        let page = platform::listen("status.listen", config.page.address().as_slice())?.pop();
+        let page = platform::listen("status.listen", config.pages.private.address().as_slice())?.pop();
+        let mut public_pages = Vec::new();
+        for ingress in Ingress::ALL {
+            let opened = platform::listen(PageAddresses::public_key(ingress), &config.pages.public[ingress])?;
+            public_pages.extend(opened.into_iter().map(|listener| (ingress, listener)));
+        }
         let tls = listeners.has_tls().then(|| TlsFiles::load(&config.listen.certificate)).transpose()?;
         let service_has_tls = config.tor.settings.service.as_ref().is_some_and(|service| service.tls_port.is_some());
         let needs_onion_tls = listeners.has_onion_tls() || service_has_tls;
@@ -334,12 +350,13 @@ impl Sockets {
             control::bind(&control_path).map_err(|error| DaemonError::Control { path: control_path.clone(), error })?;
         let stop = Box::pin(platform::stop_signals().map_err(start_error)?);
         let sighup = platform::sighup_stream().map_err(start_error)?;
-        Ok(Sockets { listeners, page, control, control_path, tls, onion_tls, stop, sighup })
+        Ok(Sockets { listeners, page, public_pages, control, control_path, tls, onion_tls, stop, sighup })
     }
 
     fn addresses(&self) -> Vec<std::net::SocketAddr> {
-        let page = self.page.as_ref().and_then(|page| page.local_addr().ok());
-        self.listeners.addresses().into_iter().chain(page).collect()
+        let pages = self.page.iter().chain(self.public_pages.iter().map(|(_, listener)| listener));
+        let pages = pages.filter_map(|page| page.local_addr().ok());
+        self.listeners.addresses().into_iter().chain(pages).collect()
     }
 }
 

@@ -19,7 +19,7 @@ use crate::config::ListenKind;
 /// File descriptors reserved for everything but clients.
 ///
 /// These are probes, operators, the store, standard streams and Tor.
-const OWN_DESCRIPTORS: usize = 250;
+pub(crate) const OWN_DESCRIPTORS: usize = 250;
 
 /// Connections that the kernel queues per listener. Linux caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
@@ -115,13 +115,14 @@ fn bind(address: SocketAddr) -> std::io::Result<Socket> {
 
 /// Raises the soft limit of file descriptors, and returns how many sessions it permits.
 ///
-/// The result is at most `sessions` and at least 1. Logs a warning if it is lower than `sessions`.
-pub(crate) fn raise_fd_limit(sessions: usize) -> usize {
+/// The result is at most `sessions` and at least 1. Logs a warning if it is lower than `sessions`. `others` counts the
+/// connections that are neither sessions nor among [`OWN_DESCRIPTORS`].
+pub(crate) fn raise_fd_limit(sessions: usize, others: usize) -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
     let limit = if raised { maximum } else { current };
     let capacity = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let capacity = capacity.saturating_sub(OWN_DESCRIPTORS).max(1);
+    let capacity = capacity.saturating_sub(OWN_DESCRIPTORS).saturating_sub(others).max(1);
     if sessions > capacity {
         tracing::warn!(
             sessions = capacity,

@@ -9,7 +9,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::file_watcher::{BanFile, FileWatcher, ReloadOutcome};
+use super::file_watcher::{FileWatcher, ReloadOutcome};
 use super::{DaemonError, as_map_file, backend_check, limits, service_manager};
 use crate::backend::ServerList;
 use crate::book::Event;
@@ -19,7 +19,7 @@ use crate::dial::Dialer;
 use crate::header_chain::HeaderChain;
 use crate::server::{Limits, TrustedProxies};
 
-/// Time between two checks whether the ban list or the certificate changed.
+/// Time between two checks whether a ban list or the certificate changed.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Steps of the start that a reload repeats, supplied by the command line.
@@ -46,7 +46,7 @@ pub(crate) struct Reloader {
     pub limits: watch::Sender<Arc<Limits>>,
     /// Proxies that listeners trust.
     pub trusted_proxies: watch::Sender<Arc<TrustedProxies>>,
-    /// Watcher of the ban list and the certificate.
+    /// Watcher of the ban lists and the certificate.
     pub files: FileWatcher,
     /// Servers of the backend; `None` without a backend.
     pub servers: Option<ServerReload>,
@@ -146,12 +146,12 @@ impl Reloader {
                 changed.retain(|key| key != "discovery.asmap");
             }
         }
-        match self.files.read_bans(BanFile::new(updated.ban_path(), updated.ban_file.is_some())).await {
+        match self.files.read_bans(updated.ban_files()).await {
             ReloadOutcome::Same => {}
             ReloadOutcome::Changed => changed.push("bans".to_owned()),
             ReloadOutcome::Failed => {
-                updated.use_ban_file_of(&self.running);
-                changed.retain(|key| key != "discovery.ban_file");
+                updated.use_ban_lists_of(&self.running);
+                changed.retain(|key| !key.starts_with("discovery.ban_"));
             }
         }
         match self.files.read_certificate(updated.listen.certificate.clone()) {

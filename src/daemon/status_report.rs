@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use super::clearnet_monitor::NameState;
 use crate::api::{
-    BackendServerStatus, BackendStatus, ChainStatus, ClearnetStatus, OnionStatus, OwnListingInfo, PeerInfo, StoreStatus,
+    BackendServerStatus, BackendStatus, ChainStatus, ClearnetStatus, DayVisits, OnionStatus, OwnListingInfo,
+    PeerDetails, PeerInfo, PeerSummary, ReachedEndpoint, StoreStatus, Visit,
 };
 use crate::backend::{Backend, PeerPool, ServerStatus};
-use crate::book::{ChainSummary, Entry, Ingress, ListingCount, OwnListing, PeerBook};
+use crate::book::{
+    ChainSummary, DayCounts, Entry, Ingress, ListingCount, OwnListing, PeerBook, ReachedEndpoints, WEEK,
+};
 use crate::clock::Time;
 use crate::connect::ProbeError;
 use crate::electrum::identity::Identity;
@@ -113,8 +116,22 @@ pub(crate) fn peers(book: &PeerBook, now: Time) -> impl Iterator<Item = PeerInfo
     book.entries().map(move |entry| peer_info(book, entry, now))
 }
 
+/// Values by which the peers of a book are sorted.
+pub(crate) fn summaries(book: &PeerBook, now: Time) -> impl Iterator<Item = PeerSummary> {
+    book.entries().map(move |entry| PeerSummary {
+        host: entry.host.clone(),
+        side: book.config().side,
+        state: entry.state(now, book.config().max_advertised_age),
+        software: entry.software.as_deref().map(Box::from),
+        source: entry.source.clone(),
+        latency_ms: entry.latency().and_then(|latency| u32::try_from(latency.as_millis()).ok()),
+        weekly_uptime: entry.uptime.share(WEEK),
+        last_success: entry.last_success,
+    })
+}
+
 /// Everything that the book stores about a peer, for operators.
-fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
+pub(crate) fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
     let last_failure = entry.violation.or_else(|| entry.history.back().and_then(|record| record.failure));
     let tls_failed = || entry.tls_failed.then(|| format!("{}; verified over TCP only", ProbeError::Tls));
     let ports = entry.verified_ports().unwrap_or(entry.ports);
@@ -147,6 +164,32 @@ fn peer_info(book: &PeerBook, entry: &Entry, now: Time) -> PeerInfo {
         uptime: entry.uptime.shares().map(|(window, share)| (window.to_owned(), round(share))).collect(),
         history: entry.history.iter().map(|record| record.failure.is_none()).collect(),
     }
+}
+
+/// One peer of a book with its history; `None` if the host is unknown.
+pub(crate) fn peer_details(book: &PeerBook, host: &Host, now: Time) -> Option<PeerDetails> {
+    let entry = book.entry(host)?;
+    let reached = |is_web_socket, endpoints: &ReachedEndpoints| {
+        endpoints.iter().map(move |((transport, port), at)| ReachedEndpoint { transport, port, is_web_socket, at })
+    };
+    let days = entry.days.days().map(|(start, DayCounts { successes, failures, mean_ms })| DayVisits {
+        start,
+        successes,
+        failures,
+        mean_ms: (successes > 0).then_some(mean_ms),
+    });
+    let visits = entry.history.iter().map(|record| Visit {
+        at: record.at,
+        error: record.failure.map(|failure| failure.to_string()),
+        duration_ms: record.duration_ms,
+    });
+    Some(PeerDetails {
+        info: peer_info(book, entry, now),
+        claimed_ports: entry.ports.into(),
+        endpoints: reached(false, &entry.reached).chain(reached(true, &entry.reached_web_sockets)).collect(),
+        days: days.collect(),
+        visits: visits.collect(),
+    })
 }
 
 fn own_listing(listing: &OwnListing) -> OwnListingInfo {

@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "one of the two files that open connections")]
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -43,6 +43,15 @@ impl Direct {
             ErrorKind::NotFound => ProbeError::NameNotFound,
             _ => super::local_exhaustion(&error).unwrap_or(ProbeError::Unreachable),
         })
+    }
+
+    /// Returns the local address of connections to an address; `None` without a route. Nothing is sent.
+    pub fn source_address(self, to: IpAddr) -> Option<IpAddr> {
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        // The kernel chooses the address of a datagram socket when it is connected.
+        socket.connect((to, 1)).ok()?;
+        Some(socket.local_addr().ok()?.ip())
     }
 
     /// Connects to the first of these addresses that answers.
@@ -127,6 +136,11 @@ mod tests {
         for local in [&[][..], &["::1"], &["192.0.2.7"]] {
             assert_eq!(source(local, &["127.0.0.1"]).await, "127.0.0.1", "{local:?}");
         }
+    }
+
+    #[test]
+    fn source_address_of_loopback_is_loopback() {
+        assert_eq!(Direct.source_address(Ipv4Addr::LOCALHOST.into()), Some(Ipv4Addr::LOCALHOST.into()));
     }
 
     #[tokio::test]

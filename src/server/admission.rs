@@ -127,7 +127,7 @@ impl SessionManager {
     fn admit_connection(&mut self, mut connection: IncomingConnection) {
         let counters = Arc::clone(&self.shared.counters);
         let now = clock::now();
-        if connection.from.is_some_and(|ip| self.shared.bans.borrow().bans_ip(ip)) {
+        if connection.from.is_some_and(|ip| self.shared.bans.borrow().bans_client(ip)) {
             counters.refused_banned.add(1);
             return;
         }
@@ -191,7 +191,7 @@ impl SessionManager {
 
     /// Ends the sessions of banned addresses.
     fn end_banned_sessions(&mut self, bans: &Bans) {
-        let is_banned = |slot: &SessionSlot| slot.from.is_some_and(|ip| bans.bans_ip(ip));
+        let is_banned = |slot: &SessionSlot| slot.from.is_some_and(|ip| bans.bans_client(ip));
         for (_, slot) in self.sessions_by_task.extract_if(|_, slot| is_banned(slot)) {
             if let Some(session) = self.clearnet.take(slot.source, slot.number) {
                 session.task.abort();

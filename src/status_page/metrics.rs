@@ -13,7 +13,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::status_cache::StatusSample;
-use crate::api::{ChainStatus, ClearnetStatus, Listings, PeerInfo, Status};
+use crate::api::{BanListStatus, ChainStatus, ClearnetStatus, Listings, PeerInfo, Status};
 use crate::book::Side;
 use crate::client_counters::ClientStats;
 use crate::clock::{self, Time};
@@ -91,6 +91,7 @@ pub(crate) fn encode_metrics(sample: &StatusSample, probes: &ProbeMetrics) -> Re
         let help = "Blocks by which the backend's tip is below the chain with the most work; NaN if unknown";
         writer.float_gauge("backend_blocks_behind", help, backend.blocks_behind.map_or(f64::NAN, f64::from));
     }
+    writer.ban_lists(&status.ban_lists);
     writer.peers(rows);
     let mut text = String::new();
     encode(&mut text, &registry)?;
@@ -237,6 +238,15 @@ impl MetricsWriter<'_> {
         self.counter_family("limits", "Clients rejected, disconnected or delayed, by limit", limits);
         self.counter("session_panics", "Sessions ended by a bug", clients.panicked_sessions);
         self.counter("backend_failures", "Times that the backend server failed a client", clients.backend_failures);
+    }
+
+    fn ban_lists(&mut self, lists: &[BanListStatus]) {
+        let family = |of: fn(&BanListStatus) -> u64| -> Vec<_> {
+            lists.iter().map(|list| (vec![("list", list.path.clone())], of(list))).collect()
+        };
+        let (patterns, failing) = (family(|list| count(list.patterns)), family(|list| u64::from(list.error.is_some())));
+        self.gauge_family("ban_list_patterns", "Patterns in force by ban list", patterns);
+        self.gauge_family("ban_list_failing", "Whether the last reading of a ban list failed", failing);
     }
 
     fn peers(&mut self, rows: &[PeerInfo]) {

@@ -1,53 +1,56 @@
 //! Status page for operators, metrics for Prometheus, and a health check.
 //!
-//! All three show the data of `waypost status` and `waypost peers`.
+//! All three show the data of `waypost status` and `waypost peers`. A public page on listeners of its own shows
+//! verified peers only.
 
+mod charts;
 mod history;
+mod http_server;
 mod metrics;
 mod page;
+mod peer_page;
 mod peer_query;
+mod public_page;
+mod response_headers;
 mod status_cache;
 mod svg;
 
-use std::collections::{HashMap, VecDeque};
-use std::convert::Infallible;
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Query, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{interval, timeout};
+use tokio::net::TcpListener;
+use tokio::time::interval;
 
 use self::history::{History, SAMPLE_INTERVAL};
+use self::http_server::HttpLimits;
 use self::peer_query::PeerQuery;
+use self::response_headers::{Caching, HEALTH, security_headers};
 use self::status_cache::StatusCache;
-use crate::accept_loop::AcceptLoop;
 use crate::book_handle::Inbox;
+use crate::clock;
+use crate::peer::Host;
 
 pub use self::metrics::ProbeMetrics;
+pub use self::public_page::{MAX_PUBLIC_CONNECTIONS, PublicPage, serve_public};
 
-/// Maximum number of concurrent connections. A further one ends the oldest, which may be silent.
-const MAX_CONNECTIONS: usize = 64;
-
-/// Time within which a request's header must arrive.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Maximum lifetime of a connection.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// Path of the health check.
-const HEALTH: &str = "/healthz";
+/// Limits of the page's listener.
+const LIMITS: HttpLimits = HttpLimits {
+    max_connections: 64,
+    // Browsers send the cookies of all programs on localhost.
+    max_buffer_bytes: 256 * 1024,
+    header_timeout: Duration::from_secs(10),
+    connection_timeout: Duration::from_secs(120),
+    sends_date: true,
+};
 
 /// Configuration of the status page.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,37 +73,10 @@ struct AppState {
 /// Serves the page until it is dropped.
 pub async fn serve(listener: TcpListener, config: StatusPageConfig, probes: ProbeMetrics, inbox: Inbox) {
     let app = Arc::new(AppState { config, cache: StatusCache::new(inbox), probes, history: Mutex::default() });
-    let router = router(Arc::clone(&app));
-    let mut listener = AcceptLoop::new(listener, "status page");
-    let mut tasks = JoinSet::new();
-    let mut connections: VecDeque<AbortHandle> = VecDeque::new();
-    let mut samples = interval(SAMPLE_INTERVAL);
-    loop {
-        while tasks.try_join_next().is_some() {}
-        tokio::select! {
-            _ = samples.tick() => {
-                let app = Arc::clone(&app);
-                tasks.spawn(async move { app.sample().await });
-            }
-            (stream, _) = listener.next() => {
-                connections.retain(|connection| !connection.is_finished());
-                if connections.len() >= MAX_CONNECTIONS
-                    && let Some(oldest) = connections.pop_front()
-                {
-                    oldest.abort();
-                }
-                connections.push_back(tasks.spawn(serve_connection(stream, router.clone())));
-            }
-        }
+    tokio::select! {
+        () = http_server::serve(listener, "status page", LIMITS, router(Arc::clone(&app))) => {}
+        () = app.sample_regularly() => {}
     }
-}
-
-async fn serve_connection(stream: TcpStream, router: Router) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // A client that disconnects early is no error.
-    let _ = timeout(CONNECTION_TIMEOUT, connection).await;
 }
 
 fn router(app: Arc<AppState>) -> Router {
@@ -108,20 +84,52 @@ fn router(app: Arc<AppState>) -> Router {
         .route("/", get(show_page))
         .route("/style.css", get(style))
         .route("/icon.svg", get(icon))
+        .route("/peer/{host}", get(show_peer))
+        .route("/trends.json", get(show_trends))
         .route("/metrics", get(show_metrics))
         .route(HEALTH, get(show_health).options(show_health))
         .layer(from_fn_with_state(Arc::clone(&app), check_host))
-        .layer(from_fn(security_headers))
+        .layer(from_fn_with_state(Caching::Never, security_headers))
         .with_state(app)
 }
 
 async fn show_page(State(app): State<Arc<AppState>>, Query(query): Query<HashMap<String, String>>) -> Response {
-    let sample = match app.cache.all().await {
+    let sample = match app.cache.page().await {
         Ok(sample) => sample,
         Err(reason) => return unavailable(reason),
     };
+    let peers = PeerQuery::parse(&query).apply(&sample.peers);
+    let rows = match app.cache.peers_named(peers.names.clone()).await {
+        Ok(rows) => rows,
+        Err(reason) => return unavailable(reason),
+    };
     let history = app.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    match page::render(&sample, &history, &PeerQuery::parse(&query)) {
+    html(page::render(&sample, &history, peers, &rows))
+}
+
+/// Shows one peer. A text that is no host is never repeated in the response.
+async fn show_peer(State(app): State<Arc<AppState>>, Path(host): Path<String>) -> Response {
+    let unknown =
+        || text(StatusCode::NOT_FOUND, &["no such peer; the status page lists those that are known".to_owned()]);
+    let Ok(host) = host.parse::<Host>() else { return unknown() };
+    match app.cache.peer(host).await {
+        Ok(sides) if sides.is_empty() => unknown(),
+        Ok(sides) => html(peer_page::render(&sides, clock::now())),
+        Err(reason) => unavailable(reason),
+    }
+}
+
+async fn show_trends(State(app): State<Arc<AppState>>) -> Response {
+    let samples = app.cache.trends().await;
+    match samples.map(|trends| serde_json::to_string(&serde_json::json!({ "samples": trends }))) {
+        Ok(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Ok(Err(error)) => unavailable(error),
+        Err(reason) => unavailable(reason),
+    }
+}
+
+fn html(page: Result<String, askama::Error>) -> Response {
+    match page {
         Ok(page) => ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response(),
         Err(error) => unavailable(error),
     }
@@ -136,7 +144,7 @@ async fn icon() -> impl IntoResponse {
 }
 
 async fn show_metrics(State(app): State<Arc<AppState>>) -> Response {
-    let sample = if app.config.peer_metrics { app.cache.all().await } else { app.cache.status().await };
+    let sample = if app.config.peer_metrics { app.cache.with_rows().await } else { app.cache.status().await };
     match sample.map(|sample| metrics::encode_metrics(&sample, &app.probes)) {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Ok(Err(error)) => unavailable(error),
@@ -188,35 +196,6 @@ async fn check_host(State(app): State<Arc<AppState>>, request: Request, next: Ne
     text(StatusCode::MISDIRECTED_REQUEST, &[reason.to_owned()])
 }
 
-/// Returns whether a request only reads. HAProxy's check uses OPTIONS by default.
-fn is_read_only(request: &Request) -> bool {
-    match *request.method() {
-        Method::GET | Method::HEAD => true,
-        Method::OPTIONS => request.uri().path() == HEALTH,
-        _ => false,
-    }
-}
-
-/// Forbids scripts, foreign resources, frames, caches, and methods that write.
-async fn security_headers(request: Request, next: Next) -> Result<Response, Infallible> {
-    const HEADERS: [(HeaderName, &str); 5] = [
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        ),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-store"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    ];
-    let mut response =
-        if is_read_only(&request) { next.run(request).await } else { StatusCode::METHOD_NOT_ALLOWED.into_response() };
-    for (name, value) in HEADERS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    Ok(response)
-}
-
 /// Returns whether a `Host` is localhost, an address, or one of `names`.
 ///
 /// A port is ignored. Addresses are safe, because DNS rebinding requires a name.
@@ -231,6 +210,14 @@ fn is_allowed_host(host: &str, names: &[String]) -> bool {
 }
 
 impl AppState {
+    async fn sample_regularly(&self) {
+        let mut ticks = interval(SAMPLE_INTERVAL);
+        loop {
+            ticks.tick().await;
+            self.sample().await;
+        }
+    }
+
     async fn sample(&self) {
         if let Ok(sample) = self.cache.status().await {
             self.history.lock().unwrap_or_else(PoisonError::into_inner).record(&sample.status);

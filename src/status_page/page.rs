@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use askama::Template;
 
+use super::charts::{self, Chart};
 use super::history::History;
-use super::peer_query::{PeerPage, PeerQuery};
-use super::status_cache::StatusSample;
+use super::peer_query::PeerPage;
+use super::status_cache::{PageSample, StatusSample};
 use super::svg;
-use crate::api::{ChainStatus, ClearnetStatus, OnionStatus, PeerInfo, Status};
+use crate::api::{BanListStatus, ChainStatus, ClearnetStatus, OnionStatus, PeerInfo, Status};
 use crate::client_counters::CallCount;
 use crate::clock::{self, Time};
 use crate::tor_state::TorState;
@@ -27,10 +28,13 @@ struct Page<'a> {
     backend: Option<&'a str>,
     /// Age and positions of the known chain; `None` if no block is known.
     chain: Option<String>,
+    ban_lists: Vec<&'a BanListStatus>,
     calls: Vec<CallRow>,
     trend: Option<String>,
+    /// Verified peers over thirty days, and peers that list the own names; each `None` without enough samples.
+    month: [Option<Chart>; 2],
     rows: Vec<Row<'a>>,
-    peers: PeerPage<'a>,
+    peers: PeerPage,
 }
 
 /// State of Tor, the CSS class of its colour, and a detail.
@@ -75,11 +79,16 @@ struct Row<'a> {
     error: String,
 }
 
-/// Renders the page.
-pub(crate) fn render(sample: &StatusSample, history: &History, query: &PeerQuery) -> Result<String, askama::Error> {
-    let StatusSample { status, rows, .. } = sample;
+/// Renders the page with these peers, whose rows are in the same order.
+pub(crate) fn render(
+    sample: &PageSample,
+    history: &History,
+    peers: PeerPage,
+    rows: &[PeerInfo],
+) -> Result<String, askama::Error> {
+    let PageSample { sample, trends, .. } = sample;
+    let StatusSample { status, .. } = &**sample;
     let now = clock::now();
-    let peers = query.apply(rows);
     let page = Page {
         status,
         uptime: span(Duration::from_secs(status.uptime_secs)),
@@ -89,9 +98,11 @@ pub(crate) fn render(sample: &StatusSample, history: &History, query: &PeerQuery
         clearnet: status.clearnet.as_ref().map(|status| clearnet(status, now)),
         backend: status.backend.as_ref().map(|backend| backend.electrum.as_str()),
         chain: status.chain.as_ref().and_then(|chain| self::chain(chain, now)),
+        ban_lists: status.ban_lists.iter().filter(|list| list.is_notable()).collect(),
         calls: call_rows(&status.clients.calls),
         trend: svg::trend(history),
-        rows: peers.rows.iter().map(|row| self::row(row, now)).collect(),
+        month: [charts::verified(trends), charts::listings(trends)],
+        rows: rows.iter().map(|row| self::row(row, now)).collect(),
         peers,
     };
     page.render()
@@ -188,7 +199,7 @@ fn error(row: &PeerInfo, now: Time) -> String {
 }
 
 /// Formats a duration in its largest unit.
-fn span(time: Duration) -> String {
+pub(crate) fn span(time: Duration) -> String {
     match time.as_secs() {
         secs @ 0..60 => format!("{secs} s"),
         secs @ 60..3600 => format!("{} min", secs / 60),

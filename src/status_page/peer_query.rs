@@ -5,8 +5,9 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use crate::api::PeerInfo;
-use crate::book::PeerState;
+use crate::api::PeerSummary;
+use crate::book::{PeerState, Side};
+use crate::peer::Host;
 
 /// Maximum number of peers on one page.
 const ROWS: usize = 100;
@@ -41,9 +42,9 @@ enum Column {
 }
 
 /// One page of the peers that match a query.
-pub(crate) struct PeerPage<'a> {
-    /// Peers of this page.
-    pub rows: Vec<&'a PeerInfo>,
+pub(crate) struct PeerPage {
+    /// Sides and hosts of this page's peers, in order.
+    pub names: Vec<(Side, Host)>,
     /// Number of matching peers on all pages.
     pub found: usize,
     /// Links to the filters.
@@ -52,6 +53,12 @@ pub(crate) struct PeerPage<'a> {
     pub columns: Vec<Heading>,
     /// Links to all pages; empty if there is only one.
     pub pages: Vec<NavLink>,
+}
+
+/// Peer with the text by which it is sorted.
+struct SortedPeer<'a> {
+    text: String,
+    peer: &'a PeerSummary,
 }
 
 /// Link to another view of the table.
@@ -90,14 +97,16 @@ impl PeerQuery {
     }
 
     /// Selects and sorts the peers, and returns the requested page.
-    pub(crate) fn apply(self, rows: &[PeerInfo]) -> PeerPage<'_> {
-        let mut rows: Vec<&PeerInfo> = rows.iter().filter(|row| self.matches(row)).collect();
-        rows.sort_by(|a, b| self.order(a, b));
-        let found = rows.len();
+    pub(crate) fn apply(self, peers: &[PeerSummary]) -> PeerPage {
+        let matching = peers.iter().filter(|peer| self.matches(peer));
+        let mut sorted: Vec<SortedPeer<'_>> = matching.map(|peer| SortedPeer { text: self.text(peer), peer }).collect();
+        sorted.sort_by(|a, b| self.order(a, b));
+        let found = sorted.len();
         let last = found.saturating_sub(1) / ROWS;
         let query = PeerQuery { page: self.page.min(last), ..self };
+        let shown = sorted.iter().skip(query.page * ROWS).take(ROWS);
         PeerPage {
-            rows: rows.into_iter().skip(query.page * ROWS).take(ROWS).collect(),
+            names: shown.map(|row| (row.peer.side, row.peer.host.clone())).collect(),
             found,
             filters: query.filters(),
             columns: Column::ALL.into_iter().map(|column| query.column_header(column)).collect(),
@@ -105,7 +114,7 @@ impl PeerQuery {
         }
     }
 
-    /// Returns the URL of this view.
+    /// Returns the URL of this view, relative to the page, which may have a path behind a reverse proxy.
     fn href(self) -> String {
         let mut params = Vec::new();
         if self.sort != Column::default() {
@@ -119,17 +128,26 @@ impl PeerQuery {
         if self.page > 0 {
             params.push(format!("page={}", self.page.saturating_add(1)));
         }
-        format!("/?{}#peers", params.join("&"))
+        format!("?{}#peers", params.join("&"))
     }
 
-    fn matches(&self, row: &PeerInfo) -> bool {
-        let kind = if row.host.ends_with(".onion") { Kind::Onion } else { Kind::Clearnet };
-        self.state.is_none_or(|state| state == row.state) && self.kind.is_none_or(|wanted| wanted == kind)
+    fn matches(&self, peer: &PeerSummary) -> bool {
+        let kind = if peer.host.is_onion() { Kind::Onion } else { Kind::Clearnet };
+        self.state.is_none_or(|state| state == peer.state) && self.kind.is_none_or(|wanted| wanted == kind)
+    }
+
+    /// Returns the text by which this query sorts; empty if it sorts by another value.
+    fn text(&self, peer: &PeerSummary) -> String {
+        match self.sort {
+            Column::Host => peer.host.to_string(),
+            Column::Source => peer.source.to_string(),
+            _ => String::new(),
+        }
     }
 
     /// Sorts the best, newest or first row first. Rows without a value come last in both
     /// directions.
-    fn order(&self, a: &PeerInfo, b: &PeerInfo) -> Ordering {
+    fn order(&self, one: &SortedPeer<'_>, other: &SortedPeer<'_>) -> Ordering {
         fn known<T>(a: Option<T>, b: Option<T>, order: impl Fn(&T, &T) -> Ordering) -> Ordering {
             match (&a, &b) {
                 (Some(a), Some(b)) => order(a, b),
@@ -139,14 +157,14 @@ impl PeerQuery {
             }
         }
         let directed = |order: Ordering| if self.is_reversed { order.reverse() } else { order };
+        let (a, b) = (one.peer, other.peer);
         let order = match self.sort {
-            Column::Host => directed(a.host.cmp(&b.host)),
+            Column::Host | Column::Source => directed(one.text.cmp(&other.text)),
             Column::State => directed(a.state.cmp(&b.state)),
             Column::Software => known(a.software.as_ref(), b.software.as_ref(), |a, b| directed(a.cmp(b))),
             Column::Latency => known(a.latency_ms, b.latency_ms, |a, b| directed(a.cmp(b))),
-            Column::Uptime => known(a.weekly_uptime(), b.weekly_uptime(), |a, b| directed(b.total_cmp(a))),
+            Column::Uptime => known(a.weekly_uptime, b.weekly_uptime, |a, b| directed(b.total_cmp(a))),
             Column::Verified => known(a.last_success, b.last_success, |a, b| directed(b.cmp(a))),
-            Column::Source => directed(a.source.cmp(&b.source)),
         };
         order.then_with(|| b.last_success.cmp(&a.last_success)).then_with(|| a.host.cmp(&b.host))
     }
@@ -240,13 +258,21 @@ impl Column {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::book::Source;
 
-    fn row(host: &str, state: PeerState, latency_ms: Option<u64>) -> PeerInfo {
-        let row = serde_json::json!({
-            "host": host, "side": "both", "state": state, "key_changes": 0, "lists": [], "source": "seed", "self_reported": true, "first_seen": 0,
-            "next_try": 0, "waiting_for": null, "failures": 0, "latency_ms": latency_ms, "uptime": {}, "history": [true, false],
-        });
-        serde_json::from_value(row).unwrap()
+    const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
+
+    fn row(host: &str, state: PeerState, latency_ms: Option<u32>) -> PeerSummary {
+        PeerSummary {
+            host: host.parse().unwrap(),
+            side: Side::Both,
+            state,
+            software: None,
+            source: Source::Seed,
+            latency_ms,
+            weekly_uptime: None,
+            last_success: None,
+        }
     }
 
     fn query(params: &[(&str, &str)]) -> PeerQuery {
@@ -257,31 +283,31 @@ mod tests {
         let rows = [
             row("b.example", PeerState::Bad, None),
             row("a.example", PeerState::Verified, Some(90)),
-            row("x.onion", PeerState::Candidate, Some(1200)),
+            row(ONION, PeerState::Candidate, Some(1200)),
             row("c.example", PeerState::Verified, Some(30)),
         ];
-        query.apply(&rows).rows.into_iter().map(|row| row.host.clone()).collect()
+        query.apply(&rows).names.into_iter().map(|(_, host)| host.to_string()).collect()
     }
 
     #[test]
     fn peers_are_sorted_and_filtered_by_the_query() {
-        assert_eq!(sorted(&query(&[])), ["a.example", "c.example", "x.onion", "b.example"]);
+        assert_eq!(sorted(&query(&[])), ["a.example", "c.example", ONION, "b.example"]);
         let by_latency = query(&[("sort", "latency")]);
-        assert_eq!(sorted(&by_latency), ["c.example", "a.example", "x.onion", "b.example"]);
+        assert_eq!(sorted(&by_latency), ["c.example", "a.example", ONION, "b.example"]);
         let reversed = query(&[("sort", "latency"), ("order", "reversed")]);
-        assert_eq!(sorted(&reversed), ["x.onion", "a.example", "c.example", "b.example"], "unknown values stay last");
-        assert_eq!(sorted(&query(&[("kind", "onion")])), ["x.onion"]);
+        assert_eq!(sorted(&reversed), [ONION, "a.example", "c.example", "b.example"], "unknown values stay last");
+        assert_eq!(sorted(&query(&[("kind", "onion")])), [ONION]);
         assert_eq!(sorted(&query(&[("state", "bad")])), ["b.example"]);
         assert_eq!(query(&[("sort", "<script>"), ("state", "%"), ("page", "-1")]), PeerQuery::default());
     }
 
     #[test]
     fn many_peers_are_split_into_pages() {
-        let rows: Vec<PeerInfo> =
+        let rows: Vec<PeerSummary> =
             (0..250).map(|n| row(&format!("h{n:03}.example"), PeerState::Verified, None)).collect();
         let page = query(&[("sort", "host"), ("page", "99")]).apply(&rows);
-        assert_eq!((page.found, page.pages.len(), page.rows.len()), (250, 3, 50));
-        assert_eq!(page.rows[0].host, "h200.example");
+        assert_eq!((page.found, page.pages.len(), page.names.len()), (250, 3, 50));
+        assert_eq!(page.names[0].1.to_string(), "h200.example");
         assert!(page.pages[2].is_current && page.pages[1].href.contains("page=2"));
         assert!(query(&[]).apply(&rows[..100]).pages.is_empty());
     }
@@ -290,8 +316,8 @@ mod tests {
     fn href_round_trips_through_parse() {
         let parsed =
             query(&[("sort", "uptime"), ("order", "reversed"), ("state", "stale"), ("kind", "onion"), ("page", "3")]);
-        assert_eq!(parsed.href(), "/?sort=uptime&order=reversed&state=stale&kind=onion&page=3#peers");
-        assert_eq!(query(&[]).href(), "/?#peers");
+        assert_eq!(parsed.href(), "?sort=uptime&order=reversed&state=stale&kind=onion&page=3#peers");
+        assert_eq!(query(&[]).href(), "?#peers");
         let heading = parsed.column_header(Column::Uptime);
         assert_eq!((heading.order, heading.link.href.contains("reversed")), ("ascending", false));
         assert_eq!(parsed.column_header(Column::Host).order, "none");

@@ -6,9 +6,12 @@ use std::time::Duration;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout};
 
-use crate::api::{AdminRequest, PeerInfo, Status};
+use crate::api::{AdminRequest, PeerDetails, PeerInfo, PeerSummary, Status};
+use crate::book::Side;
 use crate::book_handle::{self, Inbox};
+use crate::peer::Host;
 use crate::tor_state::TorState;
+use crate::trends::Trends;
 
 /// Time during which a status is reused.
 const STATUS_TTL: Duration = Duration::from_secs(1);
@@ -24,12 +27,23 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct StatusSample {
     /// Reply to the status request.
     pub status: Status,
-    /// All peers; empty if only the status was requested.
+    /// All peers, for metrics of each; empty if only the status was requested.
     pub rows: Arc<Vec<PeerInfo>>,
     /// Time that the book's task took to answer, including its queue.
     pub answered_in: Duration,
     /// Number of messages in the queue of the book's task.
     pub waiting: usize,
+}
+
+/// Values of the page at one point in time.
+#[derive(Debug, Clone)]
+pub(crate) struct PageSample {
+    /// Status without peers.
+    pub sample: Arc<StatusSample>,
+    /// Values by which the peers are sorted.
+    pub peers: Arc<Vec<PeerSummary>>,
+    /// Samples of the last thirty days.
+    pub trends: Arc<Trends>,
 }
 
 /// Cache of status samples.
@@ -41,12 +55,13 @@ pub(crate) struct StatusCache {
 
 #[derive(Debug, Default)]
 struct Last {
-    status: CachedSample,
-    all: CachedSample,
+    status: Cached<Arc<StatusSample>>,
+    with_rows: Cached<Arc<StatusSample>>,
+    page: Cached<PageSample>,
 }
 
 /// Last result with its time. Errors are cached as well, so that concurrent requests fail together.
-type CachedSample = Option<(Instant, Result<Arc<StatusSample>, String>)>;
+type Cached<T> = Option<(Instant, Result<T, String>)>;
 
 impl StatusCache {
     /// Creates an empty cache.
@@ -66,17 +81,51 @@ impl StatusCache {
     }
 
     /// Returns the status with all peers, or why it is unavailable.
-    pub(crate) async fn all(&self) -> Result<Arc<StatusSample>, String> {
+    pub(crate) async fn with_rows(&self) -> Result<Arc<StatusSample>, String> {
         let mut last = self.last.lock().await;
-        if let Some(answer) = fresh(&last.all, PEERS_TTL) {
+        if let Some(answer) = fresh(&last.with_rows, PEERS_TTL) {
             return answer;
         }
         let answer = match self.query(AdminRequest::Peers).await {
             Ok(rows) => self.read(Arc::new(rows)).await.map(Arc::new),
             Err(reason) => Err(reason),
         };
-        last.all = Some((Instant::now(), answer.clone()));
+        last.with_rows = Some((Instant::now(), answer.clone()));
         answer
+    }
+
+    /// Returns the values of the page, or why they are unavailable.
+    pub(crate) async fn page(&self) -> Result<PageSample, String> {
+        let mut last = self.last.lock().await;
+        if let Some(answer) = fresh(&last.page, PEERS_TTL) {
+            return answer;
+        }
+        // With many peers, the old values are dropped before there are new ones.
+        last.page = None;
+        let answer = self.read_page().await;
+        last.page = Some((Instant::now(), answer.clone()));
+        answer
+    }
+
+    /// Returns these peers in the same order, or why they are unavailable.
+    pub(crate) async fn peers_named(&self, names: Vec<(Side, Host)>) -> Result<Vec<PeerInfo>, String> {
+        self.query(|reply| AdminRequest::PeersNamed { names, reply }).await
+    }
+
+    /// Returns a peer as each side knows it, or why it is unavailable.
+    pub(crate) async fn peer(&self, host: Host) -> Result<Vec<PeerDetails>, String> {
+        self.query(|reply| AdminRequest::Peer { host, reply }).await
+    }
+
+    /// Returns the samples of the last thirty days, or why they are unavailable.
+    pub(crate) async fn trends(&self) -> Result<Trends, String> {
+        self.query(AdminRequest::Trends).await
+    }
+
+    async fn read_page(&self) -> Result<PageSample, String> {
+        let peers = Arc::new(self.query(AdminRequest::Summaries).await?);
+        let trends = Arc::new(self.trends().await?);
+        Ok(PageSample { sample: Arc::new(self.read(Arc::default()).await?), peers, trends })
     }
 
     async fn read(&self, rows: Arc<Vec<PeerInfo>>) -> Result<StatusSample, String> {
@@ -127,6 +176,9 @@ impl StatusSample {
             let blocks = backend.blocks_behind.unwrap_or_default();
             problems.push(format!("the backend is {blocks} blocks behind the chain with the most work"));
         }
+        for reason in status.ban_lists.iter().filter_map(|list| list.error.as_ref()) {
+            problems.push(format!("a ban list can't be used, and its previous version stays in force: {reason}"));
+        }
         if status.clients.panicked_sessions > 0 {
             problems.push(format!("{} sessions ended by a bug; see the log", status.clients.panicked_sessions));
         }
@@ -135,6 +187,6 @@ impl StatusSample {
 }
 
 /// Returns the cached result if it is younger than `age`.
-fn fresh(last: &CachedSample, age: Duration) -> Option<Result<Arc<StatusSample>, String>> {
+fn fresh<T: Clone>(last: &Cached<T>, age: Duration) -> Option<Result<T, String>> {
     last.as_ref().filter(|(at, _)| at.elapsed() < age).map(|(_, answer)| answer.clone())
 }

@@ -20,7 +20,8 @@ use crate::clock::Time;
 use crate::header_chain::{HeaderChain, RecordError};
 use crate::network::Network;
 use crate::route::{PerRoute, Route};
-use tables::{HEADERS, ONION_PEERS, PEERS, REACH};
+use crate::trends::Trends;
+use tables::{HEADERS, ONION_PEERS, PEERS, REACH, TRENDS};
 
 /// Size of redb's cache in bytes. Small, because the book is in memory and only batches use the
 /// cache.
@@ -50,6 +51,8 @@ pub struct LoadedState {
     pub chain: Option<HeaderChain>,
     /// Chain of block headers of the onion side.
     pub onion_chain: Option<HeaderChain>,
+    /// Samples of the node's state.
+    pub trends: Trends,
     /// Number of unreadable records. They stay in the store.
     pub unreadable: usize,
     /// Damaged store that this one replaces; `None` if the store was intact.
@@ -301,6 +304,12 @@ fn load(database: &Database, network: Network) -> Result<LoadedState, redb::Erro
         }))
     };
     (loaded.chain, loaded.onion_chain) = (chain(Side::Both)?, chain(Side::Onion)?);
+    if let Some(record) = read.open_table(TRENDS)?.get(schema::SAMPLES)? {
+        loaded.trends = postcard::from_bytes(record.value()).unwrap_or_else(|_| {
+            loaded.unreadable += 1;
+            Trends::default()
+        });
+    }
     let reach = read.open_table(REACH)?;
     let total = |side, route| -> Result<Duration, redb::Error> {
         let millis = reach.get(schema::route_key(side, route))?.map_or(0, |millis| millis.value());
@@ -321,6 +330,7 @@ fn write<'a>(database: &Database, changes: impl IntoIterator<Item = &'a Change>)
         let mut onion_peers = transaction.open_table(ONION_PEERS)?;
         let mut reach = transaction.open_table(REACH)?;
         let mut headers = transaction.open_table(HEADERS)?;
+        let mut trends = transaction.open_table(TRENDS)?;
         for change in changes {
             match change {
                 Change::Save(side, entry) => {
@@ -334,6 +344,10 @@ fn write<'a>(database: &Database, changes: impl IntoIterator<Item = &'a Change>)
                 }
                 Change::SaveChain(side, chain) => {
                     headers.insert(schema::chain_key(*side), chain.to_record().as_slice())?;
+                }
+                Change::SaveTrends(samples) => {
+                    let Ok(record) = postcard::to_stdvec(samples) else { continue };
+                    trends.insert(schema::SAMPLES, record.as_slice())?;
                 }
                 Change::Reach(side, route, total) => {
                     let millis = u64::try_from(total.as_millis()).unwrap_or(u64::MAX);

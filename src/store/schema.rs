@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
 use super::chain::{self, ChainName};
-use super::tables::{HEADERS, LABELS, META, ONION_PEERS, PEERS, REACH};
+use super::tables::{HEADERS, LABELS, META, ONION_PEERS, PEERS, REACH, TRENDS};
 use crate::book::Side;
 use crate::network::Network;
 use crate::peer::{Host, Port};
@@ -13,6 +13,9 @@ use crate::route::Route;
 
 /// Key of the schema version in the metadata table.
 const VERSION: &str = "schema";
+
+/// Key of the samples in the table of trends.
+pub(crate) const SAMPLES: &str = "samples";
 
 /// Migrations in order; the entry at index `n` turns version `n` into version `n + 1`.
 ///
@@ -28,6 +31,7 @@ const MIGRATIONS: &[Migration] = &[
     add_standing,
     add_headers,
     add_web_sockets,
+    add_days_and_trends,
 ];
 
 /// First version with the table of the onion side.
@@ -209,6 +213,14 @@ fn add_web_sockets(transaction: &WriteTransaction) -> Result<(), redb::Error> {
         let (beginning, rest) = record.split_at(record.len() - rest.len());
         [beginning, &[0; 2], rest, &[0; 4]].concat()
     })
+}
+
+/// Appends the visits by day to each record: `None`. Creates the table of trends.
+fn add_days_and_trends(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    append_bytes(transaction, PEERS, &[0])?;
+    append_bytes(transaction, ONION_PEERS, &[0])?;
+    transaction.open_table(TRENDS)?;
+    Ok(())
 }
 
 fn append_bytes(

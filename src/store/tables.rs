@@ -19,3 +19,6 @@ pub(crate) const HEADERS: TableDefinition<&str, &[u8]> = TableDefinition::new("h
 
 /// Texts that describe the store, by name.
 pub(crate) const LABELS: TableDefinition<&str, &str> = TableDefinition::new("labels");
+
+/// Samples of the node's state, encoded with postcard, in one record.
+pub(crate) const TRENDS: TableDefinition<&str, &[u8]> = TableDefinition::new("trends");

@@ -11,6 +11,7 @@ use crate::book::{PinnedKey, ProbeRecord, Side, Source};
 use crate::connect::ProbeError;
 use crate::network::Network;
 use crate::peer::{RealName, Version};
+use crate::trends::TrendSample;
 
 const NOW: Time = Time::from_secs(1_700_000_000);
 
@@ -123,7 +124,7 @@ fn newer_store_is_refused_and_kept() {
     drop(store);
     assert!(matches!(
         Store::open(&path, Network::Bitcoin, NOW),
-        Err(StoreError::NewerSchema { found: 99, known: 9, .. })
+        Err(StoreError::NewerSchema { found: 99, known: 10, .. })
     ));
     assert!(path.exists());
 }
@@ -158,8 +159,55 @@ fn record_without_web_sockets(entry: &Entry) -> Vec<u8> {
     let record = postcard::to_stdvec(entry).unwrap();
     let beginning = postcard::to_stdvec(&(&entry.host, entry.ip, (entry.ports.tcp(), entry.ports.tls()))).unwrap();
     let (beginning, rest) = record.split_at(beginning.len());
-    let rest = rest.strip_prefix(&[0; 2]).and_then(|rest| rest.strip_suffix(&[0; 4])).unwrap();
+    let rest = rest.strip_prefix(&[0; 2]).and_then(|rest| rest.strip_suffix(&[0; 5])).unwrap();
     [beginning, rest].concat()
+}
+
+#[test]
+fn days_and_trends_are_added_to_a_store_of_schema_nine() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("peers.redb");
+    let (store, _) = open(&path);
+    let database = store.database.as_ref().unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.delete_table(tables::TRENDS).unwrap();
+    for table in [tables::PEERS, tables::ONION_PEERS] {
+        let record = postcard::to_stdvec(&entry(1)).unwrap();
+        let before = record.strip_suffix(&[0]).unwrap();
+        transaction.open_table(table).unwrap().insert(entry(1).host.to_string().as_str(), before).unwrap();
+    }
+    transaction.commit().unwrap();
+    schema::tests::set_version(database, 9);
+    drop(store);
+    let (_, loaded) = open(&path);
+    assert_eq!((loaded.entries, loaded.onion_entries, loaded.unreadable), (vec![entry(1)], vec![entry(1)], 0));
+    assert_eq!(loaded.trends, Trends::default());
+}
+
+#[test]
+fn days_and_trends_are_loaded_as_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("peers.redb");
+    let (mut store, _) = open(&path);
+    let mut visited = entry(1);
+    visited.days.record(Some(Duration::from_millis(120)), NOW);
+    visited.days.record(None, NOW + Duration::from_hours(30));
+    let mut trends = Trends::default();
+    for hour in 0..3 {
+        let at = NOW + Duration::from_hours(hour);
+        trends.record(TrendSample {
+            at,
+            verified_clearnet: 4,
+            verified_onion: 1,
+            clearnet_name: None,
+            onion_name: None,
+        });
+        store.write(&[Change::SaveTrends(Box::new(trends.clone()))]).unwrap();
+    }
+    store.write(&[Change::Save(Side::Both, Box::new(visited.clone()))]).unwrap();
+    drop(store);
+    let (_, loaded) = open(&path);
+    assert_eq!((loaded.entries, loaded.trends), (vec![visited], trends));
 }
 
 /// Returns a peer that was verified on this chain.

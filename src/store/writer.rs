@@ -15,6 +15,7 @@ use crate::book::{Entry, Side};
 use crate::header_chain::HeaderChain;
 use crate::peer::Host;
 use crate::route::Route;
+use crate::trends::Trends;
 
 /// Time during which changes are collected, so that one sync serves many.
 const BATCH_WINDOW: Duration = Duration::from_millis(200);
@@ -36,6 +37,8 @@ pub enum Change {
     SaveChain(Side, Arc<HeaderChain>),
     /// Sets the total working time of a path of this side.
     Reach(Side, Route, Duration),
+    /// Sets the samples of the node's state.
+    SaveTrends(Box<Trends>),
 }
 
 /// State of the writer, shared with the status.
@@ -123,6 +126,7 @@ enum ChangeKey {
     Peer(Side, Host),
     Reach(Side, Route),
     Chain(Side),
+    Trends,
 }
 
 struct WriterLoop {
@@ -166,6 +170,7 @@ impl WriterLoop {
             Change::Remove(side, host) => ChangeKey::Peer(*side, host.clone()),
             Change::Reach(side, route, _) => ChangeKey::Reach(*side, *route),
             Change::SaveChain(side, _) => ChangeKey::Chain(*side),
+            Change::SaveTrends(_) => ChangeKey::Trends,
         };
         self.pending.insert(key, change);
         self.status.waiting.store(self.pending.len() as u64, Ordering::Relaxed);

@@ -7,6 +7,7 @@ mod onion_monitor;
 mod socks_monitor;
 #[cfg(feature = "embedded-tor")]
 mod startup;
+mod temporary;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,7 +21,8 @@ pub use embedded::{
     ArtiConfigError, DirLock, EphemeralClient, ExistingKey, LockError, OnionKeyError, bootstrap_ephemeral, check,
     export, generate, import, onion_address,
 };
-pub use onion_monitor::{OnionMonitor, OnionServiceState};
+pub use onion_monitor::{OnionMonitor, OnionServiceState, probe_onion_name};
+pub use temporary::{TemporaryTor, TemporaryTorError};
 
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};

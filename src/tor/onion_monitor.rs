@@ -13,7 +13,7 @@ use crate::backoff::Backoff;
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
 use crate::clock::{self, Time};
-use crate::connect::{ProbeError, ProbeTarget};
+use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::dial::{Dialer, Isolation};
 use crate::electrum::identity::{Identity, LocalIdentity};
 use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
@@ -168,7 +168,7 @@ impl OnionMonitor {
             let Some(current) = current.as_mut().filter(|current| current.host == name.host) else { return false };
             current.tls = name.tls.clone();
             match &outcome {
-                Ok(()) => {
+                Ok(_) => {
                     is_change = current.last_reached.is_none() || current.failures > 0;
                     (current.last_reached, current.failures, current.last_error) = (Some(now), 0, None);
                 }
@@ -182,7 +182,7 @@ impl OnionMonitor {
             true
         });
         match &outcome {
-            Ok(()) => {
+            Ok(_) => {
                 if is_change {
                     tracing::info!(name = %name.host, "the onion name is reachable");
                 }
@@ -196,28 +196,15 @@ impl OnionMonitor {
                 let _ = self.inbox.send(BookMessage::Event(Event::SelfReachable(listed))).await;
             }
             Err(failure) if is_change && name.last_reached.is_some() => {
-                tracing::warn!(%failure, "the onion name could not be reached");
+                tracing::warn!(%failure, "the onion name could not be reached; `waypost doctor` looks for the cause");
             }
             Err(failure) => tracing::debug!(%failure, "the onion name could not be reached"),
         }
         failures
     }
 
-    /// Probes the node itself through its onion name.
     async fn probe(&self, name: &OnionServiceState, endpoint: (Transport, Port), group: u8) -> Result<(), ProbeError> {
-        let target = ProbeTarget::without_extras(name.host.clone(), Route::Tor, Vec::new(), vec![endpoint]);
-        let expected = ProbeExpectations {
-            host: None,
-            genesis_hash: self.network.genesis_hash(),
-            default_ports: self.network.default_ports(),
-            features: FeaturesStep::Included,
-            announce: None,
-            checkpoint_height: None,
-            reference: None,
-            pin: None,
-        };
-        let dialer = Dialer { isolation: Isolation::SelfCheck(group), ..self.dialer.clone() };
-        probe(&dialer, &target, &expected, Deadlines::for_route(Route::Tor), |_| {}).await.map(|_| ())
+        probe_onion_name(&self.dialer, self.network, &name.host, endpoint, group).await.map(drop)
     }
 
     /// Publishes the name to clients of the onion service.
@@ -279,6 +266,31 @@ fn log_tls_change(before: &TlsPortState, after: &TlsPortState) {
         }
         _ => {}
     }
+}
+
+/// Probes the node itself at a port of its onion name.
+///
+/// `group` chooses the circuits.
+pub async fn probe_onion_name(
+    dialer: &Dialer,
+    network: Network,
+    host: &Host,
+    endpoint: (Transport, Port),
+    group: u8,
+) -> Result<Verified, ProbeError> {
+    let target = ProbeTarget::without_extras(host.clone(), Route::Tor, Vec::new(), vec![endpoint]);
+    let expected = ProbeExpectations {
+        host: None,
+        genesis_hash: network.genesis_hash(),
+        default_ports: network.default_ports(),
+        features: FeaturesStep::Included,
+        announce: None,
+        checkpoint_height: None,
+        reference: None,
+        pin: None,
+    };
+    let dialer = Dialer { isolation: Isolation::SelfCheck(group), ..dialer.clone() };
+    probe(&dialer, &target, &expected, Deadlines::for_route(Route::Tor), |_| {}).await
 }
 
 #[cfg(test)]

@@ -29,10 +29,12 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("connect", 1, &["route"]),
     ("book", 1, &["connect", "route", "tor_state"]),
     ("electrum", 1, &["book", "connect"]),
+    ("trends", 1, &[]),
     ("accept_loop", 2, &[]),
     ("client_counters", 2, &[]),
     ("api", 2, &["client_counters"]),
     ("atomic_file", 2, &[]),
+    ("ban_files", 2, &[]),
     ("book_handle", 2, &["api"]),
     ("store", 2, &[]),
     ("dial", 2, &[]),
@@ -45,7 +47,8 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("status_page", 2, &["accept_loop", "api", "book_handle", "client_counters"]),
     ("config", 3, &[]),
     ("daemon", 3, &["config"]),
-    ("cli", 3, &["config", "daemon"]),
+    ("doctor", 3, &["config", "daemon"]),
+    ("cli", 3, &["config", "daemon", "doctor"]),
 ];
 
 /// Files that are no modules.

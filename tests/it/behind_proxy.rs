@@ -8,11 +8,11 @@ use crate::support::{self, ChildGuard, Daemon, TestClient, TestDir, wait_until};
 use serde_json::{Value, json};
 
 /// Sections of an offline daemon with few sessions per source, and networks of clients without limits.
-const SECTIONS: &str = "[tor]\nmode = \"off\"\n[discovery]\nseeds = []\nallow_private = true\n[limits]\n\
+pub(crate) const SECTIONS: &str = "[tor]\nmode = \"off\"\n[discovery]\nseeds = []\nallow_private = true\n[limits]\n\
      sessions_per_source = 2\nsource_requests_per_second = 1000\nexempt = [\"127.40.0.0/16\"]\n";
 
 /// Starts a program, which must be installed.
-fn start(program: &str, args: &[&str]) -> ChildGuard {
+pub(crate) fn start(program: &str, args: &[&str]) -> ChildGuard {
     let installed = Command::new(program).arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status();
     assert!(
         installed.is_ok_and(|status| status.success()),
@@ -41,7 +41,7 @@ fn nginx(dir: &Path, front: SocketAddr, server: SocketAddr) -> ChildGuard {
     let load = if Path::new(module).exists() { format!("load_module {module};\n") } else { String::new() };
     let (config, dir) = (dir.join("nginx.conf"), dir.display());
     let text = format!(
-        "{load}daemon off;\npid {dir}/nginx.pid;\nerror_log {dir}/nginx.log;\nevents {{}}\nstream {{\n  server {{\n    listen \
+        "{load}daemon off;\nmaster_process off;\npid {dir}/nginx.pid;\nerror_log {dir}/nginx.log;\nevents {{}}\nstream {{\n  server {{\n    listen \
          {front};\n    proxy_pass {server};\n    proxy_protocol on;\n  }}\n}}\n"
     );
     std::fs::write(&config, text).unwrap();
@@ -60,7 +60,7 @@ fn counter(daemon: &Daemon, name: &str) -> u64 {
 }
 
 /// Checks that a daemon tells the clients of its balancer apart by their addresses.
-fn check_sources(daemon: &Daemon, front: SocketAddr) {
+pub(crate) fn check_sources(daemon: &Daemon, front: SocketAddr) {
     wait_until(20, "the balancer forwards connections", || {
         std::net::TcpStream::connect(front).is_ok() && TestClient::connect_from("127.6.0.1", front).is_served()
     });

@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::support::{self, OFFLINE, TestDir, binary, free_address, wait_until};
 use serde_json::{Value, json};
 use waypost::api::{PeerInfo, Status};
+use waypost::clock::Time;
+use waypost::trends::{NameListing, TrendSample, Trends};
 
 /// Objects whose keys are hosts or periods.
 const MAPS: &[&str] = &["backend.sessions", "uptime"];
 
 /// Returns the documented fields of a command.
-fn documented(command: &str) -> BTreeSet<String> {
+pub(crate) fn documented(command: &str) -> BTreeSet<String> {
     let text = std::fs::read_to_string(support::repository("contrib/JSON.md")).unwrap();
     let section = text.split("\n## ").find(|section| section.lines().next() == Some(command)).expect(command);
     let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
@@ -46,7 +48,7 @@ fn fields(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-fn all_fields(values: &[Value]) -> BTreeSet<String> {
+pub(crate) fn all_fields(values: &[Value]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     values.iter().for_each(|value| fields(value, "", &mut found));
     found
@@ -77,7 +79,7 @@ fn complete_statuses() -> Vec<Value> {
     tor.into_iter()
         .map(|tor| {
             let status: Status = serde_json::from_value(json!({
-                "version": "0.1.0", "network": "regtest", "uptime_secs": 1, "tor": tor, "network_down": false,
+                "version": "0.1.0", "network": "regtest", "uptime_secs": 1, "tor": tor, "tor_since": 1, "network_down": false,
                 "tor_source": { "kind": "socks", "addresses": ["127.0.0.1:9050"], "until": 1, "clearnet": "allowed", "shares_circuits": false },
                 "clearnet_blocked": "x", "onion_error": { "stage": "launch", "reason": "x" },
                 "onion": { "host": "x.onion", "port": 1, "restricted": false, "tls_port": 2, "tls_error": "x", "last_reached": 1, "failures": 1, "error": "x", "listed_by": 1, "peers_of_its_kind": 1 },
@@ -99,6 +101,10 @@ fn complete_statuses() -> Vec<Value> {
                     "server": "irc.example:6697", "last": 1, "error": "x", "next": 1,
                     "found": 1, "cut_off": 1, "control_codes": 1, "unreadable": 1,
                 },
+                "ban_lists": [{
+                    "path": "/bans", "own": true, "format": "text", "patterns": 1, "skipped": 1, "last_read": 1, "signed": 1,
+                    "error": "x",
+                }],
                 "peers": {
                     "verified": 1, "stale": 1, "candidate": 1, "bad": 1, "verified_onion": 1, "stale_onion": 1,
                     "candidate_onion": 1, "bad_onion": 1, "probing": 1,
@@ -138,6 +144,15 @@ fn complete_peer_has_exactly_documented_fields() {
 }
 
 #[test]
+fn complete_trends_have_exactly_documented_fields() {
+    let name = Some(NameListing { listed_by: 1, peers_of_its_kind: 2 });
+    let at = Time::from_secs(1);
+    let mut trends = Trends::default();
+    trends.record(TrendSample { at, verified_clearnet: 2, verified_onion: 2, clearnet_name: name, onion_name: name });
+    assert_eq!(all_fields(&[json!({ "samples": trends })]), documented("/trends.json"));
+}
+
+#[test]
 fn json_of_every_command_is_documented() {
     let (dir, tls) = (TestDir::new(), free_address());
     let tcp = dir.address;
@@ -161,6 +176,9 @@ fn json_of_every_command_is_documented() {
     assert_eq!(probed["facts"]["key"].as_str().unwrap().len(), 64);
     assert_eq!(all_fields(&[probed]), documented("probe"), "every documented field is printed");
 
+    let examined = run_json("doctor", &[]);
+    assert_eq!(all_fields(&[examined]), documented("doctor"), "every documented field is printed");
+
     let peer = format!("127.0.0.2 t{}", tcp.port());
     assert_eq!(run_json("add", &[&peer]), json!({ "added": peer }));
     wait_until(20, "the peer is tried", || {
@@ -173,7 +191,11 @@ fn json_of_every_command_is_documented() {
     assert_eq!(run_json("forget", &["127.0.0.2"]), json!({ "forgotten": "127.0.0.2" }));
     assert_eq!(run_json("ban", &["*.example.org"]), json!({ "banned": "*.example.org", "new": true }));
     assert_eq!(run_json("ban", &["*.Example.org"]), json!({ "banned": "*.example.org", "new": false }));
-    assert_eq!(run_json("unban", &["*.example.org"]), json!({ "unbanned": "*.example.org" }));
+    assert_eq!(run_json("unban", &["*.example.org"]), json!({ "unbanned": "*.example.org", "still_banned_by": [] }));
+    let bans = run_json("bans", &["a.example"]);
+    assert_eq!((&bans["banned"], bans["lists"].as_array().unwrap().len()), (&json!(false), 1));
+    assert_eq!(all_fields(&[bans]), documented("bans"), "every documented field is printed");
+    assert_eq!(run_json("bans", &[])["banned"], Value::Null);
     daemon.stop();
 }
 

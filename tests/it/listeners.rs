@@ -226,7 +226,7 @@ fn banned_host_is_neither_served_nor_stored() {
     assert!(!ok && refused.contains("banned"), "{refused}");
     daemon.waypost(&["unban", "127.5.0.0/16"]);
     wait_until(15, "the changed file is read without a signal", || {
-        daemon.log().matches("read the ban file").count() >= 2
+        daemon.log().matches("read the ban list").count() >= 2
     });
     wait_until(5, "the unbanned client is served", || TestClient::connect_from("127.5.0.1", server).is_served());
     daemon.stop();

@@ -1,4 +1,4 @@
-//! The status page in a real Chromium, the metrics and the health check.
+//! The status page in a real Chromium, the metrics and the health check. `peer_pages` tests the other pages.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -11,6 +11,7 @@ use crate::support::{self, Daemon, Lab, OFFLINE, TestDir, fetch, fetch_as, wait_
 use serde_json::json;
 
 const PAGE: &str = "127.0.0.1:4280";
+const PUBLIC: &str = "127.0.0.1:4281";
 const LISTEN: &str = "127.0.0.1:50001";
 const EX1: &str = "ex1.example.com";
 const FIRST: &str = "first.example.com";
@@ -36,7 +37,7 @@ fn status_page_renders_empty_filled_and_with_tor_down() {
         "{}[listen]\ntcp = [\"{LISTEN}\", \"5.9.0.9:50001\"]\nonion_tcp = [\"127.0.0.1:50011\"]\nonion_port = 50001\n\
          [identity]\nhost = \"wp.example.com\"\ntcp_port = 50001\nonion_host = \"{own}\"\n\
          [discovery]\nseeds = [\"{EX1} t51001\", \"{FIRST} t50001\"]\n\
-         [status]\npeer_metrics = true\n",
+         [status]\npeer_metrics = true\npublic = [\"{PUBLIC}\"]\n",
         lab.external_tor(),
     ));
     let daemon = dir.start();
@@ -86,8 +87,8 @@ fn check_filled(browser: &Browser, onion: &str, own: &str) {
     let hosts = |path: &str| {
         let (_, page) = fetch(PAGE, path);
         let body = page.split("class=\"peers\"").nth(1).unwrap_or_default().to_owned();
-        let rows = body.split("<th scope=\"row\"><span class=\"name\">").skip(1);
-        let mut hosts: Vec<String> = rows.map(|row| row.split('<').next().unwrap().to_owned()).collect();
+        let rows = body.split("<th scope=\"row\"><a class=\"name\" href=\"/peer/").skip(1);
+        let mut hosts: Vec<String> = rows.map(|row| row.split('"').next().unwrap().to_owned()).collect();
         // Both sides of the node may know a peer.
         hosts.dedup();
         hosts
@@ -100,6 +101,15 @@ fn check_filled(browser: &Browser, onion: &str, own: &str) {
     browser.check_page("filled", 1280, false);
     browser.check_page("filled-dark", 1280, true);
     browser.check_page("filled-narrow", 500, false);
+    for host in [EX1, onion] {
+        let (code, page) = fetch(PAGE, &format!("/peer/{host}"));
+        assert!(code == 200 && page.contains("ElectrumX") && page.contains("verified in"), "{page}");
+    }
+    browser.check_variants(&format!("http://{PAGE}/peer/{EX1}"), "peer");
+    // A browser may use any name for the public page.
+    let (code, page) = fetch_as(PUBLIC, "servers.example.net", "/");
+    assert!(code == 200 && page.contains(EX1) && !page.contains("wp.example.com"), "{page}");
+    browser.check_variants(&format!("http://{PUBLIC}/"), "public");
 }
 
 fn check_metrics(onion: &str) {
@@ -170,14 +180,14 @@ fn unreached_onion_service_has_timestamp_zero() {
 }
 
 /// Headless Chromium.
-struct Browser {
+pub(crate) struct Browser {
     program: &'static str,
     profile: PathBuf,
     screenshots: PathBuf,
 }
 
 impl Browser {
-    fn new(dir: &Path) -> Browser {
+    pub(crate) fn new(dir: &Path) -> Browser {
         let found = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|program| {
             let version = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
             version.is_ok_and(|status| status.success())
@@ -189,9 +199,20 @@ impl Browser {
     }
 
     /// Checks the background and width of a screenshot, and that the page violates no rule of its policy.
-    fn check_page(&self, name: &str, width: u32, dark: bool) {
+    pub(crate) fn check_page(&self, name: &str, width: u32, dark: bool) {
+        self.check_url(&format!("http://{PAGE}/"), name, width, dark);
+    }
+
+    /// Checks a page in a wide window, in a wide one with dark colours, and in a narrow one.
+    pub(crate) fn check_variants(&self, url: &str, name: &str) {
+        self.check_url(url, name, 1280, false);
+        self.check_url(url, &format!("{name}-dark"), 1280, true);
+        self.check_url(url, &format!("{name}-narrow"), 500, false);
+    }
+
+    fn check_url(&self, url: &str, name: &str, width: u32, dark: bool) {
         let screenshot = self.screenshots.join(format!("{name}.png"));
-        let messages = self.visit(&format!("http://{PAGE}/"), &screenshot, width, dark);
+        let messages = self.visit(url, &screenshot, width, dark);
         assert_eq!(messages, [""; 0], "{name}");
         let mut reader = png::Decoder::new(BufReader::new(File::open(&screenshot).unwrap())).read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];

@@ -54,6 +54,9 @@ for file in usr/bin/waypost usr/share/man/man1/waypost.1.gz usr/share/bash-compl
 done
 is "$(stat -c %a "$root/usr/bin/waypost")" = 755
 is -f "$unit"
+# The unit for further instances is installed, and none is enabled.
+is -f "$root/usr/lib/systemd/system/waypost@.service"
+is ! -e "$root/etc/systemd/system/multi-user.target.wants/waypost@.service"
 is -L "$root/etc/systemd/system/multi-user.target.wants/waypost.service"
 in_root waypost check-config >"$1/config"
 grep -q 'data_dir = "/var/lib/waypost"' "$1/config" || fail "the configuration in use is not that of the package"

@@ -10,7 +10,7 @@ fn refused(harness: &BookHarness) -> Vec<(String, IntakeError)> {
     let mut refused = Vec::new();
     for notice in harness.notices() {
         if let BookNotice::SeedRefused { name, reason } = notice {
-            refused.push((name.host.to_string(), *reason));
+            refused.push((name.host.to_string(), reason.clone()));
         }
     }
     refused
@@ -74,7 +74,8 @@ fn refused_seed_is_reported_with_its_reason() {
     let bans = Arc::new(crate::ban_list::Bans::parse("banned.example\n5.9.7.0/24\n").unwrap());
     let mut harness = BookHarness::new(&[]);
     harness.book.config.local_hosts.push("own.example".parse().unwrap());
-    harness.book.config.bans = bans;
+    let ban = |host: &str| bans.find_host(&host.parse().unwrap()).unwrap();
+    harness.book.config.bans = Arc::clone(&bans);
     let seeds = [
         "a.example s50002",
         "a.example t50001",
@@ -87,8 +88,8 @@ fn refused_seed_is_reported_with_its_reason() {
     let expected = [
         ("a.example", IntakeError::Duplicate),
         ("own.example", IntakeError::LocalHost),
-        ("banned.example", IntakeError::Banned),
-        ("5.9.7.1", IntakeError::Banned),
+        ("banned.example", IntakeError::Banned(ban("banned.example"))),
+        ("5.9.7.1", IntakeError::Banned(ban("5.9.7.1"))),
         ("10.0.0.1", IntakeError::NotPublic),
     ]
     .map(|(host, reason)| (host.to_owned(), reason));

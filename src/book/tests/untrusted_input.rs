@@ -90,6 +90,14 @@ fn reported_names_below_one_domain_share_a_budget() {
     assert_eq!(harness.book.entries().count(), 8 + 1);
 }
 
+fn notice_text(notice: &BookNotice) -> String {
+    match notice {
+        BookNotice::Banned { host, ban } => format!("{host}: {ban}"),
+        BookNotice::BansApplied { list, removed } => format!("{list}: {removed}"),
+        notice => panic!("{notice:?}"),
+    }
+}
+
 #[test]
 fn banned_peers_are_dropped_and_rejected() {
     let mut harness = BookHarness::new(&["a.example t50001", "b.example t50001", "c.spy.example t50001"]);
@@ -97,7 +105,9 @@ fn banned_peers_are_dropped_and_rejected() {
     harness.finish("a.example", success("[]", None));
     let bans = Bans::parse("5.9.0.0/16\n*.spy.example\n").unwrap();
     harness.handle(Event::BansReplaced(Arc::new(bans)));
-    assert_eq!(harness.notices().len(), 2);
+    let notices: Vec<String> = harness.notices().into_iter().map(notice_text).collect();
+    let expected = ["a.example: 5.9.0.0/16 in bans", "c.spy.example: *.spy.example in bans", "bans: 2"];
+    assert_eq!(notices, expected);
     assert!(harness.entry("a.example").is_none() && harness.entry("c.spy.example").is_none());
     let list =
         harness.book.snapshot(harness.now, &mut harness.rng).peers(Ingress::Clearnet, harness.now, &mut harness.rng);
@@ -106,7 +116,8 @@ fn banned_peers_are_dropped_and_rejected() {
     harness.resolve("b.example", &["5.9.7.7"]);
     assert!(harness.target().is_none() && harness.entry("b.example").is_none());
     let name = RealName::parse("d.spy.example t50001", Network::Bitcoin.default_ports()).unwrap();
-    assert_eq!(harness.book.add(name, harness.now, &mut harness.rng).unwrap_err(), IntakeError::Banned);
+    let refusal = harness.book.add(name, harness.now, &mut harness.rng).unwrap_err();
+    assert_eq!(refusal.to_string(), "the host is banned by *.spy.example in bans");
     harness.handle(Event::BansReplaced(Arc::default()));
     let name = RealName::parse("d.spy.example t50001", Network::Bitcoin.default_ports()).unwrap();
     assert!(harness.book.add(name, harness.now, &mut harness.rng).is_ok());

@@ -1,6 +1,7 @@
 //! One Arti client: creation, bootstrap, and shutdown with all its tasks.
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -124,6 +125,8 @@ pub struct EphemeralClient {
     pub tor: TorConnector,
     _client: ClientHandle,
     _lock: DirLock,
+    /// Directory of this client; `None` if it uses that of the configuration.
+    _scratch: Option<tempfile::TempDir>,
 }
 
 impl fmt::Debug for EphemeralClient {
@@ -140,6 +143,13 @@ pub async fn bootstrap_ephemeral(
     mut on_progress: impl FnMut(u8, &str),
 ) -> Result<EphemeralClient, String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
+    // Files that root creates there could not be replaced by the daemon.
+    let scratch = if is_foreign(dir) {
+        Some(tempfile::tempdir().map_err(|error| format!("no temporary directory can be created: {error}"))?)
+    } else {
+        None
+    };
+    let dir = scratch.as_ref().map_or(dir, tempfile::TempDir::path);
     // If a daemon uses the directory, a second client with guards of its own is created.
     let (lock, dir) = match DirLock::take(dir) {
         Ok(lock) => (lock, dir.to_owned()),
@@ -154,7 +164,13 @@ pub async fn bootstrap_ephemeral(
         on_progress(progress.percent, &progress.waiting_for)
     })
     .await?;
-    Ok(EphemeralClient { tor: client.connector(), _client: client, _lock: lock })
+    Ok(EphemeralClient { tor: client.connector(), _client: client, _lock: lock, _scratch: scratch })
+}
+
+/// Returns whether another user owns the directory, or the nearest existing one above it.
+fn is_foreign(dir: &Path) -> bool {
+    let metadata = dir.ancestors().find_map(|dir| std::fs::metadata(dir).ok());
+    metadata.is_some_and(|metadata| metadata.uid() != rustix::process::geteuid().as_raw())
 }
 
 #[cfg(test)]
