@@ -124,8 +124,10 @@ impl Config {
             omits_itself: peers_as_backend && !backend.has_server(),
             ..resolve_book(&mut file.discovery, network)?
         };
+        let ban_lists = resolve_ban_lists(&mut file.discovery, default_ban_file(&data_dir))?;
         let log_level = file.log.level.get_or_insert_with(|| "info".to_owned()).clone();
         super::log_level::check(&log_level).map_err(|reason| invalid("log.level", reason))?;
+        let ban_lists = resolve_ban_lists(&mut file.discovery, default_ban_file(&data_dir))?;
         Ok(Config {
             data_dir,
             shared_data_dir: None,
@@ -138,7 +140,7 @@ impl Config {
             tor,
             book,
             ban_file: file.discovery.ban_file.clone(),
-            ban_lists: resolve_ban_lists(&mut file.discovery, default_ban_file(&data_dir))?,
+            ban_lists,
             ban_list_key: resolve_list_key(&file.discovery)?,
             as_map_file: file.discovery.asmap.clone(),
             limits,

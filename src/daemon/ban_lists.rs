@@ -148,3 +148,102 @@ impl ListInForce {
         Some(format!("the ban list {} has {} entries without effect, first {first}", self.file.name(), list.skipped))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::ban_files::BanFileKind;
+
+    const KEY: &str = include_str!("../../tests/data/minisign/key");
+    const ONE: [&str; 2] =
+        [include_str!("../../tests/data/minisign/one"), include_str!("../../tests/data/minisign/one.minisig")];
+    const TWO: [&str; 2] =
+        [include_str!("../../tests/data/minisign/two"), include_str!("../../tests/data/minisign/two.minisig")];
+
+    /// Writes a file that differs from the previous one in its fingerprint.
+    fn write(path: &Path, text: &str) {
+        let new = path.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        let old = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+        if let Ok(old) = old {
+            let file = std::fs::File::options().write(true).open(&new).unwrap();
+            file.set_modified(old + std::time::Duration::from_secs(1)).unwrap();
+        }
+        std::fs::rename(new, path).unwrap();
+    }
+
+    fn publish(path: &Path, [list, signature]: [&str; 2]) {
+        write(path, list);
+        write(&path.with_extension("minisig"), signature);
+    }
+
+    /// Reads changes, and returns the number of patterns and the error of the list at `index`.
+    fn after_change(lists: &mut BanLists, index: usize) -> (usize, Option<String>) {
+        assert!(lists.have_changed());
+        lists.read_changed();
+        assert!(!lists.have_changed(), "a failure is reported once");
+        let status = lists.status().swap_remove(index);
+        (status.patterns, status.error)
+    }
+
+    #[test]
+    fn unusable_version_keeps_the_previous_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, list) = (dir.path().join("bans"), dir.path().join("list"));
+        write(&list, "a.example\nb.example\n");
+        let files = vec![BanFile::own(own.clone(), BanFileKind::OwnDefault), BanFile::further(list.clone(), None)];
+        let mut lists = BanLists::read(files).unwrap();
+        assert!(!lists.have_changed() && lists.bans().len() == 2);
+        for broken in ["a b\n", "[\"a.example\""] {
+            write(&list, broken);
+            let (patterns, error) = after_change(&mut lists, 1);
+            assert!(patterns == 2 && error.is_some_and(|error| error.contains("list: ")), "{broken}");
+        }
+        std::fs::remove_file(&list).unwrap();
+        let (patterns, error) = after_change(&mut lists, 1);
+        assert!(patterns == 2 && error.is_some_and(|error| error.contains("No such file")));
+        write(&list, "a.example\n");
+        assert_eq!(after_change(&mut lists, 1), (1, None));
+        write(&own, "c.example\n");
+        assert_eq!(after_change(&mut lists, 0), (1, None));
+        std::fs::remove_file(&own).unwrap();
+        assert_eq!(after_change(&mut lists, 0), (0, None), "the default list is optional");
+    }
+
+    #[test]
+    fn older_signed_version_is_rejected_until_the_key_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("list");
+        let signed = || BanFile::further(path.clone(), KEY.parse().ok());
+        write(&path, TWO[0]);
+        assert!(BanLists::read(vec![signed()]).is_err(), "a missing signature is an error at the start");
+        write(&dir.path().join("list.minisig"), TWO[1]);
+        let mut lists = BanLists::read(vec![signed()]).unwrap();
+        assert_eq!(lists.status()[0].signed, Some(Time::from_wall_millis(1_795_000_100_000)));
+        publish(&path, ONE);
+        let (patterns, error) = after_change(&mut lists, 0);
+        assert!(patterns == 2 && error.as_ref().is_some_and(|error| error.contains("so older than")), "{error:?}");
+        // Without a key, the file alone counts.
+        lists.replace(vec![BanFile::further(path.clone(), None)]).unwrap();
+        assert_eq!((lists.bans().len(), lists.status()[0].error.clone()), (1, None));
+    }
+
+    #[test]
+    fn replacement_with_an_unusable_new_list_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let further = |name: &str, text: &str| {
+            write(&dir.path().join(name), text);
+            BanFile::further(dir.path().join(name), None)
+        };
+        let (first, second, broken) =
+            (further("first", "a.example\n"), further("second", "[\"b.example\", 1]"), further("broken", "a b\n"));
+        let mut lists = BanLists::read(vec![first.clone()]).unwrap();
+        let before = lists.bans();
+        assert!(lists.replace(vec![second.clone(), broken]).is_err());
+        assert_eq!((lists.bans(), lists.warnings().count()), (before, 0));
+        lists.replace(vec![second, first]).unwrap();
+        assert_eq!((lists.bans().len(), lists.warnings().count()), (2, 1));
+    }
+}

@@ -16,6 +16,7 @@ use super::clearnet_monitor::NameState;
 use super::event_log;
 use super::initial_crawl::InitialCrawl;
 use super::loaded_books::LoadedBooks;
+use super::peer_decline::PeerDecline;
 use super::side_book::{SideBook, SnapshotSenders};
 use crate::api::{BanListStatus, IrcStatus};
 use crate::backend::Backend;
@@ -34,6 +35,7 @@ use crate::route::Route;
 use crate::status_page::ProbeMetrics;
 use crate::store::{Change, StoreHandle, WriterStatus};
 use crate::tor::{self, OnionServiceState, TorHealth};
+use crate::tor_state::TorState;
 use crate::trends::Trends;
 
 /// Maximum time between two wake-ups. Timers stop during suspend, while the book's clock runs on.
@@ -106,6 +108,7 @@ pub(super) struct BookTask {
     task_hosts: HashMap<Id, (Side, Host)>,
     /// Progress of the initial crawl; `None` once it is over.
     initial_crawl: Option<InitialCrawl>,
+    decline: PeerDecline,
     /// Offset of the wall clock to the book's clock when the store was last written, in milliseconds.
     stored_ahead_millis: i64,
     /// Earliest time of the next rewrite of the store.
@@ -135,6 +138,7 @@ impl BookTask {
             tasks: JoinSet::new(),
             task_hosts: HashMap::new(),
             initial_crawl: has_initial_crawl.then(|| InitialCrawl::new(now)),
+            decline: PeerDecline::new(now),
             stored_ahead_millis: clock::wall_ahead_millis(),
             next_rewrite: Instant::now(),
         };
@@ -169,6 +173,7 @@ impl BookTask {
                 side.publish_due(&self.outputs.snapshot, now);
             }
             self.log_crawl_progress(now);
+            self.log_decline(now);
             self.sample_trends(now);
             if Instant::now() >= self.next_rewrite {
                 self.follow_clock();
@@ -216,6 +221,18 @@ impl BookTask {
         if self.trends.is_due(now) {
             self.trends.record(self.trend_sample(now));
             self.store.write(Change::SaveTrends(Box::new(self.trends.clone())));
+        }
+    }
+
+    /// Warns if many peers were lost. An outage of Tor or of the network has a line of its own.
+    fn log_decline(&mut self, now: Time) {
+        let book = &self.main.book;
+        let is_outage = book.network_is_down() || matches!(book.tor(), TorState::Down { .. });
+        if self.decline.is_due(now)
+            && !is_outage
+            && let Some(warning) = self.decline.sample(book.counts(now).verified, now)
+        {
+            tracing::warn!("{warning}");
         }
     }
 

@@ -16,6 +16,7 @@ mod name_check;
 mod node;
 mod operator_requests;
 mod own_address_check;
+mod peer_decline;
 mod platform;
 mod port_holder;
 mod reload;

@@ -83,7 +83,7 @@ fn configuration(config: &Config) -> Vec<Finding> {
             Finding::failure(Subject::Configuration, error.to_string(), advice)
         }
     });
-    let warnings = daemon::seed_warnings(config).into_iter();
+    let warnings = daemon::warnings(config).into_iter();
     findings
         .extend(warnings.map(|text| Finding::warning(Subject::Configuration, text, "correct the key or remove it")));
     findings

@@ -87,7 +87,7 @@ fn check_filled(browser: &Browser, onion: &str, own: &str) {
     let hosts = |path: &str| {
         let (_, page) = fetch(PAGE, path);
         let body = page.split("class=\"peers\"").nth(1).unwrap_or_default().to_owned();
-        let rows = body.split("<th scope=\"row\"><a class=\"name\" href=\"/peer/").skip(1);
+        let rows = body.split("<th scope=\"row\"><a class=\"name\" href=\"peer/").skip(1);
         let mut hosts: Vec<String> = rows.map(|row| row.split('"').next().unwrap().to_owned()).collect();
         // Both sides of the node may know a peer.
         hosts.dedup();
