@@ -124,7 +124,6 @@ impl Config {
             omits_itself: peers_as_backend && !backend.has_server(),
             ..resolve_book(&mut file.discovery, network)?
         };
-        let ban_lists = resolve_ban_lists(&mut file.discovery, default_ban_file(&data_dir))?;
         let log_level = file.log.level.get_or_insert_with(|| "info".to_owned()).clone();
         super::log_level::check(&log_level).map_err(|reason| invalid("log.level", reason))?;
         let ban_lists = resolve_ban_lists(&mut file.discovery, default_ban_file(&data_dir))?;

@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use super::page::span;
+use super::time_text::{date, span};
 use crate::api::DayVisits;
+use crate::book::MAX_DAYS;
 use crate::clock::Time;
 use crate::trends::{TREND_INTERVAL, TrendSample, Trends};
 
 /// Size of a plot in the units of its lines.
 const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 80.0;
+
+/// Width of a day in plots of days.
+const DAY_WIDTH: usize = 10;
 
 /// Maximum number of points of a line: more can't be told apart.
 const MAX_POINTS: usize = 240;
@@ -128,12 +132,11 @@ fn description(line: &Line, all: &[&TrendSample]) -> String {
 
 /// Draws the visits of each day as bars, successful ones below failed ones.
 pub(crate) fn visits(days: &[DayVisits]) -> String {
-    const DAY_WIDTH: usize = 10;
     let total = |day: &DayVisits| u32::from(day.successes) + u32::from(day.failures);
     let most = days.iter().map(total).max().unwrap_or_default().max(1);
     let height = |count: u8| f64::from(count) / f64::from(most) * HEIGHT;
     let bars = days.iter().enumerate().map(|(index, day)| {
-        let (x, up, down) = (index * DAY_WIDTH, height(day.successes), height(day.failures));
+        let (x, up, down) = (day_left(index, days.len()), height(day.successes), height(day.failures));
         let (above, top) = (HEIGHT - up, HEIGHT - up - down);
         let DayVisits { start, successes, failures, .. } = day;
         format!(
@@ -146,31 +149,35 @@ pub(crate) fn visits(days: &[DayVisits]) -> String {
     format!(
         r#"<svg class="days" role="img" aria-label="{successes} successful and {failures} failed visits in {} days" viewBox="0 0 {} {HEIGHT}" preserveAspectRatio="none">{}</svg>"#,
         days.len(),
-        days.len() * DAY_WIDTH,
+        MAX_DAYS * DAY_WIDTH,
         bars.collect::<String>()
     )
 }
 
-/// Draws the mean latency of each day as a line; `None` with fewer than two days that have one.
-pub(crate) fn latency(days: &[DayVisits]) -> Option<String> {
-    let known: Vec<(u32, u32)> =
-        (0..).zip(days).filter_map(|(index, day)| Some((index, u32::from(day.mean_ms?)))).collect();
+/// Draws the mean latency of each day below its bar, and describes it; `None` with fewer than two days that have one.
+pub(crate) fn latency(days: &[DayVisits]) -> Option<(String, String)> {
+    let known: Vec<(usize, u32)> =
+        days.iter().enumerate().filter_map(|(index, day)| Some((index, u32::from(day.mean_ms?)))).collect();
     let (most, least) = (known.iter().map(|(_, ms)| *ms).max()?, known.iter().map(|(_, ms)| *ms).min()?);
-    let (first, last) = (known.first()?.0, known.last()?.0);
-    let days = last.checked_sub(first).filter(|days| *days > 0)?;
+    if known.len() < 2 {
+        return None;
+    }
     let points = known.iter().map(|(index, ms)| {
-        let x = f64::from(index - first) / f64::from(days) * WIDTH;
-        format!("{x:.1},{:.1}", y(*ms, most.max(1)))
+        let x = day_left(*index, days.len()) + DAY_WIDTH / 2;
+        format!("{x},{:.1}", y(*ms, most.max(1)))
     });
     let points = points.collect::<Vec<_>>().join(" ");
-    Some(format!(
-        r#"<svg class="days" role="img" aria-label="mean latency by day, from {least} to {most} ms" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none"><polyline points="{points}"/></svg>"#
-    ))
+    let description = format!("mean latency by day, from {least} to {most} ms");
+    let svg = format!(
+        r#"<svg class="days" role="img" aria-label="{description}" viewBox="0 0 {} {HEIGHT}" preserveAspectRatio="none"><polyline points="{points}"/></svg>"#,
+        MAX_DAYS * DAY_WIDTH
+    );
+    Some((svg, description))
 }
 
-/// Formats the day of a time, in UTC.
-pub(crate) fn date(at: Time) -> String {
-    at.to_string().chars().take_while(|c| *c != 'T').collect()
+/// Returns the left edge of a day, of which the newest is at the right.
+fn day_left(index: usize, days: usize) -> usize {
+    (MAX_DAYS.saturating_sub(days) + index) * DAY_WIDTH
 }
 
 #[cfg(test)]
@@ -229,7 +236,7 @@ mod tests {
             mean_ms,
         };
         let days = [day(20_000, 2, 0, Some(100)), day(20_001, 0, 1, None), day(20_002, 1, 1, Some(50))];
-        insta::assert_snapshot!("days", format!("{}\n{}", visits(&days), latency(&days).unwrap()));
+        insta::assert_snapshot!("days", format!("{}\n{}", visits(&days), latency(&days).unwrap().0));
         assert_eq!(latency(&days[..2]), None);
     }
 }

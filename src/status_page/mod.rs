@@ -14,6 +14,7 @@ mod public_page;
 mod response_headers;
 mod status_cache;
 mod svg;
+mod time_text;
 
 use std::collections::HashMap;
 use std::fmt::Display;

@@ -9,6 +9,7 @@ use super::history::History;
 use super::peer_query::PeerPage;
 use super::status_cache::{PageSample, StatusSample};
 use super::svg;
+use super::time_text::span;
 use crate::api::{BanListStatus, ChainStatus, ClearnetStatus, OnionStatus, PeerInfo, Status};
 use crate::client_counters::CallCount;
 use crate::clock::{self, Time};
@@ -196,14 +197,4 @@ fn error(row: &PeerInfo, now: Time) -> String {
     let next = span(row.next_try.since(now));
     let waiting = row.waiting_for.as_ref().map(|what| format!("waiting for {what}, next probe in {next}"));
     row.error.iter().cloned().chain(waiting).collect::<Vec<_>>().join("; ")
-}
-
-/// Formats a duration in its largest unit.
-pub(crate) fn span(time: Duration) -> String {
-    match time.as_secs() {
-        secs @ 0..60 => format!("{secs} s"),
-        secs @ 60..3600 => format!("{} min", secs / 60),
-        secs @ 3600..172_800 => format!("{} h", secs / 3600),
-        secs => format!("{} days", secs / 86_400),
-    }
 }

@@ -2,8 +2,8 @@
 
 use askama::Template;
 
-use super::charts::{self, date};
-use super::page::span;
+use super::charts;
+use super::time_text::{ago, date, span};
 use crate::api::{DayVisits, PeerDetails, PeerInfo, ReachedEndpoint, Visit};
 use crate::book::Side;
 use crate::clock::Time;
@@ -32,7 +32,8 @@ struct SideView<'a> {
 /// Plots and table of the days.
 struct Days {
     visits: String,
-    latency: Option<String>,
+    /// Plot of the latency, and its description.
+    latency: Option<(String, String)>,
     /// Date, successful visits, failed visits and mean latency, newest first.
     rows: Vec<(String, u8, u8, String)>,
 }
@@ -65,7 +66,7 @@ fn view(details: &PeerDetails, now: Time) -> SideView<'_> {
             ("Visits", schedule(info, now)),
             ("Endpoints", endpoints(details, now)),
             ("Identity", identity(info, now)),
-            ("Lists", lists(info, now)),
+            ("Source and lists", lists(info, now)),
         ],
         sparkline: super::svg::sparkline(&info.history),
         days: (!days.is_empty()).then(|| self::days(days)),
@@ -123,7 +124,7 @@ fn identity(peer: &PeerInfo, now: Time) -> Vec<(&'static str, String)> {
     rows.extend(peer.tip.map(|tip| ("Tip", tip.to_string())));
     if let (Some(key), Some(since)) = (&peer.key, peer.key_since) {
         rows.push(("TLS key", key.clone()));
-        rows.push(("Key known since", format!("{}; changes before: {}", ago(since, now), peer.key_changes)));
+        rows.push(("Key known since", format!("{}; number of changes: {}", ago(since, now), peer.key_changes)));
     }
     let features = if peer.self_reported { "reported by the peer" } else { "not reported" };
     rows.push(("Features", features.to_owned()));
@@ -165,12 +166,6 @@ fn visit_row(visit: &Visit, now: Time) -> VisitRow {
 
 fn ago_or_never(at: Option<Time>, now: Time) -> String {
     at.map_or("never".to_owned(), |at| ago(at, now))
-}
-
-/// Formats a time in the past, with its date in UTC.
-fn ago(at: Time, now: Time) -> String {
-    let minutes: String = at.to_string().replace('T', " ").chars().take(16).collect();
-    format!("{} ago ({minutes} UTC)", span(now.since(at)))
 }
 
 #[cfg(test)]
