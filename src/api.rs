@@ -122,6 +122,12 @@ pub struct OnionStatus {
     pub host: String,
     /// Port of the service.
     pub port: u16,
+    /// Whether only clients with a key find the service, so that it is not advertised.
+    pub restricted: bool,
+    /// Port of the service for TLS; `None` if it has none.
+    pub tls_port: Option<u16>,
+    /// Cause of the last failure at the port for TLS; `None` after a success.
+    pub tls_error: Option<String>,
     /// Time of the last successful self-probe; `None` if never. Advertised from the first one on.
     pub last_reached: Option<Time>,
     /// Number of failed self-probes in a row.

@@ -34,6 +34,7 @@ pub mod probe;
 pub mod route;
 pub mod secret;
 pub mod server;
+pub mod socks_address;
 pub mod status_page;
 pub mod store;
 pub mod tor;

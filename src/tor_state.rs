@@ -1,11 +1,11 @@
 //! State of Tor, its clearnet access, and the onion service.
 
 use std::fmt;
-use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
+use crate::socks_address::SocksAddress;
 
 /// State of Tor, as observed by Waypost.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -102,17 +102,19 @@ pub struct TorSource {
     /// Kind of Tor.
     pub kind: TorKind,
     /// SOCKS address in use; all candidates while none of them answers. Empty for the embedded Tor.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<SocksAddress>,
     /// Start time of the embedded Tor while undecided; `None` if none is planned.
     pub until: Option<Time>,
     /// Clearnet connections that this Tor accepts.
     pub clearnet: ClearnetAccess,
+    /// Whether streams may share circuits, because the proxy accepts a single user name.
+    pub shares_circuits: bool,
 }
 
 impl TorSource {
-    /// Creates a source without a deadline that allows clearnet.
-    pub fn new(kind: TorKind, addresses: Vec<SocketAddr>) -> TorSource {
-        TorSource { kind, addresses, until: None, clearnet: ClearnetAccess::default() }
+    /// Creates a source without a deadline that allows clearnet and isolates streams.
+    pub fn new(kind: TorKind, addresses: Vec<SocksAddress>) -> TorSource {
+        TorSource { kind, addresses, until: None, clearnet: ClearnetAccess::default(), shares_circuits: false }
     }
 
     /// Joins the addresses with "or".
@@ -136,7 +138,8 @@ impl fmt::Display for TorSource {
             ClearnetAccess::Allowed => Ok(()),
             ClearnetAccess::OnionOnly => f.write_str(", onion services only"),
             ClearnetAccess::NamesOnly => f.write_str(", no connections by address"),
-        }
+        }?;
+        if self.shares_circuits { f.write_str(", streams may share circuits") } else { Ok(()) }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::ban_list::Pattern;
 use crate::config;
 use crate::network::Network;
 use crate::peer::Host;
+use crate::socks_address::SocksAddress;
 
 /// A Tor-aware peer-discovery proxy for the Electrum server network.
 #[derive(Debug, Parser)]
@@ -41,9 +42,9 @@ pub(super) struct Settings {
     /// Chain: bitcoin, testnet3, testnet4, signet or regtest.
     #[arg(long, global = true)]
     pub network: Option<Network>,
-    /// SOCKS address of an external Tor.
-    #[arg(long, global = true, value_name = "IP:PORT", value_parser = address)]
-    pub socks: Option<SocketAddr>,
+    /// SOCKS port of an external Tor: IP:PORT, HOST:PORT or unix:PATH.
+    #[arg(long, global = true, value_name = "ADDRESS", value_parser = socks_address)]
+    pub socks: Option<SocksAddress>,
     /// Log level: error, warn, info, debug, trace or off.
     #[arg(long, global = true, value_name = "LEVEL", value_parser = log_level)]
     pub log: Option<String>,
@@ -148,6 +149,10 @@ pub(super) enum Command {
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected an IP address with a port, for example 127.0.0.1:50001".to_owned())
+}
+
+fn socks_address(text: &str) -> Result<SocksAddress, String> {
+    text.parse().map_err(|error| format!("{error}, for example 127.0.0.1:9050"))
 }
 
 fn log_level(text: &str) -> Result<String, String> {

@@ -167,8 +167,8 @@ fn print_warnings(config: &Config) {
 /// Converts the flags to keys, which override all other sources.
 fn flags(settings: Settings) -> ConfigFile {
     let mut raw = ConfigFile { network: settings.network, data_dir: settings.data_dir, ..ConfigFile::default() };
+    raw.tor.mode = settings.socks.as_ref().map(|_| Mode::Socks);
     raw.tor.socks = settings.socks;
-    raw.tor.mode = settings.socks.map(|_| Mode::Socks);
     raw.log.level = settings.log;
     raw.log.format = settings.log_format.map(|format| match format {
         LogFormatArg::Text => LogFormat::Text,

@@ -207,8 +207,13 @@ fn probe_error(host: &Host, failure: ProbeError) -> anyhow::Error {
 
 /// Finds a Tor for the probe.
 async fn find_tor(config: &Config, step: &impl Fn(&str)) -> anyhow::Result<TemporaryTor> {
+    if let Some(error) = config.tor.unread.first() {
+        bail!("this host needs Tor: {error}");
+    }
     TemporaryTor::find(&config.tor.settings, step).await.map_err(|error| match error {
-        TemporaryTorError::Off => anyhow!("this host needs Tor, but {error}; --socks IP:PORT sets one for this probe"),
+        TemporaryTorError::Off => {
+            anyhow!("this host needs Tor, but {error}; --socks HOST:PORT sets one for this probe")
+        }
         error => anyhow!("this host needs Tor: {error}"),
     })
 }

@@ -101,7 +101,10 @@ fn style(name: &str, status: &Status) -> Style {
     match name {
         "tor" => tor_style(&status.tor),
         "network" | "blocked" | "no onion" => Style::Wrong,
-        "onion" => style_if(status.onion.as_ref().is_some_and(|name| name.error.is_some()), Style::Doubtful),
+        "onion" => style_if(
+            status.onion.as_ref().is_some_and(|name| name.error.is_some() || name.tls_error.is_some()),
+            Style::Doubtful,
+        ),
         "clearnet" => {
             let is_doubtful = |name: &ClearnetStatus| {
                 name.last_reached.is_none() || name.error.is_some() || !name.warnings.is_empty()
@@ -229,12 +232,23 @@ fn onion(onion: &OnionStatus) -> String {
         (Some(reached), Some(reason)) => {
             format!("reached {}, {} failed checks since: {reason}", ago(clock::now().since(reached)), onion.failures)
         }
+        (None, Some(reason)) if onion.restricted => format!("not reached yet: {reason}"),
+        (None, None) if onion.restricted => "not reached yet".to_owned(),
         (None, Some(reason)) => format!("not reached yet and not advertised: {reason}"),
         (None, None) => "not reached yet and not advertised".to_owned(),
     };
-    let listings = onion.last_reached.map(|_| format!(", {}", onion.listings)).unwrap_or_default();
+    let listings = match onion.last_reached {
+        _ if onion.restricted => "; not advertised, as only clients with a key find it".to_owned(),
+        Some(_) => format!(", {}", onion.listings),
+        None => String::new(),
+    };
+    let tls = match (onion.tls_port, &onion.tls_error) {
+        (Some(port), Some(reason)) => format!("; TLS port {port} not reached: {reason}"),
+        (Some(port), None) => format!("; TLS port {port}"),
+        (None, _) => String::new(),
+    };
     // Without a comma, the address and port fit into a line of 80 characters.
-    format!("{}:{} {reachability}{listings}", onion.host, onion.port)
+    format!("{}:{} {reachability}{listings}{tls}", onion.host, onion.port)
 }
 
 fn counts(peers: &Counts) -> String {

@@ -44,8 +44,7 @@ pub(super) fn row(host: &str, state: PeerState, last_success: Option<Time>) -> P
 
 /// Returns a status with every optional field set.
 pub(super) fn status() -> Status {
-    let tor_source =
-        json!({ "kind": "socks", "addresses": ["127.0.0.1:9050"], "until": null, "clearnet": "onion_only" });
+    let tor_source = json!({ "kind": "socks", "addresses": ["127.0.0.1:9050"], "until": null, "clearnet": "onion_only", "shares_circuits": false });
     let onion_error = json!({ "stage": "launch", "reason": "its key can't be read" });
     let clients = json!({
         "open_sessions": 2, "memory_bytes": 0, "sessions": 40, "sessions_onion": 3, "requests": 99, "forwarded_requests": 0,
@@ -66,7 +65,7 @@ pub(super) fn status() -> Status {
         "clearnet_blocked": "Tor's SOCKS port accepts onion services only",
         "network_down": true,
         "onion": {
-            "host": ONION, "port": 50001, "last_reached": null, "failures": 3, "error": "its onion service wasn't found",
+            "host": ONION, "port": 50001, "restricted": false, "tls_port": 50002, "tls_error": null, "last_reached": null, "failures": 3, "error": "its onion service wasn't found",
             "listed_by": 0, "peers_of_its_kind": 0,
         },
         "onion_error": onion_error,

@@ -32,7 +32,7 @@ impl BackendConfig {
     ///
     /// Peers serve only local and onion clients unless `serve_public` is set, since public wallets would load them.
     pub fn access(&self, kind: ListenKind, address: SocketAddr) -> BackendAccess {
-        let may_use_peers = self.serve_public || kind == ListenKind::Onion || address.ip().is_loopback();
+        let may_use_peers = self.serve_public || kind.is_onion() || address.ip().is_loopback();
         match &self.electrum {
             Some(targets) if targets.peers && may_use_peers => BackendAccess::All,
             Some(targets) if !targets.servers.is_empty() => BackendAccess::Servers,

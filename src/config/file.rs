@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{HumanDuration, PageAddress};
+use super::{HumanDuration, PageAddress, PortList};
 use crate::backend::BackendTargets;
 use crate::network::Network;
 use crate::peer::{Endpoint, Host, Port};
 use crate::secret::Secret;
+use crate::socks_address::SocksAddress;
 use crate::tor::Mode;
 
 /// Keys, each with its text in the configuration reference.
@@ -116,10 +117,22 @@ config_section! {
         /// Whether to serve clients on an onion service of the embedded Tor. With true,
         /// `tor.mode = "auto"` chooses the embedded Tor. Default: true if the embedded Tor is used.
         onion: bool,
-        /// Port of the onion service, embedded or external. Default: the network's usual TCP port.
-        onion_port: Port,
+        /// Port of the onion service, embedded or external, for TCP. A list has several ports: all serve clients, and
+        /// the first is advertised. Default: the network's usual TCP port.
+        onion_port: PortList,
+        /// Port of the onion service for TLS, with a self-signed certificate of its own. Default: the network's usual
+        /// TLS port with `onion_tls`, and otherwise none.
+        onion_tls_port: Port,
+        /// Number of introduction points of the embedded onion service. From 3 to 20. Default: 3.
+        onion_introduction_points: u8,
+        /// Directory with the public keys of the only clients that can reach the embedded onion service, in files
+        /// `NAME.auth` as in C tor's `authorized_clients`. The onion name is then not advertised. Default: none, so
+        /// all clients can.
+        onion_clients: PathBuf,
         /// Addresses at which an external Tor delivers the clients of `identity.onion_host`. Default: none.
         onion_tcp: Vec<SocketAddr>,
+        /// The same for clients that use TLS. Default: none.
+        onion_tls: Vec<SocketAddr>,
         /// Addresses or networks of proxies, such as HAProxy or nginx, whose connections begin with a PROXY header,
         /// version 1 or 2. The source in it is then the client's address. All other connections with a header are
         /// closed. `tls=10.0.0.1` limits an entry to one of `tcp`, `tls`, `ws` and `wss`. List only addresses at which
@@ -169,12 +182,26 @@ config_section! {
     TorSection {
         /// `auto` uses a Tor on a SOCKS port if one answers, and otherwise the embedded one. Default: `auto`.
         mode: Mode,
-        /// SOCKS address of an external Tor. Default: `127.0.0.1:9050`, then `127.0.0.1:9150`.
-        socks: SocketAddr,
+        /// SOCKS port of an external Tor: `IP:PORT`, `HOST:PORT` or `unix:PATH`. A name is resolved by this machine
+        /// for each connection; with `only`, it must have no dot. Default: `127.0.0.1:9050`, then `127.0.0.1:9150`.
+        socks: SocksAddress,
+        /// User name for a proxy in front of Tor that requires a login. Waypost appends `+` and a code for each group
+        /// of connections that may share circuits. At most 222 bytes. Default: none, as Tor accepts any login.
+        socks_user: String,
+        /// Password of `socks_user`. Default: the content of `socks_password_file`.
+        socks_password: Secret,
+        /// File with the password of `socks_user`, for example a credential of systemd. Default: none.
+        socks_password_file: PathBuf,
+        /// Whether to send `socks_user` as it is, for a proxy that accepts no other user name. Connections to different
+        /// peers may then share circuits. Default: false.
+        socks_exact_login: bool,
         /// Whether all traffic goes through Tor, name resolution included. Default: false.
         only: bool,
         /// TOML file with settings of Arti, the embedded Tor, for example bridges. Default: none.
         arti_config: PathBuf,
+        /// Directory with keys for onion peers that require one, in files `NAME.auth_private` as in C tor's
+        /// `ClientOnionAuthDir`. Needs the embedded Tor. Default: none.
+        onion_auth_dir: PathBuf,
     }
 }
 

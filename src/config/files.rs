@@ -5,16 +5,19 @@ use crate::as_map::AsMap;
 use crate::server::{CertificateError, CertificateSource};
 
 impl Config {
-    /// Reads the ban lists, AS map, certificate and key that the configuration names.
+    /// Reads the files with passwords and keys, ban lists, AS map, certificate and key that the configuration names.
     ///
     /// Files that Waypost creates itself are read only if they exist. `tor.arti_config` is read by `resolve`.
     pub fn check_files(&self) -> Result<(), InvalidValue> {
+        if let Some(error) = self.tor.unread.first() {
+            return Err(error.clone());
+        }
         self.check_bans()?;
         self.check_as_map()?;
         let certificate = &self.listen.certificate;
         let is_checked = match certificate {
             CertificateSource::Configured { .. } => true,
-            CertificateSource::SelfSigned(_) => {
+            CertificateSource::SelfSigned(_) | CertificateSource::OnionSelfSigned(_) => {
                 let has_tls = |kind| !self.listen.addresses(kind).is_empty();
                 (has_tls(ListenKind::Tls) || has_tls(ListenKind::Wss))
                     && certificate.paths().iter().all(|path| path.exists())

@@ -21,11 +21,12 @@ const FORMS: &[Form] = &[
             ("listen.ws", "[\"0.0.0.0:50003\"]"),
             ("listen.wss", "[\"0.0.0.0:50004\"]"),
             ("listen.onion_tcp", "[\"127.0.0.1:50011\"]"),
+            ("listen.onion_tls", "[\"127.0.0.1:50012\"]"),
             ("status.public", "[\"127.0.0.1:4281\"]"),
             ("status.public_onion", "[\"127.0.0.1:4282\"]"),
         ],
     },
-    Form { kind: "an IP address with a port", examples: &[("tor.socks", "\"127.0.0.1:9050\"")] },
+    Form { kind: "IP:PORT, HOST:PORT or unix:PATH", examples: &[("tor.socks", "\"127.0.0.1:9050\"")] },
     Form { kind: "an IP address with a port, or off", examples: &[("status.listen", "\"127.0.0.1:4280\"")] },
     Form { kind: "a host with a port", examples: &[("irc.server", "\"irc.libera.chat:6697\"")] },
     Form {
@@ -52,13 +53,14 @@ const FORMS: &[Form] = &[
     Form {
         kind: "a port, from 1 to 65535",
         examples: &[
-            ("listen.onion_port", "50001"),
+            ("listen.onion_tls_port", "50002"),
             ("identity.tcp_port", "50001"),
             ("identity.ssl_port", "50002"),
             ("identity.ws_port", "50003"),
             ("identity.wss_port", "50004"),
         ],
     },
+    Form { kind: "a port or a list of ports", examples: &[("listen.onion_port", "50001")] },
     Form {
         kind: "a duration",
         examples: &[
@@ -75,6 +77,7 @@ const FORMS: &[Form] = &[
     Form {
         kind: "a whole number",
         examples: &[
+            ("listen.onion_introduction_points", "3"),
             ("discovery.fallback_onions", "3"),
             ("discovery.max_probes", "32"),
             ("discovery.max_tor_probes", "8"),
@@ -96,6 +99,7 @@ const FORMS: &[Form] = &[
             ("identity.announce", "true"),
             ("identity.link_identities", "false"),
             ("tor.only", "true"),
+            ("tor.socks_exact_login", "true"),
             ("discovery.allow_private", "false"),
             ("backend.serve_public", "false"),
             ("irc.enabled", "true"),
@@ -112,7 +116,10 @@ const FORMS: &[Form] = &[
             ("data_dir", "\"/var/lib/waypost\""),
             ("listen.cert", "\"cert.pem\""),
             ("listen.key", "\"key.pem\""),
+            ("listen.onion_clients", "\"authorized_clients\""),
             ("tor.arti_config", "\"arti.toml\""),
+            ("tor.onion_auth_dir", "\"onion_auth\""),
+            ("tor.socks_password_file", "\"/run/credentials/waypost.service/tor\""),
             ("discovery.ban_file", "\"bans\""),
             ("discovery.asmap", "\"asmap.dat\""),
         ],
@@ -122,6 +129,8 @@ const FORMS: &[Form] = &[
         examples: &[
             ("identity.banner", "\"Welcome\""),
             ("identity.donation_address", "\"bc1q...\""),
+            ("tor.socks_user", "\"waypost\""),
+            ("tor.socks_password", "\"...\""),
             ("discovery.ban_list_key", "\"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\""),
             ("irc.channel", "\"#electrum\""),
             ("irc.nick_prefix", "\"E_\""),
@@ -139,7 +148,8 @@ const FORMS: &[Form] = &[
 ];
 
 /// Keys whose values never appear in messages.
-const SECRETS: &[&str] = &["irc.password", "irc.sasl_user", "irc.sasl_password"];
+const SECRETS: &[&str] =
+    &["tor.socks_user", "tor.socks_password", "irc.password", "irc.sasl_user", "irc.sasl_password"];
 
 /// Describes a TOML error in one line with the key and an example.
 ///

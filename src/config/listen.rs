@@ -20,12 +20,19 @@ pub enum ListenKind {
     Wss,
     /// TCP from an external Tor that runs `identity.onion_host`.
     Onion,
+    /// TLS from such a Tor.
+    OnionTls,
 }
 
 impl ListenKind {
     /// Every kind.
-    pub const ALL: [ListenKind; 5] =
-        [ListenKind::Tcp, ListenKind::Tls, ListenKind::Ws, ListenKind::Wss, ListenKind::Onion];
+    pub const ALL: [ListenKind; 6] =
+        [ListenKind::Tcp, ListenKind::Tls, ListenKind::Ws, ListenKind::Wss, ListenKind::Onion, ListenKind::OnionTls];
+
+    /// Returns whether the clients come from an onion service.
+    pub fn is_onion(self) -> bool {
+        matches!(self, ListenKind::Onion | ListenKind::OnionTls)
+    }
 
     /// Returns the key of the listener's addresses.
     pub fn key(self) -> &'static str {
@@ -35,6 +42,7 @@ impl ListenKind {
             ListenKind::Ws => "listen.ws",
             ListenKind::Wss => "listen.wss",
             ListenKind::Onion => "listen.onion_tcp",
+            ListenKind::OnionTls => "listen.onion_tls",
         }
     }
 
@@ -52,6 +60,7 @@ impl fmt::Display for ListenKind {
             ListenKind::Ws => "ws",
             ListenKind::Wss => "wss",
             ListenKind::Onion => "onion",
+            ListenKind::OnionTls => "onion-tls",
         })
     }
 }
@@ -64,8 +73,11 @@ pub struct ListenConfig {
     ws: Vec<SocketAddr>,
     wss: Vec<SocketAddr>,
     onion: Vec<SocketAddr>,
+    onion_tls: Vec<SocketAddr>,
     /// Certificate of the TLS listeners.
     pub certificate: CertificateSource,
+    /// Certificate of the onion name, which must not be that of the clearnet name.
+    pub onion_certificate: CertificateSource,
     /// Proxies that send a PROXY header to the clearnet listeners.
     pub trusted_proxies: TrustedProxies,
 }
@@ -92,7 +104,9 @@ impl ListenConfig {
             ws: section.ws.get_or_insert_default().clone(),
             wss: section.wss.get_or_insert_default().clone(),
             onion: section.onion_tcp.get_or_insert_default().clone(),
+            onion_tls: section.onion_tls.get_or_insert_default().clone(),
             certificate,
+            onion_certificate: CertificateSource::OnionSelfSigned(data_dir.to_owned()),
             trusted_proxies: networks::resolve_proxies(&mut section.trusted_proxies)?,
         })
     }
@@ -105,6 +119,7 @@ impl ListenConfig {
             ListenKind::Ws => &self.ws,
             ListenKind::Wss => &self.wss,
             ListenKind::Onion => &self.onion,
+            ListenKind::OnionTls => &self.onion_tls,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{ConfigFile, InvalidValue, invalid};
 use crate::backend::UpstreamAddr;
 use crate::network::Network;
+use crate::socks_address::SocksAddress;
 
 /// File that every command without `--config` reads, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/waypost/waypost.toml";
@@ -73,11 +74,17 @@ impl UserDirs {
                 self.expand("backend.electrum", path)?;
             }
         }
+        if let Some(SocksAddress::Unix(path)) = &mut raw.tor.socks {
+            self.expand("tor.socks", path)?;
+        }
         let paths = [
             ("data_dir", raw.data_dir.as_mut()),
             ("listen.cert", raw.listen.cert.as_mut()),
             ("listen.key", raw.listen.key.as_mut()),
+            ("listen.onion_clients", raw.listen.onion_clients.as_mut()),
             ("tor.arti_config", raw.tor.arti_config.as_mut()),
+            ("tor.onion_auth_dir", raw.tor.onion_auth_dir.as_mut()),
+            ("tor.socks_password_file", raw.tor.socks_password_file.as_mut()),
             ("discovery.ban_file", raw.discovery.ban_file.as_mut()),
         ];
         for (key, path) in paths {
@@ -112,9 +119,21 @@ impl UserDirs {
 /// Makes relative paths of a file start at the directory of the file.
 pub(super) fn join_to_folder(raw: &mut ConfigFile, file: Option<&Path>) {
     let Some(folder) = file.and_then(Path::parent) else { return };
-    let paths = [&mut raw.tor.arti_config, &mut raw.listen.cert, &mut raw.listen.key, &mut raw.discovery.ban_file];
+    let socks = match &mut raw.tor.socks {
+        Some(SocksAddress::Unix(path)) => Some(path),
+        _ => None,
+    };
+    let paths = [
+        &mut raw.tor.arti_config,
+        &mut raw.tor.onion_auth_dir,
+        &mut raw.tor.socks_password_file,
+        &mut raw.listen.cert,
+        &mut raw.listen.key,
+        &mut raw.listen.onion_clients,
+        &mut raw.discovery.ban_file,
+    ];
     let lists = raw.discovery.ban_lists.as_mut();
-    for path in paths.into_iter().flatten().chain(lists.into_iter().flatten()) {
+    for path in paths.into_iter().flatten().chain(socks).chain(lists.into_iter().flatten()) {
         *path = folder.join(&*path);
     }
 }
@@ -130,7 +149,7 @@ mod tests {
     #[test]
     fn every_path_expands_the_home_directory() {
         let mut raw: ConfigFile = toml::from_str(
-            "data_dir = \"~\"\n[listen]\ncert = \"~/c\"\nkey = \"~/k\"\n[tor]\narti_config = \"~/a\"\n\
+            "data_dir = \"~\"\n[listen]\ncert = \"~/c\"\nkey = \"~/k\"\nonion_clients = \"~/o\"\n[tor]\narti_config = \"~/a\"\nonion_auth_dir = \"~/u\"\nsocks_password_file = \"~/p\"\nsocks = \"unix:~/s\"\n\
              [discovery]\nban_file = \"~/b/~/c\"\nban_lists = [\"~/d\", \"e\"]\n[backend]\nelectrum = \"unix:~/electrs\"\n",
         )
         .unwrap();
@@ -139,8 +158,12 @@ mod tests {
         assert_eq!(raw.data_dir.as_deref(), Some(Path::new("/home/me/")));
         assert_eq!(raw.listen.cert.as_deref(), Some(Path::new("/home/me/c")));
         assert_eq!(raw.listen.key.as_deref(), Some(Path::new("/home/me/k")));
+        assert_eq!(raw.listen.onion_clients.as_deref(), Some(Path::new("/home/me/o")));
+        assert_eq!(raw.tor.onion_auth_dir.as_deref(), Some(Path::new("/home/me/u")));
         assert_eq!(raw.tor.arti_config.as_deref(), Some(Path::new("/home/me/a")));
         assert_eq!(raw.discovery.ban_file.as_deref(), Some(Path::new("/home/me/b/~/c")));
+        assert_eq!(raw.tor.socks_password_file.as_deref(), Some(Path::new("/home/me/p")));
+        assert_eq!(raw.tor.socks, Some("unix:/home/me/s".parse().unwrap()));
         let lists = ["/home/me/d", "/etc/waypost/e"].map(PathBuf::from);
         assert_eq!(raw.discovery.ban_lists, Some(lists.into()));
         assert_eq!(raw.backend.electrum, Some("unix:/home/me/electrs".parse().unwrap()));

@@ -62,7 +62,9 @@ impl Config {
     pub fn use_certificate_of(&mut self, other: &Config) {
         self.listen.certificate = match &other.listen.certificate {
             configured @ CertificateSource::Configured { .. } => configured.clone(),
-            CertificateSource::SelfSigned(_) => CertificateSource::SelfSigned(self.data_dir.clone()),
+            CertificateSource::SelfSigned(_) | CertificateSource::OnionSelfSigned(_) => {
+                CertificateSource::SelfSigned(self.data_dir.clone())
+            }
         };
         self.effective.listen.cert = other.effective.listen.cert.clone();
         self.effective.listen.key = other.effective.listen.key.clone();
@@ -86,10 +88,28 @@ impl Config {
         if let Some(arti) = flat.get_mut("tor.arti_config") {
             *arti = toml::Value::Array(vec![arti.clone(), self.tor.settings.arti.clone().into()]);
         }
+        let clients = self.tor.settings.service.as_ref().and_then(|service| service.clients.as_ref());
+        if let (Some(value), Some(keys)) = (flat.get_mut("listen.onion_clients"), clients) {
+            let keys = keys.iter().map(|key| key.to_string().into());
+            *value = toml::Value::Array(std::iter::once(value.clone()).chain(keys).collect());
+        }
+        if let Some(value) = flat.get_mut("tor.onion_auth_dir") {
+            let keys = &self.tor.settings.peer_keys;
+            let keys = keys.iter().map(|key| format!("{} {}", key.onion, key.key.expose()).into());
+            *value = toml::Value::Array(std::iter::once(value.clone()).chain(keys).collect());
+        }
         // Secrets are hidden in the output, but compared.
         let irc = &self.effective.irc;
-        for (key, secret) in [("irc.password", &irc.password), ("irc.sasl_password", &irc.sasl_password)] {
-            flat.extend(secret.iter().map(|secret| (key.to_owned(), secret.expose().into())));
+        let login = self.tor.settings.socks.first().and_then(|port| port.login.as_ref());
+        let tor = &self.effective.tor;
+        let tor_key = if tor.socks_password.is_some() { "tor.socks_password" } else { "tor.socks_password_file" };
+        let secrets = [
+            ("irc.password", irc.password.as_ref()),
+            ("irc.sasl_password", irc.sasl_password.as_ref()),
+            (tor_key, login.map(|login| &login.password)),
+        ];
+        for (key, secret) in secrets {
+            flat.extend(secret.map(|secret| (key.to_owned(), secret.expose().into())));
         }
         Ok(flat)
     }

@@ -1,13 +1,14 @@
 //! Resolved configuration: the checked configuration of each module.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::backend::{self, BackendConfig};
 use super::human_duration::Maximum;
 use super::irc::{self, IrcInputs};
+use super::onion::OnionKeys;
 use super::tor::{self, TorInputs};
 use super::{
     ConfigFile, DiscoverySection, IdentitySection, InvalidValue, ListenConfig, LogFormat, PageAddresses, TorConfig,
@@ -17,11 +18,12 @@ use crate::backend::UpstreamAddr;
 use crate::ban_files::{BanFile, BanFileKind};
 use crate::ban_list::ListKey;
 use crate::book;
+use crate::dial::SocksPort;
 use crate::electrum::identity::{BackendState, Identity};
 use crate::irc_discovery;
 use crate::netgroup::is_public;
 use crate::network::Network;
-use crate::peer::{Endpoint, Host, Port, Ports, RealName};
+use crate::peer::{Endpoint, Host, Ports, RealName};
 use crate::route::RoutingPolicy;
 use crate::server::Limits;
 use crate::status_page;
@@ -87,16 +89,15 @@ impl Config {
         let data_dir = file.data_dir.clone().ok_or_else(|| {
             invalid("data_dir", "no default, since neither XDG_DATA_HOME nor HOME is set; set a directory".to_owned())
         })?;
-        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let limits = limits::resolve(&mut file.limits)?;
         let listen = ListenConfig::resolve(&mut file.listen, &data_dir)?;
-        let default_port = network.default_ports().tcp().unwrap_or(Port::MIN);
-        let onion_port = *file.listen.onion_port.get_or_insert(default_port);
+        let onion = OnionKeys::resolve(&mut file.listen, network)?;
         let onion_host = file.identity.onion_host.clone();
         let dir = data_dir.join("tor");
-        let inputs = TorInputs { listen: &file.listen, onion_host, onion_port, limits: &limits, dir };
-        let tor = tor::resolve(&mut file.tor, inputs, [loopback(9050), loopback(9150)])?;
+        let inputs = TorInputs { listen: &file.listen, onion_host, onion, limits: &limits, dir };
+        let tor = tor::resolve(&mut file.tor, inputs)?;
         let backend = backend::resolve(&mut file.backend, tor.routing)?;
+        super::socks::check_isolation(&file)?;
         let (pages, status) = super::status::resolve(&mut file.status)?;
         let peers_as_backend = backend.uses_peers();
         if peers_as_backend && !backend.has_server() && file.identity.announce == Some(true) {
@@ -155,6 +156,21 @@ impl Config {
     /// Reading the printed result gives the same configuration, except for secrets, which are hidden.
     pub fn effective(&self) -> &ConfigFile {
         &self.effective
+    }
+
+    /// Returns consequences of the configuration that an operator may not expect.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.tor.settings.service.as_ref().is_some_and(|service| service.clients.is_some()) {
+            let text = "listen.onion_clients: the onion name is not advertised, as only these clients can reach it";
+            warnings.push(text.to_owned());
+        }
+        if self.tor.settings.socks.iter().any(SocksPort::shares_circuits) {
+            let text = "tor.socks_exact_login: connections to different peers may share circuits; IsolateDestAddr at the SocksPort in torrc \
+                        keeps them apart";
+            warnings.push(text.to_owned());
+        }
+        warnings
     }
 
     /// Returns the path of the peer database.

@@ -1,7 +1,6 @@
 use super::*;
 use crate::backend::BackendAccess;
 use crate::network::Network;
-use crate::peer::Port;
 use crate::route::RoutingPolicy;
 
 fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -226,7 +225,7 @@ fn kubernetes_variables_are_ignored_and_reported() {
     ];
     let config = load_text("", &environment).unwrap();
     assert_eq!(config.ignored_variables, ["WAYPOST_SERVICE_HOST", "WAYPOST_PORT"]);
-    assert_eq!(config.effective().listen.onion_port.map(Port::get), Some(50007));
+    assert_eq!(config.effective().listen.onion_port.as_ref().map(|ports| ports.first().get()), Some(50007));
     for (name, value) in [("WAYPOST_NETWROK", "bitcoin"), ("WAYPOST_IDENTITY_TCP_PORT", "50001")] {
         let error = load_text("", &[(name, value)]).unwrap_err().to_string();
         assert!(error.contains(name), "{error}");

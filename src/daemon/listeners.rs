@@ -33,20 +33,25 @@ impl Listeners {
         Ok(Listeners(open))
     }
 
-    /// Returns whether any listener needs a certificate.
+    /// Returns whether any clearnet listener needs a certificate.
     pub(super) fn has_tls(&self) -> bool {
-        self.0.iter().any(|(kind, _)| connection_kind(*kind).tls)
+        self.0.iter().any(|(kind, _)| connection_kind(*kind).tls && !kind.is_onion())
+    }
+
+    /// Returns whether a listener for clients of an onion service needs a certificate.
+    pub(super) fn has_onion_tls(&self) -> bool {
+        self.0.iter().any(|(kind, _)| *kind == ListenKind::OnionTls)
     }
 
     /// Returns whether a listener serves the clients of an onion service.
     pub(super) fn has_onion(&self) -> bool {
-        self.0.iter().any(|(kind, _)| *kind == ListenKind::Onion)
+        self.0.iter().any(|(kind, _)| kind.is_onion())
     }
 
     /// Returns the ingresses of these listeners and of the embedded onion service, if there is one.
     pub(super) fn ingresses(&self, has_onion_service: bool, separation: Separation) -> Ingresses {
         let from_onion = has_onion_service || self.has_onion();
-        let from_clearnet = self.0.iter().any(|(kind, _)| *kind != ListenKind::Onion);
+        let from_clearnet = self.0.iter().any(|(kind, _)| !kind.is_onion());
         match separation {
             _ if !(from_onion && from_clearnet) => Ingresses::One,
             Separation::Shared => Ingresses::Linked,
@@ -87,7 +92,7 @@ impl Listeners {
             let backend_access = socket.local_addr().map_or(BackendAccess::None, access);
             let listener = ClientListener {
                 socket,
-                ingress: if kind == ListenKind::Onion { Ingress::Onion } else { Ingress::Clearnet },
+                ingress: if kind.is_onion() { Ingress::Onion } else { Ingress::Clearnet },
                 kind: ConnectionKind { backend_access, ..connection_kind(kind) },
                 // As on a listener for all addresses of this machine.
                 proxied_backend_access: access((Ipv4Addr::UNSPECIFIED, 0).into()),
@@ -103,7 +108,7 @@ impl Listeners {
 fn connection_kind(kind: ListenKind) -> ConnectionKind {
     match kind {
         ListenKind::Tcp | ListenKind::Onion => ConnectionKind::default(),
-        ListenKind::Tls => ConnectionKind { tls: true, ..ConnectionKind::default() },
+        ListenKind::Tls | ListenKind::OnionTls => ConnectionKind { tls: true, ..ConnectionKind::default() },
         ListenKind::Ws => ConnectionKind { websocket: true, ..ConnectionKind::default() },
         ListenKind::Wss => ConnectionKind { tls: true, websocket: true, ..ConnectionKind::default() },
     }

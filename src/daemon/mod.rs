@@ -59,7 +59,7 @@ pub async fn run(config: Config, hooks: ReloadHooks) -> Result<(), DaemonError> 
     }
 }
 
-/// Returns why seeds of this configuration can't be added, which bans have no effect, and what to do.
+/// Returns unexpected consequences of this configuration: seeds that can't be added, bans without effect.
 ///
 /// Reads the ban lists. If this user may not read the daemon's files, that is a warning as well.
 pub fn warnings(config: &Config) -> Vec<String> {
@@ -70,6 +70,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
     let settings = BookConfig { bans: Arc::new(bans), ..config.book.clone() };
     let book = PeerBook::new(settings, Vec::new(), PerRoute::default(), clock::now());
     let refused = book.refused_seeds();
+    warnings.extend(config.warnings());
     warnings.extend(refused.iter().map(|seed| event_log::refused_seed(&seed.name, &seed.reason)));
     warnings
 }

@@ -75,6 +75,7 @@ struct Sockets {
     control: UnixListener,
     control_path: PathBuf,
     tls: Option<TlsFiles>,
+    onion_tls: Option<Acceptor>,
     stop: StopSignal,
     sighup: Signal,
 }
@@ -123,6 +124,9 @@ impl Node {
             tracing::info!(
                 variables = ?config.ignored_variables, "ignored the environment variables of Kubernetes services"
             );
+        }
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
         }
         tracing::info!(
             network = %config.book.network, peers = storage.loaded.entries.len(), listening = ?sockets.listeners.names(),
@@ -209,7 +213,10 @@ impl Node {
             bans: self.storage.bans.subscribe(),
             inbox: self.inbox.clone(),
             limits: limits.subscribe(),
-            tls: self.sockets.tls.as_ref().map(|tls| tls.acceptor.clone()),
+            tls: PerIngress {
+                clearnet: self.sockets.tls.as_ref().map(|tls| tls.acceptor.clone()),
+                onion: self.sockets.onion_tls.clone(),
+            },
             backend: self.backend.clone(),
             max_line_bytes,
             memory,
@@ -334,12 +341,16 @@ impl Sockets {
             public_pages.extend(opened.into_iter().map(|listener| (ingress, listener)));
         }
         let tls = listeners.has_tls().then(|| TlsFiles::load(&config.listen.certificate)).transpose()?;
+        let service_has_tls = config.tor.settings.service.as_ref().is_some_and(|service| service.tls_port.is_some());
+        let needs_onion_tls = listeners.has_onion_tls() || service_has_tls;
+        let onion_tls = needs_onion_tls.then(|| TlsFiles::load(&config.listen.onion_certificate)).transpose()?;
+        let onion_tls = onion_tls.map(|tls| tls.acceptor);
         let control_path = config.control_path();
         let control =
             control::bind(&control_path).map_err(|error| DaemonError::Control { path: control_path.clone(), error })?;
         let stop = Box::pin(platform::stop_signals().map_err(start_error)?);
         let sighup = platform::sighup_stream().map_err(start_error)?;
-        Ok(Sockets { listeners, page, public_pages, control, control_path, tls, stop, sighup })
+        Ok(Sockets { listeners, page, public_pages, control, control_path, tls, onion_tls, stop, sighup })
     }
 
     fn addresses(&self) -> Vec<std::net::SocketAddr> {

@@ -18,7 +18,7 @@ use crate::connect::ProbeError;
 use crate::electrum::identity::Identity;
 use crate::header_chain::HeaderChain;
 use crate::netgroup;
-use crate::peer::{Host, Ports};
+use crate::peer::{Host, Port, Ports};
 use crate::store::WriterStatus;
 use crate::tor::OnionServiceState;
 
@@ -75,7 +75,10 @@ pub(crate) fn store(writer: &WriterStatus, path: &Path) -> StoreStatus {
 pub(crate) fn onion(state: &OnionServiceState, listings: ListingCount) -> OnionStatus {
     OnionStatus {
         host: state.host.to_string(),
-        port: state.port.get(),
+        port: state.ports.tcp().map_or(0, Port::get),
+        restricted: state.is_restricted,
+        tls_port: state.ports.tls().map(Port::get),
+        tls_error: state.tls.last_error.clone(),
         last_reached: state.last_reached,
         failures: state.failures,
         error: state.last_error.clone(),

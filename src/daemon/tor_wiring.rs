@@ -13,8 +13,9 @@ use crate::book_handle::Inbox;
 use crate::config::Config;
 use crate::dial::{self, Dialer};
 use crate::electrum::identity::LocalIdentity;
+use crate::peer::Transport;
 use crate::server::{ClientSource, ConnectionKind, IncomingConnection};
-use crate::tor::{self, Mode, OnionServiceState, TorChannels, TorHealth};
+use crate::tor::{self, Mode, OnionServiceState, OnionStream, TorChannels, TorHealth};
 
 /// Maximum number of onion connections that wait for admission.
 const ONION_ACCEPT_QUEUE: usize = 64;
@@ -46,7 +47,7 @@ pub(super) struct TorPeers {
 impl TorWiring {
     /// Creates the initial state. Nothing runs yet.
     pub(super) fn new(config: &Config) -> TorWiring {
-        let onion = config.tor.onion_host.clone().map(|(host, port)| OnionServiceState::new(host, port));
+        let onion = config.tor.onion_host.clone().map(|(host, ports)| OnionServiceState::new(host, ports));
         TorWiring {
             connector: watch::Sender::new(None),
             onion: watch::Sender::new(onion),
@@ -83,9 +84,10 @@ impl TorWiring {
         let (settings, secret) = (config.tor.settings.clone(), rng.random());
         tasks.spawn("the Tor supervisor", tor::run(settings, secret, channels));
         tasks.spawn("the onion service", async move {
-            while let Some((stream, circuit)) = onion_streams.recv().await {
+            while let Some(OnionStream { stream, circuit, transport }) = onion_streams.recv().await {
                 let source = ClientSource::Circuit(circuit);
-                let kind = ConnectionKind { backend_access: BackendAccess::All, ..ConnectionKind::default() };
+                let tls = transport == Transport::Tls;
+                let kind = ConnectionKind { tls, backend_access: BackendAccess::All, ..ConnectionKind::default() };
                 let connection = IncomingConnection { stream, from: None, source, ingress: Ingress::Onion, kind };
                 if arrivals.send(connection).await.is_err() {
                     break;

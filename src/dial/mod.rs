@@ -6,6 +6,7 @@ mod direct;
 mod handshake_signature;
 mod socks;
 mod socks_handshake;
+mod socks_login;
 mod socks_port;
 mod tls;
 mod web_socket;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 pub use arti::{Arti, Client};
 pub use direct::Direct;
 pub use socks::Socks;
+pub use socks_login::{SocksLogin, SocksPort};
 pub use socks_port::{SocksDetection, clearnet_access, detect_tor, lacks_bind};
 pub use tls::{Tls, public_key};
 
@@ -238,7 +240,7 @@ impl Dialer {
 impl TorConnector {
     async fn connect(&self, host: &Host, port: Port, group: &IsolationGroup) -> Result<Box<dyn Stream>, ProbeError> {
         Ok(match self {
-            TorConnector::Socks(socks) => Box::new(socks.connect(host, port, group).await?),
+            TorConnector::Socks(socks) => socks.connect(host, port, group).await?,
             #[cfg(feature = "embedded-tor")]
             TorConnector::Arti(arti) => Box::new(arti.connect(host, port, group).await?),
         })

@@ -1,17 +1,16 @@
 //! Connections through the SOCKS5 port of an external Tor.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tor_socksproto::{SocksAddr, SocksAuth, SocksCmd, SocksStatus};
+use tor_socksproto::{SocksAddr, SocksCmd, SocksStatus};
 
-use super::IsolationGroup;
 use super::socks_handshake::{Error, Reply, handshake};
 use super::socks_port::clearnet_access;
+use super::{IsolationGroup, SocksPort, Stream};
 use crate::connect::ProbeError;
 use crate::peer::{DnsName, Host, Port};
 use crate::secret::Secret;
@@ -23,22 +22,22 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Connector through a SOCKS port, with the credentials that isolate its streams.
 #[derive(Debug, Clone)]
 pub struct Socks {
-    address: SocketAddr,
+    port: SocksPort,
     /// Created for each process, so that other programs share no circuit with Waypost.
-    password: Secret,
+    secret: Secret,
     /// Shared by all clones: the dialer detects it, the SOCKS monitor reports it.
     clearnet: Arc<watch::Sender<ClearnetAccess>>,
 }
 
 impl Socks {
     /// Creates a connector. Processes with different secrets share no circuits.
-    pub fn new(address: SocketAddr, secret: u128) -> Socks {
-        Socks { address, password: Secret::new(format!("{secret:032x}")), clearnet: Arc::default() }
+    pub fn new(port: SocksPort, secret: u128) -> Socks {
+        Socks { port, secret: Secret::new(format!("{secret:032x}")), clearnet: Arc::default() }
     }
 
-    /// Returns the address of the SOCKS port.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Returns the SOCKS port.
+    pub fn port(&self) -> &SocksPort {
+        &self.port
     }
 
     /// Which clearnet connections the port accepts, as far as is known.
@@ -59,7 +58,7 @@ impl Socks {
         host: &Host,
         port: Port,
         group: &IsolationGroup,
-    ) -> Result<TcpStream, ProbeError> {
+    ) -> Result<Box<dyn Stream>, ProbeError> {
         let target = match host {
             Host::Ip(ip) => SocksAddr::Ip(*ip),
             Host::Dns(name) => hostname(name.as_str())?,
@@ -72,7 +71,7 @@ impl Socks {
             Ok((stream, _)) => Ok(stream),
             // An exit's policy has the same code, and peers choose addresses: the port is checked.
             Err(Error::Refused(SocksStatus::NOT_ALLOWED)) if !host.is_onion() => {
-                if let Some(access) = clearnet_access(self.address).await {
+                if let Some(access) = clearnet_access(&self.port).await {
                     self.set_clearnet(access);
                 }
                 self.check_clearnet()?;
@@ -111,9 +110,8 @@ impl Socks {
         port: u16,
         group: &IsolationGroup,
     ) -> Result<Reply, Error> {
-        // Tor accepts user names and passwords of up to 255 bytes, and no host name is longer.
-        let auth = SocksAuth::Username(group.to_string().into_bytes(), self.password.expose().as_bytes().to_vec());
-        timeout(CONNECT_TIMEOUT, handshake(self.address, command, target, port, auth))
+        let auth = self.port.auth(group, &self.secret);
+        timeout(CONNECT_TIMEOUT, handshake(&self.port.address, command, target, port, auth))
             .await
             .unwrap_or(Err(Error::TimedOut))
     }
@@ -129,7 +127,7 @@ mod tests {
     use crate::dial::socks_port::tests::{NOT_ALLOWED, RESOLVED, is_by_name, port};
 
     /// A SOCKS5 port that answers every request with these bytes.
-    async fn proxy(reply: &'static [u8]) -> SocketAddr {
+    async fn proxy(reply: &'static [u8]) -> SocksPort {
         port(move |_| reply).await
     }
 
@@ -147,7 +145,11 @@ mod tests {
         ];
         for (reply, expected) in cases {
             let socks = Socks::new(proxy(reply).await, 7);
-            assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(), expected, "{reply:?}");
+            assert_eq!(
+                socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.err().unwrap(),
+                expected,
+                "{reply:?}"
+            );
         }
     }
 
@@ -163,7 +165,7 @@ mod tests {
         }
         let host: Host = "88.99.0.2".parse().unwrap();
         let socks = Socks::new(proxy(&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]).await, 7);
-        assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(), ProbeError::Unreachable);
+        assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.err().unwrap(), ProbeError::Unreachable);
     }
 
     #[tokio::test]
@@ -172,7 +174,7 @@ mod tests {
         // The proxy refuses requests by address and resolves names, as SafeSocks does.
         let safe_socks = Socks::new(port(|request| if is_by_name(request) { RESOLVED } else { NOT_ALLOWED }).await, 7);
         assert_eq!(
-            safe_socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(),
+            safe_socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.err().unwrap(),
             ProbeError::TorPolicy
         );
         assert_eq!(*safe_socks.clearnet().borrow(), ClearnetAccess::NamesOnly);
@@ -180,7 +182,7 @@ mod tests {
         let unrestricted =
             Socks::new(port(|request| if request.get(1) == Some(&1) { NOT_ALLOWED } else { RESOLVED }).await, 7);
         assert_eq!(
-            unrestricted.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(),
+            unrestricted.connect(&host, Port::MIN, &IsolationGroup::Irc).await.err().unwrap(),
             ProbeError::Unreachable
         );
         assert_eq!(*unrestricted.clearnet().borrow(), ClearnetAccess::Allowed);
@@ -193,6 +195,6 @@ mod tests {
         socks.set_clearnet(ClearnetAccess::OnionOnly);
         assert_eq!(socks.resolve(&name, &IsolationGroup::Irc).await, Err(ProbeError::TorPolicy));
         let host = Host::Ip("88.99.0.2".parse().unwrap());
-        assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.unwrap_err(), ProbeError::TorPolicy);
+        assert_eq!(socks.connect(&host, Port::MIN, &IsolationGroup::Irc).await.err().unwrap(), ProbeError::TorPolicy);
     }
 }

@@ -3,19 +3,21 @@
 #![expect(clippy::disallowed_methods, reason = "one of the two files that open connections")]
 
 use std::io;
-use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tor_socksproto::{
     Buffer, Handshake, NextStep, SocksAddr, SocksAuth, SocksClientHandshake, SocksCmd, SocksRequest, SocksStatus,
     SocksVersion,
 };
 
+use super::Stream;
 use crate::connect::ProbeError;
+use crate::peer::{Endpoint, Host};
+use crate::socks_address::SocksAddress;
 
 /// Connection through the proxy, and the address that its reply names.
-pub(super) type Reply = (TcpStream, SocksAddr);
+pub(super) type Reply = (Box<dyn Stream>, SocksAddr);
 
 /// Error of a request to a SOCKS5 proxy.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub(super) enum Error {
     Io(io::Error),
     /// The port does not speak SOCKS5, or the request cannot be expressed in it.
     Protocol,
+    /// The proxy requires a login, or rejects the one that was sent.
+    Login,
     Refused(SocksStatus),
     TimedOut,
 }
@@ -33,7 +37,7 @@ impl Error {
         match self {
             Error::Refused(status) => failure(*status),
             Error::Io(error) => super::local_exhaustion(error).unwrap_or(ProbeError::TorUnavailable),
-            Error::Protocol => ProbeError::TorUnavailable,
+            Error::Protocol | Error::Login => ProbeError::TorUnavailable,
             Error::TimedOut => ProbeError::Unreachable,
         }
     }
@@ -46,28 +50,29 @@ impl From<io::Error> for Error {
 }
 
 impl From<tor_socksproto::Error> for Error {
-    fn from(_: tor_socksproto::Error) -> Error {
-        Error::Protocol
+    fn from(error: tor_socksproto::Error) -> Error {
+        match error {
+            tor_socksproto::Error::AuthRejected => Error::Login,
+            _ => Error::Protocol,
+        }
     }
 }
 
 /// Sends one request to a SOCKS5 proxy and waits for its reply.
 pub(super) async fn handshake(
-    address: SocketAddr,
+    address: &SocksAddress,
     command: SocksCmd,
     target: SocksAddr,
     port: u16,
     auth: SocksAuth,
 ) -> Result<Reply, Error> {
     let mut client = SocksClientHandshake::new(SocksRequest::new(SocksVersion::V5, command, target, port, auth)?);
-    let mut stream = TcpStream::connect(address).await?;
-    // The messages are short, and each waits for its reply.
-    let _ = stream.set_nodelay(true);
+    let mut stream = open(address).await?;
     // Reads no further than the proxy's reply: the next bytes are the peer's.
     let mut buffer = Buffer::new_precise();
     let mut reply = Vec::new();
     loop {
-        let step = client.step(&mut buffer).map_err(|error| c_tor_refusal(&reply).unwrap_or_else(|| error.into()))?;
+        let step = client.step(&mut buffer).map_err(|error| special_refusal(&reply).unwrap_or_else(|| error.into()))?;
         match step {
             NextStep::Send(bytes) => {
                 reply.clear();
@@ -90,16 +95,26 @@ pub(super) async fn handshake(
 }
 
 /// Sends BIND, which tor-socksproto does not support, and returns the status of the reply.
-pub(super) async fn bind_status(address: SocketAddr) -> io::Result<SocksStatus> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(&[5, 1, 0]).await?;
-    let mut method = [0; 2];
-    stream.read_exact(&mut method).await?;
-    if method != [5, 0] {
+pub(super) async fn bind_status(address: &SocksAddress, auth: SocksAuth) -> io::Result<SocksStatus> {
+    let mut stream = open(address).await?;
+    let (method, login) = match auth {
+        SocksAuth::Username(user, password) => (2, login_message(&user, &password)?),
+        _ => (0, Vec::new()),
+    };
+    stream.write_all(&[5, 1, method]).await?;
+    let mut reply = [0; 2];
+    stream.read_exact(&mut reply).await?;
+    if reply != [5, method] {
         return Err(io::ErrorKind::InvalidData.into());
     }
+    if !login.is_empty() {
+        stream.write_all(&login).await?;
+        stream.read_exact(&mut reply).await?;
+        if reply != [1, 0] {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+    }
     stream.write_all(b"\x05\x02\x00\x03\x09127.0.0.1\x00\x01").await?;
-    let mut reply = [0; 2];
     stream.read_exact(&mut reply).await?;
     match reply {
         [5, status] => Ok(status.into()),
@@ -107,12 +122,35 @@ pub(super) async fn bind_status(address: SocketAddr) -> io::Result<SocksStatus> 
     }
 }
 
-/// Recognises C tor's refusal of RESOLVE, whose reply has an invalid address type 0.
+/// Connects to a SOCKS port. A name is resolved by this machine's resolver.
+async fn open(address: &SocksAddress) -> io::Result<Box<dyn Stream>> {
+    let Endpoint { host, port } = match address {
+        SocksAddress::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
+        SocksAddress::Tcp(endpoint) => endpoint,
+    };
+    let stream = match host {
+        Host::Ip(ip) => TcpStream::connect((*ip, port.get())).await?,
+        Host::Dns(name) => TcpStream::connect((name.as_str(), port.get())).await?,
+        Host::Onion(_) => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    // The messages are short, and each waits for its reply.
+    let _ = stream.set_nodelay(true);
+    Ok(Box::new(stream))
+}
+
+/// Encodes user name and password (RFC 1929).
+fn login_message(user: &[u8], password: &[u8]) -> io::Result<Vec<u8>> {
+    let length = |text: &[u8]| u8::try_from(text.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    Ok([&[1, length(user)?], user, &[length(password)?], password].concat())
+}
+
+/// Recognises replies that tor-socksproto reports as protocol errors.
 ///
-/// As a protocol error it would mean that Tor is down, which any peer could cause with a name that
-/// does not resolve.
-fn c_tor_refusal(reply: &[u8]) -> Option<Error> {
+/// C tor refuses RESOLVE with the invalid address type 0. As a protocol error it would mean that Tor is down, which any
+/// peer could cause with a name that does not resolve. Method 255 means that the proxy requires a login.
+fn special_refusal(reply: &[u8]) -> Option<Error> {
     match *reply {
+        [5, 255] => Some(Error::Login),
         [5, status, 0, 0, ..] if status != 0 => Some(Error::Refused(status.into())),
         _ => None,
     }

@@ -41,11 +41,18 @@ pub(super) async fn check_onion(config: &Config, daemon: Option<&RunningDaemon>,
         let advice = "look at the log of the daemon";
         checked.findings.push(Finding::failure(Subject::OnionName, error.to_string(), advice));
     }
+    let is_restricted = config.tor.settings.service.as_ref().is_some_and(|service| service.clients.is_some());
+    if is_restricted {
+        let text = "only clients with a key find the service; the daemon tests it, see `waypost status`";
+        checked.findings.push(Finding::ok(Subject::OnionName, text));
+        return checked;
+    }
     let of_daemon = || {
         let onion = status?.onion.as_ref()?;
         Some((onion.host.parse().ok()?, Port::new(onion.port)?))
     };
-    checked.name = config.tor.onion_host.clone().or_else(of_daemon);
+    let configured = config.tor.onion_host.clone().and_then(|(host, ports)| Some((host, ports.tcp()?)));
+    checked.name = configured.or_else(of_daemon);
     let Some((host, port)) = &checked.name else {
         if config.tor.settings.service.is_some() && checked.findings.is_empty() {
             let text = "the onion service of the embedded Tor has no name yet, or no daemon runs it";
@@ -60,7 +67,7 @@ pub(super) async fn check_onion(config: &Config, daemon: Option<&RunningDaemon>,
     }
     let mut outcome = Err(ProbeError::TorUnavailable);
     for group in 0..ONION_ATTEMPTS {
-        outcome = probe_onion_name(dialer, config.book.network, (host, *port), group).await;
+        outcome = probe_onion_name(dialer, config.book.network, host, (Transport::Tcp, *port), group).await;
         if outcome.is_ok() {
             break;
         }

@@ -33,7 +33,7 @@ impl TorInUse {
         match TemporaryTor::find(&config.tor.settings, &|_| {}).await {
             Ok(tor) => {
                 let text = match tor.connector() {
-                    TorConnector::Socks(socks) => format!("Tor answers on its SOCKS port {}", socks.address()),
+                    TorConnector::Socks(socks) => format!("Tor answers on its SOCKS port {}", socks.port().address),
                     #[cfg(feature = "embedded-tor")]
                     TorConnector::Arti(_) => "an embedded Tor has started for these checks".to_owned(),
                 };

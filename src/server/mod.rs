@@ -56,8 +56,8 @@ pub struct SessionContext {
     pub inbox: Inbox,
     /// Limits of new sessions.
     pub limits: watch::Receiver<Arc<Limits>>,
-    /// Acceptor of TLS handshakes. `None` without TLS listeners.
-    pub tls: Option<Acceptor>,
+    /// Acceptors of TLS handshakes. `None` without TLS listeners.
+    pub tls: PerIngress<Option<Acceptor>>,
     /// Upstream that requests are forwarded to. `None` for discovery only.
     pub backend: PerIngress<Option<Arc<Backend>>>,
     /// Longest line of clients whose requests are forwarded, in bytes.

@@ -53,7 +53,7 @@ pub(super) async fn run(
     let limits = Arc::clone(&shared.limits.borrow());
     let input = Arc::new(InputMemory::new(memory.charge()));
     let stream: Box<dyn Stream> = Box::new(MeteredStream::new(stream, Arc::clone(&source), Arc::clone(&input)));
-    let stream = match timeout(limits.handshake, handshake(stream, kind, shared)).await {
+    let stream = match timeout(limits.handshake, handshake(stream, ingress, kind, shared)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) if is_unexpected_header(&error) => return on_unexpected_header(ingress, kind, &shared.counters),
         Ok(Err(_)) | Err(_) => return shared.counters.failed_handshakes.add(1),
@@ -94,8 +94,13 @@ pub(super) async fn run(
 }
 
 /// Performs the TLS and WebSocket handshakes.
-async fn handshake(stream: Box<dyn Stream>, kind: ConnectionKind, shared: &SessionContext) -> io::Result<ClientStream> {
-    let stream = match &shared.tls {
+async fn handshake(
+    stream: Box<dyn Stream>,
+    ingress: Ingress,
+    kind: ConnectionKind,
+    shared: &SessionContext,
+) -> io::Result<ClientStream> {
+    let stream = match &shared.tls[ingress] {
         Some(tls) if kind.tls => tls.accept(stream).await?,
         _ if kind.tls => return Err(io::ErrorKind::Unsupported.into()),
         _ => stream,

@@ -29,6 +29,10 @@ pub enum CertificateSource {
     },
     /// Self-signed certificate in this directory, generated at the first load.
     SelfSigned(PathBuf),
+    /// The same for the onion name.
+    ///
+    /// With the certificate of the clearnet name, any client would see that both names are one node.
+    OnionSelfSigned(PathBuf),
 }
 
 /// Certificate chain with its private key.
@@ -94,15 +98,15 @@ impl CertificateSource {
         match self {
             CertificateSource::Configured { certificate, key } => [certificate.clone(), key.clone()],
             CertificateSource::SelfSigned(dir) => [dir.join("tls-cert.pem"), dir.join("tls-key.pem")],
+            CertificateSource::OnionSelfSigned(dir) => [dir.join("onion-tls-cert.pem"), dir.join("onion-tls-key.pem")],
         }
     }
 
     /// Loads certificate and key. A missing self-signed certificate is generated first.
     pub fn load(&self) -> Result<Credentials, CertificateError> {
         let [certificate, key] = self.paths();
-        if let CertificateSource::SelfSigned(_) = self
-            && !(certificate.exists() && key.exists())
-        {
+        let is_generated = !matches!(self, CertificateSource::Configured { .. });
+        if is_generated && !(certificate.exists() && key.exists()) {
             generate(&certificate, &key)?;
         }
         let unreadable = |path: &Path| {
@@ -212,6 +216,15 @@ mod tests {
         assert_eq!(files.load().unwrap().cert, first.cert);
         let [_, key] = files.paths();
         assert_eq!(std::fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn certificate_of_onion_name_is_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = |source: fn(PathBuf) -> CertificateSource| source(dir.path().to_owned()).load().unwrap();
+        let onion = load(CertificateSource::OnionSelfSigned);
+        assert_ne!(load(CertificateSource::SelfSigned).cert, onion.cert);
+        assert_eq!(load(CertificateSource::OnionSelfSigned).cert, onion.cert);
     }
 
     #[test]

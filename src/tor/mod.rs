@@ -1,5 +1,6 @@
 //! Detection and supervision of Tor, and the node's onion service.
 
+mod client_keys;
 #[cfg(feature = "embedded-tor")]
 mod embedded;
 mod onion_monitor;
@@ -8,12 +9,13 @@ mod socks_monitor;
 mod startup;
 mod temporary;
 
-use std::net::SocketAddr;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
+pub use client_keys::{ClientKey, ClientKeyError, PeerKey, read_client_keys, read_peer_keys};
 #[cfg(feature = "embedded-tor")]
 pub use embedded::{
     ArtiConfigError, DirLock, EphemeralClient, ExistingKey, LockError, OnionKeyError, bootstrap_ephemeral, check,
@@ -25,8 +27,8 @@ pub use temporary::{TemporaryTor, TemporaryTorError};
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
 use crate::clock::Time;
-use crate::dial::{self, Stream};
-use crate::peer::Port;
+use crate::dial::{self, SocksPort, Stream};
+use crate::peer::{Port, Ports, Transport};
 use crate::tor_state::{OnionError, TorProbe, TorSource, TorState};
 
 /// Which Tor is used.
@@ -52,21 +54,25 @@ pub const IS_EMBEDDED: bool = cfg!(feature = "embedded-tor");
 pub struct TorOptions {
     /// Which Tor is used.
     pub mode: Mode,
-    /// SOCKS addresses to check, in this order.
-    pub socks: Vec<SocketAddr>,
+    /// SOCKS ports to check, in this order.
+    pub socks: Vec<SocksPort>,
     /// Directory of the embedded Tor's state and cache.
     pub dir: PathBuf,
     /// Arti configuration in TOML that overrides Waypost's defaults.
     pub arti: String,
+    /// Keys for onion peers that require one. Used by the embedded Tor.
+    pub peer_keys: Vec<PeerKey>,
     /// The onion service. `None`: none is launched.
     pub service: Option<OnionServiceOptions>,
 }
 
 /// Options of the onion service.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct OnionServiceOptions {
-    /// Virtual port of the service.
-    pub port: Port,
+    /// Virtual ports for TCP, none twice. The first is advertised.
+    pub ports: Vec<Port>,
+    /// Virtual port for TLS, not one of the others. `None`: TCP only.
+    pub tls_port: Option<Port>,
     /// Whether the operator asked for the service, which only the embedded Tor can run.
     pub required: bool,
     /// Maximum number of client circuits at the same time.
@@ -75,10 +81,42 @@ pub struct OnionServiceOptions {
     ///
     /// A wallet needs one. A client that opens more loses the circuit.
     pub streams: u32,
+    /// Number of introduction points, from 3 to 20. `None`: Arti's default, 3.
+    pub introduction_points: Option<u8>,
+    /// Keys of the only clients that can reach the service. `None`: all clients can.
+    pub clients: Option<Vec<ClientKey>>,
 }
 
-/// Stream of a client of the onion service, and the number of its circuit.
-pub type OnionStream = (Box<dyn Stream>, u64);
+impl OnionServiceOptions {
+    /// Returns the ports that are advertised once they were reached.
+    pub fn advertised(&self) -> Option<Ports> {
+        Ports::new(self.ports.first().copied(), self.tls_port)
+    }
+
+    /// Returns the transport of a virtual port. `None` for ports that the service does not have.
+    pub fn transport(&self, port: u16) -> Option<Transport> {
+        if self.tls_port.is_some_and(|tls_port| tls_port.get() == port) {
+            return Some(Transport::Tls);
+        }
+        self.ports.iter().any(|own| own.get() == port).then_some(Transport::Tcp)
+    }
+}
+
+/// Stream of a client of the onion service.
+pub struct OnionStream {
+    /// Bytes of the stream.
+    pub stream: Box<dyn Stream>,
+    /// Number of its circuit.
+    pub circuit: u64,
+    /// Transport of the virtual port. The client starts a TLS handshake if it is TLS.
+    pub transport: Transport,
+}
+
+impl fmt::Debug for OnionStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnionStream").field("transport", &self.transport).finish_non_exhaustive()
+    }
+}
 
 /// State of Tor according to the book.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -141,7 +179,10 @@ async fn choose(settings: &TorOptions, channels: &TorChannels) -> TorBackend {
         Mode::Socks | Mode::Off => TorBackend::External,
         Mode::Embedded => TorBackend::Embedded,
         // The name of an existing service depends on its key in the embedded Tor's directory.
-        Mode::Auto if settings.service.is_some_and(|service| service.required) || embedded::has_key(&settings.dir) => {
+        Mode::Auto
+            if settings.service.as_ref().is_some_and(|service| service.required)
+                || embedded::has_key(&settings.dir) =>
+        {
             TorBackend::Embedded
         }
         Mode::Auto => startup::choose(&settings.socks, channels, startup::wait_limit()).await,

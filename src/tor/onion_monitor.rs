@@ -38,6 +38,11 @@ const MIN_RETRY: Duration = Duration::from_secs(5);
 /// Longest pause after failures.
 const MAX_RETRY: Duration = Duration::from_mins(2);
 
+/// Number of failures in a row after which the port for TLS is no longer advertised.
+///
+/// One failure may be that of a circuit, and each change of the ports is announced to peers.
+const MAX_TLS_FAILURES: u32 = 3;
+
 /// Number of isolation groups used in turn.
 ///
 /// When a group is used again, its last circuit is closed, which Arti does after ten minutes. More
@@ -49,8 +54,12 @@ const ISOLATION_GROUPS: u8 = 6;
 pub struct OnionServiceState {
     /// The onion name.
     pub host: Host,
-    /// The virtual port.
-    pub port: Port,
+    /// The virtual ports. Those for TLS are advertised only once reached.
+    pub ports: Ports,
+    /// Whether only clients with a key find the service. Its name is then not advertised.
+    pub is_restricted: bool,
+    /// Reachability of the port for TLS, if there is one.
+    pub tls: TlsPortState,
     /// Time of the last success through Tor. `None`: none yet.
     pub last_reached: Option<Time>,
     /// Number of failures in a row.
@@ -61,8 +70,40 @@ pub struct OnionServiceState {
 
 impl OnionServiceState {
     /// Creates the state of a name that was not checked yet.
-    pub fn new(host: Host, port: Port) -> OnionServiceState {
-        OnionServiceState { host, port, last_reached: None, failures: 0, last_error: None }
+    pub fn new(host: Host, ports: Ports) -> OnionServiceState {
+        let tls = TlsPortState::default();
+        OnionServiceState { host, ports, is_restricted: false, tls, last_reached: None, failures: 0, last_error: None }
+    }
+
+    /// Returns the ports to advertise after a success: not that for TLS unless it was reached.
+    fn reached_ports(&self) -> Ports {
+        let tls = self.ports.tls().filter(|_| self.tls.is_reached);
+        Ports::new(self.ports.tcp(), tls).unwrap_or(self.ports)
+    }
+}
+
+/// Reachability of the onion name's port for TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsPortState {
+    /// Whether the port is advertised: it was reached, and has failed less than [`MAX_TLS_FAILURES`] times since.
+    pub is_reached: bool,
+    /// Number of failures in a row.
+    pub failures: u32,
+    /// Error of the last check. `None` after a success.
+    pub last_error: Option<String>,
+}
+
+impl TlsPortState {
+    /// Returns the state after a check of the port.
+    fn after(&self, outcome: Result<(), ProbeError>) -> TlsPortState {
+        match outcome {
+            Ok(()) => TlsPortState { is_reached: true, ..TlsPortState::default() },
+            Err(error) => {
+                let failures = self.failures.saturating_add(1);
+                let is_reached = self.is_reached && failures < MAX_TLS_FAILURES;
+                TlsPortState { is_reached, failures, last_error: Some(error.to_string()) }
+            }
+        }
     }
 }
 
@@ -112,12 +153,20 @@ impl OnionMonitor {
 
     /// Checks the name once and returns the number of failures in a row.
     async fn check(&self, name: &OnionServiceState, group: u8) -> u32 {
-        let name_and_port = (&name.host, name.port);
-        let outcome = probe_onion_name(&self.dialer, self.network, name_and_port, group).await;
+        let Some(port) = name.ports.tcp() else { return 0 };
+        let outcome = self.probe(name, (Transport::Tcp, port), group).await;
+        // Without TCP, Tor or the service doesn't work, which says nothing about TLS.
+        let tls = match (&outcome, name.ports.tls()) {
+            (Ok(()), Some(port)) => name.tls.after(self.probe(name, (Transport::Tls, port), group).await),
+            _ => name.tls.clone(),
+        };
+        log_tls_change(&name.tls, &tls);
+        let name = &OnionServiceState { tls, ..name.clone() };
         let (now, mut failures, mut is_change) = (clock::now(), 0, false);
         self.onion_service.send_if_modified(|current| {
             // The name may have changed during the check.
             let Some(current) = current.as_mut().filter(|current| current.host == name.host) else { return false };
+            current.tls = name.tls.clone();
             match &outcome {
                 Ok(_) => {
                     is_change = current.last_reached.is_none() || current.failures > 0;
@@ -137,9 +186,12 @@ impl OnionMonitor {
                 if is_change {
                     tracing::info!(name = %name.host, "the onion name is reachable");
                 }
-                self.publish_onion(name);
                 let _ = self.inbox.send(BookMessage::Event(Event::TorPathProven)).await;
-                let ports = Ports::single(Transport::Tcp, name.port);
+                if name.is_restricted {
+                    return failures;
+                }
+                let ports = name.reached_ports();
+                self.publish_onion(&name.host, ports);
                 let listed = Box::new(self.local_identity.borrow().identity.listed(&name.host, ports, None));
                 let _ = self.inbox.send(BookMessage::Event(Event::SelfReachable(listed))).await;
             }
@@ -151,10 +203,14 @@ impl OnionMonitor {
         failures
     }
 
+    async fn probe(&self, name: &OnionServiceState, endpoint: (Transport, Port), group: u8) -> Result<(), ProbeError> {
+        probe_onion_name(&self.dialer, self.network, &name.host, endpoint, group).await.map(drop)
+    }
+
     /// Publishes the name to clients of the onion service.
-    fn publish_onion(&self, name: &OnionServiceState) {
+    fn publish_onion(&self, host: &Host, ports: Ports) {
         self.local_identity.send_if_modified(|identity| {
-            let onion = Some((name.host.clone(), Ports::single(Transport::Tcp, name.port)));
+            let onion = Some((host.clone(), ports));
             let is_new = identity.identity.onion != onion;
             if is_new {
                 *identity = Arc::new(LocalIdentity::new(Identity { onion, ..identity.identity.clone() }));
@@ -201,16 +257,28 @@ fn pause(failures: u32, rng: &mut impl Rng) -> Duration {
     pause.mul_f64(rng.random_range(0.8..1.2))
 }
 
+/// Logs when the port for TLS starts or ceases to be advertised.
+fn log_tls_change(before: &TlsPortState, after: &TlsPortState) {
+    match (before.is_reached, after.is_reached, &after.last_error) {
+        (false, true, _) => tracing::info!("the TLS port of the onion name is reachable"),
+        (true, false, Some(error)) => {
+            tracing::warn!(error, "the TLS port of the onion name is not reachable, and no longer advertised");
+        }
+        _ => {}
+    }
+}
+
 /// Probes the node itself at a port of its onion name.
 ///
 /// `group` chooses the circuits.
 pub async fn probe_onion_name(
     dialer: &Dialer,
     network: Network,
-    (host, port): (&Host, Port),
+    host: &Host,
+    endpoint: (Transport, Port),
     group: u8,
 ) -> Result<Verified, ProbeError> {
-    let target = ProbeTarget::without_extras(host.clone(), Route::Tor, Vec::new(), vec![(Transport::Tcp, port)]);
+    let target = ProbeTarget::without_extras(host.clone(), Route::Tor, Vec::new(), vec![endpoint]);
     let expected = ProbeExpectations {
         host: None,
         genesis_hash: network.genesis_hash(),
@@ -230,6 +298,23 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
+
+    #[test]
+    fn tls_port_is_advertised_until_it_has_failed_repeatedly() {
+        let ports = Ports::new(Some(Port::MIN), Some(Port::MAX)).unwrap();
+        let mut name = OnionServiceState::new("a.example".parse().unwrap(), ports);
+        let mut check = |outcome| {
+            name.tls = name.tls.after(outcome);
+            name.reached_ports().tls().is_some()
+        };
+        assert!(!check(Err(ProbeError::Tls)), "never reached");
+        assert!(check(Ok(())));
+        let still_advertised: Vec<bool> = (0..4).map(|_| check(Err(ProbeError::Timeout))).collect();
+        assert_eq!(still_advertised, [true, true, false, false]);
+        assert!(!check(Err(ProbeError::Timeout)));
+        assert!(check(Ok(())));
+        assert_eq!(name.tls, TlsPortState { is_reached: true, ..TlsPortState::default() });
+    }
 
     #[test]
     fn pause_grows_with_failures_up_to_the_maximum() {

@@ -5,7 +5,6 @@
 //! control port would know sooner, but needs a password or cookie, and it reports "bootstrapped"
 //! even when all circuits have failed.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -13,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::{TorChannels, report_probe};
 use crate::book::Event;
 use crate::book_handle::BookMessage;
-use crate::dial::{Socks, SocksDetection, TorConnector, clearnet_access, detect_tor, lacks_bind};
+use crate::dial::{Socks, SocksDetection, SocksPort, TorConnector, clearnet_access, detect_tor, lacks_bind};
 use crate::tor_state::{ClearnetAccess, TorKind, TorProbe, TorSource};
 
 /// Interval between two checks of the port.
@@ -24,9 +23,9 @@ const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// Each check causes a warning in Tor's log.
 const RECHECK_REFUSAL: Duration = Duration::from_mins(10);
 
-/// Monitors the first of these addresses where Tor answers, until the daemon shuts down.
-pub(super) async fn watch(addresses: Vec<SocketAddr>, secret: u128, channels: TorChannels) {
-    let mut monitor = Monitor { addresses, secret, channels, current: None, tor_probe: None, clearnet: None };
+/// Monitors the first of these ports where Tor answers, until the daemon shuts down.
+pub(super) async fn watch(ports: Vec<SocksPort>, secret: u128, channels: TorChannels) {
+    let mut monitor = Monitor { ports, secret, channels, current: None, tor_probe: None, clearnet: None };
     while monitor.check().await {
         match &monitor.current {
             Some(current) => {
@@ -42,7 +41,7 @@ pub(super) async fn watch(addresses: Vec<SocketAddr>, secret: u128, channels: To
 }
 
 struct Monitor {
-    addresses: Vec<SocketAddr>,
+    ports: Vec<SocksPort>,
     secret: u128,
     channels: TorChannels,
     current: Option<Current>,
@@ -54,7 +53,7 @@ struct Monitor {
 
 /// A port of Tor, and the clearnet connections that it accepts.
 struct FoundPort {
-    address: SocketAddr,
+    port: SocksPort,
     access: ClearnetAccess,
 }
 
@@ -71,24 +70,24 @@ impl Current {
     }
 }
 
-/// Checks one address, without a warning in Tor's log if nothing new can be learnt.
-async fn check(address: SocketAddr, current: Option<&Current>) -> SocksDetection {
+/// Checks one port, without a warning in Tor's log if nothing new can be learnt.
+async fn check(port: &SocksPort, current: Option<&Current>) -> SocksDetection {
     let known = current.map(|current| (*current.socks.clearnet().borrow(), current.is_fresh()));
     match known {
-        Some((ClearnetAccess::OnionOnly, true)) if lacks_bind(address).await => {
+        Some((ClearnetAccess::OnionOnly, true)) if lacks_bind(port).await => {
             SocksDetection::Tor(ClearnetAccess::OnionOnly)
         }
-        Some((ClearnetAccess::NamesOnly, is_fresh)) => match detect_tor(address).await {
+        Some((ClearnetAccess::NamesOnly, is_fresh)) => match detect_tor(port).await {
             SocksDetection::Tor(_) if is_fresh => SocksDetection::Tor(ClearnetAccess::NamesOnly),
-            SocksDetection::Tor(access) => SocksDetection::Tor(clearnet_access(address).await.unwrap_or(access)),
+            SocksDetection::Tor(access) => SocksDetection::Tor(clearnet_access(port).await.unwrap_or(access)),
             other => other,
         },
-        _ => detect_tor(address).await,
+        _ => detect_tor(port).await,
     }
 }
 
 impl Monitor {
-    /// Checks all addresses once and reports changes. Returns false when the daemon shuts down.
+    /// Checks all ports once and reports changes. Returns false when the daemon shuts down.
     async fn check(&mut self) -> bool {
         let tor_probe = match self.detect().await {
             Ok(found) => {
@@ -123,10 +122,11 @@ impl Monitor {
     /// Returns the first port where Tor answers, or the reason why there is none.
     async fn detect(&self) -> Result<FoundPort, String> {
         let mut reasons = Vec::new();
-        for address in &self.addresses {
-            let current = self.current.as_ref().filter(|current| current.socks.address() == *address);
-            match check(*address, current).await {
-                SocksDetection::Tor(access) => return Ok(FoundPort { address: *address, access }),
+        for port in &self.ports {
+            let (address, current) = (&port.address, self.current.as_ref());
+            match check(port, current.filter(|current| current.socks.port() == port)).await {
+                SocksDetection::Tor(access) => return Ok(FoundPort { port: port.clone(), access }),
+                SocksDetection::LoginRejected(reason) => reasons.push(format!("{address}: {reason}")),
                 SocksDetection::NotTor => reasons.push(format!("the program on {address} is not Tor")),
                 SocksDetection::Unreachable(error) => reasons.push(format!("no Tor on {address}: {error}")),
             }
@@ -136,17 +136,17 @@ impl Monitor {
     }
 
     /// Dials through this port from now on.
-    fn use_port(&mut self, FoundPort { address, access }: FoundPort) {
+    fn use_port(&mut self, FoundPort { port, access }: FoundPort) {
         match &mut self.current {
-            Some(current) if current.socks.address() == address => {
+            Some(current) if *current.socks.port() == port => {
                 if !current.is_fresh() {
                     current.checked = Instant::now();
                 }
                 current.socks.set_clearnet(access);
             }
             _ => {
-                tracing::info!(%address, "found Tor on its SOCKS port");
-                let socks = Socks::new(address, self.secret);
+                tracing::info!(address = %port.address, "found Tor on its SOCKS port");
+                let socks = Socks::new(port, self.secret);
                 socks.set_clearnet(access);
                 self.channels.connector.send_replace(Some(TorConnector::Socks(socks.clone())));
                 self.current = Some(Current { socks, checked: Instant::now() });
@@ -156,9 +156,14 @@ impl Monitor {
 
     /// Reports the port in use, or the ports that are checked, to operators.
     fn publish(&self) {
-        let addresses = self.current.as_ref().map_or(self.addresses.clone(), |current| vec![current.socks.address()]);
+        let ports = match &self.current {
+            Some(current) => std::slice::from_ref(current.socks.port()),
+            None => self.ports.as_slice(),
+        };
+        let addresses = ports.iter().map(|port| port.address.clone()).collect();
+        let shares_circuits = ports.iter().any(SocksPort::shares_circuits);
         let clearnet = self.current.as_ref().map(|current| *current.socks.clearnet().borrow()).unwrap_or_default();
-        let source = TorSource { clearnet, ..TorSource::new(TorKind::Socks, addresses) };
+        let source = TorSource { clearnet, shares_circuits, ..TorSource::new(TorKind::Socks, addresses) };
         self.channels.report.send_if_modified(|report| {
             let is_new = report.source.as_ref() != Some(&source);
             report.source = Some(source);

@@ -4,7 +4,6 @@
 //! every later start. A system Tor may start some seconds after Waypost, so Waypost waits for one.
 //! A Tor opens its SOCKS port at once, whether it reaches its network or not.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{TorBackend, TorChannels, report_probe};
 use crate::clock;
-use crate::dial::{SocksDetection, detect_tor};
+use crate::dial::{SocksDetection, SocksPort, detect_tor};
 use crate::tor_state::{TorKind, TorProbe, TorSource};
 
 /// Time to wait for a Tor at a first start if none seems to be installed.
@@ -37,23 +36,23 @@ fn is_installed(files: &[impl AsRef<Path>]) -> bool {
     files.iter().any(|file| file.as_ref().exists())
 }
 
-/// Returns the first of these addresses where Tor answers.
-async fn find(addresses: &[SocketAddr]) -> Option<SocketAddr> {
-    for address in addresses {
-        if let SocksDetection::Tor(_) = detect_tor(*address).await {
-            return Some(*address);
+/// Returns the first of these ports where Tor answers.
+async fn find(ports: &[SocksPort]) -> Option<&SocksPort> {
+    for port in ports {
+        if let SocksDetection::Tor(_) = detect_tor(port).await {
+            return Some(port);
         }
     }
     None
 }
 
-/// Waits until a Tor answers on one of these addresses, at most for `wait_limit`.
-pub(super) async fn choose(socks: &[SocketAddr], channels: &TorChannels, wait_limit: Duration) -> TorBackend {
+/// Waits until a Tor answers on one of these ports, at most for `wait_limit`.
+pub(super) async fn choose(socks: &[SocksPort], channels: &TorChannels, wait_limit: Duration) -> TorBackend {
     let (deadline, mut is_waiting) = (Instant::now() + wait_limit, false);
     loop {
-        if let Some(address) = find(socks).await {
+        if let Some(port) = find(socks).await {
             tracing::info!(
-                %address,
+                address = %port.address,
                 "using this external Tor, without an onion service; tor.mode = \"embedded\" creates one, \
                  identity.onion_host announces one that this Tor runs"
             );
@@ -73,9 +72,10 @@ pub(super) async fn choose(socks: &[SocketAddr], channels: &TorChannels, wait_li
 }
 
 /// Logs and reports the wait and its end.
-async fn announce(socks: &[SocketAddr], channels: &TorChannels, wait_limit: Duration) {
+async fn announce(socks: &[SocksPort], channels: &TorChannels, wait_limit: Duration) {
     let until = clock::now() + wait_limit;
-    let source = TorSource { until: Some(until), ..TorSource::new(TorKind::Undecided, socks.to_vec()) };
+    let addresses = socks.iter().map(|port| port.address.clone()).collect();
+    let source = TorSource { until: Some(until), ..TorSource::new(TorKind::Undecided, addresses) };
     let places = source.joined_addresses();
     tracing::info!(
         "waiting for a Tor on {places} until {until}, then starting the embedded Tor; set tor.mode to \"embedded\" or \"socks\" \
@@ -94,6 +94,7 @@ mod tests {
 
     use super::*;
     use crate::book_handle::BookMessage;
+    use crate::socks_address::SocksAddress;
     use crate::tor::{Report, TorHealth};
 
     fn channels() -> (TorChannels, mpsc::Receiver<BookMessage>) {
@@ -105,15 +106,16 @@ mod tests {
         (TorChannels { connector, inbox, health, onion_service, report, onion_streams }, inputs)
     }
 
-    async fn unused_address() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    async fn unused_address() -> SocksAddress {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap().to_string().parse().unwrap()
     }
 
     #[tokio::test(start_paused = true)]
     async fn absent_tor_selects_embedded_after_the_wait() {
         let (channels, mut inputs) = channels();
         let (address, started_at) = (unused_address().await, Instant::now());
-        assert!(matches!(choose(&[address], &channels, WAIT).await, TorBackend::Embedded));
+        assert!(matches!(choose(&[address.clone().into()], &channels, WAIT).await, TorBackend::Embedded));
         assert!((WAIT..WAIT + POLL_INTERVAL).contains(&started_at.elapsed()), "{:?}", started_at.elapsed());
         let Report { source, .. } = channels.report.borrow().clone();
         let source = source.unwrap();
@@ -127,7 +129,7 @@ mod tests {
         let (channels, inputs) = channels();
         drop(inputs);
         let started_at = Instant::now();
-        choose(&[unused_address().await], &channels, WAIT).await;
+        choose(&[unused_address().await.into()], &channels, WAIT).await;
         assert!(started_at.elapsed() < POLL_INTERVAL);
     }
 

@@ -31,14 +31,16 @@ impl TemporaryTor {
     /// Finds a Tor on a SOCKS port, or starts the embedded one. `on_step` receives each step as text.
     pub async fn find(options: &TorOptions, on_step: &impl Fn(&str)) -> Result<TemporaryTor, TemporaryTorError> {
         let mut failures = Vec::new();
-        for address in &options.socks {
-            match detect_tor(*address).await {
+        for port in &options.socks {
+            let address = &port.address;
+            match detect_tor(port).await {
                 SocksDetection::Tor(access) => {
                     on_step(&format!("Tor answers on {address}"));
-                    let socks = Socks::new(*address, u128::from(std::process::id()));
+                    let socks = Socks::new(port.clone(), u128::from(std::process::id()));
                     socks.set_clearnet(access);
                     return Ok(TemporaryTor::External(TorConnector::Socks(socks)));
                 }
+                SocksDetection::LoginRejected(reason) => failures.push(format!("{address}: {reason}")),
                 SocksDetection::NotTor => failures.push(format!("the program on {address} is not Tor")),
                 SocksDetection::Unreachable(error) => failures.push(format!("no answer on {address}: {error}")),
             }
@@ -63,7 +65,7 @@ impl TemporaryTor {
 #[cfg(feature = "embedded-tor")]
 async fn start_embedded(options: &TorOptions, on_step: &impl Fn(&str)) -> Result<TemporaryTor, TemporaryTorError> {
     let progress = |percent, waiting_for: &str| on_step(&format!("embedded Tor, {percent} %: {waiting_for}"));
-    let client = super::bootstrap_ephemeral(&options.dir, &options.arti, progress).await;
+    let client = super::bootstrap_ephemeral(&options.dir, &options.arti, &options.peer_keys, progress).await;
     Ok(TemporaryTor::Embedded(Box::new(client.map_err(TemporaryTorError::NotStarted)?)))
 }
 

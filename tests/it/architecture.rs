@@ -22,6 +22,7 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("block_header", 0, &["network"]),
     ("header_chain", 0, &["block_header", "network", "peer"]),
     ("secret", 0, &[]),
+    ("socks_address", 0, &["peer"]),
     ("jsonrpc", 0, &["peer"]),
     ("tor_state", 1, &[]),
     ("route", 1, &["tor_state"]),

@@ -80,9 +80,9 @@ fn complete_statuses() -> Vec<Value> {
         .map(|tor| {
             let status: Status = serde_json::from_value(json!({
                 "version": "0.1.0", "network": "regtest", "uptime_secs": 1, "tor": tor, "tor_since": 1, "network_down": false,
-                "tor_source": { "kind": "socks", "addresses": ["127.0.0.1:9050"], "until": 1, "clearnet": "allowed" },
+                "tor_source": { "kind": "socks", "addresses": ["127.0.0.1:9050"], "until": 1, "clearnet": "allowed", "shares_circuits": false },
                 "clearnet_blocked": "x", "onion_error": { "stage": "launch", "reason": "x" },
-                "onion": { "host": "x.onion", "port": 1, "last_reached": 1, "failures": 1, "error": "x", "listed_by": 1, "peers_of_its_kind": 1 },
+                "onion": { "host": "x.onion", "port": 1, "restricted": false, "tls_port": 2, "tls_error": "x", "last_reached": 1, "failures": 1, "error": "x", "listed_by": 1, "peers_of_its_kind": 1 },
                 "clearnet": {
                     "host": "a.example", "tcp_port": 1, "ssl_port": 2, "ws_port": 3, "wss_port": 4, "address": "5.9.0.9", "via": "tor", "last_reached": 1,
                     "failures": 1, "error": "x", "warnings": ["x"], "listed_by": 1, "peers_of_its_kind": 1,

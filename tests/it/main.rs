@@ -40,6 +40,7 @@ mod listeners;
 mod network;
 #[cfg(feature = "embedded-tor")]
 mod onion_failure;
+mod onion_setups;
 mod only_tor;
 mod own_name;
 mod package;

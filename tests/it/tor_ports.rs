@@ -1,5 +1,6 @@
 //! SOCKS ports of C tor with different flags, and a C tor that starts late.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ const EX1: &str = "ex1.example.com";
 /// Running C tor.
 pub(crate) struct CTor {
     _process: ChildGuard,
+    control: u16,
+    cookie: String,
     /// Warnings that the control port has reported.
     warnings: Arc<AtomicUsize>,
 }
@@ -34,27 +37,38 @@ impl CTor {
         tor.arg("-f").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
         let path = std::env::var("PATH").unwrap_or_default();
         let process = ChildGuard::spawn(tor.env("PATH", format!("{path}:/usr/sbin")));
-        let tor = CTor { _process: process, warnings: Arc::default() };
         let cookie = dir.join("data/control_auth_cookie");
         wait_until(20, "C tor has a control port", || {
             std::fs::read(&cookie).is_ok_and(|cookie| cookie.len() == 32)
                 && TcpStream::connect(("127.0.0.1", control)).is_ok()
         });
-        tor.count_warnings(control, &std::fs::read(&cookie).unwrap());
+        let cookie = std::fs::read(&cookie).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+        let tor = CTor { _process: process, control, cookie, warnings: Arc::default() };
+        tor.count_warnings();
         tor
     }
 
-    fn count_warnings(&self, control: u16, cookie: &[u8]) {
-        let mut stream = TcpStream::connect(("127.0.0.1", control)).unwrap();
-        let cookie: String = cookie.iter().map(|byte| format!("{byte:02x}")).collect();
-        write!(stream, "AUTHENTICATE {cookie}\r\nSETEVENTS WARN\r\n").unwrap();
-        let mut lines = BufReader::new(stream).lines();
-        for _ in 0..2 {
-            assert_eq!(lines.next().unwrap().unwrap(), "250 OK");
-        }
+    /// Sends a command to the control port, and returns the lines of the reply and of later events.
+    fn command(&self, command: &str) -> impl Iterator<Item = String> + use<> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.control)).unwrap();
+        write!(stream, "AUTHENTICATE {}\r\n{command}\r\n", self.cookie).unwrap();
+        let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+        assert_eq!(lines.next().unwrap(), "250 OK");
+        lines
+    }
+
+    /// Returns the SOCKS user names of all circuits.
+    fn socks_users(&self) -> BTreeSet<String> {
+        let lines = self.command("GETINFO circuit-status\r\nQUIT");
+        lines.filter_map(|line| Some(line.split_once("SOCKS_USERNAME=\"")?.1.split('"').next()?.to_owned())).collect()
+    }
+
+    fn count_warnings(&self) {
+        let mut lines = self.command("SETEVENTS WARN");
+        assert_eq!(lines.next().unwrap(), "250 OK");
         let warnings = Arc::clone(&self.warnings);
         std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
+            for line in lines {
                 // Only the first line of an event starts like this.
                 if line.starts_with("650 WARN") || line.starts_with("650+WARN") || line.starts_with("650-WARN") {
                     warnings.fetch_add(1, Ordering::Relaxed);
@@ -69,7 +83,7 @@ impl CTor {
     }
 }
 
-/// Starts a client in the lab's Tor network with these ports.
+/// Starts a client in the lab's Tor network with these ports and other lines of torrc.
 pub(crate) fn lab_client(lab: &Lab, dir: &Path, control: u16, ports: &str) -> CTor {
     let torrc = lab.read("tor/client/torrc");
     let replaced =
@@ -171,6 +185,50 @@ fn check_restricted_port(tor: &CTor, config: &Path, onion: &str, access: &str) {
     assert!(!ok && output.contains("Tor's SOCKS port refuses"), "{output}");
     let (output, ok) = support::waypost(config, &["probe", onion, "--tcp", "50001"]);
     assert!(ok, "{output}");
+    daemon.stop();
+}
+
+#[test]
+fn socks_port_is_used_by_unix_socket_and_by_name_with_a_login() {
+    if !support::in_namespace(socks_port_is_used_by_unix_socket_and_by_name_with_a_login, &[]) {
+        return;
+    }
+    let dir = TestDir::new();
+    let lab = Lab::start(dir.root());
+    let onion = lab.read("tor/onion-1");
+    let socket = dir.path("socks");
+    let ports = format!("SocksPort 127.0.0.1:7001\nSocksPort unix:{} RelaxDirModeCheck", socket.display());
+    let tor = lab_client(&lab, &dir.path("tor"), 7100, &ports);
+
+    let address = format!("unix:{}", socket.display());
+    let daemon = Daemon::start(&configure(&dir, "unix", &format!("socks = {address:?}\nonly = true"), &onion));
+    wait_until(120, "servers are verified through the Unix socket", || {
+        is_verified(&daemon, &onion) && is_verified(&daemon, EX1)
+    });
+    assert_eq!(daemon.status()["tor_source"]["addresses"][0], address.as_str());
+    assert!(daemon.waypost(&["status"]).contains(&format!("SOCKS {address}")));
+    daemon.stop();
+
+    std::fs::write(dir.path("password"), "swordfish\n").unwrap();
+    let keys = "socks = \"localhost:7001\"\nonly = true\nsocks_user = \"wp\"\nsocks_password_file = \"password\"";
+    let config = configure(&dir, "named", keys, &onion);
+    let daemon = Daemon::start(&config);
+    wait_until(120, "servers are verified through the named port", || {
+        is_verified(&daemon, &onion) && is_verified(&daemon, EX1)
+    });
+    assert_eq!(daemon.status()["tor_source"]["addresses"][0], "localhost:7001");
+    let users = tor.socks_users();
+    assert!(users.iter().filter(|user| user.starts_with("wp+")).count() >= 2, "one for each peer: {users:?}");
+    let (output, ok) = support::waypost(&config, &["probe", &onion, "--tcp", "50001"]);
+    assert!(ok && output.contains("localhost:7001"), "{output}");
+    assert!(!daemon.log().contains("swordfish") && !daemon.waypost(&["status", "--json"]).contains("swordfish"));
+    daemon.stop();
+
+    let config = configure(&dir, "exact", &format!("{keys}\nsocks_exact_login = true"), &onion);
+    let daemon = Daemon::start(&config);
+    wait_until(120, "the onion server is verified with the exact login", || is_verified(&daemon, &onion));
+    assert_eq!(daemon.status()["tor_source"]["shares_circuits"], true);
+    assert!(tor.socks_users().contains("wp") && daemon.log().contains("may share circuits"), "{}", daemon.log());
     daemon.stop();
 }
 

@@ -1,13 +1,14 @@
 """Sends one request to an Electrum server, after server.version, and prints the result as JSON.
 
-    call.py [--from SOURCE_IP] [--socks IP:PORT] [--seconds N] HOST:PORT METHOD [PARAMS_AS_JSON]
+    call.py [--from SOURCE_IP] [--socks IP:PORT] [--tls] [--seconds N] HOST:PORT METHOD [PARAMS_AS_JSON]
 
-Plain TCP, direct or through a SOCKS5 proxy. Fails (status 1) without a result within N seconds (20).
+TCP, or TLS with any certificate, direct or through a SOCKS5 proxy. Fails (status 1) without a result within N seconds (20).
 """
 
 import argparse
 import json
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -23,7 +24,7 @@ def split(address):
 class Electrum:
     """Connection to a server, with one deadline for all requests."""
 
-    def __init__(self, host, port, source=None, socks=None, seconds=20.0):
+    def __init__(self, host, port, source=None, socks=None, seconds=20.0, tls=False):
         self.deadline = time.monotonic() + seconds
         self.received = b""
         self.calls = 0
@@ -31,6 +32,10 @@ class Electrum:
         self.socket = socket.create_connection(socks or (host, port), timeout=seconds, source_address=bound)
         if socks:
             self._through_socks(host, port)
+        if tls:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            self.socket = context.wrap_socket(self.socket)
         self.version = self.call("server.version", ["lab", "1.4"])
 
     def __enter__(self):
@@ -87,12 +92,13 @@ def main():
     arguments = argparse.ArgumentParser(usage=__doc__)
     arguments.add_argument("--from", dest="source")
     arguments.add_argument("--socks", type=split)
+    arguments.add_argument("--tls", action="store_true")
     arguments.add_argument("--seconds", type=float, default=20.0)
     arguments.add_argument("server", type=split)
     arguments.add_argument("method")
     arguments.add_argument("params", type=json.loads, nargs="?", default=[])
     given = arguments.parse_args()
-    with Electrum(*given.server, given.source, given.socks, given.seconds) as server:
+    with Electrum(*given.server, given.source, given.socks, given.seconds, given.tls) as server:
         result = server.version if given.method == "server.version" else server.call(given.method, given.params)
     print(json.dumps(result))
 

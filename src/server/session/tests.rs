@@ -57,7 +57,7 @@ pub(super) fn connect_with_backend(
         bans: watch::channel(Arc::default()).1,
         inbox: sender,
         limits: watch::channel(Arc::new(limits)).1,
-        tls: None,
+        tls: PerIngress::default(),
         max_line_bytes: 5_000_000,
         memory: PerIngress::both(MemoryPool::new(5_000_000, Arc::clone(&counters))),
         book_requests: PerIngress::default(),

@@ -16,8 +16,10 @@ use tor_rtcompat::tokio::TokioRustlsRuntime;
 
 use super::client_config::{client_config, error_chain};
 use super::dir_lock::{DirLock, LockError};
+use super::key_files;
 use super::status_text::{BootstrapProgress, Phase, append_clock_hint, explain_permissions};
 use crate::dial::{Arti, Client, TorConnector};
+use crate::tor::PeerKey;
 
 /// Time for a TCP connection to a relay to become a Tor channel.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,9 +38,15 @@ pub(super) struct ClientHandle {
 }
 
 impl ClientHandle {
-    /// Creates a client in this directory, with overrides in TOML. It is not bootstrapped.
-    pub(super) async fn create(dir: &Path, arti: &str) -> Result<ClientHandle, String> {
-        let config = client_config(dir, arti).map_err(|error| error.to_string())?;
+    /// Creates a client in this directory, with overrides in TOML and keys for onion services.
+    ///
+    /// Without a list of keys, Arti looks for none. The client is not bootstrapped.
+    pub(super) async fn create(dir: &Path, arti: &str, peer_keys: Option<&[PeerKey]>) -> Result<ClientHandle, String> {
+        if let Some(keys) = peer_keys {
+            key_files::create(dir, keys)?;
+        }
+        let keys_dir = peer_keys.map(|_| key_files::keys_dir(dir));
+        let config = client_config(dir, arti, keys_dir.as_deref()).map_err(|error| error.to_string())?;
         let runtime = runtime::Builder::new_multi_thread().worker_threads(2).thread_name("tor").enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
         let builder = TorClient::with_runtime(TokioRustlsRuntime::from(runtime.handle().clone())).config(config);
@@ -131,6 +139,7 @@ impl fmt::Debug for EphemeralClient {
 pub async fn bootstrap_ephemeral(
     dir: &Path,
     arti: &str,
+    peer_keys: &[PeerKey],
     mut on_progress: impl FnMut(u8, &str),
 ) -> Result<EphemeralClient, String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -150,7 +159,7 @@ pub async fn bootstrap_ephemeral(
         }
         Err(error) => return Err(error.to_string()),
     };
-    let client = ClientHandle::create(&dir, arti).await?;
+    let client = ClientHandle::create(&dir, arti, Some(peer_keys).filter(|keys| !keys.is_empty())).await?;
     bootstrap(&client.client, DIRECTORY_PROGRESS_TIMEOUT, |progress| {
         on_progress(progress.percent, &progress.waiting_for)
     })
@@ -177,7 +186,7 @@ mod tests {
         let state = dir.path().join("state");
         std::fs::create_dir(&state).unwrap();
         std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o777)).unwrap();
-        let reason = ClientHandle::create(dir.path(), "").await.err().unwrap();
+        let reason = ClientHandle::create(dir.path(), "", None).await.err().unwrap();
         assert!(reason.starts_with("Incorrect permissions: ") && reason.contains("chmod"), "{reason}");
     }
 }

@@ -32,18 +32,24 @@ fn cache_dir(dir: &Path) -> PathBuf {
 
 /// Checks whether Arti accepts these overrides.
 pub fn check(overrides: &str) -> Result<(), ArtiConfigError> {
-    client_config(Path::new("/nowhere"), overrides).map(|_| ())
+    client_config(Path::new("/nowhere"), overrides, None).map(|_| ())
 }
 
 /// Builds the configuration of a client in this directory, with overrides in TOML.
-pub(super) fn client_config(dir: &Path, overrides: &str) -> Result<TorClientConfig, ArtiConfigError> {
+///
+/// Keys for onion services are read from `keys_dir`, in C tor's files.
+pub(super) fn client_config(
+    dir: &Path,
+    overrides: &str,
+    keys_dir: Option<&Path>,
+) -> Result<TorClientConfig, ArtiConfigError> {
     let defaults = toml::toml! {
         [vanguards]
         // An onion service that runs for months needs protection against guard discovery.
         mode = "full"
     };
     let mut sources = ConfigurationSources::new_empty();
-    for text in [defaults.to_string(), overrides.to_owned(), directories(dir).to_string()] {
+    for text in [defaults.to_string(), overrides.to_owned(), directories(dir, keys_dir).to_string()] {
         sources.push_source(ConfigurationSource::from_verbatim(text), MustRead::MustRead);
     }
     let invalid = |error: &dyn std::error::Error| ArtiConfigError::Invalid(error_chain(error));
@@ -91,15 +97,24 @@ pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
 /// Sets the directories, which operators cannot override: the lock protects this path.
 ///
 /// Paths are literal, without Arti's variables.
-fn directories(dir: &Path) -> toml::Table {
+fn directories(dir: &Path, keys_dir: Option<&Path>) -> toml::Table {
     let literal = |path: PathBuf| {
         let path = toml::Value::String(path.to_string_lossy().into_owned());
         toml::Value::Table(toml::Table::from_iter([("literal".to_owned(), path)]))
     };
-    let storage = toml::Table::from_iter([
+    let mut storage = toml::Table::from_iter([
         ("state_dir".to_owned(), literal(state_dir(dir))),
         ("cache_dir".to_owned(), literal(cache_dir(dir))),
     ]);
+    if let Some(path) = keys_dir {
+        let path = path.to_string_lossy().into_owned();
+        let keystore = toml::toml! {
+            [[ctor.clients]]
+            id = "waypost"
+            path = path
+        };
+        storage.insert("keystore".to_owned(), toml::Value::Table(keystore));
+    }
     toml::Table::from_iter([("storage".to_owned(), toml::Value::Table(storage))])
 }
 
@@ -127,6 +142,7 @@ mod tests {
 
     #[test]
     fn special_characters_in_paths_are_literal() {
-        assert!(client_config(Path::new("/a ${b} \"c\""), "").is_ok());
+        let path = Path::new("/a ${b} \"c\"");
+        assert!(client_config(path, "", Some(path)).is_ok());
     }
 }

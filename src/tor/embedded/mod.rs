@@ -5,6 +5,7 @@ mod client;
 mod client_config;
 mod client_health;
 mod dir_lock;
+mod key_files;
 mod keys;
 mod service;
 mod status_text;
@@ -27,7 +28,7 @@ use crate::book::Event;
 use crate::book_handle::BookMessage;
 use crate::clock::{self, Time};
 use crate::dial::Client;
-use crate::peer::Host;
+use crate::peer::{Host, Port};
 use crate::tor_state::{OnionError, OnionFailure, TorKind, TorProbe, TorSource, TorState};
 
 /// Time for a client to find a relay that answers.
@@ -161,7 +162,10 @@ impl Supervisor {
         if self.lock.is_none() {
             self.lock = Some(DirLock::take(&self.settings.dir).map_err(|error| error.to_string())?);
         }
-        ClientHandle::create(&self.settings.dir, &self.settings.arti).await
+        let TorOptions { dir, arti, peer_keys, service, .. } = &self.settings;
+        let is_restricted = service.as_ref().is_some_and(|service| service.clients.is_some());
+        let peer_keys = if is_restricted || !peer_keys.is_empty() { Some(peer_keys.as_slice()) } else { None };
+        ClientHandle::create(dir, arti, peer_keys).await
     }
 
     /// Runs the service on this client and checks both until the client must be replaced.
@@ -223,15 +227,19 @@ impl Supervisor {
 
     /// Launches the service if one is configured and a launch is due.
     fn launch(&self, client: &Client, launcher: &mut Launcher) {
-        let Some(service) = self.settings.service.filter(|_| launcher.is_due()) else { return };
-        match service::launch(client, service, self.channels.onion_streams.clone()) {
+        let Some(service) = self.settings.service.as_ref().filter(|_| launcher.is_due()) else { return };
+        let Some(ports) = service.advertised() else { return };
+        match service::launch(client, service, &self.settings.dir, self.channels.onion_streams.clone()) {
             Ok((running, name)) => {
                 launcher.running = Some(running);
                 self.report_onion(None);
                 let name = Host::Onion(name);
                 if self.channels.onion_service.borrow().as_ref().is_none_or(|known| known.host != name) {
-                    tracing::info!(%name, port = service.port.get(), "the onion service was launched");
-                    self.channels.onion_service.send_replace(Some(OnionServiceState::new(name, service.port)));
+                    let port = ports.tcp().map(Port::get);
+                    tracing::info!(%name, port, "the onion service was launched");
+                    let is_restricted = service.clients.is_some();
+                    let state = OnionServiceState { is_restricted, ..OnionServiceState::new(name, ports) };
+                    self.channels.onion_service.send_replace(Some(state));
                 }
             }
             Err(reason) => {

@@ -1,6 +1,7 @@
 //! The onion service of the embedded Tor: from rendezvous circuits to client streams.
 
 use std::io;
+use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,14 +15,16 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 use tor_cell::relaycell::msg::{Connected, End, EndReason};
 use tor_hsservice::config::TokenBucketConfig;
+use tor_hsservice::config::restricted_discovery::HsClientNickname;
 use tor_hsservice::{RendRequest, RunningOnionService, StreamRequest};
 use tor_proto::stream::IncomingStreamRequest;
 
 use super::client_config::error_chain;
+use super::key_files::{OwnKey, public_key};
 use super::keys::NICKNAME;
 use super::status_text::explain_permissions;
 use crate::dial::Client;
-use crate::peer::{OnionAddress, Port};
+use crate::peer::OnionAddress;
 use crate::tor::{OnionServiceOptions, OnionStream};
 
 /// Introductions per second, and burst, that introduction points let through.
@@ -52,34 +55,53 @@ impl Drop for Running {
 /// Launches the service and returns its name. It is reachable some seconds later.
 pub(super) fn launch(
     client: &Client,
-    options: OnionServiceOptions,
+    options: &OnionServiceOptions,
+    tor_dir: &Path,
     onion_streams: mpsc::Sender<OnionStream>,
 ) -> Result<(Running, OnionAddress), String> {
-    let config = config(options.streams).map_err(|error| error_chain(&error))?;
+    let own_key = options.clients.as_ref().map(|_| OwnKey::generate()).transpose()?;
+    let config = config(options, own_key.as_ref()).map_err(|error| error_chain(&error))?;
     let launched = client.launch_onion_service(config).map_err(|error| explain_permissions(&error))?;
     let (service, requests) = launched.ok_or("the service is disabled in Arti's configuration")?;
     let name = service.onion_address().ok_or("the service's key can't be read")?;
     let name = OnionAddress::from_public_key(*name.as_ref());
-    let acceptor = tokio::spawn(accept_rendezvous(requests, options, onion_streams)).abort_handle();
+    if let Some(key) = own_key {
+        key.store(tor_dir, &name)?;
+    }
+    let acceptor = tokio::spawn(accept_rendezvous(requests, Arc::new(options.clone()), onion_streams)).abort_handle();
     Ok((Running { _service: service, acceptor }, name))
 }
 
-fn config(streams: u32) -> Result<OnionServiceConfig, tor_config::ConfigBuildError> {
-    let nickname = NICKNAME.to_owned().try_into().map_err(|_| tor_config::ConfigBuildError::Invalid {
-        field: "nickname".to_owned(),
-        problem: NICKNAME.to_owned(),
-    })?;
-    OnionServiceConfigBuilder::default()
+fn config(
+    options: &OnionServiceOptions,
+    own_key: Option<&OwnKey>,
+) -> Result<OnionServiceConfig, tor_config::ConfigBuildError> {
+    let invalid = |problem: String| tor_config::ConfigBuildError::Invalid { field: "nickname".to_owned(), problem };
+    let nickname = NICKNAME.to_owned().try_into().map_err(|_| invalid(NICKNAME.to_owned()))?;
+    let mut builder = OnionServiceConfigBuilder::default();
+    if let Some(number) = options.introduction_points {
+        builder.num_intro_points(number);
+    }
+    if let Some(clients) = &options.clients {
+        let restricted = builder.restricted_discovery();
+        restricted.enabled(true);
+        for (number, key) in clients.iter().copied().chain(own_key.map(OwnKey::public)).enumerate() {
+            let client = format!("client-{number}");
+            let name: HsClientNickname = client.parse().map_err(|_| invalid(client))?;
+            restricted.static_keys().access().push((name, public_key(key)));
+        }
+    }
+    builder
         .nickname(nickname)
         .rate_limit_at_intro(Some(TokenBucketConfig::new(INTRO_RATE.0, INTRO_RATE.1)))
-        .max_concurrent_streams_per_circuit(streams)
+        .max_concurrent_streams_per_circuit(options.streams)
         .build()
 }
 
 /// Serves each circuit with a task of its own. Circuits beyond the limit are not accepted.
 async fn accept_rendezvous(
     requests: impl Stream<Item = RendRequest>,
-    options: OnionServiceOptions,
+    options: Arc<OnionServiceOptions>,
     onion_streams: mpsc::Sender<OnionStream>,
 ) {
     let mut requests = pin!(requests);
@@ -89,11 +111,11 @@ async fn accept_rendezvous(
     while let Some(request) = requests.next().await {
         while circuits.try_join_next().is_some() {}
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
-        let onion_streams = onion_streams.clone();
+        let (onion_streams, options) = (onion_streams.clone(), Arc::clone(&options));
         number += 1;
         circuits.spawn(async move {
             match timeout(RENDEZVOUS_TIMEOUT, request.accept()).await {
-                Ok(Ok(streams)) => serve_circuit(streams, number, options.port, onion_streams).await,
+                Ok(Ok(streams)) => serve_circuit(streams, number, &options, onion_streams).await,
                 Ok(Err(error)) => tracing::debug!(error = error_chain(&error), "a client's rendezvous failed"),
                 Err(_) => tracing::debug!("a client's rendezvous took too long"),
             }
@@ -102,25 +124,28 @@ async fn accept_rendezvous(
     }
 }
 
-/// Accepts streams to the service's port until the circuit closes, or has no stream for [`IDLE_TIMEOUT`].
+/// Accepts streams to the service's ports until the circuit closes, or has no stream for [`IDLE_TIMEOUT`].
 async fn serve_circuit(
     mut streams: impl Stream<Item = StreamRequest> + Unpin,
     number: u64,
-    port: Port,
+    options: &OnionServiceOptions,
     onion_streams: mpsc::Sender<OnionStream>,
 ) {
     let mut circuit = CircuitUse::new();
     while let Some(request) = circuit.next(&mut streams).await {
-        let is_service_port =
-            matches!(request.request(), IncomingStreamRequest::Begin(begin) if begin.port() == port.get());
-        let permit = if is_service_port { onion_streams.try_reserve().ok() } else { None };
-        let Some(permit) = permit else {
+        let transport = match request.request() {
+            IncomingStreamRequest::Begin(begin) => options.transport(begin.port()),
+            _ => None,
+        };
+        let permit = transport.and_then(|transport| Some((onion_streams.try_reserve().ok()?, transport)));
+        let Some((permit, transport)) = permit else {
             // As C tor does for a port that the service does not have.
             let _ = request.reject(End::new_with_reason(EndReason::DONE)).await;
             continue;
         };
         if let Ok(stream) = request.accept(Connected::new_empty()).await {
-            permit.send((Box::new(CircuitStream { stream, _open: circuit.open_stream() }), number));
+            let stream = Box::new(CircuitStream { stream, _open: circuit.open_stream() });
+            permit.send(OnionStream { stream, circuit: number, transport });
         }
     }
 }

@@ -101,9 +101,19 @@ pub(crate) fn start_electrumx(dir: &Path, args: &[&str]) {
 
 /// Sends one request to an onion service through a C tor. Returns `None` when it is unreachable.
 pub(crate) fn call_onion(socks: &str, address: &str, method: &str) -> Option<Value> {
+    call_through(socks, &[address, method])
+}
+
+/// Does the same over TLS.
+pub(crate) fn call_onion_tls(socks: &str, address: &str, method: &str) -> Option<Value> {
+    call_through(socks, &["--tls", address, method])
+}
+
+fn call_through(socks: &str, args: &[&str]) -> Option<Value> {
     let output = Command::new(lab_python())
         .arg(lab_script("call.py"))
-        .args(["--socks", socks, "--seconds", "15", address, method])
+        .args(["--socks", socks, "--seconds", "15"])
+        .args(args)
         .stdin(Stdio::null())
         .output()
         .unwrap();

@@ -18,8 +18,8 @@ pub(crate) use client::{TestClient, call, connect_from, fetch, fetch_as, hosts, 
 pub(crate) use daemon::{Daemon, binary, waypost};
 pub(crate) use fake_tor::start_fake_tor;
 pub(crate) use lab::{
-    IN_NAMESPACE, Lab, LeakCapture, benchmark_in_namespace, call_onion, in_namespace, lab_python, lab_script, lab_venv,
-    start_electrumx, test_path,
+    IN_NAMESPACE, Lab, LeakCapture, benchmark_in_namespace, call_onion, call_onion_tls, in_namespace, lab_python,
+    lab_script, lab_venv, start_electrumx, test_path,
 };
 pub(crate) use test_dir::{OFFLINE, TestDir};
 
