@@ -81,7 +81,7 @@ mod tests {
         let failure = Finding::failure(Subject::ClearnetName, "TCP port 50001 fails", "open the port");
         assert_eq!(
             line(&failure, TerminalStyle::default()),
-            " failure  clearnet name   TCP port 50001 fails\n                         → open the port"
+            " failure  clearnet name   TCP port 50001 fails\n                          → open the port"
         );
         assert_eq!(
             line(&Finding::ok(Subject::Disk, "20.0 GB are free"), TerminalStyle::default()),

@@ -16,7 +16,7 @@ use crate::dial::{Dialer, Direct, Isolation};
 use crate::electrum::identity::Identity;
 use crate::electrum::prober::{AddPeerOffer, FeaturesStep, ProbeExpectations};
 use crate::netgroup::is_public;
-use crate::peer::{Host, Port, Ports};
+use crate::peer::{Host, Port, Ports, RealName};
 use crate::probe::{Deadlines, probe};
 use crate::route::{Route, RoutingPolicy};
 
@@ -91,8 +91,9 @@ pub(super) struct Announcement<'a> {
 
 impl Announcement<'_> {
     /// Reports how many peers list the name, and asks some of the others to list it.
-    pub(super) async fn check(&self, onion: Option<(Host, Port)>, rng: &mut StdRng) -> Vec<Finding> {
-        let onion = onion.map(|(host, port)| (host, Ports::single(crate::peer::Transport::Tcp, port)));
+    ///
+    /// Peers of both kinds are not asked in the same run: visits at the same time would link the two names.
+    pub(super) async fn check(&self, onion: Option<(Host, Ports)>, rng: &mut StdRng) -> Vec<Finding> {
         let identity = Identity { onion, ..self.config.identity.clone() };
         let Some(offer) = identity.announcement(self.ingress) else { return Vec::new() };
         let mut findings: Vec<Finding> =
@@ -102,15 +103,38 @@ impl Announcement<'_> {
             findings.push(Finding::ok(Subject::Listings, text));
             return findings;
         }
+        if self.ingress == Ingress::Onion && identity.clearnet.is_some() && !identity.link_identities {
+            findings.extend(self.recorded_answers(&offer.host));
+            return findings;
+        }
         if !self.is_reached {
             let text = format!("no peer is asked to list {}, as it is not reachable", offer.host);
             findings.push(Finding::warning(Subject::Listings, text, "correct the failures of the name first"));
             return findings;
         }
-        let candidates = self.candidates(&offer, rng);
+        let (routing, seeds) = (self.config.book.routing, &self.config.book.seeds);
+        let peers = self.daemon.map(|daemon| daemon.peers.as_slice());
+        let candidates: Vec<_> =
+            candidates(peers, seeds, self.ingress, &offer.host, routing).into_iter().sample(rng, ASKED_PEERS);
         let answers = join_all(candidates.iter().map(|(host, ports)| self.ask(host, *ports, &offer))).await;
         findings.extend(answer_findings(&offer.host, answers));
         findings
+    }
+
+    /// Reports how many peers refused the name at their last visit by the daemon.
+    fn recorded_answers(&self, own: &Host) -> Option<Finding> {
+        let peers = self.daemon?.peers.iter().filter(|peer| is_of_ingress(peer, self.ingress));
+        let answers: Vec<bool> = peers.filter_map(|peer| peer.announcement_accepted).collect();
+        let accepted = answers.iter().filter(|accepted| **accepted).count();
+        let text = format!(
+            "{own}: {accepted} of {} announcements were accepted; no peer is asked now, as that would link both names",
+            answers.len()
+        );
+        Some(if accepted == 0 && !answers.is_empty() {
+            Finding::warning(Subject::Listings, text, "`waypost peers --json` shows the answer of each peer")
+        } else {
+            Finding::ok(Subject::Listings, text)
+        })
     }
 
     /// Returns how many peers list the name; `None` without a daemon.
@@ -120,27 +144,6 @@ impl Announcement<'_> {
             Ingress::Onion => status.onion.as_ref().map(|onion| onion.listings),
             Ingress::Clearnet => status.clearnet.as_ref().map(|clearnet| clearnet.listings),
         }
-    }
-
-    /// Chooses peers of the name's kind that lack the name: verified ones of the daemon, or seeds.
-    fn candidates(&self, offer: &AddPeerOffer, rng: &mut StdRng) -> Vec<(Host, Ports)> {
-        // Clearnet peers are dialled directly, as they check the source of an announcement.
-        let routing = self.config.book.routing;
-        let is_asked =
-            |host: &Host| Ingress::of(host) == self.ingress && (host.is_onion() || routing.via(host) == Route::Direct);
-        let of_peer = |peer: &PeerInfo| {
-            let host: Host = peer.host.parse().ok()?;
-            let is_listed = peer.lists.iter().any(|listing| listing.host == offer.host.to_string());
-            let ports = Ports::new(peer.ports.tcp_port.and_then(Port::new), peer.ports.ssl_port.and_then(Port::new))?;
-            (peer.state == PeerState::Verified && !is_listed && is_asked(&host)).then_some((host, ports))
-        };
-        let peers = self.daemon.into_iter().flat_map(|daemon| &daemon.peers);
-        let chosen: Vec<(Host, Ports)> = peers.filter_map(of_peer).sample(rng, ASKED_PEERS);
-        if self.daemon.is_some() {
-            return chosen;
-        }
-        let seeds = self.config.book.seeds.iter().filter(|seed| is_asked(&seed.host));
-        seeds.map(|seed| (seed.host.clone(), seed.ports)).sample(rng, ASKED_PEERS)
     }
 
     /// Visits a peer and announces the name to it.
@@ -176,6 +179,38 @@ impl Announcement<'_> {
         let dialer = Dialer { isolation, ..self.dialer.clone() };
         probe(&dialer, &target, &expected, Deadlines::for_route(route), |_| {}).await
     }
+}
+
+/// Returns peers of the name's kind that lack the name: verified ones of the daemon, or seeds without a daemon.
+///
+/// Clearnet peers are dialled directly, as they check the source of an announcement. Those that only the onion side knows
+/// are left out: a direct connection to a name that an attacker made known there would show the address of this node.
+fn candidates(
+    peers: Option<&[PeerInfo]>,
+    seeds: &[RealName],
+    ingress: Ingress,
+    own: &Host,
+    routing: RoutingPolicy,
+) -> Vec<(Host, Ports)> {
+    let is_asked =
+        |host: &Host| Ingress::of(host) == ingress && (host.is_onion() || routing.via(host) == Route::Direct);
+    let of_peer = |peer: &PeerInfo| {
+        let host: Host = peer.host.parse().ok()?;
+        let is_listed = peer.lists.iter().any(|listing| listing.host == own.to_string());
+        let ports = Ports::new(peer.ports.tcp_port.and_then(Port::new), peer.ports.ssl_port.and_then(Port::new))?;
+        let is_chosen =
+            peer.state == PeerState::Verified && is_of_ingress(peer, ingress) && !is_listed && is_asked(&host);
+        is_chosen.then_some((host, ports))
+    };
+    match peers {
+        Some(peers) => peers.iter().filter_map(of_peer).collect(),
+        None => seeds.iter().filter(|seed| is_asked(&seed.host)).map(|seed| (seed.host.clone(), seed.ports)).collect(),
+    }
+}
+
+/// Returns whether the side that serves an ingress knows the peer.
+fn is_of_ingress(peer: &PeerInfo, ingress: Ingress) -> bool {
+    peer.side.serves(ingress)
 }
 
 fn count_finding(host: &Host, counts: Listings) -> Finding {
@@ -233,4 +268,57 @@ fn join(addresses: &[IpAddr]) -> String {
         }
     }
     shown.join(" and ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::Network;
+
+    const OWN: &str = "own.example";
+    const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
+
+    fn peer(host: &str, side: &str, state: &str, listed: &[&str]) -> PeerInfo {
+        let lists: Vec<_> = listed.iter().map(|host| serde_json::json!({ "host": host, "since": 0 })).collect();
+        serde_json::from_value(serde_json::json!({
+            "host": host, "side": side, "state": state, "ssl_port": 50002, "lists": lists, "source": "seed",
+            "self_reported": true, "first_seen": 0, "next_try": 0, "failures": 0, "key_changes": 0, "uptime": {},
+            "history": [], "genesis_hash": null, "ip": null, "protocol": null,
+        }))
+        .unwrap()
+    }
+
+    fn asked(peers: &[PeerInfo], ingress: Ingress, routing: RoutingPolicy) -> Vec<String> {
+        let candidates = candidates(Some(peers), &[], ingress, &OWN.parse().unwrap(), routing);
+        candidates.into_iter().map(|(host, _)| host.to_string()).collect()
+    }
+
+    #[test]
+    fn names_of_the_onion_side_are_never_asked_directly() {
+        let peers = [
+            peer("a.example", "clearnet", "verified", &[]),
+            peer("spy.example", "onion", "verified", &[]),
+            peer(ONION, "onion", "verified", &[]),
+        ];
+        assert_eq!(asked(&peers, Ingress::Clearnet, RoutingPolicy::Split), ["a.example"]);
+        assert_eq!(asked(&peers, Ingress::Onion, RoutingPolicy::Split), [ONION]);
+        assert_eq!(asked(&peers, Ingress::Clearnet, RoutingPolicy::TorOnly), [""; 0], "an exit's address is rejected");
+    }
+
+    #[test]
+    fn only_verified_peers_without_the_name_are_asked() {
+        let peers = [
+            peer("listing.example", "both", "verified", &[OWN]),
+            peer("other.example", "both", "verified", &["x.example"]),
+            peer("stale.example", "both", "stale", &[]),
+        ];
+        assert_eq!(asked(&peers, Ingress::Clearnet, RoutingPolicy::Split), ["other.example"]);
+        let seeds: Vec<RealName> = ["a.example s50002", &format!("{ONION} t50001")]
+            .map(|line| RealName::parse(line, Network::Bitcoin.default_ports()).unwrap())
+            .into();
+        let own = OWN.parse().unwrap();
+        let of_seeds = candidates(None, &seeds, Ingress::Onion, &own, RoutingPolicy::Split);
+        assert_eq!(of_seeds.len(), 1, "without a daemon, seeds of the name's kind");
+        assert!(of_seeds[0].0.is_onion());
+    }
 }

@@ -63,14 +63,17 @@ pub async fn examine(config: &Config, daemon: Result<RunningDaemon, String>, mut
         announce_from: LocalAddresses::new(local_addresses),
     };
     let mut rng = daemon::root_rng();
+    let mut tor_works = false;
     if let Some(tor) = &tor {
-        findings.extend(tor.check(config, daemon, &dialer, &mut rng).await);
+        let (of_peers, works) = tor.check(config, daemon, &dialer, &mut rng).await;
+        findings.extend(of_peers);
+        tor_works = works;
     }
     report_all(findings);
 
     let onion = own_names::check_onion(config, daemon, &dialer).await;
     report_all(onion.findings);
-    let clearnet = own_names::check_clearnet(config, &dialer, onion.is_reached).await;
+    let clearnet = own_names::check_clearnet(config, &dialer, tor_works || onion.is_reached).await;
     report_all(clearnet.findings);
     if let Some(lookup) = &clearnet.lookup {
         let source = listings::source_addresses(config, lookup);

@@ -20,8 +20,9 @@ const ONION_ATTEMPTS: u8 = 2;
 /// Result of the checks of the onion name.
 pub(super) struct CheckedOnion {
     pub findings: Vec<Finding>,
-    /// Name and port; `None` without an onion service.
-    pub name: Option<(Host, Port)>,
+    /// Name and ports; `None` without an onion service that all clients can reach.
+    pub name: Option<(Host, Ports)>,
+    /// Whether the port for TCP was reached.
     pub is_reached: bool,
 }
 
@@ -49,11 +50,10 @@ pub(super) async fn check_onion(config: &Config, daemon: Option<&RunningDaemon>,
     }
     let of_daemon = || {
         let onion = status?.onion.as_ref()?;
-        Some((onion.host.parse().ok()?, Port::new(onion.port)?))
+        Some((onion.host.parse().ok()?, Ports::new(Port::new(onion.port), onion.tls_port.and_then(Port::new))?))
     };
-    let configured = config.tor.onion_host.clone().and_then(|(host, ports)| Some((host, ports.tcp()?)));
-    checked.name = configured.or_else(of_daemon);
-    let Some((host, port)) = &checked.name else {
+    checked.name = config.tor.onion_host.clone().or_else(of_daemon);
+    let Some((host, ports)) = &checked.name else {
         if config.tor.settings.service.is_some() && checked.findings.is_empty() {
             let text = "the onion service of the embedded Tor has no name yet, or no daemon runs it";
             checked.findings.push(Finding::warning(Subject::OnionName, text, "start the daemon with `waypost run`"));
@@ -65,26 +65,36 @@ pub(super) async fn check_onion(config: &Config, daemon: Option<&RunningDaemon>,
         checked.findings.push(Finding::warning(Subject::OnionName, text, "start Tor"));
         return checked;
     }
-    let mut outcome = Err(ProbeError::TorUnavailable);
-    for group in 0..ONION_ATTEMPTS {
-        outcome = probe_onion_name(dialer, config.book.network, host, (Transport::Tcp, *port), group).await;
-        if outcome.is_ok() {
-            break;
+    for (transport, port) in ports.iter() {
+        let mut outcome = Err(ProbeError::TorUnavailable);
+        for group in 0..ONION_ATTEMPTS {
+            outcome = probe_onion_name(dialer, config.book.network, host, (transport, port), group).await;
+            if outcome.is_ok() {
+                break;
+            }
         }
+        checked.is_reached |= outcome.is_ok() && transport == Transport::Tcp;
+        checked.findings.push(onion_finding(config, host, (transport, port), outcome));
     }
-    checked.is_reached = outcome.is_ok();
-    checked.findings.push(onion_finding(config, host, *port, outcome));
     checked
 }
 
-fn onion_finding(config: &Config, host: &Host, port: Port, outcome: Result<Verified, ProbeError>) -> Finding {
+fn onion_finding(
+    config: &Config,
+    host: &Host,
+    (transport, port): (Transport, Port),
+    outcome: Result<Verified, ProbeError>,
+) -> Finding {
     let is_external = config.tor.onion_host.is_some();
     let error = match outcome {
         Ok(verified) => {
             let software = verified.report.software.unwrap_or_default();
             let secs = verified.duration.as_secs_f64();
             return if is_waypost(&software) {
-                Finding::ok(Subject::OnionName, format!("{host} answers at port {port} through Tor, in {secs:.1} s"))
+                Finding::ok(
+                    Subject::OnionName,
+                    format!("{host} answers at {transport} port {port} through Tor, in {secs:.1} s"),
+                )
             } else {
                 let text = format!("{host} is answered by {software:?}, not by Waypost");
                 Finding::failure(
@@ -101,15 +111,20 @@ fn onion_finding(config: &Config, host: &Host, port: Port, outcome: Result<Verif
             "let your Tor run the service: HiddenServiceDir in torrc must be the directory whose file hostname has this \
              name; Tor publishes it within a minute"
         }
+        (ProbeError::Tls, true) => "let HiddenServicePort for this port lead to an address of listen.onion_tls",
         (ProbeError::Refused | ProbeError::Unreachable | ProbeError::Closed, true) => {
-            "check HiddenServicePort in torrc: it must have the port of listen.onion_port and lead to listen.onion_tcp, \
-             where the daemon must listen"
+            "check HiddenServicePort in torrc: it must have this port and lead to an address of listen.onion_tcp, or of \
+             listen.onion_tls for TLS, where the daemon must listen"
         }
         (error, _) if error.blame() == FailureOrigin::Local => "check that Tor works, and run this again",
         (_, true) => "look at the logs of Tor and of the daemon",
         (_, false) => "wait a minute after a start; then look at the log of the daemon",
     };
-    Finding::failure(Subject::OnionName, format!("{host}, port {port}, is not reached through Tor: {error}"), advice)
+    Finding::failure(
+        Subject::OnionName,
+        format!("{host}, {transport} port {port}, is not reached through Tor: {error}"),
+        advice,
+    )
 }
 
 /// Resolves the clearnet name and dials each of its ports, by all paths that apply.

@@ -61,13 +61,15 @@ impl TorInUse {
     }
 
     /// Checks that onion peers answer, and that the streams of different isolation groups share no circuit.
+    ///
+    /// Also returns whether one answered.
     pub(super) async fn check(
         &self,
         config: &Config,
         daemon: Option<&RunningDaemon>,
         dialer: &Dialer,
         rng: &mut StdRng,
-    ) -> Vec<Finding> {
+    ) -> (Vec<Finding>, bool) {
         let mut findings = daemon.map(daemon_state).into_iter().flatten().collect::<Vec<_>>();
         if let TorConnector::Socks(socks) = self.connector()
             && let Some(refusal) = socks.clearnet().borrow().refusal()
@@ -79,12 +81,14 @@ impl TorInUse {
         if peers.is_empty() {
             let advice = "add an onion server with `waypost add`, or to discovery.seeds";
             findings.push(Finding::warning(Subject::Tor, "no onion peer is known, so Tor is not tested", advice));
-            return findings;
+            return (findings, false);
         }
+        let mut works = false;
         let started_at = Instant::now();
         let dials = peers.iter().map(|target| Box::pin(dial(dialer, target)));
         match timeout(DIAL_TIMEOUT, select_ok(dials)).await {
             Ok(Ok((answering, _))) => {
+                works = true;
                 let secs = started_at.elapsed().as_secs_f64();
                 findings
                     .push(Finding::ok(Subject::Tor, format!("an onion peer accepts a connection after {secs:.1} s")));
@@ -98,7 +102,7 @@ impl TorInUse {
                 findings.push(Finding::failure(Subject::Tor, text, advice));
             }
         }
-        findings
+        (findings, works)
     }
 }
 
