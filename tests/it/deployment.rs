@@ -104,6 +104,7 @@ fn nginx_configuration_passes_client_addresses() {
 }
 
 /// Variables for Waypost in a compose file or a TypeScript file, with values for the other variables in them.
+#[cfg(feature = "embedded-tor")]
 fn variables(file: &str, values: &[(&str, &str)]) -> Vec<(String, String)> {
     let text = contrib(file);
     let settings = text.lines().filter_map(|line| line[line.find("WAYPOST_")?..].split_once(": "));
@@ -120,6 +121,7 @@ fn variables(file: &str, values: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 /// Checks that variables are a valid configuration, and returns its effective values.
+#[cfg(feature = "embedded-tor")]
 fn check_variables(variables: Vec<(String, String)>) -> String {
     assert!(variables.len() > 5, "{variables:?}");
     let output = support::binary(&["check-config", "--skip-files", "--config", "/dev/null"])
