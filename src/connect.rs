@@ -47,8 +47,8 @@ pub struct ProbeTarget {
     ///
     /// The others are claims of third parties: a success confirms them, a failure proves nothing.
     pub trusted_endpoint_count: usize,
-    /// Whether to announce the local node to the peer if its list lacks it.
-    pub announce: bool,
+    /// Own name to announce to the peer if its list lacks it. `None`: nothing is announced.
+    pub announce: Option<Host>,
     /// Whether features must list the host. False for the operator's peers.
     pub must_list_host: bool,
     /// Block height of the header to compare. `None` if no height is known.
@@ -75,7 +75,7 @@ impl ProbeTarget {
             endpoints,
             web_sockets: Vec::new(),
             skips_features: false,
-            announce: false,
+            announce: None,
             must_list_host: true,
             checkpoint_height: None,
             reference: None,

@@ -222,7 +222,8 @@ impl IrcTask {
     /// Connects, visits the channel and, if configured, stays there.
     async fn run_once(&self, rng: &mut StdRng) -> Result<VisitOutcome, VisitError> {
         let mut visit = self.settings.visit.clone();
-        if visit.advertise.is_some() && !self.snapshot.borrow().clearnet_reached {
+        let reached = |own: &RealName| self.snapshot.borrow().reached_names.contains(&own.host);
+        if visit.advertise.as_ref().is_some_and(|own| !reached(own)) {
             // A name that was not reached is not advertised.
             (visit.advertise, visit.persistent) = (None, false);
         }

@@ -70,7 +70,7 @@ pub struct Entry {
     ///
     /// Expiry is measured on this clock, which does not advance during local outages.
     pub path_uptime_at_success: Duration,
-    /// Time of the last announcement to the peer; `None` if never.
+    /// Time of the last announcement of any own name to the peer; `None` if never.
     pub last_announced_at: Option<Time>,
     /// Share of time in which the peer answered.
     pub uptime: Uptime,
@@ -94,6 +94,9 @@ pub struct Entry {
     /// Position of its tip at the last visit of this process; `None` if it was not compared.
     #[serde(skip)]
     pub chain_position: Option<ChainPosition>,
+    /// Own names that this process announced to it, with the times. Empty after a start.
+    #[serde(skip)]
+    pub announced_names: Vec<(Host, Time)>,
 }
 
 /// Promotion of a newcomer to a long-standing peer.
@@ -193,6 +196,7 @@ impl Entry {
             days: DailyHistory::default(),
             tls_failed: false,
             chain_position: None,
+            announced_names: Vec::new(),
         }
     }
 
@@ -245,6 +249,22 @@ impl Entry {
     /// Returns whether the peer was reached last without proof of its chain.
     fn is_unproven(&self) -> bool {
         self.history.back().is_some_and(|past| past.failure == Some(ProbeError::Unproven))
+    }
+
+    /// Returns when an own name was last announced to the peer; `None` if never.
+    ///
+    /// After a start, the last announcement counts for all names, as its name is not stored.
+    pub fn announced_at(&self, own: &Host) -> Option<Time> {
+        match self.announced_names.as_slice() {
+            [] => self.last_announced_at,
+            names => names.iter().find(|(name, _)| name == own).map(|(_, at)| *at),
+        }
+    }
+
+    /// Records that an own name was announced to the peer.
+    pub fn record_announcement(&mut self, own: &Host, now: Time) {
+        self.announced_names.retain(|(name, _)| name != own);
+        self.announced_names.push((own.clone(), now));
     }
 
     /// Returns whether the peer listed an own name at the last success.

@@ -7,8 +7,8 @@ use super::{PeerBook, Side};
 use crate::clock::Time;
 use crate::peer::{Host, PeerList};
 
-/// Maximum number of own names that are recorded for a peer. A node has two.
-const MAX_LISTINGS: usize = 4;
+/// Maximum number of own names that are recorded for a peer. A node has four clearnet names and an onion name.
+const MAX_LISTINGS: usize = 5;
 
 /// Number of peers that list an own name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -89,6 +89,9 @@ impl PeerBook {
         let has_new_key = self.peers.update(host, |entry| {
             entry.own_listings = own_listings;
             failed.iter().for_each(|failed| entry.reached.remove(*failed));
+            if let (Some(own), Some(_)) = (&probe.announces, verified.report.add_peer_result) {
+                entry.record_announcement(own, ctx.now);
+            }
             entry.verified(&verified, working_time, ctx.now)
         });
         let Some(entry) = self.peers.get(host) else { return };
@@ -107,9 +110,7 @@ impl PeerBook {
         let has_untried_endpoint = entry.permitted_ports().is_some_and(|ports| ports.iter().any(is_untried))
             || self.web_sockets_to_check(host, route, ctx.now).iter().any(is_untried_web_socket);
         let payer = Payer::of_peer(host, self.peers.get(host));
-        let may_announce = self.announces_at_once() && !probe.announces_self;
-        let delay = if may_announce && self.should_announce_to(host, ctx.now) {
-            // An own name proved reachable only after this probe had started.
+        let delay = if self.needs_further_announcement(host, probe, &verified, ctx.now) {
             jittered(ANNOUNCE_SPACING, ctx.rng)
         } else if has_untried_endpoint && self.budgets.charge_visit(host, payer, false, ctx.now) {
             // Only endpoints that were reached are advertised. Without a budget, the regular visits try this one.

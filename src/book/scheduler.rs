@@ -234,9 +234,9 @@ impl PeerBook {
             _ => (addresses, false),
         };
         let web_sockets = self.web_sockets_to_check(host, via, ctx.now);
-        let announce = self.should_announce_to(host, ctx.now);
+        let announce = self.name_to_announce(host, ctx.now);
         if let Some(probe) = self.peers.probe_mut(host) {
-            probe.announces_self = announce;
+            probe.announces.clone_from(&announce);
             probe.endpoints.clone_from(&endpoints);
             probe.web_sockets.clone_from(&web_sockets);
         }

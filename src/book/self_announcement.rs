@@ -1,20 +1,23 @@
 //! Own names: listed once Waypost reached them, and announced to peers that lack them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use super::context::Context;
+use super::entry::Entry;
 use super::probe_queue::jittered;
+use super::table::InFlightProbe;
 use super::{PeerBook, PeerState, Side};
 use crate::clock::Time;
+use crate::connect::Verified;
 use crate::netgroup;
 use crate::peer::{Host, PeerListEntry};
 use crate::route::Route;
 
-/// Minimum interval between two announcements to one peer.
+/// Minimum interval between two announcements of a name to one peer.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_hours(24);
 
 /// Interval between announcement probes after an own name proves reachable.
@@ -38,7 +41,7 @@ pub struct VerifiedSelfEntry {
 
 /// Own names that Waypost reached, by host.
 #[derive(Debug, Default)]
-pub(super) struct SelfEntries(HashMap<Host, VerifiedSelfEntry>);
+pub(super) struct SelfEntries(BTreeMap<Host, VerifiedSelfEntry>);
 
 impl SelfEntries {
     /// Returns when Waypost last reached an own name; `None` if never.
@@ -98,26 +101,55 @@ impl PeerBook {
         }
     }
 
-    /// Returns whether to announce the own name of the peer's kind to this peer.
-    pub(super) fn should_announce_to(&self, host: &Host, now: Time) -> bool {
-        let is_due = |announced: Option<Time>| announced.is_none_or(|at| now.since(at) >= ANNOUNCE_INTERVAL);
+    /// Returns the own name to announce to this peer, of the peer's kind; `None` if none is due.
+    ///
+    /// A visit announces one name, as peers accept it only from an address of that name. Names that the peer does not
+    /// list go first, then the one that was announced to it longest ago.
+    pub(super) fn name_to_announce(&self, host: &Host, now: Time) -> Option<Host> {
+        let entry = self.peers.get(host)?;
+        let due = self.due_names(entry, now);
+        let own = due.min_by_key(|own| (lists(entry, &own.listed), entry.announced_at(&own.listed.name.host)))?;
+        Some(own.listed.name.host.clone())
+    }
+
+    /// Returns whether a successful visit is soon followed by another one that announces an own name.
+    pub(super) fn needs_further_announcement(
+        &self,
+        host: &Host,
+        probe: &InFlightProbe,
+        verified: &Verified,
+        now: Time,
+    ) -> bool {
+        let Some(entry) = self.peers.get(host).filter(|_| self.announces_at_once()) else { return false };
+        let mut due = self.due_names(entry, now);
+        match (&probe.announces, verified.report.add_peer_result) {
+            // An own name proved reachable only after this probe had started.
+            (None, _) => due.next().is_some(),
+            // Each visit that announces makes one name undue, so that a peer can't prolong the series.
+            (Some(_), Some(_)) => due.any(|own| !lists(entry, &own.listed)),
+            (Some(_), None) => false,
+        }
+    }
+
+    /// Returns the own names that may be announced to a peer and were not within the minimum interval.
+    fn due_names(&self, entry: &Entry, now: Time) -> impl Iterator<Item = &VerifiedSelfEntry> {
+        let host = &entry.host;
         // Clearnet peers check the source address, which is a Tor exit's on the Tor route.
         let is_accepted = host.is_onion() || self.peers.route(host) == Route::Direct;
-        let has_own_name = || {
-            let mut own = self.self_entries.recent(self.config.max_advertised_age, now);
-            own.any(|own| own.listed.name.host.is_onion() == host.is_onion() && own.announced_from <= now)
+        let is_due = move |own: &Host| {
+            own.is_onion() == host.is_onion()
+                && entry.announced_at(own).is_none_or(|at| now.since(at) >= ANNOUNCE_INTERVAL)
         };
-        self.config.announce
-            && is_accepted
-            && self.peers.get(host).is_some_and(|entry| is_due(entry.last_announced_at))
-            && has_own_name()
+        let recent = self.self_entries.recent(self.config.max_advertised_age, now);
+        let allowed = recent.filter(move |_| self.config.announce && is_accepted);
+        allowed.filter(move |own| own.announced_from <= now && is_due(&own.listed.name.host))
     }
 
     fn schedule_announcements(&mut self, own: &Host, ctx: &mut Context<'_>) {
         let max_age = self.config.max_advertised_age;
-        let is_meant = |host: &Host| host.is_onion() == own.is_onion() && self.should_announce_to(host, ctx.now);
+        let is_due = |entry: &&Entry| self.due_names(entry, ctx.now).any(|due| due.listed.name.host == *own);
         let verified = self.peers.entries().filter(|entry| entry.state(ctx.now, max_age) == PeerState::Verified);
-        let mut hosts: Vec<Host> = verified.map(|entry| entry.host.clone()).filter(is_meant).collect();
+        let mut hosts: Vec<Host> = verified.filter(is_due).map(|entry| entry.host.clone()).collect();
         hosts.sort();
         hosts.shuffle(ctx.rng);
         let count = u32::try_from(hosts.len()).unwrap_or(u32::MAX).max(1);
@@ -130,4 +162,10 @@ impl PeerBook {
             }
         }
     }
+}
+
+/// Returns whether the peer listed an own name with its ports at the last success. Other software lists no WebSockets.
+fn lists(entry: &Entry, own: &PeerListEntry) -> bool {
+    let ports = own.name.ports.without_web_sockets();
+    entry.own_listings.iter().any(|known| known.host == own.name.host && known.ports.without_web_sockets() == ports)
 }

@@ -26,8 +26,8 @@ pub struct Snapshot {
     pub tor: TorState,
     /// Peers that may serve clients' sessions, best first. Empty unless peers are the backend.
     pub upstream_candidates: Vec<UpstreamCandidate>,
-    /// Whether Waypost recently reached its own clearnet name.
-    pub clearnet_reached: bool,
+    /// Own names that Waypost recently reached.
+    pub reached_names: Vec<Host>,
     rules: ListRules,
     /// Lists of the ingresses are shuffled independently, so that they can't be correlated.
     views: PerIngress<IngressView>,
@@ -125,9 +125,9 @@ impl Snapshot {
                 Host::Dns(_) | Host::Ip(_) => views.clearnet.clearnet.insert(0, encoded),
             }
         }
-        let clearnet_reached = own.iter().any(|own| !own.listed.name.host.is_onion());
+        let reached_names = own.iter().map(|own| own.listed.name.host.clone()).collect();
         let upstream_candidates = Vec::new();
-        let mut snapshot = Snapshot { tor, upstream_candidates, clearnet_reached, rules, views, fallback };
+        let mut snapshot = Snapshot { tor, upstream_candidates, reached_names, rules, views, fallback };
         for ingress in Ingress::ALL {
             snapshot.views[ingress].cached = snapshot.build_list(ingress, now);
         }

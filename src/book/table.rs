@@ -50,8 +50,8 @@ pub(super) struct InFlightProbe {
     pub resolving: bool,
     /// Whether the peer was verified recently and had not failed since.
     pub was_healthy: bool,
-    /// Whether the probe announces Waypost if the peer does not list it.
-    pub announces_self: bool,
+    /// Own name that the probe announces if the peer does not list it; `None` if it announces nothing.
+    pub announces: Option<Host>,
     /// Whether the probe downloads headers of a chain that is far ahead.
     pub downloads_headers: bool,
     /// Class of the peer at the start.
@@ -259,7 +259,7 @@ impl PeerTable {
             is_first_probe,
             resolving,
             was_healthy,
-            announces_self: false,
+            announces: None,
             downloads_headers: false,
             class: ProbeClass::of(entry),
             payers: SlotPayer::of(entry, &[]),

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::file::ProxyProtocol;
 use super::{BackendSection, InvalidValue, ListenConfig, ListenKind, PageAddresses, in_range, invalid, own_address};
 use crate::backend::{BackendAccess, BackendTargets, UpstreamAddr};
+use crate::electrum::identity::Identity;
 use crate::peer::{Host, Ports};
 use crate::route::RoutingPolicy;
 
@@ -57,7 +58,7 @@ impl BackendConfig {
         &self,
         listening: &ListenConfig,
         pages: &PageAddresses,
-        identity: Option<&(Host, Ports)>,
+        identity: &Identity,
         control: &Path,
     ) -> Result<(), InvalidValue> {
         self.servers().iter().try_for_each(|server| check_not_self(server, listening, pages, identity, control))
@@ -74,7 +75,7 @@ fn check_not_self(
     server: &UpstreamAddr,
     listening: &ListenConfig,
     pages: &PageAddresses,
-    identity: Option<&(Host, Ports)>,
+    identity: &Identity,
     control: &Path,
 ) -> Result<(), InvalidValue> {
     let own = |what: &str| {
@@ -89,11 +90,14 @@ fn check_not_self(
         UpstreamAddr::Unix(_) => return Ok(()),
     };
     let port = endpoint.port;
-    if let Some((host, ports)) = identity
-        && *host == endpoint.host
-        && [ports.tcp(), ports.tls()].contains(&Some(port))
-    {
+    let is_own = |(host, ports): &&(Host, Ports)| {
+        *host == endpoint.host && [ports.tcp(), ports.tls()].contains(&Some(port))
+    };
+    if identity.clearnet.iter().any(|name| is_own(&name)) {
         return own(&format!("{endpoint}, which is identity.host,"));
+    }
+    if identity.other_names.iter().any(|name| is_own(&name)) {
+        return own(&format!("{endpoint}, which is in identity.other_names,"));
     }
     let addresses = match &endpoint.host {
         Host::Ip(ip) => vec![*ip],

@@ -155,12 +155,16 @@ config_section! {
         ws_port: Port,
         /// Port of `host` for WebSockets over TLS. Needs `tcp_port` or `ssl_port`. Default: none.
         wss_port: Port,
+        /// Further clearnet names of this server, at most three, such as the name of another provider or the address.
+        /// Each has its ports: `b.example.org s50002 t50001`, with `wss50004` and `ws50003` for WebSockets. Each is
+        /// verified and announced separately. Clients of any of them learn all of them. Needs `host`. Default: none.
+        other_names: Vec<String>,
         /// Public IP address of `host`, for hosts behind NAT without hairpin and for split-horizon DNS.
         /// Default: the addresses that `host` resolves to.
         address: IpAddr,
-        /// Local addresses that direct announcements of `host` come from, for hosts with several addresses: peers accept
-        /// them only from an address of the name. The first one of a peer's address family is used. Default: the
-        /// addresses of this machine that `host` resolves to, or else the system's choice.
+        /// Local addresses that direct announcements come from, for hosts with several addresses: peers accept them only
+        /// from an address of the announced name. The first one of a peer's address family is used, for `host` and
+        /// `other_names`. Default: the addresses of this machine that the name resolves to, or else the system's choice.
         bind: Vec<IpAddr>,
         /// Onion service that an external Tor runs for this node. The embedded service needs no entry. Default:
         /// none.

@@ -31,7 +31,10 @@ const FORMS: &[Form] = &[
     Form { kind: "a host with a port", examples: &[("irc.server", "\"irc.libera.chat:6697\"")] },
     Form {
         kind: "a list of servers with their ports",
-        examples: &[("discovery.seeds", "[\"electrum.example.org s50002 t50001\"]")],
+        examples: &[
+            ("discovery.seeds", "[\"electrum.example.org s50002 t50001\"]"),
+            ("identity.other_names", "[\"b.example.org s50002 t50001\"]"),
+        ],
     },
     Form {
         kind: "a list of IP addresses or networks",

@@ -11,8 +11,8 @@ use super::irc::{self, IrcInputs};
 use super::onion::OnionKeys;
 use super::tor::{self, TorInputs};
 use super::{
-    ConfigFile, DiscoverySection, IdentitySection, InvalidValue, ListenConfig, LogFormat, PageAddresses, TorConfig,
-    in_range, invalid, limits,
+    ConfigFile, DiscoverySection, InvalidValue, ListenConfig, LogFormat, PageAddresses, TorConfig,
+    identity, in_range, invalid, limits,
 };
 use crate::backend::UpstreamAddr;
 use crate::ban_files::{BanFile, BanFileKind};
@@ -47,7 +47,7 @@ pub struct Config {
     pub listen: ListenConfig,
     /// Names and texts of this node.
     pub identity: Identity,
-    /// Local addresses that announce the clearnet name directly. Empty: found by a look-up of the name.
+    /// Local addresses that announce the clearnet names directly. Empty: found by a look-up of each name.
     pub announce_from: Vec<IpAddr>,
     /// Upstream of forwarded requests.
     pub backend: BackendConfig,
@@ -105,15 +105,15 @@ impl Config {
             return Err(invalid("identity.announce", reason.to_owned()));
         }
         file.identity.announce.get_or_insert(backend.has_server());
-        file.identity.address = resolve_address(&file)?;
-        file.identity.bind = resolve_bind(&file.identity, tor.routing)?;
+        file.identity.address = identity::resolve_address(&file)?;
+        file.identity.bind = identity::resolve_bind(&file.identity, tor.routing)?;
         let announce_from = file.identity.bind.clone().unwrap_or_default();
-        let identity = resolve_identity(&mut file.identity, network, &backend)?;
+        let identity = identity::resolve(&mut file.identity, network, &backend)?;
         let control = data_dir.join(CONTROL_SOCKET);
-        backend.check_not_self(&listen, &pages, identity.clearnet.as_ref(), &control)?;
+        backend.check_not_self(&listen, &pages, &identity, &control)?;
         let inputs = IrcInputs { identity: &identity, backend: &backend, tor: &tor, data_dir: &data_dir };
         let irc = irc::resolve(&mut file.irc, inputs)?;
-        let named = identity.clearnet.iter().map(|(host, _)| host);
+        let named = identity.clearnet_names().map(|(host, _)| host);
         let local_hosts = named.chain(tor.onion_host.iter().map(|(host, _)| host)).cloned().collect();
         let book = book::BookConfig {
             network,
@@ -214,88 +214,6 @@ impl Config {
     pub fn control_path(&self) -> PathBuf {
         self.data_dir.join(CONTROL_SOCKET)
     }
-}
-
-/// Checks the names of this node.
-fn resolve_identity(
-    section: &mut IdentitySection,
-    network: Network,
-    backend: &BackendConfig,
-) -> Result<Identity, InvalidValue> {
-    let ports = Ports::new(section.tcp_port, section.ssl_port);
-    let clearnet = match (section.host.clone(), ports) {
-        (Some(Host::Onion(_)), _) => {
-            return Err(invalid(
-                "identity.host",
-                "expected a clearnet name; an external Tor's onion name belongs in identity.onion_host".to_owned(),
-            ));
-        }
-        (Some(_), None) => {
-            return Err(invalid("identity.host", "needs identity.tcp_port or identity.ssl_port".to_owned()));
-        }
-        (None, Some(_)) => {
-            let key = if section.tcp_port.is_some() { "identity.tcp_port" } else { "identity.ssl_port" };
-            return Err(invalid(key, "needs identity.host".to_owned()));
-        }
-        (None, None) if section.ws_port.or(section.wss_port).is_some() => {
-            let key = if section.ws_port.is_some() { "identity.ws_port" } else { "identity.wss_port" };
-            return Err(invalid(key, "needs identity.host, and identity.tcp_port or identity.ssl_port".to_owned()));
-        }
-        (Some(host), Some(ports)) => Some((host, ports.with_web_sockets(section.ws_port, section.wss_port))),
-        (None, None) => None,
-    };
-    Ok(Identity {
-        network,
-        clearnet,
-        address: section.address,
-        // The onion name is advertised only after the self-check has reached it.
-        onion: None,
-        link_identities: *section.link_identities.get_or_insert(false),
-        banner: section.banner.clone(),
-        donation_address: section.donation_address.clone(),
-        backend: book::PerIngress::both(if backend.electrum.is_some() {
-            BackendState::Unknown
-        } else {
-            BackendState::None
-        }),
-    })
-}
-
-/// Checks the address that is published with the clearnet name.
-fn resolve_address(file: &ConfigFile) -> Result<Option<IpAddr>, InvalidValue> {
-    let Some(address) = file.identity.address.map(|address| address.to_canonical()) else { return Ok(None) };
-    let rejected = |reason: String| Err(invalid("identity.address", reason));
-    let allows_private = file.discovery.allow_private == Some(true);
-    match file.identity.host {
-        None => rejected("needs identity.host: the address is published with that name".to_owned()),
-        Some(Host::Ip(_)) => rejected("not needed: identity.host is an address already; remove this key".to_owned()),
-        Some(_) if address.is_unspecified() || address.is_multicast() => {
-            rejected(format!("{address} is not the address of a machine; set the public address of this machine"))
-        }
-        Some(_) if !allows_private && !is_public(address) => rejected(format!(
-            "{address} is not public; set the address at which others reach this machine, such as 93.184.215.14"
-        )),
-        Some(_) => Ok(Some(address)),
-    }
-}
-
-/// Checks the local addresses that announcements come from.
-///
-/// Whether this machine has them is checked at the start.
-fn resolve_bind(section: &IdentitySection, routing: RoutingPolicy) -> Result<Option<Vec<IpAddr>>, InvalidValue> {
-    let Some(addresses) = section.bind.as_ref().filter(|addresses| !addresses.is_empty()) else { return Ok(None) };
-    let rejected = |reason: &str| Err(invalid("identity.bind", reason.to_owned()));
-    if section.host.is_none() {
-        return rejected("needs identity.host: the addresses are used to announce that name");
-    }
-    if routing == RoutingPolicy::TorOnly {
-        return rejected("tor.only makes no direct connections; remove one of the keys");
-    }
-    let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.to_canonical()).collect();
-    if addresses.iter().any(|address| address.is_unspecified() || address.is_multicast()) {
-        return rejected("expected addresses of this machine, such as 93.184.215.14");
-    }
-    Ok(Some(addresses))
 }
 
 /// Returns the path of the ban list without `discovery.ban_file`.

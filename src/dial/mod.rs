@@ -11,6 +11,7 @@ mod socks_port;
 mod tls;
 mod web_socket;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::{fmt, io};
 
@@ -56,26 +57,34 @@ pub struct Dialer {
     pub tor: watch::Receiver<Option<TorConnector>>,
     /// Which streams may share a circuit.
     pub isolation: Isolation,
-    /// Local addresses of direct connections that announce the clearnet name. Never used through Tor.
+    /// Local addresses of direct connections that announce a clearnet name. Never used through Tor.
     pub announce_from: LocalAddresses,
 }
 
-/// Local addresses that connections come from, as a task updates them. Default: the system chooses.
+/// Local addresses of each own name. Without an entry, the system chooses the source of connections.
+pub type NameAddresses = BTreeMap<Host, Vec<IpAddr>>;
+
+/// Local addresses that announcements of the own names come from, as tasks update them. Default: none.
 ///
 /// Peers accept an announcement only from an address of the announced name.
 #[derive(Debug, Clone)]
-pub struct LocalAddresses(watch::Receiver<Vec<IpAddr>>);
+pub struct LocalAddresses(watch::Receiver<NameAddresses>);
 
 impl LocalAddresses {
     /// Follows the addresses of a sender.
-    pub fn new(addresses: watch::Receiver<Vec<IpAddr>>) -> LocalAddresses {
+    pub fn new(addresses: watch::Receiver<NameAddresses>) -> LocalAddresses {
         LocalAddresses(addresses)
+    }
+
+    /// Returns the local addresses for the announcement of a name. Empty: the system chooses.
+    fn of(&self, own: &Host) -> Vec<IpAddr> {
+        self.0.borrow().get(own).cloned().unwrap_or_default()
     }
 }
 
 impl Default for LocalAddresses {
     fn default() -> LocalAddresses {
-        LocalAddresses(watch::channel(Vec::new()).1)
+        LocalAddresses(watch::channel(NameAddresses::new()).1)
     }
 }
 
@@ -192,7 +201,7 @@ impl Dialer {
     ) -> Result<Connection, ProbeError> {
         let (stream, ip): (Box<dyn Stream>, Option<IpAddr>) = match target.via {
             Route::Direct => {
-                let local = if target.announce { self.announce_from.0.borrow().clone() } else { Vec::new() };
+                let local = target.announce.as_ref().map(|own| self.announce_from.of(own)).unwrap_or_default();
                 let (stream, ip) = self.direct()?.connect_from(&local, &target.addresses, port).await?;
                 (Box::new(stream), Some(ip))
             }

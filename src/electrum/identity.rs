@@ -18,7 +18,9 @@ pub struct Identity {
     pub network: Network,
     /// Clearnet name and ports. `None`: there is no clearnet name.
     pub clearnet: Option<(Host, Ports)>,
-    /// Advertised address of the clearnet name. `None`: the name is resolved.
+    /// Further clearnet names of the same server. Default: none.
+    pub other_names: Vec<(Host, Ports)>,
+    /// Advertised address of `clearnet`. `None`: the name is resolved.
     pub address: Option<IpAddr>,
     /// Onion name and ports. `None` until the name was reached through Tor.
     pub onion: Option<(Host, Ports)>,
@@ -116,14 +118,11 @@ impl Identity {
     ///
     /// They contain only the names of that ingress, unless identities are linked.
     pub fn features(&self, ingress: Ingress) -> Features {
-        let Identity { clearnet, onion, link_identities, .. } = self;
-        let names = match ingress {
-            _ if *link_identities => [clearnet, onion],
-            Ingress::Clearnet => [clearnet, &None],
-            Ingress::Onion => [onion, &None],
-        };
+        let is_shown = |of: Ingress| of == ingress || self.link_identities;
+        let clearnet = self.clearnet_names().filter(|_| is_shown(Ingress::Clearnet));
+        let names = clearnet.chain(self.onion.iter().filter(|_| is_shown(Ingress::Onion)));
         Features {
-            hosts: Some(names.into_iter().flatten().map(|(host, ports)| (host.clone(), Some(*ports))).collect()),
+            hosts: Some(names.map(|(host, ports)| (host.clone(), Some(*ports))).collect()),
             genesis_hash: Some(self.network.genesis_hash().to_owned()),
             // Protocol 1.7 no longer has it, and allows any other key. Fulcrum rejects peers without it.
             hash_function: Some(SCRIPT_HASH_FUNCTION.to_owned()),
@@ -142,14 +141,19 @@ impl Identity {
         PeerListEntry { ip, name: RealName { host: host.clone(), version, pruning, ports } }
     }
 
-    /// Builds the offer for `server.add_peer`: the own name of the peer's kind.
-    pub fn announcement(&self, ingress: Ingress) -> Option<AddPeerOffer> {
-        let (host, ports) = match ingress {
-            Ingress::Clearnet => self.clearnet.clone()?,
-            Ingress::Onion => self.onion.clone()?,
-        };
+    /// Returns the clearnet names with their ports, `clearnet` first.
+    pub fn clearnet_names(&self) -> impl Iterator<Item = &(Host, Ports)> {
+        self.clearnet.iter().chain(&self.other_names)
+    }
+
+    /// Builds the offer of an own name for `server.add_peer`; `None` if the name is not known.
+    ///
+    /// It contains no other name: ElectrumX reads only the first one, and Fulcrum accepts no second one.
+    pub fn announcement(&self, own: &Host) -> Option<AddPeerOffer> {
+        let (host, ports) = self.clearnet_names().chain(&self.onion).find(|(host, _)| host == own)?.clone();
         let hosts = Some(vec![(host.clone(), Some(ports))]);
-        Some(AddPeerOffer { host, ports, features: Features { hosts, ..self.features(ingress) } })
+        let features = Features { hosts, ..self.features(Ingress::of(&host)) };
+        Some(AddPeerOffer { host, ports, features })
     }
 
     /// Returns the software name for clients of an ingress, which wallets use to detect abilities of the backend.
@@ -203,7 +207,7 @@ mod tests {
             genesis_hash: identity.network.genesis_hash(),
             default_ports: ports,
             features: FeaturesStep::Included,
-            announce: identity.announcement(ingress),
+            announce: identity.announcement(&own.parse().unwrap()),
             checkpoint_height: Some(900),
             reference: None,
             pin: None,
@@ -266,5 +270,28 @@ mod tests {
             assert_eq!(onion, clearnet);
             assert!(onion.concat().contains("server.add_peer") && onion.concat().contains("OWN"), "{onion:?}");
         }
+    }
+
+    #[test]
+    fn features_list_all_names_of_the_ingress_and_offers_only_one() {
+        let name = |host: &str| (host.parse::<Host>().unwrap(), Network::Bitcoin.default_ports());
+        let identity = Identity {
+            clearnet: Some(name(CLEARNET)),
+            other_names: vec![name("b.example"), name("5.9.0.9")],
+            onion: Some(name(ONION)),
+            ..Identity::default()
+        };
+        let hosts = |features: Features| -> Vec<String> {
+            features.hosts.unwrap().into_iter().map(|(host, _)| host.to_string()).collect()
+        };
+        assert_eq!(hosts(identity.features(Ingress::Clearnet)), [CLEARNET, "b.example", "5.9.0.9"]);
+        assert_eq!(hosts(identity.features(Ingress::Onion)), [ONION]);
+        for own in [CLEARNET, "b.example", "5.9.0.9", ONION] {
+            let offer = identity.announcement(&own.parse().unwrap()).unwrap();
+            assert_eq!((offer.host.to_string(), hosts(offer.features)), (own.to_owned(), vec![own.to_owned()]));
+        }
+        assert!(identity.announcement(&"c.example".parse().unwrap()).is_none());
+        let linked = Identity { link_identities: true, ..identity };
+        assert_eq!(hosts(linked.features(Ingress::Onion)), [CLEARNET, "b.example", "5.9.0.9", ONION]);
     }
 }

@@ -47,7 +47,7 @@ async fn verify_with_trusted(trusted: usize, endpoints: &[(Transport, SocketAddr
         web_sockets: Vec::new(),
         skips_features: false,
         trusted_endpoint_count: trusted,
-        announce: false,
+        announce: None,
         must_list_host: true,
         checkpoint_height: None,
         reference: None,

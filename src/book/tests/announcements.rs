@@ -24,7 +24,7 @@ fn announcements(side: Side, seed: u64) -> Vec<usize> {
     while now < reached + Duration::from_hours(48) {
         for action in std::mem::take(&mut actions) {
             if let Action::Probe(target) = action {
-                if target.announce {
+                if target.announce.is_some() {
                     hours[usize::try_from(now.since(reached).as_secs() / 3600).unwrap()] += 1;
                 }
                 let outcome = Box::new(success("[]", None));
