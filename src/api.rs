@@ -89,8 +89,10 @@ pub struct Status {
     pub onion: Option<OnionStatus>,
     /// Why the embedded onion service does not run; `None` if it runs or is not configured.
     pub onion_error: Option<OnionError>,
-    /// Clearnet name of this node; `None` without one.
+    /// Clearnet name of this node, `identity.host`; `None` without one.
     pub clearnet: Option<ClearnetStatus>,
+    /// Further clearnet names of this node.
+    pub other_names: Vec<ClearnetStatus>,
     /// Addresses of the listeners, as `tcp://127.0.0.1:50001`.
     pub listeners: Vec<String>,
     /// URL of the status page; `None` without one.
@@ -148,6 +150,20 @@ pub struct Listings {
     pub peers_of_its_kind: usize,
 }
 
+impl Status {
+    /// Returns the clearnet names, `identity.host` first.
+    pub fn clearnet_names(&self) -> impl Iterator<Item = &ClearnetStatus> {
+        self.clearnet.iter().chain(&self.other_names)
+    }
+}
+
+impl ClearnetStatus {
+    /// Returns whether the name was never reached, or the last test found a problem.
+    pub fn is_doubtful(&self) -> bool {
+        self.last_reached.is_none() || self.error.is_some() || !self.warnings.is_empty()
+    }
+}
+
 impl From<ListingCount> for Listings {
     fn from(ListingCount { listed_by, peers }: ListingCount) -> Listings {
         Listings { listed_by, peers_of_its_kind: peers }
@@ -202,7 +218,7 @@ impl fmt::Display for PortNumbers {
     }
 }
 
-/// State of the clearnet name.
+/// State of a clearnet name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ClearnetStatus {
     /// Host name or address.

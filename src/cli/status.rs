@@ -53,6 +53,9 @@ fn lines(status: &Status) -> Vec<(&'static str, Styled)> {
     if let Some(name) = &status.clearnet {
         line("clearnet", clearnet(name));
     }
+    for name in &status.other_names {
+        line("other name", clearnet(name));
+    }
     line("listening", status.listeners.join(", "));
     if let Some(page) = &status.page {
         line("page", page.clone());
@@ -105,12 +108,8 @@ fn style(name: &str, status: &Status) -> Style {
             status.onion.as_ref().is_some_and(|name| name.error.is_some() || name.tls_error.is_some()),
             Style::Doubtful,
         ),
-        "clearnet" => {
-            let is_doubtful = |name: &ClearnetStatus| {
-                name.last_reached.is_none() || name.error.is_some() || !name.warnings.is_empty()
-            };
-            style_if(status.clearnet.as_ref().is_some_and(is_doubtful), Style::Doubtful)
-        }
+        "clearnet" => style_if(status.clearnet.as_ref().is_some_and(ClearnetStatus::is_doubtful), Style::Doubtful),
+        "other name" => style_if(status.other_names.iter().any(ClearnetStatus::is_doubtful), Style::Doubtful),
         "backend" => match &status.backend {
             Some(backend) if backend.error.is_some() => Style::Wrong,
             Some(backend) => style_if(backend.is_behind(), Style::Doubtful),
@@ -286,6 +285,7 @@ mod tests {
             ("onion", Style::Doubtful),
             ("no onion", Style::Wrong),
             ("clearnet", Style::Doubtful),
+            ("other name", Style::Doubtful),
             ("backend", Style::Doubtful),
             ("bans", Style::Doubtful),
             ("bans", Style::Doubtful),
@@ -293,6 +293,7 @@ mod tests {
         assert_eq!(styles(&status), expected);
         status.tor = TorState::Ready;
         (status.network_down, status.onion, status.clearnet) = (false, None, None);
+        status.other_names.clear();
         (status.clearnet_blocked, status.onion_error, status.backend) = (None, None, None);
         status.ban_lists.clear();
         status.store.failing = true;

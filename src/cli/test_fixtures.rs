@@ -74,6 +74,11 @@ pub(super) fn status() -> Status {
             "failures": 2, "error": "the name means 127.0.1.1 on this machine, which isn't public", "warnings": [],
             "listed_by": 31, "peers_of_its_kind": 42,
         },
+        "other_names": [{
+            "host": "b.example.net", "tcp_port": null, "ssl_port": 50002, "ws_port": null, "wss_port": null, "address": null, "via": null,
+            "last_reached": null, "failures": 0, "error": null, "warnings": ["the name is tested once Tor is available"],
+            "listed_by": 0, "peers_of_its_kind": 42,
+        }],
         "listeners": ["tcp://127.0.0.1:50001"],
         "page": "http://127.0.0.1:4280",
         "backend": {

@@ -90,9 +90,8 @@ fn check_not_self(
         UpstreamAddr::Unix(_) => return Ok(()),
     };
     let port = endpoint.port;
-    let is_own = |(host, ports): &&(Host, Ports)| {
-        *host == endpoint.host && [ports.tcp(), ports.tls()].contains(&Some(port))
-    };
+    let is_own =
+        |(host, ports): &&(Host, Ports)| *host == endpoint.host && [ports.tcp(), ports.tls()].contains(&Some(port));
     if identity.clearnet.iter().any(|name| is_own(&name)) {
         return own(&format!("{endpoint}, which is identity.host,"));
     }

@@ -54,11 +54,7 @@ pub(super) fn resolve(
         link_identities: *section.link_identities.get_or_insert(false),
         banner: section.banner.clone(),
         donation_address: section.donation_address.clone(),
-        backend: PerIngress::both(if backend.electrum.is_some() {
-            BackendState::Unknown
-        } else {
-            BackendState::None
-        }),
+        backend: PerIngress::both(if backend.electrum.is_some() { BackendState::Unknown } else { BackendState::None }),
     })
 }
 
@@ -83,7 +79,10 @@ pub(super) fn resolve_address(file: &ConfigFile) -> Result<Option<IpAddr>, Inval
 /// Checks the local addresses that announcements come from.
 ///
 /// Whether this machine has them is checked at the start.
-pub(super) fn resolve_bind(section: &IdentitySection, routing: RoutingPolicy) -> Result<Option<Vec<IpAddr>>, InvalidValue> {
+pub(super) fn resolve_bind(
+    section: &IdentitySection,
+    routing: RoutingPolicy,
+) -> Result<Option<Vec<IpAddr>>, InvalidValue> {
     let Some(addresses) = section.bind.as_ref().filter(|addresses| !addresses.is_empty()) else { return Ok(None) };
     let rejected = |reason: &str| Err(invalid("identity.bind", reason.to_owned()));
     if section.host.is_none() {
@@ -119,7 +118,7 @@ fn resolve_other_names(section: &mut IdentitySection) -> Result<Vec<(Host, Ports
     }
     let mut names: Vec<(Host, Ports)> = Vec::new();
     for line in lines {
-        let (host, ports) = other_name(line).or_else(rejected)?;
+        let (host, ports) = other_name(line).map_err(|reason| invalid("identity.other_names", reason))?;
         if host == *primary || names.iter().any(|(known, _)| *known == host) {
             return rejected(format!("{host} is named twice, here or in identity.host; name each host once"));
         }
@@ -139,7 +138,9 @@ fn other_name(line: &str) -> Result<(Host, Ports), String> {
     }
     let name = RealName { host, version: None, pruning: None, ports };
     if let Some(word) = line.split_ascii_whitespace().skip(1).find(|word| !name.tokens().any(|token| token == *word)) {
-        return Err(format!("{word:?} in {line:?} is not a port; write ports like s50002, t50001, wss50004 or ws50003"));
+        return Err(format!(
+            "{word:?} in {line:?} is not a port; write ports like s50002, t50001, wss50004 or ws50003"
+        ));
     }
     Ok((name.host, ports))
 }

@@ -7,6 +7,7 @@ mod environment;
 mod file;
 mod files;
 mod human_duration;
+mod identity;
 mod irc;
 mod key_types;
 mod limits;

@@ -11,20 +11,19 @@ use super::irc::{self, IrcInputs};
 use super::onion::OnionKeys;
 use super::tor::{self, TorInputs};
 use super::{
-    ConfigFile, DiscoverySection, InvalidValue, ListenConfig, LogFormat, PageAddresses, TorConfig,
-    identity, in_range, invalid, limits,
+    ConfigFile, DiscoverySection, InvalidValue, ListenConfig, LogFormat, PageAddresses, TorConfig, identity, in_range,
+    invalid, limits,
 };
 use crate::backend::UpstreamAddr;
 use crate::ban_files::{BanFile, BanFileKind};
 use crate::ban_list::ListKey;
 use crate::book;
+use crate::dial::NameAddresses;
 use crate::dial::SocksPort;
-use crate::electrum::identity::{BackendState, Identity};
+use crate::electrum::identity::Identity;
 use crate::irc_discovery;
-use crate::netgroup::is_public;
 use crate::network::Network;
-use crate::peer::{Endpoint, Host, Ports, RealName};
-use crate::route::RoutingPolicy;
+use crate::peer::{Endpoint, RealName};
 use crate::server::Limits;
 use crate::status_page;
 
@@ -208,6 +207,12 @@ impl Config {
             }
             _ => self.data_dir.join("backend-key"),
         }
+    }
+
+    /// Returns the configured local addresses for the announcement of each clearnet name. Default: empty.
+    pub fn announcement_sources(&self) -> NameAddresses {
+        let names = self.identity.clearnet_names().filter(|_| !self.announce_from.is_empty());
+        names.map(|(host, _)| (host.clone(), self.announce_from.clone())).collect()
     }
 
     /// Returns the path of the control socket.

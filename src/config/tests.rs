@@ -121,6 +121,31 @@ fn contradicting_tor_keys_are_rejected() {
 }
 
 #[test]
+fn unusable_further_name_is_rejected() {
+    let named = |names: &str, rest: &str| {
+        format!("[identity]\nhost = \"a.example\"\ntcp_port = 1\nother_names = {names}\n{rest}")
+    };
+    let config = load_text(&named(r#"["b.example t50001 s50002", "5.9.0.9 s443"]"#, ""), &[]).unwrap();
+    let hosts: Vec<String> = config.book.local_hosts.iter().map(ToString::to_string).collect();
+    assert_eq!(hosts, ["a.example", "b.example", "5.9.0.9"]);
+    for (names, rest, reason) in [
+        (r#"["b.example"]"#, "", "no port is named"),
+        (r#"["b.example s"]"#, "", "is not a port"),
+        (r#"["b.example s50002 x"]"#, "", "is not a port"),
+        (r#"["a.example s2"]"#, "", "named twice"),
+        (r#"["b.example s2", "b.example t1"]"#, "", "named twice"),
+        (r#"["explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion t1"]"#, "", "identity.onion_host"),
+        (r#"["b.example s2", "c.example s2", "d.example s2", "e.example s2"]"#, "", "at most 3"),
+        (r#"["b.example s2", "c.example s2", "d.example s2"]"#, "link_identities = true\n", "at most 2"),
+        (r#"["b.example t5"]"#, "[backend]\nelectrum = \"tcp://b.example:5\"\n", "identity.other_names"),
+    ] {
+        let error = error(&named(names, rest), &[]);
+        assert!(error.contains(reason), "{names}: {error}");
+    }
+    assert!(error("[identity]\nother_names = [\"b.example t1\"]\n", &[]).contains("needs identity.host"));
+}
+
+#[test]
 fn impossible_address_of_announcements_is_rejected() {
     let named = "[identity]\nhost = \"a.example\"\ntcp_port = 1\nbind = ";
     let config = load_text(&format!("{named}[\"::ffff:127.0.0.1\", \"192.0.2.7\"]\n"), &[]).unwrap();

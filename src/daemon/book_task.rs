@@ -20,7 +20,7 @@ use super::peer_decline::PeerDecline;
 use super::side_book::{SideBook, SnapshotSenders};
 use crate::api::{BanListStatus, IrcStatus};
 use crate::backend::Backend;
-use crate::book::{Action, Event, Ingress, PeerBook, PerIngress, Side};
+use crate::book::{Action, Event, PeerBook, PerIngress, Side};
 use crate::book_handle::BookMessage;
 use crate::client_counters::Counters;
 use crate::clock::{self, Time};
@@ -67,8 +67,8 @@ pub(super) struct StatusInputs {
     pub onion: watch::Receiver<Option<OnionServiceState>>,
     /// Description of the Tor in use.
     pub tor: watch::Receiver<tor::Report>,
-    /// State of the own clearnet name.
-    pub clearnet: watch::Receiver<NameState>,
+    /// Clearnet names with their ports and states, `identity.host` first. Empty without one.
+    pub own_names: Vec<((Host, Ports), watch::Receiver<NameState>)>,
     /// Names of the node.
     pub local_identity: watch::Receiver<Arc<LocalIdentity>>,
     /// Backend of each ingress; `None` without one.
@@ -360,7 +360,7 @@ impl BookTask {
             reference: target.reference.clone(),
             pin: network.pin(),
             features: if target.skips_features { FeaturesStep::Skipped } else { FeaturesStep::Included },
-            announce: target.announce.then(|| self.announcement(&target.host)).flatten(),
+            announce: target.announce.as_ref().and_then(|own| self.announcement(own)),
         };
         let (task_host, metrics) = (target.host.clone(), self.inputs.probes.clone());
         let handle = self.tasks.spawn(async move {
@@ -377,9 +377,9 @@ impl BookTask {
         self.task_hosts.insert(handle.id(), (side, task_host));
     }
 
-    /// Builds the offer for `server.add_peer` to this peer.
-    fn announcement(&self, host: &Host) -> Option<AddPeerOffer> {
-        self.inputs.local_identity.borrow().identity.announcement(Ingress::of(host))
+    /// Builds the offer of an own name for `server.add_peer`.
+    fn announcement(&self, own: &Host) -> Option<AddPeerOffer> {
+        self.inputs.local_identity.borrow().identity.announcement(own)
     }
 
     fn on_task_done(&mut self, result: Result<(Id, (Side, Event)), JoinError>) {

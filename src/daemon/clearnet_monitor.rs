@@ -1,6 +1,6 @@
-//! Periodic check of the own clearnet name, which is advertised only while it is reachable.
+//! Periodic check of an own clearnet name, which is advertised only while it is reachable.
 //!
-//! The name is checked as a remote client would reach it: through Tor exits, if Tor is ready.
+//! Each name has a task of its own. The name is checked as a remote client would reach it: through Tor exits, if Tor is ready.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use crate::backoff::Backoff;
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
 use crate::config::local_addresses;
+use crate::dial::NameAddresses;
 use crate::electrum::identity::LocalIdentity;
 use crate::peer::{Host, Ports};
 use crate::route::Route;
@@ -34,9 +35,9 @@ const RETRY_MAX: Duration = Duration::from_mins(30);
 const SETTLE_DELAY: Duration = Duration::from_secs(1);
 
 /// Number of isolation groups in rotation. A retry never uses the circuits of the previous check.
-const ISOLATION_GROUPS: u8 = 4 * CIRCUITS_PER_CHECK;
+pub(super) const ISOLATION_GROUPS: u8 = 4 * CIRCUITS_PER_CHECK;
 
-/// State of the own clearnet name, for the status.
+/// State of an own clearnet name, for the status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct NameState {
     /// Advertised address; `None` if the name is not advertised or the address is unknown.
@@ -51,15 +52,21 @@ pub(crate) struct NameState {
     pub warnings: Vec<String>,
 }
 
-/// Task that checks the own clearnet name and reports the result to the book.
+/// Task that checks an own clearnet name and reports the result to the book.
 #[derive(Debug)]
 pub(crate) struct ClearnetMonitor {
     /// The check, with its dialer.
     pub check: NameCheck,
-    /// Own names, of which the clearnet name is checked.
+    /// Name that is checked, and its configured ports.
+    pub name: (Host, Ports),
+    /// Key that configures the name, for the log.
+    pub key: &'static str,
+    /// First of the isolation groups of this name, whose number is [`ISOLATION_GROUPS`].
+    pub first_group: u8,
+    /// Own names, as they are advertised.
     pub local_identity: watch::Receiver<Arc<LocalIdentity>>,
-    /// Local addresses that announce the name, updated after each check. `None`: they are configured.
-    pub announce_from: Option<watch::Sender<Vec<IpAddr>>>,
+    /// Local addresses that announce each name, updated after each check. `None`: they are configured.
+    pub announce_from: Option<watch::Sender<NameAddresses>>,
     /// State of Tor. A check starts when it becomes ready.
     pub health: watch::Receiver<TorHealth>,
     /// State for the status, updated after each check.
@@ -70,20 +77,17 @@ pub(crate) struct ClearnetMonitor {
 
 impl ClearnetMonitor {
     /// Checks the name periodically, until the book's task ends.
-    ///
-    /// Waits forever if no clearnet name is configured.
     pub(crate) async fn run(mut self, mut rng: StdRng) {
+        let (host, ports) = self.name.clone();
         let mut group = 0;
         while !self.inbox.is_closed() {
-            let Some((host, ports)) = self.local_identity.borrow().identity.clearnet.clone() else {
-                return std::future::pending().await;
-            };
             // Marked as seen here, so that a change during the check ends the delay early.
             let was_ready = self.health.borrow_and_update().state.is_ready();
             let had_tor = self.check.dialer.tor.borrow_and_update().is_some();
             let tor = self.health.borrow().state.clone();
-            let CheckedName { lookup, conclusion, .. } = self.check.run(&tor, &host, ports, group).await;
-            self.update_announce_from(&conclusion, &lookup);
+            let CheckedName { lookup, conclusion, .. } =
+                self.check.run(&tor, &host, ports, self.first_group + group).await;
+            self.update_announce_from(&host, &conclusion, &lookup);
             group = (group + CIRCUITS_PER_CHECK) % ISOLATION_GROUPS;
             let failures = self.record(&host, ports, conclusion).await;
             let delay = match failures {
@@ -97,7 +101,7 @@ impl ClearnetMonitor {
     /// Announces a reached name from the addresses of this machine that it resolves to.
     ///
     /// Peers reject announcements from other addresses. After a failed check the addresses stay as they are.
-    fn update_announce_from(&self, conclusion: &Conclusion, lookup: &Lookup) {
+    fn update_announce_from(&self, host: &Host, conclusion: &Conclusion, lookup: &Lookup) {
         let Some(announce_from) = &self.announce_from else { return };
         let advertised = match conclusion {
             Conclusion::Reached { ip, .. } => *ip,
@@ -105,7 +109,8 @@ impl ClearnetMonitor {
             Conclusion::Unreached { .. } | Conclusion::Pending => return,
         };
         let addresses = advertised.into_iter().chain(lookup.local.iter().copied());
-        announce_from.send_replace(local_addresses(addresses, self.check.allows_private));
+        let local = local_addresses(addresses, self.check.allows_private);
+        announce_from.send_modify(|known| drop(known.insert(host.clone(), local)));
     }
 
     /// Reports a conclusion to the book, the status and the log.
@@ -116,7 +121,7 @@ impl ClearnetMonitor {
         let state = match conclusion {
             Conclusion::Reached { via, ip, ports, warnings } => {
                 if before.last_error.is_some() || before.via.is_none() {
-                    tracing::info!(name = %host, address = ?ip, "identity.host is reachable {via}");
+                    tracing::info!(name = %host, address = ?ip, "{} is reachable {via}", self.key);
                 }
                 if via == Route::Tor {
                     let _ = self.inbox.send(BookMessage::Event(Event::TorPathProven)).await;
@@ -130,7 +135,7 @@ impl ClearnetMonitor {
             }
             Conclusion::Unreached { reason, via } => {
                 if before.failures == 0 {
-                    tracing::warn!(name = %host, reason, "identity.host is not reachable");
+                    tracing::warn!(name = %host, reason, "{} is not reachable", self.key);
                 }
                 // A check through Tor overrules an earlier success from this machine.
                 if via == Route::Tor && before.via == Some(Route::Direct) {
@@ -146,7 +151,7 @@ impl ClearnetMonitor {
             }
         };
         for warning in state.warnings.iter().filter(|warning| !before.warnings.contains(warning)) {
-            tracing::warn!(name = %host, "identity.host: {warning}");
+            tracing::warn!(name = %host, "{}: {warning}", self.key);
         }
         let failures = state.failures;
         self.state.send_replace(state);

@@ -1,10 +1,11 @@
-//! Check of the own clearnet name: resolves it and dials each port, by all paths that apply.
+//! Check of an own clearnet name: resolves it and dials each port, by all paths that apply.
 
 use std::net::IpAddr;
 
 use super::own_address_check::{
     Conclusion, DialAddresses, Lookup, PathCheck, PortResult, Situation, VerifiedEndpoint, conclude,
 };
+use crate::config::Config;
 use crate::connect::{FailureOrigin, ProbeError, ProbeTarget, Verified};
 use crate::dial::{Dialer, Isolation};
 use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
@@ -17,14 +18,16 @@ use crate::tor_state::TorState;
 /// Number of circuits that must fail before a check fails. A single exit may block the ports.
 pub(crate) const CIRCUITS_PER_CHECK: u8 = 3;
 
-/// Check of the own clearnet name.
+/// Check of an own clearnet name.
 #[derive(Debug, Clone)]
 pub(crate) struct NameCheck {
     /// Chain that the endpoint must follow.
     pub network: Network,
     /// Dialer whose isolation group is replaced for each circuit.
     pub dialer: Dialer,
-    /// `identity.address`; `None` if the name is resolved.
+    /// Whether the name is `identity.host`.
+    pub is_primary: bool,
+    /// `identity.address` for `identity.host`; `None` if the name is resolved.
     pub address: Option<IpAddr>,
     /// `discovery.allow_private`: whether private addresses may be dialled.
     pub allows_private: bool,
@@ -42,13 +45,25 @@ pub(crate) struct CheckedName {
 }
 
 impl NameCheck {
+    /// Creates the check of a name of this configuration.
+    pub(crate) fn new(config: &Config, dialer: &Dialer, host: &Host) -> NameCheck {
+        let is_primary = config.identity.clearnet.as_ref().is_some_and(|(primary, _)| primary == host);
+        NameCheck {
+            network: config.book.network,
+            dialer: dialer.clone(),
+            is_primary,
+            address: config.identity.address.filter(|_| is_primary),
+            allows_private: config.book.allow_private,
+        }
+    }
+
     /// Runs one check by all paths that apply.
     ///
     /// `tor` is the state of Tor. Falls back to the direct path if Tor itself failed.
     pub(crate) async fn run(&self, tor: &TorState, host: &Host, ports: Ports, group: u8) -> CheckedName {
         let (has_tor, has_direct) = (self.dialer.tor.borrow().is_some(), self.dialer.direct.is_some());
         let situation = Situation::new(tor, has_tor, has_direct, self.allows_private);
-        let mut lookup = Lookup { configured: self.address, ..Lookup::default() };
+        let mut lookup = Lookup { configured: self.address, is_primary: self.is_primary, ..Lookup::default() };
         match host {
             Host::Ip(ip) => lookup.configured = Some(*ip),
             Host::Dns(name) if has_direct => {

@@ -1,6 +1,6 @@
 //! The node: its parts as opened at the start, and its tasks once they run.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::ban_lists::BanLists;
 use super::book_task::{BookOutputs, BookTask, StatusInputs};
-use super::clearnet_monitor::{ClearnetMonitor, NameState};
+use super::clearnet_monitor::{ClearnetMonitor, ISOLATION_GROUPS, NameState};
 use super::file_watcher::{FileWatcher, PublishedBans};
 use super::listeners::Listeners;
 use super::loaded_books::{LoadedBooks, Separation};
@@ -32,10 +32,11 @@ use crate::book::{Ingress, PerIngress, Side};
 use crate::book_handle::{self, BookMessage, Inbox};
 use crate::client_counters::Counters;
 use crate::config::{Config, PageAddresses};
-use crate::dial::{Dialer, Direct, Isolation, LocalAddresses, Tls};
+use crate::dial::{Dialer, Direct, Isolation, LocalAddresses, NameAddresses, Tls};
 use crate::header_chain::HeaderChain;
 use crate::irc_discovery::{IrcConfig, IrcTask};
 use crate::jsonrpc::MAX_REQUEST_BYTES;
+use crate::peer::{Host, Ports};
 use crate::route::RoutingPolicy;
 use crate::server::{Acceptor, CertificateSource, Credentials, MemoryPool, SessionContext};
 use crate::status_page::{ProbeMetrics, PublicPage};
@@ -58,7 +59,7 @@ pub(super) struct Node {
     storage: Storage,
     tor: TorWiring,
     dialer: Dialer,
-    announce_from: watch::Sender<Vec<IpAddr>>,
+    announce_from: watch::Sender<NameAddresses>,
     backend: PerIngress<Option<Arc<Backend>>>,
     own_addresses: Vec<SocketAddr>,
     snapshot: SnapshotSenders,
@@ -133,7 +134,7 @@ impl Node {
             "waypost {} is up", env!("CARGO_PKG_VERSION")
         );
         let tor = TorWiring::new(&config);
-        let announce_from = watch::Sender::new(config.announce_from.clone());
+        let announce_from = watch::Sender::new(config.announcement_sources());
         let dialer = Dialer {
             tls: Tls::new().map_err(start_error)?,
             direct: (config.book.routing == RoutingPolicy::Split).then_some(Direct),
@@ -176,7 +177,7 @@ impl Node {
         let mut tasks = TaskSet::default();
         let counters = Arc::new(Counters::default());
         let probes = ProbeMetrics::default();
-        let clearnet = watch::Sender::new(NameState::default());
+        let own_names = own_names(&self.config);
         let (health_sender, health) = watch::channel(TorHealth::default());
         let irc = self.config.irc.as_ref().map(|irc| {
             let server = irc.server.to_string();
@@ -193,7 +194,7 @@ impl Node {
             probes: probes.clone(),
             onion: self.tor.onion.subscribe(),
             tor: self.tor.report.subscribe(),
-            clearnet: clearnet.subscribe(),
+            own_names: own_names.iter().map(|(name, state)| (name.clone(), state.subscribe())).collect(),
             local_identity: self.tor.identity.subscribe(),
             backend: self.backend.clone(),
             irc: irc.as_ref().map(watch::Sender::subscribe),
@@ -259,21 +260,20 @@ impl Node {
         let hooks = self.hooks;
         let reloader = Reloader { running, hooks, limits, trusted_proxies, files, servers, inbox: inbox_of_book };
         tasks.spawn("the file watcher", reloader.run(sighup));
-        if config.identity.clearnet.is_some() {
+        for (number, (name, state)) in (0..).zip(own_names) {
+            let check = NameCheck::new(&config, &self.dialer, &name.0);
             let monitor = ClearnetMonitor {
-                check: NameCheck {
-                    network: config.book.network,
-                    dialer: self.dialer.clone(),
-                    address: config.identity.address,
-                    allows_private: config.book.allow_private,
-                },
+                key: if check.is_primary { "identity.host" } else { "identity.other_names" },
+                check,
+                name,
+                first_group: number * ISOLATION_GROUPS,
                 local_identity: self.tor.identity.subscribe(),
-                announce_from: Some(self.announce_from).filter(|_| config.announce_from.is_empty()),
+                announce_from: Some(self.announce_from.clone()).filter(|_| config.announce_from.is_empty()),
                 health: health.clone(),
-                state: clearnet,
+                state,
                 inbox: inbox.clone(),
             };
-            tasks.spawn("the clearnet monitor", monitor.run(child_rng(&mut self.rng)));
+            tasks.spawn("a clearnet monitor", monitor.run(child_rng(&mut self.rng)));
         }
         if let (Some(mut settings), Some(visits)) = (config.irc.clone(), irc) {
             let side = irc_side(&mut settings, self.separation, config.book.routing);
@@ -298,6 +298,12 @@ impl Node {
         self.tor.spawn(&mut tasks, &config, peers, &mut self.rng);
         RunningNode { tasks, book, stop_book, writer, stop, control_path }
     }
+}
+
+/// Returns the clearnet names, `identity.host` first, each with a channel for its state.
+fn own_names(config: &Config) -> Vec<((Host, Ports), watch::Sender<NameState>)> {
+    let names = config.identity.clearnet_names().cloned();
+    names.map(|name| (name, watch::Sender::new(NameState::default()))).collect()
 }
 
 impl RunningNode {

@@ -3,7 +3,7 @@
 use super::book_task::{BookTask, StatusInputs};
 use super::side_book::SideBook;
 use super::{event_log, status_report};
-use crate::api::{AdminRequest, Status};
+use crate::api::{AdminRequest, ClearnetStatus, Status};
 use crate::book::{Ingress, ListingCount, Side};
 use crate::clock::{self, Time};
 use crate::peer::{Host, RealName};
@@ -86,10 +86,8 @@ impl BookTask {
                 .as_ref()
                 .map(|state| status_report::onion(state, self.listing_count(&state.host, now))),
             onion_error: self.inputs.tor.borrow().onion_error.clone(),
-            clearnet: local_identity.borrow().identity.clearnet.as_ref().map(|(host, ports)| {
-                let (state, reached) = (self.inputs.clearnet.borrow(), book.last_reached(host));
-                status_report::clearnet(host, *ports, &state, reached, self.listing_count(host, now))
-            }),
+            clearnet: self.clearnet_names(now).next(),
+            other_names: self.clearnet_names(now).skip(1).collect(),
             listeners: listeners.clone(),
             page: self.inputs.page.map(|address| format!("http://{address}")),
             backend: backend
@@ -105,6 +103,14 @@ impl BookTask {
             store: status_report::store(store, &self.inputs.store_path),
             clients: counters.stats(),
         }
+    }
+
+    /// Returns the states of the clearnet names, `identity.host` first.
+    fn clearnet_names(&self, now: Time) -> impl Iterator<Item = ClearnetStatus> {
+        self.inputs.own_names.iter().map(move |((host, ports), state)| {
+            let (reached, listings) = (self.main.book.last_reached(host), self.listing_count(host, now));
+            status_report::clearnet(host, *ports, &state.borrow(), reached, listings)
+        })
     }
 
     /// Returns a sample of the node's state.
@@ -124,9 +130,7 @@ impl BookTask {
     /// Returns the own name of an ingress; `None` without one.
     fn own_name(&self, ingress: Ingress) -> Option<Host> {
         match ingress {
-            Ingress::Clearnet => {
-                self.inputs.local_identity.borrow().identity.clearnet.as_ref().map(|(host, _)| host.clone())
-            }
+            Ingress::Clearnet => self.inputs.own_names.first().map(|((host, _), _)| host.clone()),
             Ingress::Onion => self.inputs.onion.borrow().as_ref().map(|state| state.host.clone()),
         }
     }

@@ -46,6 +46,8 @@ pub(crate) enum TorAvailability {
 pub(crate) struct Lookup {
     /// `identity.address`, or `identity.host` if that is an IP address. Replaces the others.
     pub configured: Option<IpAddr>,
+    /// Whether the name is `identity.host`, so that `identity.address` applies to it.
+    pub is_primary: bool,
     /// Answers of this machine's resolver.
     pub local: Vec<IpAddr>,
     /// Answers of Tor exits, one list for each circuit that answered.
@@ -194,8 +196,9 @@ impl Lookup {
             }
             (_, []) => "the name has no address in DNS".to_owned(),
             (Route::Direct, private) => format!(
-                "the name resolves to {} on this machine, which isn't public; correct the hosts file or DNS, or set identity.address",
-                join(private)
+                "the name resolves to {} on this machine, which isn't public; correct the hosts file or DNS{}",
+                join(private),
+                if self.is_primary { ", or set identity.address" } else { "" }
             ),
             (Route::Tor, private) => {
                 format!("the name resolves to {} in DNS, which isn't public; correct DNS", join(private))
@@ -314,14 +317,14 @@ fn conclude_reached(check: &PathCheck) -> Conclusion {
     let mut reached = [None, None];
     for (transport, port) in check.web_sockets.iter().copied() {
         let [ws, wss] = &mut reached;
-        let (slot, key) = match transport {
-            Transport::Tcp => (ws, "ws_port"),
-            Transport::Tls => (wss, "wss_port"),
+        let (slot, kind) = match transport {
+            Transport::Tcp => (ws, "WebSocket"),
+            Transport::Tls => (wss, "WebSocket with TLS"),
         };
         if answered().any(|endpoint| endpoint.web_sockets.contains(&(transport, port))) {
             *slot = Some(port);
         } else {
-            warnings.push(format!("identity.{key} {port} is not advertised: no WebSocket was reached there"));
+            warnings.push(format!("port {port} of the {kind} is not advertised: it was not reached there"));
         }
     }
     let [ws, wss] = reached;

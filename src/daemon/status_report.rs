@@ -86,7 +86,7 @@ pub(crate) fn onion(state: &OnionServiceState, listings: ListingCount) -> OnionS
     }
 }
 
-/// Status of the own clearnet name.
+/// Status of an own clearnet name.
 ///
 /// `last_reached` is the book's time of the last success; `None` if there was none.
 pub(crate) fn clearnet(

@@ -27,7 +27,7 @@ pub(super) fn check(config: &Config, now: Time) -> Vec<Finding> {
     let parsed = credentials.cert.first().map(|der| X509Certificate::from_der(der));
     match parsed {
         Some(Ok((_, certificate))) => {
-            findings(&certificate, config.identity.clearnet.as_ref().map(|(host, _)| host), now)
+            findings(&certificate, config.identity.clearnet_names().map(|(host, _)| host), now)
         }
         _ => {
             vec![Finding::failure(Subject::Certificate, "the certificate can't be parsed", "create a new certificate")]
@@ -35,7 +35,7 @@ pub(super) fn check(config: &Config, now: Time) -> Vec<Finding> {
     }
 }
 
-fn findings(certificate: &X509Certificate<'_>, host: Option<&Host>, now: Time) -> Vec<Finding> {
+fn findings<'a>(certificate: &X509Certificate<'_>, hosts: impl Iterator<Item = &'a Host>, now: Time) -> Vec<Finding> {
     let validity = certificate.validity();
     let date = |secs: i64| Time::from_wall_millis(u64::try_from(secs).unwrap_or(0).saturating_mul(1000));
     let (begin, end) = (date(validity.not_before.timestamp()), date(validity.not_after.timestamp()));
@@ -53,12 +53,14 @@ fn findings(certificate: &X509Certificate<'_>, host: Option<&Host>, now: Time) -
     let mut findings = vec![dates];
     // Clients accept any name in a self-signed certificate, as they recognise its key.
     let is_self_signed = certificate.issuer() == certificate.subject();
-    if let Some(Host::Dns(name)) = host.filter(|_| !is_self_signed)
-        && !names(certificate).iter().any(|pattern| matches(pattern, name.as_str()))
-    {
-        let text = format!("the certificate does not name {}", name.as_str());
-        let advice = "request one for identity.host: wallets accept another only after they pinned it";
-        findings.push(Finding::warning(Subject::Certificate, text, advice));
+    let named = names(certificate);
+    for host in hosts.filter(|_| !is_self_signed) {
+        let Host::Dns(name) = host else { continue };
+        if !named.iter().any(|pattern| matches(pattern, name.as_str())) {
+            let text = format!("the certificate does not name {}", name.as_str());
+            let advice = "request one for all own names: wallets accept another only after they pinned it";
+            findings.push(Finding::warning(Subject::Certificate, text, advice));
+        }
     }
     findings
 }
@@ -102,7 +104,7 @@ mod tests {
         let certificate = params.signed_by(&KeyPair::generate().unwrap(), issuer).unwrap();
         let (_, certificate) = X509Certificate::from_der(certificate.der()).unwrap();
         // 2026-11-27
-        findings(&certificate, Some(&host.parse().unwrap()), Time::from_wall_millis(1_795_737_600_000))
+        findings(&certificate, std::iter::once(&host.parse().unwrap()), Time::from_wall_millis(1_795_737_600_000))
     }
 
     fn levels(name: &str, end: (i32, u8, u8), host: &str) -> Vec<Level> {

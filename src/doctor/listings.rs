@@ -27,7 +27,7 @@ const ASKED_PEERS: usize = 3;
 const REFUSED_ADVICE: &str = "peers accept a name only from an address that it resolves to: compare the findings about \
                               the source address, and set identity.bind if this machine has several addresses";
 
-/// Addresses from which the clearnet name is announced.
+/// Addresses from which a clearnet name is announced.
 pub(super) struct SourceAddresses {
     pub findings: Vec<Finding>,
     /// Local addresses for announcements. Empty: the system chooses.
@@ -83,8 +83,8 @@ pub(super) struct Announcement<'a> {
     pub config: &'a Config,
     pub daemon: Option<&'a RunningDaemon>,
     pub dialer: &'a Dialer,
-    /// Ingress whose name is announced.
-    pub ingress: Ingress,
+    /// Name that is announced.
+    pub own: &'a Host,
     /// Whether the name was reached. Peers accept no other.
     pub is_reached: bool,
 }
@@ -93,9 +93,10 @@ impl Announcement<'_> {
     /// Reports how many peers list the name, and asks some of the others to list it.
     ///
     /// Peers of both kinds are not asked in the same run: visits at the same time would link the two names.
-    pub(super) async fn check(&self, onion: Option<(Host, Ports)>, rng: &mut StdRng) -> Vec<Finding> {
+    pub(super) async fn check(&self, ports: Ports, rng: &mut StdRng) -> Vec<Finding> {
+        let onion = Some((self.own.clone(), ports)).filter(|(host, _)| host.is_onion());
         let identity = Identity { onion, ..self.config.identity.clone() };
-        let Some(offer) = identity.announcement(self.ingress) else { return Vec::new() };
+        let Some(offer) = identity.announcement(self.own) else { return Vec::new() };
         let mut findings: Vec<Finding> =
             self.counts().map(|counts| count_finding(&offer.host, counts)).into_iter().collect();
         if !self.config.book.announce {
@@ -103,7 +104,7 @@ impl Announcement<'_> {
             findings.push(Finding::ok(Subject::Listings, text));
             return findings;
         }
-        if self.ingress == Ingress::Onion && identity.clearnet.is_some() && !identity.link_identities {
+        if self.own.is_onion() && identity.clearnet.is_some() && !identity.link_identities {
             findings.extend(self.recorded_answers(&offer.host));
             return findings;
         }
@@ -115,7 +116,7 @@ impl Announcement<'_> {
         let (routing, seeds) = (self.config.book.routing, &self.config.book.seeds);
         let peers = self.daemon.map(|daemon| daemon.peers.as_slice());
         let candidates: Vec<_> =
-            candidates(peers, seeds, self.ingress, &offer.host, routing).into_iter().sample(rng, ASKED_PEERS);
+            candidates(peers, seeds, Ingress::of(self.own), &offer.host, routing).into_iter().sample(rng, ASKED_PEERS);
         let answers = join_all(candidates.iter().map(|(host, ports)| self.ask(host, *ports, &offer))).await;
         findings.extend(answer_findings(&offer.host, answers));
         findings
@@ -123,7 +124,7 @@ impl Announcement<'_> {
 
     /// Reports how many peers refused the name at their last visit by the daemon.
     fn recorded_answers(&self, own: &Host) -> Option<Finding> {
-        let peers = self.daemon?.peers.iter().filter(|peer| is_of_ingress(peer, self.ingress));
+        let peers = self.daemon?.peers.iter().filter(|peer| is_of_ingress(peer, Ingress::of(self.own)));
         let answers: Vec<bool> = peers.filter_map(|peer| peer.announcement_accepted).collect();
         let accepted = answers.iter().filter(|accepted| **accepted).count();
         let text = format!(
@@ -140,10 +141,11 @@ impl Announcement<'_> {
     /// Returns how many peers list the name; `None` without a daemon.
     fn counts(&self) -> Option<Listings> {
         let status = &self.daemon?.status;
-        match self.ingress {
-            Ingress::Onion => status.onion.as_ref().map(|onion| onion.listings),
-            Ingress::Clearnet => status.clearnet.as_ref().map(|clearnet| clearnet.listings),
+        if self.own.is_onion() {
+            return status.onion.as_ref().map(|onion| onion.listings);
         }
+        let own = self.own.to_string();
+        status.clearnet_names().find(|name| name.host == own).map(|name| name.listings)
     }
 
     /// Visits a peer and announces the name to it.
@@ -162,8 +164,10 @@ impl Announcement<'_> {
             return Err(ProbeError::NotPublic);
         }
         let endpoints = ports.iter().filter(|endpoint| is_dialable(host, route, *endpoint)).collect();
-        let target =
-            ProbeTarget { announce: true, ..ProbeTarget::without_extras(host.clone(), route, addresses, endpoints) };
+        let target = ProbeTarget {
+            announce: Some(offer.host.clone()),
+            ..ProbeTarget::without_extras(host.clone(), route, addresses, endpoints)
+        };
         let expected = ProbeExpectations {
             host: None,
             genesis_hash: book.network.genesis_hash(),

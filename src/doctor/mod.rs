@@ -18,11 +18,11 @@ pub use self::finding::{Finding, Level, Subject};
 use self::listings::Announcement;
 use self::tor_check::TorInUse;
 use crate::api::{PeerInfo, Status};
-use crate::book::Ingress;
 use crate::clock;
 use crate::config::Config;
 use crate::daemon;
 use crate::dial::{Dialer, Direct, Isolation, LocalAddresses, Tls};
+use crate::peer::Host;
 use crate::route::RoutingPolicy;
 
 /// What a running daemon reports.
@@ -54,7 +54,7 @@ pub async fn examine(config: &Config, daemon: Result<RunningDaemon, String>, mut
     };
     let (mut findings, tor) = TorInUse::find(config).await;
     let (_connector_sender, connector) = watch::channel(tor.as_ref().map(TorInUse::connector));
-    let (local_addresses_sender, local_addresses) = watch::channel(config.announce_from.clone());
+    let (local_addresses_sender, local_addresses) = watch::channel(config.announcement_sources());
     let dialer = Dialer {
         tls: tls.clone(),
         direct: (config.book.routing == RoutingPolicy::Split).then_some(Direct),
@@ -73,16 +73,31 @@ pub async fn examine(config: &Config, daemon: Result<RunningDaemon, String>, mut
 
     let onion = own_names::check_onion(config, daemon, &dialer).await;
     report_all(onion.findings);
-    let clearnet = own_names::check_clearnet(config, &dialer, tor_works || onion.is_reached).await;
-    report_all(clearnet.findings);
-    if let Some(lookup) = &clearnet.lookup {
-        let source = listings::source_addresses(config, lookup);
-        local_addresses_sender.send_replace(source.addresses);
-        report_all(source.findings);
+    let mut names = Vec::new();
+    if let Some((host, ports)) = &onion.name {
+        names.push((host.clone(), *ports, onion.is_reached));
     }
-    for (ingress, is_reached) in [(Ingress::Onion, onion.is_reached), (Ingress::Clearnet, clearnet.is_reached)] {
-        let announcement = Announcement { config, daemon, dialer: &dialer, ingress, is_reached };
-        report_all(announcement.check(onion.name.clone(), &mut rng).await);
+    for (host, ports) in config.identity.clearnet_names() {
+        let clearnet = own_names::check_clearnet(config, (host, *ports), &dialer, tor_works || onion.is_reached).await;
+        report_all(name_host(config, host, clearnet.findings));
+        let source = listings::source_addresses(config, &clearnet.lookup);
+        local_addresses_sender.send_modify(|known| drop(known.insert(host.clone(), source.addresses)));
+        report_all(name_host(config, host, source.findings));
+        names.push((host.clone(), *ports, clearnet.is_reached));
+    }
+    for (host, ports, is_reached) in names {
+        let announcement = Announcement { config, daemon, dialer: &dialer, own: &host, is_reached };
+        report_all(announcement.check(ports, &mut rng).await);
     }
     report_all(upstream::check(config, daemon, &tls).await);
+}
+
+/// Puts the host before findings that do not name it, if there are several clearnet names.
+fn name_host(config: &Config, host: &Host, findings: Vec<Finding>) -> Vec<Finding> {
+    let has_several = !config.identity.other_names.is_empty();
+    let named = findings.into_iter().map(|finding| match finding.text.contains(&host.to_string()) {
+        false if has_several => Finding { text: format!("{host}: {}", finding.text), ..finding },
+        _ => finding,
+    });
+    named.collect()
 }

@@ -26,11 +26,11 @@ pub(super) struct CheckedOnion {
     pub is_reached: bool,
 }
 
-/// Result of the checks of the clearnet name.
+/// Result of the checks of a clearnet name.
 pub(super) struct CheckedClearnet {
     pub findings: Vec<Finding>,
-    /// Addresses of the name; `None` without one.
-    pub lookup: Option<Lookup>,
+    /// Addresses of the name.
+    pub lookup: Lookup,
     pub is_reached: bool,
 }
 
@@ -127,26 +127,23 @@ fn onion_finding(
     )
 }
 
-/// Resolves the clearnet name and dials each of its ports, by all paths that apply.
-pub(super) async fn check_clearnet(config: &Config, dialer: &Dialer, tor_works: bool) -> CheckedClearnet {
-    let Some((host, ports)) = config.identity.clearnet.clone() else {
-        return CheckedClearnet { findings: Vec::new(), lookup: None, is_reached: false };
-    };
+/// Resolves a clearnet name and dials each of its ports, by all paths that apply.
+pub(super) async fn check_clearnet(
+    config: &Config,
+    (host, ports): (&Host, Ports),
+    dialer: &Dialer,
+    tor_works: bool,
+) -> CheckedClearnet {
     let tor = match config.tor.settings.mode {
         Mode::Off => TorState::Off,
         _ if tor_works => TorState::Ready,
         _ => TorState::Starting { percent: None, waiting_for: "an answer".to_owned() },
     };
-    let check = NameCheck {
-        network: config.book.network,
-        dialer: dialer.clone(),
-        address: config.identity.address,
-        allows_private: config.book.allow_private,
-    };
-    let CheckedName { lookup, checks, .. } = check.run(&tor, &host, ports, 0).await;
+    let check = NameCheck::new(config, dialer, host);
+    let CheckedName { lookup, checks, .. } = check.run(&tor, host, ports, 0).await;
     let is_reached = checks.iter().flat_map(|check| &check.ports).any(|port| port.outcome.is_ok());
-    let mut findings = match &host {
-        Host::Dns(_) => lookup_findings(&host, &lookup, config.book.allow_private),
+    let mut findings = match host {
+        Host::Dns(_) => lookup_findings(host, &lookup, config.book.allow_private),
         Host::Ip(_) | Host::Onion(_) => Vec::new(),
     };
     let was_tested_outside = checks.iter().any(|check| check.via == Route::Tor && !check.ports.is_empty());
@@ -159,7 +156,7 @@ pub(super) async fn check_clearnet(config: &Config, dialer: &Dialer, tor_works: 
             "with Tor, the name is tested as clients reach it; a test from this machine can succeed by mistake";
         findings.push(Finding::warning(Subject::ClearnetName, text, advice));
     }
-    CheckedClearnet { findings, lookup: Some(lookup), is_reached }
+    CheckedClearnet { findings, lookup, is_reached }
 }
 
 /// Compares the addresses of the name by source.

@@ -198,7 +198,7 @@ mod tests {
     const CLEARNET: &str = "node.example";
 
     /// Returns the requests of a visit by a side, with its own name and that of the peer replaced.
-    fn visit(ingress: Ingress, own: &str, peer: &str, answers: &[&str]) -> Vec<String> {
+    fn visit(own: &str, peer: &str, answers: &[&str]) -> Vec<String> {
         let ports = Network::Bitcoin.default_ports();
         let name = |host: &str| Some((host.parse().unwrap(), ports));
         let identity = Identity { clearnet: name(CLEARNET), onion: name(ONION), ..Identity::default() };
@@ -265,8 +265,8 @@ mod tests {
             vec![ok, refused, refused, refused, refused],
             vec![refused, r#""result":"S""#, refused, list, refused, height, refused],
         ] {
-            let onion = visit(Ingress::Onion, ONION, "explorernuoc63nb.example", &answers);
-            let clearnet = visit(Ingress::Clearnet, CLEARNET, "peer.example", &answers);
+            let onion = visit(ONION, "explorernuoc63nb.example", &answers);
+            let clearnet = visit(CLEARNET, "peer.example", &answers);
             assert_eq!(onion, clearnet);
             assert!(onion.concat().contains("server.add_peer") && onion.concat().contains("OWN"), "{onion:?}");
         }

@@ -83,6 +83,9 @@ pub(crate) fn encode_metrics(sample: &StatusSample, probes: &ProbeMetrics) -> Re
     writer.tor(status);
     if let Some(clearnet) = &status.clearnet {
         writer.clearnet(clearnet);
+        let failing = status.other_names.iter().filter(|name| name.error.is_some()).count();
+        writer.gauge("other_names", "Number of further clearnet names", count(status.other_names.len()));
+        writer.gauge("other_names_failing", "Number of further clearnet names whose last test failed", count(failing));
     }
     writer.listings(status);
     writer.clients(&status.clients);

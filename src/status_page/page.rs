@@ -24,7 +24,7 @@ struct Page<'a> {
     problems: Vec<String>,
     tor: Tor,
     onion: Option<Onion<'a>>,
-    clearnet: Option<Clearnet<'a>>,
+    clearnet_names: Vec<Clearnet<'a>>,
     /// Backend as configured; `None` without a backend.
     backend: Option<&'a str>,
     /// Age and positions of the known chain; `None` if no block is known.
@@ -96,7 +96,7 @@ pub(crate) fn render(
         problems: sample.problems(),
         tor: tor(&status.tor, now),
         onion: status.onion.as_ref().map(|onion| self::onion(onion, now)),
-        clearnet: status.clearnet.as_ref().map(|status| clearnet(status, now)),
+        clearnet_names: status.clearnet_names().map(|status| clearnet(status, now)).collect(),
         backend: status.backend.as_ref().map(|backend| backend.electrum.as_str()),
         chain: status.chain.as_ref().and_then(|chain| self::chain(chain, now)),
         ban_lists: status.ban_lists.iter().filter(|list| list.is_notable()).collect(),

@@ -164,11 +164,8 @@ impl StatusSample {
         if let Some(error) = &status.onion_error {
             problems.push(format!("the onion service does not run: {error}"));
         }
-        if let Some(name) = &status.clearnet
-            && let Some(reason) = &name.error
-        {
-            problems.push(format!("{} can't be reached: {reason}", name.host));
-        }
+        let unreached = status.clearnet_names().filter_map(|name| Some((&name.host, name.error.as_ref()?)));
+        problems.extend(unreached.map(|(host, reason)| format!("{host} can't be reached: {reason}")));
         if let Some(problem) = status.backend.as_ref().and_then(|backend| backend.error.as_ref()) {
             problems.push(format!("the backend failed: {problem}"));
         }

@@ -134,6 +134,28 @@ fn host_with_several_addresses_is_announced_from_the_address_of_its_name() {
 }
 
 #[test]
+fn further_name_is_verified_and_announced_separately() {
+    let dir = TestDir::new();
+    let peer_at = SocketAddr::from(([127, 0, 0, 41], support::free_address().port()));
+    let peer = start_peer(&dir, "peer", peer_at);
+    let port = support::free_address().port();
+    let seeds = format!("seeds = [\"{} t{}\"]", peer_at.ip(), peer_at.port());
+    let others = format!("other_names = [\"127.0.0.43 t{port}\", \"127.0.0.44 t1\"]");
+    let identity = format!("[identity]\nhost = \"127.0.0.42\"\ntcp_port = {port}\nannounce = true\n{others}\n");
+    let discovery = format!("{seeds}\nallow_private = true\n{identity}");
+    let daemon = Daemon::start(&configure(&dir, "a", SocketAddr::from(([0, 0, 0, 0], port)), &discovery));
+    for own in ["127.0.0.42", "127.0.0.43"] {
+        wait_until(60, "the peer lists the name", || hosts(&peer_at.to_string()).contains(own));
+        assert!(hosts(&format!("127.0.0.1:{port}")).contains(own), "the node lists {own}");
+    }
+    wait_until(20, "the test of the third name fails", || daemon.status()["other_names"][1]["error"].is_string());
+    assert!(!hosts(&format!("127.0.0.1:{port}")).contains("127.0.0.44"));
+    assert!(!hosts(&peer_at.to_string()).contains("127.0.0.44"));
+    daemon.stop();
+    peer.stop();
+}
+
+#[test]
 fn wall_clock_step_changes_neither_peers_nor_probes() {
     let dir = TestDir::new();
     let (peer, config) = configure_with_peer(&dir);

@@ -87,6 +87,10 @@ fn complete_statuses() -> Vec<Value> {
                     "host": "a.example", "tcp_port": 1, "ssl_port": 2, "ws_port": 3, "wss_port": 4, "address": "5.9.0.9", "via": "tor", "last_reached": 1,
                     "failures": 1, "error": "x", "warnings": ["x"], "listed_by": 1, "peers_of_its_kind": 1,
                 },
+                "other_names": [{
+                    "host": "b.example", "tcp_port": 1, "ssl_port": 2, "ws_port": 3, "wss_port": 4, "address": "5.9.0.9", "via": "tor", "last_reached": 1,
+                    "failures": 1, "error": "x", "warnings": ["x"], "listed_by": 1, "peers_of_its_kind": 1,
+                }],
                 "listeners": ["tcp://127.0.0.1:1"], "page": "http://127.0.0.1:1",
                 "backend": {
                     "electrum": "peers", "error": "x", "software": "x", "tip": 1, "blocks_behind": 1,

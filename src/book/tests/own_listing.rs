@@ -1,7 +1,7 @@
 //! Which peers list the own names.
 
 use super::*;
-use crate::book::ListingCount;
+use crate::book::{ListingCount, OwnListing};
 
 #[test]
 fn peers_that_list_an_own_name_are_counted() {
@@ -26,4 +26,30 @@ fn peers_that_list_an_own_name_are_counted() {
     harness.wait(Duration::from_hours(20));
     harness.finish("5.9.0.1", success("[]", None));
     assert_eq!(count(&harness).0, 0);
+}
+
+#[test]
+fn visits_announce_the_names_that_the_peer_lacks_in_turn() {
+    let mut harness = BookHarness::new(&["5.9.0.1 t50001"]);
+    harness.book.config.announce = true;
+    let own: [Host; 2] = ["a.example", "b.example"].map(|host| host.parse().unwrap());
+    for host in &own {
+        harness.book.config.local_hosts.push(host.clone());
+        let name =
+            RealName { host: host.clone(), version: None, pruning: None, ports: Network::Bitcoin.default_ports() };
+        let listed = Box::new(crate::peer::PeerListEntry { ip: None, name });
+        harness.handle(Event::SelfReachable(listed));
+    }
+    let peer: Host = "5.9.0.1".parse().unwrap();
+    let next = |harness: &BookHarness| harness.book.name_to_announce(&peer, harness.now);
+    assert_eq!(next(&harness), Some(own[0].clone()));
+    let now = harness.now;
+    harness.book.peers.update(&peer, |entry| entry.record_announcement(&own[0], now));
+    assert_eq!(next(&harness), Some(own[1].clone()));
+    harness.book.peers.update(&peer, |entry| entry.record_announcement(&own[1], now));
+    assert_eq!(next(&harness), None, "each name is announced once a day");
+    harness.now = now + Duration::from_hours(24);
+    let listing = OwnListing { host: own[0].clone(), ports: Network::Bitcoin.default_ports(), since: now };
+    harness.book.peers.update(&peer, |entry| entry.own_listings.push(listing));
+    assert_eq!(next(&harness), Some(own[1].clone()), "a name that is missing goes first");
 }

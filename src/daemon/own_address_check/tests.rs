@@ -7,7 +7,7 @@ fn ips(texts: &[&str]) -> Vec<IpAddr> {
 
 fn lookup(configured: Option<&str>, local: &[&str], exits: &[&[&str]]) -> Lookup {
     let configured = configured.map(|text| text.parse().unwrap());
-    Lookup { configured, local: ips(local), exits: exits.iter().map(|found| ips(found)).collect() }
+    Lookup { configured, is_primary: true, local: ips(local), exits: exits.iter().map(|found| ips(found)).collect() }
 }
 
 fn situation(tor: TorAvailability) -> Situation {
@@ -53,7 +53,7 @@ fn only_reached_web_sockets_are_advertised() {
         panic!("not reached");
     };
     assert_eq!((ports.wss().map(Port::get), ports.ws(), ports.tcp()), (Some(50004), None, None));
-    assert_eq!(warnings[0], "identity.ws_port 50003 is not advertised: no WebSocket was reached there");
+    assert_eq!(warnings[0], "port 50003 of the WebSocket is not advertised: it was not reached there");
 }
 
 #[test]
