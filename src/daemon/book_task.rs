@@ -29,7 +29,7 @@ use crate::dial::Dialer;
 use crate::electrum::identity::LocalIdentity;
 use crate::electrum::prober::{AddPeerOffer, FeaturesStep, ProbeExpectations};
 use crate::header_chain::HeaderChain;
-use crate::peer::{Features, Host};
+use crate::peer::{Features, Host, Ports};
 use crate::probe::{Deadlines, probe};
 use crate::route::Route;
 use crate::status_page::ProbeMetrics;
