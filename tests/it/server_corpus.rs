@@ -123,7 +123,8 @@ async fn visit(server: &Server, is_peer: bool) -> Result<Verified, ProbeError> {
 fn announcement() -> AddPeerOffer {
     let name = ("own.example".parse().unwrap(), Network::Bitcoin.default_ports());
     let identity = Identity { clearnet: Some(name), ..Identity::default() };
-    identity.announcement(waypost::book::Ingress::Clearnet).unwrap()
+    let own = identity.clearnet.iter().map(|(host, _)| host).next().unwrap();
+    identity.announcement(own).unwrap()
 }
 
 fn servers() -> Vec<Server> {

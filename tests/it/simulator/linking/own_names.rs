@@ -125,7 +125,7 @@ impl Simulation {
 
     /// Records the first announcement of each name to a server of the observer's.
     pub(super) fn observe_announcement(&mut self, node: usize, target: &ProbeTarget) {
-        if target.announce && self.servers.get(&target.host).is_some_and(|server| server.is_observers) {
+        if target.announce.is_some() && self.servers.get(&target.host).is_some_and(|server| server.is_observers) {
             self.announced.entry((node, Ingress::of(&target.host))).or_insert(self.now);
         }
     }
