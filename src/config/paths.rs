@@ -86,6 +86,7 @@ impl UserDirs {
             ("tor.onion_auth_dir", raw.tor.onion_auth_dir.as_mut()),
             ("tor.socks_password_file", raw.tor.socks_password_file.as_mut()),
             ("discovery.ban_file", raw.discovery.ban_file.as_mut()),
+            ("discovery.asmap", raw.discovery.asmap.as_mut()),
         ];
         for (key, path) in paths {
             path.map_or(Ok(()), |path| self.expand(key, path))?;
@@ -131,6 +132,7 @@ pub(super) fn join_to_folder(raw: &mut ConfigFile, file: Option<&Path>) {
         &mut raw.listen.key,
         &mut raw.listen.onion_clients,
         &mut raw.discovery.ban_file,
+        &mut raw.discovery.asmap,
     ];
     let lists = raw.discovery.ban_lists.as_mut();
     for path in paths.into_iter().flatten().chain(socks).chain(lists.into_iter().flatten()) {
@@ -150,13 +152,14 @@ mod tests {
     fn every_path_expands_the_home_directory() {
         let mut raw: ConfigFile = toml::from_str(
             "data_dir = \"~\"\n[listen]\ncert = \"~/c\"\nkey = \"~/k\"\nonion_clients = \"~/o\"\n[tor]\narti_config = \"~/a\"\nonion_auth_dir = \"~/u\"\nsocks_password_file = \"~/p\"\nsocks = \"unix:~/s\"\n\
-             [discovery]\nban_file = \"~/b/~/c\"\nban_lists = [\"~/d\", \"e\"]\n[backend]\nelectrum = \"unix:~/electrs\"\n",
+             [discovery]\nban_file = \"~/b/~/c\"\nban_lists = [\"~/d\", \"e\"]\nasmap = \"m\"\n[backend]\nelectrum = \"unix:~/electrs\"\n",
         )
         .unwrap();
         dirs(&[("HOME", "/home/me")]).expand_all(&mut raw).unwrap();
         join_to_folder(&mut raw, Some(Path::new("/etc/waypost/waypost.toml")));
         assert_eq!(raw.data_dir.as_deref(), Some(Path::new("/home/me/")));
         assert_eq!(raw.listen.cert.as_deref(), Some(Path::new("/home/me/c")));
+        assert_eq!(raw.discovery.asmap.as_deref(), Some(Path::new("/etc/waypost/m")));
         assert_eq!(raw.listen.key.as_deref(), Some(Path::new("/home/me/k")));
         assert_eq!(raw.listen.onion_clients.as_deref(), Some(Path::new("/home/me/o")));
         assert_eq!(raw.tor.onion_auth_dir.as_deref(), Some(Path::new("/home/me/u")));
