@@ -5,6 +5,7 @@
 
 mod peer_details;
 mod peer_summary;
+mod port_numbers;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,13 +15,14 @@ use tokio::sync::oneshot;
 
 pub use peer_details::{DayVisits, PeerDetails, ReachedEndpoint, Visit};
 pub use peer_summary::PeerSummary;
+pub use port_numbers::PortNumbers;
 
 use crate::ban_list::ListFormat;
 use crate::book::{Counts, ListingCount, MAX_TIP_LAG, PeerState, Side, WEEK, WINDOWS};
 use crate::client_counters::ClientStats;
 use crate::clock::Time;
 use crate::network::Network;
-use crate::peer::{Host, Port, Ports};
+use crate::peer::Host;
 use crate::route::Route;
 use crate::tor_state::{OnionError, TorSource, TorState};
 use crate::trends::Trends;
@@ -186,36 +188,6 @@ pub struct OwnListingInfo {
     pub ports: PortNumbers,
     /// Time since which it was there in each visit.
     pub since: Time,
-}
-
-/// Ports of a server, displayed as in real names: `s50002 t50001 wss50004`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct PortNumbers {
-    /// Port for plain TCP.
-    pub tcp_port: Option<u16>,
-    /// Port for TLS.
-    pub ssl_port: Option<u16>,
-    /// Port for WebSockets over plain TCP.
-    pub ws_port: Option<u16>,
-    /// Port for WebSockets over TLS.
-    pub wss_port: Option<u16>,
-}
-
-impl From<Ports> for PortNumbers {
-    fn from(ports: Ports) -> PortNumbers {
-        let [tcp_port, ssl_port, ws_port, wss_port] =
-            [ports.tcp(), ports.tls(), ports.ws(), ports.wss()].map(|port| port.map(Port::get));
-        PortNumbers { tcp_port, ssl_port, ws_port, wss_port }
-    }
-}
-
-impl fmt::Display for PortNumbers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PortNumbers { tcp_port, ssl_port, ws_port, wss_port } = *self;
-        let all = [("s", ssl_port), ("t", tcp_port), ("wss", wss_port), ("ws", ws_port)];
-        let named = all.into_iter().filter_map(|(letters, port)| Some(format!("{letters}{}", port?)));
-        f.write_str(&named.collect::<Vec<_>>().join(" "))
-    }
 }
 
 /// State of a clearnet name.

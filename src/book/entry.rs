@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::announced_names::AnnouncedNames;
 use super::chain_work::ChainPosition;
 use super::daily_history::DailyHistory;
 use super::dial_policy;
@@ -94,9 +95,9 @@ pub struct Entry {
     /// Position of its tip at the last visit of this process; `None` if it was not compared.
     #[serde(skip)]
     pub chain_position: Option<ChainPosition>,
-    /// Own names that this process announced to it, with the times. Empty after a start.
+    /// Own names that this process announced to it, with the times. `None` after a start.
     #[serde(skip)]
-    pub announced_names: Vec<(Host, Time)>,
+    pub announced_names: Option<Box<AnnouncedNames>>,
 }
 
 /// Promotion of a newcomer to a long-standing peer.
@@ -196,7 +197,7 @@ impl Entry {
             days: DailyHistory::default(),
             tls_failed: false,
             chain_position: None,
-            announced_names: Vec::new(),
+            announced_names: None,
         }
     }
 
@@ -255,16 +256,15 @@ impl Entry {
     ///
     /// After a start, the last announcement counts for all names, as its name is not stored.
     pub fn announced_at(&self, own: &Host) -> Option<Time> {
-        match self.announced_names.as_slice() {
-            [] => self.last_announced_at,
-            names => names.iter().find(|(name, _)| name == own).map(|(_, at)| *at),
+        match &self.announced_names {
+            None => self.last_announced_at,
+            Some(names) => names.at(own),
         }
     }
 
     /// Records that an own name was announced to the peer.
     pub fn record_announcement(&mut self, own: &Host, now: Time) {
-        self.announced_names.retain(|(name, _)| name != own);
-        self.announced_names.push((own.clone(), now));
+        self.announced_names.get_or_insert_default().record(own, now);
     }
 
     /// Returns whether the peer listed an own name at the last success.

@@ -3,6 +3,7 @@
 //! Time and randomness are passed in, so that a simulator can run months of operation.
 
 mod admission;
+mod announced_names;
 mod candidate_groups;
 mod chain_consensus;
 mod chain_votes;
@@ -65,6 +66,7 @@ use standing::PROMOTION_INTERVAL;
 use table::PeerTable;
 
 pub use admission::{IntakeError, MAX_NAMES_PER_PEER_LIST};
+pub use announced_names::AnnouncedNames;
 pub use chain_consensus::{Checkpoint, height_to_compare};
 pub use chain_work::{ChainPosition, MAX_TIP_LAG};
 pub use config::BookConfig;
