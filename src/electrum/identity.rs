@@ -148,7 +148,7 @@ impl Identity {
 
     /// Builds the offer of an own name for `server.add_peer`; `None` if the name is not known.
     ///
-    /// It contains no other name: ElectrumX reads only the first one, and Fulcrum accepts no second one.
+    /// It contains no other name, as ElectrumX reads only the first one.
     pub fn announcement(&self, own: &Host) -> Option<AddPeerOffer> {
         let (host, ports) = self.clearnet_names().chain(&self.onion).find(|(host, _)| host == own)?.clone();
         let hosts = Some(vec![(host.clone(), Some(ports))]);
