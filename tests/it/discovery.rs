@@ -1,6 +1,6 @@
 //! Seeds, private networks, and steps of the wall clock.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -140,7 +140,11 @@ fn further_name_is_verified_and_announced_separately() {
     let peer = start_peer(&dir, "peer", peer_at);
     let port = support::free_address().port();
     let seeds = format!("seeds = [\"{} t{}\"]", peer_at.ip(), peer_at.port());
-    let others = format!("other_names = [\"127.0.0.43 t{port}\", \"127.0.0.44 t1\"]");
+    // At the third name, a server closes each connection.
+    let closing = TcpListener::bind("127.0.0.44:0").unwrap();
+    let closing_port = closing.local_addr().unwrap().port();
+    std::thread::spawn(move || closing.incoming().for_each(drop));
+    let others = format!("other_names = [\"127.0.0.43 t{port}\", \"127.0.0.44 t{closing_port}\"]");
     let identity = format!("[identity]\nhost = \"127.0.0.42\"\ntcp_port = {port}\nannounce = true\n{others}\n");
     let discovery = format!("{seeds}\nallow_private = true\n{identity}");
     let daemon = Daemon::start(&configure(&dir, "a", SocketAddr::from(([0, 0, 0, 0], port)), &discovery));
