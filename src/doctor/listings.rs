@@ -104,7 +104,7 @@ impl Announcement<'_> {
             findings.push(Finding::ok(Subject::Listings, text));
             return findings;
         }
-        if self.own.is_onion() && identity.clearnet.is_some() && !identity.link_identities {
+        if would_link_names(&identity, self.own) {
             findings.extend(self.recorded_answers(&offer.host));
             return findings;
         }
@@ -183,6 +183,11 @@ impl Announcement<'_> {
         let dialer = Dialer { isolation, ..self.dialer.clone() };
         probe(&dialer, &target, &expected, Deadlines::for_route(route), |_| {}).await
     }
+}
+
+/// Returns whether an announcement now would link the onion name to a clearnet name, which is announced in the same run.
+fn would_link_names(identity: &Identity, own: &Host) -> bool {
+    own.is_onion() && identity.clearnet.is_some() && !identity.link_identities
 }
 
 /// Returns peers of the name's kind that lack the name: verified ones of the daemon, or seeds without a daemon.
@@ -307,6 +312,16 @@ mod tests {
         assert_eq!(asked(&peers, Ingress::Clearnet, RoutingPolicy::Split), ["a.example"]);
         assert_eq!(asked(&peers, Ingress::Onion, RoutingPolicy::Split), [ONION]);
         assert_eq!(asked(&peers, Ingress::Clearnet, RoutingPolicy::TorOnly), [""; 0], "an exit's address is rejected");
+    }
+
+    #[test]
+    fn onion_name_is_not_announced_together_with_an_unlinked_clearnet_name() {
+        let name = |host: &str| Some((host.parse().unwrap(), Network::Bitcoin.default_ports()));
+        let (onion, clearnet): (Host, Host) = (ONION.parse().unwrap(), OWN.parse().unwrap());
+        let both = Identity { clearnet: name(OWN), onion: name(ONION), ..Identity::default() };
+        assert!(would_link_names(&both, &onion) && !would_link_names(&both, &clearnet));
+        assert!(!would_link_names(&Identity { link_identities: true, ..both }, &onion));
+        assert!(!would_link_names(&Identity { onion: name(ONION), ..Identity::default() }, &onion));
     }
 
     #[test]
