@@ -148,7 +148,7 @@ pub(super) async fn check_clearnet(
     };
     let was_tested_outside = checks.iter().any(|check| check.via == Route::Tor && !check.ports.is_empty());
     for check in &checks {
-        findings.extend(path_findings(check, ports));
+        findings.extend(path_findings(&host, check, ports));
     }
     if !was_tested_outside {
         let text = format!("{host} is not tested from outside, as no exit of Tor is available");
@@ -199,44 +199,49 @@ fn lookup_findings(host: &Host, lookup: &Lookup, allows_private: bool) -> Vec<Fi
 }
 
 /// Returns the result of each port on one path.
-fn path_findings(check: &PathCheck, configured: Ports) -> Vec<Finding> {
+fn path_findings(host: &Host, check: &PathCheck, configured: Ports) -> Vec<Finding> {
     let via = check.via;
     if let Some(reason) = &check.refusal {
         let advice = "other servers reject the name until this is corrected";
-        return vec![Finding::failure(Subject::ClearnetName, format!("{reason} (test {via})"), advice)];
+        return vec![Finding::failure(Subject::ClearnetName, format!("{host}: {reason} (test {via})"), advice)];
     }
     if check.is_inconclusive() {
         let advice = "check that Tor works, and run this again";
-        return vec![Finding::warning(Subject::ClearnetName, format!("the test {via} failed on this machine"), advice)];
+        return vec![Finding::warning(
+            Subject::ClearnetName,
+            format!("{host}: the test {via} failed on this machine"),
+            advice,
+        )];
     }
     let addresses = join(&check.addresses);
-    let mut findings: Vec<Finding> = check.ports.iter().map(|result| port_finding(result, via, &addresses)).collect();
+    let mut findings: Vec<Finding> =
+        check.ports.iter().map(|result| port_finding(host, result, via, &addresses)).collect();
     let reached = || check.ports.iter().filter_map(|result| result.outcome.as_ref().ok());
     for (transport, port) in configured.web_sockets() {
         let name = if transport == Transport::Tls { "WebSocket with TLS" } else { "WebSocket" };
         findings.push(if reached().any(|endpoint| endpoint.web_sockets.contains(&(transport, port))) {
-            Finding::ok(Subject::ClearnetName, format!("{name} port {port} answers {via}"))
+            Finding::ok(Subject::ClearnetName, format!("{host}: {name} port {port} answers {via}"))
         } else {
-            let text = format!("{name} port {port} does not answer {via}, at {addresses}");
+            let text = format!("{host}: {name} port {port} does not answer {via}, at {addresses}");
             Finding::failure(Subject::ClearnetName, text, port_advice(ProbeError::WebSocket))
         });
     }
     findings
 }
 
-fn port_finding(result: &PortResult, via: Route, addresses: &str) -> Finding {
+fn port_finding(host: &Host, result: &PortResult, via: Route, addresses: &str) -> Finding {
     let PortResult { transport, port, outcome } = result;
     match outcome {
         Ok(endpoint) => match endpoint.software.as_deref().filter(|software| !is_waypost(software)) {
-            None => Finding::ok(Subject::ClearnetName, format!("{transport} port {port} answers {via}")),
+            None => Finding::ok(Subject::ClearnetName, format!("{host}: {transport} port {port} answers {via}")),
             Some(software) => {
-                let text = format!("{transport} port {port} is answered {via} by {software:?}, not by Waypost");
+                let text = format!("{host}: {transport} port {port} is answered {via} by {software:?}, not by Waypost");
                 let advice = "correct the DNS record, or the port forwarding: another server has this address";
                 Finding::warning(Subject::ClearnetName, text, advice)
             }
         },
         Err(error) => {
-            let text = format!("{transport} port {port} fails {via}, at {addresses}: {error}");
+            let text = format!("{host}: {transport} port {port} fails {via}, at {addresses}: {error}");
             Finding::failure(Subject::ClearnetName, text, port_advice(*error))
         }
     }
