@@ -14,20 +14,20 @@ use crate::dial::{Dialer, Isolation};
 use crate::peer::Transport;
 
 /// Streams of each kind. The fastest one counts, since delays of others prove nothing.
-const STREAMS: u8 = 4;
+const STREAMS: u8 = 5;
 
-/// A new circuit that is not slower than an existing one by this factor is no new circuit.
-const MIN_RATIO: f64 = 1.5;
+/// A new circuit takes longer than a stream on an existing one, by at least this factor.
+const MIN_RATIO: f64 = 2.0;
+
+/// A new circuit takes longer by at least this time: more than a delayed acknowledgement of TCP, which takes 40 ms.
+const MIN_DIFFERENCE: Duration = Duration::from_millis(60);
 
 /// Time for one stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Compares streams of one group with streams of groups of their own, all to this onion peer.
 pub(super) async fn check(dialer: &Dialer, target: &ProbeTarget) -> Option<Finding> {
-    // The first stream of a group builds its circuit.
-    let shared = fastest(dialer, target, |_| 0).await;
-    let separate = fastest(dialer, target, |index| index + 1).await;
-    let (Some(shared), Some(separate)) = (shared, separate) else {
+    let Ok((shared, separate)) = fastest(dialer, target).await else {
         let text = "the isolation of streams is not known, as the onion peer no longer answers";
         return Some(Finding::warning(Subject::Tor, text, "run this again"));
     };
@@ -43,19 +43,21 @@ pub(super) async fn check(dialer: &Dialer, target: &ProbeTarget) -> Option<Findi
 
 /// Returns whether the time of a stream shows that it built a circuit.
 fn is_isolated(shared: Duration, separate: Duration) -> bool {
-    separate.as_secs_f64() >= MIN_RATIO * shared.as_secs_f64()
+    separate.as_secs_f64() >= MIN_RATIO * shared.as_secs_f64() && separate.saturating_sub(shared) >= MIN_DIFFERENCE
 }
 
-/// Returns the shortest time of several streams after the first; `None` if one fails.
-async fn fastest(dialer: &Dialer, target: &ProbeTarget, group: impl Fn(u8) -> u8) -> Option<Duration> {
-    let mut fastest = None;
-    for index in 0..=STREAMS {
-        let time = stream_time(dialer, target, group(index)).await.ok()?;
-        if index > 0 {
-            fastest = Some(fastest.map_or(time, |fastest: Duration| fastest.min(time)));
-        }
+/// Returns the shortest times of streams of one group, and of streams of groups of their own.
+///
+/// Both kinds alternate, so that other load delays them equally.
+async fn fastest(dialer: &Dialer, target: &ProbeTarget) -> Result<(Duration, Duration), ProbeError> {
+    // The first stream of a group builds its circuit.
+    stream_time(dialer, target, 0).await?;
+    let (mut shared, mut separate) = (Duration::MAX, Duration::MAX);
+    for group in 1..=STREAMS {
+        shared = shared.min(stream_time(dialer, target, 0).await?);
+        separate = separate.min(stream_time(dialer, target, group).await?);
     }
-    fastest
+    Ok((shared, separate))
 }
 
 async fn stream_time(dialer: &Dialer, target: &ProbeTarget, group: u8) -> Result<Duration, ProbeError> {
@@ -76,6 +78,7 @@ mod tests {
         let is_isolated =
             |shared, separate| is_isolated(Duration::from_millis(shared), Duration::from_millis(separate));
         assert!(is_isolated(300, 1500) && is_isolated(13, 300));
-        assert!(!is_isolated(300, 280) && !is_isolated(300, 400));
+        assert!(!is_isolated(300, 280) && !is_isolated(300, 500));
+        assert!(!is_isolated(15, 58), "a delayed acknowledgement");
     }
 }
