@@ -95,8 +95,12 @@ fn partial_lines_of_many_sources_leave_memory_for_others() {
             stream
         })
         .collect();
-    let held = daemon.status()["clients"]["memory_bytes"].as_u64().unwrap();
-    assert!((10_000_000..=41_943_040).contains(&held), "{held}");
+    // A busy machine reads what the kernel holds some time later.
+    wait_until(30, "the quiet sessions hold memory", || {
+        let held = daemon.status()["clients"]["memory_bytes"].as_u64().unwrap();
+        assert!(held <= 41_943_040, "{held}");
+        held >= 10_000_000
+    });
     let mut honest = connect_from(Ipv4Addr::new(127, 61, 1, 1).into(), dir.address);
     let line = format!("{{\"id\":1,\"method\":\"broadcast\",\"params\":[\"{}\"]}}\n", "0".repeat(800_000));
     honest.write_all(line.as_bytes()).unwrap();
