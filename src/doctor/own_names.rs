@@ -148,7 +148,7 @@ pub(super) async fn check_clearnet(
     };
     let was_tested_outside = checks.iter().any(|check| check.via == Route::Tor && !check.ports.is_empty());
     for check in &checks {
-        findings.extend(path_findings(&host, check, ports));
+        findings.extend(path_findings(host, check, ports));
     }
     if !was_tested_outside {
         let text = format!("{host} is not tested from outside, as no exit of Tor is available");
