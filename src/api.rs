@@ -19,9 +19,9 @@ pub use port_numbers::PortNumbers;
 
 use crate::ban_list::ListFormat;
 use crate::book::{Counts, ListingCount, MAX_TIP_LAG, PeerState, Side, WEEK, WINDOWS};
+use crate::chain::Chain;
 use crate::client_counters::ClientStats;
 use crate::clock::Time;
-use crate::network::Network;
 use crate::peer::Host;
 use crate::route::Route;
 use crate::tor_state::{OnionError, TorSource, TorState};
@@ -74,7 +74,7 @@ pub struct Status {
     /// Version of the program.
     pub version: String,
     /// Configured chain.
-    pub network: Network,
+    pub network: Chain,
     /// Seconds since the start.
     pub uptime_secs: u64,
     /// State of Tor.

@@ -7,7 +7,7 @@ use bitcoin::params::MAINNET;
 use bitcoin::pow::{CompactTarget, Target, Work};
 use data_encoding::HEXLOWER_PERMISSIVE;
 
-use crate::network::Pin;
+use crate::chain::Pin;
 
 /// Blocks in two years, for which the target may become four times easier, and once more at the start.
 ///
@@ -104,7 +104,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::network::Network;
+    use crate::chain::Chain;
 
     /// First block after genesis.
     pub(crate) const BLOCK_1: &str = "010000006fe28c0ab6f1b372c1a6a246ae63f74f931e8365e15a089c68d6190000000000\
@@ -140,16 +140,16 @@ mod tests {
 
     #[test]
     fn work_of_an_old_block_is_too_little_after_a_recent_pin() {
-        let pin = Network::Bitcoin.pin().unwrap();
+        let pin = Chain::Bitcoin.pin().unwrap();
         let header = BlockHeader::from_hex(BLOCK_1).unwrap();
         assert!(!header.has_work(&pin, pin.height + 1));
         assert!(!header.has_work(&pin, pin.height + 10 * BLOCKS_PER_EASING), "after twenty years");
-        assert!(header.has_work(&Network::Testnet4.pin().unwrap(), 150_000), "blocks may have the minimum difficulty");
+        assert!(header.has_work(&Chain::Testnet4.pin().unwrap(), 150_000), "blocks may have the minimum difficulty");
     }
 
     #[test]
     fn target_eases_by_four_with_each_step() {
-        let pin = Network::Bitcoin.pin().unwrap();
+        let pin = Chain::Bitcoin.pin().unwrap();
         let bits = pin.bits.unwrap();
         let work = |steps| easiest_target(bits, steps).difficulty_float();
         assert!((work(0) / work(1) - 4.0).abs() < 0.001);

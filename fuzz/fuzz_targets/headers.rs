@@ -6,17 +6,17 @@ use std::sync::Arc;
 use libfuzzer_sys::fuzz_target;
 use waypost::block_header::{BlockHeader, HEADER_BYTES};
 use waypost::header_chain::{CatchUp, ChainReference, ChainStanding, HeaderChain, HeaderSync, SyncStep};
-use waypost::network::Network;
+use waypost::chain::Chain;
 
 const NOW: u32 = 1_800_000_000;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(Some(chain)) = HeaderChain::from_record(Network::Regtest, bytes) {
+    if let Ok(Some(chain)) = HeaderChain::from_record(Chain::Regtest, bytes) {
         assert_eq!(chain.to_record(), bytes);
     }
     let Some((head, rest)) = bytes.split_first_chunk::<6>() else { return };
     let [blocks, flags, height @ ..] = *head;
-    let mut chain = HeaderChain::new(Network::Regtest).expect("regtest is followed");
+    let mut chain = HeaderChain::new(Chain::Regtest).expect("regtest is followed");
     let (records, _) = rest.as_chunks::<HEADER_BYTES>();
     // The fuzzer cannot invent a double SHA-256, so the link to the block before is set for it.
     let mut previous = chain.tip_hash();

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use waypost::electrum::irc::{IrcAction, IrcSession, IrcVisitConfig};
-use waypost::network::Network;
+use waypost::chain::Chain;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, rest)) = bytes.split_first() else { return };
@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
         sasl: (first % 2 == 1).then(|| ("user".to_owned(), waypost::secret::Secret::new("password"))),
         advertise: None,
         persistent: first % 4 > 1,
-        default_ports: Network::Bitcoin.default_ports(),
+        default_ports: Chain::Bitcoin.default_ports(),
     };
     let mut rng = StdRng::seed_from_u64(u64::from(*first));
     let (mut visit, _) = IrcSession::new(Arc::new(config), &mut rng);

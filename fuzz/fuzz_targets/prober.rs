@@ -3,10 +3,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use waypost::electrum::prober::{FeaturesStep, ProbeExpectations, Prober, ProberAction};
-use waypost::network::Network;
+use waypost::chain::Chain;
 
 fuzz_target!(|bytes: &[u8]| {
-    let network = Network::Bitcoin;
+    let network = Chain::Bitcoin;
     let expected = ProbeExpectations {
         host: "a.example".parse().ok(),
         genesis_hash: network.genesis_hash(),

@@ -15,6 +15,7 @@ use super::key_pinning::verify_or_pin;
 use super::{BackendError, GREETING_TIMEOUT, UpstreamAddr, negotiate};
 use crate::book::{Checkpoint, Event, height_to_compare};
 use crate::book_handle::{BookMessage, Inbox};
+use crate::chain::Chain;
 use crate::clock;
 use crate::connect::{ProbeError, ProbeReport};
 use crate::dial::{Direct, Stream, Tls};
@@ -22,7 +23,6 @@ use crate::electrum::identity::BackendInfo;
 use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
 use crate::header_chain::{CatchUp, ChainReference, ChainStanding, HeaderChain};
 use crate::jsonrpc::{DEFAULT_PROTOCOL, MAX_PROTOCOL, MIN_PROTOCOL};
-use crate::network::Network;
 use crate::peer::{Endpoint, Host, Version};
 use crate::probe::{Deadlines, FailedConversation, run_prober};
 use crate::route::Route;
@@ -66,13 +66,13 @@ pub struct Server {
     /// Where the server listens.
     pub address: UpstreamAddr,
     /// The chain that the server must serve.
-    pub network: Network,
+    pub chain: Chain,
     /// TLS client.
     pub tls: Tls,
     /// File of the pinned TLS key.
     pub key_file: PathBuf,
     /// Known chain with the most work; `None` if work is not followed.
-    pub chain: watch::Receiver<Option<Arc<HeaderChain>>>,
+    pub known_chain: watch::Receiver<Option<Arc<HeaderChain>>>,
     /// State at the last poll.
     status: watch::Sender<ServerStatus>,
     /// Number of sessions that the server serves.
@@ -108,19 +108,19 @@ impl Server {
     /// Creates the upstream. Its error says that it was not polled yet.
     pub fn new(
         address: UpstreamAddr,
-        network: Network,
+        chain: Chain,
         tls: Tls,
         key_file: PathBuf,
-        chain: watch::Receiver<Option<Arc<HeaderChain>>>,
+        known_chain: watch::Receiver<Option<Arc<HeaderChain>>>,
     ) -> Server {
         let status = watch::Sender::new(ServerStatus { error: Some("not polled yet".to_owned()), info: None });
         let (sessions, doubted, skip_features_until) = (AtomicUsize::new(0), Notify::new(), Mutex::new(None));
         Server {
             address,
-            network,
+            chain,
             tls,
             key_file,
-            chain,
+            known_chain,
             status,
             sessions,
             doubted,
@@ -153,7 +153,7 @@ impl Server {
         checkpoint_height: Option<u32>,
         deadlines: Deadlines,
     ) -> Result<BackendReport, BackendError> {
-        let chain = self.chain.borrow().clone();
+        let chain = self.known_chain.borrow().clone();
         let skip_until = self.skip_features_until();
         let report = if skip_until.is_some_and(|until| Instant::now() < until) {
             let report = self.probe(checkpoint_height, chain.clone(), FeaturesStep::Skipped, deadlines).await;
@@ -200,12 +200,12 @@ impl Server {
         let stream = timeout(GREETING_TIMEOUT, self.connect(None)).await.unwrap_or(Err(ProbeError::Timeout.into()))?;
         let expected = ProbeExpectations {
             host: None,
-            genesis_hash: self.network.genesis_hash(),
-            default_ports: self.network.default_ports(),
+            genesis_hash: self.chain.genesis_hash(),
+            default_ports: self.chain.default_ports(),
             features,
             announce: None,
             checkpoint_height,
-            pin: self.network.pin(),
+            pin: self.chain.pin(),
             reference: chain.map(|chain| ChainReference {
                 chain,
                 catch_up: CatchUp::Required,
@@ -265,7 +265,7 @@ impl Server {
     /// this server's tip.
     pub(super) async fn monitor(&self, inbox: Inbox, changed: impl Fn(), leads: impl Fn() -> bool) {
         let (mut was_ok, mut checkpoint_height) = (None, None);
-        let mut chain = self.chain.clone();
+        let mut chain = self.known_chain.clone();
         while !inbox.is_closed() {
             chain.mark_unchanged();
             let result = self.query_info(checkpoint_height).await;

@@ -80,14 +80,14 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
-    use crate::network::Network;
+    use crate::chain::Chain;
 
     #[test]
     fn peer_list_yields_at_most_two_names() {
         let mut rng = StdRng::seed_from_u64(7);
         let entry = |n: u32| format!("[\"5.9.0.1\",\"h{n}.example\",[\"t\"]]");
         let list = (0..100).map(|n| entry(n / 2)).collect::<Vec<_>>().join(",");
-        let listing = PeerList::parse(&format!("[{list}]"), Network::Bitcoin.default_ports()).unwrap();
+        let listing = PeerList::parse(&format!("[{list}]"), Chain::Bitcoin.default_ports()).unwrap();
         let known: Host = "h1.example".parse().unwrap();
         let picked = sample_new_names(listing, |host| *host != known, &mut rng);
         assert_eq!(picked.len(), MAX_NAMES_PER_PEER_LIST);

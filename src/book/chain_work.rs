@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chain::Chain;
 use crate::connect::ProbeReport;
 use crate::header_chain::{ChainStanding, HeaderChain};
-use crate::network::Network;
 use crate::peer::Fault;
 
 /// Maximum difference of two tips, in blocks; ElectrumX allows as many.
@@ -43,11 +43,11 @@ pub(super) struct ChainWork {
 }
 
 impl ChainWork {
-    /// Starts with the stored chain, or at the anchor; `None` if the work of the network is not followed.
-    pub(super) fn new(network: Network, stored: Option<HeaderChain>) -> Option<ChainWork> {
+    /// Starts with the stored chain, or at the anchor; `None` if the work of the chain is not followed.
+    pub(super) fn new(chain: Chain, stored: Option<HeaderChain>) -> Option<ChainWork> {
         let chain = match stored {
             Some(stored) => stored,
-            None => HeaderChain::new(network)?,
+            None => HeaderChain::new(chain)?,
         };
         Some(ChainWork { stored_height: chain.height(), chain: Arc::new(chain), is_catching_up: true })
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::side::Side;
 use crate::as_map::AsMap;
 use crate::ban_list::Bans;
-use crate::network::Network;
+use crate::chain::Chain;
 use crate::peer::{Host, RealName};
 use crate::route::RoutingPolicy;
 
@@ -14,7 +14,7 @@ use crate::route::RoutingPolicy;
 #[derive(Debug, Clone)]
 pub struct BookConfig {
     /// Network whose peers are kept.
-    pub network: Network,
+    pub chain: Chain,
     /// Side on which the book learns names and advertises them; both by default.
     pub side: Side,
     /// Route for each kind of host.
@@ -57,10 +57,10 @@ impl Default for BookConfig {
     fn default() -> BookConfig {
         let day = Duration::from_hours(24);
         BookConfig {
-            network: Network::default(),
+            chain: Chain::default(),
             side: Side::default(),
             routing: RoutingPolicy::default(),
-            seeds: Network::default().default_seeds(),
+            seeds: Chain::default().default_seeds(),
             local_hosts: Vec::new(),
             announce: false,
             peers_as_backend: false,

@@ -9,8 +9,8 @@ use clap_complete::Shell;
 use super::output::Json;
 use super::{export, onion_address, peers, probe};
 use crate::ban_list::Pattern;
+use crate::chain::Chain;
 use crate::config;
-use crate::network::Network;
 use crate::peer::Host;
 use crate::socks_address::SocksAddress;
 
@@ -41,7 +41,7 @@ pub(super) struct Settings {
     pub data_dir: Option<PathBuf>,
     /// Chain: bitcoin, testnet3, testnet4, signet or regtest.
     #[arg(long, global = true)]
-    pub network: Option<Network>,
+    pub network: Option<Chain>,
     /// SOCKS port of an external Tor: IP:PORT, HOST:PORT or unix:PATH.
     #[arg(long, global = true, value_name = "ADDRESS", value_parser = socks_address)]
     pub socks: Option<SocksAddress>,

@@ -119,8 +119,8 @@ pub(super) async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> 
 
 /// Verifies a server and reports each step.
 async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Verified> {
-    let network = config.book.network;
-    let ports = Ports::new(args.tcp, args.tls).unwrap_or(network.default_ports());
+    let chain = config.book.chain;
+    let ports = Ports::new(args.tcp, args.tls).unwrap_or(chain.default_ports());
     let routing = config.book.routing;
     let route = routing.via(&args.host);
     let source = match route {
@@ -154,13 +154,13 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
         web_sockets.web_sockets().filter(|endpoint| is_dialable(&args.host, route, *endpoint)).collect();
     let expected = ProbeExpectations {
         host: Some(args.host.clone()),
-        genesis_hash: network.genesis_hash(),
-        default_ports: network.default_ports(),
+        genesis_hash: chain.genesis_hash(),
+        default_ports: chain.default_ports(),
         features: FeaturesStep::Included,
         announce: None,
         checkpoint_height: None,
         reference: None,
-        pin: network.pin(),
+        pin: chain.pin(),
     };
     let outcome = probe(&dialer, &target, &expected, Deadlines::for_route(route), |progress| match progress {
         Progress::Dialling(transport, port) => step(&format!("dialling port {port} ({transport}) {route}")),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{HumanDuration, PageAddress, PortList};
 use crate::backend::BackendTargets;
-use crate::network::Network;
+use crate::chain::Chain;
 use crate::peer::{Endpoint, Host, Port};
 use crate::secret::Secret;
 use crate::socks_address::SocksAddress;
@@ -80,7 +80,7 @@ macro_rules! config_file {
 config_file! {
     keys {
         /// Chain of the servers that Waypost looks for. Default: `bitcoin`.
-        network: Network,
+        network: Chain,
         /// Directory of the peer database, the keys and the control socket. Default: `$XDG_DATA_HOME/waypost` for
         /// bitcoin, and a directory below it with the chain's name for other chains.
         data_dir: PathBuf,

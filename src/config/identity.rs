@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use super::{BackendConfig, ConfigFile, IdentitySection, InvalidValue, invalid};
 use crate::book::PerIngress;
+use crate::chain::Chain;
 use crate::electrum::identity::{BackendState, Identity};
 use crate::netgroup::is_public;
-use crate::network::Network;
 use crate::peer::{Host, Ports, RealName};
 use crate::route::RoutingPolicy;
 
@@ -18,7 +18,7 @@ const MAX_OTHER_NAMES: usize = 3;
 /// Checks the names of this node.
 pub(super) fn resolve(
     section: &mut IdentitySection,
-    network: Network,
+    chain: Chain,
     backend: &BackendConfig,
 ) -> Result<Identity, InvalidValue> {
     let ports = Ports::new(section.tcp_port, section.ssl_port);
@@ -45,7 +45,7 @@ pub(super) fn resolve(
     };
     let other_names = resolve_other_names(section)?;
     Ok(Identity {
-        network,
+        chain,
         clearnet,
         other_names,
         address: section.address,
@@ -131,7 +131,7 @@ fn resolve_other_names(section: &mut IdentitySection) -> Result<Vec<(Host, Ports
 /// Parses a further name. All words after the host must be ports with numbers.
 fn other_name(line: &str) -> Result<(Host, Ports), String> {
     // The defaults stand for ports without a number, which are rejected below.
-    let parsed = RealName::parse(line, Network::Bitcoin.default_ports());
+    let parsed = RealName::parse(line, Chain::Bitcoin.default_ports());
     let RealName { host, ports, .. } = parsed.map_err(|error| format!("{line:?} is no name with ports: {error}"))?;
     if host.is_onion() {
         return Err(format!("{host} is an onion name; that of an external Tor belongs in identity.onion_host"));

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{BackendConfig, HumanDuration, InvalidValue, IrcSection, TorConfig, invalid};
+use crate::chain::Chain;
 use crate::connect::KeyHash;
 use crate::electrum::identity::Identity;
 use crate::electrum::irc::{DEFAULT_REALNAME_LIMIT, IrcVisitConfig};
 use crate::irc_discovery::IrcConfig;
-use crate::network::Network;
 use crate::peer::RealName;
 use crate::route::RoutingPolicy;
 use crate::secret::Secret;
@@ -73,7 +73,7 @@ pub(super) fn resolve(section: &mut IrcSection, inputs: IrcInputs<'_>) -> Result
         let reason = "expected the name of a channel, such as #electrum, of at most 50 bytes";
         return Err(invalid("irc.channel", reason.to_owned()));
     }
-    let default_prefix = if identity.network == Network::Bitcoin { "E_" } else { "ET_" };
+    let default_prefix = if identity.chain == Chain::Bitcoin { "E_" } else { "ET_" };
     let nick_prefix = section.nick_prefix.get_or_insert_with(|| default_prefix.to_owned()).clone();
     if !is_word(&nick_prefix, 5) {
         return Err(invalid("irc.nick_prefix", "expected one to five characters of a nick".to_owned()));
@@ -97,7 +97,7 @@ pub(super) fn resolve(section: &mut IrcSection, inputs: IrcInputs<'_>) -> Result
         sasl,
         advertise,
         persistent,
-        default_ports: identity.network.default_ports(),
+        default_ports: identity.chain.default_ports(),
     };
     let visit_file = inputs.data_dir.join("irc-visit");
     Ok(Some(IrcConfig { server, tls, tor: through_tor, interval, visit, key, visit_file }))

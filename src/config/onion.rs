@@ -1,7 +1,7 @@
 //! The keys `listen.onion_…`: ports and options of the onion service.
 
 use super::{InvalidValue, ListenSection, PortList, in_range, invalid};
-use crate::network::Network;
+use crate::chain::Chain;
 use crate::peer::Port;
 use crate::tor::{self, ClientKey};
 
@@ -22,8 +22,8 @@ pub(super) struct OnionKeys {
 
 impl OnionKeys {
     /// Fills in defaults and checks the keys.
-    pub(super) fn resolve(section: &mut ListenSection, network: Network) -> Result<OnionKeys, InvalidValue> {
-        let defaults = network.default_ports();
+    pub(super) fn resolve(section: &mut ListenSection, chain: Chain) -> Result<OnionKeys, InvalidValue> {
+        let defaults = chain.default_ports();
         let ports = section.onion_port.get_or_insert_with(|| defaults.tcp().unwrap_or(Port::MIN).into()).clone();
         let has_tls_listener = !section.onion_tls.get_or_insert_default().is_empty();
         if has_tls_listener && section.onion_tls_port.is_none() {

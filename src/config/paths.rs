@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ConfigFile, InvalidValue, invalid};
 use crate::backend::UpstreamAddr;
-use crate::network::Network;
+use crate::chain::Chain;
 use crate::socks_address::SocksAddress;
 
 /// File that every command without `--config` reads, if it exists.
@@ -105,12 +105,12 @@ impl UserDirs {
         }
         let shared = self.shared_data_dir()?;
         match raw.network.unwrap_or_default() {
-            Network::Bitcoin => {
+            Chain::Bitcoin => {
                 raw.data_dir = Some(shared);
                 None
             }
-            network => {
-                raw.data_dir = Some(shared.join(network.name()));
+            chain => {
+                raw.data_dir = Some(shared.join(chain.name()));
                 Some(shared)
             }
         }
@@ -192,14 +192,14 @@ mod tests {
         let home = [("HOME", "/home/me")];
         let shared = PathBuf::from("/home/me/.local/share/waypost");
         assert_eq!(default(None, &home), (Some(shared.clone()), None));
-        assert_eq!(default(Some(Network::Bitcoin), &home), (Some(shared.clone()), None));
+        assert_eq!(default(Some(Chain::Bitcoin), &home), (Some(shared.clone()), None));
         let testnet4 = shared.join("testnet4");
-        assert_eq!(default(Some(Network::Testnet4), &home), (Some(testnet4), Some(shared)));
+        assert_eq!(default(Some(Chain::Testnet4), &home), (Some(testnet4), Some(shared)));
         let both = [("HOME", "/home/me"), ("XDG_DATA_HOME", "/data")];
-        assert_eq!(default(Some(Network::Signet), &both).0, Some("/data/waypost/signet".into()));
+        assert_eq!(default(Some(Chain::Signet), &both).0, Some("/data/waypost/signet".into()));
         assert_eq!(default(None, &[]), (None, None));
         let mut explicit =
-            ConfigFile { data_dir: Some("/d".into()), network: Some(Network::Signet), ..ConfigFile::default() };
+            ConfigFile { data_dir: Some("/d".into()), network: Some(Chain::Signet), ..ConfigFile::default() };
         assert_eq!(dirs(&home).set_data_dir(&mut explicit), None);
         assert_eq!(explicit.data_dir, Some("/d".into()));
     }

@@ -27,7 +27,7 @@ impl Config {
         {
             applied.use_backend_of(new);
         }
-        if self.book.network == new.book.network {
+        if self.book.chain == new.book.chain {
             applied.book.seeds = new.book.seeds.clone();
             applied.effective.discovery.seeds = new.effective.discovery.seeds.clone();
         }

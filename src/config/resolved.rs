@@ -18,11 +18,11 @@ use crate::backend::UpstreamAddr;
 use crate::ban_files::{BanFile, BanFileKind};
 use crate::ban_list::ListKey;
 use crate::book;
+use crate::chain::Chain;
 use crate::dial::NameAddresses;
 use crate::dial::SocksPort;
 use crate::electrum::identity::Identity;
 use crate::irc_discovery;
-use crate::network::Network;
 use crate::peer::{Endpoint, RealName};
 use crate::server::Limits;
 use crate::status_page;
@@ -84,13 +84,13 @@ impl Config {
     /// # Errors
     /// If a value is invalid, or if two keys contradict each other.
     pub fn resolve(mut file: ConfigFile) -> Result<Config, InvalidValue> {
-        let network = *file.network.get_or_insert_default();
+        let chain = *file.network.get_or_insert_default();
         let data_dir = file.data_dir.clone().ok_or_else(|| {
             invalid("data_dir", "no default, since neither XDG_DATA_HOME nor HOME is set; set a directory".to_owned())
         })?;
         let limits = limits::resolve(&mut file.limits)?;
         let listen = ListenConfig::resolve(&mut file.listen, &data_dir)?;
-        let onion = OnionKeys::resolve(&mut file.listen, network)?;
+        let onion = OnionKeys::resolve(&mut file.listen, chain)?;
         let onion_host = file.identity.onion_host.clone();
         let dir = data_dir.join("tor");
         let inputs = TorInputs { listen: &file.listen, onion_host, onion, limits: &limits, dir };
@@ -107,7 +107,7 @@ impl Config {
         file.identity.address = identity::resolve_address(&file)?;
         file.identity.bind = identity::resolve_bind(&file.identity, tor.routing)?;
         let announce_from = file.identity.bind.clone().unwrap_or_default();
-        let identity = identity::resolve(&mut file.identity, network, &backend)?;
+        let identity = identity::resolve(&mut file.identity, chain, &backend)?;
         let control = data_dir.join(CONTROL_SOCKET);
         backend.check_not_self(&listen, &pages, &identity, &control)?;
         let inputs = IrcInputs { identity: &identity, backend: &backend, tor: &tor, data_dir: &data_dir };
@@ -115,13 +115,13 @@ impl Config {
         let named = identity.clearnet_names().map(|(host, _)| host);
         let local_hosts = named.chain(tor.onion_host.iter().map(|(host, _)| host)).cloned().collect();
         let book = book::BookConfig {
-            network,
+            chain,
             routing: tor.routing,
             local_hosts,
             announce: file.identity.announce == Some(true),
             peers_as_backend,
             omits_itself: peers_as_backend && !backend.has_server(),
-            ..resolve_book(&mut file.discovery, network)?
+            ..resolve_book(&mut file.discovery, chain)?
         };
         let log_level = file.log.level.get_or_insert_with(|| "info".to_owned()).clone();
         super::log_level::check(&log_level).map_err(|reason| invalid("log.level", reason))?;
@@ -246,11 +246,11 @@ fn resolve_list_key(section: &DiscoverySection) -> Result<Option<ListKey>, Inval
 }
 
 /// Fills in defaults and checks the `[discovery]` section. Keys of other sections keep their defaults.
-fn resolve_book(section: &mut DiscoverySection, network: Network) -> Result<book::BookConfig, InvalidValue> {
+fn resolve_book(section: &mut DiscoverySection, chain: Chain) -> Result<book::BookConfig, InvalidValue> {
     let default = book::BookConfig::default();
     let seeds = match &section.seeds {
-        None => network.default_seeds(),
-        Some(lines) => lines.iter().map(|line| seed(line, network)).collect::<Result<_, _>>()?,
+        None => chain.default_seeds(),
+        Some(lines) => lines.iter().map(|line| seed(line, chain)).collect::<Result<_, _>>()?,
     };
     section.seeds = Some(seeds.iter().map(RealName::to_string).collect());
     let config = book::BookConfig {
@@ -299,7 +299,7 @@ fn resolve_book(section: &mut DiscoverySection, network: Network) -> Result<book
 }
 
 /// Parses a seed.
-fn seed(line: &str, network: Network) -> Result<RealName, InvalidValue> {
-    RealName::parse(line, network.default_ports())
+fn seed(line: &str, chain: Chain) -> Result<RealName, InvalidValue> {
+    RealName::parse(line, chain.default_ports())
         .map_err(|error| invalid("discovery.seeds", format!("{line:?} is no real name: {error}")))
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::backend::BackendAccess;
-use crate::network::Network;
+use crate::chain::Chain;
 use crate::route::RoutingPolicy;
 
 fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -33,9 +33,9 @@ fn flags_override_environment_and_environment_overrides_file() {
     std::fs::write(&path, "network = \"signet\"\ndata_dir = \"/file\"\n[discovery]\nmax_probes = 5").unwrap();
     let environment = [("WAYPOST_NETWORK", "testnet4"), ("WAYPOST_DATA_DIR", "/environment"), ("PATH", "/bin")];
     let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    let flags = ConfigFile { network: Some(Network::Regtest), ..ConfigFile::default() };
+    let flags = ConfigFile { network: Some(Chain::Regtest), ..ConfigFile::default() };
     let config = load(Some(&path), environment, flags).unwrap();
-    assert_eq!(config.book.network, Network::Regtest);
+    assert_eq!(config.book.chain, Chain::Regtest);
     assert_eq!(config.data_dir, Path::new("/environment"));
     assert_eq!(config.book.max_probes, 5);
 }

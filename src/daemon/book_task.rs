@@ -351,14 +351,14 @@ impl BookTask {
 
     fn probe(&mut self, side: Side, target: ProbeTarget) {
         let dialer = self.side(side).dialer.clone();
-        let network = self.main.book.config().network;
+        let chain = self.main.book.config().chain;
         let expected = ProbeExpectations {
             host: target.must_list_host.then(|| target.host.clone()),
-            genesis_hash: network.genesis_hash(),
-            default_ports: network.default_ports(),
+            genesis_hash: chain.genesis_hash(),
+            default_ports: chain.default_ports(),
             checkpoint_height: target.checkpoint_height,
             reference: target.reference.clone(),
-            pin: network.pin(),
+            pin: chain.pin(),
             features: if target.skips_features { FeaturesStep::Skipped } else { FeaturesStep::Included },
             announce: target.announce.as_ref().and_then(|own| self.announcement(own)),
         };

@@ -140,14 +140,14 @@ mod tests {
 
     use super::*;
     use crate::book::{Promotion, Source};
-    use crate::network::Network;
+    use crate::chain::Chain;
     use crate::peer::RealName;
 
     const NOW: Time = Time::from_secs(1_700_000_000);
     const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
 
     fn entry(name: &str, source: Source) -> Entry {
-        let name = RealName::parse(&format!("{name} s50002"), Network::Bitcoin.default_ports()).unwrap();
+        let name = RealName::parse(&format!("{name} s50002"), Chain::Bitcoin.default_ports()).unwrap();
         Entry::new(name, source, Duration::ZERO, NOW)
     }
 

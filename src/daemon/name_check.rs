@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use super::own_address_check::{
     Conclusion, DialAddresses, Lookup, PathCheck, PortResult, Situation, VerifiedEndpoint, conclude,
 };
+use crate::chain::Chain;
 use crate::config::Config;
 use crate::connect::{FailureOrigin, ProbeError, ProbeTarget, Verified};
 use crate::dial::{Dialer, Isolation};
 use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
-use crate::network::Network;
 use crate::peer::{DnsName, Host, Ports};
 use crate::probe::{Deadlines, probe};
 use crate::route::Route;
@@ -22,7 +22,7 @@ pub(crate) const CIRCUITS_PER_CHECK: u8 = 3;
 #[derive(Debug, Clone)]
 pub(crate) struct NameCheck {
     /// Chain that the endpoint must follow.
-    pub network: Network,
+    pub chain: Chain,
     /// Dialer whose isolation group is replaced for each circuit.
     pub dialer: Dialer,
     /// Whether the name is `identity.host`.
@@ -49,7 +49,7 @@ impl NameCheck {
     pub(crate) fn new(config: &Config, dialer: &Dialer, host: &Host) -> NameCheck {
         let is_primary = config.identity.clearnet.as_ref().is_some_and(|(primary, _)| primary == host);
         NameCheck {
-            network: config.book.network,
+            chain: config.book.chain,
             dialer: dialer.clone(),
             is_primary,
             address: config.identity.address.filter(|_| is_primary),
@@ -136,8 +136,8 @@ impl NameCheck {
         let via = target.via;
         let expected = ProbeExpectations {
             host: Some(target.host.clone()),
-            genesis_hash: self.network.genesis_hash(),
-            default_ports: self.network.default_ports(),
+            genesis_hash: self.chain.genesis_hash(),
+            default_ports: self.chain.default_ports(),
             features: FeaturesStep::Included,
             announce: None,
             checkpoint_height: None,

@@ -63,7 +63,7 @@ impl TorWiring {
         }
         let TorPeers { dialer, health, arrivals, inbox } = peers;
         let monitor = tor::OnionMonitor {
-            network: config.book.network,
+            chain: config.book.chain,
             dialer,
             onion_service: self.onion.clone(),
             local_identity: self.identity,

@@ -170,8 +170,8 @@ impl Announcement<'_> {
         };
         let expected = ProbeExpectations {
             host: None,
-            genesis_hash: book.network.genesis_hash(),
-            default_ports: book.network.default_ports(),
+            genesis_hash: book.chain.genesis_hash(),
+            default_ports: book.chain.default_ports(),
             features: FeaturesStep::Included,
             announce: Some(offer.clone()),
             checkpoint_height: None,
@@ -282,7 +282,7 @@ fn join(addresses: &[IpAddr]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::Network;
+    use crate::chain::Chain;
 
     const OWN: &str = "own.example";
     const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn onion_name_is_not_announced_together_with_an_unlinked_clearnet_name() {
-        let name = |host: &str| Some((host.parse().unwrap(), Network::Bitcoin.default_ports()));
+        let name = |host: &str| Some((host.parse().unwrap(), Chain::Bitcoin.default_ports()));
         let (onion, clearnet): (Host, Host) = (ONION.parse().unwrap(), OWN.parse().unwrap());
         let both = Identity { clearnet: name(OWN), onion: name(ONION), ..Identity::default() };
         assert!(would_link_names(&both, &onion) && !would_link_names(&both, &clearnet));
@@ -333,7 +333,7 @@ mod tests {
         ];
         assert_eq!(asked(&peers, Ingress::Clearnet, RoutingPolicy::Split), ["other.example"]);
         let seeds: Vec<RealName> = ["a.example s50002", &format!("{ONION} t50001")]
-            .map(|line| RealName::parse(line, Network::Bitcoin.default_ports()).unwrap())
+            .map(|line| RealName::parse(line, Chain::Bitcoin.default_ports()).unwrap())
             .into();
         let own = OWN.parse().unwrap();
         let of_seeds = candidates(None, &seeds, Ingress::Onion, &own, RoutingPolicy::Split);

@@ -77,7 +77,7 @@ fn configuration(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let files = config.check_files().and_then(|()| config.check_bind());
     findings.push(match files {
-        Ok(()) => Finding::ok(Subject::Configuration, format!("valid, for {}", config.book.network)),
+        Ok(()) => Finding::ok(Subject::Configuration, format!("valid, for {}", config.book.chain)),
         Err(error) => {
             let advice = "correct it; `waypost check-config` shows the effective values";
             Finding::failure(Subject::Configuration, error.to_string(), advice)

@@ -53,7 +53,7 @@ async fn check_server(config: &Config, address: &UpstreamAddr, known_height: Opt
     let pinned = config.backend_key_path(address);
     let key_file: PathBuf = if pinned.exists() { pinned } else { scratch.path().join("key") };
     let (_known_chain, chain) = watch::channel(None);
-    let server = Server::new(address.clone(), config.book.network, tls.clone(), key_file, chain)
+    let server = Server::new(address.clone(), config.book.chain, tls.clone(), key_file, chain)
         .with_proxy_headers(config.backend.proxy_protocol);
     let queried = timeout(SERVER_TIMEOUT, server.query_info(None)).await;
     let info = match queried.unwrap_or(Err(BackendError::Failed(ProbeError::Timeout))) {
@@ -63,7 +63,7 @@ async fn check_server(config: &Config, address: &UpstreamAddr, known_height: Opt
     let (oldest, newest) = info.versions;
     let software = info.software.as_deref().unwrap_or("server without a name");
     let height = info.tip.map_or(String::new(), |tip| format!(", block {tip}"));
-    let text = format!("{address} is {software:?} on {}, protocol {oldest} to {newest}{height}", config.book.network);
+    let text = format!("{address} is {software:?} on {}, protocol {oldest} to {newest}{height}", config.book.chain);
     let mut findings = vec![Finding::ok(Subject::Backend, text)];
     if let (Some(tip), Some(known)) = (info.tip, known_height)
         && known.saturating_sub(tip) > MAX_TIP_LAG
@@ -78,7 +78,7 @@ async fn check_server(config: &Config, address: &UpstreamAddr, known_height: Opt
 fn server_failure(config: &Config, address: &UpstreamAddr, error: &BackendError) -> Finding {
     let advice = match error {
         BackendError::Failed(ProbeError::ProtocolViolation(Fault::WrongGenesis)) => {
-            let text = format!("{address} serves another chain than {}", config.book.network);
+            let text = format!("{address} serves another chain than {}", config.book.chain);
             let advice = "set network to its chain, or backend.electrum to a server of this chain";
             return Finding::failure(Subject::Backend, text, advice);
         }

@@ -7,15 +7,15 @@ use serde_json::json;
 
 use super::prober::AddPeerOffer;
 use crate::book::{Ingress, PerIngress};
+use crate::chain::Chain;
 use crate::jsonrpc::{DEFAULT_PROTOCOL, MAX_PROTOCOL, MIN_PROTOCOL, USER_AGENT, software_in_front_of};
-use crate::network::Network;
 use crate::peer::{Features, Host, PeerListEntry, Ports, RealName, SCRIPT_HASH_FUNCTION, Version};
 
 /// The node's names and properties, as advertised.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
     /// The chain of the node.
-    pub network: Network,
+    pub chain: Chain,
     /// Clearnet name and ports. `None`: there is no clearnet name.
     pub clearnet: Option<(Host, Ports)>,
     /// Further clearnet names of the same server. Default: none.
@@ -123,7 +123,7 @@ impl Identity {
         let names = clearnet.chain(self.onion.iter().filter(|_| is_shown(Ingress::Onion)));
         Features {
             hosts: Some(names.map(|(host, ports)| (host.clone(), Some(*ports))).collect()),
-            genesis_hash: Some(self.network.genesis_hash().to_owned()),
+            genesis_hash: Some(self.chain.genesis_hash().to_owned()),
             // Protocol 1.7 no longer has it, and allows any other key. Fulcrum rejects peers without it.
             hash_function: Some(SCRIPT_HASH_FUNCTION.to_owned()),
             server_version: Some(self.software(ingress)),
@@ -199,12 +199,12 @@ mod tests {
 
     /// Returns the requests of a visit by a side, with its own name and that of the peer replaced.
     fn visit(own: &str, peer: &str, answers: &[&str]) -> Vec<String> {
-        let ports = Network::Bitcoin.default_ports();
+        let ports = Chain::Bitcoin.default_ports();
         let name = |host: &str| Some((host.parse().unwrap(), ports));
         let identity = Identity { clearnet: name(CLEARNET), onion: name(ONION), ..Identity::default() };
         let (mut prober, first) = Prober::new(ProbeExpectations {
             host: Some(peer.parse().unwrap()),
-            genesis_hash: identity.network.genesis_hash(),
+            genesis_hash: identity.chain.genesis_hash(),
             default_ports: ports,
             features: FeaturesStep::Included,
             announce: identity.announcement(&own.parse().unwrap()),
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn features_list_all_names_of_the_ingress_and_offers_only_one() {
-        let name = |host: &str| (host.parse::<Host>().unwrap(), Network::Bitcoin.default_ports());
+        let name = |host: &str| (host.parse::<Host>().unwrap(), Chain::Bitcoin.default_ports());
         let identity = Identity {
             clearnet: Some(name(CLEARNET)),
             other_names: vec![name("b.example"), name("5.9.0.9")],

@@ -7,10 +7,10 @@ use serde_json::json;
 
 use crate::block_header::{BlockHeader, HEADER_BYTES};
 use crate::book::height_to_compare;
+use crate::chain::Pin;
 use crate::connect::ProbeReport;
 use crate::header_chain::{ChainReference, HeaderSync, SyncStep};
 use crate::jsonrpc::{self, MAX_PROTOCOL, MAX_SOFTWARE_CHARS, MIN_PROTOCOL, Response, USER_AGENT};
-use crate::network::Pin;
 use crate::peer::{Fault, Features, Host, LenientScalar, PeerList, Ports, foreign_text};
 
 /// What a peer is checked against.

@@ -9,7 +9,7 @@ use bitcoin::pow::CompactTarget;
 
 use super::BlockHash;
 use crate::block_header::BlockHeader;
-use crate::network::Network;
+use crate::chain::Chain;
 use crate::peer::Fault;
 
 /// Maximum time of a header after the local clock, in seconds: two hours, as in Bitcoin Core.
@@ -18,10 +18,10 @@ const MAX_FUTURE_SECS: u32 = 2 * 60 * 60;
 /// Compact target of regtest's first block, which all blocks have.
 const REGTEST_BITS: u32 = 0x207f_ffff;
 
-/// Rules of a network, and the block from which its headers are followed.
+/// Rules of a chain, and the block from which its headers are followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainRules {
-    pub(super) network: Network,
+    pub(super) chain: Chain,
     /// Height of the anchor: the pinned block, or the first block.
     pub(super) anchor_height: u32,
     /// Hash of the anchor.
@@ -63,21 +63,21 @@ impl HeaderError {
 }
 
 impl ChainRules {
-    /// Returns the rules of a network; `None` if its work is not followed.
+    /// Returns the rules of a chain; `None` if its work is not followed.
     ///
     /// Test networks allow blocks of the minimum difficulty, or sign their blocks, so work proves little there. Regtest
     /// is followed for tests.
-    pub fn of(network: Network) -> Option<ChainRules> {
-        let (height, hash, bits) = match network {
-            Network::Bitcoin => {
-                let pin = network.pin()?;
+    pub fn of(chain: Chain) -> Option<ChainRules> {
+        let (height, hash, bits) = match chain {
+            Chain::Bitcoin => {
+                let pin = chain.pin()?;
                 (pin.height, pin.hash, pin.bits?)
             }
-            Network::Regtest => (0, network.genesis_hash(), REGTEST_BITS),
-            Network::Testnet3 | Network::Testnet4 | Network::Signet => return None,
+            Chain::Regtest => (0, chain.genesis_hash(), REGTEST_BITS),
+            Chain::Testnet3 | Chain::Testnet4 | Chain::Signet => return None,
         };
         let anchor_hash = LibraryHash::from_str(hash).ok()?.to_byte_array();
-        Some(ChainRules { network, anchor_height: height, anchor_hash, anchor_bits: bits })
+        Some(ChainRules { chain, anchor_height: height, anchor_hash, anchor_bits: bits })
     }
 
     /// Checks the target, the proof of work and the time of a header.
@@ -107,8 +107,8 @@ impl ChainRules {
     }
 
     fn params(&self) -> &'static Params {
-        match self.network {
-            Network::Regtest => &REGTEST,
+        match self.chain {
+            Chain::Regtest => &REGTEST,
             _ => &MAINNET,
         }
     }
@@ -163,19 +163,19 @@ mod tests {
             assert!(is_between(0, u32::MAX), "period that begins at {height}");
             bits = next;
         }
-        let rules = ChainRules::of(Network::Bitcoin).unwrap();
+        let rules = ChainRules::of(Chain::Bitcoin).unwrap();
         assert_eq!((height - 1, bits), (rules.anchor_height, rules.anchor_bits), "the last period ends at the pin");
     }
 
     #[test]
     fn pin_of_bitcoin_is_the_last_block_of_a_period() {
-        let rules = ChainRules::of(Network::Bitcoin).unwrap();
+        let rules = ChainRules::of(Chain::Bitcoin).unwrap();
         assert!((rules.anchor_height + 1).is_multiple_of(PERIOD));
     }
 
     #[test]
     fn only_bitcoin_and_regtest_are_followed() {
-        let followed = Network::ALL.map(|network| ChainRules::of(network).is_some());
+        let followed = Chain::ALL.map(|chain| ChainRules::of(chain).is_some());
         assert_eq!(followed, [true, false, false, false, true]);
     }
 }

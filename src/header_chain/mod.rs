@@ -17,7 +17,7 @@ pub use header_sync::{CatchUp, ChainReference, ChainStanding, HeaderSync, SyncSt
 pub use record::RecordError;
 
 use crate::block_header::BlockHeader;
-use crate::network::Network;
+use crate::chain::Chain;
 
 /// Blocks of a difficulty period, and the maximum number of headers in one response.
 pub const PERIOD: u32 = 2016;
@@ -61,9 +61,9 @@ impl Root {
 }
 
 impl HeaderChain {
-    /// Creates a chain that ends at the anchor. `None` if the work of this network is not followed.
-    pub fn new(network: Network) -> Option<HeaderChain> {
-        ChainRules::of(network).map(HeaderChain::at_anchor)
+    /// Creates a chain that ends at the anchor. `None` if the work of this chain is not followed.
+    pub fn new(chain: Chain) -> Option<HeaderChain> {
+        ChainRules::of(chain).map(HeaderChain::at_anchor)
     }
 
     fn at_anchor(rules: ChainRules) -> HeaderChain {

@@ -7,7 +7,7 @@ use bitcoin::pow::Work;
 
 use super::{BlockHash, ChainRules, HeaderChain, MAX_HEADERS, MEDIAN_TIMES, PERIOD, Root};
 use crate::block_header::{BlockHeader, HEADER_BYTES};
-use crate::network::Network;
+use crate::chain::Chain;
 
 /// Bytes before the headers: height, hash and compact target of the block below, the work, and the anchor's hash. A
 /// checksum follows the headers.
@@ -40,9 +40,9 @@ impl HeaderChain {
 
     /// Decodes a chain, and checks its links and the work of each header.
     ///
-    /// `None` if the work of the network is not followed.
-    pub fn from_record(network: Network, record: &[u8]) -> Result<Option<HeaderChain>, RecordError> {
-        let Some(rules) = ChainRules::of(network) else { return Ok(None) };
+    /// `None` if the work of the chain is not followed.
+    pub fn from_record(chain: Chain, record: &[u8]) -> Result<Option<HeaderChain>, RecordError> {
+        let Some(rules) = ChainRules::of(chain) else { return Ok(None) };
         let (mut rest, sum) = record.split_last_chunk().ok_or(RecordError::Damaged)?;
         if checksum(rest) != *sum {
             return Err(RecordError::Damaged);

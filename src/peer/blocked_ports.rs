@@ -111,7 +111,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::network::Network;
+    use crate::chain::Chain;
 
     /// Ports of published clearnet servers.
     ///
@@ -162,8 +162,8 @@ mod tests {
         let blocked: Vec<u16> = REAL.into_iter().filter(|port| is_blocked(*port)).collect();
         assert_eq!(blocked, [0; 0]);
         assert!([110, 143, 443, 993, 995].iter().all(|port| REAL.contains(port)));
-        for network in Network::ALL {
-            let ports = network.default_seeds().into_iter().map(|seed| seed.ports).chain([network.default_ports()]);
+        for chain in Chain::ALL {
+            let ports = chain.default_seeds().into_iter().map(|seed| seed.ports).chain([chain.default_ports()]);
             assert!(ports.flat_map(|ports| ports.iter().collect::<Vec<_>>()).all(|(_, port)| !is_blocked_port(port)));
         }
     }

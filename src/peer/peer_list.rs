@@ -166,10 +166,10 @@ mod tests {
 
     use super::super::real_name::tests::any_real_name;
     use super::*;
-    use crate::network::Network;
+    use crate::chain::Chain;
 
     fn parse(json: &str) -> Result<PeerList, serde_json::Error> {
-        PeerList::parse(json, Network::Bitcoin.default_ports())
+        PeerList::parse(json, Chain::Bitcoin.default_ports())
     }
 
     proptest! {

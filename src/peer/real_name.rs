@@ -139,7 +139,7 @@ pub(super) mod tests {
     use super::super::ports::tests::any_ports;
     use super::super::version::tests::any_version;
     use super::*;
-    use crate::network::Network;
+    use crate::chain::Chain;
 
     pub(crate) fn any_real_name() -> impl Strategy<Value = RealName> {
         (any_host(), option::of(any_version()), option::of(1u32..), any_ports())
@@ -147,7 +147,7 @@ pub(super) mod tests {
     }
 
     fn parse(text: &str) -> Result<RealName, RealNameError> {
-        RealName::parse(text, Network::Bitcoin.default_ports())
+        RealName::parse(text, Chain::Bitcoin.default_ports())
     }
 
     proptest! {

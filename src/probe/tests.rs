@@ -5,8 +5,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::*;
+use crate::chain::Chain;
 use crate::dial::{Direct, Isolation, LocalAddresses, Tls};
-use crate::network::Network;
 
 const SHORT: Deadlines = Deadlines { response: Duration::from_millis(300), total: Duration::from_millis(1500) };
 
@@ -52,11 +52,11 @@ async fn verify_with_trusted(trusted: usize, endpoints: &[(Transport, SocketAddr
         checkpoint_height: None,
         reference: None,
     };
-    let network = Network::Regtest;
+    let chain = Chain::Regtest;
     let expected = ProbeExpectations {
         host: Some(host),
-        genesis_hash: network.genesis_hash(),
-        default_ports: network.default_ports(),
+        genesis_hash: chain.genesis_hash(),
+        default_ports: chain.default_ports(),
         features: FeaturesStep::Included,
         announce: None,
         checkpoint_height: None,

@@ -8,7 +8,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableError, WriteTransacti
 
 use super::tables::{LABELS, PEERS};
 use crate::book::{Entry, Source};
-use crate::network::Network;
+use crate::chain::Chain;
 
 /// Key of the chain's name in the table of labels.
 const CHAIN: &str = "chain";
@@ -18,15 +18,15 @@ const CHAIN: &str = "chain";
 pub struct ChainName(String);
 
 impl ChainName {
-    /// Returns whether this is the name of `network`.
-    pub fn is(&self, network: Network) -> bool {
-        self.0 == network.name()
+    /// Returns whether this is the name of a chain.
+    pub fn is(&self, chain: Chain) -> bool {
+        self.0 == chain.name()
     }
 }
 
-impl From<Network> for ChainName {
-    fn from(network: Network) -> ChainName {
-        ChainName(network.name().to_owned())
+impl From<Chain> for ChainName {
+    fn from(chain: Chain) -> ChainName {
+        ChainName(chain.name().to_owned())
     }
 }
 
@@ -58,30 +58,29 @@ pub(crate) fn record(transaction: &WriteTransaction, chain: &ChainName) -> Resul
 /// neither. Records must have the current schema.
 pub(crate) fn inferred(
     transaction: &WriteTransaction,
-    preferred: Option<Network>,
+    preferred: Option<Chain>,
 ) -> Result<Option<ChainName>, redb::Error> {
-    let mut peers_by_chain: BTreeMap<&str, (usize, Network)> = BTreeMap::new();
+    let mut peers_by_chain: BTreeMap<&str, (usize, Chain)> = BTreeMap::new();
     let mut seeds_by_chain = peers_by_chain.clone();
     for record in transaction.open_table(PEERS)?.iter()? {
         let (_, value) = record?;
         let Ok(entry) = postcard::from_bytes::<Entry>(value.value()) else { continue };
         let verified = entry.last_success.and(entry.genesis_hash).map(|bytes| HEXLOWER.encode(&bytes));
-        let chain = Network::ALL.into_iter().find(|network| verified.as_deref() == Some(network.genesis_hash()));
-        if let Some(network) = chain {
-            peers_by_chain.entry(network.name()).or_insert((0, network)).0 += 1;
+        let chain = Chain::ALL.into_iter().find(|chain| verified.as_deref() == Some(chain.genesis_hash()));
+        if let Some(chain) = chain {
+            peers_by_chain.entry(chain.name()).or_insert((0, chain)).0 += 1;
         }
         if entry.source == Source::Seed {
-            for network in Network::ALL {
+            for chain in Chain::ALL {
                 let ports = entry.ports.without_web_sockets();
-                let is_seed =
-                    network.default_seeds().iter().any(|seed| (&seed.host, seed.ports) == (&entry.host, ports));
+                let is_seed = chain.default_seeds().iter().any(|seed| (&seed.host, seed.ports) == (&entry.host, ports));
                 if is_seed {
-                    seeds_by_chain.entry(network.name()).or_insert((0, network)).0 += 1;
+                    seeds_by_chain.entry(chain.name()).or_insert((0, chain)).0 += 1;
                 }
             }
         }
     }
     let known = if peers_by_chain.is_empty() { seeds_by_chain } else { peers_by_chain };
-    let most = known.into_values().max_by_key(|(peers, network)| (*peers, Some(*network) == preferred));
-    Ok(most.map(|(_, network)| network.into()))
+    let most = known.into_values().max_by_key(|(peers, chain)| (*peers, Some(*chain) == preferred));
+    Ok(most.map(|(_, chain)| chain.into()))
 }

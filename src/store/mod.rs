@@ -16,9 +16,9 @@ pub use chain::ChainName;
 pub use writer::{Change, StoreHandle, Writer, WriterStatus};
 
 use crate::book::{Entry, Side};
+use crate::chain::Chain;
 use crate::clock::Time;
 use crate::header_chain::{HeaderChain, RecordError};
-use crate::network::Network;
 use crate::route::{PerRoute, Route};
 use crate::trends::Trends;
 use tables::{HEADERS, ONION_PEERS, PEERS, REACH, TRENDS};
@@ -95,7 +95,7 @@ pub enum StoreError {
         /// Chain of the store.
         found: ChainName,
         /// Configured chain.
-        wanted: Network,
+        wanted: Chain,
     },
     /// The operating system refuses access to the file.
     #[error("can't open the store {}: {error}; check that this user may write there and that the disk isn't full", path.display())]
@@ -129,8 +129,8 @@ impl Store {
     /// Opens or creates the store of a chain and loads its content.
     ///
     /// A damaged store is renamed, not deleted, and a new one is created.
-    pub fn open(path: &Path, network: Network, now: Time) -> Result<(Store, LoadedState), StoreError> {
-        let reason = match Store::try_open(path, network, now) {
+    pub fn open(path: &Path, chain: Chain, now: Time) -> Result<(Store, LoadedState), StoreError> {
+        let reason = match Store::try_open(path, chain, now) {
             Ok(opened) => return Ok(opened),
             Err(OpenError::Damaged(reason)) => reason,
             Err(OpenError::Error(error)) => return Err(error),
@@ -141,7 +141,7 @@ impl Store {
             reason: reason.clone(),
             error,
         })?;
-        match Store::try_open(path, network, now) {
+        match Store::try_open(path, chain, now) {
             Ok((store, loaded)) => {
                 let quarantined = Some(Quarantine { path: quarantine, reason });
                 Ok((store, LoadedState { quarantined, ..loaded }))
@@ -154,7 +154,7 @@ impl Store {
         }
     }
 
-    fn try_open(path: &Path, network: Network, now: Time) -> Result<(Store, LoadedState), OpenError> {
+    fn try_open(path: &Path, chain: Chain, now: Time) -> Result<(Store, LoadedState), OpenError> {
         let file = path.to_owned();
         let open = move || {
             let mut builder = Builder::new();
@@ -164,9 +164,9 @@ impl Store {
         // redb may panic on damage that its checks miss. Such a panic counts as damage.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let database = open()?;
-            let migrated = schema::migrate(&database, network)?;
+            let migrated = schema::migrate(&database, chain)?;
             let mut loaded =
-                LoadedState { has_new_onion_table: migrated.adds_onion_table(), ..load(&database, network)? };
+                LoadedState { has_new_onion_table: migrated.adds_onion_table(), ..load(&database, chain)? };
             if migrated.adds_standing() {
                 write(&database, &promote_reliable_peers(&mut loaded, now))?;
             }
@@ -174,7 +174,7 @@ impl Store {
         }));
         match opened {
             Ok(Ok((database, loaded))) => Ok((Store { open: Box::new(open), database: Some(database) }, loaded)),
-            Ok(Err(error)) => Err(OpenError::classify(error, path, network)),
+            Ok(Err(error)) => Err(OpenError::classify(error, path, chain)),
             Err(_) => Err(OpenError::Damaged("the database panics on it".to_owned())),
         }
     }
@@ -195,7 +195,7 @@ impl Store {
     #[cfg(test)]
     fn with_opener(open: impl Fn() -> Result<Database, redb::Error> + Send + 'static) -> Result<Store, schema::Error> {
         let database = open()?;
-        schema::migrate(&database, Network::Bitcoin)?;
+        schema::migrate(&database, Chain::Bitcoin)?;
         Ok(Store { open: Box::new(open), database: Some(database) })
     }
 }
@@ -238,7 +238,7 @@ enum OpenError {
 }
 
 impl OpenError {
-    fn classify(error: schema::Error, path: &Path, wanted: Network) -> OpenError {
+    fn classify(error: schema::Error, path: &Path, wanted: Chain) -> OpenError {
         let path = path.to_owned();
         match error {
             schema::Error::Newer { found, known } => OpenError::Error(StoreError::NewerSchema { path, found, known }),
@@ -279,7 +279,7 @@ fn promote_reliable_peers(loaded: &mut LoadedState, now: Time) -> Vec<Change> {
     changes
 }
 
-fn load(database: &Database, network: Network) -> Result<LoadedState, redb::Error> {
+fn load(database: &Database, chain: Chain) -> Result<LoadedState, redb::Error> {
     let read = database.begin_read()?;
     let mut loaded = LoadedState::default();
     let mut entries = |table| -> Result<Vec<Entry>, redb::Error> {
@@ -298,7 +298,7 @@ fn load(database: &Database, network: Network) -> Result<LoadedState, redb::Erro
     let headers = read.open_table(HEADERS)?;
     let mut chain = |side| -> Result<Option<HeaderChain>, redb::Error> {
         let Some(record) = headers.get(schema::chain_key(side))? else { return Ok(None) };
-        Ok(HeaderChain::from_record(network, record.value()).unwrap_or_else(|error| {
+        Ok(HeaderChain::from_record(chain, record.value()).unwrap_or_else(|error| {
             loaded.unreadable += usize::from(error == RecordError::Damaged);
             None
         }))

@@ -7,7 +7,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableErro
 use super::chain::{self, ChainName};
 use super::tables::{HEADERS, LABELS, META, ONION_PEERS, PEERS, REACH, TRENDS};
 use crate::book::Side;
-use crate::network::Network;
+use crate::chain::Chain;
 use crate::peer::{Host, Port};
 use crate::route::Route;
 
@@ -63,22 +63,22 @@ impl<E: Into<redb::Error>> From<E> for Error {
 ///
 /// All migrations run in one transaction. A newer store and a store of another chain are not
 /// changed.
-pub(crate) fn migrate(database: &Database, network: Network) -> Result<Migrated, Error> {
+pub(crate) fn migrate(database: &Database, chain: Chain) -> Result<Migrated, Error> {
     let missing = missing_migrations(database)?;
     let recorded = chain::recorded(database)?;
-    if let (true, Some(chain)) = (missing.is_empty(), &recorded) {
-        return if chain.is(network) { Ok(Migrated(missing)) } else { Err(Error::OtherChain(chain.clone())) };
+    if let (true, Some(recorded)) = (missing.is_empty(), &recorded) {
+        return if recorded.is(chain) { Ok(Migrated(missing)) } else { Err(Error::OtherChain(recorded.clone())) };
     }
     let transaction = database.begin_write()?;
     apply(&transaction, missing)?;
     let known = match recorded {
         Some(chain) => Some(chain),
-        None => chain::inferred(&transaction, Some(network))?,
+        None => chain::inferred(&transaction, Some(chain))?,
     };
     match known {
         // The transaction is dropped without a commit, so nothing is written.
-        Some(other) if !other.is(network) => return Err(Error::OtherChain(other)),
-        _ => chain::record(&transaction, &network.into())?,
+        Some(other) if !other.is(chain) => return Err(Error::OtherChain(other)),
+        _ => chain::record(&transaction, &chain.into())?,
     }
     transaction.commit()?;
     Ok(Migrated(missing))

@@ -12,12 +12,12 @@ use super::TorHealth;
 use crate::backoff::Backoff;
 use crate::book::Event;
 use crate::book_handle::{BookMessage, Inbox};
+use crate::chain::Chain;
 use crate::clock::{self, Time};
 use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::dial::{Dialer, Isolation};
 use crate::electrum::identity::{Identity, LocalIdentity};
 use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
-use crate::network::Network;
 use crate::peer::{Host, Port, Ports, Transport};
 use crate::probe::{Deadlines, probe};
 use crate::route::Route;
@@ -111,7 +111,7 @@ impl TlsPortState {
 #[derive(Debug)]
 pub struct OnionMonitor {
     /// The chain of the node.
-    pub network: Network,
+    pub chain: Chain,
     /// Dialer for the checks, which use isolation groups of their own.
     pub dialer: Dialer,
     /// The name to check, and the result.
@@ -204,7 +204,7 @@ impl OnionMonitor {
     }
 
     async fn probe(&self, name: &OnionServiceState, endpoint: (Transport, Port), group: u8) -> Result<(), ProbeError> {
-        probe_onion_name(&self.dialer, self.network, &name.host, endpoint, group).await.map(drop)
+        probe_onion_name(&self.dialer, self.chain, &name.host, endpoint, group).await.map(drop)
     }
 
     /// Publishes the name to clients of the onion service.
@@ -273,7 +273,7 @@ fn log_tls_change(before: &TlsPortState, after: &TlsPortState) {
 /// `group` chooses the circuits.
 pub async fn probe_onion_name(
     dialer: &Dialer,
-    network: Network,
+    chain: Chain,
     host: &Host,
     endpoint: (Transport, Port),
     group: u8,
@@ -281,8 +281,8 @@ pub async fn probe_onion_name(
     let target = ProbeTarget::without_extras(host.clone(), Route::Tor, Vec::new(), vec![endpoint]);
     let expected = ProbeExpectations {
         host: None,
-        genesis_hash: network.genesis_hash(),
-        default_ports: network.default_ports(),
+        genesis_hash: chain.genesis_hash(),
+        default_ports: chain.default_ports(),
         features: FeaturesStep::Included,
         announce: None,
         checkpoint_height: None,

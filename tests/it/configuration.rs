@@ -4,8 +4,8 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use waypost::chain::Chain;
 use waypost::clock;
-use waypost::network::Network;
 use waypost::store::Store;
 
 use crate::support::{self, ChildGuard, Daemon, TestDir, lab_python, lab_script, wait_until};
@@ -133,7 +133,7 @@ fn data_in_the_old_default_directory_is_moved() {
     home.configure("network = \"regtest\"\n");
     std::fs::create_dir_all(home.data().join("tor/state")).unwrap();
     std::fs::write(home.data().join("bans"), "*.banned.example\n").unwrap();
-    drop(Store::open(&home.data().join("peers.redb"), Network::Regtest, clock::now()).unwrap());
+    drop(Store::open(&home.data().join("peers.redb"), Chain::Regtest, clock::now()).unwrap());
     let daemon = home.start();
     let log = daemon.log();
     let is_moved = |line: &str| line.contains("INFO") && line.contains("moved the data of regtest");

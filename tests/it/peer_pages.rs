@@ -12,9 +12,9 @@ use crate::json::{all_fields, documented};
 use crate::status_page::Browser;
 use crate::support::{self, Daemon, OFFLINE, TestDir, binary, fetch, fetch_as, hosts, http, wait_until};
 use waypost::book::{Entry, ProbeRecord, Side, Source};
+use waypost::chain::Chain;
 use waypost::clock::{self, Time};
 use waypost::connect::ProbeError;
-use waypost::network::Network;
 use waypost::peer::{RealName, Transport};
 use waypost::store::{Change, Store};
 
@@ -23,7 +23,7 @@ const SCRIPT: &str = "<script>alert(1)</script>";
 
 /// Returns a peer that was verified each day for five weeks, and that is not due for hours.
 fn verified(name: &str, ip: &str, now: Time) -> Entry {
-    let name = RealName::parse(name, Network::Regtest.default_ports()).unwrap();
+    let name = RealName::parse(name, Chain::Regtest.default_ports()).unwrap();
     let mut entry = Entry::new(name, Source::Seed, Duration::ZERO, now - Duration::from_hours(24 * 40));
     entry.ip = Some(ip.parse().unwrap());
     entry.software = Some(format!("Electrum{SCRIPT} 1.0"));
@@ -44,7 +44,7 @@ fn fill(dir: &TestDir) {
 
     let now = clock::now();
     std::fs::DirBuilder::new().mode(0o700).create(dir.data()).unwrap();
-    let (mut store, _) = Store::open(&dir.data().join("peers.redb"), Network::Regtest, now).unwrap();
+    let (mut store, _) = Store::open(&dir.data().join("peers.redb"), Chain::Regtest, now).unwrap();
     let day = Duration::from_hours(24);
     let entries = [
         verified("a.example t50001", "5.9.0.1", now),

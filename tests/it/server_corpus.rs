@@ -14,11 +14,11 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use waypost::chain::{Chain, Pin as PinnedBlock};
 use waypost::connect::{ProbeError, ProbeTarget, Verified};
 use waypost::dial::{Dialer, Direct, Isolation, LocalAddresses, Tls};
 use waypost::electrum::identity::Identity;
 use waypost::electrum::prober::{AddPeerOffer, FeaturesStep, ProbeExpectations};
-use waypost::network::{Network, Pin as PinnedBlock};
 use waypost::peer::{Host, Port, Ports, Transport};
 use waypost::probe::{Deadlines, probe};
 use waypost::route::Route;
@@ -107,8 +107,8 @@ async fn visit(server: &Server, is_peer: bool) -> Result<Verified, ProbeError> {
     let responds = !server.responses["server.add_peer"].is_string();
     let expected = ProbeExpectations {
         host: is_peer.then(|| server.host.clone()),
-        genesis_hash: Network::Bitcoin.genesis_hash(),
-        default_ports: Network::Bitcoin.default_ports(),
+        genesis_hash: Chain::Bitcoin.genesis_hash(),
+        default_ports: Chain::Bitcoin.default_ports(),
         features: FeaturesStep::Included,
         announce: responds.then(announcement),
         checkpoint_height: Some(COMPARED_HEIGHT),
@@ -121,7 +121,7 @@ async fn visit(server: &Server, is_peer: bool) -> Result<Verified, ProbeError> {
 }
 
 fn announcement() -> AddPeerOffer {
-    let name = ("own.example".parse().unwrap(), Network::Bitcoin.default_ports());
+    let name = ("own.example".parse().unwrap(), Chain::Bitcoin.default_ports());
     let identity = Identity { clearnet: Some(name), ..Identity::default() };
     let own = identity.clearnet.iter().map(|(host, _)| host).next().unwrap();
     identity.announcement(own).unwrap()

@@ -40,10 +40,10 @@ fn ends_in_partial_port(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::Network;
+    use crate::chain::Chain;
 
     fn read_default(text: &str) -> Result<String, RejectReason> {
-        read(text, None, Network::Bitcoin.default_ports()).map(|name| name.to_string())
+        read(text, None, Chain::Bitcoin.default_ports()).map(|name| name.to_string())
     }
 
     #[test]
@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(read_default(&of(50)), Err(RejectReason::CutOff));
         assert!(read_default(&of(49)).is_ok());
         assert!(read_default(&of(60)).is_ok(), "no known limit");
-        let read = |length, limit| read(&of(length), Some(limit), Network::Bitcoin.default_ports());
+        let read = |length, limit| read(&of(length), Some(limit), Chain::Bitcoin.default_ports());
         assert!(read(50, 127).is_ok());
         assert_eq!(read(30, 30), Err(RejectReason::CutOff));
     }

@@ -3,7 +3,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::*;
-use crate::network::Network;
+use crate::chain::Chain;
 
 fn config() -> IrcVisitConfig {
     IrcVisitConfig {
@@ -13,7 +13,7 @@ fn config() -> IrcVisitConfig {
         sasl: None,
         advertise: None,
         persistent: false,
-        default_ports: Network::Bitcoin.default_ports(),
+        default_ports: Chain::Bitcoin.default_ports(),
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::chain::Chain;
 use crate::header_chain::tests::{NOW, extend, mine};
 use crate::header_chain::{CatchUp, ChainStanding, HeaderChain};
-use crate::network::Network;
 
 /// Server of these headers, from height 1 on.
 struct Server {
@@ -48,15 +48,15 @@ impl Server {
 
     /// Returns the position of the tip, `None` if the server is unproven, and the number of requests.
     fn visit(&self, known: &HeaderChain) -> (Result<Option<ChainStanding>, Fault>, usize) {
-        let network = Network::Regtest;
+        let chain = Chain::Regtest;
         let (mut prober, mut line) = Prober::new(ProbeExpectations {
             host: None,
-            genesis_hash: network.genesis_hash(),
-            default_ports: network.default_ports(),
+            genesis_hash: chain.genesis_hash(),
+            default_ports: chain.default_ports(),
             features: FeaturesStep::Included,
             announce: None,
             checkpoint_height: Some(height_to_compare(known.height())),
-            pin: network.pin(),
+            pin: chain.pin(),
             reference: Some(ChainReference { chain: Arc::new(known.clone()), catch_up: CatchUp::Required, now: NOW }),
         });
         let mut requests = 0;
@@ -80,7 +80,7 @@ impl Server {
 }
 
 fn regtest() -> HeaderChain {
-    HeaderChain::new(Network::Regtest).unwrap()
+    HeaderChain::new(Chain::Regtest).unwrap()
 }
 
 #[test]

@@ -1,14 +1,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::network::Network;
+use crate::chain::Chain;
 use crate::peer::Version;
 
-const GENESIS: &str = Network::Bitcoin.genesis_hash();
+const GENESIS: &str = Chain::Bitcoin.genesis_hash();
 
 fn prober() -> Prober {
     let host = Some("a.example".parse().unwrap());
-    let default_ports = Network::Bitcoin.default_ports();
+    let default_ports = Chain::Bitcoin.default_ports();
     Prober::new(ProbeExpectations {
         host,
         genesis_hash: GENESIS,
@@ -105,7 +105,7 @@ fn requested_range_includes_protocol_1_7() {
 #[test]
 fn violating_peer_is_rejected() {
     let fault = |results: &[Option<&str>]| run(results).unwrap_err();
-    let other = Network::Testnet4.genesis_hash();
+    let other = Chain::Testnet4.genesis_hash();
     assert_eq!(fault(&[VERSION, Some(&features(other, "a.example"))]), Fault::WrongGenesis);
     assert_eq!(fault(&[VERSION, Some(&features(GENESIS, "b.example"))]), Fault::HostMismatch);
     assert_eq!(fault(&[VERSION, Some(r#"{"hosts":{}}"#)]), Fault::NoHosts);

@@ -4,12 +4,12 @@ use rand::rngs::StdRng;
 use serde_json::Value;
 
 use super::*;
+use crate::chain::Chain;
 use crate::electrum::identity::{DEFAULT_BANNER, Identity};
 use crate::jsonrpc::{MAX_BATCH_CALLS, USER_AGENT, parse_line};
-use crate::network::Network;
 
 fn session(ingress: Ingress) -> Responder {
-    let name = |host: &str| Some((host.parse().unwrap(), Network::Bitcoin.default_ports()));
+    let name = |host: &str| Some((host.parse().unwrap(), Chain::Bitcoin.default_ports()));
     let onion = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
     let identity = Identity { clearnet: name("wp.example"), onion: name(onion), ..Identity::default() };
     Responder::new(Arc::new(LocalIdentity::new(identity)), ingress, false)

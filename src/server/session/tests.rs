@@ -12,10 +12,10 @@ use super::*;
 use crate::backend::{Backend, Server, ServerList, UpstreamAddr};
 use crate::book::{Ingress, PerIngress, Snapshot};
 use crate::book_handle::BookMessage;
+use crate::chain::Chain;
 use crate::client_counters::Counters;
 use crate::dial::Tls;
 use crate::electrum::identity::{self, Identity, LocalIdentity};
-use crate::network::Network;
 use crate::server::{ClientSource, Limits, MemoryPool};
 
 static NEXT_SEED: AtomicU64 = AtomicU64::new(1);
@@ -274,7 +274,7 @@ where
         }
     });
     let (_chain, known) = tokio::sync::watch::channel(None);
-    let server = Server::new(UpstreamAddr::Unix(path), Network::Regtest, Tls::new().unwrap(), dir.join("key"), known);
+    let server = Server::new(UpstreamAddr::Unix(path), Chain::Regtest, Tls::new().unwrap(), dir.join("key"), known);
     let backend = Backend { servers: Arc::new(ServerList::new(vec![server])), peers: None };
     connect_with_backend(4096, WITH_BACKEND, limits, Some(Arc::new(backend)))
 }

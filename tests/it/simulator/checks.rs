@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use waypost::book::{Entry, Ingress, PeerState};
+use waypost::chain::Chain;
 use waypost::clock::Time;
-use waypost::network::Network;
 use waypost::peer::{Host, PeerList};
 use waypost::route::{Route, RoutingPolicy};
 
@@ -158,8 +158,7 @@ impl Run {
             for client in [Ingress::Clearnet, Ingress::Onion] {
                 let json = snapshot.peers(client, self.now + later, &mut self.rng).to_vec();
                 let json = String::from_utf8(json).map_err(|error| error.to_string())?;
-                let list =
-                    PeerList::parse(&json, Network::Bitcoin.default_ports()).map_err(|error| error.to_string())?;
+                let list = PeerList::parse(&json, Chain::Bitcoin.default_ports()).map_err(|error| error.to_string())?;
                 for listed in &list.0 {
                     self.check_advertised_peer(&listed.name.host, later)?;
                 }

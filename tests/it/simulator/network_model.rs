@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
+use waypost::chain::Chain;
 use waypost::clock::Time;
 use waypost::connect::ProbeError;
-use waypost::network::Network;
 use waypost::peer::{Features, Host, OnionAddress, PeerList, PeerListEntry, Port, Ports, RealName, Transport, Version};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,7 +87,7 @@ impl World {
                 (_, 1) => ProbeError::Refused,
                 _ => ProbeError::Unreachable,
             };
-            let usual = Network::Bitcoin.default_ports();
+            let usual = Chain::Bitcoin.default_ports();
             let base = match rng.random_range(0..10) {
                 0..6 => usual,
                 6 | 7 => Ports::new(None, usual.tls()).unwrap(),
@@ -163,7 +163,7 @@ impl World {
         }
         for _ in 0..if lies { 10 } else { 0 } {
             let host = self.invent_host(rng);
-            list.push(listed(host, Network::Bitcoin.default_ports()));
+            list.push(listed(host, Chain::Bitcoin.default_ports()));
         }
         PeerList(list)
     }
@@ -236,7 +236,7 @@ const CUSTOM_PORTS: std::ops::Range<u16> = 51_000..60_000;
 pub(super) fn features(host: Host, ports: Ports) -> Features {
     Features {
         hosts: Some(vec![(host, Some(ports))]),
-        genesis_hash: Some(Network::Bitcoin.genesis_hash().to_owned()),
+        genesis_hash: Some(Chain::Bitcoin.genesis_hash().to_owned()),
         protocol_max: Some(Version::new(1, 4)),
         ..Features::default()
     }

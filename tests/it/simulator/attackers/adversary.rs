@@ -9,7 +9,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use waypost::clock::Time;
 use waypost::peer::{Features, PeerList, Port, Ports, Transport};
 
-use super::replies::{Chain, features, listed};
+use super::replies::{ShownChain, features, listed};
 use super::strategy::{Plan, Trick};
 use super::world::{Owner, Scale, Server, World};
 
@@ -96,11 +96,11 @@ impl Adversary {
         if changes { random_ports(rng) } else { server.ports }
     }
 
-    pub(super) fn chain(&self, now: Time) -> Chain {
+    pub(super) fn chain(&self, now: Time) -> ShownChain {
         if now <= self.turn {
-            return Chain::default();
+            return ShownChain::default();
         }
-        Chain { lead: self.tip_lead, is_forked: self.plan.has(Trick::OtherBlock) }
+        ShownChain { lead: self.tip_lead, is_forked: self.plan.has(Trick::OtherBlock) }
     }
 
     /// Returns the list of an attacker: other attackers, and wrong ports of honest servers.

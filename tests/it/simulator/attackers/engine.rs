@@ -16,7 +16,7 @@ use waypost::tor_state::TorProbe;
 
 use super::adversary::Adversary;
 use super::measures::Measures;
-use super::replies::{Chain, Visit, features, is_real_view, listed, past_visit};
+use super::replies::{ShownChain, Visit, features, is_real_view, listed, past_visit};
 use super::strategy::{Strategy, Trick};
 use super::world::{Owner, Scale, Server, World};
 
@@ -258,7 +258,7 @@ impl Engine {
             return (Err(ProbeError::Refused), duration);
         };
         let (ports, key, peer_list, chain) = if is_honest {
-            (server.ports, server.key, honest_list(&self.world, &self.adversary, now, rng), Chain::default())
+            (server.ports, server.key, honest_list(&self.world, &self.adversary, now, rng), ShownChain::default())
         } else {
             let list = self.adversary.peer_list(&self.world, rng);
             (self.adversary.ports(server, rng), self.adversary.key(server, rng), list, self.adversary.chain(now))

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use waypost::book::{Entry, Ingress, PeerBook, Snapshot};
+use waypost::chain::Chain;
 use waypost::clock::Time;
-use waypost::network::Network;
 use waypost::peer::{Host, PeerList};
 
 use super::engine::Engine;
@@ -225,7 +225,7 @@ impl Measures {
 
 fn read(snapshot: &Snapshot, ingress: Ingress, now: Time, rng: &mut StdRng) -> PeerList {
     let json = String::from_utf8(snapshot.peers(ingress, now, rng).to_vec()).unwrap();
-    PeerList::parse(&json, Network::Bitcoin.default_ports()).unwrap()
+    PeerList::parse(&json, Chain::Bitcoin.default_ports()).unwrap()
 }
 
 /// Returns the share of hosts with a property; zero if there are no hosts.

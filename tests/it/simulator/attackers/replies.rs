@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use waypost::book::height_to_compare;
+use waypost::chain::Chain;
 use waypost::connect::{ProbeReport, ProbeTarget, TlsCertificate, Verified};
-use waypost::network::Network;
 use waypost::peer::{Features, Host, PeerList, PeerListEntry, Port, Ports, RealName, Transport, Version};
 use waypost::route::RoutingPolicy;
 
@@ -17,9 +17,9 @@ use super::world::Server;
 const START_HEIGHT: u64 = 900_000;
 const BLOCK_INTERVAL_SECS: u64 = 600;
 
-/// Chain that a server serves.
+/// Chain that a server shows.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Chain {
+pub(super) struct ShownChain {
     /// Blocks by which the reported tip is ahead of the real one.
     pub lead: u32,
     /// Whether old blocks differ from the real ones.
@@ -36,7 +36,7 @@ pub(super) struct Visit<'a> {
     pub ports: Ports,
     pub key: [u8; 32],
     pub peer_list: PeerList,
-    pub chain: Chain,
+    pub chain: ShownChain,
     /// Time since the start of the run, which determines the tip.
     pub elapsed: Duration,
     pub duration: Duration,
@@ -88,7 +88,7 @@ pub(super) fn is_real_view(target: &ProbeTarget, elapsed: Duration) -> bool {
 pub(super) fn features(host: &Host, ports: Ports) -> Features {
     Features {
         hosts: Some(vec![(host.clone(), Some(ports))]),
-        genesis_hash: Some(Network::Bitcoin.genesis_hash().to_owned()),
+        genesis_hash: Some(Chain::Bitcoin.genesis_hash().to_owned()),
         protocol_max: Some(Version::new(1, 4)),
         ..Features::default()
     }
@@ -112,7 +112,7 @@ pub(super) fn past_visit(server: &Server) -> Verified {
         ports: server.ports,
         key: server.key,
         peer_list: PeerList::default(),
-        chain: Chain::default(),
+        chain: ShownChain::default(),
         elapsed: Duration::ZERO,
         duration: Duration::from_secs(1),
     };
@@ -120,7 +120,7 @@ pub(super) fn past_visit(server: &Server) -> Verified {
 }
 
 /// Returns the hash of a block. Chains differ everywhere below the tip.
-fn block(height: u32, chain: Chain) -> [u8; 32] {
+fn block(height: u32, chain: ShownChain) -> [u8; 32] {
     let mut hash = [u8::from(chain.is_forked); 32];
     hash[..4].copy_from_slice(&height.to_be_bytes());
     hash

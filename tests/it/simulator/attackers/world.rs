@@ -8,8 +8,8 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use waypost::as_map::AsMap;
+use waypost::chain::Chain;
 use waypost::clock::Time;
-use waypost::network::Network;
 use waypost::peer::{Host, OnionAddress, Ports};
 
 use super::strategy::{Plan, Trick};
@@ -271,7 +271,7 @@ impl World {
 
     fn add(&mut self, host: Host, ip: Option<IpAddr>, owner: Owner, online_from: Time, rng: &mut StdRng) {
         self.by_host.insert(host.clone(), self.servers.len());
-        let ports = Network::Bitcoin.default_ports();
+        let ports = Chain::Bitcoin.default_ports();
         self.servers.push(Server { host, ip, ports, owner, online_from, key: rng.random() });
     }
 }
