@@ -15,7 +15,7 @@ use waypost::store::{Change, Store};
 /// Creates a data directory with so many peers, of which every `onion_every`-th is an onion service.
 pub(crate) fn fill(data: &Path, peers: u32, onion_every: u32) {
     std::fs::DirBuilder::new().mode(0o700).create(data).unwrap();
-    let (mut store, _) = Store::open(&data.join("peers.redb"), Chain::Bitcoin, clock::now()).unwrap();
+    let (mut store, _) = Store::open(&data.join("peers.redb"), &Chain::BITCOIN, clock::now()).unwrap();
     let now = clock::now();
     // In batches, as the daemon writes them.
     let changes: Vec<Change> = (0..peers)
@@ -36,12 +36,12 @@ fn entry(n: u32, onion: bool, now: Time) -> Entry {
         false => format!("electrum{n}.example-host{}.org", n % 977),
     };
     let line = format!("{host} v1.4.2 s50002 t50001");
-    let name = RealName::parse(&line, Chain::Bitcoin.default_ports()).unwrap();
+    let name = RealName::parse(&line, Chain::BITCOIN.default_ports).unwrap();
     let source = Source::Peer("electrum.blockstream.info".parse().unwrap());
     let mut entry = Entry::new(name, source, Duration::from_hours(300), now - Duration::from_hours(24 * 14));
     entry.ip = (!onion).then_some(IpAddr::V4(ip));
     entry.software = Some("ElectrumX 1.16.0".to_owned());
-    entry.genesis_hash = HEXLOWER_PERMISSIVE.decode(Chain::Bitcoin.genesis_hash().as_bytes()).unwrap().try_into().ok();
+    entry.genesis_hash = HEXLOWER_PERMISSIVE.decode(Chain::BITCOIN.genesis_hash.as_bytes()).unwrap().try_into().ok();
     entry.key = Some(PinnedKey { sha256: seed, since: entry.first_seen, rotation_count: 0 });
     entry.tip = Some(900_000);
     entry.self_reported = true;

@@ -21,7 +21,9 @@ for name in a a-much-longer-name; do
   # A subshell, as each build adds its own flags.
   (
     cd "$root/$name"
-    reproducible_env "$root/$name/target"
+    reproducible_env
+    # Nothing is left of the build before.
+    rm -rf "${BUILD_DIR:?}"/*
     CARGO_TARGET_DIR=$root/$name/target cargo build --release --locked --bin waypost "$@"
   )
   program=$(find "$root/$name/target" -path '*/release/waypost' -type f)

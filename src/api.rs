@@ -19,7 +19,7 @@ pub use port_numbers::PortNumbers;
 
 use crate::ban_list::ListFormat;
 use crate::book::{Counts, ListingCount, MAX_TIP_LAG, PeerState, Side, WEEK, WINDOWS};
-use crate::chain::Chain;
+use crate::chain::ChainName;
 use crate::client_counters::ClientStats;
 use crate::clock::Time;
 use crate::peer::Host;
@@ -74,7 +74,7 @@ pub struct Status {
     /// Version of the program.
     pub version: String,
     /// Configured chain.
-    pub network: Chain,
+    pub network: ChainName,
     /// Seconds since the start.
     pub uptime_secs: u64,
     /// State of Tor.

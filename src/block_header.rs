@@ -7,7 +7,7 @@ use bitcoin::params::MAINNET;
 use bitcoin::pow::{CompactTarget, Target, Work};
 use data_encoding::HEXLOWER_PERMISSIVE;
 
-use crate::chain::Pin;
+use crate::chain::WorkRule;
 
 /// Blocks in two years, for which the target may become four times easier, and once more at the start.
 ///
@@ -69,20 +69,19 @@ impl BlockHeader {
         self.0.block_hash().to_byte_array()
     }
 
-    /// Returns whether the header is that of the pinned block.
-    pub fn is_pinned(&self, pin: &Pin) -> bool {
-        self.0.block_hash().to_string() == pin.hash
-    }
-
-    /// Returns whether the header has the work that a block at this height after a pin has at least.
+    /// Returns whether the header has the work that a rule requires of a block this many blocks after the pin.
     ///
-    /// So within two years of the pin, inventing a header takes at least a quarter of the work of a real block.
-    /// Where blocks may have the minimum difficulty, only the header's own target counts.
-    pub fn has_work(&self, pin: &Pin, height: u32) -> bool {
-        let target = self.0.target();
-        let easiest =
-            pin.bits.map(|bits| easiest_target(bits, 1 + height.saturating_sub(pin.height) / BLOCKS_PER_EASING));
-        self.meets_own_target() && easiest.is_none_or(|easiest| target <= easiest)
+    /// On followed chains, inventing a header within two years of the pin takes at least a quarter of the work of a
+    /// real block.
+    pub fn has_work(&self, rule: WorkRule, blocks_after_pin: u32) -> bool {
+        match rule {
+            WorkRule::Unchecked => true,
+            WorkRule::OwnTarget => self.meets_own_target(),
+            WorkRule::Followed { bits, .. } => {
+                self.meets_own_target()
+                    && self.0.target() <= easiest_target(bits, 1 + blocks_after_pin / BLOCKS_PER_EASING)
+            }
+        }
     }
 }
 
@@ -104,25 +103,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::chain::Chain;
+    use crate::chain::{Chain, Retargets};
 
     /// First block after genesis.
     pub(crate) const BLOCK_1: &str = "010000006fe28c0ab6f1b372c1a6a246ae63f74f931e8365e15a089c68d6190000000000\
         982051fd1e4ba744bbbe680e1fee14677ba1a3c3540bf7b1cdb606e857233e0e61bc6649ffff001d01e36299";
 
-    const PIN: Pin = Pin {
-        height: 1,
-        hash: "00000000839a8e6886ab5951d76f411475428afc90947ee320161bbf18eb6048",
-        bits: Some(0x1d00_ffff),
-        min_tip: 1,
-    };
+    const EASIEST: WorkRule = WorkRule::Followed { bits: 0x1d00_ffff, retargets: Retargets::EveryPeriod };
 
     #[test]
-    fn real_header_is_pinned_and_has_work() {
+    fn header_without_the_right_nonce_has_no_work() {
         let header = BlockHeader::from_hex(BLOCK_1).unwrap();
-        assert!(header.is_pinned(&PIN) && header.has_work(&PIN, 1));
         let other = BlockHeader::from_hex(&BLOCK_1.replace("01e36299", "02e36299")).unwrap();
-        assert!(!other.is_pinned(&PIN) && !other.has_work(&PIN, 1), "without the right nonce");
+        for rule in [EASIEST, WorkRule::OwnTarget] {
+            assert!(header.has_work(rule, 0) && !other.has_work(rule, 0), "{rule:?}");
+        }
+        assert!(other.has_work(WorkRule::Unchecked, 0));
     }
 
     #[test]
@@ -140,17 +136,16 @@ mod tests {
 
     #[test]
     fn work_of_an_old_block_is_too_little_after_a_recent_pin() {
-        let pin = Chain::Bitcoin.pin().unwrap();
         let header = BlockHeader::from_hex(BLOCK_1).unwrap();
-        assert!(!header.has_work(&pin, pin.height + 1));
-        assert!(!header.has_work(&pin, pin.height + 10 * BLOCKS_PER_EASING), "after twenty years");
-        assert!(header.has_work(&Chain::Testnet4.pin().unwrap(), 150_000), "blocks may have the minimum difficulty");
+        let work = Chain::BITCOIN.work;
+        assert!(!header.has_work(work, 1));
+        assert!(!header.has_work(work, 10 * BLOCKS_PER_EASING), "after twenty years");
+        assert!(header.has_work(Chain::TESTNET4.work, 10_000), "blocks may have the minimum difficulty");
     }
 
     #[test]
     fn target_eases_by_four_with_each_step() {
-        let pin = Chain::Bitcoin.pin().unwrap();
-        let bits = pin.bits.unwrap();
+        let WorkRule::Followed { bits, .. } = Chain::BITCOIN.work else { panic!("not followed") };
         let work = |steps| easiest_target(bits, steps).difficulty_float();
         assert!((work(0) / work(1) - 4.0).abs() < 0.001);
         assert!((work(1) / work(3) - 16.0).abs() < 0.001);
@@ -161,7 +156,7 @@ mod tests {
         #[test]
         fn arbitrary_header_never_panics(bytes in proptest::collection::vec(any::<u8>(), 80), height: u32) {
             let header = BlockHeader::from_hex(&data_encoding::HEXLOWER.encode(&bytes)).unwrap();
-            prop_assert!(!header.has_work(&PIN, height) || header.hash() != [0; 32]);
+            prop_assert!(!header.has_work(EASIEST, height) || header.hash() != [0; 32]);
         }
     }
 }

@@ -11,12 +11,12 @@ use waypost::chain::Chain;
 const NOW: u32 = 1_800_000_000;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(Some(chain)) = HeaderChain::from_record(Chain::Regtest, bytes) {
+    if let Ok(Some(chain)) = HeaderChain::from_record(&Chain::REGTEST, bytes) {
         assert_eq!(chain.to_record(), bytes);
     }
     let Some((head, rest)) = bytes.split_first_chunk::<6>() else { return };
     let [blocks, flags, height @ ..] = *head;
-    let mut chain = HeaderChain::new(Chain::Regtest).expect("regtest is followed");
+    let mut chain = HeaderChain::new(&Chain::REGTEST).expect("regtest is followed");
     let (records, _) = rest.as_chunks::<HEADER_BYTES>();
     // The fuzzer cannot invent a double SHA-256, so the link to the block before is set for it.
     let mut previous = chain.tip_hash();

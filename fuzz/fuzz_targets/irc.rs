@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
         sasl: (first % 2 == 1).then(|| ("user".to_owned(), waypost::secret::Secret::new("password"))),
         advertise: None,
         persistent: first % 4 > 1,
-        default_ports: Chain::Bitcoin.default_ports(),
+        default_ports: Chain::BITCOIN.default_ports,
     };
     let mut rng = StdRng::seed_from_u64(u64::from(*first));
     let (mut visit, _) = IrcSession::new(Arc::new(config), &mut rng);

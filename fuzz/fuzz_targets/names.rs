@@ -16,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     check_round_trip::<Host>(text);
     check_round_trip::<Version>(text);
-    let ports = Chain::Bitcoin.default_ports();
+    let ports = Chain::BITCOIN.default_ports;
     if let Ok(name) = RealName::parse(text, ports) {
         assert_eq!(RealName::parse(&name.to_string(), ports).as_ref(), Ok(&name));
     }

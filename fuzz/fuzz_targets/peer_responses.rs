@@ -7,7 +7,7 @@ use waypost::peer::{Features, MAX_PEER_LIST_ENTRIES, PeerList};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    if let Ok(list) = PeerList::parse(text, Chain::Bitcoin.default_ports()) {
+    if let Ok(list) = PeerList::parse(text, Chain::BITCOIN.default_ports) {
         assert!(list.0.len() <= MAX_PEER_LIST_ENTRIES);
     }
     if let Ok(features) = serde_json::from_str::<Features>(text) {

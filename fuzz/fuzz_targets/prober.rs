@@ -2,20 +2,19 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use waypost::electrum::prober::{FeaturesStep, ProbeExpectations, Prober, ProberAction};
+use waypost::electrum::prober::{ChainProof, FeaturesStep, ProbeExpectations, Prober, ProberAction};
 use waypost::chain::Chain;
 
 fuzz_target!(|bytes: &[u8]| {
-    let network = Chain::Bitcoin;
+    let network = Chain::BITCOIN;
     let expected = ProbeExpectations {
         host: "a.example".parse().ok(),
-        genesis_hash: network.genesis_hash(),
-        default_ports: network.default_ports(),
+        chain: Chain::BITCOIN,
+        proof: ChainProof::Required,
         features: FeaturesStep::Included,
         announce: None,
         checkpoint_height: None,
         reference: None,
-        pin: network.pin(),
     };
     let (mut client, _) = Prober::new(expected);
     let mut id = 0;

@@ -20,7 +20,7 @@ use crate::clock;
 use crate::connect::{ProbeError, ProbeReport};
 use crate::dial::{Direct, Stream, Tls};
 use crate::electrum::identity::BackendInfo;
-use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
+use crate::electrum::prober::{ChainProof, FeaturesStep, ProbeExpectations};
 use crate::header_chain::{CatchUp, ChainReference, ChainStanding, HeaderChain};
 use crate::jsonrpc::{DEFAULT_PROTOCOL, MAX_PROTOCOL, MIN_PROTOCOL};
 use crate::peer::{Endpoint, Host, Version};
@@ -108,7 +108,7 @@ impl Server {
     /// Creates the upstream. Its error says that it was not polled yet.
     pub fn new(
         address: UpstreamAddr,
-        chain: Chain,
+        chain: &Chain,
         tls: Tls,
         key_file: PathBuf,
         known_chain: watch::Receiver<Option<Arc<HeaderChain>>>,
@@ -117,7 +117,7 @@ impl Server {
         let (sessions, doubted, skip_features_until) = (AtomicUsize::new(0), Notify::new(), Mutex::new(None));
         Server {
             address,
-            chain,
+            chain: chain.clone(),
             tls,
             key_file,
             known_chain,
@@ -200,12 +200,11 @@ impl Server {
         let stream = timeout(GREETING_TIMEOUT, self.connect(None)).await.unwrap_or(Err(ProbeError::Timeout.into()))?;
         let expected = ProbeExpectations {
             host: None,
-            genesis_hash: self.chain.genesis_hash(),
-            default_ports: self.chain.default_ports(),
+            chain: self.chain.clone(),
+            proof: ChainProof::Required,
             features,
             announce: None,
             checkpoint_height,
-            pin: self.chain.pin(),
             reference: chain.map(|chain| ChainReference {
                 chain,
                 catch_up: CatchUp::Required,

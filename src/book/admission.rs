@@ -87,7 +87,7 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(7);
         let entry = |n: u32| format!("[\"5.9.0.1\",\"h{n}.example\",[\"t\"]]");
         let list = (0..100).map(|n| entry(n / 2)).collect::<Vec<_>>().join(",");
-        let listing = PeerList::parse(&format!("[{list}]"), Chain::Bitcoin.default_ports()).unwrap();
+        let listing = PeerList::parse(&format!("[{list}]"), Chain::BITCOIN.default_ports).unwrap();
         let known: Host = "h1.example".parse().unwrap();
         let picked = sample_new_names(listing, |host| *host != known, &mut rng);
         assert_eq!(picked.len(), MAX_NAMES_PER_PEER_LIST);

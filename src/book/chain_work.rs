@@ -44,7 +44,7 @@ pub(super) struct ChainWork {
 
 impl ChainWork {
     /// Starts with the stored chain, or at the anchor; `None` if the work of the chain is not followed.
-    pub(super) fn new(chain: Chain, stored: Option<HeaderChain>) -> Option<ChainWork> {
+    pub(super) fn new(chain: &Chain, stored: Option<HeaderChain>) -> Option<ChainWork> {
         let chain = match stored {
             Some(stored) => stored,
             None => HeaderChain::new(chain)?,

@@ -119,14 +119,14 @@ mod tests {
     #[test]
     fn tls_endpoint_is_first_in_nine_of_ten_orders() {
         let mut rng = StdRng::seed_from_u64(7);
-        let ports = Chain::Bitcoin.default_ports();
+        let ports = Chain::BITCOIN.default_ports;
         let reached = ReachedEndpoints::default();
         let ordered = |claimed: &[Ports], rng: &mut StdRng| {
             ordered_endpoints(Some(ports), &reached, claimed, Time::from_secs(1_000_000), rng)
         };
         let tls_first = (0..10_000).filter(|_| ordered(&[], &mut rng)[0].0 == Transport::Tls).count();
         assert!((8_800..9_200).contains(&tls_first), "{tls_first}");
-        let claimed = [ports, Chain::Regtest.default_ports()];
+        let claimed = [ports, Chain::REGTEST.default_ports];
         assert_eq!(ordered(&claimed, &mut rng).len(), 4);
     }
 }

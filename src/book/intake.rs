@@ -42,7 +42,7 @@ impl PeerBook {
         now: Time,
         rng: &mut impl Rng,
     ) -> Result<Vec<Action>, IntakeError> {
-        if features.genesis_hash.as_deref().is_some_and(|hash| hash != self.config.chain.genesis_hash()) {
+        if features.genesis_hash.as_deref().is_some_and(|hash| hash != self.config.chain.genesis_hash) {
             return Err(IntakeError::WrongGenesis);
         }
         let mut ctx = Context::new(now, rng);

@@ -36,7 +36,7 @@ impl PeerBook {
     /// Continues with a stored chain of headers.
     #[must_use]
     pub fn with_chain(mut self, stored: Option<HeaderChain>) -> PeerBook {
-        self.chain.work = ChainWork::new(self.config.chain, stored);
+        self.chain.work = ChainWork::new(&self.config.chain, stored);
         self
     }
 

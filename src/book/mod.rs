@@ -152,7 +152,7 @@ impl PeerBook {
             tor_view,
             budgets: IntakeBudgets::default(),
             slots: SlotBudget::default(),
-            chain: ChainConsensus::new(ChainWork::new(config.chain, None)),
+            chain: ChainConsensus::new(ChainWork::new(&config.chain, None)),
             self_entries: SelfEntries::default(),
             config,
             next_sweep: now + SWEEP_INTERVAL,

@@ -264,7 +264,7 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(3);
         let snapshot = Snapshot::new(Side::Both, entries.iter(), &[], tor, rules(), NOW, &mut rng);
         let listing =
-            PeerList::parse(&text(&snapshot.peers(ingress, now, &mut rng)), Chain::Bitcoin.default_ports()).unwrap();
+            PeerList::parse(&text(&snapshot.peers(ingress, now, &mut rng)), Chain::BITCOIN.default_ports).unwrap();
         listing.0.into_iter().map(|listed| listed.name.host).collect()
     }
 
@@ -322,7 +322,7 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(3);
         let snapshot = Snapshot::new(Side::Both, entries.iter(), &[&own], TorState::Off, rules(), NOW, &mut rng);
         let hosts = |list: &[u8]| -> HashSet<Host> {
-            let list = PeerList::parse(std::str::from_utf8(list).unwrap(), Chain::Bitcoin.default_ports()).unwrap();
+            let list = PeerList::parse(std::str::from_utf8(list).unwrap(), Chain::BITCOIN.default_ports).unwrap();
             list.0.into_iter().map(|listed| listed.name.host).collect()
         };
         let listed = hosts(&snapshot.peers(Ingress::Clearnet, NOW, &mut rng).to_vec());
@@ -344,7 +344,7 @@ mod tests {
             let mut seen = HashSet::new();
             for _ in 0..200 {
                 let list = text(&snapshot.peers(Ingress::Clearnet, NOW, &mut rng));
-                let hosts = PeerList::parse(&list, Chain::Bitcoin.default_ports()).unwrap().0;
+                let hosts = PeerList::parse(&list, Chain::BITCOIN.default_ports).unwrap().0;
                 assert_eq!(hosts.len(), 3);
                 assert!(hosts.iter().all(|listed| listed.name.version.is_some()));
                 seen.extend(hosts.into_iter().map(|listed| listed.name.host));

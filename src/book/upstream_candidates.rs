@@ -151,7 +151,7 @@ mod tests {
     const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
 
     fn entry(name: &str, days: u64, millis: u32) -> Entry {
-        let name = RealName::parse(name, Chain::Bitcoin.default_ports()).unwrap();
+        let name = RealName::parse(name, Chain::BITCOIN.default_ports).unwrap();
         let mut entry = Entry::new(name, Source::Seed, Duration::ZERO, NOW);
         entry.first_seen = Time::from_secs(1_700_000_000 - days * 86_400);
         entry.protocol = Some(Version::new(1, 4));

@@ -9,7 +9,7 @@ use clap_complete::Shell;
 use super::output::Json;
 use super::{export, onion_address, peers, probe};
 use crate::ban_list::Pattern;
-use crate::chain::Chain;
+use crate::chain::ChainName;
 use crate::config;
 use crate::peer::Host;
 use crate::socks_address::SocksAddress;
@@ -39,9 +39,9 @@ pub(super) struct Settings {
     /// Directory of the peer database and the control socket, through which commands find the daemon.
     #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Chain: bitcoin, testnet3, testnet4, signet or regtest.
+    /// Chain: bitcoin, another built-in one, or the name of the one in the [chain] section.
     #[arg(long, global = true)]
-    pub network: Option<Chain>,
+    pub network: Option<ChainName>,
     /// SOCKS port of an external Tor: IP:PORT, HOST:PORT or unix:PATH.
     #[arg(long, global = true, value_name = "ADDRESS", value_parser = socks_address)]
     pub socks: Option<SocksAddress>,

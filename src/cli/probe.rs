@@ -17,7 +17,7 @@ use crate::book::is_dialable;
 use crate::config::Config;
 use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::dial::{Dialer, Direct, Isolation, LocalAddresses, Tls};
-use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
+use crate::electrum::prober::{ChainProof, FeaturesStep, ProbeExpectations};
 use crate::peer::{Fault, Host, Port, Ports, Transport};
 use crate::probe::{Deadlines, Progress, probe};
 use crate::route::{Route, RoutingPolicy};
@@ -119,8 +119,8 @@ pub(super) async fn run(args: ProbeArgs, config: &Config) -> anyhow::Result<()> 
 
 /// Verifies a server and reports each step.
 async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyhow::Result<Verified> {
-    let chain = config.book.chain;
-    let ports = Ports::new(args.tcp, args.tls).unwrap_or(chain.default_ports());
+    let chain = config.book.chain.clone();
+    let ports = Ports::new(args.tcp, args.tls).unwrap_or(chain.default_ports);
     let routing = config.book.routing;
     let route = routing.via(&args.host);
     let source = match route {
@@ -154,13 +154,12 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
         web_sockets.web_sockets().filter(|endpoint| is_dialable(&args.host, route, *endpoint)).collect();
     let expected = ProbeExpectations {
         host: Some(args.host.clone()),
-        genesis_hash: chain.genesis_hash(),
-        default_ports: chain.default_ports(),
+        chain,
+        proof: ChainProof::Required,
         features: FeaturesStep::Included,
         announce: None,
         checkpoint_height: None,
         reference: None,
-        pin: chain.pin(),
     };
     let outcome = probe(&dialer, &target, &expected, Deadlines::for_route(route), |progress| match progress {
         Progress::Dialling(transport, port) => step(&format!("dialling port {port} ({transport}) {route}")),

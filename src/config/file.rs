@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{HumanDuration, PageAddress, PortList};
+use super::{HumanDuration, PageAddress, PortList, WorkCheck};
 use crate::backend::BackendTargets;
-use crate::chain::Chain;
+use crate::chain::{ChainName, HeaderRule};
 use crate::peer::{Endpoint, Host, Port};
 use crate::secret::Secret;
 use crate::socks_address::SocksAddress;
@@ -79,13 +79,15 @@ macro_rules! config_file {
 
 config_file! {
     keys {
-        /// Chain of the servers that Waypost looks for. Default: `bitcoin`.
-        network: Chain,
+        /// Chain of the servers that Waypost looks for: a built-in one, listed in `docs/chains.md`, or the name of the
+        /// one described in `[chain]`. Default: `bitcoin`.
+        network: ChainName,
         /// Directory of the peer database, the keys and the control socket. Default: `$XDG_DATA_HOME/waypost` for
         /// bitcoin, and a directory below it with the chain's name for other chains.
         data_dir: PathBuf,
     }
     sections {
+        chain: ChainSection,
         listen: ListenSection,
         identity: IdentitySection,
         tor: TorSection,
@@ -95,6 +97,29 @@ config_file! {
         limits: LimitsSection,
         status: StatusSection,
         log: LogSection,
+    }
+}
+
+config_section! {
+    /// Chain that is not built in. `network` is its name, and `discovery.seeds` has its first servers.
+    ChainSection {
+        /// Hash of the first block: 64 hexadecimal digits, as block explorers show it. Default: none; the section needs it.
+        genesis_hash: String,
+        /// Port for TCP that a server without a port number uses. Default: `50001`.
+        tcp_port: Port,
+        /// Port for TLS that a server without a port number uses. Default: `50002`.
+        ssl_port: Port,
+        /// Block that every server of the chain has, as `HEIGHT:HASH`: one after all splits. A server shows it with
+        /// the header of the next block. Default: the first block, so other chains with the same can't be told apart.
+        pin: String,
+        /// Minimum height of a server that is not syncing. Default: one block above the pin.
+        min_tip: u32,
+        /// Which part of a block header is compared. `exact`: 80 bytes, and longer headers belong to another chain.
+        /// `first80`: the first 80 bytes of 80 or more, for merged mining. `whole`: all bytes. Default: `whole`.
+        header: HeaderRule,
+        /// How the work of headers is checked. `none`: not at all. `sha256d`: the double SHA-256 of the header must
+        /// meet the target that it states. Default: `none`.
+        work: WorkCheck,
     }
 }
 

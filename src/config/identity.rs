@@ -131,7 +131,7 @@ fn resolve_other_names(section: &mut IdentitySection) -> Result<Vec<(Host, Ports
 /// Parses a further name. All words after the host must be ports with numbers.
 fn other_name(line: &str) -> Result<(Host, Ports), String> {
     // The defaults stand for ports without a number, which are rejected below.
-    let parsed = RealName::parse(line, Chain::Bitcoin.default_ports());
+    let parsed = RealName::parse(line, Chain::BITCOIN.default_ports);
     let RealName { host, ports, .. } = parsed.map_err(|error| format!("{line:?} is no name with ports: {error}"))?;
     if host.is_onion() {
         return Err(format!("{host} is an onion name; that of an external Tor belongs in identity.onion_host"));

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{BackendConfig, HumanDuration, InvalidValue, IrcSection, TorConfig, invalid};
-use crate::chain::Chain;
 use crate::connect::KeyHash;
 use crate::electrum::identity::Identity;
 use crate::electrum::irc::{DEFAULT_REALNAME_LIMIT, IrcVisitConfig};
@@ -17,9 +16,6 @@ use crate::tor::Mode;
 
 /// Default server.
 const DEFAULT_SERVER: &str = "irc.libera.chat:6697";
-
-/// Default channel.
-const DEFAULT_CHANNEL: &str = "#electrum";
 
 /// Shortest interval between visits, so that they do not burden the network.
 const MIN_INTERVAL: Duration = Duration::from_mins(10);
@@ -68,13 +64,21 @@ pub(super) fn resolve(section: &mut IrcSection, inputs: IrcInputs<'_>) -> Result
         let reason = "must be true with Tor: an exit can read and alter unencrypted traffic";
         return Err(invalid("irc.tls", reason.to_owned()));
     }
-    let channel = section.channel.get_or_insert_with(|| DEFAULT_CHANNEL.to_owned()).clone();
+    let usual = identity.chain.irc;
+    let missing = |key| invalid(key, format!("no default for {}; set it to what its servers use", identity.chain));
+    let channel = section.channel.get_or_insert_with(|| usual.map_or("", |irc| irc.channel).to_owned()).clone();
+    if channel.is_empty() {
+        return Err(missing("irc.channel"));
+    }
     if !channel.starts_with(['#', '&', '+', '!']) || !is_word(&channel, 50) {
         let reason = "expected the name of a channel, such as #electrum, of at most 50 bytes";
         return Err(invalid("irc.channel", reason.to_owned()));
     }
-    let default_prefix = if identity.chain == Chain::Bitcoin { "E_" } else { "ET_" };
-    let nick_prefix = section.nick_prefix.get_or_insert_with(|| default_prefix.to_owned()).clone();
+    let nick_prefix =
+        section.nick_prefix.get_or_insert_with(|| usual.map_or("", |irc| irc.nick_prefix).to_owned()).clone();
+    if nick_prefix.is_empty() {
+        return Err(missing("irc.nick_prefix"));
+    }
     if !is_word(&nick_prefix, 5) {
         return Err(invalid("irc.nick_prefix", "expected one to five characters of a nick".to_owned()));
     }
@@ -97,7 +101,7 @@ pub(super) fn resolve(section: &mut IrcSection, inputs: IrcInputs<'_>) -> Result
         sasl,
         advertise,
         persistent,
-        default_ports: identity.chain.default_ports(),
+        default_ports: identity.chain.default_ports,
     };
     let visit_file = inputs.data_dir.join("irc-visit");
     Ok(Some(IrcConfig { server, tls, tor: through_tor, interval, visit, key, visit_file }))

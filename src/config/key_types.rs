@@ -57,6 +57,8 @@ const FORMS: &[Form] = &[
         kind: "a port, from 1 to 65535",
         examples: &[
             ("listen.onion_tls_port", "50002"),
+            ("chain.tcp_port", "50001"),
+            ("chain.ssl_port", "50002"),
             ("identity.tcp_port", "50001"),
             ("identity.ssl_port", "50002"),
             ("identity.ws_port", "50003"),
@@ -80,6 +82,7 @@ const FORMS: &[Form] = &[
     Form {
         kind: "a whole number",
         examples: &[
+            ("chain.min_tip", "961760"),
             ("listen.onion_introduction_points", "3"),
             ("discovery.fallback_onions", "3"),
             ("discovery.max_probes", "32"),
@@ -130,6 +133,9 @@ const FORMS: &[Form] = &[
     Form {
         kind: "text in quotes",
         examples: &[
+            ("network", "\"bitcoin\""),
+            ("chain.genesis_hash", "\"000000000019d6...\""),
+            ("chain.pin", "\"953567:00000000000000000001b3...\""),
             ("identity.banner", "\"Welcome\""),
             ("identity.donation_address", "\"bc1q...\""),
             ("tor.socks_user", "\"waypost\""),
@@ -144,7 +150,8 @@ const FORMS: &[Form] = &[
             ("log.level", "\"info\""),
         ],
     },
-    Form { kind: "bitcoin, testnet3, testnet4, signet or regtest", examples: &[("network", "\"bitcoin\"")] },
+    Form { kind: "exact, first80 or whole", examples: &[("chain.header", "\"first80\"")] },
+    Form { kind: "none or sha256d", examples: &[("chain.work", "\"none\"")] },
     Form { kind: "auto, embedded, socks or off", examples: &[("tor.mode", "\"auto\"")] },
     Form { kind: "v2", examples: &[("backend.proxy_protocol", "\"v2\"")] },
     Form { kind: "text or json", examples: &[("log.format", "\"json\"")] },

@@ -3,6 +3,7 @@
 //! No lower module imports this one. Each has its own configuration struct, which is filled here.
 
 mod backend;
+mod chain;
 mod environment;
 mod file;
 mod files;
@@ -33,10 +34,11 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 pub use backend::BackendConfig;
+pub use chain::WorkCheck;
 pub use environment::PREFIX;
 pub use file::{
-    BackendSection, ConfigFile, DiscoverySection, IdentitySection, IrcSection, LimitsSection, ListenSection, LogFormat,
-    LogSection, StatusSection, TorSection,
+    BackendSection, ChainSection, ConfigFile, DiscoverySection, IdentitySection, IrcSection, LimitsSection,
+    ListenSection, LogFormat, LogSection, StatusSection, TorSection,
 };
 pub use human_duration::HumanDuration;
 pub use listen::{ListenConfig, ListenKind};

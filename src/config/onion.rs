@@ -22,8 +22,8 @@ pub(super) struct OnionKeys {
 
 impl OnionKeys {
     /// Fills in defaults and checks the keys.
-    pub(super) fn resolve(section: &mut ListenSection, chain: Chain) -> Result<OnionKeys, InvalidValue> {
-        let defaults = chain.default_ports();
+    pub(super) fn resolve(section: &mut ListenSection, chain: &Chain) -> Result<OnionKeys, InvalidValue> {
+        let defaults = chain.default_ports;
         let ports = section.onion_port.get_or_insert_with(|| defaults.tcp().unwrap_or(Port::MIN).into()).clone();
         let has_tls_listener = !section.onion_tls.get_or_insert_default().is_empty();
         if has_tls_listener && section.onion_tls_port.is_none() {

@@ -104,14 +104,14 @@ impl UserDirs {
             return None;
         }
         let shared = self.shared_data_dir()?;
-        match raw.network.unwrap_or_default() {
-            Chain::Bitcoin => {
+        match &raw.network {
+            Some(name) if *name != Chain::default().name => {
+                raw.data_dir = Some(shared.join(name.as_str()));
+                Some(shared)
+            }
+            _ => {
                 raw.data_dir = Some(shared);
                 None
-            }
-            chain => {
-                raw.data_dir = Some(shared.join(chain.name()));
-                Some(shared)
             }
         }
     }
@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn default_data_directory_differs_per_chain() {
-        let default = |network, environment: &[(&str, &str)]| {
+        let default = |chain: Option<&Chain>, environment: &[(&str, &str)]| {
+            let network = chain.map(|chain| chain.name.clone());
             let mut raw = ConfigFile { network, ..ConfigFile::default() };
             let shared = dirs(environment).set_data_dir(&mut raw);
             (raw.data_dir, shared)
@@ -192,14 +193,17 @@ mod tests {
         let home = [("HOME", "/home/me")];
         let shared = PathBuf::from("/home/me/.local/share/waypost");
         assert_eq!(default(None, &home), (Some(shared.clone()), None));
-        assert_eq!(default(Some(Chain::Bitcoin), &home), (Some(shared.clone()), None));
+        assert_eq!(default(Some(&Chain::BITCOIN), &home), (Some(shared.clone()), None));
         let testnet4 = shared.join("testnet4");
-        assert_eq!(default(Some(Chain::Testnet4), &home), (Some(testnet4), Some(shared)));
+        assert_eq!(default(Some(&Chain::TESTNET4), &home), (Some(testnet4), Some(shared)));
         let both = [("HOME", "/home/me"), ("XDG_DATA_HOME", "/data")];
-        assert_eq!(default(Some(Chain::Signet), &both).0, Some("/data/waypost/signet".into()));
+        assert_eq!(default(Some(&Chain::SIGNET), &both).0, Some("/data/waypost/signet".into()));
         assert_eq!(default(None, &[]), (None, None));
-        let mut explicit =
-            ConfigFile { data_dir: Some("/d".into()), network: Some(Chain::Signet), ..ConfigFile::default() };
+        let mut explicit = ConfigFile {
+            data_dir: Some("/d".into()),
+            network: Some(Chain::SIGNET.name.clone()),
+            ..ConfigFile::default()
+        };
         assert_eq!(dirs(&home).set_data_dir(&mut explicit), None);
         assert_eq!(explicit.data_dir, Some("/d".into()));
     }

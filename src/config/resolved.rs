@@ -84,13 +84,13 @@ impl Config {
     /// # Errors
     /// If a value is invalid, or if two keys contradict each other.
     pub fn resolve(mut file: ConfigFile) -> Result<Config, InvalidValue> {
-        let chain = *file.network.get_or_insert_default();
+        let chain = super::chain::resolve(&mut file)?;
         let data_dir = file.data_dir.clone().ok_or_else(|| {
             invalid("data_dir", "no default, since neither XDG_DATA_HOME nor HOME is set; set a directory".to_owned())
         })?;
         let limits = limits::resolve(&mut file.limits)?;
         let listen = ListenConfig::resolve(&mut file.listen, &data_dir)?;
-        let onion = OnionKeys::resolve(&mut file.listen, chain)?;
+        let onion = OnionKeys::resolve(&mut file.listen, &chain)?;
         let onion_host = file.identity.onion_host.clone();
         let dir = data_dir.join("tor");
         let inputs = TorInputs { listen: &file.listen, onion_host, onion, limits: &limits, dir };
@@ -107,7 +107,7 @@ impl Config {
         file.identity.address = identity::resolve_address(&file)?;
         file.identity.bind = identity::resolve_bind(&file.identity, tor.routing)?;
         let announce_from = file.identity.bind.clone().unwrap_or_default();
-        let identity = identity::resolve(&mut file.identity, chain, &backend)?;
+        let identity = identity::resolve(&mut file.identity, chain.clone(), &backend)?;
         let control = data_dir.join(CONTROL_SOCKET);
         backend.check_not_self(&listen, &pages, &identity, &control)?;
         let inputs = IrcInputs { identity: &identity, backend: &backend, tor: &tor, data_dir: &data_dir };
@@ -115,7 +115,7 @@ impl Config {
         let named = identity.clearnet_names().map(|(host, _)| host);
         let local_hosts = named.chain(tor.onion_host.iter().map(|(host, _)| host)).cloned().collect();
         let book = book::BookConfig {
-            chain,
+            chain: chain.clone(),
             routing: tor.routing,
             local_hosts,
             announce: file.identity.announce == Some(true),
@@ -159,7 +159,7 @@ impl Config {
 
     /// Returns consequences of the configuration that an operator may not expect.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let mut warnings = super::chain::warnings(&self.book.chain);
         if self.tor.settings.service.as_ref().is_some_and(|service| service.clients.is_some()) {
             let text = "listen.onion_clients: the onion name is not advertised, as only these clients can reach it";
             warnings.push(text.to_owned());
@@ -250,7 +250,7 @@ fn resolve_book(section: &mut DiscoverySection, chain: Chain) -> Result<book::Bo
     let default = book::BookConfig::default();
     let seeds = match &section.seeds {
         None => chain.default_seeds(),
-        Some(lines) => lines.iter().map(|line| seed(line, chain)).collect::<Result<_, _>>()?,
+        Some(lines) => lines.iter().map(|line| seed(line, &chain)).collect::<Result<_, _>>()?,
     };
     section.seeds = Some(seeds.iter().map(RealName::to_string).collect());
     let config = book::BookConfig {
@@ -299,7 +299,7 @@ fn resolve_book(section: &mut DiscoverySection, chain: Chain) -> Result<book::Bo
 }
 
 /// Parses a seed.
-fn seed(line: &str, chain: Chain) -> Result<RealName, InvalidValue> {
-    RealName::parse(line, chain.default_ports())
+fn seed(line: &str, chain: &Chain) -> Result<RealName, InvalidValue> {
+    RealName::parse(line, chain.default_ports)
         .map_err(|error| invalid("discovery.seeds", format!("{line:?} is no real name: {error}")))
 }

@@ -33,9 +33,9 @@ fn flags_override_environment_and_environment_overrides_file() {
     std::fs::write(&path, "network = \"signet\"\ndata_dir = \"/file\"\n[discovery]\nmax_probes = 5").unwrap();
     let environment = [("WAYPOST_NETWORK", "testnet4"), ("WAYPOST_DATA_DIR", "/environment"), ("PATH", "/bin")];
     let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    let flags = ConfigFile { network: Some(Chain::Regtest), ..ConfigFile::default() };
+    let flags = ConfigFile { network: Some(Chain::REGTEST.name.clone()), ..ConfigFile::default() };
     let config = load(Some(&path), environment, flags).unwrap();
-    assert_eq!(config.book.chain, Chain::Regtest);
+    assert_eq!(config.book.chain, Chain::REGTEST);
     assert_eq!(config.data_dir, Path::new("/environment"));
     assert_eq!(config.book.max_probes, 5);
 }
@@ -263,7 +263,7 @@ fn value_of_wrong_type_names_key_and_example() {
     insta::assert_snapshot!("address_without_port", error("[listen]\ntcp = [\n  \"127.0.0.1\",\n]\n", &[]));
     insta::assert_snapshot!("name_for_an_address", error("[tor]\nsocks = \"localhost\"\n", &[]));
     insta::assert_snapshot!("text_for_a_list", error("discovery.seeds = \"x\"\n", &[]));
-    insta::assert_snapshot!("no_network", error("network = \"litecoin\"\n", &[]));
+    insta::assert_snapshot!("no_network", error("network = \"no-such-coin\"\n", &[]));
     insta::assert_snapshot!("no_port", error("[identity]\ntcp_port = 70000\n", &[]));
     insta::assert_snapshot!("address_in_environment", error("", &[("WAYPOST_LISTEN__TCP", "127.0.0.1:50001")]));
     insta::assert_snapshot!("socks_in_environment", error("", &[("WAYPOST_TOR__SOCKS", "localhost")]));

@@ -64,7 +64,7 @@ pub(super) fn create_servers(
     let servers = config.backend.servers().iter().cloned();
     let server = |address: UpstreamAddr| {
         let key_file = config.backend_key_path(&address);
-        let server = Server::new(address, config.book.chain, tls.clone(), key_file, chain.clone());
+        let server = Server::new(address, &config.book.chain, tls.clone(), key_file, chain.clone());
         server.with_proxy_headers(config.backend.proxy_protocol)
     };
     servers.map(server).collect()
@@ -79,7 +79,7 @@ pub(super) async fn check_server(
     check_not_self(&server.address, own_addresses, dialer).await?;
     match timeout(BACKEND_START_TIMEOUT, server.query_info(None)).await {
         Ok(Err(BackendError::Failed(ProbeError::ProtocolViolation(Fault::WrongGenesis)))) => {
-            Err(DaemonError::OtherNetwork(server.address.to_string(), server.chain))
+            Err(DaemonError::OtherNetwork(server.address.to_string(), server.chain.name.clone()))
         }
         _ => Ok(()),
     }

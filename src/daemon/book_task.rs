@@ -27,7 +27,7 @@ use crate::clock::{self, Time};
 use crate::connect::{ProbeError, ProbeTarget};
 use crate::dial::Dialer;
 use crate::electrum::identity::LocalIdentity;
-use crate::electrum::prober::{AddPeerOffer, FeaturesStep, ProbeExpectations};
+use crate::electrum::prober::{AddPeerOffer, ChainProof, FeaturesStep, ProbeExpectations};
 use crate::header_chain::HeaderChain;
 use crate::peer::{Features, Host, Ports};
 use crate::probe::{Deadlines, probe};
@@ -351,14 +351,13 @@ impl BookTask {
 
     fn probe(&mut self, side: Side, target: ProbeTarget) {
         let dialer = self.side(side).dialer.clone();
-        let chain = self.main.book.config().chain;
+        let chain = self.main.book.config().chain.clone();
         let expected = ProbeExpectations {
             host: target.must_list_host.then(|| target.host.clone()),
-            genesis_hash: chain.genesis_hash(),
-            default_ports: chain.default_ports(),
+            chain,
+            proof: ChainProof::Required,
             checkpoint_height: target.checkpoint_height,
             reference: target.reference.clone(),
-            pin: chain.pin(),
             features: if target.skips_features { FeaturesStep::Skipped } else { FeaturesStep::Included },
             announce: target.announce.as_ref().and_then(|own| self.announcement(own)),
         };

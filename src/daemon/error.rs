@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::bind::{self, BindError};
 use crate::ban_files::BanFileError;
-use crate::chain::Chain;
+use crate::chain::ChainName;
 use crate::clock::Time;
 use crate::config::InvalidValue;
 use crate::server::CertificateError;
@@ -90,7 +90,7 @@ pub enum DaemonError {
     #[error(
         "the server at backend.electrum, {0}, belongs to another network; set it to a server of {1}, or correct network"
     )]
-    OtherNetwork(String, Chain),
+    OtherNetwork(String, ChainName),
     /// The backend's address leads to a listener of this process.
     #[error(
         "backend.electrum: {backend} is Waypost itself, which listens on {listener}; set it to the address of the Electrum server"

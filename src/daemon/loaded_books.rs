@@ -147,7 +147,7 @@ mod tests {
     const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
 
     fn entry(name: &str, source: Source) -> Entry {
-        let name = RealName::parse(&format!("{name} s50002"), Chain::Bitcoin.default_ports()).unwrap();
+        let name = RealName::parse(&format!("{name} s50002"), Chain::BITCOIN.default_ports).unwrap();
         Entry::new(name, source, Duration::ZERO, NOW)
     }
 

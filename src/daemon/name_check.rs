@@ -9,7 +9,7 @@ use crate::chain::Chain;
 use crate::config::Config;
 use crate::connect::{FailureOrigin, ProbeError, ProbeTarget, Verified};
 use crate::dial::{Dialer, Isolation};
-use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
+use crate::electrum::prober::{ChainProof, FeaturesStep, ProbeExpectations};
 use crate::peer::{DnsName, Host, Ports};
 use crate::probe::{Deadlines, probe};
 use crate::route::Route;
@@ -49,7 +49,7 @@ impl NameCheck {
     pub(crate) fn new(config: &Config, dialer: &Dialer, host: &Host) -> NameCheck {
         let is_primary = config.identity.clearnet.as_ref().is_some_and(|(primary, _)| primary == host);
         NameCheck {
-            chain: config.book.chain,
+            chain: config.book.chain.clone(),
             dialer: dialer.clone(),
             is_primary,
             address: config.identity.address.filter(|_| is_primary),
@@ -136,13 +136,12 @@ impl NameCheck {
         let via = target.via;
         let expected = ProbeExpectations {
             host: Some(target.host.clone()),
-            genesis_hash: self.chain.genesis_hash(),
-            default_ports: self.chain.default_ports(),
+            chain: self.chain.clone(),
+            proof: ChainProof::NotRequired,
             features: FeaturesStep::Included,
             announce: None,
             checkpoint_height: None,
             reference: None,
-            pin: None,
         };
         let mut outcome = Err(ProbeError::Unreachable);
         for dialer in self.circuits(group).take(if via == Route::Tor { usize::from(CIRCUITS_PER_CHECK) } else { 1 }) {

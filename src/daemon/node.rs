@@ -114,7 +114,7 @@ impl Node {
         config.check_bind()?;
         move_shared_data(&config)?.log(&config);
         platform::data_directory(&config.data_dir)?;
-        let (store, loaded) = Store::open(&config.store_path(), config.book.chain, clock::now())?;
+        let (store, loaded) = Store::open(&config.store_path(), &config.book.chain, clock::now())?;
         let lists = BanLists::read(config.ban_files())?;
         config.book.as_map = as_map_file::read(config.as_map_file.as_deref())?;
         let sockets = Sockets::open(&config)?;
@@ -228,7 +228,7 @@ impl Node {
         let seen = self.snapshot.clearnet.subscribe();
         for (ingress, listener) in self.sockets.public_pages {
             let snapshot = self.snapshot[ingress].subscribe();
-            let public = PublicPage { ingress, chain: config.book.chain, snapshot };
+            let public = PublicPage { ingress, chain: config.book.chain.clone(), snapshot };
             tasks.spawn("a public status page", status_page::serve_public(listener, public));
         }
         let known_chain = self.chain.subscribe();

@@ -42,7 +42,7 @@ impl BookTask {
 
     fn add(&mut self, name: &str, now: Time) -> Result<(), String> {
         let SideBook { book, rng, .. } = &mut self.main;
-        let parsed = RealName::parse(name, book.config().chain.default_ports());
+        let parsed = RealName::parse(name, book.config().chain.default_ports);
         let parsed = parsed.map_err(|error| event_log::no_real_name(name, error))?;
         let added = book.add(parsed.clone(), now, rng);
         let actions = added.map_err(|refusal| format!("{refusal}{}", event_log::advice(&refusal)))?;
@@ -74,7 +74,7 @@ impl BookTask {
         let book = &self.main.book;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            network: book.config().chain,
+            network: book.config().chain.name.clone(),
             uptime_secs: now.since(*started).as_secs(),
             tor: book.tor().clone(),
             tor_since: book.tor_since(),

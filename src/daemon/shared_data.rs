@@ -58,7 +58,7 @@ pub fn move_shared_data(config: &Config) -> Result<Moved, DaemonError> {
     }
     // Held until the end, so that no daemon starts on partly moved data.
     let Some(held) = HeldStore::open(&old_store) else { return Ok(result) };
-    if !held.chain.as_ref().is_some_and(|chain| chain.is(config.book.chain)) {
+    if !held.chain.as_ref().is_some_and(|chain| chain.is(&config.book.chain)) {
         return Ok(result);
     }
     platform::data_directory(&config.data_dir)?;
@@ -124,8 +124,12 @@ mod tests {
 
         fn config(&self, chain: Chain) -> Config {
             let environment = [("XDG_DATA_HOME".into(), self.dir.path().into())];
-            config::load(None, environment.into_iter(), ConfigFile { network: Some(chain), ..ConfigFile::default() })
-                .unwrap()
+            config::load(
+                None,
+                environment.into_iter(),
+                ConfigFile { network: Some(chain.name.clone()), ..ConfigFile::default() },
+            )
+            .unwrap()
         }
 
         /// Creates a store and the other files of a chain in the shared directory.
@@ -134,8 +138,8 @@ mod tests {
             for name in ["bans", "tls-key.pem", "tls-cert.pem", "tor/state/key", "control.sock"] {
                 std::fs::write(self.shared().join(name), name).unwrap();
             }
-            let (mut store, _) = Store::open(&self.shared().join("peers.redb"), chain, NOW).unwrap();
-            let name = RealName::parse("a.example t1", chain.default_ports()).unwrap();
+            let (mut store, _) = Store::open(&self.shared().join("peers.redb"), &chain, NOW).unwrap();
+            let name = RealName::parse("a.example t1", chain.default_ports).unwrap();
             store
                 .write(&[Change::Save(
                     Side::Both,
@@ -152,13 +156,13 @@ mod tests {
     #[test]
     fn data_of_same_chain_is_moved_once() {
         let dirs = Dirs::new();
-        dirs.fill(Chain::Testnet4);
-        let config = dirs.config(Chain::Testnet4);
+        dirs.fill(Chain::TESTNET4);
+        let config = dirs.config(Chain::TESTNET4);
         let moved = move_shared_data(&config).unwrap();
         assert_eq!(names(&moved.moved), ["bans", "tls-cert.pem", "tls-key.pem", "tor", "peers.redb"]);
         assert_eq!(dirs.read("testnet4/tor/state/key").as_deref(), Some("tor/state/key"));
         assert!(dirs.read("control.sock").is_some() && dirs.read("bans").is_none());
-        let (_, loaded) = Store::open(&config.store_path(), Chain::Testnet4, NOW).unwrap();
+        let (_, loaded) = Store::open(&config.store_path(), &Chain::TESTNET4, NOW).unwrap();
         assert_eq!(loaded.entries.len(), 1);
         assert_eq!(move_shared_data(&config).unwrap(), Moved::default());
     }
@@ -166,8 +170,8 @@ mod tests {
     #[test]
     fn interrupted_move_is_continued() {
         let dirs = Dirs::new();
-        dirs.fill(Chain::Signet);
-        let config = dirs.config(Chain::Signet);
+        dirs.fill(Chain::SIGNET);
+        let config = dirs.config(Chain::SIGNET);
         // The state after a power failure that followed the first two files.
         std::fs::create_dir(&config.data_dir).unwrap();
         for name in ["bans", "tls-cert.pem"] {
@@ -181,10 +185,10 @@ mod tests {
     #[test]
     fn data_of_other_chain_stays() {
         let dirs = Dirs::new();
-        dirs.fill(Chain::Bitcoin);
+        dirs.fill(Chain::BITCOIN);
         let before = dirs.read("bans");
-        assert_eq!(move_shared_data(&dirs.config(Chain::Testnet4)).unwrap(), Moved::default());
-        assert_eq!(move_shared_data(&dirs.config(Chain::Bitcoin)).unwrap(), Moved::default());
+        assert_eq!(move_shared_data(&dirs.config(Chain::TESTNET4)).unwrap(), Moved::default());
+        assert_eq!(move_shared_data(&dirs.config(Chain::BITCOIN)).unwrap(), Moved::default());
         assert_eq!(dirs.read("bans"), before);
         assert!(!dirs.shared().join("testnet4").exists());
     }
@@ -192,18 +196,18 @@ mod tests {
     #[test]
     fn store_in_use_stays() {
         let dirs = Dirs::new();
-        dirs.fill(Chain::Testnet4);
+        dirs.fill(Chain::TESTNET4);
         let path = dirs.shared().join("peers.redb");
-        let _running = Store::open(&path, Chain::Testnet4, NOW).unwrap();
-        assert_eq!(move_shared_data(&dirs.config(Chain::Testnet4)).unwrap(), Moved::default());
+        let _running = Store::open(&path, &Chain::TESTNET4, NOW).unwrap();
+        assert_eq!(move_shared_data(&dirs.config(Chain::TESTNET4)).unwrap(), Moved::default());
         assert!(path.exists());
     }
 
     #[test]
     fn existing_file_is_not_overwritten() {
         let dirs = Dirs::new();
-        dirs.fill(Chain::Testnet4);
-        let config = dirs.config(Chain::Testnet4);
+        dirs.fill(Chain::TESTNET4);
+        let config = dirs.config(Chain::TESTNET4);
         std::fs::create_dir_all(config.data_dir.join("tor")).unwrap();
         std::fs::write(config.data_dir.join("bans"), "newer").unwrap();
         let moved = move_shared_data(&config).unwrap();

@@ -63,7 +63,7 @@ impl TorWiring {
         }
         let TorPeers { dialer, health, arrivals, inbox } = peers;
         let monitor = tor::OnionMonitor {
-            chain: config.book.chain,
+            chain: config.book.chain.clone(),
             dialer,
             onion_service: self.onion.clone(),
             local_identity: self.identity,

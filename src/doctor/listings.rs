@@ -14,7 +14,7 @@ use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::daemon::Lookup;
 use crate::dial::{Dialer, Direct, Isolation};
 use crate::electrum::identity::Identity;
-use crate::electrum::prober::{AddPeerOffer, FeaturesStep, ProbeExpectations};
+use crate::electrum::prober::{AddPeerOffer, ChainProof, FeaturesStep, ProbeExpectations};
 use crate::netgroup::is_public;
 use crate::peer::{Host, Port, Ports, RealName};
 use crate::probe::{Deadlines, probe};
@@ -170,12 +170,11 @@ impl Announcement<'_> {
         };
         let expected = ProbeExpectations {
             host: None,
-            genesis_hash: book.chain.genesis_hash(),
-            default_ports: book.chain.default_ports(),
+            chain: book.chain.clone(),
+            proof: ChainProof::NotRequired,
             features: FeaturesStep::Included,
             announce: Some(offer.clone()),
             checkpoint_height: None,
-            pin: None,
             reference: None,
         };
         // As on scheduled visits: what a peer links is the name, not the command.
@@ -316,7 +315,7 @@ mod tests {
 
     #[test]
     fn onion_name_is_not_announced_together_with_an_unlinked_clearnet_name() {
-        let name = |host: &str| Some((host.parse().unwrap(), Chain::Bitcoin.default_ports()));
+        let name = |host: &str| Some((host.parse().unwrap(), Chain::BITCOIN.default_ports));
         let (onion, clearnet): (Host, Host) = (ONION.parse().unwrap(), OWN.parse().unwrap());
         let both = Identity { clearnet: name(OWN), onion: name(ONION), ..Identity::default() };
         assert!(would_link_names(&both, &onion) && !would_link_names(&both, &clearnet));
@@ -333,7 +332,7 @@ mod tests {
         ];
         assert_eq!(asked(&peers, Ingress::Clearnet, RoutingPolicy::Split), ["other.example"]);
         let seeds: Vec<RealName> = ["a.example s50002", &format!("{ONION} t50001")]
-            .map(|line| RealName::parse(line, Chain::Bitcoin.default_ports()).unwrap())
+            .map(|line| RealName::parse(line, Chain::BITCOIN.default_ports).unwrap())
             .into();
         let own = OWN.parse().unwrap();
         let of_seeds = candidates(None, &seeds, Ingress::Onion, &own, RoutingPolicy::Split);

@@ -68,7 +68,7 @@ pub(super) async fn check_onion(config: &Config, daemon: Option<&RunningDaemon>,
     for (transport, port) in ports.iter() {
         let mut outcome = Err(ProbeError::TorUnavailable);
         for group in 0..ONION_ATTEMPTS {
-            outcome = probe_onion_name(dialer, config.book.chain, host, (transport, port), group).await;
+            outcome = probe_onion_name(dialer, &config.book.chain, host, (transport, port), group).await;
             if outcome.is_ok() {
                 break;
             }

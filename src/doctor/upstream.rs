@@ -53,7 +53,7 @@ async fn check_server(config: &Config, address: &UpstreamAddr, known_height: Opt
     let pinned = config.backend_key_path(address);
     let key_file: PathBuf = if pinned.exists() { pinned } else { scratch.path().join("key") };
     let (_known_chain, chain) = watch::channel(None);
-    let server = Server::new(address.clone(), config.book.chain, tls.clone(), key_file, chain)
+    let server = Server::new(address.clone(), &config.book.chain, tls.clone(), key_file, chain)
         .with_proxy_headers(config.backend.proxy_protocol);
     let queried = timeout(SERVER_TIMEOUT, server.query_info(None)).await;
     let info = match queried.unwrap_or(Err(BackendError::Failed(ProbeError::Timeout))) {

@@ -123,7 +123,7 @@ impl Identity {
         let names = clearnet.chain(self.onion.iter().filter(|_| is_shown(Ingress::Onion)));
         Features {
             hosts: Some(names.map(|(host, ports)| (host.clone(), Some(*ports))).collect()),
-            genesis_hash: Some(self.chain.genesis_hash().to_owned()),
+            genesis_hash: Some(self.chain.genesis_hash.to_string()),
             // Protocol 1.7 no longer has it, and allows any other key. Fulcrum rejects peers without it.
             hash_function: Some(SCRIPT_HASH_FUNCTION.to_owned()),
             server_version: Some(self.software(ingress)),
@@ -191,7 +191,7 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
-    use super::super::prober::{FeaturesStep, ProbeExpectations, Prober, ProberAction};
+    use super::super::prober::{ChainProof, FeaturesStep, ProbeExpectations, Prober, ProberAction};
     use super::*;
 
     const ONION: &str = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
@@ -199,18 +199,17 @@ mod tests {
 
     /// Returns the requests of a visit by a side, with its own name and that of the peer replaced.
     fn visit(own: &str, peer: &str, answers: &[&str]) -> Vec<String> {
-        let ports = Chain::Bitcoin.default_ports();
+        let ports = Chain::BITCOIN.default_ports;
         let name = |host: &str| Some((host.parse().unwrap(), ports));
         let identity = Identity { clearnet: name(CLEARNET), onion: name(ONION), ..Identity::default() };
         let (mut prober, first) = Prober::new(ProbeExpectations {
             host: Some(peer.parse().unwrap()),
-            genesis_hash: identity.chain.genesis_hash(),
-            default_ports: ports,
+            chain: identity.chain.clone(),
+            proof: ChainProof::NotRequired,
             features: FeaturesStep::Included,
             announce: identity.announcement(&own.parse().unwrap()),
             checkpoint_height: Some(900),
             reference: None,
-            pin: None,
         });
         let mut requests = vec![first];
         for (id, result) in answers.iter().enumerate() {
@@ -274,7 +273,7 @@ mod tests {
 
     #[test]
     fn features_list_all_names_of_the_ingress_and_offers_only_one() {
-        let name = |host: &str| (host.parse::<Host>().unwrap(), Chain::Bitcoin.default_ports());
+        let name = |host: &str| (host.parse::<Host>().unwrap(), Chain::BITCOIN.default_ports);
         let identity = Identity {
             clearnet: Some(name(CLEARNET)),
             other_names: vec![name("b.example"), name("5.9.0.9")],

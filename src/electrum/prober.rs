@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::block_header::{BlockHeader, HEADER_BYTES};
 use crate::book::height_to_compare;
-use crate::chain::Pin;
+use crate::chain::{Chain, Pin, ShownHeader};
 use crate::connect::ProbeReport;
 use crate::header_chain::{ChainReference, HeaderSync, SyncStep};
 use crate::jsonrpc::{self, MAX_PROTOCOL, MAX_SOFTWARE_CHARS, MIN_PROTOCOL, Response, USER_AGENT};
@@ -18,21 +18,28 @@ use crate::peer::{Fault, Features, Host, LenientScalar, PeerList, Ports, foreign
 pub struct ProbeExpectations {
     /// Host that features must list; `None` for own names, the backend and the operator's peers.
     pub host: Option<Host>,
-    /// Genesis hash of the chain that the peer must serve.
-    pub genesis_hash: &'static str,
-    /// Default ports of the chain.
-    pub default_ports: Ports,
+    /// Chain that the peer must serve.
+    pub chain: Chain,
+    /// Whether the peer must prove that it serves the chain.
+    pub proof: ChainProof,
     /// Whether `server.features` is requested. Some servers close the connection at it, or never answer.
     pub features: FeaturesStep,
     /// Own name to announce if the peer does not list it. `None`: it is not announced.
     pub announce: Option<AddPeerOffer>,
     /// Height at which the peer's block is requested. `None`: no block is requested.
     pub checkpoint_height: Option<u32>,
-    /// Block that the peer must show. It must then also show the block at the compared height. `None`: neither is
-    /// required, as for own names and for chains without a pin.
-    pub pin: Option<Pin>,
     /// Chain to which the tip is compared. `None`: the tip needs no headers before it.
     pub reference: Option<ChainReference>,
+}
+
+/// Whether a peer must prove that it serves the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChainProof {
+    /// It must show the pinned block, the block at the compared height, and the work that the chain requires. Nothing
+    /// is required on chains without a pin.
+    Required,
+    /// Nothing is required, as of own names.
+    NotRequired,
 }
 
 /// Whether a probe requests `server.features`.
@@ -70,7 +77,7 @@ pub enum ProbeStep {
     Announce,
     /// `blockchain.headers.subscribe`.
     Headers,
-    /// `blockchain.block.header` at the pinned height.
+    /// `blockchain.block.header` at the height that shows the pinned block.
     Pin,
     /// `blockchain.block.header`, if the peer's chain reaches the checkpoint.
     Block,
@@ -106,8 +113,8 @@ pub struct Prober {
     id: u64,
     notifications: u32,
     report: ProbeReport,
-    /// Complete header of the peer's tip, with the work of its height.
-    tip: Option<BlockHeader>,
+    /// Header of the peer's tip, with the work that is required.
+    tip: Option<ShownHeader>,
     /// Whether the peer showed the pinned block.
     shows_pin: bool,
     /// Comparison of the tip with the known chain, and the next request; `None` before it starts.
@@ -176,7 +183,7 @@ impl Prober {
 
     /// Returns what follows after the response to the current step.
     fn next_step(&mut self, is_success: bool) -> Result<Next, Fault> {
-        let needs_proof = self.expected.pin.is_some();
+        let needs_proof = self.required_pin().is_some();
         Ok(match self.step {
             ProbeStep::Version if !is_success => Next::Step(ProbeStep::LegacyVersion),
             ProbeStep::Version | ProbeStep::LegacyVersion => Next::Step(match self.expected.features {
@@ -198,8 +205,8 @@ impl Prober {
 
     /// Compares the tip with the known chain.
     fn start_sync(&mut self) -> Result<Next, Fault> {
-        let (Some(reference), Some(height), Some(tip)) =
-            (self.expected.reference.clone(), self.report.tip_height, self.tip)
+        let tip = self.tip.as_ref().and_then(|tip| BlockHeader::from_bytes(tip.basic_bytes()));
+        let (Some(reference), Some(height), Some(tip)) = (self.expected.reference.clone(), self.report.tip_height, tip)
         else {
             // Without a pin, a peer that shows no header is only not compared.
             return Ok(Next::Done);
@@ -243,7 +250,7 @@ impl Prober {
             ProbeStep::Announce => {
                 json!(self.expected.announce.iter().map(|offer| &offer.features).collect::<Vec<_>>())
             }
-            ProbeStep::Pin => json!([self.expected.pin.map(|pin| pin.height)]),
+            ProbeStep::Pin => json!([self.required_pin().map(|pin| pin.header_height())]),
             ProbeStep::Block => json!([self.checkpoint_height()]),
             ProbeStep::Chain => match &self.sync {
                 Some((_, SyncStep::Request { start, count })) => json!([start, count]),
@@ -260,17 +267,26 @@ impl Prober {
     fn checkpoint_height(&self) -> Option<u32> {
         let tip = self.report.tip_height?;
         let wanted = self.expected.checkpoint_height.filter(|height| *height <= tip);
-        wanted.or_else(|| self.expected.pin.map(|_| height_to_compare(tip)))
+        wanted.or_else(|| self.required_pin().map(|_| height_to_compare(tip)))
+    }
+
+    /// Returns the pin that the peer must show; `None` if nothing is required.
+    fn required_pin(&self) -> Option<Pin> {
+        self.expected.chain.pin.filter(|_| self.expected.proof == ChainProof::Required)
     }
 
     /// Returns whether a tip is recent enough, and has the work of its height.
-    fn is_tip_proven(&self, height: u32, header: &BlockHeader) -> bool {
-        self.expected.pin.is_none_or(|pin| height >= pin.min_tip) && self.has_work(height, header)
+    fn is_tip_proven(&self, height: u32, header: &ShownHeader) -> bool {
+        self.required_pin().is_none_or(|pin| height >= pin.min_tip) && self.has_work(height, header)
     }
 
     /// Returns whether a header after the pin has the work of its height. Without a pin, none is required.
-    fn has_work(&self, height: u32, header: &BlockHeader) -> bool {
-        self.expected.pin.is_none_or(|pin| height < pin.height || header.has_work(&pin, height))
+    fn has_work(&self, height: u32, header: &ShownHeader) -> bool {
+        let Some(blocks_after_pin) = self.required_pin().and_then(|pin| height.checked_sub(pin.height)) else {
+            return true;
+        };
+        let (rule, header) = (self.expected.chain.work, BlockHeader::from_bytes(header.basic_bytes()));
+        header.is_some_and(|header| header.has_work(rule, blocks_after_pin))
     }
 
     /// Whether the peer does not list the own name with the current ports.
@@ -307,7 +323,8 @@ impl Prober {
                 Ok(())
             }
             ProbeStep::Peers => {
-                self.report.peer_list = PeerList::parse(result, self.expected.default_ports).map_err(malformed)?;
+                self.report.peer_list =
+                    PeerList::parse(result, self.expected.chain.default_ports).map_err(malformed)?;
                 Ok(())
             }
             ProbeStep::Announce => {
@@ -316,23 +333,24 @@ impl Prober {
                 Ok(())
             }
             ProbeStep::Pin => {
-                let header = block_header(result);
-                self.shows_pin = header.zip(self.expected.pin).is_some_and(|(header, pin)| header.is_pinned(&pin));
+                let header = self.header_from(result).zip(self.required_pin());
+                self.shows_pin = header.is_some_and(|(header, pin)| pin.is_shown_by(&header));
                 Ok(())
             }
             ProbeStep::Block => {
                 // An invalid header is no violation. Without a pin, the peer is only not compared.
-                let block = self.checkpoint_height().zip(block_header(result));
+                let block = self.checkpoint_height().zip(self.header_from(result));
                 let proven = block.filter(|(height, header)| self.has_work(*height, header));
-                self.report.checkpoint = proven.map(|(height, header)| (height, header.hash()));
+                self.report.checkpoint = proven.map(|(height, header)| (height, header.id()));
                 Ok(())
             }
             ProbeStep::Headers => {
                 let headers: Headers<'_> = jsonrpc::from_object(result).map_err(malformed)?;
                 self.report.tip_height = headers.height.number().or_else(|| headers.block_height.number());
-                let tip = self.report.tip_height.zip(headers.hex.and_then(|hex| BlockHeader::from_hex(&hex)));
+                let header = headers.hex.and_then(|hex| self.expected.chain.header.parse(&hex));
+                let tip = self.report.tip_height.zip(header);
                 // Without a pin, a header of zeros is only not compared.
-                let is_header = |header: &BlockHeader| self.expected.pin.is_some() || header.bits() != 0;
+                let is_header = |header: &ShownHeader| self.required_pin().is_some() || !header.is_empty();
                 let tip = tip.filter(|(_, header)| is_header(header));
                 self.tip = tip.filter(|(height, header)| self.is_tip_proven(*height, header)).map(|(_, header)| header);
                 Ok(())
@@ -370,9 +388,15 @@ impl Prober {
         Ok(())
     }
 
+    /// Parses a block header that is given as a string of hexadecimal digits.
+    fn header_from(&self, result: &str) -> Option<ShownHeader> {
+        let hex: Cow<'_, str> = serde_json::from_str(result).ok()?;
+        self.expected.chain.header.parse(&hex)
+    }
+
     fn check_features(&self, features: &Features) -> Result<(), Fault> {
         match &features.genesis_hash {
-            Some(hash) if hash != self.expected.genesis_hash => return Err(Fault::WrongGenesis),
+            Some(hash) if *hash != self.expected.chain.genesis_hash => return Err(Fault::WrongGenesis),
             _ => {}
         }
         // A server without `hosts` could be any server behind the name, so it is not verified.
@@ -399,12 +423,6 @@ impl ProbeStep {
             ProbeStep::Chain => "blockchain.block.headers",
         }
     }
-}
-
-/// Parses a block header that is given as a string of hexadecimal digits.
-fn block_header(result: &str) -> Option<BlockHeader> {
-    let hex: Cow<'_, str> = serde_json::from_str(result).ok()?;
-    BlockHeader::from_hex(&hex)
 }
 
 /// Parses consecutive block headers; empty unless all have 80 bytes.

@@ -1,27 +1,19 @@
 //! Consensus rules that a block header must follow.
 
-use std::str::FromStr;
-
-use bitcoin::BlockHash as LibraryHash;
-use bitcoin::hashes::Hash;
 use bitcoin::params::{MAINNET, Params, REGTEST};
 use bitcoin::pow::CompactTarget;
 
-use super::BlockHash;
 use crate::block_header::BlockHeader;
-use crate::chain::Chain;
+use crate::chain::{BlockHash, ChainParams, Retargets, WorkRule, hash_from_hex};
 use crate::peer::Fault;
 
 /// Maximum time of a header after the local clock, in seconds: two hours, as in Bitcoin Core.
 const MAX_FUTURE_SECS: u32 = 2 * 60 * 60;
 
-/// Compact target of regtest's first block, which all blocks have.
-const REGTEST_BITS: u32 = 0x207f_ffff;
-
 /// Rules of a chain, and the block from which its headers are followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainRules {
-    pub(super) chain: Chain,
+    pub(super) retargets: Retargets,
     /// Height of the anchor: the pinned block, or the first block.
     pub(super) anchor_height: u32,
     /// Hash of the anchor.
@@ -65,19 +57,14 @@ impl HeaderError {
 impl ChainRules {
     /// Returns the rules of a chain; `None` if its work is not followed.
     ///
-    /// Test networks allow blocks of the minimum difficulty, or sign their blocks, so work proves little there. Regtest
-    /// is followed for tests.
-    pub fn of(chain: Chain) -> Option<ChainRules> {
-        let (height, hash, bits) = match chain {
-            Chain::Bitcoin => {
-                let pin = chain.pin()?;
-                (pin.height, pin.hash, pin.bits?)
-            }
-            Chain::Regtest => (0, chain.genesis_hash(), REGTEST_BITS),
-            Chain::Testnet3 | Chain::Testnet4 | Chain::Signet => return None,
+    /// The anchor is the pinned block or, without one, the first.
+    pub fn of(chain: &ChainParams) -> Option<ChainRules> {
+        let WorkRule::Followed { bits, retargets } = chain.work else { return None };
+        let (anchor_height, anchor_hash) = match chain.pin {
+            Some(pin) => (pin.height, pin.hash),
+            None => (0, hash_from_hex(&chain.genesis_hash)?),
         };
-        let anchor_hash = LibraryHash::from_str(hash).ok()?.to_byte_array();
-        Some(ChainRules { chain, anchor_height: height, anchor_hash, anchor_bits: bits })
+        Some(ChainRules { retargets, anchor_height, anchor_hash, anchor_bits: bits })
     }
 
     /// Checks the target, the proof of work and the time of a header.
@@ -107,9 +94,9 @@ impl ChainRules {
     }
 
     fn params(&self) -> &'static Params {
-        match self.chain {
-            Chain::Regtest => &REGTEST,
-            _ => &MAINNET,
+        match self.retargets {
+            Retargets::EveryPeriod => &MAINNET,
+            Retargets::Never => &REGTEST,
         }
     }
 }
@@ -126,6 +113,7 @@ mod tests {
 
     use super::super::PERIOD;
     use super::*;
+    use crate::chain::Chain;
 
     /// Blocks at both ends of periods of mainnet, and examples that reach the limits, as in Bitcoin Core's tests.
     #[test]
@@ -138,7 +126,7 @@ mod tests {
         ] {
             assert_eq!(next_bits(bits, last - first, &MAINNET), expected, "{bits:x}");
         }
-        assert_eq!(next_bits(REGTEST_BITS, 1, &REGTEST), REGTEST_BITS, "regtest has no retargets");
+        assert_eq!(next_bits(0x207f_ffff, 1, &REGTEST), 0x207f_ffff, "regtest has no retargets");
     }
 
     /// Last block of each period of mainnet: the compact target of the next period, and the hash.
@@ -163,19 +151,19 @@ mod tests {
             assert!(is_between(0, u32::MAX), "period that begins at {height}");
             bits = next;
         }
-        let rules = ChainRules::of(Chain::Bitcoin).unwrap();
+        let rules = ChainRules::of(&Chain::BITCOIN).unwrap();
         assert_eq!((height - 1, bits), (rules.anchor_height, rules.anchor_bits), "the last period ends at the pin");
     }
 
     #[test]
     fn pin_of_bitcoin_is_the_last_block_of_a_period() {
-        let rules = ChainRules::of(Chain::Bitcoin).unwrap();
+        let rules = ChainRules::of(&Chain::BITCOIN).unwrap();
         assert!((rules.anchor_height + 1).is_multiple_of(PERIOD));
     }
 
     #[test]
     fn only_bitcoin_and_regtest_are_followed() {
-        let followed = Chain::ALL.map(|chain| ChainRules::of(chain).is_some());
-        assert_eq!(followed, [true, false, false, false, true]);
+        let followed = Chain::BUILT_IN.into_iter().filter(|chain| ChainRules::of(chain).is_some());
+        assert_eq!(followed.map(|chain| chain.to_string()).collect::<Vec<_>>(), ["bitcoin", "regtest"]);
     }
 }

@@ -16,8 +16,10 @@ pub use chain_rules::{ChainRules, HeaderError};
 pub use header_sync::{CatchUp, ChainReference, ChainStanding, HeaderSync, SyncStep};
 pub use record::RecordError;
 
+pub use crate::chain::BlockHash;
+
 use crate::block_header::BlockHeader;
-use crate::chain::Chain;
+use crate::chain::ChainParams;
 
 /// Blocks of a difficulty period, and the maximum number of headers in one response.
 pub const PERIOD: u32 = 2016;
@@ -31,9 +33,6 @@ const MEDIAN_TIMES: u32 = 11;
 /// Maximum number of headers kept: a branch may leave the chain up to one period below the tip, and its first retarget
 /// needs the headers of the whole period before. They take 324 KB.
 const MAX_HEADERS: u32 = 2 * PERIOD + MEDIAN_TIMES;
-
-/// Double SHA-256 of a block header.
-pub type BlockHash = [u8; 32];
 
 /// Valid headers from a known block to a tip, with their work.
 #[derive(Clone, PartialEq, Eq)]
@@ -62,7 +61,7 @@ impl Root {
 
 impl HeaderChain {
     /// Creates a chain that ends at the anchor. `None` if the work of this chain is not followed.
-    pub fn new(chain: Chain) -> Option<HeaderChain> {
+    pub fn new(chain: &ChainParams) -> Option<HeaderChain> {
         ChainRules::of(chain).map(HeaderChain::at_anchor)
     }
 

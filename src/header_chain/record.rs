@@ -7,7 +7,7 @@ use bitcoin::pow::Work;
 
 use super::{BlockHash, ChainRules, HeaderChain, MAX_HEADERS, MEDIAN_TIMES, PERIOD, Root};
 use crate::block_header::{BlockHeader, HEADER_BYTES};
-use crate::chain::Chain;
+use crate::chain::ChainParams;
 
 /// Bytes before the headers: height, hash and compact target of the block below, the work, and the anchor's hash. A
 /// checksum follows the headers.
@@ -41,7 +41,7 @@ impl HeaderChain {
     /// Decodes a chain, and checks its links and the work of each header.
     ///
     /// `None` if the work of the chain is not followed.
-    pub fn from_record(chain: Chain, record: &[u8]) -> Result<Option<HeaderChain>, RecordError> {
+    pub fn from_record(chain: &ChainParams, record: &[u8]) -> Result<Option<HeaderChain>, RecordError> {
         let Some(rules) = ChainRules::of(chain) else { return Ok(None) };
         let (mut rest, sum) = record.split_last_chunk().ok_or(RecordError::Damaged)?;
         if checksum(rest) != *sum {

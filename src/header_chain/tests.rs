@@ -7,6 +7,7 @@ use bitcoin::{BlockHash as LibraryHash, TxMerkleNode};
 use proptest::prelude::*;
 
 use super::*;
+use crate::chain::Chain;
 
 /// Wall clock of the tests.
 pub(crate) const NOW: u32 = 1_800_000_000;
@@ -48,7 +49,7 @@ pub(crate) fn extend(chain: &HeaderChain, blocks: u32, salt: u8) -> (HeaderChain
 }
 
 fn regtest() -> HeaderChain {
-    HeaderChain::new(Chain::Regtest).unwrap()
+    HeaderChain::new(&Chain::REGTEST).unwrap()
 }
 
 /// A peer with these headers after the first block, which answers at most `limit` headers at a time.
@@ -203,7 +204,7 @@ fn header_in_the_future_is_not_the_fault_of_the_peer() {
 
 /// Rules of mainnet after a block of minimum work, with so easy a target that the test can mine a period.
 fn easy_mainnet() -> HeaderChain {
-    let rules = ChainRules::of(Chain::Bitcoin).unwrap();
+    let rules = ChainRules::of(&Chain::BITCOIN).unwrap();
     HeaderChain::at_anchor(ChainRules { anchor_hash: [0; 32], anchor_bits: 0x207f_ffff, ..rules })
 }
 
@@ -226,14 +227,14 @@ fn memory_is_bounded_and_a_record_restores_the_chain() {
     assert_eq!(chain.hash_at(4_000), Some(headers[3_999].hash()));
     assert_eq!(chain.hash_at(100), None);
     let record = chain.to_record();
-    assert_eq!(HeaderChain::from_record(Chain::Regtest, &record), Ok(Some(chain)));
-    assert_eq!(HeaderChain::from_record(Chain::Bitcoin, &record), Err(RecordError::OtherAnchor));
-    assert_eq!(HeaderChain::from_record(Chain::Signet, &record), Ok(None));
+    assert_eq!(HeaderChain::from_record(&Chain::REGTEST, &record), Ok(Some(chain)));
+    assert_eq!(HeaderChain::from_record(&Chain::BITCOIN, &record), Err(RecordError::OtherAnchor));
+    assert_eq!(HeaderChain::from_record(&Chain::SIGNET, &record), Ok(None));
     for at in [0, 10, 200, record.len() - 1] {
         let mut damaged = record.clone();
         damaged[at] ^= 0x40;
-        assert_eq!(HeaderChain::from_record(Chain::Regtest, &damaged), Err(RecordError::Damaged), "byte {at}");
-        assert_eq!(HeaderChain::from_record(Chain::Regtest, &record[..at]), Err(RecordError::Damaged));
+        assert_eq!(HeaderChain::from_record(&Chain::REGTEST, &damaged), Err(RecordError::Damaged), "byte {at}");
+        assert_eq!(HeaderChain::from_record(&Chain::REGTEST, &record[..at]), Err(RecordError::Damaged));
     }
 }
 
@@ -250,6 +251,6 @@ proptest! {
             let (result, _) = Peer::new(headers.clone()).visit(&known, tip_height, *tip);
             prop_assert!(!matches!(result, Ok(ChainStanding::MoreWork(_))));
         }
-        prop_assert!(HeaderChain::from_record(Chain::Regtest, &headers.iter().flat_map(BlockHeader::to_bytes).collect::<Vec<u8>>()).is_err());
+        prop_assert!(HeaderChain::from_record(&Chain::REGTEST, &headers.iter().flat_map(BlockHeader::to_bytes).collect::<Vec<u8>>()).is_err());
     }
 }

@@ -169,7 +169,7 @@ mod tests {
     use crate::chain::Chain;
 
     fn parse(json: &str) -> Result<PeerList, serde_json::Error> {
-        PeerList::parse(json, Chain::Bitcoin.default_ports())
+        PeerList::parse(json, Chain::BITCOIN.default_ports)
     }
 
     proptest! {

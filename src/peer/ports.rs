@@ -65,6 +65,11 @@ impl Ports {
         (tcp.is_some() || tls.is_some()).then_some(Ports { tcp, tls, ws: None, wss: None })
     }
 
+    /// Creates ports for both transports.
+    pub const fn both(tcp: Port, tls: Port) -> Ports {
+        Ports { tcp: Some(tcp), tls: Some(tls), ws: None, wss: None }
+    }
+
     /// Creates ports with one transport only.
     pub fn single(transport: Transport, port: Port) -> Ports {
         let none = Ports { tcp: None, tls: None, ws: None, wss: None };

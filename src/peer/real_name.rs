@@ -147,7 +147,7 @@ pub(super) mod tests {
     }
 
     fn parse(text: &str) -> Result<RealName, RealNameError> {
-        RealName::parse(text, Chain::Bitcoin.default_ports())
+        RealName::parse(text, Chain::BITCOIN.default_ports)
     }
 
     proptest! {

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::chain::Chain;
 use crate::dial::{Direct, Isolation, LocalAddresses, Tls};
+use crate::electrum::prober::ChainProof;
 
 const SHORT: Deadlines = Deadlines { response: Duration::from_millis(300), total: Duration::from_millis(1500) };
 
@@ -52,16 +53,15 @@ async fn verify_with_trusted(trusted: usize, endpoints: &[(Transport, SocketAddr
         checkpoint_height: None,
         reference: None,
     };
-    let chain = Chain::Regtest;
+    let chain = Chain::REGTEST;
     let expected = ProbeExpectations {
         host: Some(host),
-        genesis_hash: chain.genesis_hash(),
-        default_ports: chain.default_ports(),
+        chain,
+        proof: ChainProof::NotRequired,
         features: FeaturesStep::Included,
         announce: None,
         checkpoint_height: None,
         reference: None,
-        pin: None,
     };
     probe(&dialer, &target, &expected, SHORT, |_| {}).await
 }

@@ -23,7 +23,7 @@ use super::http_server::{self, HttpLimits};
 use super::response_headers::{Caching, security_headers};
 use crate::api::PortNumbers;
 use crate::book::{Ingress, Snapshot};
-use crate::chain::Chain;
+use crate::chain::{Chain, ChainName};
 use crate::clock;
 use crate::peer::{PeerList, PeerListEntry};
 
@@ -73,7 +73,7 @@ struct Rendered {
 /// Content of `/peers.json`.
 #[derive(Debug, Serialize)]
 struct PublicList {
-    network: Chain,
+    network: ChainName,
     peers: Vec<PublicPeer>,
 }
 
@@ -138,19 +138,19 @@ impl PublicState {
         }
         let PublicPage { ingress, chain, snapshot } = &self.page;
         let snapshot = Arc::clone(&snapshot.borrow());
-        let rendered = render(*chain, &snapshot.verified_peers(*ingress, clock::now()))?;
+        let rendered = render(chain, &snapshot.verified_peers(*ingress, clock::now()))?;
         *last = Some((Instant::now(), rendered.clone()));
         Some(rendered)
     }
 }
 
 /// Renders a list of `server.peers.subscribe`; `None` if it is no list.
-fn render(chain: Chain, list: &[u8]) -> Option<Rendered> {
-    let list = PeerList::parse(std::str::from_utf8(list).ok()?, chain.default_ports()).ok()?;
+fn render(chain: &Chain, list: &[u8]) -> Option<Rendered> {
+    let list = PeerList::parse(std::str::from_utf8(list).ok()?, chain.default_ports).ok()?;
     let mut entries = list.0;
     // The order of the snapshot tells which peers are long-standing.
     entries.sort_by_cached_key(|entry| (entry.name.host.is_onion(), entry.name.host.to_string()));
-    let list = PublicList { network: chain, peers: entries.into_iter().map(PublicPeer::from).collect() };
+    let list = PublicList { network: chain.name.clone(), peers: entries.into_iter().map(PublicPeer::from).collect() };
     let html = PublicTemplate { list: &list }.render().ok()?;
     let json = serde_json::to_vec(&list).ok()?;
     Some(Rendered { html: html.into(), json: json.into() })
@@ -180,7 +180,7 @@ mod tests {
             r#"[["{ONION}","{ONION}",["v1.4","t50001"]],["5.9.0.2","b.example",["v1.4.2","s50002","wss50004"]],
                 ["5.9.0.1","a.example",["v1.4","p1000","s50002","t50001"]]]"#
         );
-        let Rendered { html, json } = render(Chain::Bitcoin, list.as_bytes()).unwrap();
+        let Rendered { html, json } = render(&Chain::BITCOIN, list.as_bytes()).unwrap();
         let html = String::from_utf8(html.to_vec()).unwrap();
         insta::assert_snapshot!("page", html);
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
@@ -201,9 +201,9 @@ mod tests {
 
     #[test]
     fn empty_list_is_rendered() {
-        let Rendered { html, json } = render(Chain::Signet, b"[]").unwrap();
+        let Rendered { html, json } = render(&Chain::SIGNET, b"[]").unwrap();
         assert!(String::from_utf8(html.to_vec()).unwrap().contains("No server"));
         assert_eq!(json, &br#"{"network":"signet","peers":[]}"#[..]);
-        assert_eq!(render(Chain::Signet, b"{}"), None);
+        assert_eq!(render(&Chain::SIGNET, b"{}"), None);
     }
 }

@@ -19,14 +19,14 @@ pub struct ChainName(String);
 
 impl ChainName {
     /// Returns whether this is the name of a chain.
-    pub fn is(&self, chain: Chain) -> bool {
-        self.0 == chain.name()
+    pub fn is(&self, chain: &Chain) -> bool {
+        self.0 == chain.name.as_str()
     }
 }
 
-impl From<Chain> for ChainName {
-    fn from(chain: Chain) -> ChainName {
-        ChainName(chain.name().to_owned())
+impl From<&Chain> for ChainName {
+    fn from(chain: &Chain) -> ChainName {
+        ChainName(chain.name.to_string())
     }
 }
 
@@ -58,24 +58,25 @@ pub(crate) fn record(transaction: &WriteTransaction, chain: &ChainName) -> Resul
 /// neither. Records must have the current schema.
 pub(crate) fn inferred(
     transaction: &WriteTransaction,
-    preferred: Option<Chain>,
+    preferred: Option<&Chain>,
 ) -> Result<Option<ChainName>, redb::Error> {
-    let mut peers_by_chain: BTreeMap<&str, (usize, Chain)> = BTreeMap::new();
+    let chains = Chain::BUILT_IN;
+    let mut peers_by_chain: BTreeMap<&str, (usize, &Chain)> = BTreeMap::new();
     let mut seeds_by_chain = peers_by_chain.clone();
     for record in transaction.open_table(PEERS)?.iter()? {
         let (_, value) = record?;
         let Ok(entry) = postcard::from_bytes::<Entry>(value.value()) else { continue };
         let verified = entry.last_success.and(entry.genesis_hash).map(|bytes| HEXLOWER.encode(&bytes));
-        let chain = Chain::ALL.into_iter().find(|chain| verified.as_deref() == Some(chain.genesis_hash()));
+        let chain = chains.iter().find(|chain| verified.as_deref() == Some(&*chain.genesis_hash));
         if let Some(chain) = chain {
-            peers_by_chain.entry(chain.name()).or_insert((0, chain)).0 += 1;
+            peers_by_chain.entry(chain.name.as_str()).or_insert((0, chain)).0 += 1;
         }
         if entry.source == Source::Seed {
-            for chain in Chain::ALL {
+            for chain in &chains {
                 let ports = entry.ports.without_web_sockets();
                 let is_seed = chain.default_seeds().iter().any(|seed| (&seed.host, seed.ports) == (&entry.host, ports));
                 if is_seed {
-                    seeds_by_chain.entry(chain.name()).or_insert((0, chain)).0 += 1;
+                    seeds_by_chain.entry(chain.name.as_str()).or_insert((0, chain)).0 += 1;
                 }
             }
         }

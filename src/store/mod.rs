@@ -95,7 +95,7 @@ pub enum StoreError {
         /// Chain of the store.
         found: ChainName,
         /// Configured chain.
-        wanted: Chain,
+        wanted: ChainName,
     },
     /// The operating system refuses access to the file.
     #[error("can't open the store {}: {error}; check that this user may write there and that the disk isn't full", path.display())]
@@ -129,7 +129,7 @@ impl Store {
     /// Opens or creates the store of a chain and loads its content.
     ///
     /// A damaged store is renamed, not deleted, and a new one is created.
-    pub fn open(path: &Path, chain: Chain, now: Time) -> Result<(Store, LoadedState), StoreError> {
+    pub fn open(path: &Path, chain: &Chain, now: Time) -> Result<(Store, LoadedState), StoreError> {
         let reason = match Store::try_open(path, chain, now) {
             Ok(opened) => return Ok(opened),
             Err(OpenError::Damaged(reason)) => reason,
@@ -154,7 +154,7 @@ impl Store {
         }
     }
 
-    fn try_open(path: &Path, chain: Chain, now: Time) -> Result<(Store, LoadedState), OpenError> {
+    fn try_open(path: &Path, chain: &Chain, now: Time) -> Result<(Store, LoadedState), OpenError> {
         let file = path.to_owned();
         let open = move || {
             let mut builder = Builder::new();
@@ -195,7 +195,7 @@ impl Store {
     #[cfg(test)]
     fn with_opener(open: impl Fn() -> Result<Database, redb::Error> + Send + 'static) -> Result<Store, schema::Error> {
         let database = open()?;
-        schema::migrate(&database, Chain::Bitcoin)?;
+        schema::migrate(&database, &Chain::BITCOIN)?;
         Ok(Store { open: Box::new(open), database: Some(database) })
     }
 }
@@ -238,11 +238,13 @@ enum OpenError {
 }
 
 impl OpenError {
-    fn classify(error: schema::Error, path: &Path, wanted: Chain) -> OpenError {
+    fn classify(error: schema::Error, path: &Path, wanted: &Chain) -> OpenError {
         let path = path.to_owned();
         match error {
             schema::Error::Newer { found, known } => OpenError::Error(StoreError::NewerSchema { path, found, known }),
-            schema::Error::OtherChain(found) => OpenError::Error(StoreError::OtherChain { path, found, wanted }),
+            schema::Error::OtherChain(found) => {
+                OpenError::Error(StoreError::OtherChain { path, found, wanted: wanted.into() })
+            }
             schema::Error::Redb(error) => match *error {
                 redb::Error::DatabaseAlreadyOpen => OpenError::Error(StoreError::Locked(path)),
                 redb::Error::Io(error) if error.kind() != std::io::ErrorKind::InvalidData => {
@@ -279,7 +281,7 @@ fn promote_reliable_peers(loaded: &mut LoadedState, now: Time) -> Vec<Change> {
     changes
 }
 
-fn load(database: &Database, chain: Chain) -> Result<LoadedState, redb::Error> {
+fn load(database: &Database, chain: &Chain) -> Result<LoadedState, redb::Error> {
     let read = database.begin_read()?;
     let mut loaded = LoadedState::default();
     let mut entries = |table| -> Result<Vec<Entry>, redb::Error> {

@@ -63,7 +63,7 @@ impl<E: Into<redb::Error>> From<E> for Error {
 ///
 /// All migrations run in one transaction. A newer store and a store of another chain are not
 /// changed.
-pub(crate) fn migrate(database: &Database, chain: Chain) -> Result<Migrated, Error> {
+pub(crate) fn migrate(database: &Database, chain: &Chain) -> Result<Migrated, Error> {
     let missing = missing_migrations(database)?;
     let recorded = chain::recorded(database)?;
     if let (true, Some(recorded)) = (missing.is_empty(), &recorded) {

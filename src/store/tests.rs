@@ -17,7 +17,7 @@ const NOW: Time = Time::from_secs(1_700_000_000);
 
 fn entry(n: u32) -> Entry {
     let line = format!("h{n}.example v1.4.2 p100 s50002 t50001");
-    let name = RealName::parse(&line, Chain::Bitcoin.default_ports()).unwrap();
+    let name = RealName::parse(&line, Chain::BITCOIN.default_ports).unwrap();
     let source = Source::Peer("5.9.0.1".parse().unwrap());
     let mut entry = Entry::new(name, source, Duration::from_secs(5), NOW);
     entry.key = Some(PinnedKey { sha256: [7; 32], since: NOW, rotation_count: 1 });
@@ -27,7 +27,7 @@ fn entry(n: u32) -> Entry {
 }
 
 fn open(path: &Path) -> (Store, LoadedState) {
-    Store::open(path, Chain::Bitcoin, NOW).unwrap()
+    Store::open(path, &Chain::BITCOIN, NOW).unwrap()
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn store_in_use_is_locked() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");
     let _first = open(&path);
-    assert!(matches!(Store::open(&path, Chain::Bitcoin, NOW), Err(StoreError::Locked(_))));
+    assert!(matches!(Store::open(&path, &Chain::BITCOIN, NOW), Err(StoreError::Locked(_))));
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn newer_store_is_refused_and_kept() {
     schema::tests::set_version(store.database.as_ref().unwrap(), 99);
     drop(store);
     assert!(matches!(
-        Store::open(&path, Chain::Bitcoin, NOW),
+        Store::open(&path, &Chain::BITCOIN, NOW),
         Err(StoreError::NewerSchema { found: 99, known: 10, .. })
     ));
     assert!(path.exists());
@@ -213,7 +213,7 @@ fn days_and_trends_are_loaded_as_written() {
 /// Returns a peer that was verified on this chain.
 fn verified_on(n: u32, chain: Chain) -> Entry {
     Entry {
-        genesis_hash: Some(HEXLOWER_PERMISSIVE.decode(chain.genesis_hash().as_bytes()).unwrap().try_into().unwrap()),
+        genesis_hash: Some(HEXLOWER_PERMISSIVE.decode(chain.genesis_hash.as_bytes()).unwrap().try_into().unwrap()),
         ..entry(n)
     }
 }
@@ -239,35 +239,35 @@ fn held_chain(path: &Path) -> Option<String> {
 fn store_of_another_chain_is_refused_and_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");
-    drop(Store::open(&path, Chain::Testnet4, NOW).unwrap());
-    let error = Store::open(&path, Chain::Bitcoin, NOW).unwrap_err();
-    assert!(matches!(&error, StoreError::OtherChain { wanted: Chain::Bitcoin, .. }));
+    drop(Store::open(&path, &Chain::TESTNET4, NOW).unwrap());
+    let error = Store::open(&path, &Chain::BITCOIN, NOW).unwrap_err();
+    assert!(matches!(&error, StoreError::OtherChain { .. }));
     let text = error.to_string();
     assert!(text.contains("holds peers of testnet4, but network is bitcoin"), "{text}");
     assert!(text.contains("set network = \"testnet4\", or choose another data_dir"), "{text}");
     assert_eq!(held_chain(&path).as_deref(), Some("testnet4"));
-    assert!(Store::open(&path, Chain::Testnet4, NOW).is_ok());
+    assert!(Store::open(&path, &Chain::TESTNET4, NOW).is_ok());
 }
 
 #[test]
 fn older_store_gets_the_chain_of_most_verified_peers() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");
-    let never_verified = (10..20).map(|n| Entry { last_success: None, ..verified_on(n, Chain::Testnet4) });
-    let entries = [verified_on(1, Chain::Bitcoin), verified_on(2, Chain::Bitcoin)]
+    let never_verified = (10..20).map(|n| Entry { last_success: None, ..verified_on(n, Chain::TESTNET4) });
+    let entries = [verified_on(1, Chain::BITCOIN), verified_on(2, Chain::BITCOIN)]
         .into_iter()
-        .chain([verified_on(3, Chain::Testnet4)])
+        .chain([verified_on(3, Chain::TESTNET4)])
         .chain(never_verified);
     store_without_chain(&path, entries);
     assert_eq!(held_chain(&path).as_deref(), Some("bitcoin"));
-    let error = Store::open(&path, Chain::Testnet4, NOW).unwrap_err();
+    let error = Store::open(&path, &Chain::TESTNET4, NOW).unwrap_err();
     assert!(matches!(error, StoreError::OtherChain { .. }), "{error}");
     let database = Builder::new().open(&path).unwrap();
     assert!(matches!(chain::recorded(&database), Ok(None)), "a refused store stays as it was");
     drop(database);
     assert_eq!(open(&path).1.entries.len(), 13);
     let database = Builder::new().open(&path).unwrap();
-    assert_eq!(chain::recorded(&database).unwrap(), Some(Chain::Bitcoin.into()));
+    assert_eq!(chain::recorded(&database).unwrap(), Some((&Chain::BITCOIN).into()));
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn older_store_without_verified_peers_gets_the_configured_chain() {
     let path = dir.path().join("peers.redb");
     store_without_chain(&path, [Entry { last_success: None, ..entry(1) }, entry(2)]);
     assert_eq!(held_chain(&path), None);
-    assert!(Store::open(&path, Chain::Signet, NOW).is_ok());
+    assert!(Store::open(&path, &Chain::SIGNET, NOW).is_ok());
     assert_eq!(held_chain(&path).as_deref(), Some("signet"));
 }
 
@@ -284,10 +284,10 @@ fn older_store_without_verified_peers_gets_the_configured_chain() {
 fn older_store_that_verified_nothing_gets_the_chain_of_its_seeds() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peers.redb");
-    let seeds = Chain::Bitcoin.default_seeds();
+    let seeds = Chain::BITCOIN.default_seeds();
     store_without_chain(&path, seeds.into_iter().map(|seed| Entry::new(seed, Source::Seed, Duration::ZERO, NOW)));
     assert_eq!(held_chain(&path).as_deref(), Some("bitcoin"));
-    assert!(matches!(Store::open(&path, Chain::Testnet4, NOW), Err(StoreError::OtherChain { .. })));
+    assert!(matches!(Store::open(&path, &Chain::TESTNET4, NOW), Err(StoreError::OtherChain { .. })));
 }
 
 #[test]
@@ -297,7 +297,7 @@ fn held_store_cannot_be_opened() {
     assert!(HeldStore::open(&path).is_none() && !path.exists());
     drop(open(&path));
     let held = HeldStore::open(&path).unwrap();
-    assert!(matches!(Store::open(&path, Chain::Bitcoin, NOW), Err(StoreError::Locked(_))));
+    assert!(matches!(Store::open(&path, &Chain::BITCOIN, NOW), Err(StoreError::Locked(_))));
     drop(held);
     let _open = open(&path);
     assert!(HeldStore::open(&path).is_none());
@@ -305,7 +305,7 @@ fn held_store_cannot_be_opened() {
 
 #[test]
 fn unwritable_path_is_an_error() {
-    let error = Store::open(Path::new("/proc/peers.redb"), Chain::Bitcoin, NOW).unwrap_err();
+    let error = Store::open(Path::new("/proc/peers.redb"), &Chain::BITCOIN, NOW).unwrap_err();
     assert!(matches!(error, StoreError::Io { .. }), "{error}");
 }
 
@@ -373,7 +373,7 @@ fn changes_during_a_full_disk_are_written_later() {
     drop(changes);
     writer.join();
     let mut hosts: Vec<String> =
-        load(&opener().unwrap(), Chain::Bitcoin).unwrap().entries.iter().map(|e| e.host.to_string()).collect();
+        load(&opener().unwrap(), &Chain::BITCOIN).unwrap().entries.iter().map(|e| e.host.to_string()).collect();
     hosts.sort();
     assert_eq!(hosts, ["h1.example", "h2.example"]);
 }
@@ -408,7 +408,7 @@ proptest! {
         }
         drop(store);
         full.store(false, Ordering::Relaxed);
-        let loaded = load(&opener().unwrap(), Chain::Bitcoin).unwrap();
+        let loaded = load(&opener().unwrap(), &Chain::BITCOIN).unwrap();
         prop_assert_eq!(loaded.entries, model.into_values().collect::<Vec<_>>());
     }
 }

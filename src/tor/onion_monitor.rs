@@ -17,7 +17,7 @@ use crate::clock::{self, Time};
 use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::dial::{Dialer, Isolation};
 use crate::electrum::identity::{Identity, LocalIdentity};
-use crate::electrum::prober::{FeaturesStep, ProbeExpectations};
+use crate::electrum::prober::{ChainProof, FeaturesStep, ProbeExpectations};
 use crate::peer::{Host, Port, Ports, Transport};
 use crate::probe::{Deadlines, probe};
 use crate::route::Route;
@@ -204,7 +204,7 @@ impl OnionMonitor {
     }
 
     async fn probe(&self, name: &OnionServiceState, endpoint: (Transport, Port), group: u8) -> Result<(), ProbeError> {
-        probe_onion_name(&self.dialer, self.chain, &name.host, endpoint, group).await.map(drop)
+        probe_onion_name(&self.dialer, &self.chain, &name.host, endpoint, group).await.map(drop)
     }
 
     /// Publishes the name to clients of the onion service.
@@ -273,7 +273,7 @@ fn log_tls_change(before: &TlsPortState, after: &TlsPortState) {
 /// `group` chooses the circuits.
 pub async fn probe_onion_name(
     dialer: &Dialer,
-    chain: Chain,
+    chain: &Chain,
     host: &Host,
     endpoint: (Transport, Port),
     group: u8,
@@ -281,13 +281,12 @@ pub async fn probe_onion_name(
     let target = ProbeTarget::without_extras(host.clone(), Route::Tor, Vec::new(), vec![endpoint]);
     let expected = ProbeExpectations {
         host: None,
-        genesis_hash: chain.genesis_hash(),
-        default_ports: chain.default_ports(),
+        chain: chain.clone(),
+        proof: ChainProof::NotRequired,
         features: FeaturesStep::Included,
         announce: None,
         checkpoint_height: None,
         reference: None,
-        pin: None,
     };
     let dialer = Dialer { isolation: Isolation::SelfCheck(group), ..dialer.clone() };
     probe(&dialer, &target, &expected, Deadlines::for_route(Route::Tor), |_| {}).await

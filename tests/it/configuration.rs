@@ -133,7 +133,7 @@ fn data_in_the_old_default_directory_is_moved() {
     home.configure("network = \"regtest\"\n");
     std::fs::create_dir_all(home.data().join("tor/state")).unwrap();
     std::fs::write(home.data().join("bans"), "*.banned.example\n").unwrap();
-    drop(Store::open(&home.data().join("peers.redb"), Chain::Regtest, clock::now()).unwrap());
+    drop(Store::open(&home.data().join("peers.redb"), &Chain::REGTEST, clock::now()).unwrap());
     let daemon = home.start();
     let log = daemon.log();
     let is_moved = |line: &str| line.contains("INFO") && line.contains("moved the data of regtest");

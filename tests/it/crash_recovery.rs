@@ -58,7 +58,7 @@ fn kill_during_writes_loses_at_most_one_second() {
         // The writer may have written more than it reported.
         next = written.last().map_or(next, |(_, number)| number + 100_000);
 
-        let (_store, kept) = Store::open(&path, Chain::Bitcoin, clock::now()).unwrap();
+        let (_store, kept) = Store::open(&path, &Chain::BITCOIN, clock::now()).unwrap();
         assert!(kept.quarantined.is_none(), "damaged by kill {kill}: {:?}", kept.quarantined);
         assert_eq!(kept.unreadable, 0);
         let found: HashMap<String, u32> =
@@ -77,7 +77,7 @@ fn kill_during_writes_loses_at_most_one_second() {
 
 /// Saves numbered entries and prints each number.
 fn write_entries(path: &Path, from: u32) {
-    let (store, _) = Store::open(path, Chain::Bitcoin, clock::now()).unwrap();
+    let (store, _) = Store::open(path, &Chain::BITCOIN, clock::now()).unwrap();
     let (_writer, changes) = Writer::spawn(store).unwrap();
     let mut out = std::io::stdout();
     // Bounded, in case the test fails before the kill.
@@ -91,7 +91,7 @@ fn write_entries(path: &Path, from: u32) {
 
 fn entry(number: u32) -> Entry {
     let line = format!("h{}.example s50002 t50001", number % HOSTS);
-    let name = RealName::parse(&line, Chain::Bitcoin.default_ports()).unwrap();
+    let name = RealName::parse(&line, Chain::BITCOIN.default_ports).unwrap();
     let mut entry = Entry::new(name, Source::Seed, Duration::ZERO, clock::now());
     entry.failures = number;
     entry

@@ -23,7 +23,7 @@ const SCRIPT: &str = "<script>alert(1)</script>";
 
 /// Returns a peer that was verified each day for five weeks, and that is not due for hours.
 fn verified(name: &str, ip: &str, now: Time) -> Entry {
-    let name = RealName::parse(name, Chain::Regtest.default_ports()).unwrap();
+    let name = RealName::parse(name, Chain::REGTEST.default_ports).unwrap();
     let mut entry = Entry::new(name, Source::Seed, Duration::ZERO, now - Duration::from_hours(24 * 40));
     entry.ip = Some(ip.parse().unwrap());
     entry.software = Some(format!("Electrum{SCRIPT} 1.0"));
@@ -44,7 +44,7 @@ fn fill(dir: &TestDir) {
 
     let now = clock::now();
     std::fs::DirBuilder::new().mode(0o700).create(dir.data()).unwrap();
-    let (mut store, _) = Store::open(&dir.data().join("peers.redb"), Chain::Regtest, now).unwrap();
+    let (mut store, _) = Store::open(&dir.data().join("peers.redb"), &Chain::REGTEST, now).unwrap();
     let day = Duration::from_hours(24);
     let entries = [
         verified("a.example t50001", "5.9.0.1", now),

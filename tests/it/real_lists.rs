@@ -36,7 +36,7 @@ fn real_entries_are_kept_or_dropped_for_a_reason() {
 
 /// Parses an entry as it is parsed in a list, and as a real name.
 fn parse(entry: &Value, name: &str, tokens: &[String]) -> Result<String, RealNameError> {
-    let defaults = Chain::Bitcoin.default_ports();
+    let defaults = Chain::BITCOIN.default_ports;
     let parsed = RealName::from_tokens(name, tokens.iter().map(String::as_str), defaults);
     if entry.is_array() {
         let list = PeerList::parse(&format!("[{entry}]"), defaults).unwrap();

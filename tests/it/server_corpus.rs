@@ -8,17 +8,18 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use waypost::chain::{Chain, Pin as PinnedBlock};
+use waypost::chain::{Chain, ChainParams, Pin as PinnedBlock, PinProof, Retargets, WorkRule, hash_from_hex};
 use waypost::connect::{ProbeError, ProbeTarget, Verified};
 use waypost::dial::{Dialer, Direct, Isolation, LocalAddresses, Tls};
 use waypost::electrum::identity::Identity;
-use waypost::electrum::prober::{AddPeerOffer, FeaturesStep, ProbeExpectations};
+use waypost::electrum::prober::{AddPeerOffer, ChainProof, FeaturesStep, ProbeExpectations};
 use waypost::peer::{Host, Port, Ports, Transport};
 use waypost::probe::{Deadlines, probe};
 use waypost::route::Route;
@@ -107,12 +108,11 @@ async fn visit(server: &Server, is_peer: bool) -> Result<Verified, ProbeError> {
     let responds = !server.responses["server.add_peer"].is_string();
     let expected = ProbeExpectations {
         host: is_peer.then(|| server.host.clone()),
-        genesis_hash: Chain::Bitcoin.genesis_hash(),
-        default_ports: Chain::Bitcoin.default_ports(),
+        chain: early_bitcoin(),
+        proof: ChainProof::Required,
         features: FeaturesStep::Included,
         announce: responds.then(announcement),
         checkpoint_height: Some(COMPARED_HEIGHT),
-        pin: Some(PinnedBlock { height: PINNED_HEIGHT, hash: PIN_HASH, bits: Some(0x1d00_ffff), min_tip: 200 }),
         reference: None,
     };
     // Boxed, as the compiler limits the depth of types.
@@ -120,8 +120,16 @@ async fn visit(server: &Server, is_peer: bool) -> Result<Verified, ProbeError> {
     probe.await
 }
 
+/// Returns Bitcoin with an early block as its pin, which the servers show.
+fn early_bitcoin() -> Chain {
+    let hash = hash_from_hex(PIN_HASH).unwrap();
+    let pin = PinnedBlock { height: PINNED_HEIGHT, hash, shown_by: PinProof::OwnHeader, min_tip: 200 };
+    let work = WorkRule::Followed { bits: 0x1d00_ffff, retargets: Retargets::EveryPeriod };
+    Chain::Custom(Arc::new(ChainParams { pin: Some(pin), work, ..(*Chain::BITCOIN).clone() }))
+}
+
 fn announcement() -> AddPeerOffer {
-    let name = ("own.example".parse().unwrap(), Chain::Bitcoin.default_ports());
+    let name = ("own.example".parse().unwrap(), Chain::BITCOIN.default_ports);
     let identity = Identity { clearnet: Some(name), ..Identity::default() };
     let own = identity.clearnet.iter().map(|(host, _)| host).next().unwrap();
     identity.announcement(own).unwrap()

@@ -67,7 +67,7 @@ fn names_of_onion_clients_and_peers_are_used_through_tor_only() {
     wait_until(60, "the name is accepted", || add_peer(ONION, "fresh.example") == json!(true));
     wait_until(60, "a DNS query is captured", || capture.packets().iter().any(|line| line.contains("udp")));
     daemon.stop();
-    let store = Store::open(&dir.path("linked").join("peers.redb"), Chain::Regtest, clock::now());
+    let store = Store::open(&dir.path("linked").join("peers.redb"), &Chain::REGTEST, clock::now());
     let (_store, loaded) = store.unwrap();
     assert!(loaded.entries.iter().any(|entry| entry.host.to_string() == "fresh.example"), "{:?}", loaded.entries);
     assert!(loaded.onion_entries.is_empty(), "a shared book has one table: {:?}", loaded.onion_entries);

@@ -25,7 +25,7 @@ async fn proxy_header_comes_first() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("tcp://{}", listener.local_addr().unwrap()).parse().unwrap();
     let (_chain, known) = watch::channel(None);
-    let server = Server::new(address, Chain::Regtest, Tls::new().unwrap(), PathBuf::new(), known);
+    let server = Server::new(address, &Chain::REGTEST, Tls::new().unwrap(), PathBuf::new(), known);
     let server = server.with_proxy_headers(true);
     tokio::spawn(async move { server.open("1.4", Some("5.9.0.7".parse().unwrap())).await.map(drop) });
     let (mut stream, _) = listener.accept().await.unwrap();
@@ -58,7 +58,7 @@ async fn backend(version: &'static str, at_features: AtFeatures) -> (Server, Arc
     });
     let server = Server::new(
         address.parse().unwrap(),
-        Chain::Regtest,
+        &Chain::REGTEST,
         Tls::new().unwrap(),
         PathBuf::new(),
         watch::channel(None).1,

@@ -62,7 +62,7 @@ fn nat64_form_evades_neither_budget_nor_ban() {
 /// Creates a book with verified peers in one /24.
 fn one_subnet(allow_private: bool, prefix: &str, peers: usize) -> BookHarness {
     let seeds: Vec<String> = (1..=peers).map(|n| format!("{prefix}{n} t50001")).collect();
-    let ports = Chain::Bitcoin.default_ports();
+    let ports = Chain::BITCOIN.default_ports;
     let seeds = seeds.iter().map(|seed| RealName::parse(seed, ports).unwrap()).collect();
     let settings = BookConfig { seeds, allow_private, ..BookConfig::default() };
     let book = PeerBook::new(settings, Vec::new(), PerRoute::default(), START);

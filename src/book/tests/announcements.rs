@@ -11,7 +11,7 @@ fn announcements(side: Side, seed: u64) -> Vec<usize> {
     let host = |number: u8, kind: u8| {
         Host::Onion(crate::peer::OnionAddress::from_public_key([kind, number].repeat(16).try_into().unwrap()))
     };
-    let ports = Chain::Bitcoin.default_ports();
+    let ports = Chain::BITCOIN.default_ports;
     let name = |host: Host| RealName { host, version: None, pruning: None, ports };
     let seeds = (0..PEERS).map(|number| name(host(number, 1))).collect();
     let config = BookConfig { side, seeds, announce: true, ..BookConfig::default() };

@@ -71,7 +71,7 @@ pub(super) fn answer_of(target: &ProbeTarget) -> Result<Verified, ProbeError> {
 
 /// Returns an unverified entry.
 pub(super) fn candidate(host: Host) -> Entry {
-    let name = RealName { host, version: None, pruning: None, ports: crate::chain::Chain::Bitcoin.default_ports() };
+    let name = RealName { host, version: None, pruning: None, ports: crate::chain::Chain::BITCOIN.default_ports };
     Entry::new(name, Source::Irc, Duration::ZERO, START)
 }
 
@@ -156,7 +156,7 @@ fn foreign_domain_keeps_its_budget() {
     }
     for n in 0..20 {
         let name = format!("y{n}.victim.example t50001");
-        let name = RealName::parse(&name, crate::chain::Chain::Bitcoin.default_ports()).unwrap();
+        let name = RealName::parse(&name, crate::chain::Chain::BITCOIN.default_ports).unwrap();
         harness.handle(Event::IrcPeerFound(name));
     }
     announce(&mut harness, "www.victim.example", Some("5.9.0.1".parse().unwrap())).unwrap();

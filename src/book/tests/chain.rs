@@ -12,7 +12,7 @@ use crate::peer::Fault;
 fn harness(count: usize) -> BookHarness {
     let names: Vec<String> = (0..count).map(|n| format!("5.{n}.0.1 t50001")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut harness = BookHarness::of_chain(Chain::Regtest, &names);
+    let mut harness = BookHarness::of_chain(Chain::REGTEST, &names);
     for n in 0..count {
         harness.visit(n, Some(100), None);
     }
@@ -49,7 +49,7 @@ fn less_work(fork_height: u32, chain: &HeaderChain) -> Option<ChainStanding> {
 
 #[test]
 fn one_peer_with_more_work_overrides_all_others_and_the_backend() {
-    let anchor = HeaderChain::new(Chain::Regtest).unwrap();
+    let anchor = HeaderChain::new(&Chain::REGTEST).unwrap();
     let (base, _) = extend(&anchor, 50, 0);
     let (lies, honest) = (extend(&base, 50, 1).0, extend(&base, 60, 2).0);
     let mut harness = harness(61);
@@ -73,7 +73,7 @@ fn one_peer_with_more_work_overrides_all_others_and_the_backend() {
 
 #[test]
 fn chain_with_more_work_is_never_replaced_by_a_claim() {
-    let anchor = HeaderChain::new(Chain::Regtest).unwrap();
+    let anchor = HeaderChain::new(&Chain::REGTEST).unwrap();
     let (honest, lies) = (extend(&anchor, 60, 1).0, extend(&anchor, 59, 2).0);
     let mut harness = harness(3);
     harness.visit(0, Some(60), more_work(&honest));
@@ -85,7 +85,7 @@ fn chain_with_more_work_is_never_replaced_by_a_claim() {
 
 #[test]
 fn short_branches_and_reorganised_chains_are_no_violations() {
-    let anchor = HeaderChain::new(Chain::Regtest).unwrap();
+    let anchor = HeaderChain::new(&Chain::REGTEST).unwrap();
     let (base, _) = extend(&anchor, 90, 0);
     let (known, other) = (extend(&base, 10, 1).0, extend(&base, 9, 2).0);
     let mut harness = harness(3);
@@ -103,7 +103,7 @@ fn short_branches_and_reorganised_chains_are_no_violations() {
 
 #[test]
 fn peer_that_is_behind_is_bad_and_one_ahead_is_not() {
-    let anchor = HeaderChain::new(Chain::Regtest).unwrap();
+    let anchor = HeaderChain::new(&Chain::REGTEST).unwrap();
     let (known, _) = extend(&anchor, 100, 0);
     let mut harness = harness(3);
     harness.visit(0, Some(5_000), more_work(&known));
@@ -117,7 +117,7 @@ fn peer_that_is_behind_is_bad_and_one_ahead_is_not() {
 
 #[test]
 fn headers_are_downloaded_from_few_networks_while_catching_up() {
-    let anchor = HeaderChain::new(Chain::Regtest).unwrap();
+    let anchor = HeaderChain::new(&Chain::REGTEST).unwrap();
     let mut harness = harness(6);
     let catch_up = |harness: &mut BookHarness, n: usize| {
         let host: Host = format!("5.{n}.0.1").parse().unwrap();
@@ -132,7 +132,7 @@ fn headers_are_downloaded_from_few_networks_while_catching_up() {
 
 #[test]
 fn chain_is_stored_once_a_day() {
-    let anchor = HeaderChain::new(Chain::Regtest).unwrap();
+    let anchor = HeaderChain::new(&Chain::REGTEST).unwrap();
     let mut harness = harness(1);
     let stores = |harness: &BookHarness| harness.actions.iter().any(|action| matches!(action, Action::SaveChain(_)));
     let (chain, _) = extend(&anchor, 143, 0);

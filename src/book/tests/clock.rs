@@ -7,7 +7,7 @@ const MONTH: Duration = Duration::from_hours(30 * 24);
 
 /// Creates an entry with all times set to this one.
 fn verified_at(at: Time) -> Entry {
-    let name = RealName::parse("5.9.0.1 t50001", Chain::Bitcoin.default_ports()).unwrap();
+    let name = RealName::parse("5.9.0.1 t50001", Chain::BITCOIN.default_ports).unwrap();
     let mut entry = Entry::new(name, Source::Seed, Duration::ZERO, at);
     (entry.last_try, entry.last_success, entry.last_announced_at) = (Some(at), Some(at), Some(at));
     entry.key = Some(PinnedKey { sha256: [1; 32], since: at, rotation_count: 0 });

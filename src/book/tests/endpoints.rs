@@ -156,7 +156,7 @@ fn web_sockets_of_others_cause_no_visit() {
     add_peer(&mut harness, r#"{"hosts":{"a.example":{"tcp_port":50001,"wss_port":443}}}"#, Some("5.9.0.1")).unwrap();
     assert_eq!(harness.entry("a.example").unwrap().next_probe_at, due);
     harness.book.peers.update(&"a.example".parse().unwrap(), |entry| entry.failures = 1);
-    let list = PeerList::parse(list, crate::chain::Chain::Bitcoin.default_ports()).unwrap();
+    let list = PeerList::parse(list, crate::chain::Chain::BITCOIN.default_ports).unwrap();
     harness.book.record_port_claims(&list, &mut harness.rng);
     assert_eq!(harness.book.peers.port_claims().ports(&"a.example".parse().unwrap()).count(), 0);
 }

@@ -51,7 +51,7 @@ impl BookHarness {
     }
 
     fn configured(seeds: &[&str], config: BookConfig) -> BookHarness {
-        let ports = Chain::Bitcoin.default_ports();
+        let ports = Chain::BITCOIN.default_ports;
         let seeds = seeds.iter().map(|seed| RealName::parse(seed, ports).unwrap()).collect();
         let settings = BookConfig { seeds, ..config };
         let mut book = PeerBook::new(settings, Vec::new(), PerRoute::default(), START);
@@ -105,7 +105,7 @@ fn success(list: &str, features: Option<&str>) -> Result<Verified, ProbeError> {
         software: Some("ElectrumX 2.0.0".to_owned()),
         negotiated_version: Version::new(1, 4),
         features: features.map(|json| serde_json::from_str(json).unwrap()),
-        peer_list: PeerList::parse(list, Chain::Bitcoin.default_ports()).unwrap(),
+        peer_list: PeerList::parse(list, Chain::BITCOIN.default_ports).unwrap(),
         tip_height: Some(7),
         checkpoint: None,
         standing: None,
@@ -269,7 +269,7 @@ fn replaced_seeds_are_added_and_reused() {
     harness.resolve("b.example", &["5.9.0.2"]);
     harness.finish("b.example", success("[]", None));
     let next = harness.entry("b.example").unwrap().next_probe_at;
-    let seed = |line: &str| RealName::parse(line, Chain::Bitcoin.default_ports()).unwrap();
+    let seed = |line: &str| RealName::parse(line, Chain::BITCOIN.default_ports).unwrap();
     harness.wait(Duration::from_mins(1));
     harness.handle(Event::SeedsReplaced(vec![
         seed("b.example t50001"),
@@ -321,7 +321,7 @@ pub(super) fn promoted(mut entry: Entry) -> Entry {
 }
 
 fn verified_entry(host: Host, ip: Option<IpAddr>) -> Entry {
-    let name = RealName { host, version: None, pruning: None, ports: Chain::Bitcoin.default_ports() };
+    let name = RealName { host, version: None, pruning: None, ports: Chain::BITCOIN.default_ports };
     let mut entry = Entry::new(name, Source::Irc, Duration::ZERO, START);
     (entry.ip, entry.last_try, entry.last_success, entry.self_reported) = (ip, Some(START), Some(START), true);
     entry.next_probe_at = START + Duration::from_hours(24 * 365);
@@ -371,7 +371,7 @@ fn peer_dropped_in_flight_is_not_probed_twice() {
     let mut harness = BookHarness::new(&["5.9.0.1 t50001"]);
     assert!(harness.target().is_some());
     harness.book.forget(&"5.9.0.1".parse().unwrap()).unwrap();
-    let name = RealName::parse("5.9.0.1 t50001", Chain::Bitcoin.default_ports()).unwrap();
+    let name = RealName::parse("5.9.0.1 t50001", Chain::BITCOIN.default_ports).unwrap();
     harness.actions = harness.book.add(name, harness.now, &mut harness.rng).unwrap();
     harness.wait(Duration::from_mins(1));
     assert_eq!(harness.target(), None);

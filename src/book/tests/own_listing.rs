@@ -35,7 +35,7 @@ fn visits_announce_the_names_that_the_peer_lacks_in_turn() {
     let own: [Host; 2] = ["a.example", "b.example"].map(|host| host.parse().unwrap());
     for host in &own {
         harness.book.config.local_hosts.push(host.clone());
-        let name = RealName { host: host.clone(), version: None, pruning: None, ports: Chain::Bitcoin.default_ports() };
+        let name = RealName { host: host.clone(), version: None, pruning: None, ports: Chain::BITCOIN.default_ports };
         let listed = Box::new(crate::peer::PeerListEntry { ip: None, name });
         harness.handle(Event::SelfReachable(listed));
     }
@@ -48,7 +48,7 @@ fn visits_announce_the_names_that_the_peer_lacks_in_turn() {
     harness.book.peers.update(&peer, |entry| entry.record_announcement(&own[1], now));
     assert_eq!(next(&harness), None, "each name is announced once a day");
     harness.now = now + Duration::from_hours(24);
-    let listing = OwnListing { host: own[0].clone(), ports: Chain::Bitcoin.default_ports(), since: now };
+    let listing = OwnListing { host: own[0].clone(), ports: Chain::BITCOIN.default_ports, since: now };
     harness.book.peers.update(&peer, |entry| entry.own_listings.push(listing));
     assert_eq!(next(&harness), Some(own[1].clone()), "a name that is missing goes first");
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 fn name(line: &str) -> RealName {
-    RealName::parse(line, Chain::Bitcoin.default_ports()).unwrap()
+    RealName::parse(line, Chain::BITCOIN.default_ports).unwrap()
 }
 
 fn refused(harness: &BookHarness) -> Vec<(String, IntakeError)> {

@@ -82,10 +82,10 @@ fn ports_of_other_services_are_not_dialled() {
 fn reported_names_below_one_domain_share_a_budget() {
     let mut harness = BookHarness::new(&[]);
     for n in 0..9 {
-        let name = RealName::parse(&format!("h{n}.a.example.co.uk t50001"), Chain::Bitcoin.default_ports());
+        let name = RealName::parse(&format!("h{n}.a.example.co.uk t50001"), Chain::BITCOIN.default_ports);
         harness.handle(Event::IrcPeerFound(name.unwrap()));
     }
-    let name = RealName::parse("h9.other.co.uk t50001", Chain::Bitcoin.default_ports()).unwrap();
+    let name = RealName::parse("h9.other.co.uk t50001", Chain::BITCOIN.default_ports).unwrap();
     harness.handle(Event::IrcPeerFound(name));
     assert_eq!(harness.book.entries().count(), 8 + 1);
 }
@@ -115,11 +115,11 @@ fn banned_peers_are_dropped_and_rejected() {
     // A name that resolves to a banned address.
     harness.resolve("b.example", &["5.9.7.7"]);
     assert!(harness.target().is_none() && harness.entry("b.example").is_none());
-    let name = RealName::parse("d.spy.example t50001", Chain::Bitcoin.default_ports()).unwrap();
+    let name = RealName::parse("d.spy.example t50001", Chain::BITCOIN.default_ports).unwrap();
     let refusal = harness.book.add(name, harness.now, &mut harness.rng).unwrap_err();
     assert_eq!(refusal.to_string(), "the host is banned by *.spy.example in bans");
     harness.handle(Event::BansReplaced(Arc::default()));
-    let name = RealName::parse("d.spy.example t50001", Chain::Bitcoin.default_ports()).unwrap();
+    let name = RealName::parse("d.spy.example t50001", Chain::BITCOIN.default_ports).unwrap();
     assert!(harness.book.add(name, harness.now, &mut harness.rng).is_ok());
 }
 

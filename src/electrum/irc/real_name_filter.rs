@@ -43,7 +43,7 @@ mod tests {
     use crate::chain::Chain;
 
     fn read_default(text: &str) -> Result<String, RejectReason> {
-        read(text, None, Chain::Bitcoin.default_ports()).map(|name| name.to_string())
+        read(text, None, Chain::BITCOIN.default_ports).map(|name| name.to_string())
     }
 
     #[test]
@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(read_default(&of(50)), Err(RejectReason::CutOff));
         assert!(read_default(&of(49)).is_ok());
         assert!(read_default(&of(60)).is_ok(), "no known limit");
-        let read = |length, limit| read(&of(length), Some(limit), Chain::Bitcoin.default_ports());
+        let read = |length, limit| read(&of(length), Some(limit), Chain::BITCOIN.default_ports);
         assert!(read(50, 127).is_ok());
         assert_eq!(read(30, 30), Err(RejectReason::CutOff));
     }

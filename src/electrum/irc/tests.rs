@@ -13,7 +13,7 @@ fn config() -> IrcVisitConfig {
         sasl: None,
         advertise: None,
         persistent: false,
-        default_ports: Chain::Bitcoin.default_ports(),
+        default_ports: Chain::BITCOIN.default_ports,
     }
 }
 

@@ -48,15 +48,14 @@ impl Server {
 
     /// Returns the position of the tip, `None` if the server is unproven, and the number of requests.
     fn visit(&self, known: &HeaderChain) -> (Result<Option<ChainStanding>, Fault>, usize) {
-        let chain = Chain::Regtest;
+        let chain = Chain::REGTEST;
         let (mut prober, mut line) = Prober::new(ProbeExpectations {
             host: None,
-            genesis_hash: chain.genesis_hash(),
-            default_ports: chain.default_ports(),
+            chain,
+            proof: ChainProof::Required,
             features: FeaturesStep::Included,
             announce: None,
             checkpoint_height: Some(height_to_compare(known.height())),
-            pin: chain.pin(),
             reference: Some(ChainReference { chain: Arc::new(known.clone()), catch_up: CatchUp::Required, now: NOW }),
         });
         let mut requests = 0;
@@ -80,7 +79,7 @@ impl Server {
 }
 
 fn regtest() -> HeaderChain {
-    HeaderChain::new(Chain::Regtest).unwrap()
+    HeaderChain::new(&Chain::REGTEST).unwrap()
 }
 
 #[test]

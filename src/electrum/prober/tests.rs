@@ -1,23 +1,23 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::chain::Chain;
+use crate::chain::{Chain, ChainParams, HeaderRule, PinProof, Retargets, WorkRule, hash_from_hex};
 use crate::peer::Version;
 
-const GENESIS: &str = Chain::Bitcoin.genesis_hash();
+const GENESIS: &str = "000000000019d6689c085ae165831e934ff763ae46a2a6c172b3f1b60a8ce26f";
 
 fn prober() -> Prober {
     let host = Some("a.example".parse().unwrap());
-    let default_ports = Chain::Bitcoin.default_ports();
     Prober::new(ProbeExpectations {
         host,
-        genesis_hash: GENESIS,
-        default_ports,
+        chain: Chain::BITCOIN,
+        proof: ChainProof::NotRequired,
         features: FeaturesStep::Included,
         announce: None,
         checkpoint_height: None,
         reference: None,
-        pin: None,
     })
     .0
 }
@@ -105,8 +105,8 @@ fn requested_range_includes_protocol_1_7() {
 #[test]
 fn violating_peer_is_rejected() {
     let fault = |results: &[Option<&str>]| run(results).unwrap_err();
-    let other = Chain::Testnet4.genesis_hash();
-    assert_eq!(fault(&[VERSION, Some(&features(other, "a.example"))]), Fault::WrongGenesis);
+    let other = Chain::TESTNET4;
+    assert_eq!(fault(&[VERSION, Some(&features(&other.genesis_hash, "a.example"))]), Fault::WrongGenesis);
     assert_eq!(fault(&[VERSION, Some(&features(GENESIS, "b.example"))]), Fault::HostMismatch);
     assert_eq!(fault(&[VERSION, Some(r#"{"hosts":{}}"#)]), Fault::NoHosts);
     assert_eq!(fault(&[VERSION, Some("{}")]), Fault::NoHosts);
@@ -126,18 +126,32 @@ const GENESIS_HEADER: &str = "01000000000000000000000000000000000000000000000000
 const BLOCK_1: &str = "010000006fe28c0ab6f1b372c1a6a246ae63f74f931e8365e15a089c68d6190000000000982051fd1e4ba744bbbe\
     680e1fee14677ba1a3c3540bf7b1cdb606e857233e0e61bc6649ffff001d01e36299";
 
+/// Hash of [`BLOCK_1`].
+const BLOCK_1_HASH: &str = "00000000839a8e6886ab5951d76f411475428afc90947ee320161bbf18eb6048";
+
+/// Returns Bitcoin with the block after genesis as its pin.
+fn early_bitcoin() -> ChainParams {
+    let hash = hash_from_hex(BLOCK_1_HASH).unwrap();
+    let pin = Pin { height: 1, hash, shown_by: PinProof::OwnHeader, min_tip: 200 };
+    let work = WorkRule::Followed { bits: 0x1d00_ffff, retargets: Retargets::EveryPeriod };
+    ChainParams { pin: Some(pin), work, ..(*Chain::BITCOIN).clone() }
+}
+
 /// Returns whether a peer with this tip and these headers at the pinned and the compared height is verified.
 fn proves(tip_height: u32, tip: &str, headers: &[Option<&str>]) -> bool {
-    // The block after genesis stands for the pin.
-    let hash = "00000000839a8e6886ab5951d76f411475428afc90947ee320161bbf18eb6048";
-    let pin = Pin { height: 1, hash, bits: Some(0x1d00_ffff), min_tip: 200 };
+    report_on(early_bitcoin(), tip_height, tip, headers).is_some()
+}
+
+/// Returns the report on a peer with such headers; `None` if it is unproven.
+fn report_on(chain: ChainParams, tip_height: u32, tip: &str, headers: &[Option<&str>]) -> Option<ProbeReport> {
     let mut prober = prober();
-    (prober.expected.pin, prober.expected.checkpoint_height) = (Some(pin), Some(300));
+    prober.expected.chain = Chain::Custom(Arc::new(chain));
+    (prober.expected.proof, prober.expected.checkpoint_height) = (ChainProof::Required, Some(300));
     let tip = format!(r#"{{"hex":"{tip}","height":{tip_height}}}"#);
     let quoted: Vec<Option<String>> = headers.iter().map(|hex| hex.map(|hex| format!("\"{hex}\""))).collect();
     let headers: Vec<Option<&str>> = quoted.iter().map(Option::as_deref).collect();
     let results = [&[VERSION, None, PEERS, Some(tip.as_str())], headers.as_slice()].concat();
-    run_prober(prober, &results).unwrap().is_some()
+    run_prober(prober, &results).unwrap()
 }
 
 #[test]
@@ -156,6 +170,30 @@ fn only_complete_headers_with_work_prove_the_chain() {
     for header in [Some(extended.as_str()), Some(&invented), Some("00"), None] {
         assert!(!proves(300, BLOCK_1, &[pin, header]), "at the compared height: {header:?}");
     }
+}
+
+/// Work is not checked where blocks have another hash function. Then only the pin and the other peers decide.
+#[test]
+fn header_rule_and_pin_of_the_chain_decide() {
+    let bitcoin = early_bitcoin();
+    let merged = format!("{BLOCK_1}{}", "07".repeat(900));
+    let first80 = ChainParams { header: HeaderRule::First80, work: WorkRule::Unchecked, ..bitcoin.clone() };
+    let shown = |chain: &ChainParams, header: &str| {
+        let headers = [Some(header), Some(header)];
+        report_on(chain.clone(), 300, header, &headers).and_then(|report| report.checkpoint)
+    };
+    assert!(shown(&first80, BLOCK_1).is_some());
+    assert_eq!(shown(&first80, &merged), shown(&first80, BLOCK_1), "some servers cut off the proof of merged mining");
+    assert_eq!(shown(&bitcoin, &merged), None);
+
+    let genesis = hash_from_hex(GENESIS).unwrap();
+    let pin = Pin { height: 0, hash: genesis, shown_by: PinProof::NextHeader, min_tip: 1 };
+    let whole = ChainParams { header: HeaderRule::Whole, work: WorkRule::Unchecked, pin: Some(pin), ..bitcoin };
+    assert!(shown(&whole, &merged).is_some() && shown(&whole, &merged) != shown(&whole, BLOCK_1));
+    assert_eq!(shown(&whole, GENESIS_HEADER), None, "the header does not contain the pinned hash");
+    let own_target = ChainParams { work: WorkRule::OwnTarget, ..whole };
+    assert!(shown(&own_target, BLOCK_1).is_some());
+    assert_eq!(shown(&own_target, &BLOCK_1.replace("01e36299", "02e36299")), None, "without work");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::electrum::identity::{DEFAULT_BANNER, Identity};
 use crate::jsonrpc::{MAX_BATCH_CALLS, USER_AGENT, parse_line};
 
 fn session(ingress: Ingress) -> Responder {
-    let name = |host: &str| Some((host.parse().unwrap(), Chain::Bitcoin.default_ports()));
+    let name = |host: &str| Some((host.parse().unwrap(), Chain::BITCOIN.default_ports));
     let onion = "explorerzydxu5ecjrkwceayqybizmpjjznk5izmitf2modhcusuqlid.onion";
     let identity = Identity { clearnet: name("wp.example"), onion: name(onion), ..Identity::default() };
     Responder::new(Arc::new(LocalIdentity::new(identity)), ingress, false)

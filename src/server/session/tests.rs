@@ -274,7 +274,7 @@ where
         }
     });
     let (_chain, known) = tokio::sync::watch::channel(None);
-    let server = Server::new(UpstreamAddr::Unix(path), Chain::Regtest, Tls::new().unwrap(), dir.join("key"), known);
+    let server = Server::new(UpstreamAddr::Unix(path), &Chain::REGTEST, Tls::new().unwrap(), dir.join("key"), known);
     let backend = Backend { servers: Arc::new(ServerList::new(vec![server])), peers: None };
     connect_with_backend(4096, WITH_BACKEND, limits, Some(Arc::new(backend)))
 }

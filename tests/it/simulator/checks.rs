@@ -158,7 +158,7 @@ impl Run {
             for client in [Ingress::Clearnet, Ingress::Onion] {
                 let json = snapshot.peers(client, self.now + later, &mut self.rng).to_vec();
                 let json = String::from_utf8(json).map_err(|error| error.to_string())?;
-                let list = PeerList::parse(&json, Chain::Bitcoin.default_ports()).map_err(|error| error.to_string())?;
+                let list = PeerList::parse(&json, Chain::BITCOIN.default_ports).map_err(|error| error.to_string())?;
                 for listed in &list.0 {
                     self.check_advertised_peer(&listed.name.host, later)?;
                 }

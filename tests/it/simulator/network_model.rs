@@ -87,7 +87,7 @@ impl World {
                 (_, 1) => ProbeError::Refused,
                 _ => ProbeError::Unreachable,
             };
-            let usual = Chain::Bitcoin.default_ports();
+            let usual = Chain::BITCOIN.default_ports;
             let base = match rng.random_range(0..10) {
                 0..6 => usual,
                 6 | 7 => Ports::new(None, usual.tls()).unwrap(),
@@ -163,7 +163,7 @@ impl World {
         }
         for _ in 0..if lies { 10 } else { 0 } {
             let host = self.invent_host(rng);
-            list.push(listed(host, Chain::Bitcoin.default_ports()));
+            list.push(listed(host, Chain::BITCOIN.default_ports));
         }
         PeerList(list)
     }
@@ -236,7 +236,7 @@ const CUSTOM_PORTS: std::ops::Range<u16> = 51_000..60_000;
 pub(super) fn features(host: Host, ports: Ports) -> Features {
     Features {
         hosts: Some(vec![(host, Some(ports))]),
-        genesis_hash: Some(Chain::Bitcoin.genesis_hash().to_owned()),
+        genesis_hash: Some(Chain::BITCOIN.genesis_hash.to_string()),
         protocol_max: Some(Version::new(1, 4)),
         ..Features::default()
     }

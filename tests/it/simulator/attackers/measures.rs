@@ -225,7 +225,7 @@ impl Measures {
 
 fn read(snapshot: &Snapshot, ingress: Ingress, now: Time, rng: &mut StdRng) -> PeerList {
     let json = String::from_utf8(snapshot.peers(ingress, now, rng).to_vec()).unwrap();
-    PeerList::parse(&json, Chain::Bitcoin.default_ports()).unwrap()
+    PeerList::parse(&json, Chain::BITCOIN.default_ports).unwrap()
 }
 
 /// Returns the share of hosts with a property; zero if there are no hosts.

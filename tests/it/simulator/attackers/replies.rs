@@ -88,7 +88,7 @@ pub(super) fn is_real_view(target: &ProbeTarget, elapsed: Duration) -> bool {
 pub(super) fn features(host: &Host, ports: Ports) -> Features {
     Features {
         hosts: Some(vec![(host.clone(), Some(ports))]),
-        genesis_hash: Some(Chain::Bitcoin.genesis_hash().to_owned()),
+        genesis_hash: Some(Chain::BITCOIN.genesis_hash.to_string()),
         protocol_max: Some(Version::new(1, 4)),
         ..Features::default()
     }

@@ -271,7 +271,7 @@ impl World {
 
     fn add(&mut self, host: Host, ip: Option<IpAddr>, owner: Owner, online_from: Time, rng: &mut StdRng) {
         self.by_host.insert(host.clone(), self.servers.len());
-        let ports = Chain::Bitcoin.default_ports();
+        let ports = Chain::BITCOIN.default_ports;
         self.servers.push(Server { host, ip, ports, owner, online_from, key: rng.random() });
     }
 }
