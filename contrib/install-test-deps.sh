@@ -35,6 +35,7 @@ missing_packages() {
   has deb-systemd-helper || echo init-system-helpers
   has g++ || echo g++
   has electrum || echo electrum
+  { has litecoind && has litecoin-cli; } || echo litecoind
   has ngircd || echo ngircd
   { has node && has npm; } || echo nodejs npm
   has haproxy || echo haproxy

@@ -9,6 +9,9 @@ use super::BlockHash;
 /// Length of Bitcoin's header, and of the part that chains with longer headers have in common with it.
 const BASIC_BYTES: usize = 80;
 
+/// Maximum length of a header whose bytes are all compared. Those of Zcash have 1,487 bytes.
+const MAX_WHOLE_BYTES: usize = 4096;
+
 /// Which part of a header is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -17,7 +20,7 @@ pub enum HeaderRule {
     Exact,
     /// The first 80 bytes of 80 or more. What follows proves merged mining, and some servers cut it off.
     First80,
-    /// All bytes, at least 80.
+    /// All bytes, from 80 to 4,096.
     #[default]
     Whole,
 }
@@ -32,6 +35,7 @@ impl HeaderRule {
         let digits = 2 * BASIC_BYTES;
         let compared = match self {
             HeaderRule::Exact if hex.len() != digits => return None,
+            HeaderRule::Whole if hex.len() > 2 * MAX_WHOLE_BYTES => return None,
             HeaderRule::Exact | HeaderRule::Whole => hex.as_bytes(),
             HeaderRule::First80 => hex.as_bytes().get(..digits)?,
         };

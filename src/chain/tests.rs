@@ -56,6 +56,8 @@ fn header_rules_differ_in_the_compared_bytes() {
     assert!(length(HeaderRule::Exact, &basic).is_some() && length(HeaderRule::Exact, &longer).is_none());
     assert_eq!(length(HeaderRule::First80, &longer), length(HeaderRule::First80, &basic));
     assert_ne!(length(HeaderRule::Whole, &longer), length(HeaderRule::Whole, &basic));
+    let [longest, too_long] = [4096, 4097].map(|bytes| "01".repeat(bytes));
+    assert!(length(HeaderRule::Whole, &longest).is_some() && length(HeaderRule::Whole, &too_long).is_none());
     for rule in [HeaderRule::Exact, HeaderRule::First80, HeaderRule::Whole] {
         for hex in ["", "01", &"01".repeat(79), &"zz".repeat(80), &format!("{}é", "0".repeat(159)), &"é".repeat(80)] {
             assert_eq!(rule.parse(hex), None, "{rule:?} {hex}");
@@ -71,4 +73,34 @@ fn next_header_shows_a_pin_by_the_hash_it_contains() {
     assert!(pin.is_shown_by(&HeaderRule::Whole.parse(&hex).unwrap()));
     let own = Pin { shown_by: PinProof::OwnHeader, ..pin };
     assert!(own.header_height() == 7 && !own.is_shown_by(&HeaderRule::Whole.parse(&hex).unwrap()));
+}
+
+/// Returns the row of a chain in `docs/chains.md`.
+fn row(chain: &Chain) -> String {
+    let port = |port: Option<crate::peer::Port>| port.map_or(0, crate::peer::Port::get);
+    let (tcp, tls) = (port(chain.default_ports.tcp()), port(chain.default_ports.tls()));
+    let header = match chain.header {
+        HeaderRule::Exact => "exactly 80 bytes",
+        HeaderRule::First80 => "first 80 bytes",
+        HeaderRule::Whole => "all bytes",
+    };
+    let pin = match chain.pin {
+        None => "nothing".to_owned(),
+        Some(Pin { height: 0, .. }) => "the first block".to_owned(),
+        Some(pin) => format!("block {}", pin.height),
+    };
+    let work = match chain.work {
+        WorkRule::Unchecked => "not checked",
+        WorkRule::OwnTarget => "own target",
+        WorkRule::Followed { .. } => "followed",
+    };
+    format!("| `{chain}` | {tcp}, {tls} | {pin} | {header} | {work} | {} |", chain.seeds.len())
+}
+
+#[test]
+fn documented_table_has_a_row_for_each_chain() {
+    let document = include_str!("../../docs/chains.md");
+    let missing: Vec<_> = Chain::BUILT_IN.iter().map(row).filter(|row| !document.contains(row)).collect();
+    assert!(missing.is_empty(), "docs/chains.md lacks:\n{}", missing.join("\n"));
+    assert_eq!(document.lines().filter(|line| line.starts_with("| `")).count(), Chain::BUILT_IN.len());
 }

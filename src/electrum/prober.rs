@@ -1,17 +1,20 @@
 //! Requests to a peer that verify it, and the checks of its responses.
 
+mod header_responses;
+
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::block_header::{BlockHeader, HEADER_BYTES};
+use self::header_responses::{TipResponse, block_headers};
+use crate::block_header::BlockHeader;
 use crate::book::height_to_compare;
 use crate::chain::{Chain, Pin, ShownHeader};
 use crate::connect::ProbeReport;
 use crate::header_chain::{ChainReference, HeaderSync, SyncStep};
 use crate::jsonrpc::{self, MAX_PROTOCOL, MAX_SOFTWARE_CHARS, MIN_PROTOCOL, Response, USER_AGENT};
-use crate::peer::{Fault, Features, Host, LenientScalar, PeerList, Ports, foreign_text};
+use crate::peer::{Fault, Features, Host, PeerList, Ports, foreign_text};
 
 /// What a peer is checked against.
 #[derive(Debug, Clone)]
@@ -345,9 +348,9 @@ impl Prober {
                 Ok(())
             }
             ProbeStep::Headers => {
-                let headers: Headers<'_> = jsonrpc::from_object(result).map_err(malformed)?;
-                self.report.tip_height = headers.height.number().or_else(|| headers.block_height.number());
-                let header = headers.hex.and_then(|hex| self.expected.chain.header.parse(&hex));
+                let TipResponse { hex, height } = TipResponse::parse(result).ok_or(Fault::Malformed)?;
+                self.report.tip_height = height;
+                let header = hex.and_then(|hex| self.expected.chain.header.parse(&hex));
                 let tip = self.report.tip_height.zip(header);
                 // Without a pin, a header of zeros is only not compared.
                 let is_header = |header: &ShownHeader| self.required_pin().is_some() || !header.is_empty();
@@ -423,34 +426,6 @@ impl ProbeStep {
             ProbeStep::Chain => "blockchain.block.headers",
         }
     }
-}
-
-/// Parses consecutive block headers; empty unless all have 80 bytes.
-fn block_headers(result: &str) -> Vec<BlockHeader> {
-    /// One text in `hex`, or since protocol 1.6 a list in `headers`.
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Chunk<'a> {
-        #[serde(borrow)]
-        hex: Cow<'a, str>,
-        #[serde(borrow)]
-        headers: Vec<Cow<'a, str>>,
-    }
-    let Ok(Chunk { hex, headers }) = jsonrpc::from_object(result) else { return Vec::new() };
-    let (of_text, excess) = hex.as_bytes().as_chunks::<{ 2 * HEADER_BYTES }>();
-    let of_text = of_text.iter().filter(|_| excess.is_empty()).map(|digits| std::str::from_utf8(digits).unwrap_or(""));
-    let all = of_text.chain(headers.iter().map(|hex| &**hex)).map(BlockHeader::from_hex);
-    all.collect::<Option<_>>().unwrap_or_default()
-}
-
-/// Tip in hexadecimal with its `height` in current protocols, or `block_height` in the first.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Headers<'a> {
-    #[serde(borrow)]
-    hex: Option<Cow<'a, str>>,
-    height: LenientScalar,
-    block_height: LenientScalar,
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod backend_versions;
 mod bans;
 mod behind_proxy;
 mod chain_work;
+mod chains;
 mod cli_output;
 mod commands;
 mod configuration;
