@@ -10,10 +10,11 @@ use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 
-use crate::connect::ProbeError;
+use super::happy_eyeballs::{Remaining, first_success, interleaved};
+use crate::connect::{FailureOrigin, ProbeError};
 use crate::peer::{DnsName, Port};
 
-/// Timeout for each address of a name.
+/// Timeout of each attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Timeout of a resolution, long enough for the resolver's own retries.
@@ -54,7 +55,7 @@ impl Direct {
         Some(socket.local_addr().ok()?.ip())
     }
 
-    /// Connects to the first of these addresses that answers.
+    /// Connects to the first of these addresses that answers. Attempts overlap: a silent address delays by 250 ms.
     pub async fn connect(self, addresses: &[IpAddr], port: Port) -> Result<(TcpStream, IpAddr), ProbeError> {
         self.connect_from(&[], addresses, port).await
     }
@@ -69,34 +70,49 @@ impl Direct {
         port: Port,
     ) -> Result<(TcpStream, IpAddr), ProbeError> {
         let local_for = |ip: IpAddr| local.iter().copied().find(|local| local.is_ipv4() == ip.is_ipv4());
-        let bound = addresses.iter().filter_map(|ip| Some((*ip, Some(local_for(*ip)?))));
-        let unbound = addresses.iter().map(|ip| (*ip, None));
+        let addresses = interleaved(addresses);
+        let bound: Vec<IpAddr> = addresses.iter().copied().filter(|ip| local_for(*ip).is_some()).collect();
         let mut failure = ProbeError::Unreachable;
         let mut refusing = Vec::new();
-        for (ip, from) in bound.chain(unbound) {
-            if refusing.contains(&ip) {
-                continue;
-            }
-            match timeout(CONNECT_TIMEOUT, open(SocketAddr::new(ip, port.get()), from)).await {
-                Ok(Ok(stream)) => {
-                    // Lines are short, and each waits for its response.
-                    let _ = stream.set_nodelay(true);
-                    return Ok((stream, ip));
-                }
-                Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
+        for round in [Source::Configured, Source::System] {
+            let candidates = match round {
+                Source::Configured => bound.clone(),
+                Source::System => addresses.iter().copied().filter(|ip| !refusing.contains(ip)).collect(),
+            };
+            let attempt = |ip: IpAddr| {
+                let from = local_for(ip).filter(|_| round == Source::Configured);
+                let opening = timeout(CONNECT_TIMEOUT, open(SocketAddr::new(ip, port.get()), from));
+                async { opening.await.unwrap_or(Err(ErrorKind::TimedOut.into())) }
+            };
+            let on_failure = |ip: IpAddr, error: io::Error| {
+                if error.kind() == ErrorKind::ConnectionRefused {
                     failure = ProbeError::Refused;
                     refusing.push(ip);
                 }
-                Ok(Err(error)) => {
-                    if let Some(local) = super::local_exhaustion(&error) {
-                        return Err(local);
-                    }
-                }
-                Err(_) => {}
+                let Some(local) = super::local_exhaustion(&error) else { return Remaining::Tried };
+                failure = local;
+                Remaining::Skipped
+            };
+            if let Some((stream, ip)) = first_success(&candidates, attempt, on_failure).await {
+                // Lines are short, and each waits for its response.
+                let _ = stream.set_nodelay(true);
+                return Ok((stream, ip));
+            }
+            if failure.blame() == FailureOrigin::Local {
+                break;
             }
         }
         Err(failure)
     }
+}
+
+/// Local address of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// One of the configured addresses.
+    Configured,
+    /// The address that the system chooses.
+    System,
 }
 
 /// Opens a connection, from a local address if one is given.
@@ -127,7 +143,7 @@ mod tests {
     #[tokio::test]
     async fn connection_comes_from_the_local_address_of_the_same_family() {
         assert_eq!(source(&["::1", "127.0.0.2", "127.0.0.3"], &["127.0.0.1"]).await, "127.0.0.2");
-        // Nothing listens at the IPv6 address, which is tried last.
+        // Nothing listens at the IPv6 address. No local address is of its family, so it is tried last.
         assert_eq!(source(&["127.0.0.2"], &["::1", "127.0.0.1"]).await, "127.0.0.2");
     }
 

@@ -4,6 +4,7 @@
 mod arti;
 mod direct;
 mod handshake_signature;
+mod happy_eyeballs;
 mod socks;
 mod socks_handshake;
 mod socks_login;
