@@ -36,14 +36,14 @@ fn main() {
 
     let mut bare = Vec::new();
     let mut first_responses = Vec::new();
-    let mut resident_bytes = Vec::new();
+    let mut resident = Vec::new();
     for _ in 0..ROUNDS {
         let start = Instant::now();
         assert!(Command::new(WAYPOST).arg("--version").stdout(Stdio::null()).status().unwrap().success());
         bare.push(start.elapsed());
         let (latency, memory) = measure_start(dir.path(), &data);
         first_responses.push(latency);
-        resident_bytes.push(memory);
+        resident.push(memory);
     }
     let (bare, first_response) = (median(bare), median(first_responses));
     println!(
@@ -51,17 +51,17 @@ fn main() {
         first_response.as_secs_f64() * 1000.0,
         bare.as_secs_f64() * 1000.0
     );
-    println!("resident after the first response: {:.1} MB", mb(median(resident_bytes)));
+    println!("resident after the first response: {}", median(resident));
 
     measure_pages(dir.path(), &data);
 
     let empty = dir.path().join("empty");
     let (_, memory) = measure_start(dir.path(), &empty);
-    println!("resident with an empty book: {:.1} MB", mb(memory));
+    println!("resident with an empty book: {memory}");
 }
 
 /// Starts a daemon on this store. Returns the time until its first response, and its memory one second later.
-fn measure_start(dir: &Path, data: &Path) -> (Duration, u64) {
+fn measure_start(dir: &Path, data: &Path) -> (Duration, Resident) {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = dir.join("waypost.toml");
     // No peer is due for hours, and there are no seeds, so nothing is probed.
@@ -80,10 +80,33 @@ fn measure_start(dir: &Path, data: &Path) -> (Duration, u64) {
     let latency = start.elapsed();
     assert!(length > 1000, "a response of {length} bytes");
     std::thread::sleep(Duration::from_secs(1));
-    let memory = support::resident_bytes(daemon.id());
+    let memory = Resident::of(daemon.id());
     daemon.kill().unwrap();
     daemon.wait().unwrap();
     (latency, memory)
+}
+
+/// Resident memory by its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Resident {
+    /// Bytes of the heap and of stacks.
+    anonymous: u64,
+    /// Bytes of the program's file and of the peer database, which the system can drop.
+    file: u64,
+}
+
+impl Resident {
+    fn of(process: u32) -> Resident {
+        let bytes = |field| support::memory_bytes(process, field);
+        Resident { anonymous: bytes("RssAnon"), file: bytes("RssFile") }
+    }
+}
+
+impl std::fmt::Display for Resident {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Resident { anonymous, file } = self;
+        write!(f, "{:.1} MB, {:.1} MB of it anonymous", mb(anonymous + file), mb(*anonymous))
+    }
 }
 
 /// Prints the time of pages and of `waypost peers`, and the memory that they add.
@@ -103,7 +126,7 @@ fn measure_pages(dir: &Path, data: &Path) {
         .unwrap();
     first_response_length(listener);
     std::thread::sleep(Duration::from_secs(1));
-    let before = support::resident_bytes(daemon.id());
+    let before = Resident::of(daemon.id());
     let peer = "/peer/electrum1.example-host1.org";
     for (address, path) in [(page, "/healthz"), (page, "/"), (page, peer), (page, "/trends.json"), (public, "/")] {
         let times = (0..ROUNDS).map(|_| {
@@ -117,8 +140,12 @@ fn measure_pages(dir: &Path, data: &Path) {
         let what = if address == public { "public page" } else { path };
         println!("{what}: {:.1} ms (median of {ROUNDS})", median(times.collect()).as_secs_f64() * 1000.0);
     }
-    let after = support::resident_bytes(daemon.id());
-    println!("resident memory grows by {:.1} MB with the pages", mb(after.saturating_sub(before)));
+    let after = Resident::of(daemon.id());
+    println!(
+        "the pages add {:.1} MB of anonymous memory, and {:.1} MB of the program's file",
+        mb(after.anonymous.saturating_sub(before.anonymous)),
+        mb(after.file.saturating_sub(before.file))
+    );
     let times = (0..ROUNDS).map(|_| {
         let start = Instant::now();
         let output = Command::new(WAYPOST).args(["peers", "--config"]).arg(&config).output().unwrap();
