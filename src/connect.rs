@@ -41,8 +41,8 @@ pub struct ProbeTarget {
     pub endpoints: Vec<(Transport, Port)>,
     /// Endpoints of WebSockets that are verified after one of `endpoints`. Their failure changes nothing else.
     pub web_sockets: Vec<(Transport, Port)>,
-    /// Whether `server.features` is left out, as the peer did not respond to it lately.
-    pub skips_features: bool,
+    /// Requests that the peer did not respond to lately.
+    pub limits: PeerLimits,
     /// Number of leading `endpoints` that are known to be the peer's.
     ///
     /// The others are claims of third parties: a success confirms them, a failure proves nothing.
@@ -74,13 +74,22 @@ impl ProbeTarget {
             addresses,
             endpoints,
             web_sockets: Vec::new(),
-            skips_features: false,
+            limits: PeerLimits::default(),
             announce: None,
             must_list_host: true,
             checkpoint_height: None,
             reference: None,
         }
     }
+}
+
+/// Requests that a peer does not respond to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PeerLimits {
+    /// It closes the connection at `server.features`, or falls silent.
+    pub skips_features: bool,
+    /// It can't handle several requests at once.
+    pub one_by_one: bool,
 }
 
 /// Result of a successful verification.
@@ -98,8 +107,8 @@ pub struct Verified {
     pub web_sockets: Vec<WebSocketCheck>,
     /// Time since the last response of the peer, which WebSockets that fail take.
     pub since_response: Duration,
-    /// Whether `server.features` was left out.
-    pub skipped_features: bool,
+    /// Requests that the peer did not respond to.
+    pub limits: PeerLimits,
     /// Whether the TLS handshake failed at an endpoint that was dialled before.
     pub tls_failed: bool,
     /// Time from the start of the connection to the last response.

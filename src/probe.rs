@@ -9,9 +9,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::bytes::Bytes;
 use tokio_util::codec::{BytesCodec, FramedRead, FramedWrite, LinesCodec, LinesCodecError};
 
-use crate::connect::{FailureOrigin, ProbeError, ProbeReport, ProbeTarget, Verified, WebSocketCheck};
+use crate::connect::{FailureOrigin, PeerLimits, ProbeError, ProbeReport, ProbeTarget, Verified, WebSocketCheck};
 use crate::dial::{Connection, Dialer, Stream};
-use crate::electrum::prober::{FeaturesStep, ProbeExpectations, ProbeStep, Prober, ProberAction};
+use crate::electrum::prober::{FeaturesStep, ProbeExpectations, ProbeStep, Prober, ProberAction, RequestOrder};
 use crate::jsonrpc::MAX_RESPONSE_BYTES;
 use crate::peer::{Fault, Port, Transport};
 use crate::route::Route;
@@ -49,8 +49,8 @@ impl Deadlines {
 pub enum Progress {
     /// An endpoint is dialled.
     Dialling(Transport, Port),
-    /// The peer did not respond to `server.features`, so the endpoint is dialled again.
-    WithoutFeatures,
+    /// The endpoint is dialled again, with other requests.
+    Retrying(Retry),
     /// A WebSocket is dialled, after the peer was verified.
     DiallingWebSocket(Transport, Port),
     /// The connection is established.
@@ -114,21 +114,31 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Dials one endpoint and runs the prober, again without `server.features` if the peer does not respond to it.
+    /// Dials one endpoint and runs the prober, again with other requests if the peer did not respond to all.
     async fn run(
         &self,
         endpoint: (Transport, Port),
         on_progress: &mut impl FnMut(Progress),
     ) -> Result<Verified, ProbeError> {
-        match self.run_once(endpoint, self.target, self.expected, on_progress).await {
-            Err(FailedAttempt { conversation: FailedConversation { is_at_features: true, error }, ip }) => {
-                on_progress(Progress::WithoutFeatures);
-                // Another address of the name could be a server that does answer, and names another host.
-                let target = self.target_at(ip);
-                let second = self.run_once(endpoint, &target, &self.without_features(), on_progress).await;
-                second.map_err(|failed| more_conclusive(error, failed.conversation.error))
+        let (mut target, mut expected) = (self.target.clone(), self.expected.clone());
+        let mut failure: Option<ProbeError> = None;
+        loop {
+            let failed = match self.run_once(endpoint, &target, &expected, on_progress).await {
+                Ok(verified) => return Ok(verified),
+                Err(failed) => failed,
+            };
+            let error = failed.conversation.error;
+            let error = failure.map_or(error, |first| more_conclusive(first, error));
+            // Each retry is possible once, as it changes what is expected.
+            let Some(retry) = failed.conversation.retry else { return Err(error) };
+            failure = Some(error);
+            // Another address of the name could be a server that does answer, and names another host.
+            target = self.target_at(failed.ip);
+            match retry {
+                Retry::WithoutFeatures => expected.features = FeaturesStep::Skipped,
+                Retry::OneByOne => expected.order = RequestOrder::OneByOne,
             }
-            outcome => outcome.map_err(|failed| failed.conversation.error),
+            on_progress(Progress::Retrying(retry));
         }
     }
 
@@ -154,7 +164,10 @@ impl Attempt<'_> {
             certificate,
             web_sockets: Vec::new(),
             since_response: Duration::ZERO,
-            skipped_features: expected.features == FeaturesStep::Skipped,
+            limits: PeerLimits {
+                skips_features: expected.features == FeaturesStep::Skipped,
+                one_by_one: expected.order == RequestOrder::OneByOne,
+            },
             tls_failed: false,
             duration: started_at.elapsed(),
             report,
@@ -169,9 +182,9 @@ impl Attempt<'_> {
         verified: &mut Verified,
         on_progress: &mut impl FnMut(Progress),
     ) -> Option<Instant> {
-        let expected = if verified.skipped_features { self.without_features() } else { self.expected.clone() };
+        let (features, order) = (FeaturesStep::within(verified.limits), RequestOrder::within(verified.limits));
         // The chain was compared before, and further headers would not count towards the limit of bytes.
-        let expected = ProbeExpectations { announce: None, reference: None, ..expected };
+        let expected = ProbeExpectations { features, order, announce: None, reference: None, ..self.expected.clone() };
         let target = self.target_at(verified.ip);
         let mut answered_at = None;
         for (transport, port) in self.target.web_sockets.iter().copied().take_while(|_| Instant::now() < self.end) {
@@ -199,10 +212,6 @@ impl Attempt<'_> {
         let addresses = ip.map_or_else(|| self.target.addresses.clone(), |ip| vec![ip]);
         ProbeTarget { addresses, ..self.target.clone() }
     }
-
-    fn without_features(&self) -> ProbeExpectations {
-        ProbeExpectations { features: FeaturesStep::Skipped, ..self.expected.clone() }
-    }
 }
 
 /// Failure of one attempt at an endpoint.
@@ -217,13 +226,22 @@ struct FailedAttempt {
 pub struct FailedConversation {
     /// The failure.
     pub error: ProbeError,
-    /// Whether the peer closed the connection or fell silent at `server.features`.
-    pub is_at_features: bool,
+    /// What another attempt changes; `None` if none would help.
+    pub retry: Option<Retry>,
+}
+
+/// What another attempt changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// `server.features` is left out: the peer closed the connection at it, or fell silent.
+    WithoutFeatures,
+    /// The requests are sent one by one: the peer did not respond to several at once.
+    OneByOne,
 }
 
 impl From<ProbeError> for FailedConversation {
     fn from(error: ProbeError) -> FailedConversation {
-        FailedConversation { error, is_at_features: false }
+        FailedConversation { error, retry: None }
     }
 }
 
@@ -237,10 +255,23 @@ pub async fn run_prober(
 ) -> Result<ProbeReport, FailedConversation> {
     let (mut prober, request) = Prober::new(expected.clone());
     let outcome = converse(stream, &mut prober, request, deadlines, end, on_progress).await;
-    outcome.map_err(|error| {
-        let is_silent = matches!(error, ProbeError::Closed | ProbeError::Timeout);
-        FailedConversation { error, is_at_features: is_silent && prober.step() == ProbeStep::Features }
-    })
+    outcome.map_err(|error| FailedConversation { error, retry: retry_after(error, &prober) })
+}
+
+/// Returns what another attempt changes after the peer closed the connection or fell silent.
+fn retry_after(error: ProbeError, prober: &Prober) -> Option<Retry> {
+    let is_closed = match error {
+        ProbeError::Closed => true,
+        ProbeError::Timeout => false,
+        _ => return None,
+    };
+    let unanswered: Vec<ProbeStep> = prober.unanswered().collect();
+    if unanswered == [ProbeStep::Features] {
+        return Some(Retry::WithoutFeatures);
+    }
+    // A peer that answers nothing any more is down, and another attempt would only take time.
+    let answered_some = unanswered.len() < prober.sent_together();
+    (prober.sent_together() > 1 && (is_closed || answered_some)).then_some(Retry::OneByOne)
 }
 
 async fn converse(
@@ -256,30 +287,29 @@ async fn converse(
     let mut out = FramedWrite::new(writer, BytesCodec::new());
     let mut budget = CONVERSATION_BYTES;
     loop {
-        let deadline = end.min(Instant::now() + deadlines.response);
+        // Only a response extends the deadline.
+        let mut deadline = end.min(Instant::now() + deadlines.response);
         let sent = timeout_at(deadline, out.send(Bytes::from(request))).await;
         sent.map_err(|_| ProbeError::Timeout)?.map_err(|_: io::Error| ProbeError::Closed)?;
         request = loop {
             let line = timeout_at(deadline, lines.next()).await.map_err(|_| ProbeError::Timeout)?;
             let line = line.ok_or(ProbeError::Closed)?.map_err(|error| read_error(&error))?;
-            let step = prober.step();
             let action = prober.handle_line(&line).map_err(ProbeError::ProtocolViolation)?;
+            let answered = prober.answered();
             // The prober requests headers only as long as they prove work.
-            if step != ProbeStep::Chain || matches!(action, ProberAction::Wait) {
+            if answered != Some(ProbeStep::Chain) {
                 let rest = budget.checked_sub(line.len());
                 budget = rest.ok_or(ProbeError::ProtocolViolation(Fault::ResponseTooLong))?;
             }
+            if let Some(step) = answered {
+                on_progress(Progress::Answered(step));
+                deadline = end.min(Instant::now() + deadlines.response);
+            }
             match action {
-                ProberAction::Wait => continue,
+                ProberAction::Wait => {}
                 ProberAction::Unproven => return Err(ProbeError::Unproven),
-                ProberAction::Send(next) => {
-                    on_progress(Progress::Answered(step));
-                    break next;
-                }
-                ProberAction::Done(report) => {
-                    on_progress(Progress::Answered(step));
-                    return Ok(*report);
-                }
+                ProberAction::Send(next) => break next,
+                ProberAction::Done(report) => return Ok(*report),
             }
         };
     }

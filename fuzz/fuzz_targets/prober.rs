@@ -2,22 +2,22 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use waypost::electrum::prober::{ChainProof, FeaturesStep, ProbeExpectations, Prober, ProberAction};
+use waypost::electrum::prober::{ChainProof, FeaturesStep, ProbeExpectations, Prober, ProberAction, RequestOrder};
 use waypost::chain::Chain;
 
 fuzz_target!(|bytes: &[u8]| {
-    let network = Chain::BITCOIN;
     let expected = ProbeExpectations {
         host: "a.example".parse().ok(),
         chain: Chain::BITCOIN,
         proof: ChainProof::Required,
         features: FeaturesStep::Included,
+        order: RequestOrder::Together,
         announce: None,
         checkpoint_height: None,
         reference: None,
     };
     let (mut client, _) = Prober::new(expected);
-    let mut id = 0;
+    let mut id = 0_u64;
     for line in bytes.split(|byte| *byte == b'\n') {
         let Ok(line) = std::str::from_utf8(line) else { return };
         // The fuzzer need not guess the id of a result.
@@ -25,9 +25,10 @@ fuzz_target!(|bytes: &[u8]| {
             Some(result) => format!("{{\"id\":{id},\"result\":{result}}}"),
             None => line.to_owned(),
         };
-        match client.handle_line(&line) {
-            Ok(ProberAction::Send(_)) => id += 1,
-            Ok(ProberAction::Wait) => {}
+        let action = client.handle_line(&line);
+        id += u64::from(client.answered().is_some());
+        match action {
+            Ok(ProberAction::Send(_) | ProberAction::Wait) => {}
             Ok(ProberAction::Done(report)) => {
                 assert!(report.software.is_none_or(|software| !software.chars().any(char::is_control)));
                 return;

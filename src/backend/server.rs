@@ -20,11 +20,11 @@ use crate::clock;
 use crate::connect::{ProbeError, ProbeReport};
 use crate::dial::{Direct, Stream, Tls};
 use crate::electrum::identity::BackendInfo;
-use crate::electrum::prober::{ChainProof, FeaturesStep, ProbeExpectations};
+use crate::electrum::prober::{ChainProof, FeaturesStep, ProbeExpectations, RequestOrder};
 use crate::header_chain::{CatchUp, ChainReference, ChainStanding, HeaderChain};
 use crate::jsonrpc::{DEFAULT_PROTOCOL, MAX_PROTOCOL, MIN_PROTOCOL};
 use crate::peer::{Endpoint, Host, Version};
-use crate::probe::{Deadlines, FailedConversation, run_prober};
+use crate::probe::{Deadlines, FailedConversation, Retry, run_prober};
 use crate::route::Route;
 
 /// Interval between two polls after a success, unless the known chain changes.
@@ -100,7 +100,7 @@ impl From<BackendError> for FailedProbe {
 
 impl From<FailedConversation> for FailedProbe {
     fn from(failed: FailedConversation) -> FailedProbe {
-        FailedProbe { error: failed.error.into(), is_at_features: failed.is_at_features }
+        FailedProbe { error: failed.error.into(), is_at_features: failed.retry == Some(Retry::WithoutFeatures) }
     }
 }
 
@@ -203,6 +203,8 @@ impl Server {
             chain: self.chain.clone(),
             proof: ChainProof::Required,
             features,
+            // Some servers can't handle several requests at once, and a backend is near.
+            order: RequestOrder::OneByOne,
             announce: None,
             checkpoint_height,
             reference: chain.map(|chain| ChainReference {

@@ -25,6 +25,7 @@ mod own_listing;
 mod path_health;
 mod paths;
 mod peer_group;
+mod peer_limits;
 mod port_claims;
 mod probe_queue;
 mod publication;
@@ -45,7 +46,6 @@ mod table;
 mod upstream_candidates;
 mod uptime;
 mod waiting;
-mod without_features;
 mod witnesses;
 
 use std::time::Duration;

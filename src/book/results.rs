@@ -85,7 +85,7 @@ impl PeerBook {
         let failed: Vec<_> = probe.endpoints.iter().copied().take_while(|dialled| *dialled != endpoint).collect();
         let (before, had_reached) = (entry.ports, entry.reached.ports().is_some());
         let own_listings = self.own_listings(entry, &verified.report.peer_list, ctx.now);
-        self.peers.record_features(host, verified.skipped_features, verified.ip, ctx.now);
+        self.peers.record_limits(host, verified.limits, verified.ip, ctx.now);
         let has_new_key = self.peers.update(host, |entry| {
             entry.own_listings = own_listings;
             failed.iter().for_each(|failed| entry.reached.remove(*failed));
@@ -141,7 +141,7 @@ impl PeerBook {
 
     fn on_peer_failure(&mut self, host: &Host, failure: ProbeError, ctx: &mut Context<'_>) {
         let BookConfig { recheck_interval, max_advertised_age, initial_retry, .. } = self.config;
-        self.peers.forget_features(host);
+        self.peers.forget_limits(host);
         // Ports that third parties claimed were dialled in the same probe.
         self.peers.on_conclusive_result(host);
         let Some(entry) = self.peers.get(host) else { return };

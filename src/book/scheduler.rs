@@ -10,7 +10,7 @@ use super::context::Context;
 use super::slot_budget::{ProbeClass, SlotPayer};
 use super::{Action, BookNotice, Entry, PathUsability, PeerBook, Source, dial_policy};
 use crate::clock::Time;
-use crate::connect::{ProbeError, ProbeTarget};
+use crate::connect::{PeerLimits, ProbeError, ProbeTarget};
 use crate::netgroup;
 use crate::peer::{Host, Port, Ports, Transport};
 use crate::route::Route;
@@ -227,11 +227,12 @@ impl PeerBook {
             reached.contains(**endpoint) || known.is_some_and(|ports| ports.iter().any(|of| of == **endpoint))
         };
         let trusted_endpoint_count = endpoints.iter().filter(is_known).count();
-        let (addresses, skips_features) = match self.peers.address_without_features(host, ctx.now) {
-            // Another address of the name must be asked.
-            Some(Some(ip)) if addresses.contains(&ip) => (vec![ip], true),
-            Some(None) => (addresses, true),
-            _ => (addresses, false),
+        let (addresses, limits) = match self.peers.limits(host, ctx.now) {
+            Some((limits, Some(ip))) if addresses.contains(&ip) => (vec![ip], limits),
+            Some((limits, None)) => (addresses, limits),
+            // Another address of the name must name the host.
+            Some((limits, Some(_))) => (addresses, PeerLimits { skips_features: false, ..limits }),
+            None => (addresses, PeerLimits::default()),
         };
         let web_sockets = self.web_sockets_to_check(host, via, ctx.now);
         let announce = self.name_to_announce(host, ctx.now);
@@ -250,7 +251,7 @@ impl PeerBook {
             addresses,
             endpoints,
             web_sockets,
-            skips_features,
+            limits,
             trusted_endpoint_count,
             announce,
             must_list_host,

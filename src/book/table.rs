@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use super::candidate_groups::CandidateGroups;
 use super::dial_policy;
 use super::entry::Entry;
+use super::peer_limits::KnownLimits;
 use super::port_claims::{PortClaim, PortClaims};
 use super::probe_queue::ProbeQueue;
 use super::slot_budget::{ProbeClass, SlotPayer};
 use super::source::Source;
 use super::source_group::SourceGroup;
-use super::without_features::WithoutFeatures;
 use crate::clock::Time;
+use crate::connect::PeerLimits;
 use crate::netgroup::Netgroup;
 use crate::peer::{Host, Port, Ports, Transport};
 use crate::route::{Route, RouteRules};
@@ -34,7 +35,7 @@ pub(super) struct PeerTable {
     settled: BTreeSet<Host>,
     port_claims: PortClaims,
     /// Peers that did not respond to `server.features`.
-    without_features: WithoutFeatures,
+    limits: KnownLimits,
     /// Deferred peers, and the subnet whose dial budget they wait for.
     over_budget: HashMap<Host, Netgroup>,
 }
@@ -77,7 +78,7 @@ impl PeerTable {
             candidate_groups: CandidateGroups::default(),
             settled: BTreeSet::new(),
             port_claims: PortClaims::default(),
-            without_features: WithoutFeatures::default(),
+            limits: KnownLimits::default(),
             over_budget: HashMap::new(),
         }
     }
@@ -175,7 +176,7 @@ impl PeerTable {
     pub(super) fn remove(&mut self, host: &Host) -> bool {
         self.port_claims.remove(host);
         self.unattributed_failures.remove(host);
-        self.without_features.remove(host);
+        self.limits.remove(host);
         self.over_budget.remove(host);
         self.dequeue(host);
         let removed = self.entries.remove(host);
@@ -302,23 +303,19 @@ impl PeerTable {
         *failures
     }
 
-    /// Returns the address to which a visit without `server.features` is limited; `None` if it is requested.
-    pub(super) fn address_without_features(&self, host: &Host, now: Time) -> Option<Option<IpAddr>> {
-        self.without_features.address(host, now)
+    /// Returns the requests that a peer does not respond to, and where that was found out; `None` if none are known.
+    pub(super) fn limits(&self, host: &Host, now: Time) -> Option<(PeerLimits, Option<IpAddr>)> {
+        self.limits.get(host, now)
     }
 
-    /// Records whether a peer was verified without `server.features`, and where.
-    pub(super) fn record_features(&mut self, host: &Host, are_skipped: bool, ip: Option<IpAddr>, now: Time) {
-        if are_skipped {
-            self.without_features.add(host, ip, now);
-        } else {
-            self.without_features.remove(host);
-        }
+    /// Records the requests that a verified peer did not respond to, and its address.
+    pub(super) fn record_limits(&mut self, host: &Host, limits: PeerLimits, ip: Option<IpAddr>, now: Time) {
+        self.limits.record(host, limits, ip, now);
     }
 
-    /// Has `server.features` requested at the next visit.
-    pub(super) fn forget_features(&mut self, host: &Host) {
-        self.without_features.remove(host);
+    /// Has all requests sent at the next visit.
+    pub(super) fn forget_limits(&mut self, host: &Host) {
+        self.limits.remove(host);
     }
 
     /// Forgets the port reports and the unattributed failures of a peer after a conclusive result.

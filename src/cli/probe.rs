@@ -17,9 +17,9 @@ use crate::book::is_dialable;
 use crate::config::Config;
 use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::dial::{Dialer, Direct, Isolation, LocalAddresses, Tls};
-use crate::electrum::prober::{ChainProof, FeaturesStep, ProbeExpectations};
+use crate::electrum::prober::{ChainProof, FeaturesStep, ProbeExpectations, RequestOrder};
 use crate::peer::{Fault, Host, Port, Ports, Transport};
-use crate::probe::{Deadlines, Progress, probe};
+use crate::probe::{Deadlines, Progress, Retry, probe};
 use crate::route::{Route, RoutingPolicy};
 use crate::tor::{TemporaryTor, TemporaryTorError};
 
@@ -157,13 +157,19 @@ async fn verify(args: ProbeArgs, config: &Config, step: &impl Fn(&str)) -> anyho
         chain,
         proof: ChainProof::Required,
         features: FeaturesStep::Included,
+        order: RequestOrder::Together,
         announce: None,
         checkpoint_height: None,
         reference: None,
     };
     let outcome = probe(&dialer, &target, &expected, Deadlines::for_route(route), |progress| match progress {
         Progress::Dialling(transport, port) => step(&format!("dialling port {port} ({transport}) {route}")),
-        Progress::WithoutFeatures => step("no response to server.features; connecting again without it"),
+        Progress::Retrying(Retry::WithoutFeatures) => {
+            step("no response to server.features; connecting again without it");
+        }
+        Progress::Retrying(Retry::OneByOne) => {
+            step("no response to several requests at once; connecting again to send them one by one");
+        }
         Progress::DiallingWebSocket(transport, port) => {
             step(&format!("dialling port {port} (WebSocket over {transport}) {route}"));
         }

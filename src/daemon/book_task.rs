@@ -27,7 +27,7 @@ use crate::clock::{self, Time};
 use crate::connect::{ProbeError, ProbeTarget};
 use crate::dial::Dialer;
 use crate::electrum::identity::LocalIdentity;
-use crate::electrum::prober::{AddPeerOffer, ChainProof, FeaturesStep, ProbeExpectations};
+use crate::electrum::prober::{AddPeerOffer, ChainProof, FeaturesStep, ProbeExpectations, RequestOrder};
 use crate::header_chain::HeaderChain;
 use crate::peer::{Features, Host, Ports};
 use crate::probe::{Deadlines, probe};
@@ -358,7 +358,8 @@ impl BookTask {
             proof: ChainProof::Required,
             checkpoint_height: target.checkpoint_height,
             reference: target.reference.clone(),
-            features: if target.skips_features { FeaturesStep::Skipped } else { FeaturesStep::Included },
+            features: FeaturesStep::within(target.limits),
+            order: RequestOrder::within(target.limits),
             announce: target.announce.as_ref().and_then(|own| self.announcement(own)),
         };
         let (task_host, metrics) = (target.host.clone(), self.inputs.probes.clone());

@@ -9,7 +9,7 @@ use crate::chain::Chain;
 use crate::config::Config;
 use crate::connect::{FailureOrigin, ProbeError, ProbeTarget, Verified};
 use crate::dial::{Dialer, Isolation};
-use crate::electrum::prober::{ChainProof, FeaturesStep, ProbeExpectations};
+use crate::electrum::prober::{ChainProof, FeaturesStep, ProbeExpectations, RequestOrder};
 use crate::peer::{DnsName, Host, Ports};
 use crate::probe::{Deadlines, probe};
 use crate::route::Route;
@@ -139,6 +139,7 @@ impl NameCheck {
             chain: self.chain.clone(),
             proof: ChainProof::NotRequired,
             features: FeaturesStep::Included,
+            order: RequestOrder::Together,
             announce: None,
             checkpoint_height: None,
             reference: None,

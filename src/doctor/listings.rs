@@ -14,7 +14,7 @@ use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::daemon::Lookup;
 use crate::dial::{Dialer, Direct, Isolation};
 use crate::electrum::identity::Identity;
-use crate::electrum::prober::{AddPeerOffer, ChainProof, FeaturesStep, ProbeExpectations};
+use crate::electrum::prober::{AddPeerOffer, ChainProof, FeaturesStep, ProbeExpectations, RequestOrder};
 use crate::netgroup::is_public;
 use crate::peer::{Host, Port, Ports, RealName};
 use crate::probe::{Deadlines, probe};
@@ -173,6 +173,7 @@ impl Announcement<'_> {
             chain: book.chain.clone(),
             proof: ChainProof::NotRequired,
             features: FeaturesStep::Included,
+            order: RequestOrder::Together,
             announce: Some(offer.clone()),
             checkpoint_height: None,
             reference: None,

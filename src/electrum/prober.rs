@@ -3,6 +3,7 @@
 mod header_responses;
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 
 use serde::Deserialize;
 use serde_json::json;
@@ -11,7 +12,7 @@ use self::header_responses::{TipResponse, block_headers};
 use crate::block_header::BlockHeader;
 use crate::book::height_to_compare;
 use crate::chain::{Chain, Pin, ShownHeader};
-use crate::connect::ProbeReport;
+use crate::connect::{PeerLimits, ProbeReport};
 use crate::header_chain::{ChainReference, HeaderSync, SyncStep};
 use crate::jsonrpc::{self, MAX_PROTOCOL, MAX_SOFTWARE_CHARS, MIN_PROTOCOL, Response, USER_AGENT};
 use crate::peer::{Fault, Features, Host, PeerList, Ports, foreign_text};
@@ -27,6 +28,8 @@ pub struct ProbeExpectations {
     pub proof: ChainProof,
     /// Whether `server.features` is requested. Some servers close the connection at it, or never answer.
     pub features: FeaturesStep,
+    /// Whether requests that need no earlier response are sent together.
+    pub order: RequestOrder,
     /// Own name to announce if the peer does not list it. `None`: it is not announced.
     pub announce: Option<AddPeerOffer>,
     /// Height at which the peer's block is requested. `None`: no block is requested.
@@ -54,6 +57,15 @@ pub enum FeaturesStep {
     Skipped,
 }
 
+/// Whether a probe waits for a response before it sends the next request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestOrder {
+    /// Requests that need no earlier response are sent together, and answered in any order.
+    Together,
+    /// Each request waits for the response to the one before, for servers that can't handle two at once.
+    OneByOne,
+}
+
 /// Own name, as it is announced to peers.
 #[derive(Debug, Clone)]
 pub struct AddPeerOffer {
@@ -65,7 +77,7 @@ pub struct AddPeerOffer {
     pub features: Features,
 }
 
-/// Requests of a probe, in their order.
+/// Requests of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeStep {
     /// `server.version` with a range of versions.
@@ -76,14 +88,14 @@ pub enum ProbeStep {
     Features,
     /// `server.peers.subscribe`.
     Peers,
-    /// `server.add_peer`, only if the peer does not list the own name.
-    Announce,
     /// `blockchain.headers.subscribe`.
     Headers,
     /// `blockchain.block.header` at the height that shows the pinned block.
     Pin,
-    /// `blockchain.block.header`, if the peer's chain reaches the checkpoint.
+    /// `blockchain.block.header` at the compared height, or at a lower one if the peer's chain does not reach it.
     Block,
+    /// `server.add_peer`, only if the peer does not list the own name.
+    Announce,
     /// `blockchain.block.headers`, repeated until the position of the peer's tip is known.
     Chain,
 }
@@ -91,9 +103,9 @@ pub enum ProbeStep {
 /// What the driver does after a line.
 #[derive(Debug)]
 pub enum ProberAction {
-    /// Send this line.
+    /// Send these lines.
     Send(Vec<u8>),
-    /// Read another line, as this one was no response.
+    /// Read another line.
     Wait,
     /// The peer is verified.
     Done(Box<ProbeReport>),
@@ -101,9 +113,22 @@ pub enum ProberAction {
     Unproven,
 }
 
-/// What follows after a response.
+/// Requests whose responses are all awaited before the next ones are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The version.
+    Greeting,
+    /// All that needs no earlier response.
+    Facts,
+    /// The announcement to a peer whose chain is proven, and a block below its tip.
+    Followup,
+    /// The headers up to its tip.
+    Headers,
+}
+
+/// What follows after a stage.
 enum Next {
-    Step(ProbeStep),
+    Requests(Vec<ProbeStep>),
     Done,
     Unproven,
 }
@@ -112,12 +137,22 @@ enum Next {
 #[derive(Debug)]
 pub struct Prober {
     expected: ProbeExpectations,
-    step: ProbeStep,
-    id: u64,
-    notifications: u32,
+    stage: Stage,
+    /// Requests of the stage that are not sent yet.
+    queued: VecDeque<ProbeStep>,
+    /// Requests without a response, with their ids.
+    pending: Vec<(u64, ProbeStep)>,
+    /// Number of requests that were sent at the last time.
+    sent_together: usize,
+    next_id: u64,
+    /// Request that the last line answered; `None` if it was no response.
+    answered: Option<ProbeStep>,
+    ignored_lines: u32,
     report: ProbeReport,
     /// Header of the peer's tip, with the work that is required.
     tip: Option<ShownHeader>,
+    /// Height of the last requested block; `None` before the first.
+    block_height: Option<u32>,
     /// Whether the peer showed the pinned block.
     shows_pin: bool,
     /// Comparison of the tip with the known chain, and the next request; `None` before it starts.
@@ -126,7 +161,7 @@ pub struct Prober {
 
 impl Prober {
     /// Maximum number of lines that are ignored.
-    const MAX_NOTIFICATIONS: u32 = 100;
+    const MAX_IGNORED_LINES: u32 = 100;
 
     /// Starts a conversation and returns its first line.
     pub fn new(expected: ProbeExpectations) -> (Prober, Vec<u8>) {
@@ -140,70 +175,121 @@ impl Prober {
             standing: None,
             add_peer_result: None,
         };
-        let prober = Prober {
+        let mut prober = Prober {
             expected,
-            step: ProbeStep::Version,
-            id: 0,
-            notifications: 0,
+            stage: Stage::Greeting,
+            queued: VecDeque::from([ProbeStep::Version]),
+            pending: Vec::new(),
+            sent_together: 0,
+            next_id: 0,
+            answered: None,
+            ignored_lines: 0,
             report,
             tip: None,
+            block_height: None,
             shows_pin: false,
             sync: None,
         };
-        let line = prober.next_request();
+        let line = prober.send_queued();
         (prober, line)
     }
 
-    /// Returns the request that waits for its response.
-    pub fn step(&self) -> ProbeStep {
-        self.step
+    /// Returns the request that the last line answered; `None` if it was no response.
+    pub fn answered(&self) -> Option<ProbeStep> {
+        self.answered
+    }
+
+    /// Returns the requests without a response.
+    pub fn unanswered(&self) -> impl ExactSizeIterator<Item = ProbeStep> {
+        self.pending.iter().map(|(_, step)| *step)
+    }
+
+    /// Returns how many requests were sent at the last time.
+    pub fn sent_together(&self) -> usize {
+        self.sent_together
     }
 
     /// Handles a line of the peer, and returns the next action or the violation.
     pub fn handle_line(&mut self, line: &str) -> Result<ProberAction, Fault> {
-        let answer = match jsonrpc::parse_response(line).map_err(|_| Fault::Malformed)? {
-            Response::Result { id, result } if id == self.id => Some(result),
-            Response::Error { id } if id == self.id => None,
+        self.answered = None;
+        let (id, result) = match jsonrpc::parse_response(line).map_err(|_| Fault::Malformed)? {
+            Response::Result { id, result } => (id, Some(result)),
+            Response::Error { id } => (id, None),
             _ => return self.ignore(),
         };
-        match answer {
-            Some(result) => self.handle_result(result.get())?,
-            // Only the version is mandatory. An old server may not know the other methods.
-            None if self.step == ProbeStep::LegacyVersion => return Err(Fault::VersionRefused),
-            None if self.step == ProbeStep::Announce => self.report.add_peer_result = Some(false),
-            None if self.step == ProbeStep::Chain => self.sync = None,
-            None => {}
+        let Some(index) = self.pending.iter().position(|(pending, _)| *pending == id) else { return self.ignore() };
+        let (_, step) = self.pending.remove(index);
+        self.answered = Some(step);
+        match result {
+            Some(result) => self.handle_result(step, result.get())?,
+            None => self.handle_error(step)?,
         }
-        let next = match self.next_step(answer.is_some())? {
-            Next::Step(next) => next,
-            Next::Done => return Ok(ProberAction::Done(Box::new(self.report.clone()))),
-            Next::Unproven => return Ok(ProberAction::Unproven),
-        };
-        self.step = next;
-        self.id += 1;
-        Ok(ProberAction::Send(self.next_request()))
+        while self.pending.is_empty() && self.queued.is_empty() {
+            match self.next_stage()? {
+                Next::Requests(steps) => self.queued.extend(steps),
+                Next::Done => return Ok(ProberAction::Done(Box::new(self.report.clone()))),
+                Next::Unproven => return Ok(ProberAction::Unproven),
+            }
+        }
+        let lines = self.send_queued();
+        Ok(if lines.is_empty() { ProberAction::Wait } else { ProberAction::Send(lines) })
     }
 
-    /// Returns what follows after the response to the current step.
-    fn next_step(&mut self, is_success: bool) -> Result<Next, Fault> {
+    /// Handles an error. Only the version is mandatory, since an old server may not know the other methods.
+    fn handle_error(&mut self, step: ProbeStep) -> Result<(), Fault> {
+        match step {
+            ProbeStep::Version => self.queued.push_back(ProbeStep::LegacyVersion),
+            ProbeStep::LegacyVersion => return Err(Fault::VersionRefused),
+            ProbeStep::Announce => self.report.add_peer_result = Some(false),
+            ProbeStep::Chain => self.sync = None,
+            ProbeStep::Features | ProbeStep::Peers | ProbeStep::Headers | ProbeStep::Pin | ProbeStep::Block => {}
+        }
+        Ok(())
+    }
+
+    /// Returns what follows after the last response of a stage.
+    fn next_stage(&mut self) -> Result<Next, Fault> {
         let needs_proof = self.required_pin().is_some();
-        Ok(match self.step {
-            ProbeStep::Version if !is_success => Next::Step(ProbeStep::LegacyVersion),
-            ProbeStep::Version | ProbeStep::LegacyVersion => Next::Step(match self.expected.features {
-                FeaturesStep::Included => ProbeStep::Features,
-                FeaturesStep::Skipped => ProbeStep::Peers,
-            }),
-            ProbeStep::Features => Next::Step(ProbeStep::Peers),
-            ProbeStep::Peers if self.needs_announcement() => Next::Step(ProbeStep::Announce),
-            ProbeStep::Peers | ProbeStep::Announce => Next::Step(ProbeStep::Headers),
-            ProbeStep::Headers if needs_proof && self.tip.is_none() => Next::Unproven,
-            ProbeStep::Headers if needs_proof => Next::Step(ProbeStep::Pin),
-            ProbeStep::Pin if !self.shows_pin => Next::Unproven,
-            ProbeStep::Headers | ProbeStep::Pin if self.checkpoint_height().is_some() => Next::Step(ProbeStep::Block),
-            ProbeStep::Block if needs_proof && self.report.checkpoint.is_none() => Next::Unproven,
-            ProbeStep::Headers | ProbeStep::Pin | ProbeStep::Block => self.start_sync()?,
-            ProbeStep::Chain => self.continue_sync(),
-        })
+        match self.stage {
+            Stage::Greeting => {
+                self.stage = Stage::Facts;
+                self.block_height = self.expected.checkpoint_height;
+                Ok(Next::Requests(self.fact_requests()))
+            }
+            Stage::Facts if needs_proof && (self.tip.is_none() || !self.shows_pin) => Ok(Next::Unproven),
+            Stage::Facts => {
+                self.stage = Stage::Followup;
+                let announcement = self.needs_announcement().then_some(ProbeStep::Announce);
+                Ok(Next::Requests(announcement.into_iter().chain(self.lower_block()).collect()))
+            }
+            Stage::Followup if needs_proof && self.report.checkpoint.is_none() => Ok(Next::Unproven),
+            Stage::Followup => {
+                self.stage = Stage::Headers;
+                self.start_sync()
+            }
+            Stage::Headers => Ok(self.continue_sync()),
+        }
+    }
+
+    /// Returns the requests that need only the version.
+    fn fact_requests(&self) -> Vec<ProbeStep> {
+        let mut steps = vec![ProbeStep::Peers, ProbeStep::Headers];
+        steps.extend(self.required_pin().map(|_| ProbeStep::Pin));
+        steps.extend(self.block_height.map(|_| ProbeStep::Block));
+        // Last, so that all others are answered by a server that closes the connection at it.
+        steps.extend((self.expected.features == FeaturesStep::Included).then_some(ProbeStep::Features));
+        steps
+    }
+
+    /// Returns the request for a block that a peer below the compared height has, if a proof is required.
+    fn lower_block(&mut self) -> Option<ProbeStep> {
+        let tip = self.report.tip_height;
+        if tip.is_some_and(|tip| self.block_height.is_some_and(|height| height <= tip)) {
+            return None;
+        }
+        self.report.checkpoint = None;
+        self.block_height = self.required_pin().and(tip).map(height_to_compare);
+        self.block_height.map(|_| ProbeStep::Block)
     }
 
     /// Compares the tip with the known chain.
@@ -226,7 +312,7 @@ impl Prober {
     /// Requests more headers, or ends with the position of the tip.
     fn continue_sync(&mut self) -> Next {
         match &self.sync {
-            Some((_, SyncStep::Request { .. })) => Next::Step(ProbeStep::Chain),
+            Some((_, SyncStep::Request { .. })) => Next::Requests(vec![ProbeStep::Chain]),
             Some((_, SyncStep::Done(standing))) => {
                 self.report.standing = Some(standing.clone());
                 Next::Done
@@ -246,31 +332,36 @@ impl Prober {
         Ok(())
     }
 
-    fn next_request(&self) -> Vec<u8> {
-        let params = match self.step {
+    /// Encodes the requests that may be sent now, each as a line.
+    fn send_queued(&mut self) -> Vec<u8> {
+        let mut lines = Vec::new();
+        while self.expected.order == RequestOrder::Together || self.pending.is_empty() {
+            let Some(step) = self.queued.pop_front() else { break };
+            lines.extend(jsonrpc::encode_request(self.next_id, step.method(), &self.params(step)));
+            self.pending.push((self.next_id, step));
+            self.next_id += 1;
+        }
+        if !lines.is_empty() {
+            self.sent_together = self.pending.len();
+        }
+        lines
+    }
+
+    fn params(&self, step: ProbeStep) -> serde_json::Value {
+        match step {
             ProbeStep::Version => json!([USER_AGENT, [MIN_PROTOCOL.to_string(), MAX_PROTOCOL.to_string()]]),
             ProbeStep::LegacyVersion => json!([USER_AGENT, MIN_PROTOCOL.to_string()]),
             ProbeStep::Announce => {
                 json!(self.expected.announce.iter().map(|offer| &offer.features).collect::<Vec<_>>())
             }
             ProbeStep::Pin => json!([self.required_pin().map(|pin| pin.header_height())]),
-            ProbeStep::Block => json!([self.checkpoint_height()]),
+            ProbeStep::Block => json!([self.block_height]),
             ProbeStep::Chain => match &self.sync {
                 Some((_, SyncStep::Request { start, count })) => json!([start, count]),
                 _ => json!([]),
             },
-            _ => json!([]),
-        };
-        jsonrpc::encode_request(self.id, self.step.method(), &params)
-    }
-
-    /// Returns the height of the requested block if the peer's chain reaches it.
-    ///
-    /// If a proof is required, a peer below that height shows the block at the height for its own tip.
-    fn checkpoint_height(&self) -> Option<u32> {
-        let tip = self.report.tip_height?;
-        let wanted = self.expected.checkpoint_height.filter(|height| *height <= tip);
-        wanted.or_else(|| self.required_pin().map(|_| height_to_compare(tip)))
+            ProbeStep::Features | ProbeStep::Peers | ProbeStep::Headers => json!([]),
+        }
     }
 
     /// Returns the pin that the peer must show; `None` if nothing is required.
@@ -307,17 +398,17 @@ impl Prober {
     }
 
     fn ignore(&mut self) -> Result<ProberAction, Fault> {
-        self.notifications += 1;
-        if self.notifications > Self::MAX_NOTIFICATIONS {
+        self.ignored_lines += 1;
+        if self.ignored_lines > Self::MAX_IGNORED_LINES {
             Err(Fault::ExcessNotifications)
         } else {
             Ok(ProberAction::Wait)
         }
     }
 
-    fn handle_result(&mut self, result: &str) -> Result<(), Fault> {
+    fn handle_result(&mut self, step: ProbeStep, result: &str) -> Result<(), Fault> {
         let malformed = |_| Fault::Malformed;
-        match self.step {
+        match step {
             ProbeStep::Version | ProbeStep::LegacyVersion => self.handle_version(result),
             ProbeStep::Features => {
                 let features = serde_json::from_str(result).map_err(malformed)?;
@@ -342,7 +433,7 @@ impl Prober {
             }
             ProbeStep::Block => {
                 // An invalid header is no violation. Without a pin, the peer is only not compared.
-                let block = self.checkpoint_height().zip(self.header_from(result));
+                let block = self.block_height.zip(self.header_from(result));
                 let proven = block.filter(|(height, header)| self.has_work(*height, header));
                 self.report.checkpoint = proven.map(|(height, header)| (height, header.id()));
                 Ok(())
@@ -410,6 +501,20 @@ impl Prober {
             Some(_) if listed().next().is_none() => Err(Fault::NoHosts),
             Some(_) => Err(Fault::HostMismatch),
         }
+    }
+}
+
+impl FeaturesStep {
+    /// Returns the step for a peer with these limits.
+    pub fn within(limits: PeerLimits) -> FeaturesStep {
+        if limits.skips_features { FeaturesStep::Skipped } else { FeaturesStep::Included }
+    }
+}
+
+impl RequestOrder {
+    /// Returns the order for a peer with these limits.
+    pub fn within(limits: PeerLimits) -> RequestOrder {
+        if limits.one_by_one { RequestOrder::OneByOne } else { RequestOrder::Together }
     }
 }
 

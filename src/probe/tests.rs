@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -46,7 +46,7 @@ async fn verify_with_trusted(trusted: usize, endpoints: &[(Transport, SocketAddr
         addresses,
         endpoints,
         web_sockets: Vec::new(),
-        skips_features: false,
+        limits: PeerLimits::default(),
         trusted_endpoint_count: trusted,
         announce: None,
         must_list_host: true,
@@ -59,6 +59,7 @@ async fn verify_with_trusted(trusted: usize, endpoints: &[(Transport, SocketAddr
         chain,
         proof: ChainProof::NotRequired,
         features: FeaturesStep::Included,
+        order: RequestOrder::Together,
         announce: None,
         checkpoint_height: None,
         reference: None,
@@ -75,14 +76,27 @@ where
 
 const FEATURES: &str = r#"{"hosts":{"a.example":{}}}"#;
 
-/// Answers like a current server.
-async fn honest_server(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut buffer = [0; 1024];
-    for (id, result) in ["[\"x\",\"1.4\"]", FEATURES, "[]", "{\"height\":1}"].iter().enumerate() {
-        let _ = stream.read(&mut buffer).await?;
-        stream.write_all(format!("{{\"id\":{id},\"result\":{result}}}\n").as_bytes()).await?;
+const VERSION: &str = r#"["x","1.4"]"#;
+
+/// Answers the requests with results in this order: version, features, peers, tip. Others get no response.
+async fn answering(stream: TcpStream, results: &[&str]) -> std::io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut lines = BufReader::new(reader).lines();
+    while let Some(line) = lines.next_line().await? {
+        let request: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let methods = ["server.version", "server.features", "server.peers.subscribe", "blockchain.headers.subscribe"];
+        let index = methods.iter().position(|method| request["method"] == *method);
+        if let Some(result) = index.and_then(|index| results.get(index)) {
+            let response = format!("{{\"id\":{},\"result\":{result}}}\n", request["id"]);
+            writer.write_all(response.as_bytes()).await?;
+        }
     }
     Ok(())
+}
+
+/// Answers like a current server.
+async fn honest_server(stream: TcpStream) -> std::io::Result<()> {
+    answering(stream, &[VERSION, FEATURES, "[]", "{\"height\":1}"]).await
 }
 
 #[tokio::test]
@@ -94,22 +108,61 @@ async fn honest_server_is_verified() {
 async fn server_that_fails_at_features_is_asked_again_without_them() {
     // It closes the connection at `server.features`, or does not respond.
     for closes in [true, false] {
-        let script = move |mut stream: TcpStream| async move {
-            let mut buffer = [0; 1024];
-            for (id, result) in [r#"["x","1.4"]"#, "[]", r#"{"height":1}"#].iter().enumerate() {
-                let length = stream.read(&mut buffer).await?;
-                if String::from_utf8_lossy(&buffer[..length]).contains("server.features") {
-                    return if closes { Ok(()) } else { stream.read(&mut buffer).await.map(|_| ()) };
-                }
-                stream.write_all(format!("{{\"id\":{id},\"result\":{result}}}\n").as_bytes()).await?;
+        let script = move |stream: TcpStream| async move {
+            let (reader, mut writer) = stream.into_split();
+            let mut lines = BufReader::new(reader).lines();
+            while let Some(line) = lines.next_line().await? {
+                let request: serde_json::Value = serde_json::from_str(&line).unwrap();
+                let result = match request["method"].as_str().unwrap() {
+                    "server.version" => VERSION,
+                    "server.features" if closes => return Ok(()),
+                    "server.features" => continue,
+                    "server.peers.subscribe" => "[]",
+                    _ => "{\"height\":1}",
+                };
+                let response = format!("{{\"id\":{},\"result\":{result}}}\n", request["id"]);
+                writer.write_all(response.as_bytes()).await?;
             }
             Ok(())
         };
         let verified = verify_tcp(script).await.unwrap();
-        assert!(verified.skipped_features && verified.report.features.is_none(), "{closes}");
+        assert!(verified.limits.skips_features && verified.report.features.is_none(), "{closes}");
         assert_eq!(verified.report.tip_height, Some(1));
     }
-    assert!(!verify_tcp(honest_server).await.unwrap().skipped_features);
+    assert_eq!(verify_tcp(honest_server).await.unwrap().limits, PeerLimits::default());
+}
+
+/// Handles one request for each read, as a server does that takes what it reads for one line.
+async fn one_at_a_time(mut stream: TcpStream, closes: bool, skips_features: bool) -> std::io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let length = stream.read(&mut buffer).await?;
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        let mut lines = text.lines();
+        let Some(line) = lines.next() else { return Ok(()) };
+        if closes && lines.next().is_some() {
+            return Ok(());
+        }
+        let request: serde_json::Value = serde_json::from_str(line).unwrap();
+        let result = match request["method"].as_str().unwrap() {
+            "server.version" => VERSION,
+            "server.features" if skips_features => return Ok(()),
+            "server.features" => FEATURES,
+            "server.peers.subscribe" => "[]",
+            _ => "{\"height\":1}",
+        };
+        let response = format!("{{\"id\":{},\"result\":{result}}}\n", request["id"]);
+        stream.write_all(response.as_bytes()).await?;
+    }
+}
+
+#[tokio::test]
+async fn server_that_handles_one_request_at_a_time_is_asked_again() {
+    for (closes, skips_features) in [(true, false), (false, false), (true, true), (false, true)] {
+        let verified = verify_tcp(move |stream| one_at_a_time(stream, closes, skips_features)).await.unwrap();
+        assert_eq!(verified.limits, PeerLimits { skips_features, one_by_one: true }, "{closes}");
+        assert_eq!(verified.report.tip_height, Some(1));
+    }
 }
 
 #[tokio::test]
@@ -175,24 +228,13 @@ async fn hostile_server_is_bounded_by_deadlines() {
     assert_eq!(invalid_utf8.await.unwrap_err(), ProbeError::ProtocolViolation(Fault::Malformed));
 }
 
-/// Answers each request with the next result.
-async fn answering(mut stream: TcpStream, results: &[String]) -> std::io::Result<()> {
-    let mut buffer = [0; 1024];
-    for (id, result) in results.iter().enumerate() {
-        let _ = stream.read(&mut buffer).await?;
-        stream.write_all(format!("{{\"id\":{id},\"result\":{result}}}\n").as_bytes()).await?;
-    }
-    stream.read(&mut buffer).await.map(|_| ())
-}
-
 #[tokio::test]
 async fn hostile_response_is_rejected_or_truncated() {
-    const VERSION: &str = r#"["x","1.4"]"#;
     let script = async |results: &[&str]| {
         let results: Vec<String> = results.iter().map(|result| (*result).to_owned()).collect();
         verify_tcp(move |stream| {
             let results = results.clone();
-            async move { answering(stream, &results).await }
+            async move { answering(stream, &results.iter().map(String::as_str).collect::<Vec<_>>()).await }
         })
         .await
     };

@@ -17,7 +17,7 @@ use crate::clock::{self, Time};
 use crate::connect::{ProbeError, ProbeTarget, Verified};
 use crate::dial::{Dialer, Isolation};
 use crate::electrum::identity::{Identity, LocalIdentity};
-use crate::electrum::prober::{ChainProof, FeaturesStep, ProbeExpectations};
+use crate::electrum::prober::{ChainProof, FeaturesStep, ProbeExpectations, RequestOrder};
 use crate::peer::{Host, Port, Ports, Transport};
 use crate::probe::{Deadlines, probe};
 use crate::route::Route;
@@ -284,6 +284,7 @@ pub async fn probe_onion_name(
         chain: chain.clone(),
         proof: ChainProof::NotRequired,
         features: FeaturesStep::Included,
+        order: RequestOrder::Together,
         announce: None,
         checkpoint_height: None,
         reference: None,

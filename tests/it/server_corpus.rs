@@ -19,7 +19,7 @@ use waypost::chain::{Chain, ChainParams, Pin as PinnedBlock, PinProof, Retargets
 use waypost::connect::{ProbeError, ProbeTarget, Verified};
 use waypost::dial::{Dialer, Direct, Isolation, LocalAddresses, Tls};
 use waypost::electrum::identity::Identity;
-use waypost::electrum::prober::{AddPeerOffer, ChainProof, FeaturesStep, ProbeExpectations};
+use waypost::electrum::prober::{AddPeerOffer, ChainProof, FeaturesStep, ProbeExpectations, RequestOrder};
 use waypost::peer::{Host, Port, Ports, Transport};
 use waypost::probe::{Deadlines, probe};
 use waypost::route::Route;
@@ -81,7 +81,7 @@ fn check_report(server: &Server, verified: &Verified) {
     assert_eq!(report.negotiated_version.to_string(), agreed, "{server:?}");
     assert_eq!(report.tip_height, Some(300), "{server:?}");
     let features = &server.responses["server.features"];
-    assert_eq!(verified.skipped_features, features.is_string(), "{server:?}");
+    assert_eq!(verified.limits.skips_features, features.is_string(), "{server:?}");
     let ports = report.features.as_ref().and_then(|features| features.ports_for(&server.host)).flatten();
     let declared = &features["result"]["hosts"][server.host.to_string()];
     let number = |key: &str| declared[key].as_u64().map(|port| Port::new(port.try_into().unwrap()).unwrap());
@@ -111,6 +111,7 @@ async fn visit(server: &Server, is_peer: bool) -> Result<Verified, ProbeError> {
         chain: early_bitcoin(),
         proof: ChainProof::Required,
         features: FeaturesStep::Included,
+        order: RequestOrder::Together,
         announce: responds.then(announcement),
         checkpoint_height: Some(COMPARED_HEIGHT),
         reference: None,

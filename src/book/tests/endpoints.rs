@@ -2,7 +2,10 @@
 
 use super::attacks::{Network, answer_of, candidate};
 use super::*;
-use crate::connect::WebSocketCheck;
+use crate::connect::{PeerLimits, WebSocketCheck};
+
+/// Limits of a peer that does not respond to `server.features`.
+const WITHOUT_FEATURES: PeerLimits = PeerLimits { skips_features: true, one_by_one: false };
 use crate::peer::Port;
 
 const BOTH: &str = r#"{"hosts":{"5.9.0.1":{"tcp_port":50001,"ssl_port":50002}}}"#;
@@ -133,15 +136,15 @@ fn answer_before_a_long_check_of_web_sockets_does_not_prove_the_path() {
 fn name_without_features_must_stay_at_its_address() {
     let mut harness = BookHarness::new(&[]);
     add_peer(&mut harness, r#"{"hosts":{"a.example":{"tcp_port":50001}}}"#, Some("5.9.0.1")).unwrap();
-    let answer = || success("[]", None).map(|verified| Verified { skipped_features: true, ..verified });
+    let answer = || success("[]", None).map(|verified| Verified { limits: WITHOUT_FEATURES, ..verified });
     harness.resolve("a.example", &["5.9.0.1"]);
-    assert!(!harness.target().unwrap().skips_features);
+    assert!(!harness.target().unwrap().limits.skips_features);
     harness.finish("a.example", answer());
     for (addresses, skips) in [(&["5.9.0.1", "88.99.0.2"][..], true), (&["88.99.0.2"], false)] {
         harness.wait(Duration::from_hours(20));
         harness.resolve("a.example", addresses);
         let target = harness.target().unwrap();
-        assert_eq!((target.skips_features, target.addresses.len()), (skips, 1), "{addresses:?}");
+        assert_eq!((target.limits.skips_features, target.addresses.len()), (skips, 1), "{addresses:?}");
         harness.finish("a.example", answer());
     }
 }
@@ -167,8 +170,8 @@ fn peer_that_fails_at_features_is_asked_without_them_for_days() {
     let mut without = Vec::new();
     for hour in 1..24 * 10 {
         network.run(Event::Tick, START + Duration::from_hours(hour), &mut |target, _| {
-            without.push(target.skips_features);
-            let answer = answer_of(target).map(|verified| Verified { skipped_features: true, ..verified });
+            without.push(target.limits.skips_features);
+            let answer = answer_of(target).map(|verified| Verified { limits: WITHOUT_FEATURES, ..verified });
             (Duration::from_secs(1), answer)
         });
     }

@@ -21,7 +21,7 @@ use rand::rngs::StdRng;
 use super::*;
 use crate::ban_list::Bans;
 use crate::chain::Chain;
-use crate::connect::{ProbeError, ProbeReport, ProbeTarget, Verified};
+use crate::connect::{PeerLimits, ProbeError, ProbeReport, ProbeTarget, Verified};
 use crate::peer::{Fault, PeerList, RealName, Transport, Version};
 use crate::route::RoutingPolicy;
 use crate::tor_state::TorProbe;
@@ -118,7 +118,7 @@ fn success(list: &str, features: Option<&str>) -> Result<Verified, ProbeError> {
         certificate: None,
         web_sockets: Vec::new(),
         since_response: Duration::ZERO,
-        skipped_features: false,
+        limits: PeerLimits::default(),
         tls_failed: false,
         duration: Duration::from_millis(80),
         report,

@@ -54,26 +54,31 @@ impl Server {
             chain,
             proof: ChainProof::Required,
             features: FeaturesStep::Included,
+            order: RequestOrder::Together,
             announce: None,
             checkpoint_height: Some(height_to_compare(known.height())),
             reference: Some(ChainReference { chain: Arc::new(known.clone()), catch_up: CatchUp::Required, now: NOW }),
         });
         let mut requests = 0;
         loop {
-            requests += 1;
-            let request: Value = serde_json::from_slice(&line).unwrap();
-            let id = &request["id"];
-            let response = match self.answer(request["method"].as_str().unwrap(), &request["params"]) {
-                Some(result) => json!({ "id": id, "result": result }),
-                None => json!({ "id": id, "error": { "code": 1, "message": "refused" } }),
-            };
-            line = match prober.handle_line(&response.to_string()) {
-                Ok(ProberAction::Send(next)) => next,
-                Ok(ProberAction::Done(report)) => return (Ok(report.standing), requests),
-                Ok(ProberAction::Unproven) => return (Ok(None), requests),
-                Ok(ProberAction::Wait) => panic!("waits for another line"),
-                Err(fault) => return (Err(fault), requests),
-            };
+            let lines = std::mem::take(&mut line);
+            for request_line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                requests += 1;
+                let request: Value = serde_json::from_slice(request_line).unwrap();
+                let id = &request["id"];
+                let response = match self.answer(request["method"].as_str().unwrap(), &request["params"]) {
+                    Some(result) => json!({ "id": id, "result": result }),
+                    None => json!({ "id": id, "error": { "code": 1, "message": "refused" } }),
+                };
+                match prober.handle_line(&response.to_string()) {
+                    Ok(ProberAction::Send(next)) => line = next,
+                    Ok(ProberAction::Done(report)) => return (Ok(report.standing), requests),
+                    Ok(ProberAction::Unproven) => return (Ok(None), requests),
+                    Ok(ProberAction::Wait) => {}
+                    Err(fault) => return (Err(fault), requests),
+                }
+            }
+            assert!(!line.is_empty(), "waits for another line");
         }
     }
 }

@@ -15,6 +15,7 @@ fn prober() -> Prober {
         chain: Chain::BITCOIN,
         proof: ChainProof::NotRequired,
         features: FeaturesStep::Included,
+        order: RequestOrder::Together,
         announce: None,
         checkpoint_height: None,
         reference: None,
@@ -22,25 +23,54 @@ fn prober() -> Prober {
     .0
 }
 
-/// Answers each request with the next of `results`; `None` is an error.
+/// Answers the requests with results in this order: version, the version again if the first is refused, features, peers,
+/// tip, pinned block, compared block. `None` is an error, as are missing ones.
 fn run(results: &[Option<&str>]) -> Result<ProbeReport, Fault> {
     Ok(run_prober(prober(), results)?.unwrap())
 }
 
 /// Returns the report; `None` if the peer is unproven.
-fn run_prober(mut prober: Prober, results: &[Option<&str>]) -> Result<Option<ProbeReport>, Fault> {
-    for (id, result) in results.iter().enumerate() {
-        let line = match result {
+fn run_prober(prober: Prober, results: &[Option<&str>]) -> Result<Option<ProbeReport>, Fault> {
+    let refuses_version = results.first().is_some_and(Option::is_none);
+    let result_of = |step| {
+        let index = match step {
+            ProbeStep::Version => 0,
+            ProbeStep::LegacyVersion => 1,
+            ProbeStep::Features => 1 + usize::from(refuses_version),
+            ProbeStep::Peers => 2 + usize::from(refuses_version),
+            ProbeStep::Headers => 3 + usize::from(refuses_version),
+            ProbeStep::Pin => 4,
+            ProbeStep::Block => 5,
+            ProbeStep::Announce | ProbeStep::Chain => return None,
+        };
+        results.get(index).copied().flatten().map(str::to_owned)
+    };
+    converse(prober, result_of, |responses| responses).map(|(report, _)| report)
+}
+
+/// Answers all requests, those of one turn in the order that `reorder` returns. Returns the report, and the number of
+/// turns.
+fn converse(
+    mut prober: Prober,
+    result_of: impl Fn(ProbeStep) -> Option<String>,
+    reorder: impl Fn(Vec<String>) -> Vec<String>,
+) -> Result<(Option<ProbeReport>, usize), Fault> {
+    for turn in 1..20 {
+        let response = |(id, step): &(u64, ProbeStep)| match result_of(*step) {
             Some(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
             None => format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"unknown"}}}}"#),
         };
-        match prober.handle_line(&line)? {
-            ProberAction::Done(report) => return Ok(Some(*report)),
-            ProberAction::Unproven => return Ok(None),
-            ProberAction::Send(_) | ProberAction::Wait => {}
+        let responses = reorder(prober.pending.iter().map(response).collect());
+        assert_eq!(responses.len(), prober.sent_together());
+        for line in responses {
+            match prober.handle_line(&line)? {
+                ProberAction::Done(report) => return Ok((Some(*report), turn)),
+                ProberAction::Unproven => return Ok((None, turn)),
+                ProberAction::Send(_) | ProberAction::Wait => {}
+            }
         }
     }
-    panic!("still at {:?}", prober.step());
+    panic!("still waits for {:?}", prober.pending);
 }
 
 const VERSION: Option<&str> = Some(r#"["ElectrumX 2.0.0","1.4"]"#);
@@ -73,7 +103,8 @@ fn peer_of_the_first_protocol_is_verified() {
 fn skipped_features_are_not_requested() {
     let mut prober = prober();
     prober.expected.features = FeaturesStep::Skipped;
-    let report = run_prober(prober, &[VERSION, PEERS, HEADERS]).unwrap().unwrap();
+    let report = run_prober(prober, &[VERSION, Some(&features(GENESIS, "a.example")), PEERS, HEADERS]);
+    let report = report.unwrap().unwrap();
     assert_eq!((report.features, report.tip_height), (None, Some(900_000)));
 }
 
@@ -89,9 +120,10 @@ fn requested_range_includes_protocol_1_7() {
     assert!(String::from_utf8(line).unwrap().contains(r#"["1.0","1.7"]"#));
     let features = r#"{"hosts":{"a.example":{}},"protocol_max":"1.7.0","method_flavours":{"x":[1]}}"#;
     let mut prober = prober();
-    for line in [r#"{"id":0,"result":["ElectrumX 2.0.0","1.7.0"]}"#, &format!(r#"{{"id":1,"result":{features}}}"#)] {
-        assert!(matches!(prober.handle_line(line), Ok(ProberAction::Send(_))));
-    }
+    let version = prober.handle_line(r#"{"id":0,"result":["ElectrumX 2.0.0","1.7.0"]}"#);
+    assert!(matches!(version, Ok(ProberAction::Send(_))));
+    assert!(matches!(prober.handle_line(&format!(r#"{{"id":3,"result":{features}}}"#)), Ok(ProberAction::Wait)));
+    assert_eq!(prober.answered(), Some(ProbeStep::Features));
     // Protocol 1.7 adds notifications without meaning, and leaves out `hash_function`. A ping is no response, even
     // under the id of the pending request.
     for line in [
@@ -99,7 +131,71 @@ fn requested_range_includes_protocol_1_7() {
         r#"{"jsonrpc":"2.0","id":2,"method":"server.ping","params":[2]}"#,
     ] {
         assert!(matches!(prober.handle_line(line), Ok(ProberAction::Wait)), "{line}");
+        assert_eq!(prober.answered(), None, "{line}");
     }
+}
+
+/// Requests that need no earlier response, as a pair of the results and the number of turns.
+#[test]
+fn verification_takes_two_turns_in_any_order_of_responses() {
+    let offer = AddPeerOffer {
+        host: "own.example".parse().unwrap(),
+        ports: Chain::BITCOIN.default_ports,
+        features: Features::default(),
+    };
+    let tip = format!(r#"{{"hex":"{BLOCK_1}","height":300}}"#);
+    let result_of = |step| match step {
+        ProbeStep::Version => VERSION.map(str::to_owned),
+        ProbeStep::Features => Some(features(GENESIS, "a.example")),
+        ProbeStep::Peers => PEERS.map(str::to_owned),
+        ProbeStep::Headers => Some(tip.clone()),
+        ProbeStep::Pin => Some(format!("\"{BLOCK_1}\"")),
+        ProbeStep::Block => Some(format!("\"{GENESIS_HEADER}\"")),
+        ProbeStep::Announce => Some("true".to_owned()),
+        ProbeStep::LegacyVersion | ProbeStep::Chain => None,
+    };
+    let visit = |order, announce: Option<AddPeerOffer>, checkpoint_height, is_reversed: bool| {
+        let mut prober = prober();
+        prober.expected.chain = Chain::Custom(Arc::new(early_bitcoin()));
+        prober.expected.proof = ChainProof::Required;
+        prober.expected.checkpoint_height = checkpoint_height;
+        (prober.expected.order, prober.expected.announce) = (order, announce);
+        let reorder = |mut responses: Vec<String>| {
+            if is_reversed {
+                responses.reverse();
+            }
+            responses
+        };
+        let (report, turns) = converse(prober, result_of, reorder).unwrap();
+        let report = report.unwrap();
+        assert!(report.features.is_some() && report.checkpoint.is_some() && report.tip_height == Some(300));
+        (turns, report.add_peer_result)
+    };
+    for is_reversed in [false, true] {
+        assert_eq!(visit(RequestOrder::Together, None, Some(200), is_reversed), (2, None));
+        assert_eq!(visit(RequestOrder::Together, None, Some(400), is_reversed), (3, None), "a block below the tip");
+        assert_eq!(visit(RequestOrder::Together, Some(offer.clone()), None, is_reversed), (3, Some(true)));
+    }
+    assert_eq!(visit(RequestOrder::OneByOne, Some(offer), Some(400), false), (8, Some(true)));
+}
+
+/// A server without the pinned block may be of another chain, whose operators have no interest in the name.
+#[test]
+fn unproven_peer_is_not_told_the_own_name() {
+    let mut prober = prober();
+    prober.expected.chain = Chain::Custom(Arc::new(early_bitcoin()));
+    prober.expected.proof = ChainProof::Required;
+    let (host, ports) = ("own.example".parse().unwrap(), Chain::BITCOIN.default_ports);
+    prober.expected.announce = Some(AddPeerOffer { host, ports, features: Features::default() });
+    let tip = format!(r#"{{"hex":"{BLOCK_1}","height":300}}"#);
+    let result_of = |step| match step {
+        ProbeStep::Version => VERSION.map(str::to_owned),
+        ProbeStep::Headers => Some(tip.clone()),
+        ProbeStep::Peers => PEERS.map(str::to_owned),
+        ProbeStep::Announce => panic!("announced"),
+        _ => None,
+    };
+    assert_eq!(converse(prober, result_of, |responses| responses).unwrap(), (None, 2));
 }
 
 #[test]
@@ -204,7 +300,7 @@ fn missing_genesis_hash_is_accepted() {
 #[test]
 fn excess_notifications_are_rejected() {
     let mut prober = prober();
-    for _ in 0..Prober::MAX_NOTIFICATIONS {
+    for _ in 0..Prober::MAX_IGNORED_LINES {
         let line = r#"{"method":"blockchain.headers.subscribe","params":[]}"#;
         assert!(matches!(prober.handle_line(line), Ok(ProberAction::Wait)));
     }

@@ -15,7 +15,7 @@ use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{RngExt, SeedableRng};
 use waypost::book::{Action, BookConfig, Event, Ingress, PeerBook, Publication, Side};
 use waypost::clock::Time;
-use waypost::connect::{ProbeError, ProbeReport, ProbeTarget, Verified};
+use waypost::connect::{PeerLimits, ProbeError, ProbeReport, ProbeTarget, Verified};
 use waypost::peer::{Features, Host, OnionAddress, PeerList, PeerListEntry, Port, Ports, RealName, Transport, Version};
 use waypost::route::{PerRoute, Route, RoutingPolicy};
 use waypost::tor_state::TorProbe;
@@ -356,7 +356,7 @@ impl Simulation {
             certificate: None,
             web_sockets: Vec::new(),
             since_response: Duration::ZERO,
-            skipped_features: false,
+            limits: PeerLimits::default(),
             tls_failed: false,
             duration: Duration::from_secs(1),
             report,

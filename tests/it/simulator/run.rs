@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use waypost::book::{Action, BookConfig, BookNotice, Entry, Event, PeerBook, Source};
 use waypost::clock::Time;
-use waypost::connect::{ProbeError, ProbeReport, ProbeTarget, Verified};
+use waypost::connect::{PeerLimits, ProbeError, ProbeReport, ProbeTarget, Verified};
 use waypost::peer::{Fault, Features, Host, PeerList, Port, Transport, Version};
 use waypost::route::{PerRoute, Route};
 use waypost::tor_state::TorProbe;
@@ -400,7 +400,8 @@ fn verified(
         standing: None,
         add_peer_result: None,
     };
-    let (web_sockets, since_response, skipped_features, tls_failed) = (Vec::new(), Duration::ZERO, false, false);
+    let (web_sockets, since_response, tls_failed) = (Vec::new(), Duration::ZERO, false);
+    let limits = PeerLimits::default();
     Verified {
         ip,
         transport,
@@ -408,7 +409,7 @@ fn verified(
         certificate: None,
         web_sockets,
         since_response,
-        skipped_features,
+        limits,
         tls_failed,
         duration,
         report,

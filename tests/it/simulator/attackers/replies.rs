@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use waypost::book::height_to_compare;
 use waypost::chain::Chain;
-use waypost::connect::{ProbeReport, ProbeTarget, TlsCertificate, Verified};
+use waypost::connect::{PeerLimits, ProbeReport, ProbeTarget, TlsCertificate, Verified};
 use waypost::peer::{Features, Host, PeerList, PeerListEntry, Port, Ports, RealName, Transport, Version};
 use waypost::route::RoutingPolicy;
 
@@ -59,19 +59,8 @@ impl Visit<'_> {
         let certificate = (transport == Transport::Tls)
             .then(|| TlsCertificate { key: self.key, batch: self.key[..8].try_into().unwrap() });
         let (web_sockets, since_response, duration) = (Vec::new(), Duration::ZERO, self.duration);
-        let (skipped_features, tls_failed) = (false, false);
-        Verified {
-            ip,
-            transport,
-            port,
-            certificate,
-            web_sockets,
-            since_response,
-            skipped_features,
-            tls_failed,
-            duration,
-            report,
-        }
+        let (limits, tls_failed) = (PeerLimits::default(), false);
+        Verified { ip, transport, port, certificate, web_sockets, since_response, limits, tls_failed, duration, report }
     }
 }
 
