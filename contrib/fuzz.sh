@@ -5,7 +5,8 @@
 #
 # Crashing inputs go to fuzz/artifacts. Useful inputs go to fuzz/corpus, with which the next run starts. Each target prints
 # a line with the number of inputs, their rate, the code locations covered, and the inputs kept.
-# Environment: JOBS: number of parallel targets (1); ARGS: further options of libFuzzer.
+# Environment: JOBS: number of parallel targets (1); ARGS: further options of libFuzzer; QUICK_BUILD=1: little
+# optimization, so that the build takes half the time and the targets are slower.
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/../fuzz"
 seconds=${1:-10}; shift || true
@@ -17,7 +18,11 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 flags=(--cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table
   -Cllvm-args=-sanitizer-coverage-trace-compares)
-RUSTFLAGS="${flags[*]}" cargo build --locked --release --target "$host"
+build=(cargo build --locked --release --target "$host")
+if [ -n "${QUICK_BUILD:-}" ]; then
+  build+=(--config 'profile.release.opt-level=1' --config 'profile.release.package."*".opt-level=0')
+fi
+RUSTFLAGS="${flags[*]}" "${build[@]}"
 
 run() { # TARGET
   local corpus=corpus/$1 artifacts=artifacts/$1/ log=artifacts/$1.log

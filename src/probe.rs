@@ -182,7 +182,8 @@ impl Attempt<'_> {
         verified: &mut Verified,
         on_progress: &mut impl FnMut(Progress),
     ) -> Option<Instant> {
-        let (features, order) = (FeaturesStep::within(verified.limits), RequestOrder::within(verified.limits));
+        // A message of a WebSocket holds one request.
+        let (features, order) = (FeaturesStep::within(verified.limits), RequestOrder::OneByOne);
         // The chain was compared before, and further headers would not count towards the limit of bytes.
         let expected = ProbeExpectations { features, order, announce: None, reference: None, ..self.expected.clone() };
         let target = self.target_at(verified.ip);

@@ -1,6 +1,8 @@
 //! Requests to a peer that verify it, and the checks of its responses.
 
+mod expectations;
 mod header_responses;
+mod step;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -8,97 +10,16 @@ use std::collections::VecDeque;
 use serde::Deserialize;
 use serde_json::json;
 
+pub use self::expectations::{AddPeerOffer, ChainProof, FeaturesStep, ProbeExpectations, RequestOrder};
 use self::header_responses::{TipResponse, block_headers};
+pub use self::step::ProbeStep;
 use crate::block_header::BlockHeader;
 use crate::book::height_to_compare;
-use crate::chain::{Chain, Pin, ShownHeader};
-use crate::connect::{PeerLimits, ProbeReport};
-use crate::header_chain::{ChainReference, HeaderSync, SyncStep};
+use crate::chain::{Pin, ShownHeader};
+use crate::connect::ProbeReport;
+use crate::header_chain::{HeaderSync, SyncStep};
 use crate::jsonrpc::{self, MAX_PROTOCOL, MAX_SOFTWARE_CHARS, MIN_PROTOCOL, Response, USER_AGENT};
-use crate::peer::{Fault, Features, Host, PeerList, Ports, foreign_text};
-
-/// What a peer is checked against.
-#[derive(Debug, Clone)]
-pub struct ProbeExpectations {
-    /// Host that features must list; `None` for own names, the backend and the operator's peers.
-    pub host: Option<Host>,
-    /// Chain that the peer must serve.
-    pub chain: Chain,
-    /// Whether the peer must prove that it serves the chain.
-    pub proof: ChainProof,
-    /// Whether `server.features` is requested. Some servers close the connection at it, or never answer.
-    pub features: FeaturesStep,
-    /// Whether requests that need no earlier response are sent together.
-    pub order: RequestOrder,
-    /// Own name to announce if the peer does not list it. `None`: it is not announced.
-    pub announce: Option<AddPeerOffer>,
-    /// Height at which the peer's block is requested. `None`: no block is requested.
-    pub checkpoint_height: Option<u32>,
-    /// Chain to which the tip is compared. `None`: the tip needs no headers before it.
-    pub reference: Option<ChainReference>,
-}
-
-/// Whether a peer must prove that it serves the chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChainProof {
-    /// It must show the pinned block, the block at the compared height, and the work that the chain requires. Nothing
-    /// is required on chains without a pin.
-    Required,
-    /// Nothing is required, as of own names.
-    NotRequired,
-}
-
-/// Whether a probe requests `server.features`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FeaturesStep {
-    /// It is requested. Peers must list the dialled host there.
-    Included,
-    /// It is left out, and the report has no features.
-    Skipped,
-}
-
-/// Whether a probe waits for a response before it sends the next request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestOrder {
-    /// Requests that need no earlier response are sent together, and answered in any order.
-    Together,
-    /// Each request waits for the response to the one before, for servers that can't handle two at once.
-    OneByOne,
-}
-
-/// Own name, as it is announced to peers.
-#[derive(Debug, Clone)]
-pub struct AddPeerOffer {
-    /// The announced host.
-    pub host: Host,
-    /// Its ports.
-    pub ports: Ports,
-    /// Features with this host only, as some servers read only the first host.
-    pub features: Features,
-}
-
-/// Requests of a probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProbeStep {
-    /// `server.version` with a range of versions.
-    Version,
-    /// `server.version` in the form of the first protocol, after an error.
-    LegacyVersion,
-    /// `server.features`, unless it is skipped.
-    Features,
-    /// `server.peers.subscribe`.
-    Peers,
-    /// `blockchain.headers.subscribe`.
-    Headers,
-    /// `blockchain.block.header` at the height that shows the pinned block.
-    Pin,
-    /// `blockchain.block.header` at the compared height, or at a lower one if the peer's chain does not reach it.
-    Block,
-    /// `server.add_peer`, only if the peer does not list the own name.
-    Announce,
-    /// `blockchain.block.headers`, repeated until the position of the peer's tip is known.
-    Chain,
-}
+use crate::peer::{Fault, Features, PeerList, Ports, foreign_text};
 
 /// What the driver does after a line.
 #[derive(Debug)]
@@ -500,35 +421,6 @@ impl Prober {
             Some(host) if listed().any(|(named, _)| named == host) => Ok(()),
             Some(_) if listed().next().is_none() => Err(Fault::NoHosts),
             Some(_) => Err(Fault::HostMismatch),
-        }
-    }
-}
-
-impl FeaturesStep {
-    /// Returns the step for a peer with these limits.
-    pub fn within(limits: PeerLimits) -> FeaturesStep {
-        if limits.skips_features { FeaturesStep::Skipped } else { FeaturesStep::Included }
-    }
-}
-
-impl RequestOrder {
-    /// Returns the order for a peer with these limits.
-    pub fn within(limits: PeerLimits) -> RequestOrder {
-        if limits.one_by_one { RequestOrder::OneByOne } else { RequestOrder::Together }
-    }
-}
-
-impl ProbeStep {
-    /// Returns the JSON-RPC method of the step.
-    pub fn method(self) -> &'static str {
-        match self {
-            ProbeStep::Version | ProbeStep::LegacyVersion => "server.version",
-            ProbeStep::Features => "server.features",
-            ProbeStep::Peers => "server.peers.subscribe",
-            ProbeStep::Announce => "server.add_peer",
-            ProbeStep::Headers => "blockchain.headers.subscribe",
-            ProbeStep::Pin | ProbeStep::Block => "blockchain.block.header",
-            ProbeStep::Chain => "blockchain.block.headers",
         }
     }
 }

@@ -165,6 +165,8 @@ fn hostile_peers_leave_no_wallet_without_an_answer() {
     ));
     let daemon = dir.start();
     wait_until(90, "all peers are verified", || daemon.status()["peers"]["verified_onion"] == servers.len());
+    // Peers serve sessions once the lists of this second are published.
+    wait_until(10, "a peer serves", || ask(&mut TestClient::connect(dir.address)).is_some());
     let is_honest =
         |name: &str| servers.iter().any(|(server, kind)| server.name == *name && *kind == Behaviour::Honest);
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::chain::Chain;
 use crate::header_chain::tests::{NOW, extend, mine};
-use crate::header_chain::{CatchUp, ChainStanding, HeaderChain};
+use crate::header_chain::{CatchUp, ChainReference, ChainStanding, HeaderChain};
 
 /// Server of these headers, from height 1 on.
 struct Server {
