@@ -13,7 +13,7 @@ use crate::route::RoutingPolicy;
 /// Configuration of the peer book.
 #[derive(Debug, Clone)]
 pub struct BookConfig {
-    /// Network whose peers are kept.
+    /// Chain whose peers are kept.
     pub chain: Chain,
     /// Side on which the book learns names and advertises them; both by default.
     pub side: Side,

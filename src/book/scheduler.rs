@@ -227,12 +227,12 @@ impl PeerBook {
             reached.contains(**endpoint) || known.is_some_and(|ports| ports.iter().any(|of| of == **endpoint))
         };
         let trusted_endpoint_count = endpoints.iter().filter(is_known).count();
-        let (addresses, limits) = match self.peers.limits(host, ctx.now) {
-            Some((limits, Some(ip))) if addresses.contains(&ip) => (vec![ip], limits),
-            Some((limits, None)) => (addresses, limits),
+        let (limits, ip) = self.peers.limits(host, ctx.now).unwrap_or_default();
+        let (addresses, limits) = match ip {
+            Some(ip) if limits.skips_features && addresses.contains(&ip) => (vec![ip], limits),
             // Another address of the name must name the host.
-            Some((limits, Some(_))) => (addresses, PeerLimits { skips_features: false, ..limits }),
-            None => (addresses, PeerLimits::default()),
+            Some(_) => (addresses, PeerLimits { skips_features: false, ..limits }),
+            None => (addresses, limits),
         };
         let web_sockets = self.web_sockets_to_check(host, via, ctx.now);
         let announce = self.name_to_announce(host, ctx.now);

@@ -3,10 +3,10 @@
 use super::attacks::{Network, answer_of, candidate};
 use super::*;
 use crate::connect::{PeerLimits, WebSocketCheck};
+use crate::peer::Port;
 
 /// Limits of a peer that does not respond to `server.features`.
 const WITHOUT_FEATURES: PeerLimits = PeerLimits { skips_features: true, one_by_one: false };
-use crate::peer::Port;
 
 const BOTH: &str = r#"{"hosts":{"5.9.0.1":{"tcp_port":50001,"ssl_port":50002}}}"#;
 
