@@ -138,7 +138,9 @@ fn measure_pages(dir: &Path, data: &Path) {
             start.elapsed()
         });
         let what = if address == public { "public page" } else { path };
-        println!("{what}: {:.1} ms (median of {ROUNDS})", median(times.collect()).as_secs_f64() * 1000.0);
+        let latency = median(times.collect()).as_secs_f64() * 1000.0;
+        let added = Resident::of(daemon.id()).anonymous.saturating_sub(before.anonymous);
+        println!("{what}: {latency:.1} ms (median of {ROUNDS}); {:.1} MB of anonymous memory added so far", mb(added));
     }
     let after = Resident::of(daemon.id());
     println!(

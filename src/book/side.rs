@@ -10,7 +10,7 @@ use crate::peer::Host;
 ///
 /// A node with two names that must not be linked has one book for each side. The books share nothing: what clients of
 /// one name cause never changes what clients of the other name see.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
     /// One book for both ingresses: the node has one name, or its operator links the two.

@@ -20,8 +20,10 @@ impl BookTask {
                 drop(reply.send(peers.collect()));
             }
             AdminRequest::Summaries(reply) => {
-                let peers = self.sides().flat_map(|side| status_report::summaries(&side.book, now));
-                drop(reply.send(peers.collect()));
+                // With room for all at once, as the page keeps the list.
+                let mut peers = Vec::with_capacity(self.sides().map(|side| side.book.entries().count()).sum());
+                peers.extend(self.sides().flat_map(|side| status_report::summaries(&side.book, now)));
+                drop(reply.send(peers));
             }
             AdminRequest::PeersNamed { names, reply } => {
                 let peer = |(side, host): &(Side, Host)| {
