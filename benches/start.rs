@@ -71,6 +71,7 @@ fn measure_start(dir: &Path, data: &Path) -> (Duration, Resident) {
     std::fs::write(&config, text).unwrap();
     let start = Instant::now();
     let mut daemon = Command::new(WAYPOST)
+        .env("MALLOC_MMAP_THRESHOLD_", "131072") // as in contrib/systemd/waypost.service
         .args(["run", "--log", "warn", "--config"])
         .arg(&config)
         .stdin(Stdio::null())
@@ -119,6 +120,7 @@ fn measure_pages(dir: &Path, data: &Path) {
     );
     std::fs::write(&config, text).unwrap();
     let mut daemon = Command::new(WAYPOST)
+        .env("MALLOC_MMAP_THRESHOLD_", "131072") // as in contrib/systemd/waypost.service
         .args(["run", "--log", "warn", "--config"])
         .arg(&config)
         .stdin(Stdio::null())

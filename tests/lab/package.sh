@@ -70,8 +70,9 @@ echo "installed and enabled; exposure $(grep -oE '[0-9.]+ [A-Z]+' "$1/security" 
 unit_value() { sed -n "s/^$1=//p" "$unit"; }
 install -d -m 0700 "$root/var/lib/waypost"
 read -ra command <<<"$(unit_value ExecStart)"
+mapfile -t environment <<<"$(unit_value Environment)"
 # exec, so that the signal reaches the daemon.
-(exec chroot "$root" /usr/bin/env -i PATH=/usr/bin "$(unit_value Environment)" "${command[@]}" 2>"$1/daemon.log") & daemon=$!
+(exec chroot "$root" /usr/bin/env -i PATH=/usr/bin "${environment[@]}" "${command[@]}" 2>"$1/daemon.log") & daemon=$!
 # Without --config, since commands read the configuration of the package by default.
 status() { in_root waypost status; }
 within 20 status || fail "the daemon does not answer: $(tail -n 5 "$1/daemon.log")"
