@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench serve -- speed [S]      200 peers; TCP and TLS; 1, 64 and 1,000 connections; S (1) seconds per figure
+//! cargo bench --bench serve -- small [S]      short responses, and requests sent 16 at a time, against the bare server
 //! cargo bench --bench serve -- onion [S]      the same through onion services of Waypost and of C tor
 //! cargo bench --bench serve -- relay [S]      requests forwarded to a backend, against a bare relay and the backend
 //! cargo bench --bench serve -- memory [N]     N (10,000) idle sessions, TCP and TLS
@@ -34,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use load_generator::{Figures, Target, Transport};
+use load_generator::{Figures, Load, Target, Transport};
 use support::{ChildGuard, Daemon, Lab, call_onion, cpu_time, lab_script, resident_bytes, run, wait_until};
 
 const ROUNDS: usize = 9;
@@ -56,12 +57,13 @@ fn main() {
     let number = |default: u64| args.get(1).map_or(default, |text| text.parse().unwrap());
     match args.first().map_or("speed", String::as_str) {
         "speed" => speed(Duration::from_secs(number(1))),
+        "small" => small(Duration::from_secs(number(1))),
         "onion" => onion(Duration::from_secs(number(5))),
         "relay" => relay(Duration::from_secs(number(1))),
         "memory" => memory(number(10_000) as usize),
         "bare" => load_generator::bare(number(0) as usize, Path::new(&args[2])),
         "bare-relay" => load_generator::bare_relay(BARE_RELAY, BARE),
-        other => panic!("speed, onion, relay or memory, and not {other}"),
+        other => panic!("speed, small, onion, relay or memory, and not {other}"),
     }
 }
 
@@ -92,10 +94,10 @@ impl Bare {
     }
 }
 
-/// Starts a daemon with 200 peers, none of them due. Returns it and its data directory.
-fn start_daemon(dir: &Path, more: &str) -> (Daemon, PathBuf) {
+/// Starts a daemon with so many peers, none of them due. Returns it and its data directory.
+fn start_daemon(dir: &Path, peers: u32, more: &str) -> (Daemon, PathBuf) {
     let data = dir.join("data");
-    fixture::fill(&data, PEERS, u32::MAX);
+    fixture::fill(&data, peers, u32::MAX);
     let config = dir.join("waypost.toml");
     let text = format!(
         "data_dir = {data:?}\n[listen]\ntcp = [\"{WAYPOST}\"]\ntls = [\"{WAYPOST_TLS}\"]\n[discovery]\nseeds = []\n{UNLIMITED}{more}"
@@ -110,7 +112,7 @@ fn speed(time: Duration) {
         .arg("up")
         .arg(dir.path().join("electrumx"))
         .arg(PEERS.to_string()));
-    let (daemon, data) = start_daemon(dir.path(), "[tor]\nmode = \"off\"\n");
+    let (daemon, data) = start_daemon(dir.path(), PEERS, "[tor]\nmode = \"off\"\n");
     let target = |address: &str, transport| Target { address: address.parse().unwrap(), transport };
     for method in ["server.peers.subscribe", "server.features"] {
         let length = load_generator::length(&target(WAYPOST, Transport::Tcp), method);
@@ -124,22 +126,50 @@ fn speed(time: Duration) {
         ] {
             for connections in [1, 64, 1000] {
                 let targets = addresses.map(|address| target(address, transport.clone()));
-                compare(&format!("{name}, {connections} connections"), &targets, &pids, method, connections, time);
+                let load = Load { method, connections, depth: 1, time };
+                compare(&format!("{name}, {connections} connections"), &targets, &pids, &load);
             }
         }
     }
     daemon.stop();
 }
 
+fn small(time: Duration) {
+    for (peers, method, depth) in [
+        (PEERS, "server.features", 1),
+        (2, "server.peers.subscribe", 1),
+        (PEERS, "server.ping", 1),
+        (PEERS, "server.ping", 16),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (daemon, data) = start_daemon(dir.path(), peers, "[tor]\nmode = \"off\"\n");
+        let [waypost, bare] =
+            [WAYPOST, BARE].map(|address| Target { address: address.parse().unwrap(), transport: Transport::Tcp });
+        let length = load_generator::length(&waypost, method);
+        let server = Bare::start(length, &data);
+        println!("\n{method}, {depth} at once: responses of {length} bytes, {peers} peers");
+        for connections in [1, 64] {
+            let load = Load { method, connections, depth, time };
+            compare(
+                &format!("{connections} connections"),
+                &[waypost.clone(), bare.clone()],
+                &[daemon.id(), server.id()],
+                &load,
+            );
+        }
+        daemon.stop();
+    }
+}
+
 /// Measures the servers in turn: Waypost, the bare server and a third. `pids` are the processes of the first ones.
-fn compare(what: &str, targets: &[Target], pids: &[u32], method: &str, connections: usize, time: Duration) {
+fn compare(what: &str, targets: &[Target], pids: &[u32], load: &Load) {
     let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); targets.len()];
     let mut costs = vec![Duration::ZERO; pids.len()];
     for _ in 0..ROUNDS {
         for (number, (target, figures)) in targets.iter().zip(&mut rounds).enumerate() {
             let used = || pids.get(number).map(|pid| cpu_time(*pid));
             let before = used();
-            figures.push(load_generator::run(target, method, connections, time));
+            figures.push(load_generator::run(target, load));
             if let (Some(cost), Some(before), Some(after)) = (costs.get_mut(number), before, used()) {
                 *cost += after - before;
             }
@@ -152,7 +182,7 @@ fn compare(what: &str, targets: &[Target], pids: &[u32], method: &str, connectio
     for (number, (name, figures)) in names.iter().zip(&rounds).enumerate() {
         let (rate, p50, p99) = medians(figures);
         print!("  {name:9} {rate:9.0} per second   p50 {p50:8.2} ms   p99 {p99:8.2} ms");
-        let responses: f64 = figures.iter().map(|f| f.rate * time.as_secs_f64()).sum();
+        let responses: f64 = figures.iter().map(|f| f.rate * load.time.as_secs_f64()).sum();
         match costs.get(number) {
             Some(cost) => println!("   {:6.1} \u{b5}s of processor per response", cost.as_secs_f64() * 1e6 / responses),
             None => println!(),
@@ -179,7 +209,7 @@ fn medians(figures: &[Figures]) -> (f64, f64, f64) {
 fn onion(time: Duration) {
     let dir = tempfile::tempdir().unwrap();
     let lab = Lab::start(dir.path());
-    let (daemon, data) = start_daemon(dir.path(), &lab.embedded_tor());
+    let (daemon, data) = start_daemon(dir.path(), PEERS, &lab.embedded_tor());
     wait_until(60, "the onion service is reached", || daemon.status()["onion"]["last_reached"].is_u64());
     let own = daemon.status()["onion"]["host"].as_str().unwrap().to_owned();
     let socks: SocketAddr = lab.read("tor/socks").parse().unwrap();
@@ -200,7 +230,7 @@ fn onion(time: Duration) {
     let target = |host: &str| Target { address: socks, transport: Transport::Onion(host.to_owned()) };
     let targets = [target(&own), target(&lab.read("tor/onion-2"))];
     for connections in [1, 64, 1000] {
-        compare(&format!("{connections} connections"), &targets, &[], method, connections, time);
+        compare(&format!("{connections} connections"), &targets, &[], &Load { method, connections, depth: 1, time });
     }
     daemon.stop();
 }
@@ -209,15 +239,19 @@ fn relay(time: Duration) {
     let method = "blockchain.headers.subscribe";
     for length in [200, 100_000] {
         let dir = tempfile::tempdir().unwrap();
-        let (daemon, data) =
-            start_daemon(dir.path(), &format!("[tor]\nmode = \"off\"\n[backend]\nelectrum = \"tcp://{BARE}\"\n"));
+        let (daemon, data) = start_daemon(
+            dir.path(),
+            PEERS,
+            &format!("[tor]\nmode = \"off\"\n[backend]\nelectrum = \"tcp://{BARE}\"\n"),
+        );
         let (_server, bare) = (Bare::start(length, &data), Bare::relay());
         println!("\nresponses of {length} bytes: through Waypost, through a bare relay, and from the backend");
         let targets = [WAYPOST, BARE_RELAY, BARE]
             .map(|address| Target { address: address.parse().unwrap(), transport: Transport::Tcp });
         for connections in [1, 64] {
             let pids = [daemon.id(), bare.id()];
-            compare(&format!("{connections} connections"), &targets, &pids, method, connections, time);
+            let load = Load { method, connections, depth: 1, time };
+            compare(&format!("{connections} connections"), &targets, &pids, &load);
         }
         daemon.stop();
     }
@@ -225,7 +259,7 @@ fn relay(time: Duration) {
 
 fn memory(sessions: usize) {
     let dir = tempfile::tempdir().unwrap();
-    let (daemon, data) = start_daemon(dir.path(), "[tor]\nmode = \"off\"\n");
+    let (daemon, data) = start_daemon(dir.path(), PEERS, "[tor]\nmode = \"off\"\n");
     let bare_server = Bare::start(1024, &data);
     for (name, transport, address, bare) in
         [("TCP", Transport::Tcp, WAYPOST, BARE), ("TLS", Transport::Tls, WAYPOST_TLS, BARE_TLS)]
