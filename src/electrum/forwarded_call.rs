@@ -4,7 +4,8 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::jsonrpc::{
-    Id, JsonRpcVersion, OutcomeKey, Request, RpcError, SharedBuf, encode_raw_response, response_end, response_start,
+    Id, JsonRpcVersion, OutcomeKey, Request, RpcError, SharedBuf, encode_raw_response, push_response_end,
+    response_start,
 };
 
 /// Longest parameters of a single request that are kept, in bytes: a script of the longest standard form.
@@ -82,9 +83,9 @@ impl ForwardedCall {
         response_start(self.dialect, key)
     }
 
-    /// Encodes what follows the result or error in the response.
-    pub fn answer_end(&self) -> SharedBuf {
-        response_end(self.response_id())
+    /// Writes what follows the result or error in the response.
+    pub fn push_answer_end(&self, response: &mut SharedBuf) {
+        push_response_end(response, self.response_id());
     }
 
     fn response_id(&self) -> Id<'_> {

@@ -14,7 +14,8 @@ use crate::book::{Ingress, Snapshot};
 use crate::clock::Time;
 use crate::jsonrpc::{
     BATCH_TOO_LONG, Call, DEFAULT_PROTOCOL, Id, InvalidRequest, JsonRpcVersion, MAX_BATCH_RESPONSE_BYTES, MIN_PROTOCOL,
-    Message, Method, Request, RpcError, SharedBuf, VersionRange, encode_response,
+    Message, Method, OutcomeKey, Request, RpcError, SharedBuf, VersionRange, encode_response, push_response_end,
+    response_start,
 };
 use crate::peer::{Features, Version};
 
@@ -214,13 +215,14 @@ impl Responder {
             }
         };
         let method = Method::from_name(&request.method);
+        let mut response = SharedBuf::from(response_start(request.dialect, OutcomeKey::Result));
         let outcome = match Call::parse(&request) {
             Ok(Call::AddPeer(features)) if !self.add_peer_seen => {
                 // The protocol suggests one per connection, so a second is refused.
                 self.add_peer_seen = true;
                 return Reply::open(ReplyPart::AddPeer(PendingAddPeer::new(features, &request)));
             }
-            Ok(call) if !self.is_forwarded(&call) => self.answer(call, context),
+            Ok(call) if !self.is_forwarded(&call) => self.push_answer(call, context, &mut response),
             Err(error) if !self.has_backend || !matches!(error, RpcError::UnknownMethod) => Err(error),
             _ => {
                 calls.push((method, CallOutcome::Forwarded));
@@ -232,11 +234,11 @@ impl Responder {
         if request.is_notification() {
             return Reply { part: None, close };
         }
-        let answer = match outcome {
-            Ok(result) => encode_response(request.id, request.dialect, Ok(result)),
-            Err(error) => encode_response(request.id, request.dialect, Err(&error)),
-        };
-        Reply { part: Some(ReplyPart::Ready(answer)), close }
+        match outcome {
+            Ok(()) => push_response_end(&mut response, request.id),
+            Err(error) => response = encode_response(request.id, request.dialect, Err(&error)),
+        }
+        Reply { part: Some(ReplyPart::Ready(response)), close }
     }
 
     /// Whether the backend answers this request.
@@ -266,28 +268,36 @@ impl Responder {
         self.negotiated.get_or_insert_with(default).as_requested.clone()
     }
 
-    fn answer(&mut self, call: Call, context: &mut Context<'_, impl Rng>) -> Result<SharedBuf, RpcError> {
+    /// Writes the result of a call as JSON.
+    fn push_answer(
+        &mut self,
+        call: Call,
+        context: &mut Context<'_, impl Rng>,
+        response: &mut SharedBuf,
+    ) -> Result<(), RpcError> {
         let replies = self.local_identity.static_replies(self.ingress);
-        Ok(match call {
-            Call::Version(range) => self.version(&range)?.into(),
-            Call::Features => replies.features.clone().into(),
-            Call::Peers => context.snapshot.peers(self.ingress, context.now, context.rng),
-            Call::AddPeer(_) => SharedBuf::from(&b"false"[..]),
-            Call::Ping(length) => self.pong(length)?,
-            Call::Banner => replies.banner.clone().into(),
-            Call::DonationAddress => replies.donation_address.clone().into(),
-        })
+        match call {
+            Call::Version(range) => response.push(self.version(&range)?),
+            Call::Features => response.push(replies.features.clone()),
+            Call::Peers => response.append(context.snapshot.peers(self.ingress, context.now, context.rng)),
+            Call::AddPeer(_) => response.push(&b"false"[..]),
+            Call::Ping(length) => self.push_pong(length, response)?,
+            Call::Banner => response.push(replies.banner.clone()),
+            Call::DonationAddress => response.push(replies.donation_address.clone()),
+        }
+        Ok(())
     }
 
-    /// Returns the result of a ping: since protocol 1.7 with as much data as the client requests, before it null.
-    fn pong(&self, length: Result<u32, RpcError>) -> Result<SharedBuf, RpcError> {
+    /// Writes the result of a ping: since protocol 1.7 with as much data as the client requests, before it null.
+    fn push_pong(&self, length: Result<u32, RpcError>, response: &mut SharedBuf) -> Result<(), RpcError> {
         if self.negotiated.as_ref().is_none_or(|negotiated| negotiated.version.cmp_semver(&SIZED_PONG).is_lt()) {
-            return Ok(SharedBuf::from(&b"null"[..]));
+            response.push(&b"null"[..]);
+            return Ok(());
         }
-        let mut result = SharedBuf::from(&b"{\"data\":\""[..]);
-        result.push_zeros(usize::try_from(length?).unwrap_or_default());
-        result.push(&b"\"}"[..]);
-        Ok(result)
+        response.push(&b"{\"data\":\""[..]);
+        response.push_zeros(usize::try_from(length?).unwrap_or_default());
+        response.push(&b"\"}"[..]);
+        Ok(())
     }
 
     /// Negotiates the version once. Since protocol 1.4 only the first request is accepted; before it, clients repeat the
@@ -314,7 +324,7 @@ impl Responder {
 }
 
 /// Returns the outcome of a request. A second `server.add_peer` is refused.
-fn call_outcome(method: Method, outcome: &Result<SharedBuf, RpcError>) -> CallOutcome {
+fn call_outcome(method: Method, outcome: &Result<(), RpcError>) -> CallOutcome {
     match outcome {
         Ok(_) if method == Method::AddPeer => CallOutcome::Refused,
         Ok(_) => CallOutcome::Ok,

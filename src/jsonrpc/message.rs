@@ -153,13 +153,14 @@ pub fn encode_response(id: Id<'_>, dialect: JsonRpcVersion, outcome: Result<Shar
 
 /// Encodes a response whose result or error is JSON already, without the line feed.
 pub fn encode_raw_response(id: Id<'_>, dialect: JsonRpcVersion, outcome: Result<SharedBuf, SharedBuf>) -> SharedBuf {
-    let (key, mut answer) = match outcome {
+    let (key, outcome) = match outcome {
         Ok(result) => (OutcomeKey::Result, result),
         Err(error) => (OutcomeKey::Error, error),
     };
-    answer.prepend(response_start(dialect, key));
-    answer.append(response_end(id));
-    answer
+    let mut response = SharedBuf::from(response_start(dialect, key));
+    response.append(outcome);
+    push_response_end(&mut response, id);
+    response
 }
 
 /// Encodes what precedes the result or error of a response.
@@ -173,16 +174,15 @@ pub fn response_start(dialect: JsonRpcVersion, key: OutcomeKey) -> &'static [u8]
     }
 }
 
-/// Encodes what follows the result or error of a response.
-pub fn response_end(id: Id<'_>) -> SharedBuf {
+/// Writes what follows the result or error of a response.
+pub fn push_response_end(response: &mut SharedBuf, id: Id<'_>) {
     let id = match id {
         Id::Present(id) => id.get(),
         Id::Absent => "null",
     };
-    let mut end = SharedBuf::from([b",\"id\":", id.as_bytes()].concat());
-    // A part of its own, because `into_padded_line` inserts the padding before it.
-    end.push(&b"}"[..]);
-    end
+    response.copy(b",\"id\":");
+    response.copy(id.as_bytes());
+    response.copy(b"}");
 }
 
 impl<'a> Batch<'a> {

@@ -11,7 +11,7 @@ mod software;
 pub use error::RpcError;
 pub use message::{
     BATCH_TOO_LONG, Batch, Id, InvalidRequest, JsonRpcVersion, MAX_BATCH_CALLS, Message, Request, Response,
-    encode_raw_response, encode_request, encode_response, from_object, parse_line, parse_response, response_end,
+    encode_raw_response, encode_request, encode_response, from_object, parse_line, parse_response, push_response_end,
     response_start,
 };
 pub use method::{Call, Method, VersionRange};

@@ -1,14 +1,18 @@
-//! Output buffer of shared parts.
+//! Output buffer of shared and copied parts.
 //!
-//! Sessions share long parts such as the peer list, so a response or a slow client costs no copy.
+//! Sessions share long parts such as the peer list, so a response or a slow client costs no copy. Short parts are copied
+//! into one buffer, as a reference to each would cost more.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 
 /// Shortest padded line in bytes, with the line feed.
 const MIN_LINE_BYTES: usize = 1024;
+
+/// Longest part that is copied, in bytes: a shortest line with its padding.
+const MAX_COPIED_BYTES: usize = MIN_LINE_BYTES;
 
 /// Spaces for padding, shared by all lines.
 static PADDING: [u8; 16 * 1024] = [b' '; 16 * 1024];
@@ -16,13 +20,13 @@ static PADDING: [u8; 16 * 1024] = [b' '; 16 * 1024];
 /// Zeros for pongs, shared by all of them.
 static ZEROS: [u8; 16 * 1024] = [b'0'; 16 * 1024];
 
-/// Number of parts in most responses.
-const INITIAL_CAPACITY: usize = 8;
-
-/// Sequence of shared byte strings that is written as one.
+/// Sequence of byte strings that is written as one.
 #[derive(Debug, Clone, Default)]
 pub struct SharedBuf {
+    /// Parts before the tail.
     pieces: VecDeque<Bytes>,
+    /// Copied parts at the end.
+    tail: BytesMut,
     length: usize,
 }
 
@@ -37,16 +41,31 @@ impl SharedBuf {
         self.length == 0
     }
 
-    /// Appends bytes.
-    pub fn push(&mut self, piece: impl Into<Bytes>) {
-        let piece = piece.into();
-        if !piece.is_empty() {
-            self.length += piece.len();
-            if self.pieces.capacity() == 0 {
-                self.pieces.reserve(INITIAL_CAPACITY);
-            }
-            self.pieces.push_back(piece);
+    /// Appends bytes. Long ones are shared, short ones are copied.
+    pub fn push(&mut self, piece: impl AsRef<[u8]> + Into<Bytes>) {
+        if piece.as_ref().len() <= MAX_COPIED_BYTES {
+            self.copy(piece.as_ref());
+        } else {
+            self.share(piece.into());
         }
+    }
+
+    /// Appends a copy of bytes.
+    pub fn copy(&mut self, bytes: &[u8]) {
+        if self.tail.capacity() == 0 {
+            // Most responses are a shortest line.
+            self.tail.reserve(MIN_LINE_BYTES);
+        }
+        self.tail.extend_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    fn share(&mut self, piece: Bytes) {
+        self.length += piece.len();
+        if !self.tail.is_empty() {
+            self.pieces.push_back(std::mem::take(&mut self.tail).freeze());
+        }
+        self.pieces.push_back(piece);
     }
 
     /// Inserts bytes at the front.
@@ -57,13 +76,15 @@ impl SharedBuf {
     }
 
     /// Appends all parts of another buffer.
-    pub fn append(&mut self, mut other: SharedBuf) {
-        self.length += other.length;
-        if self.pieces.is_empty() {
-            self.pieces = other.pieces;
-        } else {
-            self.pieces.append(&mut other.pieces);
+    pub fn append(&mut self, other: SharedBuf) {
+        if self.is_empty() {
+            *self = other;
+            return;
         }
+        for piece in other.pieces {
+            self.push(piece);
+        }
+        self.copy(&other.tail);
     }
 
     /// Pads a JSON object or array to a power of two, and adds the line feed.
@@ -72,15 +93,9 @@ impl SharedBuf {
     /// reveals little about its content. ElectrumX 2 does the same, and also delays responses.
     pub fn into_padded_line(mut self) -> SharedBuf {
         let padded = padded_length(self.length);
-        let Some(mut last) = self.pieces.pop_back() else { return self };
-        let bracket = last.split_off(last.len() - 1);
-        self.length -= last.len() + 1;
-        self.push(last);
+        let Some(bracket) = self.pop() else { return self };
         self.push_padding(padded - self.length - 2);
-        self.push(match &*bracket {
-            b"]" => &b"]\n"[..],
-            _ => &b"}\n"[..],
-        });
+        self.copy(&[bracket, b'\n']);
         self
     }
 
@@ -88,22 +103,42 @@ impl SharedBuf {
     pub fn push_array_end(&mut self, sent: usize) {
         let length = sent + self.length;
         self.push_padding(padded_length(length + 1) - length - 2);
-        self.push(&b"]\n"[..]);
+        self.copy(b"]\n");
     }
 
     /// Removes the line feed at the end. Returns whether there was one.
     pub fn trim_line_feed(&mut self) -> bool {
-        let Some(last) = self.pieces.back_mut().filter(|last| last.ends_with(b"\n")) else { return false };
-        last.truncate(last.len() - 1);
+        let last = if self.tail.is_empty() { self.pieces.back().map(|piece| &**piece) } else { Some(&*self.tail) };
+        last.is_some_and(|last| last.ends_with(b"\n")) && self.pop().is_some()
+    }
+
+    /// Removes the last byte, and returns it.
+    fn pop(&mut self) -> Option<u8> {
+        let last = match self.tail.split_last() {
+            Some((last, rest)) => {
+                let (last, rest) = (*last, rest.len());
+                self.tail.truncate(rest);
+                last
+            }
+            None => {
+                let mut piece = self.pieces.pop_back()?;
+                let (last, rest) = piece.split_last().map(|(last, rest)| (*last, rest.len()))?;
+                piece.truncate(rest);
+                if !piece.is_empty() {
+                    self.pieces.push_back(piece);
+                }
+                last
+            }
+        };
         self.length -= 1;
-        true
+        Some(last)
     }
 
     fn push_padding(&mut self, missing: usize) {
         self.push_repeated(&PADDING, missing);
     }
 
-    /// Appends this many digits zero, without a copy.
+    /// Appends this many digits zero. Many of them are not copied.
     pub fn push_zeros(&mut self, count: usize) {
         self.push_repeated(&ZEROS, count);
     }
@@ -118,7 +153,7 @@ impl SharedBuf {
 
     /// Copies all parts into one vector.
     pub fn to_vec(&self) -> Vec<u8> {
-        self.pieces.iter().flatten().copied().collect()
+        self.pieces.iter().flatten().chain(&self.tail).copied().collect()
     }
 }
 
@@ -127,7 +162,7 @@ fn padded_length(length: usize) -> usize {
     (length + 1).next_power_of_two().max(MIN_LINE_BYTES)
 }
 
-impl<B: Into<Bytes>> From<B> for SharedBuf {
+impl<B: AsRef<[u8]> + Into<Bytes>> From<B> for SharedBuf {
     fn from(piece: B) -> SharedBuf {
         let mut pieces = SharedBuf::default();
         pieces.push(piece);
@@ -141,12 +176,12 @@ impl Buf for SharedBuf {
     }
 
     fn chunk(&self) -> &[u8] {
-        self.pieces.front().map_or(&[], |piece| piece)
+        self.pieces.front().map_or(&*self.tail, |piece| piece)
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let filled = slices.iter_mut().zip(&self.pieces).map(|(slice, piece)| *slice = IoSlice::new(piece));
-        filled.count()
+        let parts = self.pieces.iter().map(|piece| &**piece).chain((!self.tail.is_empty()).then_some(&*self.tail));
+        slices.iter_mut().zip(parts).map(|(slice, part)| *slice = IoSlice::new(part)).count()
     }
 
     fn advance(&mut self, mut count: usize) {
@@ -160,6 +195,7 @@ impl Buf for SharedBuf {
             count -= front.len();
             self.pieces.pop_front();
         }
+        self.tail.advance(count);
     }
 }
 

@@ -410,7 +410,7 @@ impl StreamedResponse {
             reply.push(forwarded.answer_start(OutcomeKey::Result));
             reply.push(&b"null"[..]);
         }
-        reply.append(forwarded.answer_end());
+        forwarded.push_answer_end(reply);
     }
 }
 

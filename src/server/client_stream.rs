@@ -91,6 +91,24 @@ impl ClientStream {
         }
     }
 
+    /// Returns whether another line was received already.
+    pub(super) fn has_line(&self) -> bool {
+        memchr::memchr(b'\n', self.received()).is_some()
+    }
+
+    /// Returns the number of further lines that were received already.
+    pub(super) fn buffered_lines(&self) -> usize {
+        memchr::memchr_iter(b'\n', self.received()).count()
+    }
+
+    /// Returns the bytes that were received and not read as lines. WebSocket messages are read one by one.
+    fn received(&self) -> &[u8] {
+        match self {
+            ClientStream::Lines(lines) => lines.read_buffer(),
+            ClientStream::WebSocket(_) => &[],
+        }
+    }
+
     /// Frees the buffer of a long line. Returns the number of bytes that follow the line in the buffer.
     pub(super) fn shrink_buffer(&mut self) -> usize {
         match self {

@@ -35,6 +35,11 @@ use crate::jsonrpc::{MAX_REQUEST_BYTES, Message, Method, RpcError, SharedBuf, pa
 /// Time after a failed connection to the backend during which a session's calls fail at once.
 const BACKEND_RETRY_DELAY: Duration = Duration::from_secs(1);
 
+/// Size of collected replies from which they are sent, in bytes: four of the shortest.
+///
+/// It is small, as the memory of unread replies is not charged.
+const MAX_COLLECTED_BYTES: usize = 4 * 1024;
+
 /// Time limit for a client to close the connection after the last response.
 const CLOSE_LINGER: Duration = Duration::from_secs(2);
 
@@ -74,12 +79,14 @@ pub(super) async fn run(
         failed_upstreams: Vec::new(),
         read_timer,
         requests,
+        prepaid: [0; 2],
         source,
         activity,
         input,
         has_handled_input: false,
         has_input_ended: false,
         memory,
+        replies: SharedBuf::default(),
         upstream: None,
         backend_retry_at: None,
         rng,
@@ -151,6 +158,8 @@ struct ClientSession<'a> {
     requests: RateMeter,
     /// Meters of the client's source.
     source: Arc<SourceQuota>,
+    /// Requests that are charged and not handled: to the session's meter, and to the source's.
+    prepaid: [usize; 2],
     /// Time of the last request, for evictions.
     activity: Arc<SessionActivity>,
     /// Memory of the request that is read or handled.
@@ -160,6 +169,8 @@ struct ClientSession<'a> {
     /// Whether the client sends nothing more, but still gets responses.
     has_input_ended: bool,
     memory: Arc<SessionMemory>,
+    /// Replies to requests that were read together. They are sent together, before the session waits for anything.
+    replies: SharedBuf,
     /// Connection to the backend. `None` until the first forwarded request, and after a loss.
     upstream: Option<Upstream>,
     /// Earliest time of the next connection to the backend. `None` if there was no failure.
@@ -189,7 +200,10 @@ impl ClientSession<'_> {
     /// Handles one line after the other. Meanwhile the next waits in the client's socket.
     async fn run_loop(&mut self) -> SessionEnd {
         loop {
-            let event = self.next().await;
+            let event = match self.next().await {
+                Ok(event) => event,
+                Err(end) => return end,
+            };
             // Another upstream may replace a failed one, and the time for this does not count for it.
             let keeps_upstream = self.upstream.is_some()
                 && !matches!(event, SessionEvent::Stalled | SessionEvent::Upstream(UpstreamEvent::End));
@@ -224,7 +238,14 @@ impl ClientSession<'_> {
         self.upstream.as_ref().is_some_and(Upstream::has_pending)
     }
 
-    async fn next(&mut self) -> SessionEvent {
+    /// Waits for the next event.
+    ///
+    /// # Errors
+    /// Returns an error if the replies to the last requests can't be sent.
+    async fn next(&mut self) -> Result<SessionEvent, SessionEnd> {
+        if self.replies.len() >= MAX_COLLECTED_BYTES || !self.stream.has_line() {
+            self.send_replies().await?;
+        }
         if self.has_handled_input && self.upstream.as_ref().is_none_or(Upstream::accepts_input) {
             self.has_handled_input = false;
             let rest = if self.input.is_long() { self.stream.shrink_buffer() } else { 0 };
@@ -232,14 +253,14 @@ impl ClientSession<'_> {
         }
         let may_read = !self.has_input_ended;
         let ClientSession { stream, upstream, read_timer, limits, .. } = self;
-        let Some(upstream) = upstream else { return SessionEvent::Input(stream.read(read_timer, limits).await) };
+        let Some(upstream) = upstream else { return Ok(SessionEvent::Input(stream.read(read_timer, limits).await)) };
         let (accepts_input, stall_deadline) = (upstream.accepts_input(), upstream.stall_deadline());
-        tokio::select! {
+        Ok(tokio::select! {
             biased;
             event = upstream.next() => SessionEvent::Upstream(event),
             input = stream.read(read_timer, limits), if accepts_input && may_read => SessionEvent::Input(input),
             () = sleep_until(stall_deadline.unwrap_or_else(Instant::now)), if stall_deadline.is_some() => SessionEvent::Stalled,
-        }
+        })
     }
 
     async fn on_input(&mut self, input: ClientInput) -> Result<(), SessionEnd> {
@@ -249,6 +270,10 @@ impl ClientSession<'_> {
             ClientInput::Line(line) if line.trim_ascii().is_empty() => return self.charge_control().await,
             ClientInput::Control => return self.charge_control().await,
             ClientInput::Line(line) => {
+                if self.backend.is_none() && !self.prepay_requests() {
+                    // The request may be delayed, and the replies to earlier ones are not.
+                    self.send_replies().await?;
+                }
                 let result = self.handle_line(&line).await;
                 match result {
                     Ok(result) if has_forwarded_calls(&result.parts) => return self.forward(&line, result).await,
@@ -279,9 +304,16 @@ impl ClientSession<'_> {
                     counters.malformed_lines.add(1);
                 }
                 let (close, batch) = (result.close, result.batch);
+                if result.parts.iter().any(|part| matches!(part, ReplyPart::AddPeer(_))) {
+                    self.send_replies().await?;
+                }
                 let replies = self.collect_replies(result).await;
-                self.send_reply(encode_line(replies, batch)).await?;
-                if close { Err(SessionEnd::Graceful) } else { Ok(()) }
+                self.add_reply(encode_line(replies, batch)).await?;
+                if close {
+                    self.send_replies().await?;
+                    return Err(SessionEnd::Graceful);
+                }
+                Ok(())
             }
             Err(error) => self.close_with(&error).await,
         }
@@ -290,7 +322,8 @@ impl ClientSession<'_> {
     /// Returns the result of a line, or an error if it exceeds a rate limit.
     async fn handle_line(&mut self, line: &str) -> Result<LineResult, RpcError> {
         let has_backend = self.backend.is_some();
-        self.activity.record_request(clock::now());
+        let now = clock::now();
+        self.activity.record_request(now);
         if !has_backend {
             // The first request is charged before the line is parsed.
             self.charge_requests(1).await?;
@@ -303,8 +336,7 @@ impl ClientSession<'_> {
         if !has_backend {
             self.charge_requests(calls - 1).await?;
         }
-        let result =
-            self.responder.handle_line(message, self.limits.batch, &snapshot.borrow(), clock::now(), &mut self.rng);
+        let result = self.responder.handle_line(message, self.limits.batch, &snapshot.borrow(), now, &mut self.rng);
         for (method, outcome) in &result.calls {
             self.shared.counters.calls.count(self.ingress, *method, *outcome);
         }
@@ -321,14 +353,30 @@ impl ClientSession<'_> {
         Ok(result)
     }
 
+    /// Charges all requests that were read together, in one step. Returns whether none of them has to wait.
+    fn prepay_requests(&mut self) -> bool {
+        for (meter, prepaid) in [&self.requests, &self.source.requests].into_iter().zip(&mut self.prepaid) {
+            if *prepaid == 0 {
+                let lines = 1 + self.stream.buffered_lines();
+                if !meter.try_acquire(lines) {
+                    return false;
+                }
+                *prepaid = lines;
+            }
+        }
+        true
+    }
+
     /// Counts requests, and waits until the rate limits allow them.
     async fn charge_requests(&mut self, calls: usize) -> Result<(), RpcError> {
         let counters = &self.shared.counters;
         counters.requests.add(calls as u64);
-        for meter in [&self.requests, &self.source.requests] {
-            if !meter.try_acquire(calls) {
-                counters.delayed_requests.add(calls as u64);
-                if !meter.acquire(calls).await {
+        for (meter, prepaid) in [&self.requests, &self.source.requests].into_iter().zip(&mut self.prepaid) {
+            let due = calls.saturating_sub(*prepaid);
+            *prepaid = prepaid.saturating_sub(calls);
+            if !meter.try_acquire(due) {
+                counters.delayed_requests.add(due as u64);
+                if !meter.acquire(due).await {
                     counters.rate_limited_requests.add(1);
                     return Err(RpcError::RateLimited("requests"));
                 }
@@ -345,17 +393,31 @@ impl ClientSession<'_> {
         }
     }
 
-    /// Sends a reply within the byte limits of the source.
-    async fn send_reply(&mut self, reply: Option<SharedBuf>) -> Result<(), SessionEnd> {
+    /// Adds a reply, within the byte limits of the source, to those that are sent before the session waits.
+    ///
+    /// In front of a backend, it is sent at once.
+    async fn add_reply(&mut self, reply: Option<SharedBuf>) -> Result<(), SessionEnd> {
         let Some(reply) = reply else { return Ok(()) };
         if self.backend.is_some() {
             // Forwarded data may have used up the quota, so replies wait instead of failing.
             self.await_quota(reply.len()).await;
-        } else if !self.source.bytes_out.try_acquire(reply.len()) {
+            return self.send(reply).await;
+        }
+        if !self.source.bytes_out.try_acquire(reply.len()) {
             self.shared.counters.rate_limited_bytes.add(1);
             return self.close_with(&RpcError::RateLimited("bytes")).await;
         }
-        self.send(reply).await
+        self.replies.append(reply);
+        Ok(())
+    }
+
+    /// Sends the collected replies.
+    async fn send_replies(&mut self) -> Result<(), SessionEnd> {
+        if self.replies.is_empty() {
+            return Ok(());
+        }
+        let replies = std::mem::take(&mut self.replies);
+        self.send(replies).await
     }
 
     /// Sends a part of the response to a batch.
@@ -369,11 +431,13 @@ impl ClientSession<'_> {
         while !self.source.bytes_out.acquire_clamped(bytes).await {}
     }
 
-    /// Sends an error, and ends the session.
+    /// Sends the collected replies and an error, and ends the session.
     async fn close_with(&mut self, error: &RpcError) -> Result<(), SessionEnd> {
+        let mut last = std::mem::take(&mut self.replies);
         // Within a forwarded line, the error would be read as a part of that line.
         if self.upstream.as_ref().is_none_or(|upstream| !upstream.is_mid_line()) {
-            self.send(Responder::closing_error(error)).await?;
+            last.append(Responder::closing_error(error));
+            self.send(last).await?;
         }
         Err(SessionEnd::Graceful)
     }

@@ -46,7 +46,7 @@ impl ClientSession<'_> {
             let error = RpcError::Backend("can't be reached");
             let replies =
                 parts.into_iter().filter_map(|part| part.unwrap_or_else(|forwarded| forwarded.failed(&error)));
-            self.send_reply(encode_line(replies, batch)).await?;
+            self.add_reply(encode_line(replies, batch)).await?;
             return if close { Err(SessionEnd::Graceful) } else { Ok(()) };
         };
         if batch {
@@ -134,7 +134,7 @@ impl ClientSession<'_> {
         let failed = upstream.fail(error);
         let has_no_pending_call = failed.lines.is_empty();
         for line in failed.lines {
-            self.send_reply(Some(line)).await?;
+            self.add_reply(Some(line)).await?;
         }
         match failed.outlook {
             Outlook::Continue => Ok(()),

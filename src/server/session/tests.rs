@@ -247,6 +247,29 @@ async fn add_peer_waits_for_book() {
 }
 
 #[tokio::test]
+async fn replies_do_not_wait_for_later_requests() {
+    let add_peer = &b"{\"id\":1,\"method\":\"server.add_peer\",\"params\":[{}]}\n"[..];
+    let mut client = connect(4096);
+    client.send(&[PING, add_peer, PING].concat()).await;
+    assert!(client.receive().await.unwrap()["error"].is_null(), "the book has not replied");
+    assert!(matches!(client.inbox.recv().await, Some(BookMessage::AddPeer { .. })));
+    assert_eq!(client.receive().await.unwrap()["result"], false, "the book has dropped the request");
+    assert!(client.receive().await.unwrap()["error"].is_null());
+
+    let limits = Limits { requests_per_second: 1, ..Limits::default() };
+    let mut client = connect_within(64 * 1024, ConnectionKind::default(), limits);
+    let start = Instant::now();
+    client.send(&PING.repeat(4)).await;
+    for _ in 0..3 {
+        assert!(client.receive().await.unwrap()["error"].is_null());
+    }
+    assert!(start.elapsed() < Duration::from_millis(900), "the burst is answered at once");
+    assert!(client.receive().await.unwrap()["error"].is_null());
+    assert!(start.elapsed() > Duration::from_millis(900), "the fourth request is delayed");
+    assert_eq!((client.counters.requests.value(), client.counters.delayed_requests.value()), (4, 1));
+}
+
+#[tokio::test]
 async fn add_peer_is_refused_when_book_is_busy() {
     let mut client = connect(4096);
     client.inbox.close();
