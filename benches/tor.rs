@@ -3,7 +3,8 @@
 //! ```text
 //! cargo bench --bench tor -- start        time until Tor is ready, until the first onion peer is verified, and until a C tor
 //!                                         client reaches the onion service; medians of five rounds
-//! cargo bench --bench tor -- crowd [N]    N (200) onion peers verified
+//! cargo bench --bench tor -- crowd [N]    N (200) onion peers verified; for each, the bytes of requests and responses, and of
+//!                                         all cells on the connections to relays
 //! cargo bench --bench tor -- outage [S]   relays stopped, then killed, for S (600) seconds each
 //! cargo bench --bench tor -- idle [S]     resident memory over S (3600) seconds
 //! ```
@@ -109,6 +110,13 @@ impl Net {
         self.read("tor/services-socks")
     }
 
+    /// Bytes of all requests and responses that the peers of a crowd have logged.
+    fn request_bytes(&self) -> u64 {
+        let log = self.read("swarm.log");
+        let sessions = log.lines().filter_map(|line| line.split_once(" bytes "));
+        sessions.flat_map(|(_, counts)| counts.split(' ')).map(|count| count.parse::<u64>().unwrap()).sum()
+    }
+
     /// Starts a daemon and its Tor.
     fn node(&self, kind: Kind, name: &str, more: &str) -> Node {
         let dir = self.dir.path().join(name);
@@ -186,6 +194,20 @@ impl Node {
         self.processes().into_iter().map(|pid| cpu_time(pid).as_secs_f64()).sum()
     }
 
+    /// Bytes that the Tor in use has exchanged with relays, over connections that are still open.
+    fn relay_bytes(&self) -> u64 {
+        let tor = self.external.as_ref().map_or(self.daemon.id(), |tor| tor.0.id());
+        let sockets = Command::new("ss").args(["-tinpHO", "dport >= :5000 and dport < :5050"]).output().unwrap();
+        let owner = format!("pid={tor},");
+        let sockets = String::from_utf8(sockets.stdout).unwrap();
+        let fields = sockets.lines().filter(|line| line.contains(&owner)).flat_map(str::split_ascii_whitespace);
+        let bytes = fields.filter_map(|field| {
+            let count = field.strip_prefix("bytes_sent:").or_else(|| field.strip_prefix("bytes_received:"))?;
+            count.parse::<u64>().ok()
+        });
+        bytes.sum()
+    }
+
     fn megabytes(&self, field: &str) -> String {
         let each: Vec<String> =
             self.processes().into_iter().map(|id| format!("{:.1}", memory_bytes(id, field) as f64 / 1e6)).collect();
@@ -216,16 +238,22 @@ fn start() {
 
 fn crowd(count: u64) {
     let net = Net::crowd(count);
-    println!("{:<14} {:>7} {:>9} {:>9}   resident now / maximum, MB", "", "at once", "seconds", "CPU s");
+    println!(
+        "{:<14} {:>7} {:>9} {:>9} {:>9} {:>9}   resident now / maximum, MB",
+        "", "at once", "seconds", "CPU s", "bytes", "on wire"
+    );
     for kind in Kind::BOTH {
         for at_once in [8, 32] {
             let more = format!("max_probes = {at_once}\nmax_tor_probes = {at_once}\ninitial_retry = \"5s\"\n");
+            let before = net.request_bytes();
             let node = net.node(kind, &format!("{kind:?}-{at_once}"), &more);
             let seconds = node.until("all are verified", 900, || node.verified_onions() >= count);
             println!(
-                "{:<14} {at_once:>7} {seconds:>9.1} {:>9.1}   {} / {}",
+                "{:<14} {at_once:>7} {seconds:>9.1} {:>9.1} {:>9} {:>9}   {} / {}",
                 kind.name(),
                 node.cpu_seconds(),
+                (net.request_bytes() - before) / count,
+                node.relay_bytes() / count,
                 node.megabytes("VmRSS:"),
                 node.megabytes("VmHWM:")
             );

@@ -1,8 +1,8 @@
 """Scripted Electrum servers: one process that listens on N addresses, each for one onion service.
 
     peer_swarm.py addresses N                prints the addresses, the targets of the onion services
-    peer_swarm.py serve TOR_DIR N            listens on all addresses; prints the number of the onion service and the method of each
-                                             request on standard error
+    peer_swarm.py serve TOR_DIR N            listens on all addresses; prints on standard error the number of the onion service and
+                                             the method of each request, and at the end of each session "NUMBER bytes IN OUT"
     peer_swarm.py find TOR_DIR N SECONDS     connects to all N through TOR_DIR/socks until each has answered with its own name;
                                              prints the number and the times; status 1 when some have not answered within SECONDS
 
@@ -96,13 +96,17 @@ class Server:
             return {"jsonrpc": "2.0", "id": call, "error": {"code": -32601, "message": "unknown method"}}
 
     async def session(self, reader, writer):
+        received = sent = 0
         try:
             while line := await reader.readline():
-                writer.write(json.dumps(self.reply(line)).encode() + b"\n")
+                reply = json.dumps(self.reply(line)).encode() + b"\n"
+                received, sent = received + len(line), sent + len(reply)
+                writer.write(reply)
                 await writer.drain()
         except (ConnectionError, ValueError):  # disconnected, or the line is too long
             pass
         finally:
+            print(self.number, "bytes", received, sent, file=sys.stderr, flush=True)
             writer.close()
 
 

@@ -9,7 +9,7 @@
 #   tor/               see tor-network.sh: tor/socks, tor/control, tor/arti.toml, tor/onion-1 to tor/onion-N, ...;
 #                      tor-network.sh down DIR/tor stops the services' tors too
 #   swarm.log          a line "NUMBER METHOD" for each request, including those of this script; NUMBER as in onion-NUMBER.
-#                      swarm.pid belongs to the server
+#                      "NUMBER bytes IN OUT" at the end of each session. swarm.pid belongs to the server
 # The client has cached all descriptors. SIGNAL NEWNYM on its control port clears them.
 # Environment: PER_TOR (10) services per tor process, FIND_SECONDS (300), RELAYS (6), PYTHON (python3).
 # On failure the script prints the step and the end of its log. Processes end with the namespace.
