@@ -37,9 +37,7 @@ pub enum ProberAction {
 /// Requests whose responses are all awaited before the next ones are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The version.
-    Greeting,
-    /// All that needs no earlier response.
+    /// The version, and all that needs no earlier response.
     Facts,
     /// The announcement to a peer whose chain is proven, and a block below its tip.
     Followup,
@@ -65,6 +63,10 @@ pub struct Prober {
     pending: Vec<(u64, ProbeStep)>,
     /// Number of requests that were sent at the last time.
     sent_together: usize,
+    /// Whether the peer has answered the version.
+    has_version: bool,
+    /// Requests with an error before the version was answered, to be sent again after it.
+    refused_early: Vec<ProbeStep>,
     next_id: u64,
     /// Request that the last line answered; `None` if it was no response.
     answered: Option<ProbeStep>,
@@ -84,7 +86,9 @@ impl Prober {
     /// Maximum number of lines that are ignored.
     const MAX_IGNORED_LINES: u32 = 100;
 
-    /// Starts a conversation and returns its first line.
+    /// Starts a conversation and returns its first lines.
+    ///
+    /// The version is the first of them, which is all that the protocol requires: servers apply it to the others.
     pub fn new(expected: ProbeExpectations) -> (Prober, Vec<u8>) {
         let report = ProbeReport {
             software: None,
@@ -97,22 +101,25 @@ impl Prober {
             add_peer_result: None,
         };
         let mut prober = Prober {
+            block_height: expected.checkpoint_height,
             expected,
-            stage: Stage::Greeting,
+            stage: Stage::Facts,
             queued: VecDeque::from([ProbeStep::Version]),
             pending: Vec::new(),
             sent_together: 0,
+            has_version: false,
+            refused_early: Vec::new(),
             next_id: 0,
             answered: None,
             ignored_lines: 0,
             report,
             tip: None,
-            block_height: None,
             shows_pin: false,
             sync: None,
         };
-        let line = prober.send_queued();
-        (prober, line)
+        prober.queued.extend(prober.fact_requests());
+        let lines = prober.send_queued();
+        (prober, lines)
     }
 
     /// Returns the request that the last line answered; `None` if it was no response.
@@ -159,11 +166,16 @@ impl Prober {
     /// Handles an error. Only the version is mandatory, since an old server may not know the other methods.
     fn handle_error(&mut self, step: ProbeStep) -> Result<(), Fault> {
         match step {
-            ProbeStep::Version => self.queued.push_back(ProbeStep::LegacyVersion),
+            ProbeStep::Version => self.queued.push_front(ProbeStep::LegacyVersion),
             ProbeStep::LegacyVersion => return Err(Fault::VersionRefused),
             ProbeStep::Announce => self.report.add_peer_result = Some(false),
             ProbeStep::Chain => self.sync = None,
-            ProbeStep::Features | ProbeStep::Peers | ProbeStep::Headers | ProbeStep::Pin | ProbeStep::Block => {}
+            ProbeStep::Features | ProbeStep::Peers | ProbeStep::Headers | ProbeStep::Pin | ProbeStep::Block => {
+                // The server may refuse everything until it knows the version.
+                if !self.has_version {
+                    self.refused_early.push(step);
+                }
+            }
         }
         Ok(())
     }
@@ -172,11 +184,6 @@ impl Prober {
     fn next_stage(&mut self) -> Result<Next, Fault> {
         let needs_proof = self.required_pin().is_some();
         match self.stage {
-            Stage::Greeting => {
-                self.stage = Stage::Facts;
-                self.block_height = self.expected.checkpoint_height;
-                Ok(Next::Requests(self.fact_requests()))
-            }
             Stage::Facts if needs_proof && (self.tip.is_none() || !self.shows_pin) => Ok(Next::Unproven),
             Stage::Facts => {
                 self.stage = Stage::Followup;
@@ -192,7 +199,7 @@ impl Prober {
         }
     }
 
-    /// Returns the requests that need only the version.
+    /// Returns the requests that need no earlier response.
     fn fact_requests(&self) -> Vec<ProbeStep> {
         let mut steps = vec![ProbeStep::Peers, ProbeStep::Headers];
         steps.extend(self.required_pin().map(|_| ProbeStep::Pin));
@@ -400,6 +407,8 @@ impl Prober {
         }
         self.report.software = Some(foreign_text(&software, MAX_SOFTWARE_CHARS)).filter(|name| !name.is_empty());
         self.report.negotiated_version = version;
+        self.has_version = true;
+        self.queued.extend(self.refused_early.drain(..));
         Ok(())
     }
 

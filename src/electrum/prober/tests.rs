@@ -8,9 +8,9 @@ use crate::peer::Version;
 
 const GENESIS: &str = "000000000019d6689c085ae165831e934ff763ae46a2a6c172b3f1b60a8ce26f";
 
-fn prober() -> Prober {
+fn expectations() -> ProbeExpectations {
     let host = Some("a.example".parse().unwrap());
-    Prober::new(ProbeExpectations {
+    ProbeExpectations {
         host,
         chain: Chain::BITCOIN,
         proof: ChainProof::NotRequired,
@@ -19,18 +19,17 @@ fn prober() -> Prober {
         announce: None,
         checkpoint_height: None,
         reference: None,
-    })
-    .0
+    }
 }
 
 /// Answers the requests with results in this order: version, the version again if the first is refused, features, peers,
 /// tip, pinned block, compared block. `None` is an error, as are missing ones.
 fn run(results: &[Option<&str>]) -> Result<ProbeReport, Fault> {
-    Ok(run_prober(prober(), results)?.unwrap())
+    Ok(run_prober(expectations(), results)?.unwrap())
 }
 
 /// Returns the report; `None` if the peer is unproven.
-fn run_prober(prober: Prober, results: &[Option<&str>]) -> Result<Option<ProbeReport>, Fault> {
+fn run_prober(expected: ProbeExpectations, results: &[Option<&str>]) -> Result<Option<ProbeReport>, Fault> {
     let refuses_version = results.first().is_some_and(Option::is_none);
     let result_of = |step| {
         let index = match step {
@@ -45,23 +44,24 @@ fn run_prober(prober: Prober, results: &[Option<&str>]) -> Result<Option<ProbeRe
         };
         results.get(index).copied().flatten().map(str::to_owned)
     };
-    converse(prober, result_of, |responses| responses).map(|(report, _)| report)
+    converse(expected, result_of, |responses| responses).map(|(report, _)| report)
 }
 
 /// Answers all requests, those of one turn in the order that `reorder` returns. Returns the report, and the number of
 /// turns.
 fn converse(
-    mut prober: Prober,
+    expected: ProbeExpectations,
     result_of: impl Fn(ProbeStep) -> Option<String>,
     reorder: impl Fn(Vec<String>) -> Vec<String>,
 ) -> Result<(Option<ProbeReport>, usize), Fault> {
+    let (mut prober, _) = Prober::new(expected);
     for turn in 1..20 {
         let response = |(id, step): &(u64, ProbeStep)| match result_of(*step) {
             Some(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
             None => format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"unknown"}}}}"#),
         };
         let responses = reorder(prober.pending.iter().map(response).collect());
-        assert_eq!(responses.len(), prober.sent_together());
+        assert!(!responses.is_empty());
         for line in responses {
             match prober.handle_line(&line)? {
                 ProberAction::Done(report) => return Ok((Some(*report), turn)),
@@ -101,9 +101,9 @@ fn peer_of_the_first_protocol_is_verified() {
 
 #[test]
 fn skipped_features_are_not_requested() {
-    let mut prober = prober();
-    prober.expected.features = FeaturesStep::Skipped;
-    let report = run_prober(prober, &[VERSION, Some(&features(GENESIS, "a.example")), PEERS, HEADERS]);
+    let mut expected = expectations();
+    expected.features = FeaturesStep::Skipped;
+    let report = run_prober(expected, &[VERSION, Some(&features(GENESIS, "a.example")), PEERS, HEADERS]);
     let report = report.unwrap().unwrap();
     assert_eq!((report.features, report.tip_height), (None, Some(900_000)));
 }
@@ -116,12 +116,12 @@ fn version_may_be_a_number() {
 
 #[test]
 fn requested_range_includes_protocol_1_7() {
-    let (_, line) = Prober::new(prober().expected);
+    let (_, line) = Prober::new(expectations());
     assert!(String::from_utf8(line).unwrap().contains(r#"["1.0","1.7"]"#));
     let features = r#"{"hosts":{"a.example":{}},"protocol_max":"1.7.0","method_flavours":{"x":[1]}}"#;
-    let mut prober = prober();
+    let (mut prober, _) = Prober::new(expectations());
     let version = prober.handle_line(r#"{"id":0,"result":["ElectrumX 2.0.0","1.7.0"]}"#);
-    assert!(matches!(version, Ok(ProberAction::Send(_))));
+    assert!(matches!(version, Ok(ProberAction::Wait)));
     assert!(matches!(prober.handle_line(&format!(r#"{{"id":3,"result":{features}}}"#)), Ok(ProberAction::Wait)));
     assert_eq!(prober.answered(), Some(ProbeStep::Features));
     // Protocol 1.7 adds notifications without meaning, and leaves out `hash_function`. A ping is no response, even
@@ -137,7 +137,7 @@ fn requested_range_includes_protocol_1_7() {
 
 /// Requests that need no earlier response, as a pair of the results and the number of turns.
 #[test]
-fn verification_takes_two_turns_in_any_order_of_responses() {
+fn verification_takes_one_turn_in_any_order_of_responses() {
     let offer = AddPeerOffer {
         host: "own.example".parse().unwrap(),
         ports: Chain::BITCOIN.default_ports,
@@ -155,38 +155,58 @@ fn verification_takes_two_turns_in_any_order_of_responses() {
         ProbeStep::LegacyVersion | ProbeStep::Chain => None,
     };
     let visit = |order, announce: Option<AddPeerOffer>, checkpoint_height, is_reversed: bool| {
-        let mut prober = prober();
-        prober.expected.chain = Chain::Custom(Arc::new(early_bitcoin()));
-        prober.expected.proof = ChainProof::Required;
-        prober.expected.checkpoint_height = checkpoint_height;
-        (prober.expected.order, prober.expected.announce) = (order, announce);
+        let mut expected = expectations();
+        expected.chain = Chain::Custom(Arc::new(early_bitcoin()));
+        expected.proof = ChainProof::Required;
+        expected.checkpoint_height = checkpoint_height;
+        (expected.order, expected.announce) = (order, announce);
         let reorder = |mut responses: Vec<String>| {
             if is_reversed {
                 responses.reverse();
             }
             responses
         };
-        let (report, turns) = converse(prober, result_of, reorder).unwrap();
+        let (report, turns) = converse(expected, result_of, reorder).unwrap();
         let report = report.unwrap();
         assert!(report.features.is_some() && report.checkpoint.is_some() && report.tip_height == Some(300));
         (turns, report.add_peer_result)
     };
     for is_reversed in [false, true] {
-        assert_eq!(visit(RequestOrder::Together, None, Some(200), is_reversed), (2, None));
-        assert_eq!(visit(RequestOrder::Together, None, Some(400), is_reversed), (3, None), "a block below the tip");
-        assert_eq!(visit(RequestOrder::Together, Some(offer.clone()), None, is_reversed), (3, Some(true)));
+        assert_eq!(visit(RequestOrder::Together, None, Some(200), is_reversed), (1, None));
+        assert_eq!(visit(RequestOrder::Together, None, Some(400), is_reversed), (2, None), "a block below the tip");
+        assert_eq!(visit(RequestOrder::Together, Some(offer.clone()), None, is_reversed), (2, Some(true)));
     }
     assert_eq!(visit(RequestOrder::OneByOne, Some(offer), Some(400), false), (8, Some(true)));
+}
+
+/// Some servers refuse all requests until they have answered the version.
+#[test]
+fn request_refused_before_the_version_is_sent_again() {
+    let (mut prober, lines) = Prober::new(expectations());
+    assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count(), 4);
+    let refusal = |id: u64| format!(r#"{{"id":{id},"error":{{"code":1,"message":"use server.version first"}}}}"#);
+    for id in [2, 1] {
+        assert!(matches!(prober.handle_line(&refusal(id)), Ok(ProberAction::Wait)));
+    }
+    let Ok(ProberAction::Send(again)) = prober.handle_line(r#"{"id":0,"result":["x","1.4"]}"#) else { panic!("sent") };
+    let again = String::from_utf8(again).unwrap();
+    assert!(again.contains("headers.subscribe") && again.contains("peers.subscribe"), "{again}");
+    assert_eq!(again.lines().count(), 2);
+    // An error after the version is final, also for a request that was sent with it.
+    assert!(matches!(prober.handle_line(&refusal(3)), Ok(ProberAction::Wait)));
+    assert!(matches!(prober.handle_line(r#"{"id":4,"result":{"height":7}}"#), Ok(ProberAction::Wait)));
+    let Ok(ProberAction::Done(report)) = prober.handle_line(&refusal(5)) else { panic!("done") };
+    assert_eq!((report.tip_height, report.features), (Some(7), None));
 }
 
 /// A server without the pinned block may be of another chain, whose operators have no interest in the name.
 #[test]
 fn unproven_peer_is_not_told_the_own_name() {
-    let mut prober = prober();
-    prober.expected.chain = Chain::Custom(Arc::new(early_bitcoin()));
-    prober.expected.proof = ChainProof::Required;
+    let mut expected = expectations();
+    expected.chain = Chain::Custom(Arc::new(early_bitcoin()));
+    expected.proof = ChainProof::Required;
     let (host, ports) = ("own.example".parse().unwrap(), Chain::BITCOIN.default_ports);
-    prober.expected.announce = Some(AddPeerOffer { host, ports, features: Features::default() });
+    expected.announce = Some(AddPeerOffer { host, ports, features: Features::default() });
     let tip = format!(r#"{{"hex":"{BLOCK_1}","height":300}}"#);
     let result_of = |step| match step {
         ProbeStep::Version => VERSION.map(str::to_owned),
@@ -195,7 +215,7 @@ fn unproven_peer_is_not_told_the_own_name() {
         ProbeStep::Announce => panic!("announced"),
         _ => None,
     };
-    assert_eq!(converse(prober, result_of, |responses| responses).unwrap(), (None, 2));
+    assert_eq!(converse(expected, result_of, |responses| responses).unwrap(), (None, 1));
 }
 
 #[test]
@@ -240,14 +260,14 @@ fn proves(tip_height: u32, tip: &str, headers: &[Option<&str>]) -> bool {
 
 /// Returns the report on a peer with such headers; `None` if it is unproven.
 fn report_on(chain: ChainParams, tip_height: u32, tip: &str, headers: &[Option<&str>]) -> Option<ProbeReport> {
-    let mut prober = prober();
-    prober.expected.chain = Chain::Custom(Arc::new(chain));
-    (prober.expected.proof, prober.expected.checkpoint_height) = (ChainProof::Required, Some(300));
+    let mut expected = expectations();
+    expected.chain = Chain::Custom(Arc::new(chain));
+    (expected.proof, expected.checkpoint_height) = (ChainProof::Required, Some(300));
     let tip = format!(r#"{{"hex":"{tip}","height":{tip_height}}}"#);
     let quoted: Vec<Option<String>> = headers.iter().map(|hex| hex.map(|hex| format!("\"{hex}\""))).collect();
     let headers: Vec<Option<&str>> = quoted.iter().map(Option::as_deref).collect();
     let results = [&[VERSION, None, PEERS, Some(tip.as_str())], headers.as_slice()].concat();
-    run_prober(prober, &results).unwrap()
+    run_prober(expected, &results).unwrap()
 }
 
 #[test]
@@ -299,7 +319,7 @@ fn missing_genesis_hash_is_accepted() {
 
 #[test]
 fn excess_notifications_are_rejected() {
-    let mut prober = prober();
+    let (mut prober, _) = Prober::new(expectations());
     for _ in 0..Prober::MAX_IGNORED_LINES {
         let line = r#"{"method":"blockchain.headers.subscribe","params":[]}"#;
         assert!(matches!(prober.handle_line(line), Ok(ProberAction::Wait)));
@@ -311,7 +331,7 @@ fn excess_notifications_are_rejected() {
 proptest! {
     #[test]
     fn arbitrary_line_never_panics(lines in proptest::collection::vec("\\PC{0,60}", 0..5), id in 0..3u8) {
-        let mut prober = prober();
+        let (mut prober, _) = Prober::new(expectations());
         for line in lines {
             let _ = prober.handle_line(&line);
             let _ = prober.handle_line(&format!("{{\"id\":{id},\"result\":{line}}}"));
