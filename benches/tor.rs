@@ -3,8 +3,8 @@
 //! ```text
 //! cargo bench --bench tor -- start        time until Tor is ready, until the first onion peer is verified, and until a C tor
 //!                                         client reaches the onion service; medians of five rounds
-//! cargo bench --bench tor -- crowd [N]    N (200) onion peers verified; for each, the bytes of requests and responses, and of
-//!                                         all cells on the connections to relays
+//! cargo bench --bench tor -- crowd [N]    N (200) onion peers verified, once for each name of the node; for each verification,
+//!                                         the bytes of requests and responses, and those on the connections to relays
 //! cargo bench --bench tor -- outage [S]   relays stopped, then killed, for S (600) seconds each
 //! cargo bench --bench tor -- idle [S]     resident memory over S (3600) seconds
 //! ```
@@ -110,11 +110,12 @@ impl Net {
         self.read("tor/services-socks")
     }
 
-    /// Bytes of all requests and responses that the peers of a crowd have logged.
-    fn request_bytes(&self) -> u64 {
+    /// Number of sessions that the peers of a crowd have logged, and the bytes of their requests and responses.
+    fn sessions(&self) -> (u64, u64) {
         let log = self.read("swarm.log");
         let sessions = log.lines().filter_map(|line| line.split_once(" bytes "));
-        sessions.flat_map(|(_, counts)| counts.split(' ')).map(|count| count.parse::<u64>().unwrap()).sum()
+        let bytes = |counts: &str| counts.split(' ').map(|count| count.parse::<u64>().unwrap()).sum::<u64>();
+        sessions.fold((0, 0), |(number, sum), (_, counts)| (number + 1, sum + bytes(counts)))
     }
 
     /// Starts a daemon and its Tor.
@@ -245,15 +246,17 @@ fn crowd(count: u64) {
     for kind in Kind::BOTH {
         for at_once in [8, 32] {
             let more = format!("max_probes = {at_once}\nmax_tor_probes = {at_once}\ninitial_retry = \"5s\"\n");
-            let before = net.request_bytes();
+            let before = net.sessions();
             let node = net.node(kind, &format!("{kind:?}-{at_once}"), &more);
             let seconds = node.until("all are verified", 900, || node.verified_onions() >= count);
+            let after = net.sessions();
+            let sessions = after.0 - before.0;
             println!(
                 "{:<14} {at_once:>7} {seconds:>9.1} {:>9.1} {:>9} {:>9}   {} / {}",
                 kind.name(),
                 node.cpu_seconds(),
-                (net.request_bytes() - before) / count,
-                node.relay_bytes() / count,
+                (after.1 - before.1) / sessions,
+                node.relay_bytes() / sessions,
                 node.megabytes("VmRSS:"),
                 node.megabytes("VmHWM:")
             );
