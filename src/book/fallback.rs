@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use rand::Rng;
-use rand::seq::{IteratorRandom, SliceRandom};
+use rand::seq::{IteratorRandom, SliceRandom, index};
 
-use super::entry::Entry;
+use super::listable::Listable;
 use super::standing::Tier;
 use crate::clock::Time;
 
@@ -34,24 +34,22 @@ impl<T> Default for FallbackClasses<T> {
     }
 }
 
-impl<'a> FallbackClasses<&'a Entry> {
+impl<'a> FallbackClasses<Listable<'a>> {
     /// Replaces random members of each class by other values, and drops the rest.
     ///
     /// A class may have as many members as there are free names, and each value costs something.
-    pub(super) fn map_some<T>(mut self, value: impl Fn(&'a Entry) -> T, rng: &mut impl Rng) -> FallbackClasses<T> {
-        FallbackClasses(std::array::from_fn(|class| {
-            let mut members = self.0.get_mut(class).map(std::mem::take).unwrap_or_default();
-            // A fixed order before the choice makes the result depend on the random generator alone.
-            members.sort_unstable_by(|a, b| a.host.cmp(&b.host));
-            members.into_iter().sample(rng, MAX_MEMBERS).into_iter().map(&value).collect()
+    pub(super) fn map_some<T>(self, value: impl Fn(Listable<'a>) -> T, rng: &mut impl Rng) -> FallbackClasses<T> {
+        FallbackClasses(self.0.map(|members| {
+            let drawn = index::sample(rng, members.len(), members.len().min(MAX_MEMBERS));
+            drawn.into_iter().filter_map(|at| members.get(at)).map(|peer| value(*peer)).collect()
         }))
     }
 }
 
 impl<T> FallbackClasses<T> {
     /// Adds a peer with the value that a sample returns for it.
-    pub(super) fn add(&mut self, entry: &Entry, value: T, now: Time) {
-        if let Some(members) = self.0.get_mut(class(entry, now)) {
+    pub(super) fn add(&mut self, peer: Listable<'_>, value: T, now: Time) {
+        if let Some(members) = self.0.get_mut(class(peer, now)) {
             members.push(value);
         }
     }
@@ -67,10 +65,10 @@ impl<T> FallbackClasses<T> {
     }
 }
 
-fn class(entry: &Entry, now: Time) -> usize {
-    let is_settled = entry.tier(now) != Tier::Newcomer;
+fn class(peer: Listable<'_>, now: Time) -> usize {
+    let is_settled = peer.tier(now) != Tier::Newcomer;
     let first = if is_settled { 0 } else { 3 };
-    match entry.last_success.map(|success| now.since(success)) {
+    match peer.facts.last_success.map(|success| now.since(success)) {
         Some(age) if age <= RECENT => first,
         Some(age) if age <= WITHIN_WEEKS => first + 1,
         Some(_) => first + 2,
@@ -84,6 +82,8 @@ mod tests {
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
+    use super::super::entry::Entry;
+    use super::super::listable::ListFacts;
     use super::super::source::Source;
     use super::super::tests::{START, aged, onion_entry, promoted};
     use super::*;
@@ -94,7 +94,7 @@ mod tests {
     fn appearances(entries: &[Entry]) -> Vec<usize> {
         let mut classes = FallbackClasses::default();
         for (n, entry) in entries.iter().enumerate() {
-            classes.add(entry, n, NOW);
+            classes.add(Listable { entry, facts: &ListFacts::of(entry) }, n, NOW);
         }
         let mut counts = vec![0; entries.len()];
         let mut rng = StdRng::seed_from_u64(1);

@@ -21,6 +21,7 @@ mod ingress;
 mod intake;
 mod intake_budgets;
 mod known_chain;
+mod listable;
 mod own_listing;
 mod path_health;
 mod paths;
@@ -88,7 +89,6 @@ pub use uptime::{Uptime, WEEK, WINDOWS};
 pub use waiting::Waiting;
 
 use crate::clock::Time;
-use crate::netgroup;
 use crate::peer::Host;
 use crate::route::{PerRoute, Route, RouteRules};
 use crate::tor_state::{ClearnetAccess, TorState};
@@ -140,6 +140,7 @@ impl PeerBook {
         let mut peers = PeerTable::new(rules);
         // Verified peers come first, as their addresses pay for the candidates that they reported.
         entries.sort_by_key(|entry| entry.last_success.is_none());
+        peers.reserve(entries.len());
         for mut entry in entries {
             entry.correct_times(now, config.recheck_interval);
             // The tables of blocked ports may have grown since the entry was stored.
@@ -186,6 +187,7 @@ impl PeerBook {
             Event::SeedsReplaced(seeds) => self.replace_seeds(seeds, &mut ctx),
             Event::AsMapReplaced(as_map) => {
                 self.config.as_map = as_map;
+                self.peers.on_new_as_map();
                 ctx.snapshot_changed();
             }
         }
@@ -273,20 +275,15 @@ impl PeerBook {
         let as_map = self.config.as_map.clone();
         let own: Vec<&VerifiedSelfEntry> =
             self.self_entries.recent(max_advertised_age, now).filter(|_| !omits_itself).collect();
-        let entries = self.peers.entries().filter(|entry| self.may_advertise(entry));
+        let allow_private = self.config.allow_private;
+        let peers = self.peers.listable().filter(|peer| peer.facts.may_be_advertised(allow_private));
         let tor = self.tor_view.shown().clone();
         let rules = ListRules { as_map, max_age: max_advertised_age, fallback_onions };
-        let mut snapshot = Snapshot::new(self.config.side, entries, &own, tor, rules, now, rng);
+        let mut snapshot = Snapshot::new(self.config.side, peers, &own, tor, rules, now, rng);
         if peers_as_backend {
             snapshot.upstream_candidates = self.upstream_candidates(now, rng);
         }
         snapshot
-    }
-
-    /// Returns whether the current configuration and rules allow advertising the peer.
-    fn may_advertise(&self, entry: &Entry) -> bool {
-        let is_permitted = self.config.allow_private || entry.ip.is_none_or(netgroup::is_public);
-        is_permitted && entry.permitted_ports().is_some()
     }
 
     /// Removes a name of this node from the peers and never accepts it again.

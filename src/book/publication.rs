@@ -11,7 +11,9 @@ use super::side::Side;
 use crate::clock::Time;
 use crate::tor_state::TorState;
 
-/// Delay from a change to the next snapshot, which covers all changes until then. A snapshot reads every entry.
+/// Delay from a change to the next snapshot, which covers all changes until then.
+///
+/// A snapshot draws new lists, which takes a few milliseconds in a book of 100,000 peers.
 const BATCH_DELAY: Duration = Duration::from_millis(500);
 
 /// Range of the random delay from a change to the next snapshot, on a node with two sides.

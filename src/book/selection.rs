@@ -3,12 +3,14 @@
 //! Trusted and long-standing peers come first. Newcomers get what their groups and a small share of the list allow, so
 //! that neither a rented network nor free onion names can fill a list.
 
+use std::collections::BTreeMap;
+
 use rand::Rng;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
-use super::entry::Entry;
 use super::ingress::Ingress;
+use super::listable::Listable;
 use super::peer_group::{GroupCounts, NewcomerNetworks, PeerGroup};
 use super::standing::{ENOUGH_CLEARNET, Tier, age_class};
 use crate::as_map::AsMap;
@@ -42,78 +44,125 @@ const ONIONS_PER_NEWCOMER: usize = 16;
 /// Peers of one list.
 #[derive(Debug, Default)]
 pub(super) struct Selection<'a> {
-    /// Clearnet peers in random order.
-    pub clearnet: Vec<&'a Entry>,
+    /// Clearnet peers in random order, at most [`MAX_LIST_ENTRIES`].
+    pub clearnet: Vec<Listable<'a>>,
     /// Onion peers in random order.
-    pub onions: Vec<&'a Entry>,
+    pub onions: Vec<Listable<'a>>,
 }
 
 impl<'a> Selection<'a> {
-    /// Selects the peers of a list from the verified peers, which have a fixed order.
+    /// Selects the peers of a list from the verified peers.
     pub(super) fn new(
-        verified: &[&'a Entry],
+        verified: &[Listable<'a>],
         ingress: Ingress,
         as_map: Option<&AsMap>,
         now: Time,
         rng: &mut impl Rng,
     ) -> Selection<'a> {
-        let (onions, mut clearnet): (Vec<&Entry>, Vec<&Entry>) =
-            verified.iter().partition(|entry| entry.host.is_onion());
-        clearnet.shuffle(rng);
-        let clearnet = select_clearnet(clearnet, as_map, now);
+        let (onions, clearnet): (Vec<_>, Vec<_>) = verified.iter().partition(|peer| peer.facts.is_onion);
+        let clearnet = select_clearnet(clearnet, as_map, now, rng);
         let places = match ingress {
             // A quarter of the whole list is a third of its other part.
             Ingress::Clearnet => MAX_ONIONS_CLEARNET.max(clearnet.len() / 3).min(MAX_LIST_ENTRIES / 4),
             Ingress::Onion => MAX_ONIONS_ONION,
         };
         let onions = select_onions(onions, places, now, rng);
-        Selection { clearnet: shuffled(clearnet, rng), onions: shuffled(onions, rng) }
+        let mut clearnet = shuffled(clearnet, rng);
+        clearnet.truncate(MAX_LIST_ENTRIES);
+        Selection { clearnet, onions: shuffled(onions, rng) }
     }
 }
 
 /// Selects clearnet peers. Each address has one place.
-fn select_clearnet<'a>(mut peers: Vec<&'a Entry>, as_map: Option<&AsMap>, now: Time) -> Vec<&'a Entry> {
+fn select_clearnet<'a>(
+    peers: Vec<Listable<'a>>,
+    as_map: Option<&AsMap>,
+    now: Time,
+    rng: &mut impl Rng,
+) -> Vec<Listable<'a>> {
+    let (settled, newcomers): (Vec<_>, Vec<_>) = peers.into_iter().partition(|peer| peer.tier(now) != Tier::Newcomer);
     let mut counts = GroupCounts::default();
+    let mut selected = shuffled(settled, rng);
     // The sort is stable, so peers of equal standing stay in random order.
-    peers.sort_by_key(|entry| entry.tier(now));
-    let (mut selected, mut newcomers): (Vec<&Entry>, Vec<&Entry>) =
-        peers.into_iter().partition(|entry| entry.tier(now) != Tier::Newcomer);
-    selected.retain(|entry| counts.add_if_address_is_free(&PeerGroup::all_of(entry, as_map)));
+    selected.sort_by_cached_key(|peer| peer.tier(now));
+    selected.retain(|peer| counts.add_if_address_is_free(peer.settled_groups(as_map)));
     let missing = ENOUGH_CLEARNET.saturating_sub(selected.len());
     let places = MIN_NEWCOMERS.max(selected.len() / SETTLED_PER_NEWCOMER) + missing * PLACES_PER_MISSING_PEER;
-    // Networks without a trusted or long-standing peer come first.
-    newcomers.sort_by_cached_key(|entry| counts.of(PeerGroup::network_of(entry, as_map).as_ref()));
-    let mut networks = NewcomerNetworks::default();
-    let admitted = newcomers.into_iter().filter(|entry| match missing {
-        0 => counts.add_within_limits(&PeerGroup::all_of(entry, as_map)),
-        _ => networks.admit(entry, as_map, &mut counts),
-    });
-    selected.extend(admitted.take(places));
+    let mut settled_networks = GroupCounts::default();
+    for peer in &selected {
+        settled_networks.add(PeerGroup::network_of(peer.entry, as_map).as_slice());
+    }
+    let networks = (missing > 0).then(NewcomerNetworks::default);
+    let mut admission = Admission { counts, settled_networks, networks, as_map };
+    selected.extend(admission.choose(newcomers, places, rng));
     selected
 }
 
+/// Admission of newcomers to the places that settled peers leave.
+struct Admission<'a> {
+    /// Number of selected peers of each group.
+    counts: GroupCounts,
+    /// Number of selected trusted and long-standing peers of each network.
+    settled_networks: GroupCounts,
+    /// Autonomous systems that have a newcomer; `None` once there are enough trusted and long-standing peers.
+    networks: Option<NewcomerNetworks>,
+    as_map: Option<&'a AsMap>,
+}
+
+impl Admission<'_> {
+    /// Chooses newcomers for this number of places. Networks with fewer trusted and long-standing peers come first.
+    ///
+    /// Peers are drawn one by one until the places are taken, as there may be many more. The result is that of a random
+    /// order of all of them, sorted by the number of peers of the network.
+    fn choose<'a>(&mut self, mut newcomers: Vec<Listable<'a>>, places: usize, rng: &mut impl Rng) -> Vec<Listable<'a>> {
+        let mut chosen = Vec::new();
+        let mut waiting: BTreeMap<usize, Vec<(Listable<'_>, Option<PeerGroup>)>> = BTreeMap::new();
+        while chosen.len() < places
+            && let Some(peer) = draw(&mut newcomers, rng)
+        {
+            let network = PeerGroup::network_of(peer.entry, self.as_map);
+            match self.settled_networks.of(network.as_ref()) {
+                0 if self.admit(peer, network.as_ref()) => chosen.push(peer),
+                0 => {}
+                settled => waiting.entry(settled).or_default().push((peer, network)),
+            }
+        }
+        for (peer, network) in waiting.into_values().flatten() {
+            if chosen.len() < places && self.admit(peer, network.as_ref()) {
+                chosen.push(peer);
+            }
+        }
+        chosen
+    }
+
+    /// Counts a peer if its groups have room. Returns whether they had.
+    fn admit(&mut self, peer: Listable<'_>, network: Option<&PeerGroup>) -> bool {
+        // Most of a mass of newcomers is in few networks. This test needs no other groups.
+        if !self.counts.has_room(network.map(std::slice::from_ref).unwrap_or_default()) {
+            return false;
+        }
+        match &mut self.networks {
+            Some(networks) => networks.admit(peer.entry, self.as_map, &mut self.counts),
+            None => self.counts.add_within_limits(&PeerGroup::all_of(peer.entry, self.as_map)),
+        }
+    }
+}
+
 /// Selects onion peers for this number of places.
-fn select_onions<'a>(peers: Vec<&'a Entry>, places: usize, now: Time, rng: &mut impl Rng) -> Vec<&'a Entry> {
-    let (mut settled, newcomers): (Vec<&Entry>, Vec<&Entry>) =
-        peers.into_iter().partition(|entry| entry.tier(now) != Tier::Newcomer);
-    settled.shuffle(rng);
+fn select_onions<'a>(peers: Vec<Listable<'a>>, places: usize, now: Time, rng: &mut impl Rng) -> Vec<Listable<'a>> {
+    let (settled, newcomers): (Vec<_>, Vec<_>) = peers.into_iter().partition(|peer| peer.tier(now) != Tier::Newcomer);
     let newcomers = draw_by_age(newcomers, MIN_NEWCOMERS.max(places / ONIONS_PER_NEWCOMER), now, rng);
-    settled.truncate(places.saturating_sub(newcomers.len()));
-    settled.extend(newcomers);
-    settled
+    let mut selected = shuffled(settled, rng);
+    selected.truncate(places.saturating_sub(newcomers.len()));
+    selected.extend(newcomers);
+    selected
 }
 
 /// Draws peers, each from a random age class.
-pub(super) fn draw_by_age<'a>(
-    mut peers: Vec<&'a Entry>,
-    count: usize,
-    now: Time,
-    rng: &mut impl Rng,
-) -> Vec<&'a Entry> {
-    peers.shuffle(rng);
-    let mut classes: Vec<Vec<&Entry>> = Vec::new();
+fn draw_by_age<'a>(peers: Vec<Listable<'a>>, count: usize, now: Time, rng: &mut impl Rng) -> Vec<Listable<'a>> {
+    let mut classes: Vec<Vec<Listable<'_>>> = Vec::new();
     for peer in peers {
-        let class = usize::from(age_class(peer, now));
+        let class = usize::from(age_class(peer.facts.first_seen, now));
         classes.resize_with(classes.len().max(class + 1), Vec::new);
         if let Some(members) = classes.get_mut(class) {
             members.push(peer);
@@ -126,12 +175,17 @@ pub(super) fn draw_by_age<'a>(
             break;
         }
         let class = rng.random_range(0..classes.len());
-        drawn.extend(classes.get_mut(class).and_then(Vec::pop));
+        drawn.extend(classes.get_mut(class).and_then(|members| draw(members, rng)));
     }
     drawn
 }
 
-fn shuffled<'a>(mut peers: Vec<&'a Entry>, rng: &mut impl Rng) -> Vec<&'a Entry> {
+/// Takes a random peer out of these; `None` if there is none.
+fn draw<'a>(peers: &mut Vec<Listable<'a>>, rng: &mut impl Rng) -> Option<Listable<'a>> {
+    (!peers.is_empty()).then(|| peers.swap_remove(rng.random_range(0..peers.len())))
+}
+
+fn shuffled<'a>(mut peers: Vec<Listable<'a>>, rng: &mut impl Rng) -> Vec<Listable<'a>> {
     peers.shuffle(rng);
     peers
 }
@@ -144,6 +198,8 @@ mod tests {
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
+    use super::super::entry::Entry;
+    use super::super::listable::ListFacts;
     use super::super::tests::{START, aged, clearnet_entry, onion_entry, promoted};
     use super::*;
 
@@ -158,12 +214,22 @@ mod tests {
         range.map(entry).map(|entry| promoted(aged(entry, 30))).collect()
     }
 
-    fn select(entries: &[Entry], ingress: Ingress, seed: u64) -> Selection<'_> {
-        let verified: Vec<&Entry> = entries.iter().collect();
-        Selection::new(&verified, ingress, None, START, &mut StdRng::seed_from_u64(seed))
+    /// Entries that a list shows.
+    struct Selected {
+        clearnet: Vec<Entry>,
+        onions: Vec<Entry>,
     }
 
-    fn newcomers_of(selection: &[&Entry]) -> usize {
+    fn select(entries: &[Entry], ingress: Ingress, seed: u64) -> Selected {
+        let facts: Vec<ListFacts> = entries.iter().map(ListFacts::of).collect();
+        let verified: Vec<Listable<'_>> =
+            entries.iter().zip(&facts).map(|(entry, facts)| Listable { entry, facts }).collect();
+        let selection = Selection::new(&verified, ingress, None, START, &mut StdRng::seed_from_u64(seed));
+        let entries = |peers: Vec<Listable<'_>>| peers.into_iter().map(|peer| peer.entry.clone()).collect();
+        Selected { clearnet: entries(selection.clearnet), onions: entries(selection.onions) }
+    }
+
+    fn newcomers_of(selection: &[Entry]) -> usize {
         selection.iter().filter(|entry| entry.tier(START) == Tier::Newcomer).count()
     }
 
@@ -222,11 +288,14 @@ mod tests {
     fn newcomers_are_drawn_by_age_and_not_by_count() {
         let old = aged(onion_entry(0), 20);
         let entries: Vec<Entry> = std::iter::once(old.clone()).chain((1..1000).map(onion_entry)).collect();
+        let facts: Vec<ListFacts> = entries.iter().map(ListFacts::of).collect();
+        let peers: Vec<Listable<'_>> =
+            entries.iter().zip(&facts).map(|(entry, facts)| Listable { entry, facts }).collect();
         let mut drawn: HashMap<bool, u32> = HashMap::new();
         for seed in 0..400 {
             let mut rng = StdRng::seed_from_u64(seed);
-            let one = draw_by_age(entries.iter().collect(), 1, START + Duration::from_hours(1), &mut rng);
-            *drawn.entry(one[0].host == old.host).or_default() += 1;
+            let one = draw_by_age(peers.clone(), 1, START + Duration::from_hours(1), &mut rng);
+            *drawn.entry(one[0].entry.host == old.host).or_default() += 1;
         }
         assert!((150..250).contains(&drawn[&true]), "{drawn:?}");
     }

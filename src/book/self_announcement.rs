@@ -30,7 +30,7 @@ const ANNOUNCE_WINDOW: Duration = Duration::from_hours(2);
 
 /// Own name that Waypost reached as other peers would.
 #[derive(Debug, Clone)]
-pub struct VerifiedSelfEntry {
+pub(super) struct VerifiedSelfEntry {
     /// List entry of the name.
     pub listed: PeerListEntry,
     /// Time of the last success.

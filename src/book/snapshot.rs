@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng;
 
-use super::entry::{Entry, PeerState};
+use super::entry::PeerState;
 use super::fallback::FallbackClasses;
 use super::ingress::{Ingress, PerIngress};
+use super::listable::Listable;
 use super::selection::{MAX_LIST_ENTRIES, Selection};
 use super::self_announcement::VerifiedSelfEntry;
 use super::side::Side;
@@ -37,7 +38,7 @@ pub struct Snapshot {
 
 /// Rules for composing lists.
 #[derive(Debug, Clone, Default)]
-pub struct ListRules {
+pub(super) struct ListRules {
     /// Map of autonomous systems. `None`: each IPv4 /16 or IPv6 /32 counts as one.
     pub as_map: Option<Arc<AsMap>>,
     /// Maximum age of a verification.
@@ -83,36 +84,35 @@ struct EncodedEntry {
 }
 
 impl Snapshot {
-    /// Creates a snapshot of these entries and own names.
-    pub fn new<'a>(
+    /// Creates a snapshot of these peers and own names.
+    ///
+    /// Equal peers in equal order and equal randomness give equal snapshots.
+    pub(super) fn new<'a>(
         side: Side,
-        entries: impl Iterator<Item = &'a Entry>,
+        peers: impl Iterator<Item = Listable<'a>>,
         own: &[&VerifiedSelfEntry],
         tor: TorState,
         rules: ListRules,
         now: Time,
         rng: &mut impl Rng,
     ) -> Snapshot {
-        let mut fallback: FallbackClasses<&Entry> = FallbackClasses::default();
-        let mut verified: Vec<&Entry> = Vec::new();
-        for entry in entries {
-            let state = entry.state(now, rules.max_age);
-            let is_known = entry.last_try.is_some() || entry.next_probe_at <= now;
-            if entry.host.is_onion() && is_known && state != PeerState::Bad {
-                fallback.add(entry, entry, now);
+        let mut fallback: FallbackClasses<Listable<'_>> = FallbackClasses::default();
+        let mut verified: Vec<Listable<'_>> = Vec::new();
+        for peer in peers {
+            let state = peer.facts.state(now, rules.max_age);
+            if peer.facts.is_onion && peer.facts.is_known(now) && state != PeerState::Bad {
+                fallback.add(peer, peer, now);
             }
             if state == PeerState::Verified {
-                verified.push(entry);
+                verified.push(peer);
             }
         }
-        // A fixed order before the selection makes the result depend on the random generator alone.
-        verified.sort_unstable_by(|a, b| a.host.cmp(&b.host));
-        let fallback = fallback.map_some(|entry| EncodedEntry::new(entry, &rules, now), rng);
+        let fallback = fallback.map_some(|peer| EncodedEntry::new(peer, &rules, now), rng);
         let mut views = PerIngress::default();
         for ingress in Ingress::ALL.into_iter().filter(|ingress| side.serves(*ingress)) {
             let Selection { clearnet, onions } = Selection::new(&verified, ingress, rules.as_map.as_deref(), now, rng);
             let encoded =
-                |peers: Vec<&Entry>| peers.iter().map(|entry| EncodedEntry::new(entry, &rules, now)).collect();
+                |peers: Vec<Listable<'_>>| peers.iter().map(|peer| EncodedEntry::new(*peer, &rules, now)).collect();
             views[ingress] =
                 IngressView { clearnet: encoded(clearnet), onions: encoded(onions), cached: CachedList::default() };
         }
@@ -194,11 +194,10 @@ impl Snapshot {
 }
 
 impl EncodedEntry {
-    fn new(entry: &Entry, rules: &ListRules, now: Time) -> EncodedEntry {
-        let json = serde_json::to_vec(&entry.listed()).unwrap_or_default().into();
+    fn new(peer: Listable<'_>, rules: &ListRules, now: Time) -> EncodedEntry {
         EncodedEntry {
-            json,
-            fresh_until: entry.last_success.map_or(now, |success| success + rules.max_age),
+            json: peer.json(),
+            fresh_until: peer.facts.last_success.map_or(now, |success| success + rules.max_age),
             is_own: false,
         }
     }
@@ -236,6 +235,8 @@ mod tests {
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
+    use super::super::entry::Entry;
+    use super::super::listable::ListFacts;
     use super::super::source::Source;
     use super::super::tests::{START, clearnet_entry, onion_entry};
     use super::*;
@@ -260,9 +261,15 @@ mod tests {
         String::from_utf8(list.to_vec()).unwrap()
     }
 
+    fn snapshot(entries: &[Entry], own: &[&VerifiedSelfEntry], tor: TorState, rng: &mut StdRng) -> Snapshot {
+        let facts: Vec<ListFacts> = entries.iter().map(ListFacts::of).collect();
+        let peers = entries.iter().zip(&facts).map(|(entry, facts)| Listable { entry, facts });
+        Snapshot::new(Side::Both, peers, own, tor, rules(), NOW, rng)
+    }
+
     fn listed(entries: &[Entry], tor: TorState, ingress: Ingress, now: Time) -> Vec<Host> {
         let mut rng = StdRng::seed_from_u64(3);
-        let snapshot = Snapshot::new(Side::Both, entries.iter(), &[], tor, rules(), NOW, &mut rng);
+        let snapshot = snapshot(entries, &[], tor, &mut rng);
         let listing =
             PeerList::parse(&text(&snapshot.peers(ingress, now, &mut rng)), Chain::BITCOIN.default_ports).unwrap();
         listing.0.into_iter().map(|listed| listed.name.host).collect()
@@ -320,7 +327,7 @@ mod tests {
             (0..4).map(|n| clear(n, &format!("5.{n}.0.1"))).chain((0..9).map(|n| onion(n, None))).collect();
         let own = VerifiedSelfEntry { listed: clear(7, "5.7.0.1").listed(), reached: NOW, announced_from: NOW };
         let mut rng = StdRng::seed_from_u64(3);
-        let snapshot = Snapshot::new(Side::Both, entries.iter(), &[&own], TorState::Off, rules(), NOW, &mut rng);
+        let snapshot = snapshot(&entries, &[&own], TorState::Off, &mut rng);
         let hosts = |list: &[u8]| -> HashSet<Host> {
             let list = PeerList::parse(std::str::from_utf8(list).unwrap(), Chain::BITCOIN.default_ports).unwrap();
             list.0.into_iter().map(|listed| listed.name.host).collect()
@@ -340,7 +347,7 @@ mod tests {
         let down = TorState::Down { since: NOW, reason: String::new() };
         let mut rng = StdRng::seed_from_u64(3);
         for tor in [TorState::Off, TorState::Starting { percent: None, waiting_for: String::new() }, down] {
-            let snapshot = Snapshot::new(Side::Both, entries.iter(), &[], tor, rules(), NOW, &mut rng);
+            let snapshot = snapshot(&entries, &[], tor, &mut rng);
             let mut seen = HashSet::new();
             for _ in 0..200 {
                 let list = text(&snapshot.peers(Ingress::Clearnet, NOW, &mut rng));

@@ -131,10 +131,10 @@ impl Entry {
 }
 
 /// Age class of a peer. Newcomers are drawn by class, so that a class with many members gains nothing.
-pub(super) fn age_class(entry: &Entry, now: Time) -> u8 {
+pub(super) fn age_class(first_seen: Time, now: Time) -> u8 {
     const DAY: Duration = Duration::from_hours(24);
     const CLASSES: [Duration; 4] = [DAY, DAY.saturating_mul(7), DAY.saturating_mul(30), DAY.saturating_mul(90)];
-    let age = now.since(entry.first_seen);
+    let age = now.since(first_seen);
     CLASSES.iter().map(|least| u8::from(age >= *least)).sum()
 }
 
@@ -211,11 +211,11 @@ impl PeerBook {
         if !ONION_GROWTH.allows(last, settled.len(), ctx.now) {
             return Vec::new();
         }
-        let mut classes: Vec<u8> = candidates.iter().map(|entry| age_class(entry, ctx.now)).collect();
+        let mut classes: Vec<u8> = candidates.iter().map(|entry| age_class(entry.first_seen, ctx.now)).collect();
         classes.sort_unstable();
         classes.dedup();
         let Some(class) = classes.choose(ctx.rng) else { return Vec::new() };
-        let of_class = candidates.into_iter().filter(|entry| age_class(entry, ctx.now) == *class);
+        let of_class = candidates.into_iter().filter(|entry| age_class(entry.first_seen, ctx.now) == *class);
         hosts(of_class.choose(ctx.rng).as_slice())
     }
 

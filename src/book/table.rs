@@ -3,9 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use indexmap::IndexMap;
+
 use super::candidate_groups::CandidateGroups;
 use super::dial_policy;
 use super::entry::Entry;
+use super::listable::{ListFacts, Listable};
 use super::peer_limits::KnownLimits;
 use super::port_claims::{PortClaim, PortClaims};
 use super::probe_queue::ProbeQueue;
@@ -22,7 +25,9 @@ use crate::route::{Route, RouteRules};
 #[derive(Debug)]
 pub(super) struct PeerTable {
     rules: RouteRules,
-    entries: HashMap<Host, Entry>,
+    entries: IndexMap<Host, Entry>,
+    /// Facts of each entry, in the same order.
+    facts: Vec<ListFacts>,
     /// Peers that can be dialled, by due time. A peer in flight is not queued.
     queue: ProbeQueue,
     in_flight: HashMap<Host, InFlightProbe>,
@@ -70,7 +75,8 @@ impl PeerTable {
     pub(super) fn new(rules: RouteRules) -> PeerTable {
         PeerTable {
             rules,
-            entries: HashMap::new(),
+            entries: IndexMap::new(),
+            facts: Vec::new(),
             queue: ProbeQueue::default(),
             in_flight: HashMap::new(),
             unattributed_failures: HashMap::new(),
@@ -115,7 +121,17 @@ impl PeerTable {
         self.entries.contains_key(host)
     }
 
-    /// Returns all entries, in no particular order.
+    /// Returns the peers with the facts that lists depend on, in the order of [`entries`](PeerTable::entries).
+    pub(super) fn listable(&self) -> impl Iterator<Item = Listable<'_>> {
+        self.entries.values().zip(&self.facts).map(|(entry, facts)| Listable { entry, facts })
+    }
+
+    /// Forgets what was derived from the AS map.
+    pub(super) fn on_new_as_map(&mut self) {
+        self.facts.iter_mut().for_each(ListFacts::on_new_as_map);
+    }
+
+    /// Returns all entries. The order depends on the history of the table alone.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
     }
@@ -140,11 +156,22 @@ impl PeerTable {
         self.candidate_count
     }
 
+    /// Makes room for this number of further entries, so that the table is not copied while they are added.
+    pub(super) fn reserve(&mut self, additional: usize) {
+        self.entries.reserve_exact(additional);
+        self.facts.reserve_exact(additional);
+    }
+
     /// Adds an entry and queues it.
     pub(super) fn insert(&mut self, entry: Entry) {
         let host = entry.host.clone();
         self.candidate_count += usize::from(entry.last_success.is_none());
-        self.entries.insert(host.clone(), entry);
+        let facts = ListFacts::of(&entry);
+        let (index, _) = self.entries.insert_full(host.clone(), entry);
+        match self.facts.get_mut(index) {
+            Some(known) => *known = facts,
+            None => self.facts.push(facts),
+        }
         self.regroup(&host);
         self.enqueue(&host);
     }
@@ -152,11 +179,14 @@ impl PeerTable {
     /// Changes an entry, and updates the queue and the counters; `None` if the host is unknown.
     pub(super) fn update<R>(&mut self, host: &Host, change: impl FnOnce(&mut Entry) -> R) -> Option<R> {
         self.dequeue(host);
-        let entry = self.entries.get_mut(host)?;
+        let (index, _, entry) = self.entries.get_full_mut(host)?;
         let group_facts = |entry: &Entry| (entry.last_success.is_none(), entry.is_settled(), entry.source.clone());
         let before = group_facts(entry);
         let result = change(entry);
         let after = group_facts(entry);
+        if let Some(facts) = self.facts.get_mut(index) {
+            *facts = ListFacts::of(entry);
+        }
         if before != after {
             self.candidate_count = self.candidate_count + usize::from(after.0) - usize::from(before.0);
             self.regroup(host);
@@ -179,7 +209,10 @@ impl PeerTable {
         self.limits.remove(host);
         self.over_budget.remove(host);
         self.dequeue(host);
-        let removed = self.entries.remove(host);
+        let removed = self.entries.swap_remove_full(host).map(|(index, _, entry)| {
+            self.facts.swap_remove(index);
+            entry
+        });
         self.regroup(host);
         self.candidate_count -= usize::from(removed.as_ref().is_some_and(|entry| entry.last_success.is_none()));
         removed.is_some()
@@ -252,8 +285,11 @@ impl PeerTable {
     pub(super) fn begin_probe(&mut self, host: &Host, was_healthy: bool, now: Time) -> bool {
         self.over_budget.remove(host);
         self.dequeue(host);
-        let Some(entry) = self.entries.get_mut(host) else { return false };
+        let Some((index, _, entry)) = self.entries.get_full_mut(host) else { return false };
         let is_first_probe = entry.last_try.replace(now).is_none();
+        if let Some(facts) = self.facts.get_mut(index) {
+            *facts = ListFacts::of(entry);
+        }
         let resolving = matches!(host, Host::Dns(_));
         let probe = InFlightProbe {
             started_at: now,

@@ -45,17 +45,25 @@ pub struct UpstreamCandidate {
 impl PeerBook {
     /// Returns the candidates, best first. Equal ones are in random order.
     pub(super) fn upstream_candidates(&self, now: Time, rng: &mut impl Rng) -> Vec<UpstreamCandidate> {
-        let mut eligible: Vec<&Entry> =
-            self.peers.entries().filter(|entry| self.is_upstream_eligible(entry, now)).collect();
-        eligible.sort_unstable_by(|a, b| a.host.cmp(&b.host));
-        // Among equals the order is random, so that the load is shared.
-        eligible.shuffle(rng);
-        let limit = median_first_seen(&eligible, now);
-        eligible.sort_by_cached_key(|entry| self.upstream_sort_key(entry, limit, now));
-        // Peers with less standing only serve where others are missing.
+        let is_eligible = |entry: &&Entry| self.is_upstream_eligible(entry, now);
+        // Senior peers are settled, and of those there are few. The order of their names is fixed.
+        let settled: Vec<&Entry> = self.peers.settled().filter(is_eligible).collect();
+        let limit = median_first_seen(&settled, now);
         let is_first_choice = |entry: &&Entry| self.is_healthy(entry, now) && is_senior(entry, limit, now);
-        let (mut chosen, rest): (Vec<&Entry>, Vec<&Entry>) = eligible.into_iter().partition(is_first_choice);
-        chosen.extend(rest.into_iter().take(MIN_CANDIDATES.saturating_sub(chosen.len())));
+        let mut rank = |peers: &mut Vec<&Entry>| {
+            // Among equals the order is random, so that the load is shared.
+            peers.shuffle(rng);
+            peers.sort_by_cached_key(|entry| self.upstream_sort_key(entry, limit, now));
+        };
+        let (mut chosen, mut rest): (Vec<&Entry>, Vec<&Entry>) = settled.into_iter().partition(is_first_choice);
+        rank(&mut chosen);
+        // Peers with less standing only serve where others are missing.
+        let missing = MIN_CANDIDATES.saturating_sub(chosen.len());
+        if missing > 0 {
+            rest.extend(self.peers.entries().filter(|entry| !entry.is_settled()).filter(is_eligible));
+            rank(&mut rest);
+            chosen.extend(rest.into_iter().take(missing));
+        }
         let candidates = chosen.into_iter().filter_map(|entry| self.upstream_candidate(entry, is_first_choice(&entry)));
         let (mut onions, mut others): (Vec<_>, Vec<_>) =
             candidates.enumerate().partition(|(_, candidate)| candidate.target.host.is_onion());
