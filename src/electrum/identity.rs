@@ -263,7 +263,8 @@ mod tests {
         for answers in [
             vec![ok, list, height, done, refused, done],
             vec![ok, refused, refused, refused, refused, refused],
-            vec![refused, r#""result":"S""#, list, height, refused, refused, refused],
+            // The block and the features are refused before the version is answered, and again.
+            vec![refused, list, height, refused, refused, r#""result":"S""#, refused, refused, refused],
         ] {
             let onion = visit(ONION, "explorernuoc63nb.example", &answers);
             let clearnet = visit(CLEARNET, "peer.example", &answers);
