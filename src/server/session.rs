@@ -2,18 +2,16 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::poll;
 use rand::rngs::StdRng;
 use smallvec::SmallVec;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite;
 
+use self::replies::MAX_COLLECTED_BYTES;
 use super::SessionContext;
 use super::client_stream::{ClientInput, ClientStream, ReadTimer};
 use super::connection::{ConnectionKind, IncomingConnection};
@@ -35,11 +33,6 @@ use crate::jsonrpc::{MAX_REQUEST_BYTES, Message, Method, RpcError, SharedBuf, pa
 /// Time after a failed connection to the backend during which a session's calls fail at once.
 const BACKEND_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Size of collected replies from which they are sent, in bytes: four of the shortest.
-///
-/// It is small, as the memory of unread replies is not charged.
-const MAX_COLLECTED_BYTES: usize = 4 * 1024;
-
 /// Time limit for a client to close the connection after the last response.
 const CLOSE_LINGER: Duration = Duration::from_secs(2);
 
@@ -58,7 +51,9 @@ pub(super) async fn run(
     let limits = Arc::clone(&shared.limits.borrow());
     let input = Arc::new(InputMemory::new(memory.charge()));
     let stream: Box<dyn Stream> = Box::new(MeteredStream::new(stream, Arc::clone(&source), Arc::clone(&input)));
-    let stream = match timeout(limits.handshake, handshake(stream, ingress, kind, shared)).await {
+    // In a box, as its state would otherwise take memory for the whole session.
+    let handshake = Box::pin(handshake(stream, ingress, kind, shared));
+    let stream = match timeout(limits.handshake, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) if is_unexpected_header(&error) => return on_unexpected_header(ingress, kind, &shared.counters),
         Ok(Err(_)) | Err(_) => return shared.counters.failed_handshakes.add(1),
@@ -172,7 +167,9 @@ struct ClientSession<'a> {
     /// Replies to requests that were read together. They are sent together, before the session waits for anything.
     replies: SharedBuf,
     /// Connection to the backend. `None` until the first forwarded request, and after a loss.
-    upstream: Option<Upstream>,
+    ///
+    /// In a box, as it is larger than the rest of the session, and most sessions have none.
+    upstream: Option<Box<Upstream>>,
     /// Earliest time of the next connection to the backend. `None` if there was no failure.
     backend_retry_at: Option<Instant>,
     rng: StdRng,
@@ -219,7 +216,7 @@ impl ClientSession<'_> {
                     self.on_input(input).await
                 }
                 SessionEvent::Upstream(event) => self.on_upstream(event).await,
-                SessionEvent::Stalled => self.on_upstream_lost("doesn't respond", false).await,
+                SessionEvent::Stalled => Box::pin(self.on_upstream_lost("doesn't respond", false)).await,
             };
             if let (Some(upstream), Some(began)) = (&mut self.upstream, began) {
                 upstream.extend_deadlines(began.elapsed());
@@ -235,7 +232,7 @@ impl ClientSession<'_> {
 
     /// Returns whether the backend owes the client a response.
     fn awaits_responses(&self) -> bool {
-        self.upstream.as_ref().is_some_and(Upstream::has_pending)
+        self.upstream.as_ref().is_some_and(|upstream| upstream.has_pending())
     }
 
     /// Waits for the next event.
@@ -246,7 +243,7 @@ impl ClientSession<'_> {
         if self.replies.len() >= MAX_COLLECTED_BYTES || !self.stream.has_line() {
             self.send_replies().await?;
         }
-        if self.has_handled_input && self.upstream.as_ref().is_none_or(Upstream::accepts_input) {
+        if self.has_handled_input && self.upstream.as_ref().is_none_or(|upstream| upstream.accepts_input()) {
             self.has_handled_input = false;
             let rest = if self.input.is_long() { self.stream.shrink_buffer() } else { 0 };
             self.input.release(rest);
@@ -283,7 +280,7 @@ impl ClientSession<'_> {
             ClientInput::Unreadable(error) => Ok(Responder::malformed(&error)),
             ClientInput::OutOfMemory => {
                 counters.out_of_memory.add(1);
-                return self.close_with(&RpcError::OutOfMemory).await;
+                return Box::pin(self.close_with(&RpcError::OutOfMemory)).await;
             }
             ClientInput::Slow => return Err(abort(&counters.slow)),
             ClientInput::Idle => return Err(abort(&counters.idle)),
@@ -315,7 +312,7 @@ impl ClientSession<'_> {
                 }
                 Ok(())
             }
-            Err(error) => self.close_with(&error).await,
+            Err(error) => Box::pin(self.close_with(&error)).await,
         }
     }
 
@@ -389,67 +386,8 @@ impl ClientSession<'_> {
     async fn charge_control(&mut self) -> Result<(), SessionEnd> {
         match self.charge_requests(1).await {
             Ok(()) => Ok(()),
-            Err(error) => self.close_with(&error).await,
+            Err(error) => Box::pin(self.close_with(&error)).await,
         }
-    }
-
-    /// Adds a reply, within the byte limits of the source, to those that are sent before the session waits.
-    ///
-    /// In front of a backend, it is sent at once.
-    async fn add_reply(&mut self, reply: Option<SharedBuf>) -> Result<(), SessionEnd> {
-        let Some(reply) = reply else { return Ok(()) };
-        if self.backend.is_some() {
-            // Forwarded data may have used up the quota, so replies wait instead of failing.
-            self.await_quota(reply.len()).await;
-            return self.send(reply).await;
-        }
-        if !self.source.bytes_out.try_acquire(reply.len()) {
-            self.shared.counters.rate_limited_bytes.add(1);
-            return self.close_with(&RpcError::RateLimited("bytes")).await;
-        }
-        self.replies.append(reply);
-        Ok(())
-    }
-
-    /// Sends the collected replies.
-    async fn send_replies(&mut self) -> Result<(), SessionEnd> {
-        if self.replies.is_empty() {
-            return Ok(());
-        }
-        let replies = std::mem::take(&mut self.replies);
-        self.send(replies).await
-    }
-
-    /// Sends a part of the response to a batch.
-    async fn send_part(&mut self, part: SharedBuf) -> Result<(), SessionEnd> {
-        self.await_quota(part.len()).await;
-        self.send(part).await
-    }
-
-    /// Waits until the byte limits of the source allow this many bytes.
-    async fn await_quota(&mut self, bytes: usize) {
-        while !self.source.bytes_out.acquire_clamped(bytes).await {}
-    }
-
-    /// Sends the collected replies and an error, and ends the session.
-    async fn close_with(&mut self, error: &RpcError) -> Result<(), SessionEnd> {
-        let mut last = std::mem::take(&mut self.replies);
-        // Within a forwarded line, the error would be read as a part of that line.
-        if self.upstream.as_ref().is_none_or(|upstream| !upstream.is_mid_line()) {
-            last.append(Responder::closing_error(error));
-            self.send(last).await?;
-        }
-        Err(SessionEnd::Graceful)
-    }
-
-    async fn send(&mut self, reply: SharedBuf) -> Result<(), SessionEnd> {
-        let mut sending = pin!(self.stream.write_part(reply));
-        // Most sends finish at once and need no timer.
-        let sent = match poll!(sending.as_mut()) {
-            Poll::Ready(sent) => Ok(sent),
-            Poll::Pending => timeout(self.limits.line, sending).await,
-        };
-        check_sent(sent, &self.shared.counters)
     }
 
     /// Returns the replies of a line in order. Those of `add_peer` wait for the book.
@@ -458,7 +396,7 @@ impl ClientSession<'_> {
         for part in result.parts {
             match part {
                 ReplyPart::Ready(reply) => replies.push(reply),
-                ReplyPart::AddPeer(pending) => replies.extend(self.submit_add_peer(pending).await),
+                ReplyPart::AddPeer(pending) => replies.extend(Box::pin(self.submit_add_peer(pending)).await),
                 ReplyPart::Forward(_) => {}
             }
         }
@@ -491,6 +429,7 @@ fn abort(reason: &Counter) -> SessionEnd {
 }
 
 mod forwarding;
+mod replies;
 
 #[cfg(test)]
 mod batch_tests;

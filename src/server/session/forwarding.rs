@@ -29,8 +29,9 @@ impl ClientSession<'_> {
                 let may_move = self.backend.is_some_and(|backend| backend.has_alternatives(self.access));
                 let resend = if may_move { Resend::Possible } else { Resend::Impossible };
                 let rng = StdRng::seed_from_u64(self.rng.random());
-                let opened = self.open_upstream().await;
-                opened.map(|connection| Upstream::new(connection, Arc::clone(&self.memory), resend, rng))
+                // Rare futures are in boxes, as their states would otherwise take memory for the whole session.
+                let opened = Box::pin(self.open_upstream()).await;
+                opened.map(|connection| Box::new(Upstream::new(connection, Arc::clone(&self.memory), resend, rng)))
             }
         };
         let (batch, close) = (result.batch, result.close);
@@ -39,7 +40,7 @@ impl ClientSession<'_> {
             parts.push(match part {
                 ReplyPart::Forward(forwarded) => Err(forwarded),
                 ReplyPart::Ready(reply) => Ok(Some(reply)),
-                ReplyPart::AddPeer(pending) => Ok(self.submit_add_peer(pending).await),
+                ReplyPart::AddPeer(pending) => Ok(Box::pin(self.submit_add_peer(pending)).await),
             });
         }
         let Some(mut upstream) = upstream else {
@@ -97,7 +98,7 @@ impl ClientSession<'_> {
                 }
             }
             UpstreamEvent::OutOfMemory => Err(abort(&self.shared.counters.out_of_memory)),
-            UpstreamEvent::End => self.on_upstream_lost("closed the connection", true).await,
+            UpstreamEvent::End => Box::pin(self.on_upstream_lost("closed the connection", true)).await,
         }
     }
 
@@ -116,7 +117,7 @@ impl ClientSession<'_> {
             self.failed_upstreams.remove(0);
         }
         if upstream.can_fail_over()
-            && let Some(connection) = self.open_upstream().await
+            && let Some(connection) = Box::pin(self.open_upstream()).await
         {
             upstream.fail_over(connection);
             self.upstream = Some(upstream);

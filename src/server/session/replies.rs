@@ -1,0 +1,77 @@
+//! Replies of a session: collected, charged, and sent.
+
+use std::pin::pin;
+use std::task::Poll;
+
+use futures_util::poll;
+use tokio::time::timeout;
+
+use super::{ClientSession, SessionEnd, check_sent};
+use crate::electrum::responder::Responder;
+use crate::jsonrpc::{RpcError, SharedBuf};
+
+/// Size of collected replies from which they are sent, in bytes: four of the shortest.
+///
+/// It is small, as the memory of unread replies is not charged.
+pub(super) const MAX_COLLECTED_BYTES: usize = 4 * 1024;
+
+impl ClientSession<'_> {
+    /// Adds a reply, within the byte limits of the source, to those that are sent before the session waits.
+    ///
+    /// In front of a backend, it is sent at once.
+    pub(super) async fn add_reply(&mut self, reply: Option<SharedBuf>) -> Result<(), SessionEnd> {
+        let Some(reply) = reply else { return Ok(()) };
+        if self.backend.is_some() {
+            // Forwarded data may have used up the quota, so replies wait instead of failing.
+            self.await_quota(reply.len()).await;
+            return self.send(reply).await;
+        }
+        if !self.source.bytes_out.try_acquire(reply.len()) {
+            self.shared.counters.rate_limited_bytes.add(1);
+            return Box::pin(self.close_with(&RpcError::RateLimited("bytes"))).await;
+        }
+        self.replies.append(reply);
+        Ok(())
+    }
+
+    /// Sends the collected replies.
+    pub(super) async fn send_replies(&mut self) -> Result<(), SessionEnd> {
+        if self.replies.is_empty() {
+            return Ok(());
+        }
+        let replies = std::mem::take(&mut self.replies);
+        self.send(replies).await
+    }
+
+    /// Sends a part of the response to a batch.
+    pub(super) async fn send_part(&mut self, part: SharedBuf) -> Result<(), SessionEnd> {
+        self.await_quota(part.len()).await;
+        self.send(part).await
+    }
+
+    /// Waits until the byte limits of the source allow this many bytes.
+    pub(super) async fn await_quota(&mut self, bytes: usize) {
+        while !self.source.bytes_out.acquire_clamped(bytes).await {}
+    }
+
+    /// Sends the collected replies and an error, and ends the session.
+    pub(super) async fn close_with(&mut self, error: &RpcError) -> Result<(), SessionEnd> {
+        let mut last = std::mem::take(&mut self.replies);
+        // Within a forwarded line, the error would be read as a part of that line.
+        if self.upstream.as_ref().is_none_or(|upstream| !upstream.is_mid_line()) {
+            last.append(Responder::closing_error(error));
+            self.send(last).await?;
+        }
+        Err(SessionEnd::Graceful)
+    }
+
+    pub(super) async fn send(&mut self, reply: SharedBuf) -> Result<(), SessionEnd> {
+        let mut sending = pin!(self.stream.write_part(reply));
+        // Most sends finish at once and need no timer.
+        let sent = match poll!(sending.as_mut()) {
+            Poll::Ready(sent) => Ok(sent),
+            Poll::Pending => timeout(self.limits.line, sending).await,
+        };
+        check_sent(sent, &self.shared.counters)
+    }
+}
