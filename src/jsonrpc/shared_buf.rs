@@ -28,6 +28,8 @@ pub struct SharedBuf {
     /// Copied parts at the end.
     tail: BytesMut,
     length: usize,
+    /// Bytes that were copied, in the tail or in parts before it.
+    copied: usize,
 }
 
 impl SharedBuf {
@@ -39,6 +41,11 @@ impl SharedBuf {
     /// Returns whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.length == 0
+    }
+
+    /// Returns the number of bytes that were copied, and thus take memory of their own.
+    pub fn copied_bytes(&self) -> usize {
+        self.copied
     }
 
     /// Appends bytes. Long ones are shared, short ones are copied.
@@ -58,6 +65,7 @@ impl SharedBuf {
         }
         self.tail.extend_from_slice(bytes);
         self.length += bytes.len();
+        self.copied += bytes.len();
     }
 
     fn share(&mut self, piece: Bytes) {

@@ -384,6 +384,8 @@ impl ClientSession<'_> {
 
     /// Charges input without a request, such as a blank line or a ping, as one request.
     async fn charge_control(&mut self) -> Result<(), SessionEnd> {
+        // It may be delayed, and the replies to earlier requests are not.
+        self.send_replies().await?;
         match self.charge_requests(1).await {
             Ok(()) => Ok(()),
             Err(error) => Box::pin(self.close_with(&error)).await,

@@ -6,13 +6,14 @@ use std::task::Poll;
 use futures_util::poll;
 use tokio::time::timeout;
 
-use super::{ClientSession, SessionEnd, check_sent};
+use super::super::memory::Need;
+use super::{ClientSession, SessionEnd, abort, check_sent};
 use crate::electrum::responder::Responder;
 use crate::jsonrpc::{RpcError, SharedBuf};
 
 /// Size of collected replies from which they are sent, in bytes: four of the shortest.
 ///
-/// It is small, as the memory of unread replies is not charged.
+/// It is small, as so much of unread replies is not charged.
 pub(super) const MAX_COLLECTED_BYTES: usize = 4 * 1024;
 
 impl ClientSession<'_> {
@@ -65,13 +66,18 @@ impl ClientSession<'_> {
         Err(SessionEnd::Graceful)
     }
 
+    /// Sends a reply. Its memory is charged while the client does not read it, except for parts that sessions share.
     pub(super) async fn send(&mut self, reply: SharedBuf) -> Result<(), SessionEnd> {
+        let copied = reply.copied_bytes();
         let mut sending = pin!(self.stream.write_part(reply));
-        // Most sends finish at once and need no timer.
-        let sent = match poll!(sending.as_mut()) {
-            Poll::Ready(sent) => Ok(sent),
-            Poll::Pending => timeout(self.limits.line, sending).await,
-        };
-        check_sent(sent, &self.shared.counters)
+        // Most sends finish at once, and need no charge and no timer.
+        if let Poll::Ready(sent) = poll!(sending.as_mut()) {
+            return check_sent(Ok(sent), &self.shared.counters);
+        }
+        let mut charge = self.memory.charge();
+        if copied > MAX_COLLECTED_BYTES && charge.resize(copied, Need::Required).is_err() {
+            return Err(abort(&self.shared.counters.out_of_memory));
+        }
+        check_sent(timeout(self.limits.line, sending).await, &self.shared.counters)
     }
 }

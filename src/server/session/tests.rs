@@ -270,6 +270,22 @@ async fn replies_do_not_wait_for_later_requests() {
 }
 
 #[tokio::test]
+async fn unread_replies_are_charged() {
+    let mut client = connect(1024);
+    let request = r#"{"id":1,"method":"server.features"}"#;
+    client.send(format!("[{}]\n", [request; 60].join(",")).as_bytes()).await;
+    while client.counters.memory_bytes.value() == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let held = client.counters.memory_bytes.value();
+    assert!(held > 60 * 200, "{held} bytes");
+    assert_eq!(client.receive().await.unwrap().as_array().unwrap().len(), 60);
+    client.send(PING).await;
+    assert!(client.receive().await.unwrap()["error"].is_null());
+    assert_eq!(client.counters.memory_bytes.value(), 0);
+}
+
+#[tokio::test]
 async fn add_peer_is_refused_when_book_is_busy() {
     let mut client = connect(4096);
     client.inbox.close();
