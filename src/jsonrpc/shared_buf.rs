@@ -48,6 +48,11 @@ impl SharedBuf {
         self.copied
     }
 
+    /// Returns all bytes if they are in one piece.
+    pub fn as_one_piece(&self) -> Option<&[u8]> {
+        self.pieces.is_empty().then_some(&self.tail)
+    }
+
     /// Appends bytes. Long ones are shared, short ones are copied.
     pub fn push(&mut self, piece: impl AsRef<[u8]> + Into<Bytes>) {
         if piece.as_ref().len() <= MAX_COPIED_BYTES {

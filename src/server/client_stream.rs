@@ -96,6 +96,11 @@ impl ClientStream {
         memchr::memchr(b'\n', self.received()).is_some()
     }
 
+    /// Returns whether bytes were received that have not been read as lines.
+    pub(super) fn has_partial_line(&self) -> bool {
+        !self.received().is_empty()
+    }
+
     /// Returns the number of further lines that were received already.
     pub(super) fn buffered_lines(&self) -> usize {
         memchr::memchr_iter(b'\n', self.received()).count()
@@ -130,7 +135,11 @@ impl ClientStream {
         match self {
             ClientStream::Lines(lines) => {
                 let stream = lines.get_mut();
-                stream.write_all_buf(&mut part).await?;
+                match part.as_one_piece() {
+                    // The system writes one piece faster than a list of pieces.
+                    Some(bytes) => stream.write_all(bytes).await?,
+                    None => stream.write_all_buf(&mut part).await?,
+                }
                 stream.flush().await
             }
             ClientStream::WebSocket(messages) => {

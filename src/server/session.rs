@@ -11,7 +11,6 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite;
 
-use self::replies::MAX_COLLECTED_BYTES;
 use super::SessionContext;
 use super::client_stream::{ClientInput, ClientStream, ReadTimer};
 use super::connection::{ConnectionKind, IncomingConnection};
@@ -240,8 +239,8 @@ impl ClientSession<'_> {
     /// # Errors
     /// Returns an error if the replies to the last requests can't be sent.
     async fn next(&mut self) -> Result<SessionEvent, SessionEnd> {
-        if self.replies.len() >= MAX_COLLECTED_BYTES || !self.stream.has_line() {
-            self.send_replies().await?;
+        if let Some(input) = self.send_collected().await? {
+            return Ok(SessionEvent::Input(input));
         }
         if self.has_handled_input && self.upstream.as_ref().is_none_or(|upstream| upstream.accepts_input()) {
             self.has_handled_input = false;
@@ -330,7 +329,7 @@ impl ClientSession<'_> {
         let calls = message.as_ref().map_or(1, Message::calls);
         let calls = if calls > self.limits.batch { 1 } else { calls };
         let snapshot = &self.shared.snapshot[self.ingress];
-        if !has_backend {
+        if !has_backend && calls > 1 {
             self.charge_requests(calls - 1).await?;
         }
         let result = self.responder.handle_line(message, self.limits.batch, &snapshot.borrow(), now, &mut self.rng);
@@ -348,48 +347,6 @@ impl ClientSession<'_> {
             return Err(RpcError::RateLimited("requests"));
         }
         Ok(result)
-    }
-
-    /// Charges all requests that were read together, in one step. Returns whether none of them has to wait.
-    fn prepay_requests(&mut self) -> bool {
-        for (meter, prepaid) in [&self.requests, &self.source.requests].into_iter().zip(&mut self.prepaid) {
-            if *prepaid == 0 {
-                let lines = 1 + self.stream.buffered_lines();
-                if !meter.try_acquire(lines) {
-                    return false;
-                }
-                *prepaid = lines;
-            }
-        }
-        true
-    }
-
-    /// Counts requests, and waits until the rate limits allow them.
-    async fn charge_requests(&mut self, calls: usize) -> Result<(), RpcError> {
-        let counters = &self.shared.counters;
-        counters.requests.add(calls as u64);
-        for (meter, prepaid) in [&self.requests, &self.source.requests].into_iter().zip(&mut self.prepaid) {
-            let due = calls.saturating_sub(*prepaid);
-            *prepaid = prepaid.saturating_sub(calls);
-            if !meter.try_acquire(due) {
-                counters.delayed_requests.add(due as u64);
-                if !meter.acquire(due).await {
-                    counters.rate_limited_requests.add(1);
-                    return Err(RpcError::RateLimited("requests"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Charges input without a request, such as a blank line or a ping, as one request.
-    async fn charge_control(&mut self) -> Result<(), SessionEnd> {
-        // It may be delayed, and the replies to earlier requests are not.
-        self.send_replies().await?;
-        match self.charge_requests(1).await {
-            Ok(()) => Ok(()),
-            Err(error) => Box::pin(self.close_with(&error)).await,
-        }
     }
 
     /// Returns the replies of a line in order. Those of `add_peer` wait for the book.
@@ -432,6 +389,7 @@ fn abort(reason: &Counter) -> SessionEnd {
 
 mod forwarding;
 mod replies;
+mod request_charges;
 
 #[cfg(test)]
 mod batch_tests;

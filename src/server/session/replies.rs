@@ -6,15 +6,17 @@ use std::task::Poll;
 use futures_util::poll;
 use tokio::time::timeout;
 
+use super::super::client_stream::ClientInput;
 use super::super::memory::Need;
 use super::{ClientSession, SessionEnd, abort, check_sent};
 use crate::electrum::responder::Responder;
 use crate::jsonrpc::{RpcError, SharedBuf};
 
-/// Size of collected replies from which they are sent, in bytes: four of the shortest.
-///
-/// It is small, as so much of unread replies is not charged.
-pub(super) const MAX_COLLECTED_BYTES: usize = 4 * 1024;
+/// Size of collected replies from which they are sent, in bytes: sixteen of the shortest.
+const MAX_COLLECTED_BYTES: usize = 16 * 1024;
+
+/// Bytes of unread replies that are not charged.
+const FREE_BYTES: usize = 4 * 1024;
 
 impl ClientSession<'_> {
     /// Adds a reply, within the byte limits of the source, to those that are sent before the session waits.
@@ -33,6 +35,29 @@ impl ClientSession<'_> {
         }
         self.replies.append(reply);
         Ok(())
+    }
+
+    /// Sends the collected replies, unless another line can be handled before.
+    ///
+    /// Returns the input, if some was read meanwhile.
+    pub(super) async fn send_collected(&mut self) -> Result<Option<ClientInput>, SessionEnd> {
+        if self.replies.len() < MAX_COLLECTED_BYTES {
+            if self.replies.is_empty() || self.stream.has_line() {
+                return Ok(None);
+            }
+            // Requests that were sent together may be longer than the buffer. Then the rest of a line is there already.
+            if self.stream.has_partial_line() {
+                let input = poll!(pin!(self.stream.read(&mut self.read_timer, &self.limits)));
+                if let Poll::Ready(input) = input {
+                    if !matches!(input, ClientInput::Line(_)) {
+                        self.send_replies().await?;
+                    }
+                    return Ok(Some(input));
+                }
+            }
+        }
+        self.send_replies().await?;
+        Ok(None)
     }
 
     /// Sends the collected replies.
@@ -75,7 +100,7 @@ impl ClientSession<'_> {
             return check_sent(Ok(sent), &self.shared.counters);
         }
         let mut charge = self.memory.charge();
-        if copied > MAX_COLLECTED_BYTES && charge.resize(copied, Need::Required).is_err() {
+        if copied > FREE_BYTES && charge.resize(copied, Need::Required).is_err() {
             return Err(abort(&self.shared.counters.out_of_memory));
         }
         check_sent(timeout(self.limits.line, sending).await, &self.shared.counters)
