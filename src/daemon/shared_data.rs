@@ -14,7 +14,7 @@ use crate::store::HeldStore;
 ///
 /// The store is moved last, so that the next start finds it and continues an interrupted move.
 /// Until then it keeps Waypost from using the remaining files for another chain.
-const FILES: [&str; 6] = ["bans", "backend-key", "irc-visit", "tls-cert.pem", "tls-key.pem", "tor"];
+const FILES: [&str; 7] = ["bans", "backend-key", "irc-visit", "tls-cert.pem", "tls-key.pem", "tor", "peers.journal"];
 
 /// Files that were moved, and files that were not.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -159,7 +159,7 @@ mod tests {
         dirs.fill(Chain::TESTNET4);
         let config = dirs.config(Chain::TESTNET4);
         let moved = move_shared_data(&config).unwrap();
-        assert_eq!(names(&moved.moved), ["bans", "tls-cert.pem", "tls-key.pem", "tor", "peers.redb"]);
+        assert_eq!(names(&moved.moved), ["bans", "tls-cert.pem", "tls-key.pem", "tor", "peers.journal", "peers.redb"]);
         assert_eq!(dirs.read("testnet4/tor/state/key").as_deref(), Some("tor/state/key"));
         assert!(dirs.read("control.sock").is_some() && dirs.read("bans").is_none());
         let (_, loaded) = Store::open(&config.store_path(), &Chain::TESTNET4, NOW).unwrap();
@@ -178,7 +178,7 @@ mod tests {
             std::fs::rename(dirs.shared().join(name), config.data_dir.join(name)).unwrap();
         }
         let moved = move_shared_data(&config).unwrap();
-        assert_eq!(names(&moved.moved), ["tls-key.pem", "tor", "peers.redb"]);
+        assert_eq!(names(&moved.moved), ["tls-key.pem", "tor", "peers.journal", "peers.redb"]);
         assert!(moved.left.is_empty(), "{:?}", moved.left);
     }
 

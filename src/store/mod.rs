@@ -1,6 +1,8 @@
-//! Peer database on disk: one redb file, one record for each peer, written in batches.
+//! Peer database on disk: one redb file, one record for each peer, and a journal of the last batches.
 
 mod chain;
+mod journal;
+mod record;
 mod schema;
 mod tables;
 mod writer;
@@ -21,7 +23,9 @@ use crate::clock::Time;
 use crate::header_chain::{HeaderChain, RecordError};
 use crate::route::{PerRoute, Route};
 use crate::trends::Trends;
-use tables::{HEADERS, ONION_PEERS, PEERS, REACH, TRENDS};
+use journal::Journal;
+use record::RecordChanges;
+use tables::{HEADERS, META, ONION_PEERS, PEERS, REACH, TRENDS};
 
 /// Size of redb's cache in bytes. Small, because the book is in memory and only batches use the
 /// cache.
@@ -32,6 +36,8 @@ pub struct Store {
     open: Box<dyn Fn() -> Result<Database, redb::Error> + Send>,
     /// Open database; `None` after a failed write, until the file is opened again.
     database: Option<Database>,
+    /// Changes since the last transaction of the database.
+    journal: Journal,
 }
 
 /// Content of a store at the time it was opened.
@@ -165,27 +171,47 @@ impl Store {
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let database = open()?;
             let migrated = schema::migrate(&database, chain)?;
+            let mut journal = open_journal(&database, journal::open_file(&journal_path(path))?)?;
+            commit(&database, &mut journal, RecordChanges::new())?;
             let mut loaded =
                 LoadedState { has_new_onion_table: migrated.adds_onion_table(), ..load(&database, chain)? };
             if migrated.adds_standing() {
-                write(&database, &promote_reliable_peers(&mut loaded, now))?;
+                commit(&database, &mut journal, record::encode(&promote_reliable_peers(&mut loaded, now)))?;
             }
-            Ok((database, loaded))
+            Ok((database, journal, loaded))
         }));
         match opened {
-            Ok(Ok((database, loaded))) => Ok((Store { open: Box::new(open), database: Some(database) }, loaded)),
+            Ok(Ok((database, journal, loaded))) => {
+                Ok((Store { open: Box::new(open), database: Some(database), journal }, loaded))
+            }
             Ok(Err(error)) => Err(OpenError::classify(error, path, chain)),
             Err(_) => Err(OpenError::Damaged("the database panics on it".to_owned())),
         }
     }
 
-    /// Writes a batch to disk in one transaction.
+    /// Writes a batch to disk. After a crash, all of its changes are there or none.
     pub fn write<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>) -> Result<(), redb::Error> {
+        let changes = record::encode(changes);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        if self.journal.append(&changes)? { Ok(()) } else { self.commit(changes) }
+    }
+
+    /// Moves the changes of the journal to the database.
+    ///
+    /// The store is complete without it. Afterwards the file of the database is complete on its own.
+    pub fn empty_journal(&mut self) -> Result<(), redb::Error> {
+        self.commit(RecordChanges::new())
+    }
+
+    /// Writes the changes of the journal and others to the database.
+    fn commit(&mut self, changes: RecordChanges) -> Result<(), redb::Error> {
         let database = match self.database.take() {
             Some(database) => database,
             None => (self.open)()?,
         };
-        write(&database, changes)?;
+        commit(&database, &mut self.journal, changes)?;
         // redb requires the file to be reopened after a failure, so only a success keeps the
         // handle.
         self.database = Some(database);
@@ -193,10 +219,16 @@ impl Store {
     }
 
     #[cfg(test)]
-    fn with_opener(open: impl Fn() -> Result<Database, redb::Error> + Send + 'static) -> Result<Store, schema::Error> {
+    fn with_backends(
+        open: impl Fn() -> Result<Database, redb::Error> + Send + 'static,
+        journal: impl redb::StorageBackend,
+    ) -> Result<(Store, LoadedState), schema::Error> {
         let database = open()?;
         schema::migrate(&database, &Chain::BITCOIN)?;
-        Ok(Store { open: Box::new(open), database: Some(database) })
+        let mut journal = open_journal(&database, Box::new(journal))?;
+        commit(&database, &mut journal, RecordChanges::new())?;
+        let loaded = load(&database, &Chain::BITCOIN)?;
+        Ok((Store { open: Box::new(open), database: Some(database), journal }, loaded))
     }
 }
 
@@ -259,6 +291,11 @@ impl OpenError {
             },
         }
     }
+}
+
+/// Returns the path of the journal that belongs to the store at `path`.
+fn journal_path(path: &Path) -> PathBuf {
+    path.with_extension("journal")
 }
 
 /// Returns a path next to the store whose name contains the time.
@@ -325,40 +362,25 @@ fn load(database: &Database, chain: &Chain) -> Result<LoadedState, redb::Error> 
     Ok(loaded)
 }
 
-fn write<'a>(database: &Database, changes: impl IntoIterator<Item = &'a Change>) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    {
-        let mut peers = transaction.open_table(PEERS)?;
-        let mut onion_peers = transaction.open_table(ONION_PEERS)?;
-        let mut reach = transaction.open_table(REACH)?;
-        let mut headers = transaction.open_table(HEADERS)?;
-        let mut trends = transaction.open_table(TRENDS)?;
-        for change in changes {
-            match change {
-                Change::Save(side, entry) => {
-                    let Ok(record) = postcard::to_stdvec(entry) else { continue };
-                    let table = if *side == Side::Onion { &mut onion_peers } else { &mut peers };
-                    table.insert(entry.host.to_string().as_str(), record.as_slice())?;
-                }
-                Change::Remove(side, host) => {
-                    let table = if *side == Side::Onion { &mut onion_peers } else { &mut peers };
-                    table.remove(host.to_string().as_str())?;
-                }
-                Change::SaveChain(side, chain) => {
-                    headers.insert(schema::chain_key(*side), chain.to_record().as_slice())?;
-                }
-                Change::SaveTrends(samples) => {
-                    let Ok(record) = postcard::to_stdvec(samples) else { continue };
-                    trends.insert(schema::SAMPLES, record.as_slice())?;
-                }
-                Change::Reach(side, route, total) => {
-                    let millis = u64::try_from(total.as_millis()).unwrap_or(u64::MAX);
-                    reach.insert(schema::route_key(*side, *route), millis)?;
-                }
-            }
-        }
+/// Opens the journal of this database.
+fn open_journal(database: &Database, file: Box<dyn redb::StorageBackend>) -> Result<Journal, redb::Error> {
+    let meta = database.begin_read()?.open_table(META)?;
+    let number = |key| -> Result<u64, redb::Error> { Ok(meta.get(key)?.map_or(0, |number| number.value())) };
+    Journal::open(file, number(schema::STORE_ID)?, number(schema::APPLIED_FRAME)?)
+}
+
+/// Writes the changes of the journal and later ones to the database, in one transaction.
+fn commit(database: &Database, journal: &mut Journal, later: RecordChanges) -> Result<(), redb::Error> {
+    if journal.pending().is_empty() && later.is_empty() {
+        return Ok(());
     }
-    Ok(transaction.commit()?)
+    let transaction = database.begin_write()?;
+    record::apply(&transaction, journal.pending())?;
+    record::apply(&transaction, &later)?;
+    transaction.open_table(META)?.insert(schema::APPLIED_FRAME, journal.last_number())?;
+    transaction.commit()?;
+    journal.restart();
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Schema of the store and its migrations.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
@@ -17,6 +18,12 @@ const VERSION: &str = "schema";
 /// Key of the samples in the table of trends.
 pub(crate) const SAMPLES: &str = "samples";
 
+/// Key of the store's identifier in the metadata table.
+pub(crate) const STORE_ID: &str = "store";
+
+/// Key of the number of the journal's last frame that the tables contain, in the metadata table.
+pub(crate) const APPLIED_FRAME: &str = "applied_frame";
+
 /// Migrations in order; the entry at index `n` turns version `n` into version `n + 1`.
 ///
 /// Version 0 is an empty file. A released migration never changes; a new record format adds
@@ -32,6 +39,7 @@ const MIGRATIONS: &[Migration] = &[
     add_headers,
     add_web_sockets,
     add_days_and_trends,
+    add_journal,
 ];
 
 /// First version with the table of the onion side.
@@ -220,6 +228,15 @@ fn add_days_and_trends(transaction: &WriteTransaction) -> Result<(), redb::Error
     append_bytes(transaction, PEERS, &[0])?;
     append_bytes(transaction, ONION_PEERS, &[0])?;
     transaction.open_table(TRENDS)?;
+    Ok(())
+}
+
+/// Adds the numbers that connect the store with its journal.
+fn add_journal(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    let mut meta = transaction.open_table(META)?;
+    // Any number that differs between stores will do, and the hasher of the standard library has random keys.
+    meta.insert(STORE_ID, RandomState::new().hash_one(VERSION))?;
+    meta.insert(APPLIED_FRAME, 0)?;
     Ok(())
 }
 

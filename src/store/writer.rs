@@ -107,7 +107,7 @@ impl WriterStatus {
         self.failing.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of committed transactions.
+    /// Returns the number of written batches.
     pub fn batches(&self) -> u64 {
         self.batches.load(Ordering::Relaxed)
     }
@@ -142,7 +142,7 @@ impl WriterLoop {
             if self.pending.is_empty() {
                 match changes.recv() {
                     Ok(change) => self.coalesce(change),
-                    Err(_) => return,
+                    Err(_) => return self.empty_journal(),
                 }
                 thread::sleep(BATCH_WINDOW);
             }
@@ -194,10 +194,20 @@ impl WriterLoop {
     /// Writes the pending changes once more at shutdown.
     fn final_flush(&mut self) {
         match self.store.write(self.pending.values()) {
-            Ok(()) => self.on_success(),
+            Ok(()) => {
+                self.on_success();
+                self.empty_journal();
+            }
             Err(error) => {
                 tracing::error!(%error, records = self.pending.len(), "stopping with records that could not be written");
             }
+        }
+    }
+
+    /// Completes the database at shutdown, so that its file can be copied alone.
+    fn empty_journal(&mut self) {
+        if let Err(error) = self.store.empty_journal() {
+            tracing::warn!(%error, "can't complete the peer database; the next start does it from the journal");
         }
     }
 
