@@ -25,6 +25,9 @@ pub(crate) const CAPACITY: u64 = 512 * 1024;
 /// Step in which the file grows. Writes within the file change no metadata, which saves writes of the file system.
 const GROWTH: u64 = 64 * 1024;
 
+/// Size of a page of the system, in bytes.
+const PAGE: u64 = 4096;
+
 /// Bytes of a checksum. It detects frames that were written in part, and is no protection against forgery.
 const CHECKSUM_BYTES: usize = 16;
 
@@ -81,7 +84,7 @@ impl Journal {
             self.file.set_len(grown)?;
             frame.resize(usize::try_from(grown - self.end).unwrap_or(frame.len()), 0);
         }
-        self.file.write(self.end, &frame)?;
+        self.write_pages(&frame)?;
         self.file.sync_data()?;
         self.end = end;
         self.pending.extend(changes.iter().map(|(key, value)| (key.clone(), value.clone())));
@@ -102,6 +105,21 @@ impl Journal {
     pub(crate) fn restart(&mut self) {
         self.end = 0;
         self.pending.clear();
+    }
+
+    /// Writes bytes at the end, page by page.
+    ///
+    /// The system caches what one call writes as one unit, and counts or writes the whole unit after a small change.
+    fn write_pages(&self, mut bytes: &[u8]) -> Result<(), redb::Error> {
+        let mut offset = self.end;
+        while !bytes.is_empty() {
+            let left = usize::try_from(PAGE - offset % PAGE).unwrap_or(bytes.len());
+            let (page, rest) = bytes.split_at(left.min(bytes.len()));
+            self.file.write(offset, page)?;
+            offset += page.len() as u64;
+            bytes = rest;
+        }
+        Ok(())
     }
 
     /// Returns the number and changes of the frame at the beginning, and the bytes after it.
