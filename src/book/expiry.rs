@@ -20,7 +20,9 @@ impl PeerBook {
             let working_time = self.paths.working_time_for(&entry.host);
             working_time.saturating_sub(entry.path_uptime_at_success) >= self.config.expire_after
         };
-        let mut expired: Vec<Host> = self.idle().filter(is_expired).map(|entry| entry.host.clone()).collect();
+        let is_idle = |entry: &&Entry| self.peers.probe(&entry.host).is_none();
+        let expired = self.peers.entries().filter(is_expired).filter(is_idle);
+        let mut expired: Vec<Host> = expired.map(|entry| entry.host.clone()).collect();
         expired.sort();
         for host in expired {
             if self.peers.remove(&host) {
@@ -31,9 +33,5 @@ impl PeerBook {
         if !self.peers.entries().any(|entry| self.is_healthy(entry, ctx.now)) {
             self.readd_seeds(ctx);
         }
-    }
-
-    fn idle(&self) -> impl Iterator<Item = &Entry> {
-        self.peers.entries().filter(|entry| self.peers.probe(&entry.host).is_none())
     }
 }

@@ -30,6 +30,7 @@ mod peer_limits;
 mod port_claims;
 mod probe_queue;
 mod publication;
+mod random_order;
 mod rate_budget;
 mod reached_endpoints;
 mod results;

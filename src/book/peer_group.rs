@@ -27,6 +27,9 @@ const MAX_PER_DOMAIN: usize = 3;
 /// Maximum number of certificates that one issuer minted in one minute. A public authority may do so by chance.
 const MAX_PER_CERTIFICATE_BATCH: usize = 2;
 
+/// Number of groups of a usual peer: three ranges, a domain, a key and a batch.
+const GROUPS_PER_PEER: usize = 6;
+
 /// Group of peers that one operator probably runs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum PeerGroup {
@@ -92,6 +95,11 @@ impl PeerGroup {
 pub(super) struct GroupCounts(HashMap<PeerGroup, usize>);
 
 impl GroupCounts {
+    /// Creates counts for about so many peers.
+    pub(super) fn with_peers(count: usize) -> GroupCounts {
+        GroupCounts(HashMap::with_capacity(count * GROUPS_PER_PEER))
+    }
+
     /// Counts a peer, whether or not its groups have room.
     pub(super) fn add(&mut self, groups: &[PeerGroup]) {
         for group in groups {

@@ -12,6 +12,7 @@ use rand::seq::SliceRandom;
 use super::ingress::Ingress;
 use super::listable::Listable;
 use super::peer_group::{GroupCounts, NewcomerNetworks, PeerGroup};
+use super::random_order::RandomOrder;
 use super::standing::{ENOUGH_CLEARNET, Tier, age_class};
 use crate::as_map::AsMap;
 use crate::clock::Time;
@@ -41,6 +42,19 @@ const PLACES_PER_MISSING_PEER: usize = 8;
 /// Newcomers' onion names get one place for this number of places for onions.
 const ONIONS_PER_NEWCOMER: usize = 16;
 
+/// Verified peers from which lists are selected.
+#[derive(Debug, Default)]
+pub(super) struct VerifiedPeers<'a> {
+    /// Clearnet peers that are trusted or long-standing.
+    settled_clearnet: Vec<Listable<'a>>,
+    /// Other clearnet peers.
+    clearnet_newcomers: Vec<Listable<'a>>,
+    /// Onion peers that are trusted or long-standing.
+    settled_onions: Vec<Listable<'a>>,
+    /// Other onion peers, by age class.
+    onion_newcomers: Vec<Vec<Listable<'a>>>,
+}
+
 /// Peers of one list.
 #[derive(Debug, Default)]
 pub(super) struct Selection<'a> {
@@ -50,23 +64,38 @@ pub(super) struct Selection<'a> {
     pub onions: Vec<Listable<'a>>,
 }
 
+impl<'a> VerifiedPeers<'a> {
+    /// Adds a verified peer.
+    pub(super) fn add(&mut self, peer: Listable<'a>, now: Time) {
+        match (peer.facts.is_onion, peer.tier(now)) {
+            (false, Tier::Newcomer) => self.clearnet_newcomers.push(peer),
+            (false, _) => self.settled_clearnet.push(peer),
+            (true, Tier::Newcomer) => {
+                let class = usize::from(age_class(peer.facts.first_seen, now));
+                self.onion_newcomers.resize_with(self.onion_newcomers.len().max(class + 1), Vec::new);
+                self.onion_newcomers.get_mut(class).into_iter().for_each(|members| members.push(peer));
+            }
+            (true, _) => self.settled_onions.push(peer),
+        }
+    }
+}
+
 impl<'a> Selection<'a> {
-    /// Selects the peers of a list from the verified peers.
+    /// Selects the peers of a list.
     pub(super) fn new(
-        verified: &[Listable<'a>],
+        verified: &VerifiedPeers<'a>,
         ingress: Ingress,
         as_map: Option<&AsMap>,
         now: Time,
         rng: &mut impl Rng,
     ) -> Selection<'a> {
-        let (onions, clearnet): (Vec<_>, Vec<_>) = verified.iter().partition(|peer| peer.facts.is_onion);
-        let clearnet = select_clearnet(clearnet, as_map, now, rng);
+        let clearnet = select_clearnet(verified, as_map, now, rng);
         let places = match ingress {
             // A quarter of the whole list is a third of its other part.
             Ingress::Clearnet => MAX_ONIONS_CLEARNET.max(clearnet.len() / 3).min(MAX_LIST_ENTRIES / 4),
             Ingress::Onion => MAX_ONIONS_ONION,
         };
-        let onions = select_onions(onions, places, now, rng);
+        let onions = select_onions(verified, places, rng);
         let mut clearnet = shuffled(clearnet, rng);
         clearnet.truncate(MAX_LIST_ENTRIES);
         Selection { clearnet, onions: shuffled(onions, rng) }
@@ -75,14 +104,13 @@ impl<'a> Selection<'a> {
 
 /// Selects clearnet peers. Each address has one place.
 fn select_clearnet<'a>(
-    peers: Vec<Listable<'a>>,
+    verified: &VerifiedPeers<'a>,
     as_map: Option<&AsMap>,
     now: Time,
     rng: &mut impl Rng,
 ) -> Vec<Listable<'a>> {
-    let (settled, newcomers): (Vec<_>, Vec<_>) = peers.into_iter().partition(|peer| peer.tier(now) != Tier::Newcomer);
-    let mut counts = GroupCounts::default();
-    let mut selected = shuffled(settled, rng);
+    let mut selected = shuffled(verified.settled_clearnet.clone(), rng);
+    let mut counts = GroupCounts::with_peers(selected.len());
     // The sort is stable, so peers of equal standing stay in random order.
     selected.sort_by_cached_key(|peer| peer.tier(now));
     selected.retain(|peer| counts.add_if_address_is_free(peer.settled_groups(as_map)));
@@ -94,7 +122,7 @@ fn select_clearnet<'a>(
     }
     let networks = (missing > 0).then(NewcomerNetworks::default);
     let mut admission = Admission { counts, settled_networks, networks, as_map };
-    selected.extend(admission.choose(newcomers, places, rng));
+    selected.extend(admission.choose(&verified.clearnet_newcomers, places, rng));
     selected
 }
 
@@ -114,11 +142,11 @@ impl Admission<'_> {
     ///
     /// Peers are drawn one by one until the places are taken, as there may be many more. The result is that of a random
     /// order of all of them, sorted by the number of peers of the network.
-    fn choose<'a>(&mut self, mut newcomers: Vec<Listable<'a>>, places: usize, rng: &mut impl Rng) -> Vec<Listable<'a>> {
-        let mut chosen = Vec::new();
+    fn choose<'a>(&mut self, newcomers: &[Listable<'a>], places: usize, rng: &mut impl Rng) -> Vec<Listable<'a>> {
+        let (mut chosen, mut order) = (Vec::new(), RandomOrder::new(newcomers));
         let mut waiting: BTreeMap<usize, Vec<(Listable<'_>, Option<PeerGroup>)>> = BTreeMap::new();
         while chosen.len() < places
-            && let Some(peer) = draw(&mut newcomers, rng)
+            && let Some(peer) = order.next(rng)
         {
             let network = PeerGroup::network_of(peer.entry, self.as_map);
             match self.settled_networks.of(network.as_ref()) {
@@ -149,25 +177,17 @@ impl Admission<'_> {
 }
 
 /// Selects onion peers for this number of places.
-fn select_onions<'a>(peers: Vec<Listable<'a>>, places: usize, now: Time, rng: &mut impl Rng) -> Vec<Listable<'a>> {
-    let (settled, newcomers): (Vec<_>, Vec<_>) = peers.into_iter().partition(|peer| peer.tier(now) != Tier::Newcomer);
-    let newcomers = draw_by_age(newcomers, MIN_NEWCOMERS.max(places / ONIONS_PER_NEWCOMER), now, rng);
-    let mut selected = shuffled(settled, rng);
+fn select_onions<'a>(verified: &VerifiedPeers<'a>, places: usize, rng: &mut impl Rng) -> Vec<Listable<'a>> {
+    let newcomers = draw_by_age(&verified.onion_newcomers, MIN_NEWCOMERS.max(places / ONIONS_PER_NEWCOMER), rng);
+    let mut selected = shuffled(verified.settled_onions.clone(), rng);
     selected.truncate(places.saturating_sub(newcomers.len()));
     selected.extend(newcomers);
     selected
 }
 
-/// Draws peers, each from a random age class.
-fn draw_by_age<'a>(peers: Vec<Listable<'a>>, count: usize, now: Time, rng: &mut impl Rng) -> Vec<Listable<'a>> {
-    let mut classes: Vec<Vec<Listable<'_>>> = Vec::new();
-    for peer in peers {
-        let class = usize::from(age_class(peer.facts.first_seen, now));
-        classes.resize_with(classes.len().max(class + 1), Vec::new);
-        if let Some(members) = classes.get_mut(class) {
-            members.push(peer);
-        }
-    }
+/// Draws peers, each from a random age class that has any left.
+fn draw_by_age<'a>(classes: &[Vec<Listable<'a>>], count: usize, rng: &mut impl Rng) -> Vec<Listable<'a>> {
+    let mut classes: Vec<_> = classes.iter().map(|members| RandomOrder::new(members)).collect();
     let mut drawn = Vec::new();
     while drawn.len() < count {
         classes.retain(|members| !members.is_empty());
@@ -175,14 +195,9 @@ fn draw_by_age<'a>(peers: Vec<Listable<'a>>, count: usize, now: Time, rng: &mut 
             break;
         }
         let class = rng.random_range(0..classes.len());
-        drawn.extend(classes.get_mut(class).and_then(|members| draw(members, rng)));
+        drawn.extend(classes.get_mut(class).and_then(|members| members.next(rng)));
     }
     drawn
-}
-
-/// Takes a random peer out of these; `None` if there is none.
-fn draw<'a>(peers: &mut Vec<Listable<'a>>, rng: &mut impl Rng) -> Option<Listable<'a>> {
-    (!peers.is_empty()).then(|| peers.swap_remove(rng.random_range(0..peers.len())))
 }
 
 fn shuffled<'a>(mut peers: Vec<Listable<'a>>, rng: &mut impl Rng) -> Vec<Listable<'a>> {
@@ -220,10 +235,15 @@ mod tests {
         onions: Vec<Entry>,
     }
 
+    fn verified<'a>(entries: &'a [Entry], facts: &'a [ListFacts], now: Time) -> VerifiedPeers<'a> {
+        let mut verified = VerifiedPeers::default();
+        entries.iter().zip(facts).for_each(|(entry, facts)| verified.add(Listable { entry, facts }, now));
+        verified
+    }
+
     fn select(entries: &[Entry], ingress: Ingress, seed: u64) -> Selected {
         let facts: Vec<ListFacts> = entries.iter().map(ListFacts::of).collect();
-        let verified: Vec<Listable<'_>> =
-            entries.iter().zip(&facts).map(|(entry, facts)| Listable { entry, facts }).collect();
+        let verified = verified(entries, &facts, START);
         let selection = Selection::new(&verified, ingress, None, START, &mut StdRng::seed_from_u64(seed));
         let entries = |peers: Vec<Listable<'_>>| peers.into_iter().map(|peer| peer.entry.clone()).collect();
         Selected { clearnet: entries(selection.clearnet), onions: entries(selection.onions) }
@@ -289,12 +309,11 @@ mod tests {
         let old = aged(onion_entry(0), 20);
         let entries: Vec<Entry> = std::iter::once(old.clone()).chain((1..1000).map(onion_entry)).collect();
         let facts: Vec<ListFacts> = entries.iter().map(ListFacts::of).collect();
-        let peers: Vec<Listable<'_>> =
-            entries.iter().zip(&facts).map(|(entry, facts)| Listable { entry, facts }).collect();
+        let peers = verified(&entries, &facts, START + Duration::from_hours(1));
         let mut drawn: HashMap<bool, u32> = HashMap::new();
         for seed in 0..400 {
             let mut rng = StdRng::seed_from_u64(seed);
-            let one = draw_by_age(peers.clone(), 1, START + Duration::from_hours(1), &mut rng);
+            let one = draw_by_age(&peers.onion_newcomers, 1, &mut rng);
             *drawn.entry(one[0].entry.host == old.host).or_default() += 1;
         }
         assert!((150..250).contains(&drawn[&true]), "{drawn:?}");

@@ -10,7 +10,7 @@ use super::entry::PeerState;
 use super::fallback::FallbackClasses;
 use super::ingress::{Ingress, PerIngress};
 use super::listable::Listable;
-use super::selection::{MAX_LIST_ENTRIES, Selection};
+use super::selection::{MAX_LIST_ENTRIES, Selection, VerifiedPeers};
 use super::self_announcement::VerifiedSelfEntry;
 use super::side::Side;
 use super::upstream_candidates::UpstreamCandidate;
@@ -97,14 +97,14 @@ impl Snapshot {
         rng: &mut impl Rng,
     ) -> Snapshot {
         let mut fallback: FallbackClasses<Listable<'_>> = FallbackClasses::default();
-        let mut verified: Vec<Listable<'_>> = Vec::new();
+        let mut verified = VerifiedPeers::default();
         for peer in peers {
             let state = peer.facts.state(now, rules.max_age);
             if peer.facts.is_onion && peer.facts.is_known(now) && state != PeerState::Bad {
                 fallback.add(peer, peer, now);
             }
             if state == PeerState::Verified {
-                verified.push(peer);
+                verified.add(peer, now);
             }
         }
         let fallback = fallback.map_some(|peer| EncodedEntry::new(peer, &rules, now), rng);

@@ -150,7 +150,7 @@ impl PeerBook {
             return;
         }
         self.next_promotion = ctx.now + PROMOTION_INTERVAL;
-        let oldest = self.peers.entries().map(|entry| entry.first_seen).min();
+        let oldest = self.peers.listable().map(|peer| peer.facts.first_seen).min();
         let is_founding = oldest.is_none_or(|oldest| ctx.now.since(oldest) < FOUNDING_TIME);
         let mut promoted = self.clearnet_promotions(is_founding, ctx);
         promoted.extend(self.onion_promotions(is_founding, ctx));
@@ -201,8 +201,8 @@ impl PeerBook {
     /// Chooses onion peers: the longest known at first, then one at a time from a random age class.
     fn onion_promotions(&self, is_founding: bool, ctx: &mut Context<'_>) -> Vec<Host> {
         let settled: Vec<&Entry> = self.settled(true, ctx.now).collect();
-        let mut candidates = self.promotable(true, ctx.now);
         if is_founding {
+            let mut candidates = self.promotable(true, ctx.now);
             candidates.sort_by(|a, b| (a.first_seen, &a.host).cmp(&(b.first_seen, &b.host)));
             candidates.truncate(MAX_FOUNDING_ONIONS.saturating_sub(settled.len()));
             return hosts(&candidates);
@@ -211,6 +211,7 @@ impl PeerBook {
         if !ONION_GROWTH.allows(last, settled.len(), ctx.now) {
             return Vec::new();
         }
+        let candidates = self.promotable(true, ctx.now);
         let mut classes: Vec<u8> = candidates.iter().map(|entry| age_class(entry.first_seen, ctx.now)).collect();
         classes.sort_unstable();
         classes.dedup();
@@ -229,10 +230,9 @@ impl PeerBook {
 
     /// Returns the peers of a kind that may be promoted, in the order of their names.
     fn promotable(&self, is_onion: bool, now: Time) -> Vec<&Entry> {
-        let is_candidate = |entry: &&Entry| {
-            entry.host.is_onion() == is_onion && self.is_healthy(entry, now) && entry.may_be_promoted(now)
-        };
-        let mut found: Vec<&Entry> = self.peers.entries().filter(is_candidate).collect();
+        let of_kind = self.peers.listable().filter(|peer| peer.facts.is_onion == is_onion).map(|peer| peer.entry);
+        let is_candidate = |entry: &&Entry| self.is_healthy(entry, now) && entry.may_be_promoted(now);
+        let mut found: Vec<&Entry> = of_kind.filter(is_candidate).collect();
         found.sort_unstable_by(|a, b| a.host.cmp(&b.host));
         found
     }

@@ -1,9 +1,10 @@
 //! Peer table: entries, and the queue and counters derived from them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
+use rand::{Rng, RngExt};
 
 use super::candidate_groups::CandidateGroups;
 use super::dial_policy;
@@ -37,7 +38,7 @@ pub(super) struct PeerTable {
     candidate_count: usize,
     candidate_groups: CandidateGroups,
     /// Peers that are trusted or were promoted.
-    settled: BTreeSet<Host>,
+    settled: IndexSet<Host>,
     port_claims: PortClaims,
     /// Peers that did not respond to `server.features`.
     limits: KnownLimits,
@@ -82,7 +83,7 @@ impl PeerTable {
             unattributed_failures: HashMap::new(),
             candidate_count: 0,
             candidate_groups: CandidateGroups::default(),
-            settled: BTreeSet::new(),
+            settled: IndexSet::new(),
             port_claims: PortClaims::default(),
             limits: KnownLimits::default(),
             over_budget: HashMap::new(),
@@ -136,9 +137,15 @@ impl PeerTable {
         self.entries.values()
     }
 
-    /// Returns the peers that are trusted or were promoted, in the order of their names.
+    /// Returns the peers that are trusted or were promoted. The order depends on the history of the table alone.
     pub(super) fn settled(&self) -> impl Iterator<Item = &Entry> {
         self.settled.iter().filter_map(|host| self.entries.get(host))
+    }
+
+    /// Returns a random one of the peers that are trusted or were promoted; `None` if there is none.
+    pub(super) fn random_settled(&self, rng: &mut (impl Rng + ?Sized)) -> Option<&Entry> {
+        let index = (!self.settled.is_empty()).then(|| rng.random_range(0..self.settled.len()))?;
+        self.entries.get(self.settled.get_index(index)?)
     }
 
     /// Returns the group of a source; `None` for the operator, who has no limits.
@@ -370,7 +377,7 @@ impl PeerTable {
         if is_settled {
             self.settled.insert(host.clone());
         } else {
-            self.settled.remove(host);
+            self.settled.swap_remove(host);
         }
     }
 

@@ -46,7 +46,7 @@ impl PeerBook {
     /// Returns the candidates, best first. Equal ones are in random order.
     pub(super) fn upstream_candidates(&self, now: Time, rng: &mut impl Rng) -> Vec<UpstreamCandidate> {
         let is_eligible = |entry: &&Entry| self.is_upstream_eligible(entry, now);
-        // Senior peers are settled, and of those there are few. The order of their names is fixed.
+        // Senior peers are settled, and of those there are few.
         let settled: Vec<&Entry> = self.peers.settled().filter(is_eligible).collect();
         let limit = median_first_seen(&settled, now);
         let is_first_choice = |entry: &&Entry| self.is_healthy(entry, now) && is_senior(entry, limit, now);

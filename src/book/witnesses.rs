@@ -25,6 +25,9 @@ const URGENT_CHECK_COOLDOWN: Duration = Duration::from_mins(10);
 /// Maximum number of concurrent checks, the default number of probes through Tor.
 const MAX_CHECKS: usize = 8;
 
+/// Number of random settled peers that a search reads before it reads all of them.
+const MAX_DRAWS: usize = 32;
+
 /// Number of queued peers without standing that a search reads, so that a mass of free names doesn't slow it down.
 const MAX_SEARCHED: usize = 500;
 
@@ -104,9 +107,19 @@ impl PeerBook {
                 && !failed_groups.contains(&witness_group(entry))
         };
         let queue = self.peers.queue();
-        let settled = self.peers.settled().filter(|entry| queue.has_verified(route, entry.next_probe_at, &entry.host));
-        let standing = settled.filter(|entry| self.has_standing(entry, now)).filter(is_eligible);
-        let mut chosen = standing.sample(ctx.rng, count);
+        let is_queued = |entry: &&Entry| queue.has_verified(route, entry.next_probe_at, &entry.host);
+        let has_standing = |entry: &&Entry| self.has_standing(entry, now) && is_eligible(entry) && is_queued(entry);
+        let mut chosen: Vec<&Entry> = Vec::new();
+        for _ in 0..MAX_DRAWS {
+            let drawn = self.peers.random_settled(ctx.rng).filter(has_standing);
+            chosen.extend(drawn.filter(|drawn| chosen.iter().all(|entry| entry.host != drawn.host)));
+            if chosen.len() == count {
+                break;
+            }
+        }
+        if chosen.len() < count {
+            chosen = self.peers.settled().filter(has_standing).sample(ctx.rng, count);
+        }
         let missing = count - chosen.len();
         if missing > 0 {
             let queued = queue.previously_verified_from_random(route, now, ctx.rng).take(MAX_SEARCHED);
