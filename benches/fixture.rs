@@ -1,4 +1,6 @@
 //! A data directory with peers that were verified for two weeks, none of them due for hours.
+//!
+//! One in fifty is long-standing.
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use std::net::{IpAddr, Ipv4Addr};
@@ -6,7 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
-use waypost::book::{Entry, MAX_DAYS, PinnedKey, ProbeRecord, Side, Source};
+use waypost::book::{Entry, MAX_DAYS, PinnedKey, ProbeRecord, Promotion, Side, Source};
 use waypost::chain::Chain;
 use waypost::clock::{self, Time};
 use waypost::peer::{Host, OnionAddress, RealName};
@@ -24,9 +26,11 @@ pub(crate) fn fill(data: &Path, peers: u32, onion_every: u32) {
     for batch in changes.chunks(100) {
         store.write(batch).unwrap();
     }
+    store.empty_journal().unwrap();
 }
 
-fn entry(n: u32, onion: bool, now: Time) -> Entry {
+/// Returns the peer of this number.
+pub(crate) fn entry(n: u32, onion: bool, now: Time) -> Entry {
     // The first few hundred peers have distinct diversity groups, since lists contain at most two peers of each.
     let ip = Ipv4Addr::from(0x1400_0000 + (n % 0x1a00) * 0x1_0000 + 0x0701 + n / 0x1a00);
     let mut seed = [0; 32];
@@ -50,7 +54,11 @@ fn entry(n: u32, onion: bool, now: Time) -> Entry {
     entry.next_probe_at = now + Duration::from_hours(16);
     for day in 0..14 {
         let at = entry.first_seen + Duration::from_hours(24 * day);
+        entry.uptime.record_result(true, at);
         entry.history.push_back(ProbeRecord { at, failure: None, duration_ms: 120 + n % 900 });
+    }
+    if n % 50 == 0 {
+        entry.promotion = Some(Promotion { at: entry.first_seen + Duration::from_hours(24 * 7), ip: entry.ip });
     }
     for day in 0..MAX_DAYS as u64 {
         let at = now - Duration::from_hours(24 * (MAX_DAYS as u64 - 1 - day));

@@ -1,7 +1,8 @@
 //! Size of a store of ten thousand peers, time until the first response and of pages, and memory.
 //!
 //! `cargo bench --bench start` prints the figures. The comparison is the same program when it only prints its version,
-//! and for pages its health check, which reads no peer.
+//! and for pages its health check, which reads no peer. `-- scale` measures a hundred thousand peers, and `-- disk` the
+//! bytes that the store writes.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,7 +14,9 @@
     reason = "a benchmark prints, and reads the clock"
 )]
 
+mod disk;
 mod fixture;
+mod scale;
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
@@ -28,6 +31,15 @@ const ROUNDS: u32 = 11;
 const WAYPOST: &str = env!("CARGO_BIN_EXE_waypost");
 
 fn main() {
+    match std::env::args().nth(1).as_deref() {
+        Some("scale") => scale::run(),
+        Some("disk") => disk::run(),
+        _ => measure_usual_book(),
+    }
+}
+
+/// Measures a book that is larger than the whole network.
+fn measure_usual_book() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     fixture::fill(&data, PEERS, 4);
