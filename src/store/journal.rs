@@ -101,7 +101,7 @@ impl Journal {
         self.last_number
     }
 
-    /// Begins anew after the database has all pending changes.
+    /// Starts at the beginning of the file, after the database has all pending changes.
     pub(crate) fn restart(&mut self) {
         self.end = 0;
         self.pending.clear();

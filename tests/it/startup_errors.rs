@@ -253,13 +253,18 @@ fn full_disk_at_run_time_loses_no_records() {
     daemon.waypost(&["add", "127.0.0.5 t50001"]);
     wait_until(5, "the first record is on disk", || daemon.status()["store"]["pending"] == 0);
     disk.fill();
-    let hosts: Vec<String> = (0..60).map(|n| format!("127.0.1.{n}")).collect();
-    hosts.iter().for_each(|host| drop(daemon.waypost(&["add", &format!("{host} t50001")])));
-    wait_until(10, "the log has the error", || daemon.log().contains("can't write the store; peers stay in memory"));
+    // The journal has room for some hundred records before it needs more space.
+    let mut hosts: Vec<String> = Vec::new();
+    while !daemon.log().contains("can't write the store; peers stay in memory") {
+        assert!(hosts.len() < 2000, "the full disk is not noticed");
+        hosts.push(format!("127.0.{}.{}", 1 + hosts.len() / 200, hosts.len() % 200));
+        daemon.waypost(&["add", &format!("{} t50001", hosts.last().unwrap())]);
+    }
     assert!(hosts.iter().all(|host| daemon.row(host).is_object()), "the peers are kept in memory");
     let status = daemon.waypost(&["status"]);
     let store = status.lines().find(|line| line.trim_start().starts_with("store ")).unwrap();
-    assert!(store.contains("check the free disk space") && store.contains("60 records pending"), "{status}");
+    assert!(store.contains("check the free disk space") && store.contains("pending"), "{status}");
+    assert!(daemon.status()["store"]["pending"].as_u64().unwrap() > 0);
     assert_eq!(call(&dir.address.to_string(), "server.ping", json!([])), serde_json::Value::Null);
     disk.free();
     wait_until(70, "the pending records are written", || daemon.status()["store"]["pending"] == 0);
