@@ -57,7 +57,7 @@ pub(crate) fn entry(n: u32, onion: bool, now: Time) -> Entry {
         entry.uptime.record_result(true, at);
         entry.history.push_back(ProbeRecord { at, failure: None, duration_ms: 120 + n % 900 });
     }
-    if n % 50 == 0 {
+    if n.is_multiple_of(50) {
         entry.promotion = Some(Promotion { at: entry.first_seen + Duration::from_hours(24 * 7), ip: entry.ip });
     }
     for day in 0..MAX_DAYS as u64 {
