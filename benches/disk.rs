@@ -16,6 +16,7 @@ use waypost::store::{Change, Store};
 use waypost::tor_state::TorProbe;
 use waypost::trends::{TREND_INTERVAL, TrendSample, Trends};
 
+use super::table::{FigureTable, count, figure};
 use super::{fixture, mb, scale};
 
 /// Number of peers of a large network, and of one that is larger than any.
@@ -28,24 +29,37 @@ const VERIFICATIONS: u32 = 2000;
 const DAYS: u32 = 3;
 
 pub(super) fn run() {
+    let mut batch_table = FigureTable::new(
+        "Bytes written for each batch of verifications",
+        ["peers", "verifications", "to the disk, KB", "in calls, KB", "to the disk per verification, KB"],
+    );
+    let mut day_table = FigureTable::new(
+        "Bytes written in a day without clients",
+        ["peers", "verifications", "batches", "to the disk, MB", "in calls, MB", "to the disk per verification, KB"],
+    );
     for peers in BOOKS {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         fixture::fill(&data, peers, 4);
         let now = clock::now();
         let (mut store, loaded) = Store::open(&data.join("peers.redb"), &Chain::BITCOIN, now).unwrap();
-        println!("store of {peers} peers, bytes written:");
         let mut rng = StdRng::seed_from_u64(7);
         for size in [1, 10, 100] {
-            let count = VERIFICATIONS / size;
-            let batches: Vec<Vec<Change>> =
-                (0..count).map(|_| verifications(&loaded.entries, size as usize, now, &mut rng)).collect();
-            let written = Written::by(|| batches.iter().for_each(|batch| store.write(batch).unwrap()));
-            println!("  batch of {size}: {written} each", written = written / count);
+            let batches = VERIFICATIONS / size;
+            let changes: Vec<Vec<Change>> =
+                (0..batches).map(|_| verifications(&loaded.entries, size as usize, now, &mut rng)).collect();
+            let written = Written::by(|| changes.iter().for_each(|batch| store.write(batch).unwrap())) / batches;
+            let per_verification = kb((written / size).disk);
+            let figures = [kb(written.disk), kb(written.calls), per_verification].map(figure);
+            batch_table.add_row([peers, size].map(|number| count(number.into())).into_iter().chain(figures));
         }
         drop(store);
-        print_idle_day(&data);
+        let Day { written, batches, visits } = idle_day(&data);
+        let figures = [mb(written.disk), mb(written.calls), kb((written / visits.max(1)).disk)].map(figure);
+        day_table.add_row([peers, visits, batches].map(|number| count(number.into())).into_iter().chain(figures));
     }
+    batch_table.print();
+    day_table.print();
 }
 
 /// Returns changes of so many peers, each after another visit.
@@ -64,11 +78,19 @@ fn rng_millis(host: &Host) -> u64 {
     80 + host.to_string().len() as u64
 }
 
+/// What a daemon wrote in a day.
+struct Day {
+    written: Written,
+    batches: u32,
+    visits: u32,
+}
+
 /// Runs the book over some virtual days in which each peer answers, and writes what a daemon would.
-fn print_idle_day(data: &Path) {
+///
+/// Returns the mean of the counted days.
+fn idle_day(data: &Path) -> Day {
     let mut now = clock::now();
     let (mut store, loaded) = Store::open(&data.join("peers.redb"), &Chain::BITCOIN, now).unwrap();
-    let peers = loaded.entries.len();
     let config = BookConfig { seeds: Vec::new(), ..BookConfig::default() };
     let mut book = PeerBook::new(config, loaded.entries, PerRoute::default(), now);
     let (mut rng, mut trends) = (StdRng::seed_from_u64(7), full_trends(now));
@@ -133,12 +155,7 @@ fn print_idle_day(data: &Path) {
         }
     }
     let days = DAYS - 1;
-    println!(
-        "  idle day with {peers} peers: {} in {} batches, {} verifications",
-        written / days,
-        batches / days,
-        visits / days
-    );
+    Day { written: written / days, batches: batches / days, visits: visits / days }
 }
 
 const DAY: Duration = Duration::from_hours(24);
@@ -193,11 +210,6 @@ impl std::ops::Div<u32> for Written {
     }
 }
 
-impl std::fmt::Display for Written {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let unit = |bytes: u64| {
-            if bytes < 1_000_000 { format!("{:.1} KB", mb(bytes) * 1000.0) } else { format!("{:.1} MB", mb(bytes)) }
-        };
-        write!(f, "{} to the disk, {} in calls", unit(self.disk), unit(self.calls))
-    }
+fn kb(bytes: u64) -> f64 {
+    mb(bytes) * 1000.0
 }

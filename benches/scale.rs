@@ -14,10 +14,11 @@ use waypost::route::PerRoute;
 use waypost::store::Store;
 use waypost::tor_state::TorProbe;
 
-use super::{Resident, fixture, mb, measure_start, median};
+use super::table::{FigureTable, count, figure};
+use super::{Starts, fixture, millis};
 
 const PEERS: u32 = 100_000;
-const ROUNDS: usize = 5;
+const ROUNDS: u32 = 5;
 
 /// Number of visits whose decisions are measured.
 const VISITS: u32 = 400;
@@ -27,21 +28,22 @@ pub(super) fn run() {
     let data = dir.path().join("data");
     fixture::fill(&data, PEERS, 4);
     let size = std::fs::metadata(data.join("peers.redb")).unwrap().len();
-    println!("store of {PEERS} peers: {:.1} MB, {} bytes a peer", mb(size), size / u64::from(PEERS));
-
-    let starts: Vec<(Duration, Resident)> = (0..ROUNDS).map(|_| measure_start(dir.path(), &data)).collect();
-    let latency = median(starts.iter().map(|(latency, _)| *latency).collect());
-    println!("start to first response: {:.0} ms (median of {ROUNDS})", millis(latency));
-    println!("resident after the first response: {}", median(starts.iter().map(|(_, memory)| *memory).collect()));
+    let mut starts = Starts::table();
+    starts.add_row(Starts::measure(dir.path(), &data, ROUNDS).row(PEERS, Some(size)));
+    starts.print();
 
     let now = clock::now();
     let start = Instant::now();
     let (_store, loaded) = Store::open(&data.join("peers.redb"), &Chain::BITCOIN, now).unwrap();
-    println!("opening of the store: {:.0} ms", millis(start.elapsed()));
+    let opening = start.elapsed();
     let start = Instant::now();
     let config = BookConfig { seeds: Vec::new(), ..BookConfig::default() };
     let book = PeerBook::new(config, loaded.entries, PerRoute::default(), now);
-    println!("creation of the book: {:.0} ms", millis(start.elapsed()));
+    let creation = start.elapsed();
+    let mut table = FigureTable::new("Parts of the start", ["part", "ms"]);
+    table.add_row(["opening of the database", &figure(millis(opening))]);
+    table.add_row(["creation of the book", &figure(millis(creation))]);
+    table.print();
     let mut bench = Bench { book, now, rng: StdRng::seed_from_u64(7), times: BTreeMap::new() };
     bench.snapshots();
     bench.visits();
@@ -158,17 +160,18 @@ impl Bench {
     }
 
     fn print(&mut self) {
+        let mut table = FigureTable::new(
+            &format!("Decisions and snapshots with {} peers", count(PEERS.into())),
+            ["event", "p50, µs", "p99, µs", "maximum, µs", "events measured"],
+        );
         for (what, times) in &mut self.times {
             times.sort_unstable();
             let at = |share: usize| times.get((times.len() * share / 100).min(times.len() - 1)).map_or(0.0, micros);
-            println!(
-                "{what}: {:.1} µs, p99 {:.1} µs, maximum {:.1} µs ({} times)",
-                at(50),
-                at(99),
-                at(100),
-                times.len()
-            );
+            let figures = [50, 99, 100].map(|share| figure(at(share)));
+            let measured = count(times.len() as u64);
+            table.add_row([(*what).to_owned()].into_iter().chain(figures).chain([measured]));
         }
+        table.print();
     }
 }
 
@@ -208,10 +211,6 @@ pub(super) fn verified_as(entry: &Entry) -> Verified {
             add_peer_result: None,
         },
     }
-}
-
-fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
 }
 
 fn micros(duration: &Duration) -> f64 {

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! It needs what the tests need (`contrib/test.sh` installs it), and runs in a namespace. Each server is a process, and the
-//! bare server has as many threads as Waypost. Figures are medians of nine rounds, in which the servers take turns. The clients
-//! share the processors with the servers; the processor time of a server per response is shown next to its rate.
+//! bare server has as many threads as Waypost. Figures are medians of nine rounds, in which the servers take turns, and so
+//! are the ratios of rates within a round. The clients share the processors with the servers.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,6 +18,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
+    clippy::print_stderr,
     clippy::disallowed_methods,
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -25,20 +26,22 @@
     reason = "a benchmark prints, and reads the clock"
 )]
 
+mod comparison;
 mod fixture;
 mod load_generator;
 #[path = "../tests/it/support/mod.rs"]
 mod support;
+mod table;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use load_generator::{Figures, Load, Target, Transport};
-use support::{ChildGuard, Daemon, Lab, call_onion, cpu_time, lab_script, resident_bytes, run, wait_until};
+use comparison::{Comparison, Server};
+use load_generator::{Load, Target, Transport};
+use support::{ChildGuard, Daemon, Lab, call_onion, lab_script, resident_bytes, run, wait_until};
+use table::{FigureTable, count, figure};
 
-const ROUNDS: usize = 9;
 const PEERS: u32 = 200;
 const WAYPOST: &str = "127.0.0.1:50001";
 const WAYPOST_TLS: &str = "127.0.0.1:50002";
@@ -106,6 +109,11 @@ fn start_daemon(dir: &Path, peers: u32, more: &str) -> (Daemon, PathBuf) {
     (Daemon::start(&config), data)
 }
 
+/// Returns a server at an address of this machine.
+fn server(name: &'static str, address: &str, transport: &Transport, pid: Option<u32>) -> Server {
+    Server { name, target: Target { address: address.parse().unwrap(), transport: transport.clone() }, pid }
+}
+
 fn speed(time: Duration) {
     let dir = tempfile::tempdir().unwrap();
     run(Command::new(lab_script("electrumx-full.sh"))
@@ -113,97 +121,54 @@ fn speed(time: Duration) {
         .arg(dir.path().join("electrumx"))
         .arg(PEERS.to_string()));
     let (daemon, data) = start_daemon(dir.path(), PEERS, "[tor]\nmode = \"off\"\n");
-    let target = |address: &str, transport| Target { address: address.parse().unwrap(), transport };
     for method in ["server.peers.subscribe", "server.features"] {
-        let length = load_generator::length(&target(WAYPOST, Transport::Tcp), method);
-        let electrumx = load_generator::length(&target(ELECTRUMX, Transport::Tcp), method);
-        println!("\n{method}: responses of {length} bytes, and of {electrumx} bytes from ElectrumX");
-        let bare = Bare::start(length, &data);
-        let pids = [daemon.id(), bare.id()];
+        let length = |address| load_generator::length(&server("", address, &Transport::Tcp, None).target, method);
+        let (own, electrumx) = (length(WAYPOST), length(ELECTRUMX));
+        let bare = Bare::start(own, &data);
+        let mut comparison = Comparison::new(
+            &format!("`{method}`, {} bytes ({} from ElectrumX)", count(own as u64), count(electrumx as u64)),
+            "connections",
+        );
         for (transport, name, addresses) in [
             (Transport::Tcp, "TCP", [WAYPOST, BARE, ELECTRUMX]),
             (Transport::Tls, "TLS", [WAYPOST_TLS, BARE_TLS, ELECTRUMX_TLS]),
         ] {
+            let servers = [
+                server("Waypost", addresses[0], &transport, Some(daemon.id())),
+                server("bare", addresses[1], &transport, Some(bare.id())),
+                server("ElectrumX", addresses[2], &transport, None),
+            ];
             for connections in [1, 64, 1000] {
-                let targets = addresses.map(|address| target(address, transport.clone()));
                 let load = Load { method, connections, depth: 1, time };
-                compare(&format!("{name}, {connections} connections"), &targets, &pids, &load);
+                comparison.measure(&format!("{name}, {}", count(connections as u64)), &servers, &load);
             }
         }
+        comparison.print();
     }
     daemon.stop();
 }
 
 fn small(time: Duration) {
-    for (peers, method, depth) in [
-        (PEERS, "server.features", 1),
-        (2, "server.peers.subscribe", 1),
-        (PEERS, "server.ping", 1),
-        (PEERS, "server.ping", 16),
+    let mut comparison = Comparison::new("Short responses over TCP", "method, bytes, connections");
+    for (peers, method, depth, name) in [
+        (PEERS, "server.features", 1, "`server.features`"),
+        (2, "server.peers.subscribe", 1, "`server.peers.subscribe`"),
+        (PEERS, "server.ping", 1, "`server.ping`"),
+        (PEERS, "server.ping", 16, "`server.ping`, 16 at once"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (daemon, data) = start_daemon(dir.path(), peers, "[tor]\nmode = \"off\"\n");
-        let [waypost, bare] =
-            [WAYPOST, BARE].map(|address| Target { address: address.parse().unwrap(), transport: Transport::Tcp });
-        let length = load_generator::length(&waypost, method);
-        let server = Bare::start(length, &data);
-        println!("\n{method}, {depth} at once: responses of {length} bytes, {peers} peers");
+        let waypost = server("Waypost", WAYPOST, &Transport::Tcp, Some(daemon.id()));
+        let length = load_generator::length(&waypost.target, method);
+        let bare = Bare::start(length, &data);
+        let servers = [waypost, server("bare", BARE, &Transport::Tcp, Some(bare.id()))];
         for connections in [1, 64] {
             let load = Load { method, connections, depth, time };
-            compare(
-                &format!("{connections} connections"),
-                &[waypost.clone(), bare.clone()],
-                &[daemon.id(), server.id()],
-                &load,
-            );
+            comparison.measure(&format!("{name}, {}, {connections}", count(length as u64)), &servers, &load);
         }
         daemon.stop();
     }
-}
-
-/// Measures the servers in turn: Waypost, the bare server and a third. `pids` are the processes of the first ones.
-fn compare(what: &str, targets: &[Target], pids: &[u32], load: &Load) {
-    let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); targets.len()];
-    let mut costs = vec![Duration::ZERO; pids.len()];
-    for _ in 0..ROUNDS {
-        for (number, (target, figures)) in targets.iter().zip(&mut rounds).enumerate() {
-            let used = || pids.get(number).map(|pid| cpu_time(*pid));
-            let before = used();
-            figures.push(load_generator::run(target, load));
-            if let (Some(cost), Some(before), Some(after)) = (costs.get_mut(number), before, used()) {
-                *cost += after - before;
-            }
-        }
-    }
-    let third =
-        if targets.last().is_some_and(|target| target.address.to_string() == BARE) { "direct" } else { "ElectrumX" };
-    let names = ["Waypost", "bare", third];
-    println!("{what}");
-    for (number, (name, figures)) in names.iter().zip(&rounds).enumerate() {
-        let (rate, p50, p99) = medians(figures);
-        print!("  {name:9} {rate:9.0} per second   p50 {p50:8.2} ms   p99 {p99:8.2} ms");
-        let responses: f64 = figures.iter().map(|f| f.rate * load.time.as_secs_f64()).sum();
-        match costs.get(number) {
-            Some(cost) => println!("   {:6.1} \u{b5}s of processor per response", cost.as_secs_f64() * 1e6 / responses),
-            None => println!(),
-        }
-    }
-    let ratio = |of: fn(&Figures) -> f64| {
-        let mut ratios: Vec<f64> =
-            rounds[0].iter().zip(&rounds[1]).map(|(waypost, bare)| of(waypost) / of(bare)).collect();
-        ratios.sort_by(f64::total_cmp);
-        ratios[ratios.len() / 2]
-    };
-    println!("  Waypost / bare: rate {:.2}, p99 {:.2}", ratio(|f| f.rate), ratio(|f| f.p99));
-}
-
-fn medians(figures: &[Figures]) -> (f64, f64, f64) {
-    let median = |of: fn(&Figures) -> f64| {
-        let mut values: Vec<f64> = figures.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    (median(|f| f.rate), median(|f| f.p50), median(|f| f.p99))
+    comparison.print();
 }
 
 fn onion(time: Duration) {
@@ -212,31 +177,31 @@ fn onion(time: Duration) {
     let (daemon, data) = start_daemon(dir.path(), PEERS, &lab.embedded_tor());
     wait_until(60, "the onion service is reached", || daemon.status()["onion"]["last_reached"].is_u64());
     let own = daemon.status()["onion"]["host"].as_str().unwrap().to_owned();
-    let socks: SocketAddr = lab.read("tor/socks").parse().unwrap();
+    let socks = lab.read("tor/socks");
     let reached = |host: &str| {
         let address = format!("{host}:50001");
-        wait_until(60, "C tor reaches the onion services", || {
-            call_onion(&lab.read("tor/socks"), &address, "server.ping").is_some()
-        });
+        wait_until(60, "C tor reaches the onion services", || call_onion(&socks, &address, "server.ping").is_some());
     };
     let method = "server.peers.subscribe";
-    let length =
-        load_generator::length(&Target { address: WAYPOST.parse().unwrap(), transport: Transport::Tcp }, method);
+    let length = load_generator::length(&server("", WAYPOST, &Transport::Tcp, None).target, method);
     reached(&own);
     let _bare = Bare::start(length, &data);
-    println!(
-        "\n{method}, {length} bytes, through C tor: the onion service of Waypost, and one of C tor with the bare server"
-    );
-    let target = |host: &str| Target { address: socks, transport: Transport::Onion(host.to_owned()) };
-    let targets = [target(&own), target(&lab.read("tor/onion-2"))];
+    // Most processor time is that of the Tor processes and of the clients, so that of the servers is not measured.
+    let service = |name, host: &str| server(name, &socks, &Transport::Onion(host.to_owned()), None);
+    let servers = [service("Waypost", &own), service("C tor", &lab.read("tor/onion-2"))];
+    let subject = format!("`{method}`, {} bytes, through onion services", count(length as u64));
+    let mut comparison = Comparison::new(&subject, "connections");
     for connections in [1, 64, 1000] {
-        compare(&format!("{connections} connections"), &targets, &[], &Load { method, connections, depth: 1, time });
+        let load = Load { method, connections, depth: 1, time };
+        comparison.measure(&count(connections as u64), &servers, &load);
     }
+    comparison.print();
     daemon.stop();
 }
 
 fn relay(time: Duration) {
     let method = "blockchain.headers.subscribe";
+    let mut comparison = Comparison::new("Forwarded requests", "bytes, connections");
     for length in [200, 100_000] {
         let dir = tempfile::tempdir().unwrap();
         let (daemon, data) = start_daemon(
@@ -244,45 +209,57 @@ fn relay(time: Duration) {
             PEERS,
             &format!("[tor]\nmode = \"off\"\n[backend]\nelectrum = \"tcp://{BARE}\"\n"),
         );
-        let (_server, bare) = (Bare::start(length, &data), Bare::relay());
-        println!("\nresponses of {length} bytes: through Waypost, through a bare relay, and from the backend");
-        let targets = [WAYPOST, BARE_RELAY, BARE]
-            .map(|address| Target { address: address.parse().unwrap(), transport: Transport::Tcp });
+        let (_backend, relay) = (Bare::start(length, &data), Bare::relay());
+        let servers = [
+            server("Waypost", WAYPOST, &Transport::Tcp, Some(daemon.id())),
+            server("bare relay", BARE_RELAY, &Transport::Tcp, Some(relay.id())),
+            server("backend", BARE, &Transport::Tcp, None),
+        ];
         for connections in [1, 64] {
-            let pids = [daemon.id(), bare.id()];
             let load = Load { method, connections, depth: 1, time };
-            compare(&format!("{connections} connections"), &targets, &pids, &load);
+            comparison.measure(&format!("{}, {connections}", count(length as u64)), &servers, &load);
         }
         daemon.stop();
     }
+    comparison.print();
 }
 
 fn memory(sessions: usize) {
     let dir = tempfile::tempdir().unwrap();
     let (daemon, data) = start_daemon(dir.path(), PEERS, "[tor]\nmode = \"off\"\n");
     let bare_server = Bare::start(1024, &data);
-    for (name, transport, address, bare) in
+    let mut table = FigureTable::new(
+        &format!("{} idle sessions after one request each, and the resident memory of Waypost", count(sessions as u64)),
+        [
+            "transport",
+            "Waypost, KiB per session",
+            "bare, KiB per session",
+            "Waypost / bare",
+            "before, MB",
+            "with sessions, MB",
+            "after, MB",
+        ],
+    );
+    for (name, transport, waypost, bare) in
         [("TCP", Transport::Tcp, WAYPOST, BARE), ("TLS", Transport::Tls, WAYPOST_TLS, BARE_TLS)]
     {
-        for (server, address, pid) in [("Waypost", address, daemon.id()), ("bare", bare, bare_server.id())] {
-            let target = Target { address: address.parse().unwrap(), transport: transport.clone() };
+        let [own, other] = [(waypost, daemon.id()), (bare, bare_server.id())].map(|(address, pid)| {
+            eprintln!("{name}, {address}: {sessions} sessions");
             let before = resident_bytes(pid);
-            let held = load_generator::hold(&target, sessions);
+            let held = load_generator::hold(&server("", address, &transport, None).target, sessions);
             std::thread::sleep(Duration::from_secs(2));
             let with = resident_bytes(pid);
             drop(held);
             wait_until(20, "the sessions have ended", || daemon.status()["clients"]["open_sessions"] == 0);
             std::thread::sleep(Duration::from_secs(3));
-            let after = resident_bytes(pid);
-            println!(
-                "{name}, {server}: {sessions} idle sessions: {:.2} KiB each ({:.1} MB before, {:.1} MB with them, {:.1} MB \
-                 after)",
-                (with.saturating_sub(before)) as f64 / 1024.0 / sessions as f64,
-                before as f64 / 1e6,
-                with as f64 / 1e6,
-                after as f64 / 1e6
-            );
-        }
+            [before, with, resident_bytes(pid)]
+        });
+        let each = |[before, with, _]: [u64; 3]| with.saturating_sub(before) as f64 / 1024.0 / sessions as f64;
+        let (own_each, other_each) = (each(own), each(other));
+        let figures = [own_each, other_each, own_each / other_each].into_iter();
+        let figures = figures.chain(own.map(|bytes| bytes as f64 / 1e6)).map(figure);
+        table.add_row(std::iter::once(name.to_owned()).chain(figures));
     }
+    table.print();
     daemon.stop();
 }

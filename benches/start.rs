@@ -19,12 +19,15 @@ mod fixture;
 mod scale;
 #[path = "../tests/it/support/mod.rs"]
 mod support;
+mod table;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use table::{FigureTable, count, figure};
 
 const PEERS: u32 = 10_000;
 const ROUNDS: u32 = 11;
@@ -44,32 +47,68 @@ fn measure_usual_book() {
     let data = dir.path().join("data");
     fixture::fill(&data, PEERS, 4);
     let size = std::fs::metadata(data.join("peers.redb")).unwrap().len();
-    println!("store of {PEERS} peers: {:.2} MB, {} bytes a peer", mb(size), size / u64::from(PEERS));
+    let starts = Starts::measure(dir.path(), &data, ROUNDS);
+    let empty = Starts::measure(dir.path(), &dir.path().join("empty"), ROUNDS);
+    let mut table = Starts::table();
+    table.add_row(starts.row(PEERS, Some(size)));
+    table.add_row(empty.row(0, None));
+    table.print();
+    measure_pages(dir.path(), &data, starts.bare);
+}
 
-    let mut bare = Vec::new();
-    let mut first_responses = Vec::new();
-    let mut resident = Vec::new();
-    for _ in 0..ROUNDS {
-        let start = Instant::now();
-        assert!(Command::new(WAYPOST).arg("--version").stdout(Stdio::null()).status().unwrap().success());
-        bare.push(start.elapsed());
-        let (latency, memory) = measure_start(dir.path(), &data);
-        first_responses.push(latency);
-        resident.push(memory);
+/// Medians of several starts.
+struct Starts {
+    /// Time until the first response.
+    first_response: Duration,
+    /// Time of the same program when it only prints its version.
+    bare: Duration,
+    resident: Resident,
+}
+
+impl Starts {
+    fn measure(dir: &Path, data: &Path, rounds: u32) -> Starts {
+        let (mut bare, mut first_responses, mut resident) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let start = Instant::now();
+            assert!(Command::new(WAYPOST).arg("--version").stdout(Stdio::null()).status().unwrap().success());
+            bare.push(start.elapsed());
+            let (latency, memory) = measure_start(dir, data);
+            first_responses.push(latency);
+            resident.push(memory);
+        }
+        Starts { first_response: median(first_responses), bare: median(bare), resident: median(resident) }
     }
-    let (bare, first_response) = (median(bare), median(first_responses));
-    println!(
-        "start to first response: {:.1} ms (median of {ROUNDS}); `waypost --version` alone takes {:.1} ms",
-        first_response.as_secs_f64() * 1000.0,
-        bare.as_secs_f64() * 1000.0
-    );
-    println!("resident after the first response: {}", median(resident));
 
-    measure_pages(dir.path(), &data);
+    fn table() -> FigureTable {
+        FigureTable::new(
+            "Peer database, time from the start to the first response, and memory after it",
+            [
+                "peers",
+                "database, MB",
+                "bytes per peer",
+                "start, ms",
+                "`--version`, ms",
+                "start / `--version`",
+                "resident, MB",
+                "anonymous, MB",
+            ],
+        )
+    }
 
-    let empty = dir.path().join("empty");
-    let (_, memory) = measure_start(dir.path(), &empty);
-    println!("resident with an empty book: {memory}");
+    /// Returns a row of the table. The size of the database is in bytes; an empty one has none that counts.
+    fn row(&self, peers: u32, size: Option<u64>) -> Vec<String> {
+        let Starts { first_response, bare, resident } = self;
+        vec![
+            count(peers.into()),
+            size.map_or_else(String::new, |size| figure(mb(size))),
+            size.map_or_else(String::new, |size| count(size / u64::from(peers))),
+            figure(millis(*first_response)),
+            figure(millis(*bare)),
+            figure(first_response.as_secs_f64() / bare.as_secs_f64()),
+            figure(mb(resident.anonymous + resident.file)),
+            figure(mb(resident.anonymous)),
+        ]
+    }
 }
 
 /// Starts a daemon on this store. Returns the time until its first response, and its memory one second later.
@@ -115,15 +154,10 @@ impl Resident {
     }
 }
 
-impl std::fmt::Display for Resident {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Resident { anonymous, file } = self;
-        write!(f, "{:.1} MB, {:.1} MB of it anonymous", mb(anonymous + file), mb(*anonymous))
-    }
-}
-
 /// Prints the time of pages and of `waypost peers`, and the memory that they add.
-fn measure_pages(dir: &Path, data: &Path) {
+///
+/// `bare` is the time of `waypost --version`.
+fn measure_pages(dir: &Path, data: &Path, bare: Duration) {
     let [listener, page, public] = [(); 3].map(|()| support::free_address());
     let config = dir.join("pages.toml");
     let text = format!(
@@ -141,8 +175,19 @@ fn measure_pages(dir: &Path, data: &Path) {
     first_response_length(listener);
     std::thread::sleep(Duration::from_secs(1));
     let before = Resident::of(daemon.id());
+    let mut table = FigureTable::new(
+        &format!("Pages and `waypost peers` with {} peers, and the memory added so far", count(PEERS.into())),
+        ["request", "ms", "compared with", "its ms", "ratio", "anonymous, MB", "program's file, MB"],
+    );
+    let mut health = None;
     let peer = "/peer/electrum1.example-host1.org";
-    for (address, path) in [(page, "/healthz"), (page, "/"), (page, peer), (page, "/trends.json"), (public, "/")] {
+    for (address, path, name) in [
+        (page, "/healthz", "health check"),
+        (page, "/", "status page"),
+        (page, peer, "page of a peer"),
+        (page, "/trends.json", "`/trends.json`"),
+        (public, "/", "public page"),
+    ] {
         let times = (0..ROUNDS).map(|_| {
             // The page keeps its values for three seconds.
             std::thread::sleep(Duration::from_millis(if path == "/" { 3100 } else { 10 }));
@@ -151,26 +196,30 @@ fn measure_pages(dir: &Path, data: &Path) {
             assert_eq!(code, 200, "{path}");
             start.elapsed()
         });
-        let what = if address == public { "public page" } else { path };
-        let latency = median(times.collect()).as_secs_f64() * 1000.0;
-        let added = Resident::of(daemon.id()).anonymous.saturating_sub(before.anonymous);
-        println!("{what}: {latency:.1} ms (median of {ROUNDS}); {:.1} MB of anonymous memory added so far", mb(added));
+        let latency = median(times.collect());
+        let health = *health.get_or_insert(latency);
+        let mut row = compared(name, latency, "health check", health);
+        let now = Resident::of(daemon.id());
+        row.push(figure(mb(now.anonymous.saturating_sub(before.anonymous))));
+        row.push(figure(mb(now.file.saturating_sub(before.file))));
+        table.add_row(row);
     }
-    let after = Resident::of(daemon.id());
-    println!(
-        "the pages add {:.1} MB of anonymous memory, and {:.1} MB of the program's file",
-        mb(after.anonymous.saturating_sub(before.anonymous)),
-        mb(after.file.saturating_sub(before.file))
-    );
     let times = (0..ROUNDS).map(|_| {
         let start = Instant::now();
         let output = Command::new(WAYPOST).args(["peers", "--config"]).arg(&config).output().unwrap();
         assert!(output.status.success());
         start.elapsed()
     });
-    println!("waypost peers: {:.1} ms (median of {ROUNDS})", median(times.collect()).as_secs_f64() * 1000.0);
+    table.add_row(compared("`waypost peers`", median(times.collect()), "`waypost --version`", bare));
+    table.print();
     daemon.kill().unwrap();
     daemon.wait().unwrap();
+}
+
+/// Returns a row with a duration and the one that it is compared with.
+fn compared(name: &str, duration: Duration, other: &str, other_duration: Duration) -> Vec<String> {
+    let ratio = duration.as_secs_f64() / other_duration.as_secs_f64();
+    vec![name.to_owned(), figure(millis(duration)), other.to_owned(), figure(millis(other_duration)), figure(ratio)]
 }
 
 /// Waits for the listener, and returns the length of the first response.
@@ -195,4 +244,8 @@ fn mb(bytes: u64) -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "printed only")]
     let bytes = bytes as f64;
     bytes / 1e6
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
 }

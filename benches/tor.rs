@@ -17,6 +17,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
+    clippy::print_stderr,
     clippy::disallowed_methods,
     clippy::cast_precision_loss,
     reason = "a benchmark prints, and reads the clock"
@@ -24,6 +25,7 @@
 
 #[path = "../tests/it/support/mod.rs"]
 mod support;
+mod table;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -31,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{ChildGuard, Daemon, call_onion, cpu_time, lab_script, memory_bytes, run, set_mode, wait_until};
+use table::{FigureTable, count, figure};
 
 const ROUNDS: usize = 5;
 
@@ -60,7 +63,7 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Kind::Embedded => "embedded",
-            Kind::External => "external, C tor",
+            Kind::External => "C tor",
         }
     }
 }
@@ -209,22 +212,19 @@ impl Node {
         bytes.sum()
     }
 
-    fn megabytes(&self, field: &str) -> String {
-        let each: Vec<String> =
-            self.processes().into_iter().map(|id| format!("{:.1}", memory_bytes(id, field) as f64 / 1e6)).collect();
-        each.join(" + ")
+    /// Returns a field of the memory of each process, in megabytes.
+    fn megabytes(&self, field: &str) -> Vec<f64> {
+        self.processes().into_iter().map(|id| memory_bytes(id, field) as f64 / 1e6).collect()
     }
 }
 
 fn start() {
     let net = Net::lab();
-    println!(
-        "{:<14} {:>10} {:>10} {:>10}   seconds from the start, medians of {ROUNDS}",
-        "", "ready", "verified", "reached"
-    );
+    let mut medians = Vec::new();
     for kind in Kind::BOTH {
         let mut figures = [const { Vec::new() }; 3];
         for round in 0..ROUNDS {
+            eprintln!("{}, round {round}", kind.name());
             let node = net.node(kind, &format!("{kind:?}-{round}"), "");
             let state = || node.daemon.status()["tor"]["state"] == "ready";
             figures[0].push(node.until("Tor is ready", 120, state));
@@ -232,43 +232,73 @@ fn start() {
             let is_reached = || call_onion(&net.client_socks(), &node.own, "server.ping").is_some();
             figures[2].push(node.until("the onion service is reached", 120, is_reached));
         }
-        let [ready, verified, reached] = figures.map(median);
-        println!("{:<14} {ready:>10.2} {verified:>10.2} {reached:>10.2}", kind.name());
+        medians.push(figures.map(median));
     }
+    let mut table = FigureTable::new(
+        &format!("Time from the start, medians of {ROUNDS} rounds"),
+        ["until", "embedded, s", "C tor, s", "embedded / C tor"],
+    );
+    let steps = ["Tor is ready", "an onion peer is verified", "another Tor reaches the onion service"];
+    for (number, step) in steps.into_iter().enumerate() {
+        let (embedded, external) = (medians[0][number], medians[1][number]);
+        table.add_row([step.to_owned(), figure(embedded), figure(external), figure(embedded / external)]);
+    }
+    table.print();
 }
 
-fn crowd(count: u64) {
-    let net = Net::crowd(count);
-    println!(
-        "{:<14} {:>7} {:>9} {:>9} {:>9} {:>9}   resident now / maximum, MB",
-        "", "at once", "seconds", "CPU s", "bytes", "on wire"
+fn crowd(number: u64) {
+    let net = Net::crowd(number);
+    let mut table = FigureTable::new(
+        &format!("{} onion peers verified, and the bytes of each verification", count(number)),
+        [
+            "at once",
+            "Tor",
+            "time, s",
+            "processor, s",
+            "requests and responses, bytes",
+            "exchanged with relays, bytes",
+            "resident, MB",
+            "maximum, MB",
+        ],
     );
-    for kind in Kind::BOTH {
-        for at_once in [8, 32] {
+    for at_once in [8, 32] {
+        let [embedded, external] = Kind::BOTH.map(|kind| {
+            eprintln!("{}, {at_once} at once", kind.name());
             let more = format!("max_probes = {at_once}\nmax_tor_probes = {at_once}\ninitial_retry = \"5s\"\n");
             let before = net.sessions();
             let node = net.node(kind, &format!("{kind:?}-{at_once}"), &more);
-            let seconds = node.until("all are verified", 900, || node.verified_onions() >= count);
+            let seconds = node.until("all are verified", 900, || node.verified_onions() >= number);
             let after = net.sessions();
             let sessions = after.0 - before.0;
-            println!(
-                "{:<14} {at_once:>7} {seconds:>9.1} {:>9.1} {:>9} {:>9}   {} / {}",
-                kind.name(),
-                node.cpu_seconds(),
-                (after.1 - before.1) / sessions,
-                node.relay_bytes() / sessions,
+            // Memory has a part for each process; the others have one part.
+            let figures = [
+                vec![seconds],
+                vec![node.cpu_seconds()],
+                vec![((after.1 - before.1) / sessions) as f64],
+                vec![(node.relay_bytes() / sessions) as f64],
                 node.megabytes("VmRSS:"),
-                node.megabytes("VmHWM:")
-            );
-        }
+                node.megabytes("VmHWM:"),
+            ];
+            let cells = figures.iter().map(|parts| join_parts(parts));
+            table.add_row([at_once.to_string(), kind.name().to_owned()].into_iter().chain(cells));
+            figures.map(|parts| parts.iter().sum::<f64>())
+        });
+        let ratios = embedded.into_iter().zip(external).map(|(embedded, external)| figure(embedded / external));
+        table.add_row([at_once.to_string(), "embedded / C tor".to_owned()].into_iter().chain(ratios));
     }
+    table.print();
 }
 
 fn outage(secs: u64) {
     let net = Net::lab();
     let node = net.node(Kind::Embedded, "node", "recheck_interval = \"20s\"\ninitial_retry = \"10s\"\n");
     let is_reached = || call_onion(&net.client_socks(), &node.own, "server.ping").is_some();
-    for manner in ["relays-stop", "relays-kill"] {
+    let mut table = FigureTable::new(
+        &format!("Recovery of the embedded Tor after {secs} seconds without relays"),
+        ["relays", "onion peer verified, s", "onion service reached, s", "failures counted for the peer"],
+    );
+    for (manner, relays) in [("relays-stop", "stopped"), ("relays-kill", "killed")] {
+        eprintln!("relays {relays} for {secs} s");
         node.until("an onion peer is verified", 120, || node.verified_onions() > 0);
         node.until("the onion service is reached", 120, is_reached);
         net.tor(manner);
@@ -278,13 +308,12 @@ fn outage(secs: u64) {
         node.until("an onion peer is verified again", 600, || node.oldest_success() > since);
         let verified = recovery.elapsed().as_secs_f64();
         node.until("the onion service is reached again", 600, is_reached);
+        let reached = recovery.elapsed().as_secs_f64();
         let rows: Vec<Value> = serde_json::from_str(&node.daemon.waypost(&["peers", "--json", "--onion"])).unwrap();
-        println!(
-            "{manner} for {secs} s: verified again after {verified:.1} s, onion service reached after {:.1} s; failures counted: {}",
-            recovery.elapsed().as_secs_f64(),
-            rows.iter().map(|row| row["failures"].as_u64().unwrap()).sum::<u64>()
-        );
+        let failures = rows.iter().map(|row| row["failures"].as_u64().unwrap()).sum::<u64>();
+        table.add_row([relays.to_owned(), figure(verified), figure(reached), count(failures)]);
     }
+    table.print();
 }
 
 fn idle(secs: u64) {
@@ -293,15 +322,23 @@ fn idle(secs: u64) {
     embedded.until("an onion peer is verified", 120, || embedded.verified_onions() > 0);
     let external = net.node(Kind::External, "external", "");
     external.until("an onion peer is verified", 120, || external.verified_onions() > 0);
+    let mut table = FigureTable::new(
+        "Resident memory of an idle node",
+        ["after, s", "embedded, MB", "Waypost + C tor, MB", "embedded / both"],
+    );
     for part in 0..=6 {
-        println!(
-            "{:>6} s   embedded {} MB   external {} MB (daemon + C tor)",
-            secs * part / 6,
-            embedded.megabytes("VmRSS:"),
-            external.megabytes("VmRSS:")
-        );
+        let (own, both) = (embedded.megabytes("VmRSS:"), external.megabytes("VmRSS:"));
+        eprintln!("after {} s: {own:?} and {both:?} MB", secs * part / 6);
+        let ratio = own.iter().sum::<f64>() / both.iter().sum::<f64>();
+        table.add_row([count(secs * part / 6), join_parts(&own), join_parts(&both), figure(ratio)]);
         std::thread::sleep(Duration::from_secs(if part < 6 { secs / 6 } else { 0 }));
     }
+    table.print();
+}
+
+/// Formats the parts of a sum, such as the memory of a daemon and of its C tor.
+fn join_parts(parts: &[f64]) -> String {
+    parts.iter().map(|part| figure(*part)).collect::<Vec<_>>().join(" + ")
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {
