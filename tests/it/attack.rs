@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::support::{self, ChildGuard, Daemon, OFFLINE, TestDir, connect_from, now, wait_until};
+use crate::table::{FigureTable, count, figure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::time::sleep;
@@ -60,22 +61,22 @@ fn honest_clients_are_served_during_attack() {
     wait_until(30, "the hostile sessions have ended", || daemon.status()["clients"]["open_sessions"] == 0);
     let after = measure(tcp, secs);
 
-    for (when, seen) in [("quiet", &quiet), ("attacked", &attacked), ("afterwards", &after)] {
-        println!(
-            "{when:10} {:5} responses, {} failed; p50 {:.2} ms, p99 {:.2} ms, maximum {:.2} ms",
-            seen.latencies.len(),
-            seen.failed,
-            seen.at(0.5),
-            seen.at(0.99),
-            seen.at(1.0)
-        );
-    }
-    println!(
-        "p99 under attack is {:.1} times that of a quiet server, afterwards {:.1} times",
-        attacked.at(0.99) / quiet.at(0.99),
-        after.at(0.99) / quiet.at(0.99)
+    let mut table = FigureTable::new(
+        &format!(
+            "Requests of honest clients, and memory of the daemon, with {} hostile sessions",
+            count(hostile.into())
+        ),
+        ["when", "responses", "failed", "p50, ms", "p99, ms", "maximum, ms", "p99 / p99 before", "resident, MB"],
     );
-    println!("resident: {:.1} MB before, {:.1} MB in the attack, {:.1} MB after", before, during, megabytes(&daemon));
+    let states =
+        [("before", &quiet, before), ("under attack", &attacked, during), ("after", &after, megabytes(&daemon))];
+    for (when, seen, memory) in states {
+        let counts = [seen.latencies.len(), seen.failed].map(|number| count(number as u64));
+        let ratio = seen.at(0.99) / quiet.at(0.99);
+        let figures = [seen.at(0.5), seen.at(0.99), seen.at(1.0), ratio, memory].map(figure);
+        table.add_row([when.to_owned()].into_iter().chain(counts).chain(figures));
+    }
+    table.print();
     println!("counters of the daemon: {counters}");
     assert_eq!(quiet.failed + attacked.failed + after.failed, 0, "every honest request is answered");
     assert!(during < 150.0, "{during} MB");

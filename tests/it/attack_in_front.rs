@@ -20,6 +20,7 @@ use tokio::net::TcpSocket;
 use tokio::time::sleep;
 
 use crate::support::{self, ChildGuard, Daemon, OFFLINE, TestDir, connect_from, now, wait_until};
+use crate::table::{FigureTable, count, figure};
 
 /// Length of a long response of the backend, in bytes.
 const LONG: usize = 322_000;
@@ -65,8 +66,22 @@ fn mixed_hostile_sessions_exhaust_nothing() {
     let counters = daemon.status()["clients"].clone();
     drop((attack, other_kinds));
     let (quiet, attacked) = (percentile(quiet), percentile(attacked));
-    println!("p99 of honest requests: {quiet:?} quiet, {attacked:?} under attack");
-    println!("resident: {before:.1} MB before, at most {most:.1} MB under attack; held: {}", counters["memory_bytes"]);
+    let mut table = FigureTable::new(
+        &format!(
+            "Requests of honest clients, and memory of the daemon, with {} hostile sessions",
+            count(hostile.into())
+        ),
+        ["when", "p99, ms", "p99 / p99 before", "most resident, MB", "charged to clients, MB"],
+    );
+    let charged = counters["memory_bytes"].as_f64().unwrap() / 1e6;
+    for (when, p99, memory, charged) in
+        [("before", quiet, before, String::new()), ("under attack", attacked, most, figure(charged))]
+    {
+        let ratio = p99.as_secs_f64() / quiet.as_secs_f64();
+        let [p99, ratio, memory] = [p99.as_secs_f64() * 1000.0, ratio, memory].map(figure);
+        table.add_row([when.to_owned(), p99, ratio, memory, charged]);
+    }
+    table.print();
     println!("counters of the daemon: {counters}");
     assert!(most < 150.0, "{most} MB");
     assert_eq!(counters["panicked_sessions"], 0);

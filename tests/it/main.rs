@@ -53,6 +53,8 @@ mod simulator;
 mod startup_errors;
 mod status_page;
 mod support;
+#[path = "../../benches/table.rs"]
+mod table;
 mod tls_servers;
 #[cfg(feature = "embedded-tor")]
 mod tor;

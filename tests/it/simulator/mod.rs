@@ -15,6 +15,9 @@ use std::time::Instant;
 
 use run::{Run, Size};
 
+use crate::support::memory_bytes;
+use crate::table::{FigureTable, count, figure};
+
 #[test]
 fn filled_book_keeps_invariants_for_months() {
     let full = std::env::var_os("SIM_FULL").is_some_and(|full| full == "1");
@@ -46,21 +49,27 @@ fn simulate(size: Size, seed: u64) {
     let duration = start.elapsed();
     let final_state = run.final_state();
     let counts = run.book.counts(run.now);
-    println!(
-        "{} peers, {} virtual days, {} events, {} probes, {:.1} s, peak memory {}",
-        size.peers,
-        size.days,
-        run.events,
-        run.invariants.probes,
-        duration.as_secs_f64(),
-        peak_memory(),
-    );
     println!("  {counts:?}");
     println!(
         "  {final_state:?}, false alarms: {}, failures counted at the start of outages: {}",
         run.false_alarms, run.invariants.counted_at_outage_start
     );
     println!("  {:?}", run.invariants.peaks);
+    let mut table = FigureTable::new(
+        "Simulated days, and the memory of the test program",
+        ["peers", "days", "events", "verifications", "time, s", "maximum memory, MB"],
+    );
+    #[expect(clippy::cast_precision_loss, reason = "printed only")]
+    let memory = memory_bytes(std::process::id(), "VmHWM:") as f64 / 1e6;
+    table.add_row([
+        count(size.peers as u64),
+        count(size.days),
+        count(run.events),
+        count(run.invariants.probes),
+        figure(duration.as_secs_f64()),
+        figure(memory),
+    ]);
+    table.print();
 }
 
 /// Returns `SIM_SEED`, or a random seed.
@@ -74,10 +83,4 @@ fn seed() -> u64 {
 #[expect(clippy::disallowed_methods, reason = "the duration of the run is printed")]
 fn wall_clock() -> Instant {
     Instant::now()
-}
-
-fn peak_memory() -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.map_or_else(|| "unknown".to_owned(), |peak| peak.trim().to_owned())
 }

@@ -31,15 +31,19 @@ fn attackers_gain_limited_shares() {
     let seed = std::env::var("SIM_SEED").map_or(1, |seed| seed.parse().unwrap());
     println!("{scale:?}, SIM_SEED={seed}");
     println!("{}", targets::HEADER);
+    let mut table = targets::table(has_map);
     let chosen = std::env::var("SIM_ATTACK").ok();
     let is_chosen = |strategy: &Strategy| chosen.as_deref().is_none_or(|name| format!("{strategy:?}") == name);
     for strategy in Strategy::ALL.into_iter().filter(is_chosen) {
         let start = wall_clock();
         let mut engine = Engine::new(strategy, scale, seed);
         engine.run();
-        println!("{}", targets::row(strategy, scale, &engine, start.elapsed()));
+        let duration = start.elapsed();
+        println!("{}", targets::row(strategy, scale, &engine, duration));
+        table.add_row(targets::figures(strategy, &engine, duration));
         if has_map {
             Targets::of(strategy).check(strategy, &engine);
         }
     }
+    table.print();
 }

@@ -92,6 +92,30 @@ impl Strategy {
         Strategy::Everything,
     ];
 
+    /// Returns the words for a table of results.
+    pub(super) fn description(self) -> &'static str {
+        match self {
+            Strategy::Nothing => "none",
+            Strategy::OnionFlood => "onion names",
+            Strategy::AddressFlood => "one name at each address",
+            Strategy::NameFlood => "eleven names at each address",
+            Strategy::Neighbours => "many names in networks of honest servers",
+            Strategy::Site => "hosts of one IPv6 /48",
+            Strategy::Prefix => "each host in a /48 of its own",
+            Strategy::EarlyMass => "all at once, when the peer database is empty",
+            Strategy::LateMass => "all at once, after a third of the time",
+            Strategy::Patience => "hostile after two thirds of the time",
+            Strategy::OtherBlock => "another block",
+            Strategy::TipAhead => "a tip that is far ahead",
+            Strategy::Vanish => "all disappear at once",
+            Strategy::Flap => "all disappear for six of twelve hours",
+            Strategy::JunkOnions => "onion names without a service",
+            Strategy::Ports => "new ports on each visit",
+            Strategy::Relocate => "another address on each visit",
+            Strategy::Everything => "all tricks together, when the peer database is empty",
+        }
+    }
+
     pub(super) fn plan(self) -> Plan {
         use Trick::*;
         Plan(match self {

@@ -1,12 +1,14 @@
-//! Limits of what an attack may achieve, and the table of results.
+//! Limits of what an attack may achieve, and the tables of results.
 
 use std::time::Duration;
 
 use waypost::peer::Host;
 
 use super::engine::Engine;
+use super::measures::Shares;
 use super::strategy::{Strategy, Trick};
 use super::world::Scale;
+use crate::table::{FigureTable, figure};
 
 pub(super) const HEADER: &str = "\
     strategy     | clearnet % | ASN % | onion clients % | of onions % | fallback % | backend % | by week %            \
@@ -62,11 +64,42 @@ impl Targets {
     }
 }
 
-/// Returns the results of a run as a row of the table.
+/// Returns the empty table of the figures that `docs/figures.md` has.
+pub(super) fn table(has_map: bool) -> FigureTable {
+    let map = if has_map { "with an AS map" } else { "without an AS map" };
+    FigureTable::new(
+        &format!("Share of the attacker {map}, mean / maximum in percent"),
+        [
+            "attack",
+            "clearnet lists",
+            "onion clients' lists",
+            "fallback onions",
+            "candidates for sessions",
+            "honest peers marked bad",
+            "honest peers dropped",
+            "time, s",
+        ],
+    )
+}
+
+/// Returns the row of a run for that table.
+pub(super) fn figures(strategy: Strategy, engine: &Engine, took: Duration) -> Vec<String> {
+    let found = &engine.measures;
+    let shares = [&found.clearnet, &found.onion, &found.fallback, &found.backend];
+    let shares = shares.map(|shares| format!("{} / {}", percent(shares.mean()), percent(shares.max)));
+    let counts = [&found.bad, &found.dropped].map(|hosts| hosts.len().to_string());
+    let name = strategy.description().to_owned();
+    std::iter::once(name).chain(shares).chain(counts).chain([figure(took.as_secs_f64())]).collect()
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0}", share * 100.0)
+}
+
+/// Returns all results of a run as a row below `HEADER`.
 pub(super) fn row(strategy: Strategy, scale: Scale, engine: &Engine, took: Duration) -> String {
     let found = &engine.measures;
-    let percent = |share: f64| format!("{:.0}", share * 100.0);
-    let both = |shares: &super::measures::Shares| format!("{}/{}", percent(shares.mean()), percent(shares.max));
+    let both = |shares: &Shares| format!("{}/{}", percent(shares.mean()), percent(shares.max));
     let weekly: Vec<String> = found.weekly.iter().map(|week| percent(week.mean())).collect();
     let days = u64::from(scale.days);
     format!(
