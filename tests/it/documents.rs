@@ -191,6 +191,65 @@ fn documented_configurations_are_valid() {
     assert!(checked >= 3, "{checked}");
 }
 
+/// `contrib/figures.sh` finds the tables of a block between the markers below it.
+#[test]
+fn blocks_of_figures_have_markers() {
+    let text = std::fs::read_to_string(repository("docs/figures.md")).unwrap();
+    let blocks: Vec<&str> = text.split("```sh\n").collect();
+    assert!(blocks.len() > 10, "found only {} blocks", blocks.len() - 1);
+    for (number, block) in blocks.into_iter().enumerate() {
+        // The text above the first block has no markers.
+        let expected = usize::from(number > 0);
+        for marker in ["\n```\n\n<!-- measured -->\n", "<!-- measured -->", "\n<!-- end -->\n", "<!-- end -->"] {
+            assert_eq!(block.matches(marker).count(), expected, "{marker:?} below: {block}");
+        }
+        assert!(block.find("<!-- measured -->") <= block.find("<!-- end -->"), "{block}");
+    }
+}
+
+#[test]
+fn figures_script_replaces_tables_of_successful_commands() {
+    let dir = TestDir::new();
+    for folder in ["contrib", "docs", "bin"] {
+        std::fs::create_dir(dir.path(folder)).unwrap();
+    }
+    let write = |file: &str, text: &str| std::fs::write(dir.path(file), text).unwrap();
+    std::fs::copy(repository("contrib/figures.sh"), dir.path("contrib/figures.sh")).unwrap();
+    write("contrib/install-test-deps.sh", "install_test_deps() { :; }\n");
+    write(
+        "bin/cargo",
+        "#!/bin/bash\nprintf 'test x ... \\nRate of %s:\\n\\n| a |\\n|---|\\n| 1 |\\n\\nok\\n' \"$1\"\n[ \"$1\" != broken ]\n",
+    );
+    set_mode(&dir.path("bin/cargo"), 0o755);
+    let page = |tables: [&str; 2]| {
+        let [first, second] = tables;
+        format!(
+            "# Page\n\n```sh\ncargo small\ncargo large\n```\n\n<!-- measured -->\n{first}<!-- end -->\n\nText.\n\n\
+             ```sh\ncargo broken\n```\n\n<!-- measured -->\n{second}<!-- end -->\n"
+        )
+    };
+    write("docs/figures.md", &page(["", "\nold\n\n"]));
+    let run = |words: &[&str]| {
+        let path = format!("{}:{}", dir.path("bin").display(), std::env::var("PATH").unwrap());
+        let output = Command::new("bash").arg(dir.path("contrib/figures.sh")).args(words).env("PATH", path).output();
+        let output = output.unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let text = || std::fs::read_to_string(dir.path("docs/figures.md")).unwrap();
+
+    let (code, errors) = run(&["broken"]);
+    assert!(code == Some(1) && errors.contains("cargo broken: exit status 1"), "{code:?} {errors}");
+    assert_eq!(text(), page(["", "\nold\n\n"]));
+    let (code, errors) = run(&["no such word"]);
+    assert!(code == Some(1) && errors.contains("no such word"), "{code:?} {errors}");
+    assert_eq!(run(&["large"]), (Some(0), String::new()));
+    let table = |name| format!("\nRate of {name}:\n\n| a |\n|---|\n| 1 |\n");
+    let measured = format!("{}{}\n", table("small"), table("large"));
+    assert_eq!(text(), page([&measured, "\nold\n\n"]));
+    assert_eq!(run(&[]).0, Some(1), "a command failed");
+    assert_eq!(text(), page([&measured, "\nold\n\n"]));
+}
+
 /// docs/backups.md, "Moving to another machine".
 #[test]
 fn moved_data_directory_keeps_identity() {
