@@ -238,6 +238,7 @@ fn memory(sessions: usize) {
             "before, MB",
             "with sessions, MB",
             "after, MB",
+            "after / before",
         ],
     );
     for (name, transport, waypost, bare) in
@@ -251,13 +252,15 @@ fn memory(sessions: usize) {
             let with = resident_bytes(pid);
             drop(held);
             wait_until(20, "the sessions have ended", || daemon.status()["clients"]["open_sessions"] == 0);
-            std::thread::sleep(Duration::from_secs(3));
+            // The allocator of Waypost returns memory within some seconds.
+            std::thread::sleep(Duration::from_secs(10));
             [before, with, resident_bytes(pid)]
         });
         let each = |[before, with, _]: [u64; 3]| with.saturating_sub(before) as f64 / 1024.0 / sessions as f64;
         let (own_each, other_each) = (each(own), each(other));
         let figures = [own_each, other_each, own_each / other_each].into_iter();
-        let figures = figures.chain(own.map(|bytes| bytes as f64 / 1e6)).map(figure);
+        let figures =
+            figures.chain(own.map(|bytes| bytes as f64 / 1e6)).chain([own[2] as f64 / own[0] as f64]).map(figure);
         table.add_row(std::iter::once(name.to_owned()).chain(figures));
     }
     table.print();

@@ -27,6 +27,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use waypost::book::{DayCounts, Entry, MAX_DAYS, ProbeRecord};
+use waypost::clock;
+
 use table::{FigureTable, count, figure};
 
 const PEERS: u32 = 10_000;
@@ -53,7 +56,28 @@ fn measure_usual_book() {
     table.add_row(starts.row(PEERS, Some(size)));
     table.add_row(empty.row(0, None));
     table.print();
+    print_bytes(&starts, &empty);
     measure_pages(dir.path(), &data, starts.bare);
+}
+
+/// Prints where the anonymous memory is.
+fn print_bytes(starts: &Starts, empty: &Starts) {
+    let peer = fixture::entry(0, false, clock::now());
+    let of_peers = starts.resident.anonymous.saturating_sub(empty.resident.anonymous);
+    let parts = [
+        ("entry of the book", size_of::<Entry>()),
+        ("last 16 visits", peer.history.capacity() * size_of::<ProbeRecord>()),
+        ("visits of 35 days", MAX_DAYS * size_of::<DayCounts>()),
+    ];
+    let known: usize = parts.iter().map(|(_, bytes)| bytes).sum();
+    let rest = (of_peers / u64::from(PEERS)).saturating_sub(known as u64);
+    let mut table = FigureTable::new("Anonymous memory per peer, in bytes", ["part", "bytes"]);
+    for (part, bytes) in parts {
+        table.add_row([part.to_owned(), count(bytes as u64)]);
+    }
+    table.add_row(["indexes, lists, names, and unused memory of the allocator".to_owned(), count(rest)]);
+    table.add_row(["all".to_owned(), count(of_peers / u64::from(PEERS))]);
+    table.print();
 }
 
 /// Medians of several starts.
