@@ -16,6 +16,7 @@ has() { command -v "$1" >/dev/null; }
 
 missing_for_the_package() {
   has gcc || echo gcc libc6-dev
+  has make || echo make   # for jemalloc
   # Without it, cargo-deb builds a package without dependencies.
   has dpkg-shlibdeps || echo dpkg-dev
   has xz || echo xz-utils

@@ -5,7 +5,7 @@
 #   contrib/package.sh [--fast] [--binary PATH] [--deb-version VERSION] [--out FILE]
 #
 # Builds the program with --release, or uses an existing one (--binary), which also prints the manual pages and
-# completions. --fast compresses less, and omits the bill of materials. Missing build requirements are installed: gcc,
+# completions. --fast compresses less, and omits the bill of materials. Missing build requirements are installed: gcc, make,
 # dpkg-dev and xz-utils with apt-get, and cargo-deb and cargo-cyclonedx with cargo in target/tools.
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/.."
