@@ -123,7 +123,8 @@ pub(crate) fn hold(target: &Target, sessions: usize) -> (Runtime, Vec<Box<dyn St
 
 /// Runs the bare server: a response to `server.version` of so many bytes for any line.
 ///
-/// It listens on port 50011, and with TLS and the daemon's certificate on port 50012.
+/// It listens on port 50011, and with TLS and the daemon's certificate on port 50012. On port 50014 the response has no
+/// padding.
 pub(crate) fn bare(length: usize, data: &Path) {
     Runtime::new().unwrap().block_on(async {
         raise_descriptors();
@@ -138,17 +139,23 @@ pub(crate) fn bare(length: usize, data: &Path) {
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let mut answer = br#"{"id":0,"result":["bare","1.4"]"#.to_vec();
+        let short: Arc<[u8]> = [&answer, &b"}\n"[..]].concat().into();
         answer.resize(length - 2, b' ');
         answer.extend_from_slice(b"}\n");
         let answer: Arc<[u8]> = answer.into();
         let plain = TcpListener::bind("127.0.0.1:50011").await.unwrap();
         let tls = TcpListener::bind("127.0.0.1:50012").await.unwrap();
+        let unpadded = TcpListener::bind("127.0.0.1:50014").await.unwrap();
         loop {
             let answer = Arc::clone(&answer);
             tokio::select! {
                 Ok((stream, _)) = plain.accept() => {
                     stream.set_nodelay(true).unwrap();
                     tokio::spawn(echo(stream, answer));
+                }
+                Ok((stream, _)) = unpadded.accept() => {
+                    stream.set_nodelay(true).unwrap();
+                    tokio::spawn(echo(stream, Arc::clone(&short)));
                 }
                 Ok((stream, _)) = tls.accept() => {
                     stream.set_nodelay(true).unwrap();

@@ -47,6 +47,8 @@ const WAYPOST: &str = "127.0.0.1:50001";
 const WAYPOST_TLS: &str = "127.0.0.1:50002";
 const BARE: &str = "127.0.0.1:50011";
 const BARE_TLS: &str = "127.0.0.1:50012";
+/// The bare server with responses of 33 bytes, which shows the cost of padding.
+const BARE_UNPADDED: &str = "127.0.0.1:50014";
 const BARE_RELAY: &str = "127.0.0.1:50013";
 const ELECTRUMX: &str = "5.9.0.1:51001";
 const ELECTRUMX_TLS: &str = "5.9.0.1:51002";
@@ -161,7 +163,9 @@ fn small(time: Duration) {
         let waypost = server("Waypost", WAYPOST, &Transport::Tcp, Some(daemon.id()));
         let length = load_generator::length(&waypost.target, method);
         let bare = Bare::start(length, &data);
-        let servers = [waypost, server("bare", BARE, &Transport::Tcp, Some(bare.id()))];
+        let [padded, unpadded] = [("bare", BARE), ("unpadded", BARE_UNPADDED)]
+            .map(|(name, address)| server(name, address, &Transport::Tcp, Some(bare.id())));
+        let servers = [waypost, padded, unpadded];
         for connections in [1, 64] {
             let load = Load { method, connections, depth, time };
             comparison.measure(&format!("{name}, {}, {connections}", count(length as u64)), &servers, &load);

@@ -146,7 +146,6 @@ fn measure_start(dir: &Path, data: &Path) -> (Duration, Resident) {
     std::fs::write(&config, text).unwrap();
     let start = Instant::now();
     let mut daemon = Command::new(WAYPOST)
-        .env("MALLOC_MMAP_THRESHOLD_", "131072") // as in contrib/systemd/waypost.service
         .args(["run", "--log", "warn", "--config"])
         .arg(&config)
         .stdin(Stdio::null())
@@ -190,7 +189,6 @@ fn measure_pages(dir: &Path, data: &Path, bare: Duration) {
     );
     std::fs::write(&config, text).unwrap();
     let mut daemon = Command::new(WAYPOST)
-        .env("MALLOC_MMAP_THRESHOLD_", "131072") // as in contrib/systemd/waypost.service
         .args(["run", "--log", "warn", "--config"])
         .arg(&config)
         .stdin(Stdio::null())
