@@ -6,7 +6,7 @@
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, DynamicClockId};
@@ -26,12 +26,6 @@ const SMALLEST_STEP: Duration = Duration::from_secs(2);
 /// Maximum duration of reading both clocks for the readings to be comparable.
 const LONGEST_READING: Duration = Duration::from_millis(100);
 
-/// Time between comparisons of the two clocks. Each takes three times as long as the time alone.
-const COMPARISON_INTERVAL: Duration = Duration::from_millis(250);
-
-/// Milliseconds since boot at the next comparison.
-static NEXT_COMPARISON: AtomicU64 = AtomicU64::new(0);
-
 /// Readings of both clocks at the first call of [`now`].
 static START: OnceLock<Reading> = OnceLock::new();
 
@@ -48,19 +42,10 @@ struct Reading {
 }
 
 /// Returns the current time of the process's clock.
-///
-/// Every 250 ms, it also looks for a step of the wall clock.
 pub fn now() -> Time {
     let before = running();
-    let millis = |since_boot: Duration| u64::try_from(since_boot.as_millis()).unwrap_or(u64::MAX);
-    if let Some(start) = START.get()
-        && millis(before) < NEXT_COMPARISON.load(Ordering::Relaxed)
-    {
-        return start.process_time(before);
-    }
     let reading = Reading { wall: wall(), running: running() };
     let start = START.get_or_init(|| reading);
-    NEXT_COMPARISON.store(millis(reading.running + COMPARISON_INTERVAL), Ordering::Relaxed);
     // A thread that was paused between the two readings would see a step where there is none.
     if reading.running.saturating_sub(before) <= LONGEST_READING {
         let known = WALL_AHEAD_MILLIS.load(Ordering::Relaxed);
